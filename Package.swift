@@ -1,0 +1,44 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Settings of every Swift target. Warnings are errors, so that a warning is dealt with when it
+// appears; imports are internal unless a public declaration needs them.
+let settings: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableExperimentalFeature("Lifetimes"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("ExistentialAny"),
+  .treatAllWarnings(as: .error),
+]
+
+func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+let package = Package(
+  name: "dmthin",
+  products: [
+    .executable(name: "thin-tools", targets: ["thin-tools"]),
+    .executable(name: "dmthin", targets: ["dmthin"]),
+    .library(name: "ThinMetadata", targets: ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata"]),
+  ],
+  targets: [
+    .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
+    .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
+    .target(name: "CDMThin"),
+    library("ThinFormat", ["CDMThin"]),
+    library("BlockIO", ["CDMThin", "Claio"]),
+    library("PersistentData", ["ThinFormat", "BlockIO"]),
+    library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
+    library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
+    library("Simulation", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
+    library("Commands", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
+    .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
+    .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+  ]
+)

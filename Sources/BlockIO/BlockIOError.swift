@@ -1,0 +1,47 @@
+import Glibc
+
+/// A system call on a device or file that failed.
+public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// What was being done.
+  public enum Operation: String, Sendable {
+    case open = "open"
+    case size = "find the size of"
+    case read = "read"
+    case write = "write"
+    case flush = "flush"
+    case allocate = "allocate memory for"
+  }
+
+  /// What was being done.
+  public let operation: Operation
+  /// The path given by the user, or a description.
+  public let path: String
+  /// Bytes from the start, for reads and writes.
+  public let offset: UInt64?
+  /// The system's error number; 0 for an unexpected end.
+  public let code: Int32
+
+  /// An error of `operation` on `path`.
+  public init(_ operation: Operation, path: String, offset: UInt64? = nil, code: Int32) {
+    self.operation = operation
+    self.path = path
+    self.offset = offset
+    self.code = code
+  }
+
+  /// The system's words for `code`.
+  public var reason: String {
+    code == 0 ? "unexpected end" : String(cString: strerror(code))
+  }
+
+  /// One line, with what to do where that is known.
+  public var description: String {
+    var text = "cannot \(operation.rawValue) \(path)"
+    if let offset { text += " at byte \(offset)" }
+    text += ": \(reason)"
+    if code == EBUSY && operation == .open {
+      text += " (it is in use; deactivate the pool first, or use its metadata snapshot with -m)"
+    }
+    return text
+  }
+}

@@ -1,0 +1,32 @@
+#define _GNU_SOURCE
+// What Swift cannot say itself: the CRC32C instruction and the kernel's function-like macros.
+#ifndef CDMTHIN_H
+#define CDMTHIN_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/sysmacros.h>
+#include <fcntl.h>
+
+/// CRC-32C (Castagnoli, reflected) over `count` bytes, starting from register value `seed`,
+/// without the final inversion.
+uint32_t dmthin_crc32c(uint32_t seed, const void *bytes, size_t count);
+
+/// The same by table, one byte at a time: the reference that tests compare with.
+uint32_t dmthin_crc32c_reference(uint32_t seed, const void *bytes, size_t count);
+
+/// Size of a block device in bytes; returns -1 and sets errno as ioctl(2) does.
+static inline int dmthin_block_device_bytes(int fd, uint64_t *bytes) {
+    return ioctl(fd, BLKGETSIZE64, bytes);
+}
+
+/// Logical sector size of a block device in bytes; returns -1 and sets errno as ioctl(2) does.
+static inline int dmthin_block_device_sector_bytes(int fd, int *bytes) {
+    return ioctl(fd, BLKSSZGET, bytes);
+}
+
+static const int dmthin_o_direct = O_DIRECT;
+
+#endif

@@ -1,0 +1,180 @@
+/// Header of a B-tree node; all trees share it.
+///
+/// Keys start at byte 32, values right after room for `entriesMax` keys.
+public enum BtreeNodeRecord: FixedSizeRecord {
+  /// Bytes of the header.
+  public static var byteCount: Int { 32 }
+  /// Flag word of a node whose values are its children.
+  public static var internalFlag: UInt32 { 1 }
+  /// Flag word of a node whose values are the tree's.
+  public static var leafFlag: UInt32 { 2 }
+  /// Where keys start.
+  public static var keysOffset: Int { 32 }
+
+  @inlinable static var flags: Field<Self, UInt32> { .init(at: 4) }
+  @inlinable static var entryCount: Field<Self, UInt32> { .init(at: 16) }
+  @inlinable static var entriesMax: Field<Self, UInt32> { .init(at: 20) }
+  @inlinable static var valueSize: Field<Self, UInt32> { .init(at: 24) }
+
+  /// Entries that a node of this value size has room for, always a multiple of three.
+  public static func entriesMax(valueSize: Int) -> Int {
+    3 * ((Limits.blockBytes - byteCount) / (8 + valueSize) / 3)
+  }
+
+  /// Starts an empty node in a zeroed block.
+  public static func begin(
+    _ block: UnsafeMutableRawBufferPointer, isLeaf: Bool, valueSize: Int
+  ) {
+    block.set(flags, to: isLeaf ? leafFlag : internalFlag)
+    block.set(entriesMax, to: UInt32(entriesMax(valueSize: valueSize)))
+    block.set(valueSize_, to: UInt32(valueSize))
+  }
+
+  @inlinable static var valueSize_: Field<Self, UInt32> { valueSize }
+
+  /// Sets the number of live entries.
+  public static func setEntryCount(_ block: UnsafeMutableRawBufferPointer, _ count: Int) {
+    block.set(entryCount, to: UInt32(count))
+  }
+}
+
+/// The kinds of tree, by what their leaves hold.
+public enum TreeKind: Sendable, CustomStringConvertible {
+  /// Device id to the root of that device's mapping tree.
+  case devices
+  /// Virtual block to data block and time.
+  case mappings
+  /// Device id to device details.
+  case details
+  /// Bitmap number to index entry, of the data space map.
+  case spaceMapIndex
+  /// Block to its count of three or more.
+  case spaceMapOverflow
+
+  /// Bytes of a leaf's values.
+  @inlinable public var valueSize: Int {
+    switch self {
+    case .devices, .mappings: 8
+    case .details: DeviceDetails.byteCount
+    case .spaceMapIndex: IndexEntry.byteCount
+    case .spaceMapOverflow: 4
+    }
+  }
+
+  /// The name that messages use.
+  public var description: String {
+    switch self {
+    case .devices: "device tree"
+    case .mappings: "mapping tree"
+    case .details: "device details tree"
+    case .spaceMapIndex: "data space map index tree"
+    case .spaceMapOverflow: "space map overflow tree"
+    }
+  }
+}
+
+/// A sound node: header checked against the block and the tree it belongs to.
+@frozen public struct BtreeNodeView: ~Escapable {
+  /// The whole block.
+  public let bytes: RawSpan
+  /// Whether values are the tree's, not children.
+  public let isLeaf: Bool
+  /// Live entries.
+  public let entryCount: Int
+  /// Room for entries.
+  public let entriesMax: Int
+  /// Bytes of a value.
+  public let valueSize: Int
+  /// Where values start.
+  public let valuesOffset: Int
+
+  /// Reads `bytes` as node `number` of a tree whose leaves hold values of `leafValueSize` bytes.
+  /// Checks kind, checksum, own number, flags, sizes and that keys strictly ascend; what values
+  /// mean is the caller's to check.
+  /// - Throws: `FormatError` naming what was expected and found.
+  @_lifetime(copy bytes)
+  public init(validating bytes: RawSpan, number: UInt64, leafValueSize: Int)
+    throws(FormatError)
+  {
+    try BlockHeader.verify(bytes, number: number, kind: .btreeNode)
+    let header = RecordView<BtreeNodeRecord>(bytes)
+    let flags = header[BtreeNodeRecord.flags]
+    guard flags == BtreeNodeRecord.leafFlag || flags == BtreeNodeRecord.internalFlag else {
+      throw .field(.nodeFlags, expected: 2, found: UInt64(flags))
+    }
+    let isLeaf = flags == BtreeNodeRecord.leafFlag
+    let expectedValueSize = isLeaf ? leafValueSize : 8
+    let valueSize = header[BtreeNodeRecord.valueSize]
+    guard valueSize == UInt32(expectedValueSize) else {
+      throw .field(.valueSize, expected: UInt64(expectedValueSize), found: UInt64(valueSize))
+    }
+    let room = BtreeNodeRecord.entriesMax(valueSize: expectedValueSize)
+    let entriesMax = header[BtreeNodeRecord.entriesMax]
+    guard entriesMax == UInt32(room) else {
+      throw .field(.entriesMax, expected: UInt64(room), found: UInt64(entriesMax))
+    }
+    let entryCount = header[BtreeNodeRecord.entryCount]
+    guard entryCount <= entriesMax else {
+      throw .field(.entryCount, expected: UInt64(room), found: UInt64(entryCount))
+    }
+    self.bytes = bytes
+    self.isLeaf = isLeaf
+    self.entryCount = Int(entryCount)
+    self.entriesMax = room
+    self.valueSize = expectedValueSize
+    self.valuesOffset = BtreeNodeRecord.keysOffset + 8 * room
+    try Self.verifyKeyOrder(bytes, count: self.entryCount)
+  }
+
+  private static func verifyKeyOrder(_ bytes: RawSpan, count: Int) throws(FormatError) {
+    guard count > 1 else { return }
+    // Branch-free over the whole node; the offender is looked for only when there is one.
+    let keys = bytes.extracting(32..<(32 + 8 * count))
+    var previous = UInt64(
+      littleEndian: keys.unsafeLoadUnaligned(fromUncheckedByteOffset: 0, as: UInt64.self))
+    var ascending = true
+    for i in 1..<count {
+      let key = UInt64(
+        littleEndian: keys.unsafeLoadUnaligned(fromUncheckedByteOffset: i &* 8, as: UInt64.self))
+      ascending = ascending && key > previous
+      previous = key
+    }
+    guard !ascending else { return }
+    previous = keys.unsafeLoadUnaligned(fromByteOffset: 0, as: UInt64.self).littleEndian
+    for i in 1..<count {
+      let key = keys.unsafeLoadUnaligned(fromByteOffset: i * 8, as: UInt64.self).littleEndian
+      if key <= previous { throw .keyOrder(entry: i, previous: previous, found: key) }
+      previous = key
+    }
+  }
+
+  /// Key of entry `i`.
+  /// - Precondition: `i` is below `entryCount`; not checked again.
+  @inlinable public func key(_ i: Int) -> UInt64 {
+    UInt64(
+      littleEndian: bytes.unsafeLoadUnaligned(
+        fromUncheckedByteOffset: BtreeNodeRecord.keysOffset &+ i &* 8, as: UInt64.self))
+  }
+
+  /// Value of entry `i` of an internal node, or of a leaf with values of eight bytes.
+  /// - Precondition: `i` is below `entryCount`; not checked again.
+  @inlinable public func value64(_ i: Int) -> UInt64 {
+    UInt64(
+      littleEndian: bytes.unsafeLoadUnaligned(
+        fromUncheckedByteOffset: valuesOffset &+ i &* 8, as: UInt64.self))
+  }
+
+  /// Value of entry `i` of a leaf with values of four bytes.
+  /// - Precondition: `i` is below `entryCount`; not checked again.
+  @inlinable public func value32(_ i: Int) -> UInt32 {
+    UInt32(
+      littleEndian: bytes.unsafeLoadUnaligned(
+        fromUncheckedByteOffset: valuesOffset &+ i &* 4, as: UInt32.self))
+  }
+
+  /// Where the value of entry `i` starts, for values that are records.
+  @inlinable public func valueOffset(_ i: Int) -> Int { valuesOffset &+ i &* valueSize }
+
+  /// Entries below which a node other than a root is underfull: the kernel merges before that.
+  @inlinable public var entriesMin: Int { entriesMax / 3 }
+}

@@ -1,0 +1,84 @@
+import CDMThin
+
+/// The kinds of metadata block. The raw value is what the checksum is xored with, so that a block
+/// of one kind does not pass for another.
+public enum BlockKind: UInt32, CaseIterable, Sendable, CustomStringConvertible {
+  /// Block 0, and the copy that a metadata snapshot holds.
+  case superblock = 160_774
+  /// A node of any B-tree.
+  case btreeNode = 121_107
+  /// A bitmap of a space map.
+  case bitmap = 240_779
+  /// The metadata space map's index block.
+  case index = 160_478
+
+  /// The name that messages use.
+  public var description: String {
+    switch self {
+    case .superblock: "superblock"
+    case .btreeNode: "btree node"
+    case .bitmap: "space map bitmap"
+    case .index: "metadata index block"
+    }
+  }
+}
+
+/// The first 16 bytes of every kind of metadata block.
+public enum BlockHeader: FixedSizeRecord {
+  /// Bytes of the common header.
+  public static var byteCount: Int { 16 }
+  /// Checksum over bytes 4 to 4095.
+  @inlinable public static var checksum: Field<BlockHeader, UInt32> { .init(at: 0) }
+  /// The block's own number.
+  @inlinable public static var blockNumber: Field<BlockHeader, UInt64> { .init(at: 8) }
+
+  /// CRC-32C over bytes 4 to 4095 of a block, before it is made particular to a kind.
+  /// - Precondition: `block` has 4096 bytes.
+  public static func rawChecksum(_ block: RawSpan) -> UInt32 {
+    precondition(block.byteCount == Limits.blockBytes)
+    return block.withUnsafeBytes { bytes in
+      guard let base = bytes.baseAddress else { return 0 }
+      return dmthin_crc32c(0xFFFF_FFFF, base + 4, Limits.blockBytes - 4)
+    }
+  }
+
+  /// The kind whose checksum the block carries, if any.
+  public static func kind(of block: RawSpan) -> BlockKind? {
+    let stored = RecordView<BlockHeader>(block)[checksum]
+    return BlockKind(rawValue: stored ^ rawChecksum(block))
+  }
+
+  /// Refuses a block that is not a sound block `number` of `kind`.
+  /// - Throws: `FormatError` naming what was expected and found.
+  public static func verify(_ block: RawSpan, number: UInt64, kind: BlockKind)
+    throws(FormatError)
+  {
+    let header = RecordView<BlockHeader>(block)
+    let raw = rawChecksum(block)
+    guard header[checksum] == raw ^ kind.rawValue else {
+      if let other = BlockKind(rawValue: header[checksum] ^ raw) {
+        throw .wrongKind(expected: kind, found: other)
+      }
+      throw .checksum(kind, expected: raw ^ kind.rawValue, found: header[checksum])
+    }
+    guard header[blockNumber] == number else {
+      throw .blockNumber(expected: number, found: header[blockNumber])
+    }
+  }
+
+  /// Fills in number and checksum, the last thing before a block is written.
+  /// - Precondition: `block` has 4096 bytes.
+  public static func seal(
+    _ block: UnsafeMutableRawBufferPointer, number: UInt64, kind: BlockKind
+  ) {
+    block.set(blockNumber, to: number)
+    reseal(block, kind: kind)
+  }
+
+  /// Makes the checksum match again, leaving the block's number as it stands.
+  public static func reseal(_ block: UnsafeMutableRawBufferPointer, kind: BlockKind) {
+    precondition(block.count == Limits.blockBytes)
+    let raw = rawChecksum(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(block)))
+    block.set(checksum, to: raw ^ kind.rawValue)
+  }
+}

@@ -1,0 +1,45 @@
+/// The place of one little-endian integer in an on-disk record.
+///
+/// `Record` is a phantom: a field of the superblock does not type-check on a B-tree node. Fields
+/// are declared as computed properties, because a stored `static let` costs an accessor call and
+/// this one compiles to a constant.
+@frozen public struct Field<Record, Value: FixedWidthInteger & BitwiseCopyable & Sendable>:
+  Sendable
+{
+  /// Bytes from the start of the record.
+  public let offset: Int
+
+  /// Declares a field `offset` bytes into its record.
+  @inlinable public init(at offset: Int) { self.offset = offset }
+}
+
+/// A record of `byteCount` bytes inside somebody's buffer.
+public protocol FixedSizeRecord {
+  /// Bytes that the record takes on disk.
+  static var byteCount: Int { get }
+}
+
+/// Typed, bounds-checked reading of a record; borrows the buffer that it looks at.
+@frozen public struct RecordView<Record: FixedSizeRecord>: ~Escapable {
+  /// The record's bytes.
+  public let bytes: RawSpan
+
+  /// Looks at the record that starts `offset` bytes into `bytes`.
+  /// - Precondition: the record fits; callers hold whole metadata blocks.
+  @inlinable @_lifetime(copy bytes)
+  public init(_ bytes: RawSpan, at offset: Int = 0) {
+    self.bytes = bytes.extracting(offset..<(offset + Record.byteCount))
+  }
+
+  /// The value of `field`, in the machine's byte order.
+  @inlinable public subscript<V>(_ field: Field<Record, V>) -> V {
+    V(littleEndian: bytes.unsafeLoadUnaligned(fromByteOffset: field.offset, as: V.self))
+  }
+}
+
+extension UnsafeMutableRawBufferPointer {
+  /// Writes one field of a record that starts `base` bytes into the buffer.
+  @inlinable public func set<R, V>(_ field: Field<R, V>, to value: V, base: Int = 0) {
+    storeBytes(of: value.littleEndian, toByteOffset: base + field.offset, as: V.self)
+  }
+}

@@ -1,0 +1,122 @@
+/// `struct disk_sm_root`: where a space map's parts are. 128 bytes are set aside in the
+/// superblock, of which the kernel leaves 96 undefined.
+public struct SpaceMapRoot: Equatable, Sendable, FixedSizeRecord {
+  /// Bytes that carry meaning.
+  public static var byteCount: Int { 32 }
+  /// Bytes set aside in the superblock.
+  public static var areaBytes: Int { 128 }
+
+  @inlinable static var blockCount: Field<Self, UInt64> { .init(at: 0) }
+  @inlinable static var allocated: Field<Self, UInt64> { .init(at: 8) }
+  @inlinable static var bitmapRoot: Field<Self, UInt64> { .init(at: 16) }
+  @inlinable static var overflowRoot: Field<Self, UInt64> { .init(at: 24) }
+
+  /// Blocks managed (kernel: `nr_blocks`).
+  public var blockCount: UInt64 = 0
+  /// Blocks with a count above zero (kernel: `nr_allocated`).
+  public var allocated: UInt64 = 0
+  /// Metadata space map: the index block. Data space map: root of the index tree.
+  public var bitmapRoot: UInt64 = 0
+  /// Root of the tree of counts of three and more (kernel: `ref_count_root`).
+  public var overflowRoot: UInt64 = 0
+
+  /// A root of zeros.
+  public init() {}
+
+  /// Decodes the record that starts `offset` bytes into `block`.
+  public init(decoding block: RawSpan, at offset: Int) {
+    let view = RecordView<SpaceMapRoot>(block, at: offset)
+    blockCount = view[Self.blockCount]
+    allocated = view[Self.allocated]
+    bitmapRoot = view[Self.bitmapRoot]
+    overflowRoot = view[Self.overflowRoot]
+  }
+
+  /// Writes the record at `offset` and zeros in the undefined rest of its area.
+  public func encode(into block: UnsafeMutableRawBufferPointer, at offset: Int) {
+    for i in offset..<(offset + Self.areaBytes) { block[i] = 0 }
+    block.set(Self.blockCount, to: blockCount, base: offset)
+    block.set(Self.allocated, to: allocated, base: offset)
+    block.set(Self.bitmapRoot, to: bitmapRoot, base: offset)
+    block.set(Self.overflowRoot, to: overflowRoot, base: offset)
+  }
+
+  /// Bitmaps that a map of this size has.
+  public var bitmapCount: UInt64 {
+    let per = UInt64(Limits.entriesPerBitmap)
+    return blockCount / per + (blockCount % per == 0 ? 0 : 1)
+  }
+}
+
+/// `struct disk_index_entry`: one bitmap and what is known of it without reading it.
+public struct IndexEntry: Equatable, Sendable, FixedSizeRecord {
+  /// Bytes on disk.
+  public static var byteCount: Int { 16 }
+
+  @inlinable static var bitmapBlock: Field<Self, UInt64> { .init(at: 0) }
+  @inlinable static var freeCount: Field<Self, UInt32> { .init(at: 8) }
+  @inlinable static var noneFreeBefore: Field<Self, UInt32> { .init(at: 12) }
+
+  /// Metadata block of the bitmap.
+  public var bitmapBlock: UInt64
+  /// Zero entries in it (kernel: `nr_free`); counts entries past the device's end as free.
+  public var freeCount: UInt32
+  /// No entry below this index is free; a hint.
+  public var noneFreeBefore: UInt32
+
+  /// An entry with these values.
+  public init(bitmapBlock: UInt64, freeCount: UInt32, noneFreeBefore: UInt32) {
+    self.bitmapBlock = bitmapBlock
+    self.freeCount = freeCount
+    self.noneFreeBefore = noneFreeBefore
+  }
+
+  /// Decodes the entry that starts `offset` bytes into `bytes`.
+  public init(decoding bytes: RawSpan, at offset: Int = 0) {
+    let view = RecordView<IndexEntry>(bytes, at: offset)
+    bitmapBlock = view[Self.bitmapBlock]
+    freeCount = view[Self.freeCount]
+    noneFreeBefore = view[Self.noneFreeBefore]
+  }
+
+  /// Writes the entry at `offset`.
+  public func encode(into block: UnsafeMutableRawBufferPointer, at offset: Int) {
+    block.set(Self.bitmapBlock, to: bitmapBlock, base: offset)
+    block.set(Self.freeCount, to: freeCount, base: offset)
+    block.set(Self.noneFreeBefore, to: noneFreeBefore, base: offset)
+  }
+}
+
+/// The metadata space map's index block.
+public enum IndexBlock {
+  /// Where index entry `i` starts, 0 to 254.
+  public static func offset(ofEntry i: Int) -> Int { 16 + i * IndexEntry.byteCount }
+}
+
+/// A bitmap block: 16,320 counts of two bits, 3 standing for "three or more, see the overflow
+/// tree".
+public enum Bitmap {
+  /// Where the entries start.
+  public static var entriesOffset: Int { 16 }
+  /// Bytes of entries.
+  public static var entriesBytes: Int { 4080 }
+
+  /// In each pair the lower-numbered bit is the more significant one: count 1 is binary 10 and
+  /// count 2 is 01 when the pair is read as a number. Swapping converts in both directions.
+  @inlinable public static func swapped(_ pair: UInt8) -> UInt8 { (pair & 1) << 1 | pair >> 1 }
+
+  /// The count, 0 to 3, of entry `index`.
+  @inlinable public static func count(_ block: RawSpan, _ index: Int) -> UInt8 {
+    let byte = block.unsafeLoad(fromByteOffset: entriesOffset + index / 4, as: UInt8.self)
+    return swapped(byte >> UInt8(index % 4 * 2) & 3)
+  }
+
+  /// Sets entry `index` to `count`, 0 to 3.
+  @inlinable public static func setCount(
+    _ block: UnsafeMutableRawBufferPointer, _ index: Int, _ count: UInt8
+  ) {
+    let shift = UInt8(index % 4 * 2)
+    let byte = block[entriesOffset + index / 4]
+    block[entriesOffset + index / 4] = byte & ~(3 << shift) | swapped(count) << shift
+  }
+}

@@ -1,0 +1,170 @@
+/// `struct thin_disk_superblock`: block 0 of the metadata device, and the copy of it that a
+/// metadata snapshot is.
+public enum SuperblockRecord: FixedSizeRecord {
+  /// The whole block; 364 bytes carry meaning, so that a 512-byte write of it is atomic.
+  public static var byteCount: Int { Limits.blockBytes }
+  /// Bytes that carry meaning; the rest is zero when formatted, and preserved.
+  public static var usedBytes: Int { 364 }
+  /// Identifies dm-thin metadata.
+  public static var magicValue: UInt64 { 27_022_010 }
+  /// Bit of `flags`: the kernel wants a check before it writes again.
+  public static var needsCheckFlag: UInt32 { 1 }
+
+  @inlinable static var flags: Field<Self, UInt32> { .init(at: 4) }
+  @inlinable static var blockNumber: Field<Self, UInt64> { .init(at: 8) }
+  @inlinable static var uuidLow: Field<Self, UInt64> { .init(at: 16) }
+  @inlinable static var uuidHigh: Field<Self, UInt64> { .init(at: 24) }
+  @inlinable static var magic: Field<Self, UInt64> { .init(at: 32) }
+  @inlinable static var version: Field<Self, UInt32> { .init(at: 40) }
+  @inlinable static var time: Field<Self, UInt32> { .init(at: 44) }
+  @inlinable static var transactionID: Field<Self, UInt64> { .init(at: 48) }
+  @inlinable static var metadataSnapshot: Field<Self, UInt64> { .init(at: 56) }
+  /// Where the data space map's root record starts.
+  public static var dataSpaceMapOffset: Int { 64 }
+  /// Where the metadata space map's root record starts.
+  public static var metadataSpaceMapOffset: Int { 192 }
+  @inlinable static var mappingRoot: Field<Self, UInt64> { .init(at: 320) }
+  @inlinable static var detailsRoot: Field<Self, UInt64> { .init(at: 328) }
+  @inlinable static var dataBlockSectors: Field<Self, UInt32> { .init(at: 336) }
+  @inlinable static var metadataBlockSectors: Field<Self, UInt32> { .init(at: 340) }
+  @inlinable static var metadataBlockCount: Field<Self, UInt64> { .init(at: 344) }
+  @inlinable static var compatFlags: Field<Self, UInt32> { .init(at: 352) }
+  @inlinable static var compatReadOnlyFlags: Field<Self, UInt32> { .init(at: 356) }
+  @inlinable static var incompatFlags: Field<Self, UInt32> { .init(at: 360) }
+}
+
+/// The superblock's fields, decoded.
+public struct Superblock: Equatable, Sendable {
+  /// Flag word; bit 0 is needs-check, the others are carried along.
+  public var flags: UInt32 = 0
+  /// The pool's uuid as two little-endian words; the kernel writes zero and never looks at it.
+  public var uuid: (low: UInt64, high: UInt64) = (0, 0)
+  /// Format version; the kernel writes 2 and has read 1.
+  public var version: UInt32 = 2
+  /// Snapshot counter; grows by one with every snapshot.
+  public var time: UInt32 = 0
+  /// Owned by user space, which compares it with its own records.
+  public var transactionID: UInt64 = 0
+  /// Block of the held metadata snapshot (kernel: `held_root`), 0 for none.
+  public var metadataSnapshot: UInt64 = 0
+  /// Reference counts of data blocks.
+  public var dataSpaceMap = SpaceMapRoot()
+  /// Reference counts of metadata blocks.
+  public var metadataSpaceMap = SpaceMapRoot()
+  /// Root of the tree from device id to the root of that device's mapping tree.
+  public var mappingRoot: UInt64 = 0
+  /// Root of the tree from device id to device details.
+  public var detailsRoot: UInt64 = 0
+  /// Data block size in sectors.
+  public var dataBlockSectors: UInt32 = 0
+  /// Metadata block size in sectors: 8.
+  public var metadataBlockSectors: UInt32 = 8
+  /// Metadata blocks when the pool was formatted; not updated when the device grows.
+  public var metadataBlockCount: UInt64 = 0
+  /// Ignored feature bits.
+  public var compatFlags: UInt32 = 0
+  /// Feature bits that forbid writing.
+  public var compatReadOnlyFlags: UInt32 = 0
+  /// Feature bits that forbid opening.
+  public var incompatFlags: UInt32 = 0
+
+  /// A superblock of zeros, version 2.
+  public init() {}
+
+  /// Decodes every field without judging them; `validate` does.
+  /// - Precondition: `block` has 4096 bytes.
+  public init(decoding block: RawSpan) {
+    let view = RecordView<SuperblockRecord>(block)
+    flags = view[SuperblockRecord.flags]
+    uuid = (view[SuperblockRecord.uuidLow], view[SuperblockRecord.uuidHigh])
+    version = view[SuperblockRecord.version]
+    time = view[SuperblockRecord.time]
+    transactionID = view[SuperblockRecord.transactionID]
+    metadataSnapshot = view[SuperblockRecord.metadataSnapshot]
+    dataSpaceMap = SpaceMapRoot(decoding: block, at: SuperblockRecord.dataSpaceMapOffset)
+    metadataSpaceMap = SpaceMapRoot(decoding: block, at: SuperblockRecord.metadataSpaceMapOffset)
+    mappingRoot = view[SuperblockRecord.mappingRoot]
+    detailsRoot = view[SuperblockRecord.detailsRoot]
+    dataBlockSectors = view[SuperblockRecord.dataBlockSectors]
+    metadataBlockSectors = view[SuperblockRecord.metadataBlockSectors]
+    metadataBlockCount = view[SuperblockRecord.metadataBlockCount]
+    compatFlags = view[SuperblockRecord.compatFlags]
+    compatReadOnlyFlags = view[SuperblockRecord.compatReadOnlyFlags]
+    incompatFlags = view[SuperblockRecord.incompatFlags]
+  }
+
+  /// Whether bit 0 of the flags is set.
+  public var needsCheck: Bool {
+    get { flags & SuperblockRecord.needsCheckFlag != 0 }
+    set {
+      if newValue {
+        flags |= SuperblockRecord.needsCheckFlag
+      } else {
+        flags &= ~SuperblockRecord.needsCheckFlag
+      }
+    }
+  }
+
+  /// Reads block `number` as a superblock: checksum, own number, magic, and the fields without
+  /// which nothing else can be understood.
+  /// - Throws: `FormatError` naming what was expected and found.
+  public init(validating block: RawSpan, number: UInt64) throws(FormatError) {
+    let found = RecordView<SuperblockRecord>(block)[SuperblockRecord.magic]
+    guard found == SuperblockRecord.magicValue else {
+      throw .magic(expected: SuperblockRecord.magicValue, found: found)
+    }
+    try BlockHeader.verify(block, number: number, kind: .superblock)
+    self.init(decoding: block)
+    guard version == 1 || version == 2 else {
+      throw .field(.version, expected: 2, found: UInt64(version))
+    }
+    guard incompatFlags == 0 else {
+      throw .field(.incompatFlags, expected: 0, found: UInt64(incompatFlags))
+    }
+    guard metadataBlockSectors == UInt32(Limits.blockSectors) else {
+      throw .field(
+        .metadataBlockSize, expected: UInt64(Limits.blockSectors),
+        found: UInt64(metadataBlockSectors))
+    }
+    guard Limits.isDataBlockSize(dataBlockSectors) else {
+      throw .field(
+        .dataBlockSize, expected: UInt64(Limits.dataBlockSectorsMin),
+        found: UInt64(dataBlockSectors))
+    }
+  }
+
+  /// Writes every field; bytes that no field covers are left as they are, so that what is not
+  /// understood is preserved. Number and checksum are `BlockHeader.seal`'s to fill in.
+  public func encode(into block: UnsafeMutableRawBufferPointer) {
+    block.set(SuperblockRecord.flags, to: flags)
+    block.set(SuperblockRecord.uuidLow, to: uuid.low)
+    block.set(SuperblockRecord.uuidHigh, to: uuid.high)
+    block.set(SuperblockRecord.magic, to: SuperblockRecord.magicValue)
+    block.set(SuperblockRecord.version, to: version)
+    block.set(SuperblockRecord.time, to: time)
+    block.set(SuperblockRecord.transactionID, to: transactionID)
+    block.set(SuperblockRecord.metadataSnapshot, to: metadataSnapshot)
+    dataSpaceMap.encode(into: block, at: SuperblockRecord.dataSpaceMapOffset)
+    metadataSpaceMap.encode(into: block, at: SuperblockRecord.metadataSpaceMapOffset)
+    block.set(SuperblockRecord.mappingRoot, to: mappingRoot)
+    block.set(SuperblockRecord.detailsRoot, to: detailsRoot)
+    block.set(SuperblockRecord.dataBlockSectors, to: dataBlockSectors)
+    block.set(SuperblockRecord.metadataBlockSectors, to: metadataBlockSectors)
+    block.set(SuperblockRecord.metadataBlockCount, to: metadataBlockCount)
+    block.set(SuperblockRecord.compatFlags, to: compatFlags)
+    block.set(SuperblockRecord.compatReadOnlyFlags, to: compatReadOnlyFlags)
+    block.set(SuperblockRecord.incompatFlags, to: incompatFlags)
+  }
+
+  /// Field by field.
+  public static func == (a: Superblock, b: Superblock) -> Bool {
+    a.flags == b.flags && a.uuid == b.uuid && a.version == b.version && a.time == b.time
+      && a.transactionID == b.transactionID && a.metadataSnapshot == b.metadataSnapshot
+      && a.dataSpaceMap == b.dataSpaceMap && a.metadataSpaceMap == b.metadataSpaceMap
+      && a.mappingRoot == b.mappingRoot && a.detailsRoot == b.detailsRoot
+      && a.dataBlockSectors == b.dataBlockSectors
+      && a.metadataBlockSectors == b.metadataBlockSectors
+      && a.metadataBlockCount == b.metadataBlockCount && a.compatFlags == b.compatFlags
+      && a.compatReadOnlyFlags == b.compatReadOnlyFlags && a.incompatFlags == b.incompatFlags
+  }
+}

@@ -1,0 +1,41 @@
+/// Where a tool tells how far it is. Costs one addition per step; what is shown, and how often, is
+/// the observer's business.
+public final class Progress {
+  /// Gets the title of what is being done, steps done and steps in all (0 where unknown).
+  public typealias Observer = (_ title: String, _ done: UInt64, _ total: UInt64) -> Void
+
+  private let observer: Observer?
+  private var title = ""
+  private var total: UInt64 = 0
+  private var done: UInt64 = 0
+  private var next: UInt64 = 0
+
+  /// Without an observer nothing is shown.
+  public init(observer: Observer? = nil) { self.observer = observer }
+
+  /// Starts a phase of `total` steps, 0 where the number is not known.
+  public func begin(_ title: String, total: UInt64) {
+    self.title = title
+    self.total = total
+    done = 0
+    next = 0
+    report()
+  }
+
+  /// Counts `steps` more of the phase.
+  @inline(__always)
+  public func advance(by steps: UInt64 = 1) {
+    done &+= steps
+    if done >= next { report() }
+  }
+
+  /// The observer is asked about two hundred times per phase, or every 16,384 steps.
+  private func report() {
+    guard let observer else {
+      next = .max
+      return
+    }
+    next = done + max(1, total == 0 ? 16384 : total / 200)
+    observer(title, done, total)
+  }
+}

@@ -1,0 +1,51 @@
+public import BlockIO
+public import ThinFormat
+
+/// Why a tool stopped. Commands turn the kind into an exit status and print the message.
+public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// What sort of thing went wrong.
+  public enum Kind: Sendable {
+    /// The metadata, or a dump of it, is not what it should be.
+    case damaged
+    /// The input cannot be found or is not of a kind that can be read.
+    case input
+    /// The output cannot be found, created, or is too small.
+    case output
+    /// A system call failed on a device or file that was opened.
+    case inputOutput
+    /// Somebody else uses the device.
+    case busy
+    /// The request makes no sense for this pool.
+    case request
+  }
+
+  /// What sort of thing went wrong.
+  public let kind: Kind
+  /// One or more lines for the user: what was found, where, and what to do.
+  public let message: String
+
+  /// An error of `kind`.
+  public init(_ kind: Kind, _ message: String) {
+    self.kind = kind
+    self.message = message
+  }
+
+  /// A failed system call.
+  public init(_ error: BlockIOError) {
+    kind =
+      switch error.operation {
+      case .open where error.code == 16: .busy
+      case .open, .size: .input
+      default: .inputOutput
+      }
+    message = error.description
+  }
+
+  /// A block that is not what its place says.
+  public init(block: UInt64, role: String, _ error: FormatError) {
+    self.init(.damaged, "\(role) at block \(block): \(error)")
+  }
+
+  /// The message.
+  public var description: String { message }
+}

@@ -39,6 +39,6 @@ let package = Package(
     library("Simulation", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library("Commands", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
-    .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+    .executableTarget(name: "dmthin", dependencies: ["Commands", "ThinTools", "BlockIO", "ThinMetadata"], swiftSettings: settings),
   ]
 )

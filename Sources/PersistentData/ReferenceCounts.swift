@@ -158,7 +158,7 @@ public final class ReferenceCounts {
     var beyondEnd: Int?
     var fromFuture: Int?
     var region = 0
-    var regionStart = UInt64.max
+    var regionStart: UInt64 = 0
     for i in 0..<node.entryCount {
       let mapping = Mapping(rawValue: node.value64(i))
       let block = mapping.dataBlock
@@ -222,6 +222,15 @@ public final class ReferenceCounts {
     public var overflowing = 0
     /// The first entry of count zero; 16,320 where there is none.
     public var firstFree = Limits.entriesPerBitmap
+
+    /// A region without counts that has not been looked at.
+    public init() {}
+
+    init(used: Int, overflowing: Int, firstFree: Int) {
+      self.used = used
+      self.overflowing = overflowing
+      self.firstFree = firstFree
+    }
   }
 
   /// Counts the entries of one region.

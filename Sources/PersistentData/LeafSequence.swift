@@ -1,4 +1,4 @@
-import BlockIO
+public import BlockIO
 import ThinFormat
 
 /// Lists the leaves of mapping trees in key order without reading them, which takes one read per
@@ -12,9 +12,10 @@ public final class LeafSequence {
   private var kept: [UInt64: [UInt32]] = [:]
 
   /// Lists leaves of trees on `reader`'s device.
-  public init(_ reader: BlockReader) {
+  /// - Parameter stream: of the same device, not in use while leaves are listed.
+  public init(_ reader: BlockReader, stream: BlockStream) {
     self.reader = reader
-    stream = BlockStream(reader.device)
+    self.stream = stream
   }
 
   /// Calls `body` with every leaf of the tree at `root`, in key order. That a block in a leaf's

@@ -1,4 +1,4 @@
-import BlockIO
+public import BlockIO
 public import ThinFormat
 
 /// Walks any number of trees that may share nodes, reading every physical node once, level by
@@ -13,7 +13,8 @@ public final class TreeForest {
   public var onNode: () -> Void = {}
 
   private let reader: BlockReader
-  private let stream: BlockStream
+  /// Reads the nodes; free for other reads between walks.
+  public let stream: BlockStream
   private let counts: ReferenceCounts
   private var table: NodeTable
   private var frontier: Bitset

@@ -196,7 +196,7 @@ extension Checker {
     guard isComplete(index, root, name) else { return }
     var at = 0
     var delivered = 0
-    BlockStream(device).read(
+    forest.stream.read(
       next: { () -> UInt64? in
         guard at < index.count else { return nil }
         at += 1

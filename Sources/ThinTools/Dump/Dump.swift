@@ -138,8 +138,8 @@ private struct Dumper: ~Copyable {
     self.writer = writer
     self.progress = progress
     dataBlockCount = view.dataBlockCount
-    leaves = LeafSequence(view.reader)
     stream = BlockStream(view.reader.device)
+    leaves = LeafSequence(view.reader, stream: stream)
     runs = SharedRuns(blockCount: view.reader.blockCount)
   }
 

@@ -112,36 +112,39 @@ struct DumpWriter {
   }
 
   func run(_ run: MappingRun) throws(BlockIOError) {
-    switch format {
-    case .xml:
-      if run.length == 1 {
-        try sink.write("    <single_mapping origin_block=\"")
-        try sink.write(decimal: run.virtualBlock)
-        try sink.write("\" data_block=\"")
-        try sink.write(decimal: run.dataBlock)
-      } else {
-        try sink.write("    <range_mapping origin_begin=\"")
-        try sink.write(decimal: run.virtualBlock)
-        try sink.write("\" data_begin=\"")
-        try sink.write(decimal: run.dataBlock)
-        try sink.write("\" length=\"")
-        try sink.write(decimal: run.length)
+    let format = self.format
+    try sink.write(upTo: 256) { line in
+      switch format {
+      case .xml:
+        if run.length == 1 {
+          line.append("    <single_mapping origin_block=\"")
+          line.append(decimal: run.virtualBlock)
+          line.append("\" data_block=\"")
+          line.append(decimal: run.dataBlock)
+        } else {
+          line.append("    <range_mapping origin_begin=\"")
+          line.append(decimal: run.virtualBlock)
+          line.append("\" data_begin=\"")
+          line.append(decimal: run.dataBlock)
+          line.append("\" length=\"")
+          line.append(decimal: run.length)
+        }
+        line.append("\" time=\"")
+        line.append(decimal: UInt64(run.time))
+        line.append("\"/>\n")
+      case .humanReadable:
+        line.append("    (")
+        line.append(decimal: run.virtualBlock)
+        line.append("..")
+        line.append(decimal: run.virtualBlock &+ run.length &- 1)
+        line.append(") -> (")
+        line.append(decimal: run.dataBlock)
+        line.append("..")
+        line.append(decimal: run.dataBlock &+ run.length &- 1)
+        line.append("), ")
+        line.append(decimal: UInt64(run.time))
+        line.append("\n")
       }
-      try sink.write("\" time=\"")
-      try sink.write(decimal: UInt64(run.time))
-      try sink.write("\"/>\n")
-    case .humanReadable:
-      try sink.write("    (")
-      try sink.write(decimal: run.virtualBlock)
-      try sink.write("..")
-      try sink.write(decimal: run.virtualBlock + run.length - 1)
-      try sink.write(") -> (")
-      try sink.write(decimal: run.dataBlock)
-      try sink.write("..")
-      try sink.write(decimal: run.dataBlock + run.length - 1)
-      try sink.write("), ")
-      try sink.write(decimal: UInt64(run.time))
-      try sink.write("\n")
     }
   }
 }

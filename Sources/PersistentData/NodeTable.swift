@@ -1,4 +1,3 @@
-import Glibc
 import ThinFormat
 
 /// What is remembered of every tree node that was read: enough to judge how nodes fit together
@@ -37,19 +36,12 @@ struct NodeTable: ~Copyable {
 
   /// Entries of internal nodes that are kept, twelve bytes each: 6 MiB.
   private let entriesKeptMax = 1 << 19
-  private let indexes: UnsafeMutablePointer<UInt32>
+  private let indexes: ZeroedArray<UInt32>
   private(set) var nodes: [Node] = []
   private var keptKeys: [UInt64] = []
   private var keptChildren: [UInt32] = []
 
-  init(blockCount: UInt64) {
-    // calloc, so that parts of the device that no node lies in cost no memory.
-    let memory = calloc(max(1, Int(blockCount)), MemoryLayout<UInt32>.stride)
-    guard let memory else { fatalError("out of memory") }
-    indexes = memory.bindMemory(to: UInt32.self, capacity: Int(blockCount))
-  }
-
-  deinit { free(indexes) }
+  init(blockCount: UInt64) { indexes = ZeroedArray(count: Int(blockCount)) }
 
   func index(of block: UInt64) -> Int? {
     let i = indexes[Int(block)]

@@ -1,4 +1,3 @@
-import Glibc
 import PersistentData
 
 /// Finds runs of leaves that always occur together, and which of them occur more than once: the
@@ -18,8 +17,8 @@ struct SharedRuns: ~Copyable {
   private let blockCount: UInt64
   /// The first predecessor and successor of a leaf, as block number; 0 is none, since block 0 is
   /// the superblock.
-  private let before: UnsafeMutablePointer<UInt32>
-  private let after: UnsafeMutablePointer<UInt32>
+  private let before: ZeroedArray<UInt32>
+  private let after: ZeroedArray<UInt32>
   private var heads: Bitset
   private var tails: Bitset
   private var shared: Bitset
@@ -30,22 +29,12 @@ struct SharedRuns: ~Copyable {
 
   init(blockCount: UInt64) {
     self.blockCount = blockCount
-    func array() -> UnsafeMutablePointer<UInt32> {
-      // calloc, so that blocks that are no leaves cost no memory.
-      guard let memory = calloc(Int(blockCount) + 1, 4) else { fatalError("out of memory") }
-      return memory.bindMemory(to: UInt32.self, capacity: Int(blockCount) + 1)
-    }
-    before = array()
-    after = array()
+    before = ZeroedArray(count: Int(blockCount))
+    after = ZeroedArray(count: Int(blockCount))
     heads = Bitset(limit: blockCount)
     tails = Bitset(limit: blockCount)
     shared = Bitset(limit: blockCount)
     leaves = Bitset(limit: blockCount)
-  }
-
-  deinit {
-    free(before)
-    free(after)
   }
 
   private mutating func markHead(_ leaf: UInt64) {

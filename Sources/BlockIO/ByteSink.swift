@@ -46,6 +46,16 @@ public final class ByteSink {
     if let failure { throw failure }
   }
 
+  /// Appends text that is known at compile time; say `as StaticString` to get this one.
+  public func write(_ text: StaticString) throws(BlockIOError) {
+    try write(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+  }
+
+  /// Appends a number in decimal digits.
+  public func write(decimal value: UInt64) throws(BlockIOError) {
+    try write(upTo: 32) { $0.append(decimal: value) }
+  }
+
   /// Appends bytes.
   public func write(_ bytes: UnsafeRawBufferPointer) throws(BlockIOError) {
     guard let base = bytes.baseAddress else { return }

@@ -164,7 +164,7 @@ private struct ExclusiveCounter: ~Copyable {
       var at = 0
       var delivered = 0
       try stream.read(
-        next: { () -> UInt64? in
+        next: { () throws(TreeFault) -> UInt64? in
           guard at < frontier.count else { return nil }
           at += 1
           return frontier[at - 1].block
@@ -172,7 +172,7 @@ private struct ExclusiveCounter: ~Copyable {
         body: { block, bytes, failure throws(TreeFault) in
           let root = frontier[delivered].root
           delivered += 1
-          try withNode(block, bytes, failure) { node in
+          try withNode(block, bytes, failure) { node throws(TreeFault) in
             heights[root] = depth
             if !node.isLeaf && node.entryCount > 0 { next.append((root, node.value64(0))) }
           }
@@ -253,7 +253,7 @@ private struct ExclusiveCounter: ~Copyable {
     }
     var exclusive = self.exclusive
     progress.begin("Counting exclusive blocks", total: UInt64(single.count))
-    try read(single) { block, node in
+    try read(single) { block, node throws(TreeFault) in
       exclusive[Int(owners[Int(block)]) - 1] += sharing.exclusiveCount(of: node)
       progress.advance()
     }

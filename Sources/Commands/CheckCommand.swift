@@ -1,38 +1,25 @@
-import ThinTools
+import BlockIO
+public import ThinTools
 
 /// What `thin_check` is asked to do.
 public struct CheckRequest: Equatable, Sendable {
   /// The metadata device or file.
   public var input: String
-  /// Look at the superblock and at nothing else.
-  public var superblockOnly: Bool
-  /// Leave out mapping trees and space maps: superblock and device trees only.
-  public var skipMappings: Bool
-  /// Leaks and the like do not make the check fail.
-  public var ignoreNonFatalErrors: Bool
-  /// Clear the needs-check flag if the check passes.
-  public var clearNeedsCheckFlag: Bool
-  /// Repair leaks, and clear the needs-check flag.
-  public var autoRepair: Bool
-  /// Check the metadata snapshot's trees rather than the pool's.
-  public var metadataSnapshot: Bool
-  /// Root to take in place of the superblock's mapping tree.
-  public var mappingRoot: UInt64?
-  /// Root to take in place of the superblock's device details tree.
-  public var detailsRoot: UInt64?
+  /// What to check and mend.
+  public var options = CheckOptions()
   /// Print the result as JSON.
   public var isJSON: Bool
 
   init(_ arguments: ParsedArguments) {
     input = arguments.positionals[0]
-    superblockOnly = arguments.has("super-block-only")
-    skipMappings = arguments.has("skip-mappings")
-    ignoreNonFatalErrors = arguments.has("ignore-non-fatal-errors")
-    clearNeedsCheckFlag = arguments.has("clear-needs-check-flag")
-    autoRepair = arguments.has("auto-repair")
-    metadataSnapshot = arguments.has("metadata-snap")
-    mappingRoot = arguments.number("override-mapping-root")
-    detailsRoot = arguments.number("override-details-root")
+    options.superblockOnly = arguments.has("super-block-only")
+    options.skipMappings = arguments.has("skip-mappings")
+    options.ignoreNonFatal = arguments.has("ignore-non-fatal-errors")
+    options.clearNeedsCheck = arguments.has("clear-needs-check-flag")
+    options.autoRepair = arguments.has("auto-repair")
+    options.metadataSnapshot = arguments.has("metadata-snap")
+    options.mappingRoot = arguments.number("override-mapping-root")
+    options.detailsRoot = arguments.number("override-details-root")
     isJSON = arguments.has("json")
   }
 }
@@ -42,7 +29,83 @@ public enum CheckCommand: Command {
   /// Checks a request whose input is a file or device that may hold metadata. Prints the result
   /// on `console` and returns the exit status.
   static func runEngine(_ request: CheckRequest, console: Console) throws -> Int32 {
-    throw EngineMissing()
+    let device = try FileDevice(
+      path: request.input,
+      access: request.options.mayWrite ? .readWrite : .readOnly,
+      exclusive: !request.options.metadataSnapshot)
+    warnOfSize(device, console)
+    let report = try check(device, options: request.options, progress: console.makeProgress())
+    if request.isJSON {
+      try printJSON(report, console)
+    } else {
+      try console.line("TRANSACTION_ID=\(report.transactionID)")
+      try console.line("METADATA_FREE_BLOCKS=\(report.metadataFreeBlocks)")
+      printFindings(report, console)
+    }
+    if report.isDamaged { return ExitStatus.damaged.rawValue }
+    if report.isClean || request.options.ignoreNonFatal { return ExitStatus.ok.rawValue }
+    return ExitStatus.leaks.rawValue
+  }
+
+  private static func printFindings(_ report: CheckReport, _ console: Console) {
+    for finding in report.findings {
+      let prefix =
+        switch finding.severity {
+        case .fatal: "damage"
+        case .leak: "leak"
+        case .minor: "minor"
+        }
+      console.note("\(prefix): \(finding.message)")
+    }
+    let total = report.fatalCount + report.leakCount + report.minorCount
+    if total > report.findings.count {
+      console.note("and \(total - report.findings.count) more findings")
+    }
+    if report.repairedSpaceMaps { console.note("Repaired the space maps; leaked blocks are free.") }
+    if report.clearedNeedsCheck { console.note("Cleared the needs-check flag.") }
+    if report.isDamaged {
+      console.note(
+        "The metadata is damaged: \(report.fatalCount) findings. Keep a copy of it before anything "
+          + "else; then see what thin_dump --repair can save.")
+    } else if !report.isClean {
+      console.note(
+        "No mapping is affected. With the pool inactive, thin_check --auto-repair mends this.")
+    }
+  }
+
+  private static func printJSON(_ report: CheckReport, _ console: Console) throws(BlockIOError) {
+    var json = JSONWriter(console.output)
+    try json.beginObject()
+    try json.member(
+      "result",
+      report.isDamaged ? "damaged" : report.leakCount > 0 ? "leaks"
+        : report.minorCount > 0 ? "minor" : "clean")
+    try json.member("transaction_id", report.transactionID)
+    try json.member("metadata_free_blocks", report.metadataFreeBlocks)
+    try json.member("needs_check", report.needsCheck)
+    try json.member("devices", UInt64(report.deviceCount))
+    try json.member("fatal", UInt64(report.fatalCount))
+    try json.member("leaks", UInt64(report.leakCount))
+    try json.member("minor", UInt64(report.minorCount))
+    try json.member("cleared_needs_check", report.clearedNeedsCheck)
+    try json.member("repaired_space_maps", report.repairedSpaceMaps)
+    try json.key("findings")
+    try json.beginArray()
+    for finding in report.findings {
+      try json.beginObject()
+      try json.member("severity", finding.severity.rawValue)
+      try json.member("message", finding.message)
+      if let block = finding.block { try json.member("block", block) }
+      if let id = finding.deviceID { try json.member("dev_id", id) }
+      if let range = finding.virtualBlocks {
+        try json.member("virtual_begin", range.lowerBound)
+        try json.member("virtual_end", range.upperBound)
+      }
+      try json.endObject()
+    }
+    try json.endArray()
+    try json.endObject()
+    try json.finish()
   }
 
   /// Looks at the input before the engine does.

@@ -1,3 +1,8 @@
+import BlockIO
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
 /// A command: what it is, and what it does.
 public protocol Command {
   /// Everything that parsing, help, manual page and completion need to know.
@@ -64,6 +69,37 @@ public struct OverrideArguments: Equatable, Sendable {
     dataBlockCount = arguments.number("nr-data-blocks")
     transactionID = arguments.number("transaction-id")
   }
+}
+
+extension SnapshotArgument {
+  /// The same for the engine.
+  var source: MetadataView.Source {
+    switch self {
+    case .none: .current
+    case .current: .metadataSnapshot
+    case .block(let block): .metadataSnapshotAt(block)
+    }
+  }
+}
+
+extension OverrideArguments {
+  /// The same for the engine.
+  var overrides: SuperblockOverrides {
+    var overrides = SuperblockOverrides()
+    overrides.dataBlockSectors = dataBlockSectors
+    overrides.dataBlockCount = dataBlockCount
+    overrides.transactionID = transactionID
+    return overrides
+  }
+}
+
+/// Warns, as the kernel does, of a device larger than a pool can use.
+func warnOfSize(_ device: FileDevice, _ console: Console) {
+  let sectors = device.byteCount / UInt64(Limits.sectorBytes)
+  guard sectors > Limits.metadataWarningSectors else { return }
+  console.warning(
+    "\(device.path) is larger than \(Limits.metadataSectorsMax) sectors: "
+      + "excess space will not be used")
 }
 
 /// Which metadata snapshot to read, if any.

@@ -71,7 +71,7 @@ public final class Console {
   public func status(for error: any Error) -> ExitStatus {
     switch error {
     case let error as ToolError:
-      if error == ToolError(brokenPipe) { return .ok }
+      if error.kind == .closedPipe { return .ok }
       self.error(error.message)
       return ExitStatus(error.kind)
     case let error as BlockIOError:
@@ -92,10 +92,6 @@ public final class Console {
       return status == 0 ? flushed.rawValue : status
     }
     return status
-  }
-
-  private var brokenPipe: BlockIOError {
-    BlockIOError(.write, path: output.path, code: EPIPE)
   }
 
   private func eraseProgress() {

@@ -1,19 +1,14 @@
-import ThinTools
+import BlockIO
+public import ThinTools
 
 /// What `thin_dump` is asked to do.
 public struct DumpRequest: Equatable, Sendable {
-  /// What the dump is written as.
-  public enum Format: String, CaseIterable, Sendable {
-    case xml
-    case humanReadable = "human_readable"
-  }
-
   /// The metadata device or file.
   public var input: String
   /// The file to write; nil for the standard output.
   public var output: String?
   /// What the dump is written as.
-  public var format: Format
+  public var format: DumpFormat
   /// Salvage what can be read of damaged metadata.
   public var repair: Bool
   /// Which metadata snapshot to read, if any.
@@ -28,7 +23,7 @@ public struct DumpRequest: Equatable, Sendable {
   init(_ arguments: ParsedArguments) {
     input = arguments.positionals[0]
     output = arguments.text("output")
-    format = arguments.text("format").flatMap { Format(rawValue: $0) } ?? .xml
+    format = arguments.text("format").flatMap { DumpFormat(rawValue: $0) } ?? .xml
     repair = arguments.has("repair")
     metadataSnapshot = SnapshotArgument(arguments)
     skipMappings = arguments.has("skip-mappings")
@@ -41,7 +36,26 @@ public struct DumpRequest: Equatable, Sendable {
 public enum DumpCommand: Command {
   /// Dumps to the request's output, or to `console.output`. Returns the exit status.
   static func runEngine(_ request: DumpRequest, console: Console) throws -> Int32 {
-    throw EngineMissing()
+    var options = DumpOptions()
+    options.format = request.format
+    options.source = request.metadataSnapshot.source
+    options.skipMappings = request.skipMappings
+    options.deviceIDs = request.deviceIDs.map { Set($0) }
+    options.repair = request.repair
+    options.overrides = request.overrides.overrides
+    let device = try FileDevice(
+      path: request.input, access: .readOnly, exclusive: request.metadataSnapshot == .none)
+    warnOfSize(device, console)
+    var sink = console.output
+    if let path = request.output {
+      do throws(BlockIOError) {
+        sink = try ByteSink(creating: path)
+      } catch {
+        throw ToolError(.output, error.description)
+      }
+    }
+    try dump(device, to: sink, options: options, progress: console.makeProgress())
+    return ExitStatus.ok.rawValue
   }
 
   /// Looks at the input before the engine does.
@@ -80,7 +94,7 @@ public enum DumpCommand: Command {
     OptionSpec(
       "format", short: "f",
       value: .required(
-        placeholder: "TYPE", .choice(DumpRequest.Format.allCases.map(\.rawValue))),
+        placeholder: "TYPE", .choice(DumpFormat.allCases.map(\.rawValue))),
       help: "What to write: xml, which thin_restore reads, or human_readable. Default: xml."),
     OptionSpec(
       "output", short: "o", value: .required(placeholder: "FILE", .path),

@@ -21,6 +21,7 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
       case .input: .input
       case .output: .output
       case .inputOutput: .inputOutput
+      case .closedPipe: .ok
       case .busy: .busy
       }
   }

@@ -27,7 +27,17 @@ public struct LsRequest: Equatable, Sendable {
 public enum LsCommand: Command {
   /// Lists devices on `console`, by `printDevices`. Returns the exit status.
   static func runEngine(_ request: LsRequest, console: Console) throws -> Int32 {
-    throw EngineMissing()
+    var options = LsOptions()
+    options.source = request.metadataSnapshot.source
+    options.countsExclusive = request.fields.contains { $0.source == .allMappings }
+    options.findsHighest = request.fields.contains { $0.source == .lastMapping }
+    let device = try FileDevice(
+      path: request.input, access: .readOnly, exclusive: request.metadataSnapshot == .none)
+    warnOfSize(device, console)
+    let result = try listDevices(device, options: options, progress: console.makeProgress())
+    try printDevices(
+      result.rows, dataBlockSectors: result.dataBlockSectors, request: request, console: console)
+    return ExitStatus.ok.rawValue
   }
 
   /// Prints `rows` as the request wants them.

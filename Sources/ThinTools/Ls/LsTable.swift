@@ -198,7 +198,7 @@ public struct LsTable: Sendable {
       for (column, field) in fields.enumerated() {
         try write(cell(field, row), width: widths[column], to: sink)
       }
-      try sink.write("\n" as StaticString)
+      try sink.write("\n")
     }
   }
 
@@ -213,12 +213,12 @@ public struct LsTable: Sendable {
 
   private func write(_ cells: [String], widths: [Int], to sink: ByteSink) throws(BlockIOError) {
     for (cell, width) in zip(cells, widths) { try write(cell, width: width, to: sink) }
-    try sink.write("\n" as StaticString)
+    try sink.write("\n")
   }
 
   private func write(_ cell: String, width: Int, to sink: ByteSink) throws(BlockIOError) {
-    for _ in cell.utf8.count..<width { try sink.write(" " as StaticString) }
+    for _ in cell.utf8.count..<width { try sink.write(" ") }
     try sink.write(cell)
-    try sink.write(" " as StaticString)
+    try sink.write(" ")
   }
 }

@@ -43,6 +43,6 @@ let package = Package(
       ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinTools"]),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
   ]
 )

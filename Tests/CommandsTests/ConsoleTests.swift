@@ -29,7 +29,7 @@ import ThinTools
     #expect(console.status(for: error) == .ok)
     #expect(console.status(for: ToolError(error)) == .ok)
     #expect(captured.errors.isEmpty)
-    #expect(console.status(for: BlockIOError(.write, path: "x", code: EPIPE)) == .inputOutput)
+    #expect(console.status(for: BlockIOError(.read, path: "x", code: EPIPE)) == .inputOutput)
   }
 
   @Test("a reader that goes away does not hide that the command failed")

@@ -1,5 +1,7 @@
 import Glibc
 import Testing
+import ThinFormat
+import ThinTools
 
 @testable import Commands
 
@@ -143,5 +145,21 @@ import Testing
     }
     #expect(InputChecks.hint(firstBlock: block([1], at: 7)) == nil)
     #expect(InputChecks.hint(firstBlock: []) == nil)
+    var superblock = block([0xba, 0x52, 0x9c, 0x01], at: 32)
+    superblock.withUnsafeMutableBytes { BlockHeader.seal($0, number: 0, kind: .superblock) }
+    #expect(InputChecks.hint(firstBlock: superblock) == nil)
+  }
+
+  @Test("an error about damage says what the input may be instead, and other errors do not")
+  func explanations() throws {
+    let zeroes = try ScratchFile(size: 65536)
+    func message(_ kind: ToolError.Kind) -> String? {
+      let error = #expect(throws: ToolError.self) {
+        try InputChecks.explaining(zeroes.path) { throw ToolError(kind, "bad") }
+      }
+      return error?.message
+    }
+    #expect(message(.damaged)?.hasPrefix("bad\nThe first block is all zeroes") == true)
+    #expect(message(.inputOutput) == "bad")
   }
 }

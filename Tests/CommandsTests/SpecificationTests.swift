@@ -63,6 +63,7 @@ import ThinTools
   func statuses() {
     let kinds: [(ToolError.Kind, Int32)] = [
       (.damaged, 64), (.request, 64), (.input, 66), (.output, 73), (.inputOutput, 74), (.busy, 75),
+      (.closedPipe, 0),
     ]
     for (kind, status) in kinds { #expect(ExitStatus(kind).rawValue == status) }
     #expect(ExitStatus.usage.rawValue == 2)
@@ -104,17 +105,20 @@ import ThinTools
   @Test("thin_check's request holds what was asked")
   func checkRequest() throws {
     let plain = CheckRequest(try parsed(CheckCommand.spec, "", "-q", "in"))
-    #expect(plain.input == "in" && !plain.autoRepair && plain.mappingRoot == nil)
+    #expect(plain.input == "in" && plain.options == CheckOptions())
     let full = CheckRequest(
       try parsed(
         CheckCommand.spec, "--clear-needs-check-flag", "--skip-mappings", "--super-block-only",
-        "--ignore-non-fatal-errors", "-v", "--io-engine", "async", "in"))
-    #expect(full.clearNeedsCheckFlag && full.skipMappings && full.superblockOnly)
-    #expect(full.ignoreNonFatalErrors && !full.metadataSnapshot)
+        "--ignore-non-fatal-errors", "-v", "--io-engine", "async", "in")
+    ).options
+    #expect(full.clearNeedsCheck && full.skipMappings && full.superblockOnly)
+    #expect(full.ignoreNonFatal && !full.metadataSnapshot)
     let roots = CheckRequest(
       try parsed(
-        CheckCommand.spec, "-m", "--override-mapping-root", "7", "--override-details-root=8", "in"))
+        CheckCommand.spec, "-m", "--override-mapping-root", "7", "--override-details-root=8", "in")
+    ).options
     #expect(roots.mappingRoot == 7 && roots.detailsRoot == 8 && roots.metadataSnapshot)
+    #expect(CheckRequest(try parsed(CheckCommand.spec, "--auto-repair", "in")).options.autoRepair)
   }
 
   @Test("thin_dump's request holds what was asked")

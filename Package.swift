@@ -46,6 +46,6 @@ let package = Package(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinTools"]),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
   ]
 )

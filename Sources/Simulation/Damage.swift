@@ -37,9 +37,19 @@ public struct Damage: Sendable, CustomStringConvertible {
       + (isResealed ? ", checksum made right" : "")
   }
 
-  /// Fields that nothing else on disk confirms: with the checksum made right, another value is
-  /// another sound pool, which no checker can tell from the one meant.
-  public static let unconfirmedFields: Set<String> = [
+  /// Why damage with its checksum made right can be beyond any checker, nil where it cannot: what
+  /// it changed is confirmed by nothing else on disk.
+  ///
+  /// That is so for some fields, and for two nodes of mapping trees that change places when both
+  /// cover the same range and map as many blocks: the two devices have exchanged mappings.
+  public var anotherSoundPool: String? {
+    guard isResealed else { return nil }
+    if let field { return Self.unconfirmedFields.contains(field) ? field : nil }
+    if action == .swap, case .node(.mappings, _) = role { return "exchanged mapping nodes" }
+    return nil
+  }
+
+  private static let unconfirmedFields: Set<String> = [
     "superblock.uuidLow", "superblock.uuidHigh", "superblock.version", "superblock.flags",
     "superblock.time", "superblock.transactionID", "superblock.dataBlockSectors",
     "superblock.dataSpaceMap.blockCount", "details.transactionID", "details.creationTime",
@@ -150,7 +160,8 @@ public struct DamageGenerator {
   private func change(
     _ block: UInt64, _ role: BlockCatalogue.Role, _ random: inout some RandomNumberGenerator
   ) -> String? {
-    var places = BlockHeader.fields.map { ($0, 0, "") }
+    // Flags have a meaning of their own in superblock and nodes, and are in their lists.
+    var places = BlockHeader.fields.filter { $0.name != "flags" }.map { ($0, 0, "") }
     switch role {
     case .superblock, .metadataSnapshot:
       places += SuperblockRecord.fields.map { ($0, 0, "superblock.") }

@@ -8,8 +8,8 @@ import ThinTools
 /// Runs the reading tools over one damaged image after the other and judges what they say.
 ///
 /// The rule: an image is never called clean when its logical content, which is what a dump of it
-/// says, is not that of the sound image; unless the damage is a value that nothing else on disk
-/// confirms, written with a right checksum.
+/// says, is not that of the sound image; unless the damage, with its checksum made right, made another sound
+/// pool of it: see `Damage.anotherSoundPool`.
 public struct DamageTrial {
   /// How one image fared.
   public enum Outcome: Equatable, Sendable {
@@ -17,8 +17,9 @@ public struct DamageTrial {
     case reported
     /// Called clean, and the logical content is unchanged.
     case cleanAndUnchanged
-    /// Called clean with another content, by a field of `Damage.unconfirmedFields`.
-    case unconfirmedField(String)
+    /// Called clean with another content, because the image is that of another sound pool: all
+    /// that the disk holds agrees with it.
+    case anotherSoundPool(String)
     /// Called clean with another content: a fault of the checker.
     case missed
     /// Reported, but no finding names the block that was damaged.
@@ -40,6 +41,9 @@ public struct DamageTrial {
     hasSnapshot = try MetadataView(device, source: .current).superblock.metadataSnapshot != 0
     baseline = try Self.dumpText(device, memory)
   }
+
+  /// Bytes of the image.
+  public var imageByteCount: UInt64 { generator.device.byteCount }
 
   private static func dumpText(_ device: MemoryDevice, _ memory: Int32) throws -> [UInt8] {
     ftruncate(memory, 0)
@@ -81,17 +85,12 @@ public struct DamageTrial {
     }
     guard report.isClean else {
       let isContent = !damage.isResealed && damage.action != .truncate && damage.role != .superblock
-      if isContent && !report.findings.contains(where: { $0.block == damage.block })
-        && report.findings.count < CheckReport.findingsMax
-      {
-        return device.changedBlocks.isEmpty ? .reported : .reportedElsewhere
-      }
-      return .reported
+      // Of two exchanged blocks one may be out of reach below the other.
+      let changed = Set(device.changedBlocks)
+      let isNamed = report.findings.contains { $0.block.map(changed.contains) ?? false }
+      return isContent && !isNamed && !changed.isEmpty ? .reportedElsewhere : .reported
     }
     if let text = try? Self.dumpText(device, memory), text == baseline { return .cleanAndUnchanged }
-    if damage.isResealed, let field = damage.field, Damage.unconfirmedFields.contains(field) {
-      return .unconfirmedField(field)
-    }
-    return .missed
+    return damage.anotherSoundPool.map { .anotherSoundPool($0) } ?? .missed
   }
 }

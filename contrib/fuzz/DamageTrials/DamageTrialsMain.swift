@@ -34,8 +34,10 @@ enum DamageTrialsMain {
     var byRole: [String: Int] = [:]
     var failures = 0
     var slowest = 0.0
+    var imageBytes: UInt64 = 0
     for (i, path) in images.enumerated() {
       let trial = try DamageTrial(image: path)
+      imageBytes = max(imageBytes, trial.imageByteCount)
       for n in stride(from: first + UInt64(i), to: first + count, by: images.count) {
         currentSeed = n
         currentImage = i
@@ -57,7 +59,9 @@ enum DamageTrialsMain {
     getrusage(0, &usage)  // of this process
     for (name, n) in outcomes.sorted(by: { $0.value > $1.value }) { print("\(n)\t\(name)") }
     print("kinds of damage: \(byRole.count)")
-    print("slowest trial: \(Int(slowest * 1000)) ms; peak memory: \(usage.ru_maxrss / 1024) MiB")
+    print(
+      "slowest trial: \(Int(slowest * 1000)) ms; peak memory: \(usage.ru_maxrss / 1024) MiB, "
+        + "of which images: \(imageBytes >> 20) MiB")
     print("\(failures) failures")
     exit(failures == 0 ? 0 : 1)
   }

@@ -40,5 +40,6 @@ let package = Package(
     library("Commands", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+    tests("ThinToolsTests", ["ThinFormat", "BlockIO", "PersistentData", "ThinTools"]),
   ]
 )

@@ -30,6 +30,7 @@ let package = Package(
   targets: [
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
+    .systemLibrary(name: "Cgetopt"),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
@@ -37,9 +38,12 @@ let package = Package(
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
     library("Simulation", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
-    library("Commands", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
+    library(
+      "Commands",
+      ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     tests("ThinToolsTests", ["ThinFormat", "BlockIO", "PersistentData", "ThinTools"]),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinTools"]),
   ]
 )

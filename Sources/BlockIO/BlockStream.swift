@@ -13,6 +13,7 @@ public final class BlockStream {
   private let gapMax: UInt64 = 8
 
   private let device: any BlockDevice
+  private let deviceBlocks: UInt64
   private let buffer: AlignedBuffer
   private var context: io_context_t?
   private let control: UnsafeMutablePointer<iocb>
@@ -20,18 +21,22 @@ public final class BlockStream {
   private let events: UnsafeMutablePointer<io_event>
   private var slots: [Slot]
 
+  /// Result of a request for a block that the device does not have; never submitted.
+  private static let beyondEnd = Int.min
+
   private struct Slot {
     var start: UInt64 = 0
     var blockCount = 0
     /// Bit i: block `start + i` is wanted.
     var wanted: UInt32 = 0
-    /// Bytes read, or a negative error number; nil while in flight.
+    /// Bytes read, or a negative error number, or `beyondEnd`; nil while in flight.
     var result: Int?
   }
 
   /// A stream over `device`; one `read` at a time.
   public init(_ device: any BlockDevice) {
     self.device = device
+    deviceBlocks = device.byteCount / UInt64(Self.blockBytes)
     buffer = AlignedBuffer(count: depth * chunkBlocks * Self.blockBytes)
     control = .allocate(capacity: depth)
     control.initialize(repeating: iocb(), count: depth)
@@ -107,8 +112,12 @@ public final class BlockStream {
     if first == nil { first = try next() }
     guard let start = first else { return nil }
     var slot = Slot(start: start, blockCount: 1, wanted: 1)
+    guard start < deviceBlocks else {
+      slot.result = Self.beyondEnd
+      return slot
+    }
     while let block = try next() {
-      guard block >= start + UInt64(slot.blockCount),
+      guard block >= start + UInt64(slot.blockCount), block < deviceBlocks,
         block - start < UInt64(chunkBlocks),
         block - start - UInt64(slot.blockCount) <= gapMax
       else {
@@ -129,28 +138,36 @@ public final class BlockStream {
   private func submit(first: Int, count: Int) {
     guard count > 0 else { return }
     guard let context, let descriptor = device.descriptor else {
-      for i in 0..<count { slots[(first + i) % depth].result = -Int(EIO) }
+      for i in 0..<count where slots[(first + i) % depth].result == nil {
+        slots[(first + i) % depth].result = -Int(EIO)
+      }
       return
     }
+    var queued = 0
     for i in 0..<count {
       let index = (first + i) % depth
+      guard slots[index].result == nil else { continue }
       io_prep_pread(
         control + index, descriptor, bytes(ofSlot: index).baseAddress,
         slots[index].blockCount * Self.blockBytes,
         Int64(clamping: slots[index].start) * Int64(Self.blockBytes))
       control[index].data = UnsafeMutableRawPointer(bitPattern: index + 1)
-      submission[i] = control + index
+      submission[queued] = control + index
+      queued += 1
     }
     var done = 0
-    while done < count {
-      let n = io_submit(context, count - done, submission + done)
+    while done < queued {
+      let n = io_submit(context, queued - done, submission + done)
       if n > 0 {
         done += Int(n)
         continue
       }
       if n == -EINTR { continue }
       // Not queued: deliver() reads these one by one, and reports what that says.
-      for i in done..<count { slots[(first + i) % depth].result = -Int(EIO) }
+      for i in done..<queued {
+        let index = Int(bitPattern: submission[i]?.pointee.data) - 1
+        slots[index].result = -Int(EIO)
+      }
       return
     }
   }
@@ -169,6 +186,11 @@ public final class BlockStream {
     _ slot: Slot, _ index: Int, _ body: (UInt64, RawSpan, BlockIOError?) throws(E) -> Void
   ) throws(E) {
     let bytes = self.bytes(ofSlot: index)
+    guard slot.result != Self.beyondEnd else {
+      let end = BlockIOError(.read, path: device.path, offset: device.byteCount, code: 0)
+      try body(slot.start, RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), end)
+      return
+    }
     let whole = slot.result == slot.blockCount * Self.blockBytes
     for i in 0..<slot.blockCount where slot.wanted >> UInt32(i) & 1 == 1 {
       let block = UnsafeMutableRawBufferPointer(

@@ -6,9 +6,9 @@ public final class ByteSink {
   public let path: String
   private let fd: Int32
   private let owned: Bool
-  private let buffer: UnsafeMutablePointer<UInt8>
-  private let capacity = 1 << 18
-  private var used = 0
+  @usableFromInline let buffer: UnsafeMutablePointer<UInt8>
+  @usableFromInline let capacity = 1 << 18
+  @usableFromInline var used = 0
 
   /// Writes to a descriptor that stays the caller's, standard output for instance.
   public init(descriptor: Int32, path: String) {
@@ -32,12 +32,6 @@ public final class ByteSink {
     buffer.deallocate()
   }
 
-  /// Appends text that is known at compile time.
-  @inline(__always)
-  public func write(_ text: StaticString) throws(BlockIOError) {
-    try write(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
-  }
-
   /// Appends text.
   public func write(_ text: String) throws(BlockIOError) {
     var text = text
@@ -50,6 +44,16 @@ public final class ByteSink {
       }
     }
     if let failure { throw failure }
+  }
+
+  /// Appends text that is known at compile time; say `as StaticString` to get this one.
+  public func write(_ text: StaticString) throws(BlockIOError) {
+    try write(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+  }
+
+  /// Appends a number in decimal digits.
+  public func write(decimal value: UInt64) throws(BlockIOError) {
+    try write(upTo: 32) { $0.append(decimal: value) }
   }
 
   /// Appends bytes.
@@ -65,26 +69,14 @@ public final class ByteSink {
     }
   }
 
-  /// Appends a number in decimal digits.
-  public func write(decimal value: UInt64) throws(BlockIOError) {
-    if capacity - used < 20 { try flush() }
-    var digits = 1
-    var limit: UInt64 = 10
-    while value >= limit {
-      digits += 1
-      let (next, overflow) = limit.multipliedReportingOverflow(by: 10)
-      if overflow { break }
-      limit = next
-    }
-    var rest = value
-    var at = used + digits
-    while at > used {
-      at -= 1
-      let quotient = rest / 10
-      buffer[at] = UInt8(truncatingIfNeeded: 48 + (rest - quotient * 10))
-      rest = quotient
-    }
-    used += digits
+  /// Appends a short piece that `body` writes in place, without a check per part.
+  /// - Parameter bytesMax: more than `body` ever writes, at most 4096.
+  @inlinable @inline(__always)
+  public func write(upTo bytesMax: Int, _ body: (inout ByteCursor) -> Void) throws(BlockIOError) {
+    if capacity - used < bytesMax { try flush() }
+    var cursor = ByteCursor(at: buffer + used)
+    body(&cursor)
+    used = cursor.position - buffer
   }
 
   /// Hands everything to the system. Must be called at the end: nothing else tells of a failure.
@@ -101,5 +93,39 @@ public final class ByteSink {
       done += n
     }
     used = 0
+  }
+}
+
+/// Writes text into memory that is known to have room.
+@frozen public struct ByteCursor {
+  @usableFromInline var position: UnsafeMutablePointer<UInt8>
+
+  @inlinable init(at position: UnsafeMutablePointer<UInt8>) { self.position = position }
+
+  /// Appends text that is known at compile time.
+  @inlinable @inline(__always)
+  public mutating func append(_ text: StaticString) {
+    position.update(from: text.utf8Start, count: text.utf8CodeUnitCount)
+    position += text.utf8CodeUnitCount
+  }
+
+  /// Appends a number in decimal digits.
+  @inlinable
+  public mutating func append(decimal value: UInt64) {
+    var digits = 1
+    var rest = value
+    while rest >= 10 {
+      digits += 1
+      rest /= 10
+    }
+    rest = value
+    var at = position + digits
+    position = at
+    repeat {
+      at -= 1
+      let quotient = rest / 10
+      at.pointee = UInt8(truncatingIfNeeded: 48 &+ (rest &- quotient &* 10))
+      rest = quotient
+    } while rest > 0
   }
 }

@@ -1,4 +1,5 @@
 public import BlockIO
+import Glibc
 public import ThinFormat
 
 /// Why a tool stopped. Commands turn the kind into an exit status and print the message.
@@ -13,6 +14,8 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
     case output
     /// A system call failed on a device or file that was opened.
     case inputOutput
+    /// Whoever read the output has gone away, which is theirs to decide.
+    case closedPipe
     /// Somebody else uses the device.
     case busy
     /// The request makes no sense for this pool.
@@ -34,7 +37,8 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
   public init(_ error: BlockIOError) {
     kind =
       switch error.operation {
-      case .open where error.code == 16: .busy
+      case .open where error.code == EBUSY: .busy
+      case .write where error.code == EPIPE: .closedPipe
       case .open, .size: .input
       default: .inputOutput
       }

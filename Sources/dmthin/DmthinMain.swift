@@ -1,1 +1,10 @@
-@main struct Main { static func main() {} }
+import Commands
+import Glibc
+
+/// Everything, in one program.
+@main
+struct DmthinMain {
+  static func main() {
+    exit(runMain(arguments: CommandLine.arguments))
+  }
+}

@@ -1,1 +1,10 @@
-@main struct Main { static func main() {} }
+import Commands
+import Glibc
+
+/// The metadata tools, in one program.
+@main
+struct ThinToolsMain {
+  static func main() {
+    exit(runMain(arguments: CommandLine.arguments))
+  }
+}

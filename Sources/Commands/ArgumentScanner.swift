@@ -1,0 +1,192 @@
+@preconcurrency import Cgetopt
+@preconcurrency import Glibc
+import Synchronization
+
+/// An element of a command line, recognised.
+enum ScannedArgument {
+  case option(OptionSpec, value: String?)
+  case operand(String)
+}
+
+/// Splits a command line by getopt_long(3), and takes back what that function allows too much:
+/// shortened long names, and optional values that are not joined with `=`.
+struct ArgumentScanner {
+  private static let firstLongCode: Int32 = 256
+  /// getopt_long keeps its place in global variables.
+  private static let globals = Mutex<Void>(())
+
+  private let options: [OptionSpec]
+  private let strings: CStrings
+  private var result: [ScannedArgument] = []
+
+  private init(_ arguments: [String], options: [OptionSpec]) {
+    self.options = options
+    strings = CStrings(["-"] + arguments)
+  }
+
+  /// The elements of `arguments`, which do not include the program's name; up to and including
+  /// the first `--help`.
+  static func scan(_ arguments: [String], options: [OptionSpec]) throws(UsageError)
+    -> [ScannedArgument]
+  {
+    try globals.withLock { _ throws(UsageError) in
+      var scanner = ArgumentScanner(arguments, options: options)
+      try scanner.run()
+      return scanner.result
+    }
+  }
+
+  private mutating func run() throws(UsageError) {
+    let names = CStrings(options.map(\.name))
+    var longs = options.indices.map { index in
+      Cgetopt.option(
+        name: names.base[index], has_arg: Self.argumentMode(options[index]), flag: nil,
+        val: Self.firstLongCode + Int32(index))
+    }
+    longs.append(Cgetopt.option(name: nil, has_arg: 0, flag: nil, val: 0))
+    // "-": operands come in order; ":": a missing value is told from an unknown option.
+    let shorts = options.reduce(into: "-:") { text, option in
+      guard let short = option.short else { return }
+      text += "\(short)\(String(repeating: ":", count: Int(Self.argumentMode(option))))"
+    }
+    // The scan may start anew at a later element; `base` is the one before it.
+    var base = 0
+    optind = 0
+    opterr = 0
+    while true {
+      let element = base + max(1, Int(optind))
+      let code = getopt_long(
+        Int32(strings.count - base), strings.base + base, shorts, longs, nil)
+      if code == -1 {
+        for index in base + Int(optind)..<strings.count {
+          result.append(.operand(strings[index]))
+        }
+        return
+      }
+      let value = optarg.map { String(cString: $0) }
+      if code == 1 {
+        result.append(.operand(value ?? ""))
+        continue
+      }
+      let isSeparate = base + Int(optind) == element + 2
+      let found = try option(for: code, element: strings[element])
+      if let rest = try append(found, value: value, isLong: code > 255, isSeparate: isSeparate) {
+        // `-mq` with an optional value for `m`: what follows is a cluster of its own.
+        strings.replace(element, with: "-" + rest)
+        base = element - 1
+        optind = 0
+      }
+      if found.name == OptionSpec.help.name { return }
+    }
+  }
+
+  private static func argumentMode(_ option: OptionSpec) -> Int32 {
+    switch option.value {
+    case .flag: 0
+    case .required: 1
+    case .optional: 2
+    }
+  }
+
+  /// The option that getopt_long found in `element`.
+  private func option(for code: Int32, element: String) throws(UsageError) -> OptionSpec {
+    let isMissing = code == Int32(UInt8(ascii: ":"))
+    if element.hasPrefix("--") {
+      let parts = element.dropFirst(2).split(
+        separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+      let name = parts.first.map { String($0) } ?? ""
+      guard let option = options.first(where: { $0.name == name }) else {
+        throw .unexpectedOption("--\(name)", similar: similarName(to: name))
+      }
+      if isMissing { throw .missingValue(option) }
+      if code == Int32(UInt8(ascii: "?")) {
+        throw .unexpectedValue(parts.count > 1 ? String(parts[1]) : "", option)
+      }
+      return option
+    }
+    let letter = isMissing || code == Int32(UInt8(ascii: "?")) ? optopt : code
+    guard letter > 32, letter < 127, let scalar = Unicode.Scalar(UInt32(letter)) else {
+      throw .unexpectedOption(element, similar: nil)
+    }
+    guard let option = options.first(where: { $0.short == Character(scalar) }) else {
+      throw .unexpectedOption("-\(Character(scalar))", similar: nil)
+    }
+    if isMissing { throw .missingValue(option) }
+    return option
+  }
+
+  /// Adds an option with its value. Returns what is left of a cluster that turned out not to be
+  /// the option's value.
+  private mutating func append(_ option: OptionSpec, value: String?, isLong: Bool, isSeparate: Bool)
+    throws(UsageError) -> String?
+  {
+    var value = value
+    var rest: String?
+    switch option.value {
+    case .flag:
+      break
+    case .required:
+      if let text = value, isSeparate, text.count > 1, text.hasPrefix("-") {
+        throw .missingValue(option, found: text)
+      }
+      if let text = value, !isLong, !isSeparate, text.hasPrefix("=") {
+        value = String(text.dropFirst())
+      }
+    case .optional:
+      if let text = value, !isLong {
+        value = text.hasPrefix("=") ? String(text.dropFirst()) : nil
+        rest = value == nil ? text : nil
+      }
+    }
+    result.append(.option(option, value: value))
+    return rest
+  }
+
+  /// The long name that somebody who wrote `name` may have meant.
+  private func similarName(to name: String) -> String? {
+    let names = options.filter { !$0.isHidden }.map(\.name)
+    if name.count > 1, let longer = names.first(where: { $0.hasPrefix(name) }) { return longer }
+    let ranked = names.map { ($0, distance(Array($0.utf8), Array(name.utf8))) }
+    return ranked.min { $0.1 < $1.1 }.flatMap { $0.1 <= 2 ? $0.0 : nil }
+  }
+}
+
+/// Insertions, deletions and replacements between two words.
+private func distance(_ left: [UInt8], _ right: [UInt8]) -> Int {
+  var row = Array(0...right.count)
+  for (i, a) in left.enumerated() {
+    var diagonal = row[0]
+    row[0] = i + 1
+    for (j, b) in right.enumerated() {
+      let above = row[j + 1]
+      row[j + 1] = min(above + 1, row[j] + 1, diagonal + (a == b ? 0 : 1))
+      diagonal = above
+    }
+  }
+  return row[right.count]
+}
+
+/// An array of C strings that ends with a null pointer, as `argv` does.
+private final class CStrings {
+  let count: Int
+  let base: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
+
+  init(_ strings: [String]) {
+    count = strings.count
+    base = .allocate(capacity: strings.count + 1)
+    for (index, string) in strings.enumerated() { base[index] = strdup(string) }
+    base[strings.count] = nil
+  }
+
+  deinit {
+    for index in 0..<count { free(base[index]) }
+    base.deallocate()
+  }
+
+  subscript(index: Int) -> String { base[index].map { String(cString: $0) } ?? "" }
+
+  func replace(_ index: Int, with string: String) {
+    free(base[index])
+    base[index] = strdup(string)
+  }
+}

@@ -1,0 +1,186 @@
+import BlockIO
+public import ThinTools
+
+/// What `thin_check` is asked to do.
+public struct CheckRequest: Equatable, Sendable {
+  /// The metadata device or file.
+  public var input: String
+  /// What to check and mend.
+  public var options = CheckOptions()
+  /// Print the result as JSON.
+  public var isJSON: Bool
+
+  init(_ arguments: ParsedArguments) {
+    input = arguments.positionals[0]
+    options.superblockOnly = arguments.has("super-block-only")
+    options.skipMappings = arguments.has("skip-mappings")
+    options.ignoreNonFatal = arguments.has("ignore-non-fatal-errors")
+    options.clearNeedsCheck = arguments.has("clear-needs-check-flag")
+    options.autoRepair = arguments.has("auto-repair")
+    options.metadataSnapshot = arguments.has("metadata-snap")
+    options.mappingRoot = arguments.number("override-mapping-root")
+    options.detailsRoot = arguments.number("override-details-root")
+    isJSON = arguments.has("json")
+  }
+}
+
+/// `thin_check`.
+public enum CheckCommand: Command {
+  /// Checks a request whose input is a file or device that may hold metadata. Prints the result
+  /// on `console` and returns the exit status.
+  static func runEngine(_ request: CheckRequest, console: Console) throws -> Int32 {
+    let device = try FileDevice(
+      path: request.input,
+      access: request.options.mayWrite ? .readWrite : .readOnly,
+      exclusive: !request.options.metadataSnapshot)
+    warnOfSize(device, console)
+    let report = try check(device, options: request.options, progress: console.makeProgress())
+    if request.isJSON {
+      try printJSON(report, console)
+    } else {
+      try console.line("TRANSACTION_ID=\(report.transactionID)")
+      try console.line("METADATA_FREE_BLOCKS=\(report.metadataFreeBlocks)")
+      printFindings(report, console)
+    }
+    if report.isDamaged { return ExitStatus.damaged.rawValue }
+    if report.isClean || request.options.ignoreNonFatal { return ExitStatus.ok.rawValue }
+    return ExitStatus.leaks.rawValue
+  }
+
+  private static func printFindings(_ report: CheckReport, _ console: Console) {
+    for finding in report.findings {
+      let prefix =
+        switch finding.severity {
+        case .fatal: "damage"
+        case .leak: "leak"
+        case .minor: "minor"
+        }
+      console.note("\(prefix): \(finding.message)")
+    }
+    let total = report.fatalCount + report.leakCount + report.minorCount
+    if total > report.findings.count {
+      console.note("and \(total - report.findings.count) more findings")
+    }
+    if report.repairedSpaceMaps { console.note("Repaired the space maps; leaked blocks are free.") }
+    if report.clearedNeedsCheck { console.note("Cleared the needs-check flag.") }
+    if report.isDamaged {
+      console.note(
+        "The metadata is damaged: \(report.fatalCount) findings. Keep a copy of it before anything "
+          + "else; then see what thin_dump --repair can save.")
+    } else if !report.isClean {
+      console.note(
+        "No mapping is affected. With the pool inactive, thin_check --auto-repair mends this.")
+    }
+  }
+
+  private static func printJSON(_ report: CheckReport, _ console: Console) throws(BlockIOError) {
+    var json = JSONWriter(console.output)
+    try json.beginObject()
+    try json.member(
+      "result",
+      report.isDamaged ? "damaged" : report.leakCount > 0 ? "leaks"
+        : report.minorCount > 0 ? "minor" : "clean")
+    try json.member("transaction_id", report.transactionID)
+    try json.member("metadata_free_blocks", report.metadataFreeBlocks)
+    try json.member("needs_check", report.needsCheck)
+    try json.member("devices", UInt64(report.deviceCount))
+    try json.member("fatal", UInt64(report.fatalCount))
+    try json.member("leaks", UInt64(report.leakCount))
+    try json.member("minor", UInt64(report.minorCount))
+    try json.member("cleared_needs_check", report.clearedNeedsCheck)
+    try json.member("repaired_space_maps", report.repairedSpaceMaps)
+    try json.key("findings")
+    try json.beginArray()
+    for finding in report.findings {
+      try json.beginObject()
+      try json.member("severity", finding.severity.rawValue)
+      try json.member("message", finding.message)
+      if let block = finding.block { try json.member("block", block) }
+      if let id = finding.deviceID { try json.member("dev_id", id) }
+      if let range = finding.virtualBlocks {
+        try json.member("virtual_begin", range.lowerBound)
+        try json.member("virtual_end", range.upperBound)
+      }
+      try json.endObject()
+    }
+    try json.endArray()
+    try json.endObject()
+    try json.finish()
+  }
+
+  /// Looks at the input before the engine does.
+  public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let request = CheckRequest(arguments)
+    try InputChecks.requireMetadata(request.input)
+    return try runEngine(request, console: console)
+  }
+
+  /// What the command takes.
+  public static let spec = CommandSpec(
+    name: "check", fieldName: "thin_check",
+    summary: "check thin-provisioning metadata",
+    description: [
+      """
+      Reads all metadata of a pool and tells whether every block is sound, every tree well formed, \
+      and every reference count right. Prints TRANSACTION_ID and METADATA_FREE_BLOCKS of the pool, \
+      and a line for each fault.
+      """,
+      """
+      The pool must be inactive, unless -m is given. Nothing is written without \
+      --clear-needs-check-flag or --auto-repair.
+      """,
+    ],
+    options: checking + repairing + reading + [.quiet, .json, .verbose, .ioEngine],
+    positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
+    examples: [
+      ("$ /dev/mapper/vg-pool_tmeta", "Check the metadata of an inactive pool."),
+      ("$ --auto-repair /dev/mapper/vg-pool_tmeta", "Check, repair leaks, and clear the flag."),
+      ("$ -m /dev/mapper/vg-pool_tmeta", "Check the metadata snapshot of an active pool."),
+    ],
+    exitStatus: [
+      (.damaged, "The metadata is damaged; run thin_repair, or restore a dump."),
+      (.leaks, "Only leaked blocks or other harmless faults; --auto-repair mends leaks."),
+    ],
+    seeAlso: ["thin_dump", "thin_repair", "thin_restore"])
+
+  private static let checking = [
+    OptionSpec(
+      "super-block-only", help: "Check the superblock and nothing else."),
+    OptionSpec(
+      "skip-mappings",
+      help: "Check the superblock and the trees of devices, but neither mappings nor counts."),
+    OptionSpec(
+      "ignore-non-fatal-errors",
+      help: "Return 0 where leaks or other harmless faults are all that was found."),
+  ]
+
+  private static let repairing = [
+    OptionSpec(
+      "clear-needs-check-flag",
+      help: "Clear the flag with which the kernel asks for a check, if the check passes.",
+      conflicts: ["metadata-snap", "override-mapping-root", "override-details-root"]),
+    OptionSpec(
+      "auto-repair",
+      help: "Free leaked blocks and clear the needs-check flag, if nothing else is wrong.",
+      conflicts: [
+        "ignore-non-fatal-errors", "metadata-snap", "override-mapping-root",
+        "override-details-root", "super-block-only", "skip-mappings",
+      ]),
+  ]
+
+  private static let reading = [
+    OptionSpec(
+      "metadata-snap", short: "m",
+      help: """
+        Check the pool's metadata snapshot. This works while the pool is active; reference counts \
+        are not checked.
+        """),
+    OptionSpec(
+      "override-mapping-root", value: .required(placeholder: "BLOCKNR", .number),
+      help: "Take the mapping tree from this metadata block, not from the superblock's root."),
+    OptionSpec(
+      "override-details-root", value: .required(placeholder: "BLOCKNR", .number),
+      help: "Take the device details tree from this metadata block."),
+  ]
+}

@@ -1,0 +1,121 @@
+import BlockIO
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
+/// A command: what it is, and what it does.
+public protocol Command {
+  /// Everything that parsing, help, manual page and completion need to know.
+  static var spec: CommandSpec { get }
+  /// Does the work and returns the exit status. Errors are printed by the caller, which takes the
+  /// status from their kind.
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32
+}
+
+/// The project's version, printed by `--version` as the only thing on the line.
+public enum Version {
+  /// Scripts compare it with the version of the field's own tools, and want at least 0.9.0.
+  public static let text = "1.4.0"
+}
+
+/// Thrown where a command's engine is still to be connected.
+struct EngineMissing: Error, CustomStringConvertible {
+  let description = "this command is not built yet"
+}
+
+// Options that several commands share.
+extension OptionSpec {
+  static let quiet = OptionSpec(
+    "quiet", short: "q", help: "Print nothing, errors included: the exit status tells.")
+
+  static let json = OptionSpec(
+    "json", help: "Print the result as one JSON object, for programs.")
+
+  /// Old scripts pass it; there is nothing to be verbose about.
+  static let verbose = OptionSpec(
+    "verbose", short: "v", help: "Accepted and ignored.", isRepeatable: true, isHidden: true)
+
+  /// Old scripts pass it; reads are queued as the device allows.
+  static let ioEngine = OptionSpec(
+    "io-engine",
+    value: .required(placeholder: "ENGINE", .choice(["sync", "async", "spindle"])),
+    help: "Accepted and ignored.", isHidden: true)
+
+  static func dataBlockSize(_ help: String) -> OptionSpec {
+    OptionSpec(
+      "data-block-size", value: .required(placeholder: "SECTORS", .number32), help: help)
+  }
+
+  static func dataBlockCount(_ help: String) -> OptionSpec {
+    OptionSpec("nr-data-blocks", value: .required(placeholder: "NUM", .number), help: help)
+  }
+
+  static func transactionID(_ help: String) -> OptionSpec {
+    OptionSpec("transaction-id", value: .required(placeholder: "NUM", .number), help: help)
+  }
+}
+
+/// Values that replace or raise those of the superblock.
+public struct OverrideArguments: Equatable, Sendable {
+  /// Data block size in sectors, from `--data-block-size`.
+  public var dataBlockSectors: UInt32?
+  /// Data blocks of the pool, from `--nr-data-blocks`.
+  public var dataBlockCount: UInt64?
+  /// Transaction id, from `--transaction-id`.
+  public var transactionID: UInt64?
+
+  init(_ arguments: ParsedArguments) {
+    dataBlockSectors = arguments.number("data-block-size").map { UInt32(clamping: $0) }
+    dataBlockCount = arguments.number("nr-data-blocks")
+    transactionID = arguments.number("transaction-id")
+  }
+}
+
+extension SnapshotArgument {
+  /// The same for the engine.
+  var source: MetadataView.Source {
+    switch self {
+    case .none: .current
+    case .current: .metadataSnapshot
+    case .block(let block): .metadataSnapshotAt(block)
+    }
+  }
+}
+
+extension OverrideArguments {
+  /// The same for the engine.
+  var overrides: SuperblockOverrides {
+    var overrides = SuperblockOverrides()
+    overrides.dataBlockSectors = dataBlockSectors
+    overrides.dataBlockCount = dataBlockCount
+    overrides.transactionID = transactionID
+    return overrides
+  }
+}
+
+/// Warns, as the kernel does, of a device larger than a pool can use.
+func warnOfSize(_ device: FileDevice, _ console: Console) {
+  let sectors = device.byteCount / UInt64(Limits.sectorBytes)
+  guard sectors > Limits.metadataWarningSectors else { return }
+  console.warning(
+    "\(device.path) is larger than \(Limits.metadataSectorsMax) sectors: "
+      + "excess space will not be used")
+}
+
+/// Which metadata snapshot to read, if any.
+public enum SnapshotArgument: Equatable, Sendable {
+  /// The metadata itself.
+  case none
+  /// The snapshot that the superblock names.
+  case current
+  /// The snapshot whose superblock is at this block.
+  case block(UInt64)
+
+  init(_ arguments: ParsedArguments) {
+    if let block = arguments.number("metadata-snap") {
+      self = .block(block)
+    } else {
+      self = arguments.has("metadata-snap") ? .current : .none
+    }
+  }
+}

@@ -1,0 +1,141 @@
+import BlockIO
+import Glibc
+import ThinTools
+
+/// The commands of a program, and which of them a command line means.
+public struct Dispatcher {
+  /// Commands over metadata, which run without device-mapper.
+  public static var metadataCommands: [any Command.Type] {
+    [
+      CheckCommand.self, DumpCommand.self, RestoreCommand.self, LsCommand.self,
+      MetadataSizeCommand.self,
+    ]
+  }
+
+  static let summary = "tools for the metadata of thin pools"
+  static let explanation =
+    "Each command also works as a program of its own, through a link of its longer name."
+
+  private let commands: [any Command.Type]
+
+  /// A program that holds `commands`.
+  public init(_ commands: [any Command.Type] = metadataCommands) { self.commands = commands }
+
+  /// Runs the command that the name of the program or else the first argument says.
+  /// - Parameter arguments: the program's name and its arguments.
+  /// - Returns: the exit status.
+  public func run(_ arguments: [String], console: Console) -> Int32 {
+    let program = arguments.first?.split(separator: "/").last.map { String($0) } ?? "dmthin"
+    let rest = Array(arguments.dropFirst())
+    if let command = commands.first(where: { $0.spec.fieldName == program }) {
+      return run(command, program: program, rest, console)
+    }
+    return console.finish(runVerb(rest, program: program, console).rawValue)
+  }
+
+  private func command(_ verb: String) -> (any Command.Type)? {
+    commands.first { $0.spec.name == verb || $0.spec.fieldName == verb }
+  }
+
+  private func run(
+    _ command: any Command.Type, program: String, _ arguments: [String], _ console: Console
+  ) -> Int32 {
+    do {
+      switch try command.spec.parse(arguments) {
+      case .help: try console.output.write(command.spec.helpText(program: program))
+      case .version: try console.output.write(Version.text + "\n")
+      case .run(let parsed): return console.finish(try command.run(parsed, console: console))
+      }
+      return console.finish(ExitStatus.ok.rawValue)
+    } catch let error as UsageError {
+      console.usageError(error, program: program, usage: command.spec.usage)
+      return console.finish(ExitStatus.usage.rawValue)
+    } catch {
+      return console.finish(console.status(for: error).rawValue)
+    }
+  }
+
+  private func runVerb(_ arguments: [String], program: String, _ console: Console) -> ExitStatus {
+    let usage = "COMMAND [OPTIONS] ..."
+    guard let verb = arguments.first else {
+      console.usageError(
+        UsageError("a command is missing", tip: "commands are \(names)"),
+        program: program, usage: usage)
+      return .usage
+    }
+    do {
+      if let command = command(verb) {
+        let name = "\(program) \(verb)"
+        let status = run(command, program: name, Array(arguments.dropFirst()), console)
+        return ExitStatus(rawValue: status) ?? .internalError
+      }
+      switch (verb, arguments.count) {
+      case ("help", 2):
+        guard let command = command(arguments[1]) else { throw unknown(arguments[1]) }
+        try console.output.write(command.spec.helpText(program: "\(program) \(arguments[1])"))
+      case ("help", 1), ("-h", _), ("--help", _):
+        try console.output.write(overview(program))
+      case ("-V", 1), ("--version", 1):
+        try console.output.write(Version.text + "\n")
+      case ("generate-man", 2):
+        try generateManPages(into: arguments[1], program: program)
+      case ("generate-completions", 2):
+        try generateCompletions(into: arguments[1], program: program)
+      default:
+        throw unknown(verb)
+      }
+      return .ok
+    } catch let error as UsageError {
+      console.usageError(error, program: program, usage: usage)
+      return .usage
+    } catch {
+      return console.status(for: error)
+    }
+  }
+
+  private var specs: [CommandSpec] { commands.map { $0.spec } }
+
+  private var names: String { specs.map(\.name).joined(separator: ", ") }
+
+  private func unknown(_ verb: String) -> UsageError {
+    UsageError("unknown command '\(verb)'", tip: "commands are \(names)")
+  }
+
+  private func overview(_ program: String) -> String {
+    let width = specs.map(\.name.count).max() ?? 0
+    var text = "\(program): \(Self.summary)\n\nUsage: \(program) COMMAND [OPTIONS] ...\n\n"
+    text += "Commands:\n"
+    for spec in specs {
+      let gap = String(repeating: " ", count: width - spec.name.count)
+      text += "  \(spec.name)\(gap)  \(spec.summary) (\(spec.fieldName))\n"
+    }
+    text += "\n" + wrap(Self.explanation, indent: 0)
+    return text + "'\(program) help COMMAND' explains a command.\n"
+  }
+
+  /// Writes a manual page for each command, and one for the program.
+  func generateManPages(into folder: String, program: String) throws(BlockIOError) {
+    for spec in specs { try save(spec.manPage, as: "\(folder)/\(spec.fieldName).8") }
+    try save(manPage(program: program, commands: specs), as: "\(folder)/\(program).8")
+  }
+
+  /// Writes a bash completion for each command, and one for the program.
+  func generateCompletions(into folder: String, program: String) throws(BlockIOError) {
+    for spec in specs { try save(spec.bashCompletion, as: "\(folder)/\(spec.fieldName)") }
+    try save(bashCompletion(program: program, commands: specs), as: "\(folder)/\(program)")
+  }
+
+  private func save(_ text: String, as path: String) throws(BlockIOError) {
+    let sink = try ByteSink(creating: path)
+    try sink.write(text)
+    try sink.flush()
+  }
+}
+
+/// Runs a program that holds the metadata commands, and returns its exit status.
+/// - Parameter arguments: the program's name and its arguments.
+public func runMain(arguments: [String], console: Console = Console()) -> Int32 {
+  // A reader of the output that goes away is noticed by its error number.
+  signal(SIGPIPE, SIG_IGN)
+  return Dispatcher().run(arguments, console: console)
+}

@@ -1,0 +1,126 @@
+import BlockIO
+public import ThinTools
+
+/// What `thin_dump` is asked to do.
+public struct DumpRequest: Equatable, Sendable {
+  /// The metadata device or file.
+  public var input: String
+  /// The file to write; nil for the standard output.
+  public var output: String?
+  /// What the dump is written as.
+  public var format: DumpFormat
+  /// Salvage what can be read of damaged metadata.
+  public var repair: Bool
+  /// Which metadata snapshot to read, if any.
+  public var metadataSnapshot: SnapshotArgument
+  /// Devices without their mappings.
+  public var skipMappings: Bool
+  /// Devices to dump, in the order given; nil for all. An id that no device has is no error.
+  public var deviceIDs: [UInt64]?
+  /// Values that replace or raise those of the superblock.
+  public var overrides: OverrideArguments
+
+  init(_ arguments: ParsedArguments) {
+    input = arguments.positionals[0]
+    output = arguments.text("output")
+    format = arguments.text("format").flatMap { DumpFormat(rawValue: $0) } ?? .xml
+    repair = arguments.has("repair")
+    metadataSnapshot = SnapshotArgument(arguments)
+    skipMappings = arguments.has("skip-mappings")
+    deviceIDs = arguments.has("dev-id") ? arguments.numbers("dev-id") : nil
+    overrides = OverrideArguments(arguments)
+  }
+}
+
+/// `thin_dump`.
+public enum DumpCommand: Command {
+  /// Dumps to the request's output, or to `console.output`. Returns the exit status.
+  static func runEngine(_ request: DumpRequest, console: Console) throws -> Int32 {
+    var options = DumpOptions()
+    options.format = request.format
+    options.source = request.metadataSnapshot.source
+    options.skipMappings = request.skipMappings
+    options.deviceIDs = request.deviceIDs.map { Set($0) }
+    options.repair = request.repair
+    options.overrides = request.overrides.overrides
+    let device = try FileDevice(
+      path: request.input, access: .readOnly, exclusive: request.metadataSnapshot == .none)
+    warnOfSize(device, console)
+    var sink = console.output
+    if let path = request.output {
+      do throws(BlockIOError) {
+        sink = try ByteSink(creating: path)
+      } catch {
+        throw ToolError(.output, error.description)
+      }
+    }
+    try dump(device, to: sink, options: options, progress: console.makeProgress())
+    return ExitStatus.ok.rawValue
+  }
+
+  /// Looks at the input before the engine does.
+  public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let request = DumpRequest(arguments)
+    try InputChecks.requireMetadata(request.input)
+    return try runEngine(request, console: console)
+  }
+
+  /// What the command takes.
+  public static let spec = CommandSpec(
+    name: "dump", fieldName: "thin_dump",
+    summary: "write thin-provisioning metadata as XML or text",
+    description: [
+      """
+      Writes the superblock, the thin devices and their mappings as text, from which thin_restore \
+      makes metadata again. Runs of mappings that several devices share are written once.
+      """,
+      """
+      The pool must be inactive, unless -m is given. Damaged metadata ends the dump with an error; \
+      with --repair everything that can still be read is written.
+      """,
+    ],
+    options: output + selection + overrides + [.quiet, .verbose, .ioEngine],
+    positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
+    examples: [
+      ("$ /dev/mapper/vg-pool_tmeta > pool.xml", "Keep a copy of an inactive pool's metadata."),
+      ("$ -m /dev/mapper/vg-pool_tmeta", "Dump the metadata snapshot of an active pool."),
+      ("$ --repair -o pool.xml damaged.bin", "Save what can be read of damaged metadata."),
+      ("$ --skip-mappings -f human_readable pool.bin", "List devices without their mappings."),
+    ],
+    seeAlso: ["thin_check", "thin_repair", "thin_restore"])
+
+  private static let output = [
+    OptionSpec(
+      "format", short: "f",
+      value: .required(
+        placeholder: "TYPE", .choice(DumpFormat.allCases.map(\.rawValue))),
+      help: "What to write: xml, which thin_restore reads, or human_readable. Default: xml."),
+    OptionSpec(
+      "output", short: "o", value: .required(placeholder: "FILE", .path),
+      help: "Write to this file, created or replaced, rather than to the standard output."),
+  ]
+
+  private static let selection = [
+    OptionSpec(
+      "repair", short: "r",
+      help: "Salvage damaged metadata: find the trees by reading every block.",
+      conflicts: ["metadata-snap"]),
+    OptionSpec(
+      "metadata-snap", short: "m", value: .optional(placeholder: "BLOCKNR", .number),
+      help: """
+        Dump the pool's metadata snapshot; works while the pool is active. The snapshot is the one \
+        at BLOCKNR, or else the one that the superblock names.
+        """),
+    OptionSpec("skip-mappings", help: "Leave out the mappings."),
+    OptionSpec(
+      "dev-id", value: .required(placeholder: "THIN_ID", .number),
+      help: "Dump only the thin device with this id. May be repeated.", isRepeatable: true),
+  ]
+
+  private static let overrides: [OptionSpec] = [
+    .dataBlockSize("Data block size in sectors of 512 bytes, where the superblock has lost it."),
+    .dataBlockCount("Data blocks of the pool; used where it is more than the metadata says."),
+    .transactionID("Transaction id; used where it is more than the metadata says."),
+  ]
+}

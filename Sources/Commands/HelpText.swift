@@ -1,0 +1,75 @@
+extension CommandSpec {
+  /// What `--help` prints, for a command that was called by the name of `program`.
+  public func helpText(program: String) -> String {
+    var text = "\(program): \(summary)\n\nUsage: \(program) \(usage)\n"
+    for paragraph in description {
+      text += "\n" + wrap(paragraph, indent: 0)
+    }
+    if !positionals.isEmpty {
+      text += "\nArguments:\n"
+      for positional in positionals {
+        text += "  <\(positional.name)>\n" + wrap(positional.help, indent: 10)
+      }
+    }
+    text += "\nOptions:\n"
+    for option in visibleOptions {
+      let short = option.short.map { "-\($0), " } ?? "    "
+      text += "  \(short)\(option.label)\n" + wrap(option.fullHelp, indent: 10)
+    }
+    text += "\nExit status:\n"
+    for (status, meaning) in exitStatuses {
+      let number = String(status.rawValue)
+      let lines = wrap(meaning, indent: 6).dropFirst(6)
+      text += "  \(number)\(String(repeating: " ", count: 4 - number.count))\(lines)"
+    }
+    if !examples.isEmpty {
+      text += "\nExamples:\n"
+      for example in examples {
+        text += "  \(substitute("$", by: program, in: example.line))\n"
+        text += wrap(example.purpose, indent: 10)
+      }
+    }
+    if !seeAlso.isEmpty { text += "\nSee also: \(seeAlso.joined(separator: ", ")).\n" }
+    return text
+  }
+
+  /// Every status that the command may return, with what it means here.
+  var exitStatuses: [(ExitStatus, String)] {
+    ExitStatus.allCases.compactMap { status in
+      if let own = exitStatus.first(where: { $0.status == status }) { return (status, own.meaning) }
+      // Leaks are found by commands that look for them.
+      return status == .leaks ? nil : (status, status.meaning)
+    }
+  }
+}
+
+extension OptionSpec {
+  /// The help, and what the parser knows besides.
+  var fullHelp: String {
+    let others = conflicts.map { "--\($0)" }.joined(separator: ", ")
+    return conflicts.isEmpty ? help : "\(help) Excludes \(others)."
+  }
+}
+
+/// Breaks each line of `text` into lines of at most `width` columns, `indent` of them blank.
+func wrap(_ text: String, indent: Int, width: Int = 80) -> String {
+  let margin = String(repeating: " ", count: indent)
+  var result = ""
+  for paragraph in text.split(separator: "\n", omittingEmptySubsequences: false) {
+    var line = margin
+    for word in paragraph.split(separator: " ") {
+      if line.count > indent && line.count + 1 + word.count > width {
+        result += line + "\n"
+        line = margin
+      }
+      line += line.count > indent ? " " + word : String(word)
+    }
+    result += line + "\n"
+  }
+  return result
+}
+
+/// `text` with every `old` replaced.
+func substitute(_ old: Character, by new: String, in text: String) -> String {
+  text.reduce(into: "") { $0 += $1 == old ? new : String($1) }
+}

@@ -1,0 +1,53 @@
+/// A set of block numbers below a fixed limit, one bit each.
+public struct Bitset: ~Copyable {
+  private let words: UnsafeMutablePointer<UInt64>
+  private let wordCount: Int
+
+  /// An empty set of numbers below `limit`.
+  public init(limit: UInt64) {
+    wordCount = Int(limit / 64) + 1
+    words = .allocate(capacity: wordCount)
+    words.initialize(repeating: 0, count: wordCount)
+  }
+
+  deinit { words.deallocate() }
+
+  /// Whether `block` is in the set.
+  /// - Precondition: it is below the limit.
+  public func contains(_ block: UInt64) -> Bool {
+    words[Int(block >> 6)] >> (block & 63) & 1 == 1
+  }
+
+  /// Adds `block` and returns whether it was new.
+  /// - Precondition: it is below the limit.
+  @discardableResult
+  public mutating func insert(_ block: UInt64) -> Bool {
+    let bit: UInt64 = 1 << (block & 63)
+    let old = words[Int(block >> 6)]
+    words[Int(block >> 6)] = old | bit
+    return old & bit == 0
+  }
+
+  /// Empties the set.
+  public mutating func removeAll() { words.update(repeating: 0, count: wordCount) }
+
+  /// The smallest member that is not below `start`.
+  public func first(from start: UInt64) -> UInt64? {
+    var word = Int(start >> 6)
+    guard word < wordCount else { return nil }
+    var bits = words[word] & (UInt64.max << (start & 63))
+    while bits == 0 {
+      word += 1
+      if word == wordCount { return nil }
+      bits = words[word]
+    }
+    return UInt64(word) << 6 | UInt64(bits.trailingZeroBitCount)
+  }
+
+  /// How many members there are.
+  public var count: Int {
+    var n = 0
+    for i in 0..<wordCount { n += words[i].nonzeroBitCount }
+    return n
+  }
+}

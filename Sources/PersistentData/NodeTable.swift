@@ -1,0 +1,73 @@
+import ThinFormat
+
+/// What is remembered of every tree node that was read: enough to judge how nodes fit together
+/// without reading them again.
+///
+/// Memory: four bytes per metadata block that is looked at, 32 per node, and twelve per entry of
+/// internal nodes up to `entriesKeptMax`; internal nodes beyond that are read again when needed.
+struct NodeTable: ~Copyable {
+  struct Node {
+    var firstKey: UInt64 = 0
+    var lastKey: UInt64 = 0
+    /// Leaf entries in the whole subtree; of an internal node known only after `verify`.
+    var leafEntries: UInt64 = 0
+    /// Where the entries of an internal node are kept; `.max` where they are not.
+    var kept: UInt32 = .max
+    var entryCount: UInt16 = 0
+    /// Levels of the subtree, 1 for a leaf; of an internal node known only after `verify`.
+    var height: UInt8 = 0
+    var state = State.unverified
+    var kind: TreeKind
+    var isLeaf = false
+  }
+
+  enum State: UInt8 {
+    /// An internal node whose children have not been looked at.
+    case unverified
+    /// On the path that is being followed now.
+    case inProgress
+    /// Subtree sound.
+    case sound
+    /// The node is usable, something below it or about it is not.
+    case faulty
+    /// The node itself is unusable.
+    case unusable
+  }
+
+  /// Entries of internal nodes that are kept, twelve bytes each: 6 MiB.
+  private let entriesKeptMax = 1 << 19
+  private let indexes: ZeroedArray<UInt32>
+  private(set) var nodes: [Node] = []
+  private var keptKeys: [UInt64] = []
+  private var keptChildren: [UInt32] = []
+
+  init(blockCount: UInt64) { indexes = ZeroedArray(count: Int(blockCount)) }
+
+  func index(of block: UInt64) -> Int? {
+    let i = indexes[Int(block)]
+    return i == 0 ? nil : Int(i - 1)
+  }
+
+  func node(_ index: Int) -> Node { nodes[index] }
+
+  mutating func update(_ index: Int, _ change: (inout Node) -> Void) { change(&nodes[index]) }
+
+  mutating func insert(_ block: UInt64, _ node: Node) {
+    nodes.append(node)
+    indexes[Int(block)] = UInt32(nodes.count)
+  }
+
+  /// Keeps the entries of an internal node, when there is room.
+  mutating func keep(_ view: borrowing BtreeNodeView) -> UInt32 {
+    guard keptKeys.count + view.entryCount <= entriesKeptMax else { return .max }
+    let at = UInt32(keptKeys.count)
+    for i in 0..<view.entryCount {
+      keptKeys.append(view.key(i))
+      keptChildren.append(UInt32(truncatingIfNeeded: min(view.value64(i), UInt64(UInt32.max))))
+    }
+    return at
+  }
+
+  func keptKey(_ at: UInt32, _ i: Int) -> UInt64 { keptKeys[Int(at) + i] }
+  func keptChild(_ at: UInt32, _ i: Int) -> UInt64 { UInt64(keptChildren[Int(at) + i]) }
+}

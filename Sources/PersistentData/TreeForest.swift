@@ -1,0 +1,292 @@
+public import BlockIO
+public import ThinFormat
+
+/// Walks any number of trees that may share nodes, reading every physical node once, level by
+/// level and in disk order, and then judges how nodes fit together.
+///
+/// Invariants: a block is read when its first reference is counted, so every cycle ends; `table`
+/// knows every block that was read as a node, and of which kind of tree.
+public final class TreeForest {
+  /// Called for every problem found.
+  public var onFault: (TreeFault) -> Void = { _ in }
+  /// Counts nodes read, for progress.
+  public var onNode: () -> Void = {}
+
+  private let reader: BlockReader
+  /// Reads the nodes; free for other reads between walks.
+  public let stream: BlockStream
+  private let counts: ReferenceCounts
+  private var table: NodeTable
+  private var frontier: Bitset
+  private var nextFrontier: Bitset
+
+  /// A forest on `reader`'s device; references to nodes are counted in `counts`.
+  /// - Precondition: `counts` has at least as many blocks as the reader.
+  public init(_ reader: BlockReader, counts: ReferenceCounts) {
+    precondition(counts.blockCount >= reader.blockCount)
+    self.reader = reader
+    self.counts = counts
+    stream = BlockStream(reader.device)
+    table = NodeTable(blockCount: reader.blockCount)
+    frontier = Bitset(limit: reader.blockCount)
+    nextFrontier = Bitset(limit: reader.blockCount)
+  }
+
+  /// Counts one reference to each of `roots` and reads what has not been read yet.
+  /// - Parameter onLeaf: gets every sound leaf, once.
+  public func walk(
+    _ kind: TreeKind, roots: some Sequence<UInt64>,
+    onLeaf: (_ block: UInt64, _ node: borrowing BtreeNodeView) -> Void
+  ) {
+    nextFrontier.removeAll()
+    for root in roots { reference(root, kind, parent: nil, entry: 0) }
+    var level = 0
+    while nextFrontier.first(from: 0) != nil {
+      swap(&frontier, &nextFrontier)
+      nextFrontier.removeAll()
+      level += 1
+      if level > Limits.treeLevelsMax {
+        refuseFrontier(kind)
+        return
+      }
+      readFrontier(kind, onLeaf)
+    }
+  }
+
+  private func refuseFrontier(_ kind: TreeKind) {
+    var from: UInt64 = 0
+    while let block = frontier.first(from: from) {
+      onFault(TreeFault(kind, block: block, .tooDeep))
+      table.insert(block, .init(state: .unusable, kind: kind))
+      from = block + 1
+    }
+  }
+
+  private func readFrontier(
+    _ kind: TreeKind, _ onLeaf: (UInt64, borrowing BtreeNodeView) -> Void
+  ) {
+    var from: UInt64 = 0
+    stream.read(
+      next: { () -> UInt64? in
+        guard let block = frontier.first(from: from) else { return nil }
+        from = block + 1
+        return block
+      },
+      body: { block, bytes, failure in
+        onNode()
+        do throws(BlockProblem) {
+          if let failure { throw .io(failure) }
+          try take(block, try validatedNode(bytes, number: block, kind: kind), kind, onLeaf)
+        } catch {
+          onFault(TreeFault(kind, block: block, .unusable(error)))
+          table.insert(block, .init(state: .unusable, kind: kind))
+        }
+      })
+  }
+
+  private func take(
+    _ block: UInt64, _ view: borrowing BtreeNodeView, _ kind: TreeKind,
+    _ onLeaf: (UInt64, borrowing BtreeNodeView) -> Void
+  ) throws(BlockProblem) {
+    var node = NodeTable.Node(kind: kind)
+    node.entryCount = UInt16(view.entryCount)
+    if view.entryCount > 0 {
+      node.firstKey = view.key(0)
+      node.lastKey = view.key(view.entryCount - 1)
+    }
+    if view.isLeaf {
+      node.isLeaf = true
+      node.height = 1
+      node.leafEntries = UInt64(view.entryCount)
+      node.state = .sound
+      table.insert(block, node)
+      onLeaf(block, view)
+      return
+    }
+    node.kept = table.keep(view)
+    table.insert(block, node)
+    if view.entryCount == 0 { onFault(TreeFault(kind, block: block, .emptyInternalNode)) }
+    for i in 0..<view.entryCount {
+      reference(view.value64(i), kind, parent: block, entry: i)
+    }
+  }
+
+  private func reference(_ block: UInt64, _ kind: TreeKind, parent: UInt64?, entry: Int) {
+    guard block < reader.blockCount else {
+      if let parent {
+        onFault(
+          TreeFault(
+            kind, block: parent,
+            .pointsBeyondEnd(entry: entry, child: block, blockCount: reader.blockCount)))
+      } else {
+        onFault(
+          TreeFault(kind, block: block, .unusable(.beyondEnd(blockCount: reader.blockCount))))
+      }
+      return
+    }
+    if counts.increment(block) == 0 { nextFrontier.insert(block) }
+  }
+
+  // MARK: - Judging
+
+  /// What a tree adds up to.
+  public struct Summary: Equatable, Sendable {
+    /// Entries in all its leaves that can be reached.
+    public var leafEntries: UInt64
+    /// Whether every node is usable and in its place.
+    public var isSound: Bool
+    /// Largest key, where the tree is sound and not empty.
+    public var lastKey: UInt64?
+  }
+
+  /// Judges the tree at `root`, which has been walked. What was judged before is not looked at
+  /// again, however many trees share it.
+  public func verify(_ kind: TreeKind, root: UInt64) -> Summary {
+    guard root < reader.blockCount else { return Summary(leafEntries: 0, isSound: false) }
+    let state = verify(kind, block: root, parent: nil, level: 1)
+    guard state != .unusable, let index = table.index(of: root) else {
+      return Summary(leafEntries: 0, isSound: false)
+    }
+    let node = table.node(index)
+    return Summary(
+      leafEntries: node.leafEntries, isSound: state == .sound,
+      lastKey: node.leafEntries > 0 && state == .sound ? node.lastKey : nil)
+  }
+
+  private func verify(_ kind: TreeKind, block: UInt64, parent: UInt64?, level: Int)
+    -> NodeTable.State
+  {
+    guard let index = table.index(of: block), table.node(index).kind == kind else {
+      onFault(TreeFault(kind, block: block, parent: parent, .crossLinked))
+      return .unusable
+    }
+    switch table.node(index).state {
+    case .sound, .faulty, .unusable: return table.node(index).state
+    case .inProgress:
+      onFault(TreeFault(kind, block: block, parent: parent, .cycle))
+      return .unusable
+    case .unverified: break
+    }
+    guard level <= Limits.treeLevelsMax else {
+      onFault(TreeFault(kind, block: block, parent: parent, .tooDeep))
+      return .unusable
+    }
+    table.update(index) { $0.state = .inProgress }
+    let state = verifyChildren(kind, block, index, level)
+    table.update(index) { $0.state = state }
+    return state
+  }
+
+  private func verifyChildren(_ kind: TreeKind, _ block: UInt64, _ index: Int, _ level: Int)
+    -> NodeTable.State
+  {
+    let children = entries(ofNode: index, block, kind)
+    guard children.count > 0 else { return .faulty }
+    var state = NodeTable.State.sound
+    var leafEntries: UInt64 = 0
+    var lastKey = table.node(index).lastKey
+    var height: UInt8 = 0
+
+    func fault(_ child: UInt64, _ problem: TreeFault.Problem) {
+      let fault = TreeFault(kind, block: child, parent: block, problem)
+      onFault(fault)
+      guard fault.isFatal else { return }
+      state = .faulty
+      if let at = table.index(of: child) { table.update(at) { $0.state = .faulty } }
+    }
+
+    for i in 0..<children.count {
+      let child = children[i].block
+      guard child < reader.blockCount else {
+        state = .faulty
+        continue
+      }
+      let childState = verify(kind, block: child, parent: block, level: level + 1)
+      guard childState != .unusable, let at = table.index(of: child) else {
+        state = .faulty
+        continue
+      }
+      if childState == .faulty { state = .faulty }
+      let node = table.node(at)
+      leafEntries += node.leafEntries
+      let minimum = BtreeNodeRecord.entriesMax(valueSize: node.isLeaf ? kind.valueSize : 8) / 3
+      if node.entryCount < UInt16(minimum) {
+        fault(child, .underfull(expected: minimum, found: Int(node.entryCount)))
+      }
+      if height == 0 { height = node.height }
+      if node.height != height && childState == .sound {
+        fault(child, .unevenHeight(expected: Int(height), found: Int(node.height)))
+      }
+      guard node.entryCount > 0 else { continue }
+      if node.firstKey < children[i].key {
+        fault(child, .keyBelowSeparator(expected: children[i].key, found: node.firstKey))
+      }
+      if i + 1 < children.count && node.lastKey >= children[i + 1].key {
+        fault(
+          child, .keyNotBelowNextSeparator(limit: children[i + 1].key, found: node.lastKey))
+      }
+      lastKey = max(lastKey, node.lastKey)
+    }
+    table.update(index) {
+      $0.leafEntries = leafEntries
+      $0.lastKey = lastKey
+      $0.height = min(height, 254) + 1
+    }
+    return state
+  }
+
+  private func entries(ofNode index: Int, _ block: UInt64, _ kind: TreeKind)
+    -> [(key: UInt64, block: UInt64)]
+  {
+    let node = table.node(index)
+    if node.kept != .max {
+      return (0..<Int(node.entryCount)).map {
+        (table.keptKey(node.kept, $0), table.keptChild(node.kept, $0))
+      }
+    }
+    let entries = try? reader.withNode(block, of: kind) { view throws(BlockProblem) in
+      var result: [(key: UInt64, block: UInt64)] = []
+      result.reserveCapacity(view.entryCount)
+      for i in 0..<view.entryCount { result.append((view.key(i), view.value64(i))) }
+      return result
+    }
+    return entries ?? []
+  }
+
+  /// Calls `body` with the key range that each unusable or misplaced part of a tree was to hold.
+  /// Only subtrees known to be faulty are entered.
+  /// - Parameter body: block, first key and end of the range; returns false to stop.
+  public func forEachLostRange(
+    _ kind: TreeKind, root: UInt64,
+    _ body: (_ block: UInt64, _ range: Range<UInt64>) -> Bool
+  ) {
+    _ = lostRanges(kind, root, 0..<UInt64.max, 1, body)
+  }
+
+  private func lostRanges(
+    _ kind: TreeKind, _ block: UInt64, _ range: Range<UInt64>, _ level: Int,
+    _ body: (UInt64, Range<UInt64>) -> Bool
+  ) -> Bool {
+    guard block < reader.blockCount, let index = table.index(of: block),
+      table.node(index).kind == kind, table.node(index).state != .unusable,
+      level <= Limits.treeLevelsMax
+    else { return body(block, range) }
+    let node = table.node(index)
+    guard node.state == .faulty else { return true }
+    guard !node.isLeaf else { return body(block, range) }
+    let children = entries(ofNode: index, block, kind)
+    if children.isEmpty { return body(block, range) }
+    for i in 0..<children.count {
+      let low = max(range.lowerBound, i == 0 ? 0 : children[i].key)
+      let high = min(range.upperBound, i + 1 < children.count ? children[i + 1].key : .max)
+      guard low < high else { continue }
+      guard lostRanges(kind, children[i].block, low..<high, level + 1, body) else { return false }
+    }
+    return true
+  }
+
+  /// Marks a leaf that holds impossible values, so that `verify` and `forEachLostRange` see it.
+  public func markFaulty(leaf block: UInt64) {
+    if let index = table.index(of: block) { table.update(index) { $0.state = .faulty } }
+  }
+}

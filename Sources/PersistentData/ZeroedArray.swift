@@ -1,0 +1,33 @@
+import Glibc
+
+/// A fixed array of zeros to begin with. Memory comes from the system page by page as it is
+/// touched, so a table over all blocks of a large device costs what is used of it.
+public final class ZeroedArray<Element: FixedWidthInteger & BitwiseCopyable> {
+  @usableFromInline let elements: UnsafeMutablePointer<Element>
+  /// How many elements there are.
+  public let count: Int
+
+  /// `count` zeros.
+  public init(count: Int) {
+    guard let memory = calloc(max(1, count), MemoryLayout<Element>.stride) else {
+      fatalError("out of memory: \(count) elements")
+    }
+    elements = memory.bindMemory(to: Element.self, capacity: max(1, count))
+    self.count = count
+  }
+
+  deinit { free(elements) }
+
+  /// One element.
+  /// - Precondition: `i` is below `count`.
+  @inlinable public subscript(i: Int) -> Element {
+    get {
+      precondition(i >= 0 && i < count)
+      return elements[i]
+    }
+    set {
+      precondition(i >= 0 && i < count)
+      elements[i] = newValue
+    }
+  }
+}

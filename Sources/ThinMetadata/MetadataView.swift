@@ -1,0 +1,167 @@
+public import BlockIO
+public import PersistentData
+public import ThinFormat
+
+/// A thin device as the metadata describes it.
+public struct ThinDevice: Equatable, Sendable {
+  /// Device id, 0 to 16,777,215.
+  public var id: UInt64
+  /// Root of its mapping tree.
+  public var root: UInt64
+  /// Its details.
+  public var details: DeviceDetails
+
+  /// A device with these values.
+  public init(id: UInt64, root: UInt64, details: DeviceDetails) {
+    self.id = id
+    self.root = root
+    self.details = details
+  }
+}
+
+/// Why the devices of a pool cannot be listed.
+public enum MetadataError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// A superblock is unusable.
+  case superblock(block: UInt64, BlockProblem)
+  /// A tree is damaged.
+  case tree(TreeFault)
+  /// A device stands in one of the two trees only.
+  case deviceMismatch(id: UInt64, inDetails: Bool)
+  /// There is no metadata snapshot.
+  case noMetadataSnapshot
+
+  /// One line for people.
+  public var description: String {
+    switch self {
+    case .superblock(let block, let problem): return "superblock at block \(block): \(problem)"
+    case .tree(let fault): return "\(fault)"
+    case .deviceMismatch(let id, let inDetails):
+      let (has, lacks) =
+        inDetails
+        ? ("device details", "a mapping tree") : ("a mapping tree", "device details")
+      return "thin device \(id) has \(has) but expected \(lacks) too, found none"
+    case .noMetadataSnapshot:
+      return "no current metadata snap: the pool holds no metadata snapshot; "
+        + "make one with: dmsetup message POOL 0 reserve_metadata_snap"
+    }
+  }
+}
+
+/// Read-only access to a pool's metadata: one superblock and what hangs on it. Nothing read is
+/// trusted; nothing is ever written.
+public struct MetadataView {
+  /// Reads blocks.
+  public let reader: BlockReader
+  /// The superblock that this view starts from.
+  public let superblock: Superblock
+  /// The superblock at block 0, the same as `superblock` unless this is a metadata snapshot.
+  public let live: Superblock
+  /// The block of `superblock`: 0, or that of a metadata snapshot.
+  public let superblockNumber: UInt64
+  /// Data blocks of the pool. A metadata snapshot does not carry the number, so it comes from
+  /// the live superblock.
+  public let dataBlockCount: UInt64
+
+  /// Which state of the pool to look at.
+  public enum Source: Equatable, Sendable {
+    /// The last committed one.
+    case current
+    /// The held metadata snapshot.
+    case metadataSnapshot
+    /// The metadata snapshot at a given block.
+    case metadataSnapshotAt(UInt64)
+  }
+
+  /// Reads the superblock of `source`.
+  public init(_ device: any BlockDevice, source: Source) throws(MetadataError) {
+    reader = BlockReader(device)
+    let live = try Self.readSuperblock(reader, 0)
+    switch source {
+    case .current:
+      superblock = live
+      superblockNumber = 0
+    case .metadataSnapshot:
+      guard live.metadataSnapshot != 0 else { throw .noMetadataSnapshot }
+      superblockNumber = live.metadataSnapshot
+      superblock = try Self.readSuperblock(reader, superblockNumber)
+    case .metadataSnapshotAt(let block):
+      superblockNumber = block
+      superblock = try Self.readSuperblock(reader, block)
+    }
+    self.live = live
+    dataBlockCount = live.dataSpaceMap.blockCount
+  }
+
+  /// A view of `superblock`, found by other means than reading block 0.
+  public init(
+    reader: BlockReader, superblock: Superblock, number: UInt64, dataBlockCount: UInt64
+  ) {
+    self.reader = reader
+    self.superblock = superblock
+    live = superblock
+    superblockNumber = number
+    self.dataBlockCount = dataBlockCount
+  }
+
+  private static func readSuperblock(_ reader: BlockReader, _ block: UInt64)
+    throws(MetadataError) -> Superblock
+  {
+    do throws(BlockProblem) {
+      return try reader.withBlock(block) { bytes throws(BlockProblem) in
+        do throws(FormatError) {
+          return try Superblock(validating: bytes, number: block)
+        } catch {
+          throw .format(error)
+        }
+      }
+    } catch {
+      throw .superblock(block: block, error)
+    }
+  }
+
+  /// Device id and root of every entry of the device tree, ids ascending.
+  public func deviceRoots() throws(MetadataError) -> [(id: UInt64, root: UInt64)] {
+    var roots: [(id: UInt64, root: UInt64)] = []
+    try wrapped { () throws(TreeFault) in
+      try TreeReader(reader, .devices).forEach(root: superblock.mappingRoot) { node, i in
+        roots.append((node.key(i), node.value64(i)))
+      }
+    }
+    return roots
+  }
+
+  /// Device id and details of every entry of the details tree, ids ascending.
+  public func deviceDetails() throws(MetadataError) -> [(id: UInt64, details: DeviceDetails)] {
+    var result: [(id: UInt64, details: DeviceDetails)] = []
+    try wrapped { () throws(TreeFault) in
+      try TreeReader(reader, .details).forEach(root: superblock.detailsRoot) { node, i in
+        result.append(
+          (node.key(i), DeviceDetails(decoding: node.bytes, at: node.valueOffset(i))))
+      }
+    }
+    return result
+  }
+
+  /// Every thin device, ids ascending.
+  /// - Throws: also when the two trees do not name the same devices.
+  public func devices() throws(MetadataError) -> [ThinDevice] {
+    let roots = try deviceRoots()
+    let details = try deviceDetails()
+    var result: [ThinDevice] = []
+    result.reserveCapacity(roots.count)
+    for i in 0..<max(roots.count, details.count) {
+      guard i < details.count, i >= roots.count || roots[i].id >= details[i].id else {
+        throw .deviceMismatch(id: roots[i].id, inDetails: false)
+      }
+      guard i < roots.count, roots[i].id == details[i].id else {
+        throw .deviceMismatch(id: details[i].id, inDetails: true)
+      }
+      result.append(ThinDevice(id: roots[i].id, root: roots[i].root, details: details[i].details))
+    }
+    return result
+  }
+
+  private func wrapped(_ body: () throws(TreeFault) -> Void) throws(MetadataError) {
+    do throws(TreeFault) { try body() } catch { throw .tree(error) }
+  }
+}

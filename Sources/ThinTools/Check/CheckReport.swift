@@ -1,0 +1,83 @@
+/// One thing that a check found.
+public struct Finding: Equatable, Sendable {
+  /// How much it matters.
+  public enum Severity: String, Sendable {
+    /// Mappings are lost or would be by going on: the pool must not be activated.
+    case fatal
+    /// Blocks counted as used that nothing refers to: space is lost, data is not.
+    case leak
+    /// A rule of the format is broken that nothing depends on.
+    case minor
+  }
+
+  /// How much it matters.
+  public let severity: Severity
+  /// Where, what was expected, what was found.
+  public let message: String
+  /// The metadata block concerned.
+  public let block: UInt64?
+  /// The thin device concerned.
+  public let deviceID: UInt64?
+  /// Virtual blocks of that device that are concerned.
+  public let virtualBlocks: Range<UInt64>?
+
+  /// A finding; what it is not about stays nil.
+  public init(
+    _ severity: Severity, _ message: String, block: UInt64? = nil, deviceID: UInt64? = nil,
+    virtualBlocks: Range<UInt64>? = nil
+  ) {
+    self.severity = severity
+    self.message = message
+    self.block = block
+    self.deviceID = deviceID
+    self.virtualBlocks = virtualBlocks
+  }
+}
+
+/// What a check found, and did.
+public struct CheckReport: Sendable {
+  /// The pool's transaction id.
+  public internal(set) var transactionID: UInt64 = 0
+  /// Metadata blocks that are not allocated, by the superblock's own account.
+  public internal(set) var metadataFreeBlocks: UInt64 = 0
+  /// Whether the needs-check flag is set, after what the check did.
+  public internal(set) var needsCheck = false
+  /// Thin devices looked at.
+  public internal(set) var deviceCount = 0
+  /// Findings in the order found; at most `findingsMax`.
+  public private(set) var findings: [Finding] = []
+  /// Findings of each severity, those beyond `findingsMax` included.
+  public private(set) var fatalCount = 0
+  /// Findings of severity leak.
+  public private(set) var leakCount = 0
+  /// Findings of severity minor.
+  public private(set) var minorCount = 0
+  /// Whether the needs-check flag was cleared.
+  public internal(set) var clearedNeedsCheck = false
+  /// Whether the space maps were rebuilt.
+  public internal(set) var repairedSpaceMaps = false
+
+  /// Findings kept; what a wrecked device yields beyond is counted only.
+  public static let findingsMax = 2000
+
+  /// Whether anything is fatal.
+  public var isDamaged: Bool { fatalCount > 0 }
+  /// Whether nothing at all was found.
+  public var isClean: Bool { fatalCount + leakCount + minorCount == 0 }
+
+  mutating func add(_ finding: Finding) {
+    switch finding.severity {
+    case .fatal: fatalCount += 1
+    case .leak: leakCount += 1
+    case .minor: minorCount += 1
+    }
+    if findings.count < Self.findingsMax { findings.append(finding) }
+  }
+
+  /// After a repair: what it mended is no longer there.
+  mutating func forgetNonFatal() {
+    findings.removeAll { $0.severity != .fatal }
+    leakCount = 0
+    minorCount = 0
+  }
+}

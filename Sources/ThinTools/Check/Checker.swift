@@ -1,0 +1,277 @@
+public import BlockIO
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+/// Checks a pool's metadata against every rule of the format that can be checked without the data
+/// device, and against its own redundancy: reference counts are computed anew from the trees and
+/// compared with both space maps.
+///
+/// Nothing read is trusted. Memory: `NodeTable`'s, `ReferenceCounts`' for both devices, and
+/// 24 bytes per thin device.
+///
+/// - Parameter device: opened for writing when `options.mayWrite`.
+/// - Throws: `ToolError` when the superblock is unusable, a metadata snapshot is asked for and
+///   there is none, or writing fails. Damage is reported, not thrown.
+public func check(
+  _ device: any BlockDevice, options: CheckOptions, progress: Progress
+) throws(ToolError) -> CheckReport {
+  let checker = try Checker(device, options, progress)
+  try checker.run()
+  return checker.report
+}
+
+/// One run of the check.
+final class Checker {
+  let device: any BlockDevice
+  let options: CheckOptions
+  let progress: Progress
+  let view: MetadataView
+  let forest: TreeForest
+  let metadataCounts: ReferenceCounts
+  let dataCounts: ReferenceCounts
+  var report = CheckReport()
+  /// Damage that makes computed reference counts meaningless.
+  var treesAreSound = true
+
+  init(_ device: any BlockDevice, _ options: CheckOptions, _ progress: Progress)
+    throws(ToolError)
+  {
+    self.device = device
+    self.options = options
+    self.progress = progress
+    do throws(MetadataError) {
+      view = try MetadataView(device, source: options.metadataSnapshot ? .metadataSnapshot : .current)
+    } catch {
+      throw ToolError(error == .noMetadataSnapshot ? .request : .damaged, "\(error)")
+    }
+    let reader = view.reader
+    // A space map needs a bitmap block for every 16,320 blocks, so what a damaged superblock
+    // claims beyond that is not worth memory.
+    let dataBlocksMax = reader.blockCount * UInt64(Limits.entriesPerBitmap)
+    dataCounts = ReferenceCounts(blockCount: min(view.dataBlockCount, dataBlocksMax))
+    metadataCounts = ReferenceCounts(
+      blockCount: max(
+        reader.blockCount,
+        min(view.superblock.metadataSpaceMap.blockCount, Limits.metadataBlocksMax)))
+    forest = TreeForest(reader, counts: metadataCounts)
+    forest.onNode = { progress.advance() }
+    forest.onFault = { [unowned self] in self.add($0) }
+  }
+
+  func run() throws(ToolError) {
+    report.transactionID = view.live.transactionID
+    let space = view.live.metadataSpaceMap
+    report.metadataFreeBlocks = space.blockCount &- min(space.allocated, space.blockCount)
+    report.needsCheck = view.live.needsCheck
+    checkSuperblock()
+    if !options.superblockOnly {
+      progress.begin("Checking thin metadata", total: space.allocated)
+      checkTrees()
+    }
+    try mend()
+  }
+
+  func add(_ finding: Finding) { report.add(finding) }
+
+  private func add(_ fault: TreeFault) {
+    if fault.isFatal { treesAreSound = false }
+    add(Finding(fault.isFatal ? .fatal : .minor, "\(fault)", block: fault.block))
+  }
+
+  // MARK: - Superblock
+
+  private func checkSuperblock() {
+    let superblock = view.superblock
+    let reader = view.reader
+    let block = view.superblockNumber
+    if superblock.time > Limits.timeMax {
+      add(
+        Finding(
+          .fatal,
+          "superblock: expected a time of at most \(Limits.timeMax), found \(superblock.time); "
+            + "the kernel would corrupt the next mapping", block: block))
+    }
+    guard !options.metadataSnapshot else { return }
+    let metadata = superblock.metadataSpaceMap
+    if metadata.blockCount > reader.blockCount {
+      let found =
+        metadata.blockCount > Limits.metadataBlocksMax
+        ? "more than the format allows, \(Limits.metadataBlocksMax)"
+        : "more than the metadata device has, \(reader.blockCount)"
+      add(
+        Finding(
+          .fatal, "superblock: metadata space map of \(metadata.blockCount) blocks: \(found)",
+          block: block))
+    }
+    if view.dataBlockCount > dataCounts.blockCount {
+      add(
+        Finding(
+          .fatal,
+          "superblock: data space map of \(view.dataBlockCount) blocks, expected at most "
+            + "\(dataCounts.blockCount), for which the metadata device could hold bitmaps",
+          block: block))
+    }
+  }
+
+  // MARK: - Trees
+
+  private struct Trees {
+    var superblock: Superblock
+    var number: UInt64
+    var what: String
+  }
+
+  private func checkTrees() {
+    metadataCounts.increment(0)
+    var main = view.superblock
+    if let root = options.mappingRoot { main.mappingRoot = root }
+    if let root = options.detailsRoot { main.detailsRoot = root }
+    var states = [Trees(superblock: main, number: view.superblockNumber, what: "")]
+    if !options.metadataSnapshot, let snapshot = heldSnapshot() { states.append(snapshot) }
+
+    forest.walk(.details, roots: states.map(\.superblock.detailsRoot)) { _, _ in }
+    var roots: [UInt64] = []
+    forest.walk(.devices, roots: states.map(\.superblock.mappingRoot)) { _, node in
+      for i in 0..<node.entryCount { roots.append(node.value64(i)) }
+    }
+    let poolTime = max(view.superblock.time, states.map(\.superblock.time).max() ?? 0)
+    if !options.skipMappings { walkMappings(roots, poolTime: poolTime) }
+    for state in states { checkDevices(state) }
+    if !options.skipMappings && !options.metadataSnapshot { checkSpaceMaps() }
+  }
+
+  /// The metadata snapshot, which belongs to the pool although only its own tools look at it.
+  private func heldSnapshot() -> Trees? {
+    let block = view.superblock.metadataSnapshot
+    guard block != 0 else { return nil }
+    do throws(MetadataError) {
+      let snapshot = try MetadataView(device, source: .metadataSnapshotAt(block))
+      metadataCounts.increment(block)
+      return Trees(
+        superblock: snapshot.superblock, number: block, what: " of the metadata snapshot")
+    } catch {
+      treesAreSound = false
+      add(Finding(.fatal, "metadata snapshot: \(error)", block: block))
+      return nil
+    }
+  }
+
+  private func walkMappings(_ roots: [UInt64], poolTime: UInt32) {
+    let counts = dataCounts
+    let forest = self.forest
+    forest.walk(.mappings, roots: roots) { block, node in
+      let (beyondEnd, fromFuture) = counts.increment(mappingsOf: node, timeMax: poolTime)
+      guard beyondEnd != nil || fromFuture != nil else { return }
+      forest.markFaulty(leaf: block)
+      if let i = beyondEnd {
+        add(
+          TreeFault(
+            .mappings, block: block,
+            .dataBlockBeyondEnd(
+              virtualBlock: node.key(i), dataBlock: Mapping(rawValue: node.value64(i)).dataBlock,
+              blockCount: counts.blockCount)))
+      }
+      if let i = fromFuture {
+        add(
+          TreeFault(
+            .mappings, block: block,
+            .mappingFromFuture(
+              virtualBlock: node.key(i), time: Mapping(rawValue: node.value64(i)).time,
+              poolTime: poolTime)))
+      }
+    }
+  }
+
+  // MARK: - Devices
+
+  private func checkDevices(_ state: Trees) {
+    let details = forest.verify(.details, root: state.superblock.detailsRoot)
+    let devices = forest.verify(.devices, root: state.superblock.mappingRoot)
+    let listing = MetadataView(
+      reader: view.reader, superblock: state.superblock, number: state.number,
+      dataBlockCount: view.dataBlockCount)
+    let roots = (try? listing.deviceRoots()) ?? []
+    let known = (try? listing.deviceDetails()) ?? []
+    // Where a tree is damaged that has been said, and one device after the other would follow.
+    if details.isSound && devices.isSound {
+      compare(roots.map(\.id), known.map(\.id), state.what)
+    }
+    if state.what.isEmpty { report.deviceCount = max(roots.count, known.count) }
+    var next = 0
+    for device in roots {
+      if device.id > Limits.deviceIDMax {
+        add(
+          Finding(
+            .fatal,
+            "thin device \(device.id)\(state.what): expected an id of at most "
+              + "\(Limits.deviceIDMax)", deviceID: device.id))
+      }
+      while next < known.count && known[next].id < device.id { next += 1 }
+      let details = next < known.count && known[next].id == device.id ? known[next].details : nil
+      if let details { check(details, of: device.id, state) }
+      if !options.skipMappings { checkMappings(device.id, device.root, details, state) }
+    }
+  }
+
+  /// Device tree and details tree must name the same devices.
+  private func compare(_ roots: [UInt64], _ details: [UInt64], _ what: String) {
+    var r = 0
+    var d = 0
+    while r < roots.count || d < details.count {
+      if r < roots.count && d < details.count && roots[r] == details[d] {
+        r += 1
+        d += 1
+        continue
+      }
+      let onlyRoot = d == details.count || (r < roots.count && roots[r] < details[d])
+      let id = onlyRoot ? roots[r] : details[d]
+      treesAreSound = false
+      add(
+        Finding(
+          .fatal,
+          "\(MetadataError.deviceMismatch(id: id, inDetails: !onlyRoot))\(what)", deviceID: id))
+      if onlyRoot { r += 1 } else { d += 1 }
+    }
+  }
+
+  private func check(_ details: DeviceDetails, of id: UInt64, _ state: Trees) {
+    let poolTime = state.superblock.time
+    for (name, time) in [
+      ("creation time", details.creationTime), ("snapshot time", details.snapshottedTime),
+    ] where time > poolTime {
+      add(
+        Finding(
+          .fatal,
+          "thin device \(id)\(state.what): \(name) \(time), expected at most the pool's time "
+            + "\(poolTime)", deviceID: id))
+    }
+  }
+
+  private func checkMappings(
+    _ id: UInt64, _ root: UInt64, _ details: DeviceDetails?, _ state: Trees
+  ) {
+    let summary = forest.verify(.mappings, root: root)
+    if !summary.isSound {
+      var left = 100
+      forest.forEachLostRange(.mappings, root: root) { block, range in
+        let end = range.upperBound == .max ? "end" : "\(range.upperBound - 1)"
+        add(
+          Finding(
+            .fatal,
+            "thin device \(id)\(state.what): virtual blocks \(range.lowerBound)..\(end) are "
+              + "affected by the damage at block \(block)", block: block, deviceID: id,
+            virtualBlocks: range))
+        left -= 1
+        return left > 0
+      }
+    } else if let details, details.mappedBlocks != summary.leafEntries {
+      treesAreSound = false
+      add(
+        Finding(
+          .fatal,
+          "thin device \(id)\(state.what) has unexpected number of mappings, expected "
+            + "\(details.mappedBlocks), actual \(summary.leafEntries)", deviceID: id))
+    }
+  }
+}

@@ -1,0 +1,302 @@
+import BlockIO
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+/// Compares a space map on disk with counts computed from the trees.
+///
+/// The overflow tree is compared entry by entry as its leaves are read, before the bitmaps;
+/// `mismatches` carries what did not fit over to the bitmaps, which tell what it means.
+struct SpaceMapComparison {
+  let name: String
+  let counts: ReferenceCounts
+  /// Overflow entries whose value is not the computed count.
+  var mismatches: [UInt64: UInt32] = [:]
+  /// Overflow entries that stand for a computed count of three or more.
+  var overflowFound = 0
+  var overflowExpected = 0
+  var used: UInt64 = 0
+  var leaked = Tally()
+  var wrong = Tally()
+  /// Entries of the overflow tree that fit no bitmap entry.
+  var stray = 0
+
+  /// Mismatches kept; a map that is wrong in a million places is beyond details.
+  private static let mismatchesMax = 1 << 20
+
+  /// How many blocks differ, and the first few runs of them.
+  struct Tally {
+    var blocks: UInt64 = 0
+    var runs: [(start: UInt64, end: UInt64, onDisk: UInt32, expected: UInt32)] = []
+
+    mutating func add(_ block: UInt64, onDisk: UInt32, expected: UInt32) {
+      blocks += 1
+      if let last = runs.last, last.end == block, last.onDisk == onDisk,
+        last.expected == expected
+      {
+        runs[runs.count - 1].end += 1
+      } else if runs.count < 32 {
+        runs.append((block, block + 1, onDisk, expected))
+      }
+    }
+  }
+
+  init(_ name: String, _ counts: ReferenceCounts) {
+    self.name = name
+    self.counts = counts
+  }
+
+  mutating func take(overflowLeaf node: borrowing BtreeNodeView) {
+    for i in 0..<node.entryCount {
+      let block = node.key(i)
+      let value = node.value32(i)
+      let expected = counts.count(of: block)
+      if expected >= 3 { overflowFound += 1 }
+      guard expected != value || value < 3 else { continue }
+      if mismatches.count < Self.mismatchesMax {
+        mismatches[block] = value
+      } else {
+        wrong.blocks += 1
+      }
+    }
+  }
+
+  /// Compares one bitmap and returns what its index entry should say.
+  mutating func take(bitmap: RawSpan, region: Int) -> ReferenceCounts.Summary {
+    let entries = bitmap.extracting(
+      Bitmap.entriesOffset..<(Bitmap.entriesOffset + Bitmap.entriesBytes))
+    overflowExpected += counts.summary(ofRegion: region).overflowing
+    if counts.region(region, matches: entries) {
+      let summary = counts.summary(ofRegion: region)
+      used += UInt64(summary.used)
+      return summary
+    }
+    var summary = ReferenceCounts.Summary()
+    for entry in 0..<Limits.entriesPerBitmap {
+      let bits = Bitmap.count(bitmap, entry)
+      if bits == 0 {
+        summary.firstFree = min(summary.firstFree, entry)
+      } else {
+        summary.used += 1
+      }
+      let expected = counts.count(region: region, entry: entry)
+      if UInt32(bits) == min(expected, 3) { continue }
+      let block = UInt64(region * Limits.entriesPerBitmap + entry)
+      var onDisk = UInt32(bits)
+      if bits == 3, let value = mismatches.removeValue(forKey: block) { onDisk = value }
+      difference(block, onDisk: onDisk, expected: expected)
+    }
+    used += UInt64(summary.used)
+    return summary
+  }
+
+  private mutating func difference(_ block: UInt64, onDisk: UInt32, expected: UInt32) {
+    if onDisk > expected {
+      leaked.add(block, onDisk: onDisk, expected: expected)
+    } else {
+      wrong.add(block, onDisk: onDisk, expected: expected)
+    }
+  }
+
+  /// Judges what of the overflow tree is left when all bitmaps have been seen.
+  mutating func finish() {
+    for (block, value) in mismatches.sorted(by: { $0.key < $1.key }) {
+      let expected = counts.count(of: block)
+      if expected >= 3 && value >= 3 {
+        difference(block, onDisk: value, expected: expected)
+      } else {
+        stray += 1
+      }
+    }
+  }
+}
+
+extension Checker {
+  func checkSpaceMaps() {
+    let superblock = view.superblock
+    let data = superblock.dataSpaceMap
+    let metadata = superblock.metadataSpaceMap
+    var dataIndex: [(region: UInt64, entry: IndexEntry)] = []
+    forest.walk(.spaceMapIndex, roots: [data.bitmapRoot]) { _, node in
+      for i in 0..<node.entryCount {
+        dataIndex.append(
+          (node.key(i), IndexEntry(decoding: node.bytes, at: node.valueOffset(i))))
+      }
+    }
+    dataIndex.sort { $0.region < $1.region }
+    var dataComparison = SpaceMapComparison("data", dataCounts)
+    forest.walk(.spaceMapOverflow, roots: [data.overflowRoot]) { _, node in
+      dataComparison.take(overflowLeaf: node)
+    }
+    let dataIndexIsSound = forest.verify(.spaceMapIndex, root: data.bitmapRoot).isSound
+    let metadataIndex = readMetadataIndex(metadata)
+
+    // Every bitmap is a reference, and all references must be counted before counts are compared.
+    for (_, entry) in dataIndex + metadataIndex { reference(bitmap: entry.bitmapBlock) }
+    var metadataComparison = SpaceMapComparison("metadata", metadataCounts)
+    forest.walk(.spaceMapOverflow, roots: [metadata.overflowRoot]) { _, node in
+      metadataComparison.take(overflowLeaf: node)
+    }
+    _ = forest.verify(.spaceMapOverflow, root: data.overflowRoot)
+    _ = forest.verify(.spaceMapOverflow, root: metadata.overflowRoot)
+
+    guard treesAreSound else {
+      add(
+        Finding(
+          .fatal, "reference counts were not compared, because the trees are damaged"))
+      return
+    }
+    guard dataIndexIsSound else { return }
+    compare(&dataComparison, data, dataIndex)
+    compare(&metadataComparison, metadata, metadataIndex)
+  }
+
+  private func reference(bitmap block: UInt64) {
+    if block < metadataCounts.blockCount { metadataCounts.increment(block) }
+  }
+
+  private func readMetadataIndex(_ root: SpaceMapRoot) -> [(region: UInt64, entry: IndexEntry)] {
+    guard root.bitmapRoot < view.reader.blockCount else {
+      fatal(
+        "metadata space map: index at block \(root.bitmapRoot), expected a block below "
+          + "\(view.reader.blockCount)", block: root.bitmapRoot)
+      return []
+    }
+    metadataCounts.increment(root.bitmapRoot)
+    var entries: [(region: UInt64, entry: IndexEntry)] = []
+    do throws(BlockProblem) {
+      try view.reader.withBlock(root.bitmapRoot) { bytes throws(BlockProblem) in
+        do throws(FormatError) {
+          try BlockHeader.verify(bytes, number: root.bitmapRoot, kind: .index)
+        } catch {
+          throw .format(error)
+        }
+        let count = min(root.bitmapCount, UInt64(Limits.metadataBitmapsMax))
+        for i in 0..<Int(count) {
+          entries.append(
+            (UInt64(i), IndexEntry(decoding: bytes, at: IndexBlock.offset(ofEntry: i))))
+        }
+      }
+    } catch {
+      fatal("metadata space map: index at block \(root.bitmapRoot): \(error)", block: root.bitmapRoot)
+    }
+    return entries
+  }
+
+  private func fatal(_ message: String, block: UInt64? = nil) {
+    treesAreSound = false
+    add(Finding(.fatal, message, block: block))
+  }
+
+  private func compare(
+    _ comparison: inout SpaceMapComparison, _ root: SpaceMapRoot,
+    _ index: [(region: UInt64, entry: IndexEntry)]
+  ) {
+    let name = comparison.name
+    guard isComplete(index, root, name) else { return }
+    var at = 0
+    var delivered = 0
+    forest.stream.read(
+      next: { () -> UInt64? in
+        guard at < index.count else { return nil }
+        at += 1
+        // A block beyond the end reads as an error, which is what it is.
+        return index[at - 1].entry.bitmapBlock
+      },
+      body: { block, bytes, failure in
+        let (region, entry) = index[delivered]
+        delivered += 1
+        do throws(BlockProblem) {
+          if let failure { throw .io(failure) }
+          do throws(FormatError) {
+            try BlockHeader.verify(bytes, number: block, kind: .bitmap)
+          } catch {
+            throw .format(error)
+          }
+        } catch {
+          fatal("\(name) space map: bitmap \(region) at block \(block): \(error)", block: block)
+          return
+        }
+        check(entry, region, comparison.take(bitmap: bytes, region: Int(region)), name)
+      })
+    guard treesAreSound else { return }
+    comparison.finish()
+    if comparison.used != root.allocated {
+      add(
+        Finding(
+          .minor,
+          "\(name) space map: superblock says \(root.allocated) blocks are allocated, "
+            + "the bitmaps have \(comparison.used)", block: 0))
+    }
+    report(comparison)
+  }
+
+  /// Every bitmap of the map has an index entry, and there is no other.
+  private func isComplete(
+    _ index: [(region: UInt64, entry: IndexEntry)], _ root: SpaceMapRoot, _ name: String
+  ) -> Bool {
+    for (i, item) in index.enumerated() where item.region != UInt64(i) {
+      fatal("\(name) space map: expected an index entry for bitmap \(i), found \(item.region)")
+      return false
+    }
+    guard UInt64(index.count) == root.bitmapCount else {
+      fatal(
+        "\(name) space map: expected \(root.bitmapCount) index entries for \(root.blockCount) "
+          + "blocks, found \(index.count)")
+      return false
+    }
+    return true
+  }
+
+  private func check(
+    _ entry: IndexEntry, _ region: UInt64, _ actual: ReferenceCounts.Summary, _ name: String
+  ) {
+    let free = Limits.entriesPerBitmap - actual.used
+    if entry.freeCount != UInt32(free) {
+      add(
+        Finding(
+          .minor,
+          "\(name) space map: index entry of bitmap \(region) says \(entry.freeCount) entries "
+            + "are free, the bitmap has \(free)", block: entry.bitmapBlock))
+    }
+    if Int(entry.noneFreeBefore) > actual.firstFree {
+      add(
+        Finding(
+          .minor,
+          "\(name) space map: index entry of bitmap \(region) says none is free before "
+            + "\(entry.noneFreeBefore), but \(actual.firstFree) is", block: entry.bitmapBlock))
+    }
+  }
+
+  private func report(_ comparison: SpaceMapComparison) {
+    let name = comparison.name
+    func list(_ tally: SpaceMapComparison.Tally, _ severity: Finding.Severity, _ what: String) {
+      guard tally.blocks > 0 else { return }
+      var text = "\(tally.blocks) \(name) blocks have \(what):"
+      for run in tally.runs {
+        let blocks = run.end - run.start == 1 ? "\(run.start)" : "\(run.start)..\(run.end - 1)"
+        text += "\n  \(blocks): expected count \(run.expected), found \(run.onDisk)"
+      }
+      let listed = tally.runs.reduce(0) { $0 + ($1.end - $1.start) }
+      if listed < tally.blocks { text += "\n  and \(tally.blocks - listed) more" }
+      add(Finding(severity, text))
+    }
+    list(comparison.leaked, .leak, "leaked")
+    list(comparison.wrong, .fatal, "bad reference counts")
+    if comparison.stray > 0 {
+      add(
+        Finding(
+          .fatal,
+          "\(name) space map: \(comparison.stray) entries of the overflow tree belong to blocks "
+            + "whose count is below three"))
+    }
+    let missing = comparison.overflowExpected - comparison.overflowFound
+    if missing > 0 && comparison.wrong.blocks == 0 {
+      add(
+        Finding(
+          .fatal,
+          "\(name) space map: \(missing) blocks with counts of three or more have no entry in "
+            + "the overflow tree"))
+    }
+  }
+}

@@ -1,0 +1,150 @@
+import BlockIO
+import ThinFormat
+
+/// A pool's attributes as a dump's first line gives them.
+struct DumpHeader {
+  var uuid: (low: UInt64, high: UInt64)
+  var time: UInt32
+  var transactionID: UInt64
+  var needsCheck: Bool
+  var version: UInt32
+  var dataBlockSectors: UInt32
+  var dataBlockCount: UInt64
+
+  /// Empty for the zeros that the kernel writes, else 32 hexadecimal digits in the order of the
+  /// bytes on disk.
+  var uuidText: String {
+    guard uuid.low != 0 || uuid.high != 0 else { return "" }
+    func digits(_ word: UInt64) -> String {
+      let text = String(word.byteSwapped, radix: 16)
+      return String(repeating: "0", count: 16 - text.count) + text
+    }
+    return digits(uuid.low) + digits(uuid.high)
+  }
+}
+
+/// A run of mappings: neighbouring virtual blocks on neighbouring data blocks, of one time.
+struct MappingRun {
+  var virtualBlock: UInt64
+  var dataBlock: UInt64
+  var length: UInt64
+  var time: UInt32
+}
+
+/// Formats of a dump.
+public enum DumpFormat: String, Sendable, CaseIterable {
+  case xml
+  case humanReadable = "human_readable"
+}
+
+/// Writes the parts of a dump in their order, in one of the formats.
+struct DumpWriter {
+  let sink: ByteSink
+  let format: DumpFormat
+
+  func begin(_ header: DumpHeader) throws(BlockIOError) {
+    switch format {
+    case .xml:
+      try sink.write(
+        "<superblock uuid=\"\(header.uuidText)\" time=\"\(header.time)\" "
+          + "transaction=\"\(header.transactionID)\"")
+      if header.needsCheck { try sink.write(" flags=\"1\"") }
+      try sink.write(
+        " version=\"\(header.version)\" data_block_size=\"\(header.dataBlockSectors)\" "
+          + "nr_data_blocks=\"\(header.dataBlockCount)\">\n")
+    case .humanReadable:
+      try sink.write(
+        "begin superblock: \"\(header.uuidText)\", \(header.time), \(header.transactionID), "
+          + "\(header.needsCheck ? 1 : 0), \(header.version), \(header.dataBlockSectors), "
+          + "\(header.dataBlockCount)\n")
+    }
+  }
+
+  func end() throws(BlockIOError) {
+    switch format {
+    // No newline: what reads the field's dumps compares them byte for byte.
+    case .xml: try sink.write("</superblock>")
+    case .humanReadable: try sink.write("end superblock\n")
+    }
+  }
+
+  func beginDefinition(_ name: UInt64) throws(BlockIOError) {
+    switch format {
+    case .xml: try sink.write("  <def name=\"\(name)\">\n")
+    case .humanReadable: try sink.write("def: \(name)\n")
+    }
+  }
+
+  func endDefinition() throws(BlockIOError) {
+    switch format {
+    case .xml: try sink.write("  </def>\n")
+    case .humanReadable: try sink.write("\n")
+    }
+  }
+
+  func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(BlockIOError) {
+    switch format {
+    case .xml:
+      try sink.write(
+        "  <device dev_id=\"\(id)\" mapped_blocks=\"\(details.mappedBlocks)\" "
+          + "transaction=\"\(details.transactionID)\" creation_time=\"\(details.creationTime)\" "
+          + "snap_time=\"\(details.snapshottedTime)\">\n")
+    case .humanReadable:
+      try sink.write(
+        "device: \(id)\nmapped_blocks: \(details.mappedBlocks)\n"
+          + "transaction: \(details.transactionID)\ncreation time: \(details.creationTime)\n"
+          + "snap time: \(details.snapshottedTime)\n")
+    }
+  }
+
+  func endDevice() throws(BlockIOError) {
+    switch format {
+    case .xml: try sink.write("  </device>\n")
+    case .humanReadable: try sink.write("\n")
+    }
+  }
+
+  func reference(_ name: UInt64) throws(BlockIOError) {
+    switch format {
+    case .xml: try sink.write("    <ref name=\"\(name)\"/>\n")
+    case .humanReadable: try sink.write("    ref: \(name)\n")
+    }
+  }
+
+  func run(_ run: MappingRun) throws(BlockIOError) {
+    let format = self.format
+    try sink.write(upTo: 256) { line in
+      switch format {
+      case .xml:
+        if run.length == 1 {
+          line.append("    <single_mapping origin_block=\"")
+          line.append(decimal: run.virtualBlock)
+          line.append("\" data_block=\"")
+          line.append(decimal: run.dataBlock)
+        } else {
+          line.append("    <range_mapping origin_begin=\"")
+          line.append(decimal: run.virtualBlock)
+          line.append("\" data_begin=\"")
+          line.append(decimal: run.dataBlock)
+          line.append("\" length=\"")
+          line.append(decimal: run.length)
+        }
+        line.append("\" time=\"")
+        line.append(decimal: UInt64(run.time))
+        line.append("\"/>\n")
+      case .humanReadable:
+        line.append("    (")
+        line.append(decimal: run.virtualBlock)
+        line.append("..")
+        line.append(decimal: run.virtualBlock &+ run.length &- 1)
+        line.append(") -> (")
+        line.append(decimal: run.dataBlock)
+        line.append("..")
+        line.append(decimal: run.dataBlock &+ run.length &- 1)
+        line.append("), ")
+        line.append(decimal: UInt64(run.time))
+        line.append("\n")
+      }
+    }
+  }
+}

@@ -1,0 +1,224 @@
+public import BlockIO
+
+/// What there is to know of a thin device. Numbers come from disk and may be anything.
+public struct LsRow: Equatable, Sendable {
+  /// The device's id.
+  public var deviceID: UInt64
+  /// Blocks mapped; nil where not counted.
+  public var mapped: UInt64?
+  /// Mapped blocks that no other device maps; nil where not counted.
+  public var exclusive: UInt64?
+  /// Mapped blocks that other devices map too; nil where not counted.
+  public var shared: UInt64?
+  /// The last block that is mapped; nil where none is, or where it was not looked for.
+  public var highest: UInt64?
+  /// Transaction id at the device's creation.
+  public var transaction: UInt64
+  /// The pool's time when the device was made.
+  public var createTime: UInt64
+  /// The pool's time when a snapshot was last taken of it.
+  public var snapTime: UInt64
+
+  /// A device.
+  public init(
+    deviceID: UInt64, mapped: UInt64? = nil, exclusive: UInt64? = nil, shared: UInt64? = nil,
+    highest: UInt64? = nil, transaction: UInt64 = 0, createTime: UInt64 = 0, snapTime: UInt64 = 0
+  ) {
+    self.deviceID = deviceID
+    self.mapped = mapped
+    self.exclusive = exclusive
+    self.shared = shared
+    self.highest = highest
+    self.transaction = transaction
+    self.createTime = createTime
+    self.snapTime = snapTime
+  }
+}
+
+/// A column of `thin_ls`.
+public enum LsField: String, CaseIterable, Sendable {
+  case device = "DEV"
+  case mappedBlocks = "MAPPED_BLOCKS"
+  case exclusiveBlocks = "EXCLUSIVE_BLOCKS"
+  case sharedBlocks = "SHARED_BLOCKS"
+  case highestBlock = "HIGHEST_BLOCK"
+  case mappedSectors = "MAPPED_SECTORS"
+  case exclusiveSectors = "EXCLUSIVE_SECTORS"
+  case sharedSectors = "SHARED_SECTORS"
+  case highestSector = "HIGHEST_SECTOR"
+  case mappedBytes = "MAPPED_BYTES"
+  case exclusiveBytes = "EXCLUSIVE_BYTES"
+  case sharedBytes = "SHARED_BYTES"
+  case highestByte = "HIGHEST_BYTE"
+  case mapped = "MAPPED"
+  case exclusive = "EXCLUSIVE"
+  case shared = "SHARED"
+  case highestMapped = "HIGHEST_MAPPED"
+  case transaction = "TRANSACTION"
+  case createTime = "CREATE_TIME"
+  case snapTime = "SNAP_TIME"
+
+  /// What is listed where nothing is asked for.
+  public static let standard: [LsField] = [.device, .mapped, .createTime, .snapTime]
+
+  /// What has to be read of the pool for a field.
+  public enum Source: Sendable {
+    /// The device details tree.
+    case details
+    /// The number of mappings: in the details tree, where that is trusted.
+    case mappingCount
+    /// The last entry of the device's mapping tree.
+    case lastMapping
+    /// All mappings of the pool.
+    case allMappings
+  }
+
+  /// What has to be read of the pool for the field.
+  public var source: Source {
+    switch quantity {
+    case .device, .transaction, .createTime, .snapTime: .details
+    case .mapped: .mappingCount
+    case .highest: .lastMapping
+    case .exclusive, .shared: .allMappings
+    }
+  }
+
+  /// What the field says, for help.
+  public var meaning: String {
+    let subject =
+      switch quantity {
+      case .device: "id of the thin device"
+      case .mapped: "space that the device has mapped"
+      case .exclusive: "mapped space that no other device shares"
+      case .shared: "mapped space that other devices share"
+      case .highest: "where the device's last mapped block ends"
+      case .transaction: "transaction id when the device was made"
+      case .createTime: "the pool's time when the device was made"
+      case .snapTime: "the pool's time when a snapshot of it was last taken"
+      }
+    return switch unit {
+    case .none: subject
+    case .blocks where quantity == .highest: "number of the last data block mapped"
+    case .sectors where quantity == .highest: "number of the last sector mapped"
+    case .bytes where quantity == .highest: "number of the last byte mapped"
+    case .blocks: subject + ", in data blocks"
+    case .sectors: subject + ", in sectors of 512 bytes"
+    case .bytes: subject + ", in bytes"
+    case .pretty: subject + ", in a unit that suits"
+    }
+  }
+
+  enum Quantity {
+    case device, mapped, exclusive, shared, highest, transaction, createTime, snapTime
+  }
+  enum Unit { case none, blocks, sectors, bytes, pretty }
+
+  var quantity: Quantity {
+    switch self {
+    case .device: .device
+    case .mappedBlocks, .mappedSectors, .mappedBytes, .mapped: .mapped
+    case .exclusiveBlocks, .exclusiveSectors, .exclusiveBytes, .exclusive: .exclusive
+    case .sharedBlocks, .sharedSectors, .sharedBytes, .shared: .shared
+    case .highestBlock, .highestSector, .highestByte, .highestMapped: .highest
+    case .transaction: .transaction
+    case .createTime: .createTime
+    case .snapTime: .snapTime
+    }
+  }
+
+  var unit: Unit {
+    switch self {
+    case .device, .transaction, .createTime, .snapTime: .none
+    case .mappedBlocks, .exclusiveBlocks, .sharedBlocks, .highestBlock: .blocks
+    case .mappedSectors, .exclusiveSectors, .sharedSectors, .highestSector: .sectors
+    case .mappedBytes, .exclusiveBytes, .sharedBytes, .highestByte: .bytes
+    case .mapped, .exclusive, .shared, .highestMapped: .pretty
+    }
+  }
+
+  /// The field of `row`; nil where it is not known, or more than 64 bits hold. Sizes are in the
+  /// field's unit, or in bytes; `HIGHEST` ones are the number of the last unit.
+  public func number(_ row: LsRow, dataBlockSectors: UInt32) -> UInt64? {
+    let blocks: UInt64?
+    switch quantity {
+    case .device: return row.deviceID
+    case .transaction: return row.transaction
+    case .createTime: return row.createTime
+    case .snapTime: return row.snapTime
+    case .mapped: blocks = row.mapped
+    case .exclusive: blocks = row.exclusive
+    case .shared: blocks = row.shared
+    case .highest: blocks = row.highest
+    }
+    guard let blocks else { return nil }
+    let scale: UInt64 =
+      switch unit {
+      case .none, .blocks: 1
+      case .sectors: UInt64(dataBlockSectors)
+      case .bytes, .pretty: UInt64(dataBlockSectors) * 512
+      }
+    guard quantity == .highest else { return product(blocks, scale) }
+    // The last unit of block n is the one before the first of block n + 1.
+    guard let first = product(blocks, scale), scale > 0 else { return nil }
+    let (last, overflow) = first.addingReportingOverflow(scale - 1)
+    return overflow ? nil : last
+  }
+}
+
+private func product(_ a: UInt64, _ b: UInt64) -> UInt64? {
+  let (value, overflow) = a.multipliedReportingOverflow(by: b)
+  return overflow ? nil : value
+}
+
+/// The table that `thin_ls` prints: columns as wide as their widest cell, aligned right, a space
+/// after each.
+public struct LsTable: Sendable {
+  private let fields: [LsField]
+  private let hasHeaders: Bool
+  private let dataBlockSectors: UInt32
+
+  /// A table of `fields`, in this order; repetitions are allowed.
+  public init(fields: [LsField], hasHeaders: Bool, dataBlockSectors: UInt32) {
+    self.fields = fields
+    self.hasHeaders = hasHeaders
+    self.dataBlockSectors = dataBlockSectors
+  }
+
+  /// Writes `rows`. Goes through them twice, and holds no cell.
+  public func write(_ rows: some Collection<LsRow>, to sink: ByteSink) throws(BlockIOError) {
+    if fields.isEmpty { return }
+    var widths = fields.map { hasHeaders ? $0.rawValue.utf8.count : 0 }
+    for row in rows {
+      for (column, field) in fields.enumerated() {
+        widths[column] = max(widths[column], cell(field, row).utf8.count)
+      }
+    }
+    if hasHeaders { try write(fields.map(\.rawValue), widths: widths, to: sink) }
+    for row in rows {
+      for (column, field) in fields.enumerated() {
+        try write(cell(field, row), width: widths[column], to: sink)
+      }
+      try sink.write("\n")
+    }
+  }
+
+  /// The text of a cell: `-` where the number is not known or too large.
+  public func cell(_ field: LsField, _ row: LsRow) -> String {
+    var row = row
+    // Tables have always shown block 0 as the highest of a device without mappings.
+    if row.highest == nil { row.highest = 0 }
+    guard let number = field.number(row, dataBlockSectors: dataBlockSectors) else { return "-" }
+    return field.unit == .pretty ? prettySize(bytes: number) : String(number)
+  }
+
+  private func write(_ cells: [String], widths: [Int], to sink: ByteSink) throws(BlockIOError) {
+    for (cell, width) in zip(cells, widths) { try write(cell, width: width, to: sink) }
+    try sink.write("\n")
+  }
+
+  private func write(_ cell: String, width: Int, to sink: ByteSink) throws(BlockIOError) {
+    for _ in cell.utf8.count..<width { try sink.write(" ") }
+    try sink.write(cell)
+    try sink.write(" ")
+  }
+}

@@ -1,0 +1,65 @@
+import Glibc
+import ThinFormat
+
+/// For every data block: seen never, once, or shared. Two bits each, in regions that are
+/// allocated when first touched, so a quarter of a byte per block of a region in use.
+struct SharingMap: ~Copyable {
+  private static let entriesPerRegion = 16384
+  private let blockCount: UInt64
+  private let regions: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
+  private let regionCount: Int
+
+  init(blockCount: UInt64) {
+    self.blockCount = blockCount
+    regionCount = Int(blockCount / UInt64(Self.entriesPerRegion)) + 1
+    regions = .allocate(capacity: regionCount)
+    regions.initialize(repeating: nil, count: regionCount)
+  }
+
+  deinit {
+    for i in 0..<regionCount { free(regions[i]) }
+    regions.deallocate()
+  }
+
+  /// Notes the data blocks of a leaf.
+  /// - Parameter shared: whether more than one device has the leaf.
+  /// - Returns: the first entry with a data block beyond the end, which ends the leaf.
+  mutating func add(_ node: borrowing BtreeNodeView, shared: Bool) -> Int? {
+    for i in 0..<node.entryCount {
+      let block = Mapping(rawValue: node.value64(i)).dataBlock
+      guard block < blockCount else { return i }
+      let base = self.region(block)
+      let entry = Int(truncatingIfNeeded: block) & (Self.entriesPerRegion - 1)
+      let shift = UInt8(truncatingIfNeeded: (entry & 3) << 1)
+      let seen = base[entry >> 2] >> shift & 3
+      // 0 never, 1 once, 3 shared: both bits are only ever set.
+      base[entry >> 2] |= (shared || seen != 0 ? 3 : 1) << shift
+    }
+    return nil
+  }
+
+  /// How many entries of a leaf that one device has lie on data blocks seen once.
+  func exclusiveCount(of node: borrowing BtreeNodeView) -> UInt64 {
+    var count: UInt64 = 0
+    for i in 0..<node.entryCount {
+      let block = Mapping(rawValue: node.value64(i)).dataBlock
+      guard block < blockCount,
+        let base = regions[Int(block) / Self.entriesPerRegion]
+      else { continue }
+      let entry = Int(truncatingIfNeeded: block) & (Self.entriesPerRegion - 1)
+      if base[entry >> 2] >> UInt8(truncatingIfNeeded: (entry & 3) << 1) & 3 == 1 { count += 1 }
+    }
+    return count
+  }
+
+  @inline(__always)
+  private func region(_ block: UInt64) -> UnsafeMutablePointer<UInt8> {
+    let index = Int(truncatingIfNeeded: block) / Self.entriesPerRegion
+    if let base = regions[index] { return base }
+    let bytes = Self.entriesPerRegion / 4
+    guard let memory = calloc(1, bytes) else { fatalError("out of memory") }
+    let base = memory.bindMemory(to: UInt8.self, capacity: bytes)
+    regions[index] = base
+    return base
+  }
+}

@@ -1,0 +1,135 @@
+import Glibc
+
+/// A unit of storage, by all its names.
+public enum StorageUnit: String, CaseIterable, Sendable {
+  case byte
+  case sector
+  case kibibyte
+  case mebibyte
+  case gibibyte
+  case tebibyte
+  case pebibyte
+  case exbibyte
+  case kilobyte
+  case megabyte
+  case gigabyte
+  case terabyte
+  case petabyte
+  case exabyte
+
+  /// The unit that goes by `text`: its name, symbol or letter.
+  public init?(_ text: String) {
+    guard
+      let unit = Self.allCases.first(where: {
+        $0.rawValue == text || $0.symbol == text || $0.letter == text
+      })
+    else { return nil }
+    self = unit
+  }
+
+  /// Bytes of the unit.
+  public var bytes: UInt64 {
+    switch self {
+    case .byte: 1
+    case .sector: 512
+    case .kibibyte: 1 << 10
+    case .mebibyte: 1 << 20
+    case .gibibyte: 1 << 30
+    case .tebibyte: 1 << 40
+    case .pebibyte: 1 << 50
+    case .exbibyte: 1 << 60
+    case .kilobyte: 1000
+    case .megabyte: 1_000_000
+    case .gigabyte: 1_000_000_000
+    case .terabyte: 1_000_000_000_000
+    case .petabyte: 1_000_000_000_000_000
+    case .exabyte: 1_000_000_000_000_000_000
+    }
+  }
+
+  /// One letter: small for binary multiples, capital for decimal ones.
+  public var letter: String {
+    switch self {
+    case .byte: "b"
+    case .sector: "s"
+    case .kibibyte: "k"
+    case .mebibyte: "m"
+    case .gibibyte: "g"
+    case .tebibyte: "t"
+    case .pebibyte: "p"
+    case .exbibyte: "e"
+    case .kilobyte: "K"
+    case .megabyte: "M"
+    case .gigabyte: "G"
+    case .terabyte: "T"
+    case .petabyte: "P"
+    case .exabyte: "E"
+    }
+  }
+
+  /// The symbol: `KiB`, `kB`; `b` and `s` for bytes and sectors.
+  public var symbol: String {
+    switch self {
+    case .byte, .sector: letter
+    case .kibibyte: "KiB"
+    case .kilobyte: "kB"
+    case .mebibyte, .gibibyte, .tebibyte, .pebibyte, .exbibyte: "\(letter.uppercased())iB"
+    case .megabyte, .gigabyte, .terabyte, .petabyte, .exabyte: "\(letter)B"
+    }
+  }
+}
+
+/// Bytes of a size like `64k`, `20GiB` or `128`: digits and a unit, sectors where there is none.
+/// - Throws: `.request` with the reason.
+public func parseStorageSize(_ text: String) throws(ToolError) -> UInt64 {
+  let digits = text.prefix { $0.isASCII && $0.isNumber }
+  let suffix = text.dropFirst(digits.count)
+  guard !digits.isEmpty else { throw ToolError(.request, "a size starts with a number") }
+  guard let unit = suffix.isEmpty ? .sector : StorageUnit(String(suffix)) else {
+    throw ToolError(.request, "unknown unit '\(suffix)'")
+  }
+  guard let count = UInt64(digits) else { throw ToolError(.request, "too large") }
+  let (bytes, overflow) = count.multipliedReportingOverflow(by: unit.bytes)
+  if overflow { throw ToolError(.request, "too large") }
+  return bytes
+}
+
+/// A size in the unit in which it is a whole number of at most 8192, rounded: `19MiB`, `0b`.
+public func prettySize(bytes: UInt64) -> String {
+  let units: [StorageUnit] = [
+    .byte, .kibibyte, .mebibyte, .gibibyte, .tebibyte, .pebibyte, .exbibyte,
+  ]
+  // The unit in which the number has eleven to twenty bits; the next one if it is over 8192.
+  var index = max(1, (63 - min(63, bytes.leadingZeroBitCount)) / 10) - 1
+  var count = bytes >> UInt64(10 * index)
+  if count > 8192 {
+    count = (count + 512) >> 10
+    index += 1
+  }
+  return "\(count)\(units[index].symbol)"
+}
+
+/// `bytes` in `unit`: digits alone where that is a whole number, all digits there are where it is
+/// less than one, and otherwise two decimals.
+public func formatSize(bytes: UInt64, in unit: StorageUnit) -> String {
+  let value = Double(bytes) / Double(unit.bytes)
+  if value < 1 { return plainDecimal(value) }
+  if value.rounded(.towardZero) == value { return String(UInt64(value)) }
+  return withVaList([value]) { list in
+    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
+      guard let base = buffer.baseAddress else { return "" }
+      vsnprintf(base, buffer.count, "%.2f", list)
+      return String(cString: base)
+    }
+  }
+}
+
+/// The shortest digits that give `value` (from 0 to below 1) again, without an exponent.
+private func plainDecimal(_ value: Double) -> String {
+  if value == 0 { return "0" }
+  let parts = value.description.split(separator: "e")
+  guard parts.count == 2, let exponent = Int(parts[1]) else { return value.description }
+  let digits = parts[0].filter { $0 != "." }
+  let significant = digits.hasSuffix("0") ? digits.dropLast() : Substring(digits)
+  return "0." + String(repeating: "0", count: -exponent - 1) + significant
+}

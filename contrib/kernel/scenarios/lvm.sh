@@ -1,0 +1,141 @@
+#!/bin/sh
+# lvm2 manages thin pools with the tools under test: it calls them by itself, and their results suit it.
+#
+# usage: contrib/kernel/run scenarios/lvm.sh DISK
+#
+#   DISK  an image of zeros of 1 GiB
+#
+# DMTHIN_TOOLS names the directory of thin_check, thin_dump, thin_restore (and thin_repair: if it is
+# there, lvconvert --repair is tried as well). Covered: creation, snapshots, deactivation and activation
+# (lvm calls thin_check, with its arguments and status recorded by a wrapper), metadata taken out of the
+# pool, dumped, restored and swapped in again, and damaged metadata, with which lvm must not activate.
+. "$DMTHIN_RIG/lib.sh"
+
+tools=${DMTHIN_TOOLS:?names the directory of the tools}
+export LVM_SYSTEM_DIR=/tmp/lvm LVM_SUPPRESS_FD_WARNINGS=1
+calls=/tmp/lvm/calls
+mkdir -p /tmp/lvm/bin
+
+# Each call leaves a line "TOOL STATUS ARGUMENT..." in the file that $calls names.
+for tool in thin_check thin_dump thin_repair thin_restore; do
+    [ -x "$tools/$tool" ] || continue
+    cat >/tmp/lvm/bin/$tool <<W
+#!/bin/sh
+"$tools/$tool" "\$@"
+status=\$?
+echo "$tool \$status \$*" >>$calls
+exit \$status
+W
+    chmod +x /tmp/lvm/bin/$tool
+done
+tool() { [ ! -x "/tmp/lvm/bin/$1" ] || echo "$1_executable = \"/tmp/lvm/bin/$1\""; }
+known() { lvmconfig --typeconfig default --withfullpath 2>/dev/null | grep -q "^$1="; }
+
+# No udev, no daemons, and nothing of the host's: only the rig's disks (lvm has to be told that kind),
+# and no files outside /tmp.
+: >/tmp/lvm/lvm.conf
+restore=''
+if known global/thin_restore_executable; then restore=$(tool thin_restore); fi
+cat >/tmp/lvm/lvm.conf <<C
+devices {
+    global_filter = [ "a|^/dev/ubd|", "r|.*|" ]
+    use_devicesfile = 0
+    obtain_device_list_from_udev = 0
+    external_device_info_source = "none"
+    types = [ "ubd", 16 ]
+}
+global {
+    $(tool thin_check)
+    $(tool thin_dump)
+    $(tool thin_repair)
+    $restore
+    use_lvmpolld = 0
+    notify_dbus = 0
+    event_activation = 0
+}
+activation {
+    udev_sync = 0
+    udev_rules = 0
+    monitoring = 0
+}
+backup {
+    backup = 0
+    archive = 0
+}
+C
+
+lvm_do() { "$@" >/tmp/log 2>&1 || fail "$* (status $?): $(cat /tmp/log)"; }
+write() { "$rig_dir/bulk" pattern "$2" 65536 0 "$3" | must dd of="/dev/vg/$1" bs=64k iflag=fullblock conv=fsync,notrunc status=none; }
+digest() { for volume in vol1 vol2 snap1; do must sha256sum "/dev/vg/$volume"; done; }
+down() { lvm_do vgchange -an vg; : >$calls; }
+up() { lvm_do lvchange -ay -K vg/pool vg/vol1 vg/vol2 vg/snap1; }
+checked() { # PATTERN: thin_check was called by lvm and ended with such a status
+    grep -q "^thin_check $1 " $calls || fail "$2: no thin_check with status $1, but: $(cat $calls)"
+    say "$2: $(grep -c . $calls) call(s), $(head -n 1 $calls)"
+}
+swap() { lvm_do lvconvert --yes --thinpool vg/pool --poolmetadata "vg/$1"; }
+
+lvm_do pvcreate /dev/ubda
+lvm_do vgcreate vg /dev/ubda
+lvm_do lvcreate --type thin-pool -L 256M --poolmetadatasize 8M --chunksize 64k -n pool vg
+lvm_do lvcreate -V 512M -n vol1 --thinpool vg/pool
+lvm_do lvcreate -V 64M -n vol2 --thinpool vg/pool
+write vol1 1 500
+write vol2 2 300
+lvm_do lvcreate -s -n snap1 vg/vol1
+lvm_do lvchange -ay -K vg/snap1
+write vol1 3 100
+digest >/tmp/digest
+
+down
+up
+checked 0 "activation"
+digest | must cmp - /tmp/digest
+
+# The pool's metadata, taken out by putting another volume in its place; rewritten to a third one.
+down
+lvm_do lvcreate -an -Zn -Wn -L 8M -n old vg
+lvm_do lvcreate -an -Zn -Wn -L 8M -n new vg
+swap old
+lvm_do lvchange -ay vg/old vg/new
+lvm_do "$tools/thin_dump" /dev/vg/old -o /tmp/xml
+lvm_do "$tools/thin_restore" -i /tmp/xml -o /dev/vg/new
+must dd if=/dev/vg/old of=/tmp/good bs=1M status=none
+lvm_do lvchange -an vg/old vg/new
+swap new
+up
+checked 0 "activation on restored metadata"
+digest | must cmp - /tmp/digest
+write snap1 4 50
+digest >/tmp/digest2
+
+# Damage below the superblock: thin_check finds it, and lvm leaves the pool alone.
+down
+swap old        # old now is the live metadata, new the damaged
+lvm_do lvchange -ay vg/old
+must dd if=/dev/vg/old of=/tmp/good bs=1M status=none
+must dd if=/dev/urandom of=/dev/vg/old bs=4096 seek=1 count=64 conv=fsync,notrunc status=none
+lvm_do lvchange -an vg/old
+swap old
+if lvchange -ay vg/pool >/tmp/log 2>&1; then fail "lvm activated a pool on damaged metadata: $(cat /tmp/log)"; fi
+checked "[1-9][0-9]*" "activation on damaged metadata (refused)"
+
+swap new        # new now holds the damage
+lvm_do lvchange -ay vg/new
+must dd if=/tmp/good of=/dev/vg/new bs=1M conv=fsync,notrunc status=none
+lvm_do lvchange -an vg/new
+swap new
+up
+digest | must cmp - /tmp/digest2
+
+if [ -x /tmp/lvm/bin/thin_repair ]; then
+    down
+    lvm_do lvconvert --yes --repair vg/pool
+    grep -q '^thin_repair 0 ' $calls || fail "lvconvert --repair did not call thin_repair: $(cat $calls)"
+    say "lvconvert --repair: $(paste -sd'|' $calls)"
+    up
+    digest | must cmp - /tmp/digest2
+fi
+down
+lvm_do vgremove --yes --force vg
+say "all done"

@@ -67,9 +67,8 @@ public final class SequentialBlockWriter {
   public func write(
     _ number: UInt64, kind: BlockKind, fill: (UnsafeMutableRawBufferPointer) -> Void
   ) throws(BlockWriteError) {
-    if batchCount == Self.batchBlocks || (batchCount > 0 && number != batchStart + UInt64(batchCount)) {
-      try flushBatch()
-    }
+    let isNext = number == batchStart + UInt64(batchCount)
+    if batchCount == Self.batchBlocks || (batchCount > 0 && !isNext) { try flushBatch() }
     if batchCount == 0 { batchStart = number }
     let block = slot(batchCount)
     block.initializeMemory(as: UInt8.self, repeating: 0)

@@ -30,7 +30,7 @@ private struct Outcome: Equatable {
 private func read(
   _ bytes: [UInt8], fast: Bool = true, readBytes: Int = 1 << 18, refused: UInt64? = nil
 ) -> Outcome {
-  let fd = memoryFile(bytes)
+  let fd = textFile(bytes)
   defer { close(fd) }
   let recorder = Recorder()
   recorder.refused = refused
@@ -112,7 +112,7 @@ private let refusedDocuments: [(String, String)] = [
   (header + header, "unexpected element <superblock>"),
   ("<superblock>", "without attribute 'uuid'"),
   (header + "<def name=\"\(String(repeating: "n", count: 256))\">", "more than 255 bytes"),
-  (header + "<def name=\"\(String(repeating: "n", count: 70000))\">", "65536 bytes"),
+  (header + "<def name=\"\(String(repeating: "n", count: 600_000))\">", "65536 bytes"),
   (header + "<!-- \(String(repeating: "c", count: 600_000)) -->", "65536 bytes"),
 ]
 
@@ -150,9 +150,9 @@ struct PoolXmlReaderTests {
           ], error: nil))
   }
 
-  @Test("the fast path and expat agree, wherever reads are cut", arguments: oddDocuments)
-  func differential(_ inside: String) {
-    let bytes = Array(document(inside).utf8)
+  @Test("the fast path and expat agree, wherever reads are cut", arguments: oddDocuments.indices)
+  func differential(_ index: Int) {
+    let bytes = Array(document(oddDocuments[index]).utf8)
     let reference = read(bytes, fast: false)
     #expect(read(bytes) == reference)
     for readBytes in 1...bytes.count {
@@ -220,14 +220,15 @@ struct PoolXmlReaderTests {
     #expect(read(outside + document("&b;")).error?.message.contains("entity") == true)
   }
 
-  @Test("what is not a whole document of a pool is refused", arguments: refusedDocuments)
-  func refusals(_ text: String, _ message: String) {
+  @Test("what is not a whole document of a pool is refused", arguments: refusedDocuments.indices)
+  func refusals(_ index: Int) {
+    let (text, message) = refusedDocuments[index]
     let outcome = read(text)
     #expect(outcome.error?.kind == .damaged)
     #expect(outcome.error?.message.contains(message) == true, "\(outcome.error?.message ?? "")")
   }
 
-  @Test("text in UTF-16 and binary files are refused", arguments: [[0xFF, 0xFE], [0xFE, 0xFF], []])
+  @Test("text in UTF-16 is refused", arguments: [[0xFF, 0xFE], [0xFE, 0xFF], []])
   func encodings(_ mark: [UInt8]) {
     let wide = document("").utf8.flatMap { mark == [0xFE, 0xFF] ? [0, $0] : [$0, 0] }
     #expect(read(mark + wide).error?.message.contains("not XML in UTF-8") == true)

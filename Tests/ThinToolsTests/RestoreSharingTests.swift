@@ -86,7 +86,7 @@ private struct SplitMix {
 private func pair(before: Int, shared: Int, after: Int) -> PoolText {
   var pool = PoolText(dataBlocks: 1_000_000)
   pool.beginDef("d")
-  pool.map(1_000_000, 0, shared)
+  if shared > 0 { pool.map(1_000_000, 0, shared) }
   pool.endDef()
   for id in 0..<2 {
     pool.beginDevice(id, mapped: before + shared + after)
@@ -104,7 +104,7 @@ struct RestoreSharingTests {
   func model(_ seed: UInt64) throws {
     var model = ModelPool(seed: seed)
     model.fill()
-    let device = memoryDevice(blocks: 16384)
+    let device = zeroDevice(blocks: 16384)
     try restore(model.pool.whole, to: device)
     let image = try PoolImage(device)
     #expect(image.problems == [], "seed \(seed)")
@@ -116,7 +116,7 @@ struct RestoreSharingTests {
 
   @Test("a device that is one ref shares the whole tree", arguments: [0, 1, 84, 253, 40_000])
   func wholeTree(_ count: Int) throws {
-    let device = memoryDevice(blocks: 1024)
+    let device = zeroDevice(blocks: 1024)
     try restore(pair(before: 0, shared: count, after: 0).whole, to: device)
     let image = try PoolImage(device)
     #expect(image.problems == [])
@@ -137,7 +137,7 @@ struct RestoreSharingTests {
       for d in refs { pool.ref("\(d)") }
       pool.endDevice()
     }
-    let device = memoryDevice(blocks: 64)
+    let device = zeroDevice(blocks: 64)
     try restore(pool.whole, to: device)
     let image = try PoolImage(device)
     #expect(image.problems == [])
@@ -151,7 +151,7 @@ struct RestoreSharingTests {
       pool.beginDevice(id, mapped: 0)
       pool.endDevice()
     }
-    let device = memoryDevice(blocks: 64)
+    let device = zeroDevice(blocks: 64)
     try restore(pool.whole, to: device)
     let image = try PoolImage(device)
     #expect(image.problems == [] && image.roots[0] != image.roots[1])
@@ -163,7 +163,7 @@ struct RestoreSharingTests {
     arguments: [(0, 84), (84, 0), (84, 100), (83, 0), (0, 83), (1, 1), (83, 83)])
   func edges(_ before: Int, _ after: Int) throws {
     let shared = 2520
-    let device = memoryDevice(blocks: 1024)
+    let device = zeroDevice(blocks: 1024)
     try restore(pair(before: before, shared: shared, after: after).whole, to: device)
     let image = try PoolImage(device)
     #expect(image.problems == [])
@@ -190,7 +190,7 @@ struct RestoreSharingTests {
   @Test("internal nodes of a long def are shared by devices that have more around it")
   func internalNodes() throws {
     // 200 leaves: one internal node. 100 own leaves before make their own.
-    let device = memoryDevice(blocks: 4096)
+    let device = zeroDevice(blocks: 4096)
     try restore(pair(before: 25_200, shared: 50_400, after: 25_200).whole, to: device)
     let image = try PoolImage(device)
     #expect(image.problems == [])
@@ -207,7 +207,7 @@ struct RestoreSharingTests {
     pool.beginDef("unused")
     if count > 0 { pool.map(0, 0, count) }
     pool.endDef()
-    let device = memoryDevice(blocks: 1024)
+    let device = zeroDevice(blocks: 1024)
     try restore(pool.whole, to: device)
     let image = try PoolImage(device)
     #expect(image.problems == [])

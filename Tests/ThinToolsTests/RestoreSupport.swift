@@ -5,10 +5,18 @@ import ThinFormat
 
 @testable import ThinTools
 
-/// A memory file with `bytes`, at its start.
-func memoryFile(_ bytes: [UInt8]) -> Int32 {
-  let fd = memfd_create("test", 0)
+/// An open file without a name.
+private func namelessFile() -> Int32 {
+  var template = Array("/tmp/dmthin-test-XXXXXX".utf8CString)
+  let fd = mkstemp(&template)
   precondition(fd >= 0)
+  unlink(template)
+  return fd
+}
+
+/// A file with `bytes`, at its start.
+func textFile(_ bytes: [UInt8]) -> Int32 {
+  let fd = namelessFile()
   var done = 0
   while done < bytes.count {
     let n = bytes.withUnsafeBytes { write(fd, $0.baseAddress.map { $0 + done }, $0.count - done) }
@@ -19,10 +27,10 @@ func memoryFile(_ bytes: [UInt8]) -> Int32 {
   return fd
 }
 
-/// A device of zeros in memory.
-func memoryDevice(blocks: UInt64) -> FileDevice {
-  let fd = memfd_create("device", 0)
-  precondition(fd >= 0 && ftruncate(fd, off_t(blocks * 4096)) == 0)
+/// A device of zeros.
+func zeroDevice(blocks: UInt64) -> FileDevice {
+  let fd = namelessFile()
+  precondition(ftruncate(fd, off_t(blocks * 4096)) == 0)
   return FileDevice(adopting: fd, path: "device", byteCount: blocks * 4096)
 }
 
@@ -31,7 +39,7 @@ func memoryDevice(blocks: UInt64) -> FileDevice {
 func restore(
   _ xml: String, to device: any BlockDevice, options: RestoreOptions = RestoreOptions()
 ) throws(ToolError) -> RestoreResult {
-  let fd = memoryFile(Array(xml.utf8))
+  let fd = textFile(Array(xml.utf8))
   defer { close(fd) }
   return try restore(xml: fd, path: "pool.xml", to: device, options: options)
 }
@@ -40,7 +48,7 @@ func restore(
 func restoreError(
   _ xml: String, options: RestoreOptions = RestoreOptions(), blocks: UInt64 = 1024
 ) -> (error: ToolError?, superblockIsZero: Bool) {
-  let device = memoryDevice(blocks: blocks)
+  let device = zeroDevice(blocks: blocks)
   do throws(ToolError) {
     try restore(xml, to: device, options: options)
     return (nil, isZero(device, block: 0))

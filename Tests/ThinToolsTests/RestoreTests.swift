@@ -17,7 +17,7 @@ private final class WatchedDevice: BlockDevice {
   /// Index of the step that fails, after which all fail.
   var failFrom = Int.max
 
-  init(blocks: UInt64) { inner = memoryDevice(blocks: blocks) }
+  init(blocks: UInt64) { inner = zeroDevice(blocks: blocks) }
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     try inner.read(into: buffer, at: offset)
@@ -55,7 +55,7 @@ private func small() -> PoolText {
 struct RestoreTests {
   @Test("what the XML says is in the metadata, and the space maps agree with it")
   func contents() throws {
-    let device = memoryDevice(blocks: 1024)
+    let device = zeroDevice(blocks: 1024)
     let result = try restore(small().whole, to: device)
     let pool = try PoolImage(device)
     #expect(pool.problems == [])
@@ -112,7 +112,7 @@ struct RestoreTests {
     text.replace(
       "uuid=\"\" ", with: "uuid=\"00112233-4455-6677-8899-aabbCCddeeff\" flags=\"1\" ")
     text.replace("version=\"2\"", with: "version=\"1\"")
-    let device = memoryDevice(blocks: 64)
+    let device = zeroDevice(blocks: 64)
     let result = try restore(text, to: device)
     #expect(result.superblock.needsCheck && result.superblock.version == 1)
     #expect(result.superblock.uuid.low == 0x7766_5544_3322_1100)
@@ -125,7 +125,7 @@ struct RestoreTests {
     var text = small().whole
     text.replace("uuid=\"\" ", with: "uuid=\"myPool\" ")
     text.replace(" nr_data_blocks", with: " metadata_snap=\"77\" nr_data_blocks")
-    let result = try restore(text, to: memoryDevice(blocks: 64))
+    let result = try restore(text, to: zeroDevice(blocks: 64))
     #expect(result.warnings.count == 2)
     #expect(result.superblock.uuid == (0, 0) && result.superblock.metadataSnapshot == 0)
   }
@@ -136,7 +136,7 @@ struct RestoreTests {
     options.dataBlockSectors = 256
     options.dataBlockCount = 1_000_000
     options.transactionID = 2
-    let device = memoryDevice(blocks: 1024)
+    let device = zeroDevice(blocks: 1024)
     try restore(small().whole, to: device, options: options)
     let pool = try PoolImage(device)
     #expect(pool.problems == [])
@@ -164,7 +164,7 @@ struct RestoreTests {
 
   @Test("every number of blocks up to the need is too few, and the need is enough")
   func exactSpace() throws {
-    let device = memoryDevice(blocks: 1024)
+    let device = zeroDevice(blocks: 1024)
     let need = try restore(small().whole, to: device).superblock.metadataSpaceMap.allocated
     for blocks in 10..<need {
       let result = restoreError(small().whole, blocks: blocks)
@@ -240,7 +240,7 @@ struct RestoreTests {
       ("time=\"9\" ", ""),
     ])
   func header(_ old: String, _ new: String) throws {
-    let device = memoryDevice(blocks: 64)
+    let device = zeroDevice(blocks: 64)
     try restore(small().whole, to: device)
     var text = small().whole
     text.replace(old, with: new, maxReplacements: 1)

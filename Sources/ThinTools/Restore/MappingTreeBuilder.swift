@@ -212,9 +212,8 @@ final class MappingTreeBuilder {
 
   /// Ends a sequence that trees will share.
   func finishShared() throws(BlockWriteError) -> SharedNodes {
-    let isShort = levels.allSatisfy { $0.count == 0 || $0 === leaves } 
-      && leaves.count < leaves.entriesMin
-    if isShort {
+    let isOneLeaf = levels.dropFirst().allSatisfy { $0.count == 0 }
+    if isOneLeaf && leaves.count < leaves.entriesMin {
       let node = try write(level: 0, entries: leaves.count)
       return SharedNodes(nodes: [node], level: 0, isUnderfull: true)
     }

@@ -6,7 +6,7 @@ public import ThinFormat
 /// Up to two nodes' worth is held back, so that the last nodes of a level can be evened out and
 /// none is underfull.
 ///
-/// Invariants: keys ascend; `count` is at most twice `entriesMax`; numbers are little-endian.
+/// Invariants: keys ascend; `waiting` is at most twice `entriesMax`; numbers are little-endian.
 public final class NodeAccumulator {
   /// Whether the nodes are leaves.
   public let isLeaf: Bool
@@ -16,8 +16,8 @@ public final class NodeAccumulator {
   public let entriesMax: Int
   /// Entries below which a node other than a root is underfull.
   public let entriesMin: Int
-  /// Entries that wait.
-  public private(set) var count = 0
+  /// Entries that wait. Private, so that accesses need no check at run time.
+  private var waiting = 0
   private let keys: UnsafeMutablePointer<UInt64>
   private let values: UnsafeMutableRawPointer
 
@@ -37,6 +37,9 @@ public final class NodeAccumulator {
     values.deallocate()
   }
 
+  /// Entries that wait.
+  public var count: Int { waiting }
+
   /// Whether the first node must be written before anything is appended.
   public var isFull: Bool { count == 2 * entriesMax }
 
@@ -46,41 +49,41 @@ public final class NodeAccumulator {
   /// Appends an entry whose value is a number of eight bytes.
   /// - Precondition: not full, `valueSize` is 8, `key` is above all others.
   public func append(key: UInt64, value: UInt64) {
-    precondition(count < 2 * entriesMax && valueSize == 8)
-    keys[count] = key.littleEndian
-    values.storeBytes(of: value.littleEndian, toByteOffset: count &* 8, as: UInt64.self)
-    count += 1
+    precondition(waiting < 2 * entriesMax && valueSize == 8)
+    keys[waiting] = key.littleEndian
+    values.storeBytes(of: value.littleEndian, toByteOffset: waiting &* 8, as: UInt64.self)
+    waiting += 1
   }
 
   /// Appends `length` entries, keys ascending by one and values by `valueStep`.
   /// - Precondition: there is room, `valueSize` is 8, `key` is above all others.
   public func append(key: UInt64, value: UInt64, valueStep: UInt64, length: Int) {
     precondition(length <= room && valueSize == 8)
-    let slots = values.assumingMemoryBound(to: UInt64.self) + count
+    let slots = values.assumingMemoryBound(to: UInt64.self) + waiting
     for i in 0..<length {
-      keys[count &+ i] = (key &+ UInt64(truncatingIfNeeded: i)).littleEndian
+      keys[waiting &+ i] = (key &+ UInt64(truncatingIfNeeded: i)).littleEndian
       slots[i] = (value &+ UInt64(truncatingIfNeeded: i) &* valueStep).littleEndian
     }
-    count += length
+    waiting += length
   }
 
   /// Appends an entry whose value `encode` writes: it gets a buffer and the offset in it.
   /// - Precondition: not full, `key` is above all others.
   public func append(key: UInt64, encode: (UnsafeMutableRawBufferPointer, Int) -> Void) {
-    precondition(count < 2 * entriesMax)
-    keys[count] = key.littleEndian
+    precondition(waiting < 2 * entriesMax)
+    keys[waiting] = key.littleEndian
     let all = UnsafeMutableRawBufferPointer(start: values, count: 2 * entriesMax * valueSize)
     encode(all, count * valueSize)
-    count += 1
+    waiting += 1
   }
 
   /// Takes the last entry away.
   /// - Precondition: not empty, `valueSize` is 8.
   public func removeLast() -> (key: UInt64, value: UInt64) {
-    precondition(count > 0 && valueSize == 8)
-    count -= 1
+    precondition(waiting > 0 && valueSize == 8)
+    waiting -= 1
     return (
-      UInt64(littleEndian: keys[count]),
+      UInt64(littleEndian: keys[waiting]),
       UInt64(littleEndian: values.load(fromByteOffset: count * 8, as: UInt64.self))
     )
   }
@@ -97,11 +100,11 @@ public final class NodeAccumulator {
       memcpy(keys, base + BtreeNodeRecord.keysOffset, added * 8)
       memcpy(values, base + node.valuesOffset, added * valueSize)
     }
-    count += added
+    waiting += added
   }
 
   /// Forgets everything that waits.
-  public func removeAll() { count = 0 }
+  public func removeAll() { waiting = 0 }
 
   /// How many entries the next node takes so that the rest makes proper nodes too: all of them,
   /// or half of what is left of two nodes.
@@ -128,7 +131,7 @@ public final class NodeAccumulator {
       let valuesOffset = BtreeNodeRecord.keysOffset + 8 * entriesMax
       memcpy(base + valuesOffset, values, entries * valueSize)
     }
-    count -= entries
+    waiting -= entries
     memmove(keys, keys + entries, count * 8)
     memmove(values, values + entries * valueSize, count * valueSize)
     return (first, number)

@@ -11,6 +11,8 @@ final class Restorer: PoolXmlHandler {
   private var warnings: [String] = []
   private var superblock = Superblock()
   private var engine: Engine?
+  /// The engine's, without the rest of it: this is asked for every mapping.
+  private var builder: MappingTreeBuilder?
 
   /// What exists once the superblock is known.
   private struct Engine {
@@ -77,10 +79,11 @@ final class Restorer: PoolXmlHandler {
     let metadataCounts = ReferenceCounts(blockCount: blockCount)
     let dataCounts = ReferenceCounts(blockCount: dataBlockCount)
     metadataCounts.increment(0)
+    let builder = MappingTreeBuilder(
+      writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts)
+    self.builder = builder
     engine = Engine(
-      writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts,
-      builder: MappingTreeBuilder(
-        writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts))
+      writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts, builder: builder)
     try writeSuperblock { _ in }
   }
 
@@ -208,9 +211,8 @@ final class Restorer: PoolXmlHandler {
     keyEnd = thinEnd
     mappingCount &+= run.length
     if !leadingRefs.isEmpty { try appendLeadingRefs() }
-    guard let engine else { return }
     do throws(BlockWriteError) {
-      try engine.builder.append(run)
+      try builder?.append(run)
     } catch {
       throw toolError(error)
     }

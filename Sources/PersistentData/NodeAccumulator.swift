@@ -103,9 +103,6 @@ public final class NodeAccumulator {
     waiting += added
   }
 
-  /// Forgets everything that waits.
-  public func removeAll() { waiting = 0 }
-
   /// How many entries the next node takes so that the rest makes proper nodes too: all of them,
   /// or half of what is left of two nodes.
   public var nextNodeCount: Int { count <= entriesMax ? count : count - count / 2 }

@@ -201,6 +201,43 @@ struct RestoreSharingTests {
     #expect((0..<node.entryCount).map { image.count(of: node.value64($0)) } == [1, 2, 1])
   }
 
+  @Test("devices that differ in one leaf each share all internal nodes but the one above it")
+  func scatteredDifferences() throws {
+    // 1000 leaves; device i has its own leaf 50 * i, so that no def is longer than 49 leaves.
+    var pool = PoolText(dataBlocks: 1_000_000)
+    for i in 0..<20 {
+      pool.beginDef("one \(i)")
+      pool.map(i * 50 * 252, i * 50 * 252, 252)
+      pool.endDef()
+      pool.beginDef("rest \(i)")
+      pool.map((i * 50 + 1) * 252, (i * 50 + 1) * 252, 49 * 252)
+      pool.endDef()
+    }
+    for id in 0...20 {
+      pool.beginDevice(id, mapped: 252_000)
+      for i in 0..<20 {
+        if id == i {
+          pool.map(i * 50 * 252, 500_000 + id * 252, 252)
+        } else {
+          pool.ref("one \(i)")
+        }
+        pool.ref("rest \(i)")
+      }
+      pool.endDevice()
+    }
+    let device = zeroDevice(blocks: 4096)
+    let result = try restore(pool.whole, to: device)
+    let image = try PoolImage(device)
+    #expect(image.problems == [])
+    // Leaves, four internal nodes and a root; for every other device a leaf, an internal node and
+    // a root. Without sharing these would be five per device.
+    let mappings: UInt64 = 1000 + 5 + 20 * 3
+    // Superblock, details, devices, bitmaps with index and no overflow; the metadata space map
+    // with about a thousand counts above two.
+    let others: UInt64 = 3 + 62 + 1 + 1 + 2 + 5
+    #expect(result.superblock.metadataSpaceMap.allocated <= mappings + others)
+  }
+
   @Test("a def that nobody refers to leaves no counts behind", arguments: [0, 5, 300, 40_000])
   func unused(_ count: Int) throws {
     var pool = PoolText()

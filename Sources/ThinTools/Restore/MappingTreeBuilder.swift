@@ -28,6 +28,10 @@ struct SharedNodes {
 /// mappings if need be. The same is done at the end with the last node. So sharing is lost along
 /// one path of a shared sequence at most, and only where something short adjoins it.
 ///
+/// Trees that differ in a few places share the internal nodes between those places: where the
+/// nodes put in turn out to be all children of a node that an earlier tree has, they are replaced
+/// by that node. That, not the extent of a `<def>`, is what thousands of snapshots have in common.
+///
 /// Counts: writing a leaf counts its data blocks, writing an internal node counts its children,
 /// whoever names a root counts the root. A node that nobody came to use has a count of zero at the
 /// end; `releaseUnused` takes back what it counts itself.
@@ -44,6 +48,8 @@ final class MappingTreeBuilder {
   let dataCounts: ReferenceCounts
   private let leaves: NodeAccumulator
   private var levels: [NodeAccumulator]
+  /// As many as `levels`; the first is not used.
+  private var states: [LevelState] = [LevelState()]
   /// An underfull node that is the whole tree so far.
   private var sole: NodeReference?
   private let scratch = AlignedBuffer(count: Limits.blockBytes)
@@ -107,7 +113,7 @@ final class MappingTreeBuilder {
   private func append(_ nodes: ArraySlice<NodeReference>, level: Int) throws(BlockWriteError) {
     for node in nodes {
       if try settle(through: level) {
-        try push(node, level: level + 1)
+        try push(node, level: level + 1, isShared: true)
       } else {
         try takeApart(node, level: level)
       }
@@ -156,33 +162,100 @@ final class MappingTreeBuilder {
   /// - Precondition: a level above has a node.
   private func borrow(level: Int) throws(BlockWriteError) {
     if levels[level + 1].count == 0 { try borrow(level: level + 1) }
-    let node = levels[level + 1].removeLast()
-    takenApart.insert(node.value)
-    try withNode(node.value) { view in levels[level].prepend(view) }
+    let node = removeLast(level: level + 1)
+    takenApart.insert(node.block)
+    let before = levels[level].count
+    try withNode(node.block) { view in levels[level].prepend(view) }
+    guard level > 0 else { return }
+    let added = levels[level].count - before
+    states[level].isShared.insert(contentsOf: repeatElement(false, count: added), at: 0)
+    states[level].candidate = nil
   }
 
-  private func push(_ node: NodeReference, level: Int) throws(BlockWriteError) {
-    while level >= levels.count { levels.append(NodeAccumulator(isLeaf: false, valueSize: 8)) }
+  private func removeLast(level: Int) -> NodeReference {
+    let node = levels[level].removeLast()
+    states[level].removeLast(1)
+    return NodeReference(key: node.key, block: node.value)
+  }
+
+  /// Lets a node of the level below wait in `level`.
+  /// - Parameter isShared: whether other trees may have the node too.
+  private func push(_ node: NodeReference, level: Int, isShared: Bool) throws(BlockWriteError) {
+    while level >= levels.count {
+      levels.append(NodeAccumulator(isLeaf: false, valueSize: 8))
+      states.append(LevelState())
+    }
     if levels[level].isFull { try writeNode(level: level, entries: levels[level].entriesMax) }
     levels[level].append(key: node.key, value: node.block)
+    states[level].isShared.append(isShared)
+    if let record = match(node, level: level, isShared: isShared) {
+      try replace(by: record, level: level)
+    }
+  }
+
+  /// Follows the nodes that come into `level` through a known node; returns its record when the
+  /// last waiting nodes are all its children.
+  private func match(_ node: NodeReference, level: Int, isShared: Bool) -> Int32? {
+    guard isShared else {
+      states[level].candidate = nil
+      return nil
+    }
+    if let candidate = states[level].candidate {
+      states[level].candidate = states[level].known.continuing(
+        candidate.record, matched: candidate.matched, with: node.block
+      ).map { ($0, candidate.start, candidate.matched + 1) }
+    }
+    if states[level].candidate == nil {
+      let start = levels[level].count - 1
+      guard start == 0 || start >= levels[level].entriesMin,
+        let record = states[level].known.beginning(with: node.block)
+      else { return nil }
+      states[level].candidate = (record, start, 1)
+    }
+    guard let candidate = states[level].candidate,
+      candidate.matched == states[level].known.childCount(candidate.record)
+    else { return nil }
+    return candidate.record
+  }
+
+  /// Puts a known node in the place of its children, the last that wait in `level`.
+  private func replace(by record: Int32, level: Int) throws(BlockWriteError) {
+    let count = states[level].known.childCount(record)
+    let node = states[level].known.node(record)
+    for _ in 0..<count { _ = levels[level].removeLast() }
+    states[level].removeLast(count)
+    try settle(level: level)
+    try push(node, level: level + 1, isShared: true)
   }
 
   @inline(never)
   private func writeNode(level: Int, entries: Int) throws(BlockWriteError) {
-    let node = try write(level: level, entries: entries)
-    try push(node, level: level + 1)
+    let (node, isShared) = try write(level: level, entries: entries)
+    try push(node, level: level + 1, isShared: isShared)
   }
 
   /// Writes a node and counts what it points to.
-  private func write(level: Int, entries: Int) throws(BlockWriteError) -> NodeReference {
+  /// - Returns: the node, and whether other trees may come to use it.
+  private func write(level: Int, entries: Int) throws(BlockWriteError)
+    -> (node: NodeReference, isShared: Bool)
+  {
     let values = levels[level].firstValues
     if level == 0 {
       dataCounts.increment(mappings: values, count: entries)
-    } else {
-      for i in 0..<entries { metadataCounts.increment(UInt64(littleEndian: values[i])) }
+      let node = try leaves.writeNode(entries: entries, to: writer)
+      return (NodeReference(key: node.key, block: node.block), false)
     }
-    let node = try levels[level].writeNode(entries: entries, to: writer)
-    return NodeReference(key: node.key, block: node.block)
+    let children = (0..<entries).map { i in
+      UInt32(truncatingIfNeeded: UInt64(littleEndian: values[i]))
+    }
+    for child in children { metadataCounts.increment(UInt64(child)) }
+    let written = try levels[level].writeNode(entries: entries, to: writer)
+    let node = NodeReference(key: written.key, block: written.block)
+    let isShared =
+      entries >= levels[level].entriesMin && states[level].isShared[0..<entries].allSatisfy { $0 }
+    if isShared { states[level].known.insert(node, children: children) }
+    states[level].removeFirst(entries, entriesMin: levels[level].entriesMin)
+    return (node, isShared)
   }
 
   /// Ends a tree and returns its root, not counted.
@@ -194,7 +267,7 @@ final class MappingTreeBuilder {
     var level = 0
     while let highest = levels.lastIndex(where: { $0.count > 0 }), highest > 0 {
       if level == highest {
-        if levels[level].count == 1 { return levels[level].removeLast().value }
+        if levels[level].count == 1 { return removeLast(level: level).block }
         if levels[level].count <= levels[level].entriesMax { break }
       } else if levels[level].count > 0, levels[level].count < levels[level].entriesMin {
         try borrow(level: level)
@@ -207,14 +280,14 @@ final class MappingTreeBuilder {
       try settle(level: 0)
       level = 1
     }
-    return try write(level: level, entries: levels[level].count).block
+    return try write(level: level, entries: levels[level].count).node.block
   }
 
   /// Ends a sequence that trees will share.
   func finishShared() throws(BlockWriteError) -> SharedNodes {
     let isOneLeaf = levels.dropFirst().allSatisfy { $0.count == 0 }
     if isOneLeaf && leaves.count < leaves.entriesMin {
-      let node = try write(level: 0, entries: leaves.count)
+      let node = try write(level: 0, entries: leaves.count).node
       return SharedNodes(nodes: [node], level: 0, isUnderfull: true)
     }
     try settle(level: 0)
@@ -227,8 +300,7 @@ final class MappingTreeBuilder {
     }
     var nodes: [NodeReference] = []
     while levels[level].count > 0 {
-      let node = levels[level].removeLast()
-      nodes.append(NodeReference(key: node.key, block: node.value))
+      nodes.append(removeLast(level: level))
     }
     return SharedNodes(nodes: nodes.reversed(), level: level - 1, isUnderfull: false)
   }

@@ -3,7 +3,7 @@
 ///     <single_mapping origin_block="N" data_block="N" time="N"/>
 ///     <range_mapping origin_begin="N" data_begin="N" length="N" time="N"/>
 ///
-/// after any spaces and newlines. Everything else is "not canonical", which says nothing about
+/// after any spaces and line ends. Everything else is "not canonical", which says nothing about
 /// whether it is right.
 enum CanonicalMapping {
   /// Bytes that `scan` may look at beyond the end of the text; their content does not matter.
@@ -79,8 +79,10 @@ enum CanonicalMapping {
       at += 5
       lines = 1
     }
-    while at < end && (at.pointee == 0x20 || at.pointee == 0x0A) {
+    while at < end && (at.pointee == 0x20 || at.pointee == 0x0A || at.pointee == 0x0D) {
       if at.pointee == 0x0A { lines &+= 1 }
+      // A carriage return alone would be a line end too; with a newline they make one.
+      if at.pointee == 0x0D && at[1] != 0x0A { return nil }
       at += 1
     }
     var run = PoolXmlMapping(thinBegin: 0, dataBegin: 0, length: 1, time: 0)

@@ -37,13 +37,16 @@ let package = Package(
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
-    library("Simulation", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
+    library("Simulation", ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
       "Commands",
       ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
+    .executableTarget(
+      name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
+      swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
     tests("ThinToolsTests", ["ThinFormat", "BlockIO", "PersistentData", "ThinTools"]),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinTools"]),
   ]
 )

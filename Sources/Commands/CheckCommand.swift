@@ -78,8 +78,11 @@ public enum CheckCommand: Command {
     try json.beginObject()
     try json.member(
       "result",
-      report.isDamaged ? "damaged" : report.leakCount > 0 ? "leaks"
-        : report.minorCount > 0 ? "minor" : "clean")
+      report.isDamaged
+        ? "damaged"
+        : report.leakCount > 0
+          ? "leaks"
+          : report.minorCount > 0 ? "minor" : "clean")
     try json.member("transaction_id", report.transactionID)
     try json.member("metadata_free_blocks", report.metadataFreeBlocks)
     try json.member("needs_check", report.needsCheck)
@@ -113,7 +116,9 @@ public enum CheckCommand: Command {
     console.isQuiet = arguments.has("quiet")
     let request = CheckRequest(arguments)
     try InputChecks.requireMetadata(request.input)
-    return try runEngine(request, console: console)
+    return try InputChecks.explaining(request.input) {
+      try runEngine(request, console: console)
+    }
   }
 
   /// What the command takes.

@@ -114,21 +114,25 @@ public struct Dispatcher {
   }
 
   /// Writes a manual page for each command, and one for the program.
-  func generateManPages(into folder: String, program: String) throws(BlockIOError) {
+  func generateManPages(into folder: String, program: String) throws(ToolError) {
     for spec in specs { try save(spec.manPage, as: "\(folder)/\(spec.fieldName).8") }
     try save(manPage(program: program, commands: specs), as: "\(folder)/\(program).8")
   }
 
   /// Writes a bash completion for each command, and one for the program.
-  func generateCompletions(into folder: String, program: String) throws(BlockIOError) {
+  func generateCompletions(into folder: String, program: String) throws(ToolError) {
     for spec in specs { try save(spec.bashCompletion, as: "\(folder)/\(spec.fieldName)") }
     try save(bashCompletion(program: program, commands: specs), as: "\(folder)/\(program)")
   }
 
-  private func save(_ text: String, as path: String) throws(BlockIOError) {
-    let sink = try ByteSink(creating: path)
-    try sink.write(text)
-    try sink.flush()
+  private func save(_ text: String, as path: String) throws(ToolError) {
+    do throws(BlockIOError) {
+      let sink = try ByteSink(creating: path)
+      try sink.write(text)
+      try sink.flush()
+    } catch {
+      throw ToolError(error.operation == .open ? .output : .inputOutput, error.description)
+    }
   }
 }
 

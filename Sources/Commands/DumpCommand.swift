@@ -63,7 +63,9 @@ public enum DumpCommand: Command {
     console.isQuiet = arguments.has("quiet")
     let request = DumpRequest(arguments)
     try InputChecks.requireMetadata(request.input)
-    return try runEngine(request, console: console)
+    return try InputChecks.explaining(request.input) {
+      try runEngine(request, console: console)
+    }
   }
 
   /// What the command takes.

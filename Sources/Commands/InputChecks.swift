@@ -58,6 +58,16 @@ public enum InputChecks {
     }
   }
 
+  /// Adds to an error of `body` about damage what the input may be instead, where its superblock
+  /// is no good.
+  static func explaining<Result>(_ path: String, _ body: () throws -> Result) throws -> Result {
+    do {
+      return try body()
+    } catch let error as ToolError where error.kind == .damaged {
+      throw hint(path).map { ToolError(.damaged, "\(error.message)\n\($0)") } ?? error
+    }
+  }
+
   /// What a file whose superblock is no good may be instead: a sentence to print after the error,
   /// or nil where nothing is recognised.
   public static func hint(_ path: String) -> String? {
@@ -65,7 +75,9 @@ public enum InputChecks {
   }
 
   static func hint(firstBlock bytes: [UInt8]) -> String? {
-    if bytes.isEmpty { return nil }
+    guard bytes.count == Limits.blockBytes else { return nil }
+    let kind = bytes.withUnsafeBytes { BlockHeader.kind(of: RawSpan(_unsafeBytes: $0)) }
+    if kind == .superblock { return nil }
     if bytes.allSatisfy({ $0 == 0 }) {
       return "The first block is all zeroes: this is unformatted, or the superblock was wiped."
     }

@@ -71,7 +71,9 @@ public enum LsCommand: Command {
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     let request = LsRequest(arguments)
     try InputChecks.requireMetadata(request.input)
-    return try runEngine(request, console: console)
+    return try InputChecks.explaining(request.input) {
+      try runEngine(request, console: console)
+    }
   }
 
   /// What the command takes.

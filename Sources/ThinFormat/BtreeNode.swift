@@ -16,6 +16,14 @@ public enum BtreeNodeRecord: FixedSizeRecord {
   @inlinable static var entriesMax: Field<Self, UInt32> { .init(at: 20) }
   @inlinable static var valueSize: Field<Self, UInt32> { .init(at: 24) }
 
+  /// Every field, by ascending offset.
+  public static var fields: [FieldPlace] {
+    [
+      FieldPlace("flags", flags), FieldPlace("entryCount", entryCount),
+      FieldPlace("entriesMax", entriesMax), FieldPlace("valueSize", valueSize),
+    ]
+  }
+
   /// Entries that a node of this value size has room for, always a multiple of three.
   public static func entriesMax(valueSize: Int) -> Int {
     3 * ((Limits.blockBytes - byteCount) / (8 + valueSize) / 3)

@@ -29,8 +29,18 @@ public enum BlockHeader: FixedSizeRecord {
   public static var byteCount: Int { 16 }
   /// Checksum over bytes 4 to 4095.
   @inlinable public static var checksum: Field<BlockHeader, UInt32> { .init(at: 0) }
+  /// Not used by bitmaps and the index; flags of superblock and nodes.
+  @inlinable static var flags: Field<BlockHeader, UInt32> { .init(at: 4) }
   /// The block's own number.
   @inlinable public static var blockNumber: Field<BlockHeader, UInt64> { .init(at: 8) }
+
+  /// Every field, by ascending offset.
+  public static var fields: [FieldPlace] {
+    [
+      FieldPlace("checksum", checksum), FieldPlace("flags", flags),
+      FieldPlace("blockNumber", blockNumber),
+    ]
+  }
 
   /// CRC-32C over bytes 4 to 4095 of a block, before it is made particular to a kind.
   /// - Precondition: `block` has 4096 bytes.

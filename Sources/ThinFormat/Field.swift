@@ -13,10 +13,28 @@
   @inlinable public init(at offset: Int) { self.offset = offset }
 }
 
+/// Name and place of a field, for tools that go through all of them.
+public struct FieldPlace: Equatable, Sendable {
+  /// The field's name in the source, after its record: `superblock.time`.
+  public let name: String
+  /// Bytes from the start of the record.
+  public let offset: Int
+  /// Bytes that the field takes.
+  public let byteCount: Int
+
+  init<R, V>(_ name: String, _ field: Field<R, V>) {
+    self.name = name
+    offset = field.offset
+    byteCount = V.bitWidth / 8
+  }
+}
+
 /// A record of `byteCount` bytes inside somebody's buffer.
 public protocol FixedSizeRecord {
   /// Bytes that the record takes on disk.
   static var byteCount: Int { get }
+  /// Every field, by ascending offset.
+  static var fields: [FieldPlace] { get }
 }
 
 /// Typed, bounds-checked reading of a record; borrows the buffer that it looks at.

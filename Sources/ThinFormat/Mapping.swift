@@ -30,6 +30,14 @@ public struct DeviceDetails: Equatable, Sendable, FixedSizeRecord {
   @inlinable static var creationTime: Field<Self, UInt32> { .init(at: 16) }
   @inlinable static var snapshottedTime: Field<Self, UInt32> { .init(at: 20) }
 
+  /// Every field, by ascending offset.
+  public static var fields: [FieldPlace] {
+    [
+      FieldPlace("mappedBlocks", mappedBlocks), FieldPlace("transactionID", transactionID),
+      FieldPlace("creationTime", creationTime), FieldPlace("snapshottedTime", snapshottedTime),
+    ]
+  }
+
   /// Entries in the device's mapping tree.
   public var mappedBlocks: UInt64
   /// The pool's transaction id when the device was created.

@@ -11,6 +11,14 @@ public struct SpaceMapRoot: Equatable, Sendable, FixedSizeRecord {
   @inlinable static var bitmapRoot: Field<Self, UInt64> { .init(at: 16) }
   @inlinable static var overflowRoot: Field<Self, UInt64> { .init(at: 24) }
 
+  /// Every field, by ascending offset.
+  public static var fields: [FieldPlace] {
+    [
+      FieldPlace("blockCount", blockCount), FieldPlace("allocated", allocated),
+      FieldPlace("bitmapRoot", bitmapRoot), FieldPlace("overflowRoot", overflowRoot),
+    ]
+  }
+
   /// Blocks managed (kernel: `nr_blocks`).
   public var blockCount: UInt64 = 0
   /// Blocks with a count above zero (kernel: `nr_allocated`).
@@ -56,6 +64,14 @@ public struct IndexEntry: Equatable, Sendable, FixedSizeRecord {
   @inlinable static var bitmapBlock: Field<Self, UInt64> { .init(at: 0) }
   @inlinable static var freeCount: Field<Self, UInt32> { .init(at: 8) }
   @inlinable static var noneFreeBefore: Field<Self, UInt32> { .init(at: 12) }
+
+  /// Every field, by ascending offset.
+  public static var fields: [FieldPlace] {
+    [
+      FieldPlace("bitmapBlock", bitmapBlock), FieldPlace("freeCount", freeCount),
+      FieldPlace("noneFreeBefore", noneFreeBefore),
+    ]
+  }
 
   /// Metadata block of the bitmap.
   public var bitmapBlock: UInt64

@@ -31,6 +31,23 @@ public enum SuperblockRecord: FixedSizeRecord {
   @inlinable static var compatFlags: Field<Self, UInt32> { .init(at: 352) }
   @inlinable static var compatReadOnlyFlags: Field<Self, UInt32> { .init(at: 356) }
   @inlinable static var incompatFlags: Field<Self, UInt32> { .init(at: 360) }
+
+  /// Every field, by ascending offset; the two space map roots have fields of their own.
+  public static var fields: [FieldPlace] {
+    [
+      FieldPlace("flags", flags), FieldPlace("blockNumber", blockNumber),
+      FieldPlace("uuidLow", uuidLow), FieldPlace("uuidHigh", uuidHigh),
+      FieldPlace("magic", magic), FieldPlace("version", version), FieldPlace("time", time),
+      FieldPlace("transactionID", transactionID),
+      FieldPlace("metadataSnapshot", metadataSnapshot), FieldPlace("mappingRoot", mappingRoot),
+      FieldPlace("detailsRoot", detailsRoot), FieldPlace("dataBlockSectors", dataBlockSectors),
+      FieldPlace("metadataBlockSectors", metadataBlockSectors),
+      FieldPlace("metadataBlockCount", metadataBlockCount),
+      FieldPlace("compatFlags", compatFlags),
+      FieldPlace("compatReadOnlyFlags", compatReadOnlyFlags),
+      FieldPlace("incompatFlags", incompatFlags),
+    ]
+  }
 }
 
 /// The superblock's fields, decoded.
@@ -109,11 +126,11 @@ public struct Superblock: Equatable, Sendable {
   /// which nothing else can be understood.
   /// - Throws: `FormatError` naming what was expected and found.
   public init(validating block: RawSpan, number: UInt64) throws(FormatError) {
+    try BlockHeader.verify(block, number: number, kind: .superblock)
     let found = RecordView<SuperblockRecord>(block)[SuperblockRecord.magic]
     guard found == SuperblockRecord.magicValue else {
       throw .magic(expected: SuperblockRecord.magicValue, found: found)
     }
-    try BlockHeader.verify(block, number: number, kind: .superblock)
     self.init(decoding: block)
     guard version == 1 || version == 2 else {
       throw .field(.version, expected: 2, found: UInt64(version))

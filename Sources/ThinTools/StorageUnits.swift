@@ -114,22 +114,41 @@ public func prettySize(bytes: UInt64) -> String {
 public func formatSize(bytes: UInt64, in unit: StorageUnit) -> String {
   let value = Double(bytes) / Double(unit.bytes)
   if value < 1 { return plainDecimal(value) }
-  if value.rounded(.towardZero) == value { return String(UInt64(value)) }
-  return withVaList([value]) { list in
-    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
-      guard let base = buffer.baseAddress else { return "" }
-      vsnprintf(base, buffer.count, "%.2f", list)
-      return String(cString: base)
-    }
-  }
+  return UInt64(exactly: value).map { String($0) } ?? printed(value, "%.2f")
 }
 
 /// The shortest digits that give `value` (from 0 to below 1) again, without an exponent.
 private func plainDecimal(_ value: Double) -> String {
   if value == 0 { return "0" }
-  let parts = value.description.split(separator: "e")
-  guard parts.count == 2, let exponent = Int(parts[1]) else { return value.description }
-  let digits = parts[0].filter { $0 != "." }
-  let significant = digits.hasSuffix("0") ? digits.dropLast() : Substring(digits)
-  return "0." + String(repeating: "0", count: -exponent - 1) + significant
+  let text = value.description
+  let parts = text.split(separator: "e")
+  let exponent = parts.count == 2 ? Int(parts[1]) ?? 0 : 0
+  let point = parts[0].firstIndex(of: ".") ?? parts[0].endIndex
+  // value = 0.digits * 10^shift
+  var digits = Array((parts[0][..<point] + parts[0][point...].dropFirst()).utf8)
+  var shift = parts[0].distance(from: parts[0].startIndex, to: point) + exponent
+  let leading = digits.prefix { $0 == UInt8(ascii: "0") }.count
+  digits.removeFirst(leading)
+  shift -= leading
+  while digits.last == UInt8(ascii: "0") { digits.removeLast() }
+  // Of two that are equally near, Swift takes the even one; the field's tools, the larger one.
+  let exact = Array(printed(value, "%.40e").utf8.filter { $0 != UInt8(ascii: ".") })
+  let rest = exact[digits.count..<41]
+  if rest.first == UInt8(ascii: "5"), rest.dropFirst().allSatisfy({ $0 == UInt8(ascii: "0") }),
+    exact.starts(with: digits)
+  {
+    digits[digits.count - 1] += 1
+  }
+  return "0." + String(repeating: "0", count: -shift) + String(decoding: digits, as: UTF8.self)
+}
+
+/// What printf(3) makes of `value`.
+private func printed(_ value: Double, _ format: String) -> String {
+  withVaList([value]) { list in
+    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
+      guard let base = buffer.baseAddress else { return "" }
+      vsnprintf(base, buffer.count, format, list)
+      return String(cString: base)
+    }
+  }
 }

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 
 /// CRC-32C (Castagnoli, reflected) over `count` bytes, starting from register value `seed`,
 /// without the final inversion.
@@ -26,6 +27,9 @@ static inline int dmthin_block_device_bytes(int fd, uint64_t *bytes) {
 static inline int dmthin_block_device_sector_bytes(int fd, int *bytes) {
     return ioctl(fd, BLKSSZGET, bytes);
 }
+
+/// A file in memory, for tests and trials; a descriptor, or -1 with errno set.
+static inline int dmthin_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 
 static const int dmthin_o_direct = O_DIRECT;
 

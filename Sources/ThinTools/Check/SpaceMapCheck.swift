@@ -140,14 +140,12 @@ extension Checker {
     _ = forest.verify(.spaceMapOverflow, root: data.overflowRoot)
     _ = forest.verify(.spaceMapOverflow, root: metadata.overflowRoot)
 
-    guard treesAreSound else {
+    if !treesAreSound {
       add(
         Finding(
           .fatal, "reference counts were not compared, because the trees are damaged"))
-      return
     }
-    guard dataIndexIsSound else { return }
-    compare(&dataComparison, data, dataIndex)
+    if dataIndexIsSound { compare(&dataComparison, data, dataIndex) }
     compare(&metadataComparison, metadata, metadataIndex)
   }
 
@@ -188,6 +186,8 @@ extension Checker {
     add(Finding(.fatal, message, block: block))
   }
 
+  /// Reads all bitmaps of a map. Where trees are damaged, computed counts mean nothing, and the
+  /// bitmaps are looked at for their own soundness only.
   private func compare(
     _ comparison: inout SpaceMapComparison, _ root: SpaceMapRoot,
     _ index: [(region: UInt64, entry: IndexEntry)]
@@ -217,6 +217,7 @@ extension Checker {
           fatal("\(name) space map: bitmap \(region) at block \(block): \(error)", block: block)
           return
         }
+        guard treesAreSound else { return }
         check(entry, region, comparison.take(bitmap: bytes, region: Int(region)), name)
       })
     guard treesAreSound else { return }

@@ -3,7 +3,7 @@
 #
 # usage: contrib/kernel/run scenarios/lvm.sh DISK
 #
-#   DISK  an image of zeros of 1 GiB
+#   DISK  an image of zeros of 256 MiB
 #
 # DMTHIN_TOOLS names the directory of thin_check, thin_dump, thin_restore (and thin_repair: if it is
 # there, lvconvert --repair is tried as well). Covered: creation, snapshots, deactivation and activation
@@ -77,9 +77,9 @@ swap() { lvm_do lvconvert --yes --thinpool vg/pool --poolmetadata "vg/$1"; }
 
 lvm_do pvcreate /dev/ubda
 lvm_do vgcreate vg /dev/ubda
-lvm_do lvcreate --type thin-pool -L 256M --poolmetadatasize 8M --chunksize 64k -n pool vg
-lvm_do lvcreate -V 512M -n vol1 --thinpool vg/pool
-lvm_do lvcreate -V 64M -n vol2 --thinpool vg/pool
+lvm_do lvcreate --type thin-pool -L 128M --poolmetadatasize 4M --chunksize 64k -n pool vg
+lvm_do lvcreate -V 48M -n vol1 --thinpool vg/pool
+lvm_do lvcreate -V 24M -n vol2 --thinpool vg/pool
 write vol1 1 500
 write vol2 2 300
 lvm_do lvcreate -s -n snap1 vg/vol1
@@ -94,8 +94,8 @@ digest | must cmp - /tmp/digest
 
 # The pool's metadata, taken out by putting another volume in its place; rewritten to a third one.
 down
-lvm_do lvcreate -an -Zn -Wn -L 8M -n old vg
-lvm_do lvcreate -an -Zn -Wn -L 8M -n new vg
+lvm_do lvcreate -an -Zn -Wn -L 4M -n old vg
+lvm_do lvcreate -an -Zn -Wn -L 4M -n new vg
 swap old
 lvm_do lvchange -ay vg/old vg/new
 lvm_do "$tools/thin_dump" /dev/vg/old -o /tmp/xml

@@ -1,0 +1,96 @@
+import BlockIO
+import CDMThin
+import Glibc
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
+/// Runs the reading tools over one damaged image after the other and judges what they say.
+///
+/// The rule: an image is never called clean when its logical content, which is what a dump of it
+/// says, is not that of the sound image; unless the damage, with its checksum made right, made another sound
+/// pool of it: see `Damage.anotherSoundPool`.
+public struct DamageTrial {
+  /// How one image fared.
+  public enum Outcome: Equatable, Sendable {
+    /// The check reported damage, leaks or minor faults, or refused the image.
+    case reported
+    /// Called clean, and the logical content is unchanged.
+    case cleanAndUnchanged
+    /// Called clean with another content, because the image is that of another sound pool: all
+    /// that the disk holds agrees with it.
+    case anotherSoundPool(String)
+    /// Called clean with another content: a fault of the checker.
+    case missed
+    /// Reported, but no finding names the block that was damaged.
+    case reportedElsewhere
+  }
+
+  private let generator: DamageGenerator
+  private let baseline: [UInt8]
+  private let hasSnapshot: Bool
+  private let memory: Int32
+  private let nowhere: ByteSink
+
+  /// Trials on the image in the file `path`, which is sound.
+  public init(image path: String) throws {
+    let device = try MemoryDevice(contentsOf: path)
+    generator = try DamageGenerator(device)
+    memory = dmthin_memory_file("dump")
+    nowhere = try ByteSink(creating: "/dev/null")
+    hasSnapshot = try MetadataView(device, source: .current).superblock.metadataSnapshot != 0
+    baseline = try Self.dumpText(device, memory)
+  }
+
+  /// Bytes of the image.
+  public var imageByteCount: UInt64 { generator.device.byteCount }
+
+  private static func dumpText(_ device: MemoryDevice, _ memory: Int32) throws -> [UInt8] {
+    ftruncate(memory, 0)
+    lseek(memory, 0, SEEK_SET)
+    let sink = ByteSink(descriptor: memory, path: "memory")
+    try dump(device, to: sink, options: DumpOptions(), progress: Progress())
+    let size = Int(lseek(memory, 0, SEEK_END))
+    return [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+      count = max(0, pread(memory, buffer.baseAddress, size, 0))
+    }
+  }
+
+  /// Damages the image by `seed`, runs every reading tool, judges, and mends the image.
+  public func run(seed: UInt64) -> (damage: Damage, outcome: Outcome) {
+    var random = SplitMix64(seed: seed)
+    let device = generator.device
+    let damage = generator.damage(&random)
+    defer { device.revert() }
+    runOtherTools(device)
+    return (damage, judge(damage, device))
+  }
+
+  /// Whatever these say of a damaged image, they must end and must not trap.
+  private func runOtherTools(_ device: MemoryDevice) {
+    try? dump(device, to: nowhere, options: DumpOptions(), progress: Progress())
+    var listing = LsOptions()
+    listing.countsExclusive = true
+    listing.findsHighest = true
+    _ = try? listDevices(device, options: listing, progress: Progress())
+    guard hasSnapshot else { return }
+    var options = CheckOptions()
+    options.metadataSnapshot = true
+    _ = try? check(device, options: options, progress: Progress())
+  }
+
+  private func judge(_ damage: Damage, _ device: MemoryDevice) -> Outcome {
+    guard let report = try? check(device, options: CheckOptions(), progress: Progress()) else {
+      return .reported
+    }
+    guard report.isClean else {
+      let isContent = !damage.isResealed && damage.action != .truncate && damage.role != .superblock
+      // Of two exchanged blocks one may be out of reach below the other.
+      let changed = Set(device.changedBlocks)
+      let isNamed = report.findings.contains { $0.block.map(changed.contains) ?? false }
+      return isContent && !isNamed && !changed.isEmpty ? .reportedElsewhere : .reported
+    }
+    if let text = try? Self.dumpText(device, memory), text == baseline { return .cleanAndUnchanged }
+    return damage.anotherSoundPool.map { .anotherSoundPool($0) } ?? .missed
+  }
+}

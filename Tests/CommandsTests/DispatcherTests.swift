@@ -1,0 +1,165 @@
+import Glibc
+import Testing
+import ThinFormat
+import ThinTools
+
+@testable import Commands
+
+@Suite struct DispatcherTests {
+  @Test("a command runs by the name of its link, wherever that is", arguments: NamedSpec.all)
+  func byLink(_ command: NamedSpec) {
+    let spec = command.spec
+    for program in [spec.fieldName, "/usr/sbin/\(spec.fieldName)", "./\(spec.fieldName)"] {
+      #expect(runCommand(program, "-V").output == "\(Version.text)\n")
+      #expect(runCommand(program, "--help").output.hasPrefix("\(spec.fieldName): \(spec.summary)"))
+    }
+  }
+
+  @Test("a command runs as a verb, by its short and its long name", arguments: NamedSpec.all)
+  func byVerb(_ command: NamedSpec) {
+    let spec = command.spec
+    for program in ["dmthin", "/bin/thin-tools"] {
+      for verb in [spec.name, spec.fieldName] {
+        let usage = "\nUsage: \(program.split(separator: "/").last ?? "") \(verb) [OPTIONS]"
+        #expect(runCommand(program, verb, "--help").output.contains(usage))
+        #expect(runCommand(program, "help", verb).output.contains(usage))
+        #expect(runCommand(program, verb, "--foo").errors.contains(usage))
+      }
+    }
+  }
+
+  @Test("the version is one word on one line, and at least 0.9.0 to those who compare")
+  func version() {
+    let words = runCommand("thin-tools", "--version").output.split(separator: "\n")
+    #expect(words.count == 1 && words[0].split(separator: " ").count == 1)
+    #expect(
+      words[0].split(separator: ".").compactMap { Int($0) }.lexicographicallyPrecedes([0, 9])
+        == false)
+  }
+
+  @Test("help lists every command")
+  func overview() {
+    for arguments in [["dmthin", "help"], ["dmthin", "--help"], ["dmthin", "-h"]] {
+      let result = runCommand(arguments)
+      #expect(result.status == 0)
+      for spec in allSpecs { #expect(result.output.contains("(\(spec.fieldName))")) }
+    }
+  }
+
+  @Test("no command, or an unknown one, is an error of usage")
+  func unknown() {
+    for arguments in [
+      ["dmthin"], [], ["dmthin", "foo"], ["dmthin", "help", "foo"], ["dmthin", ""],
+    ] {
+      let result = runCommand(arguments)
+      #expect(result.status == 2 && result.output.isEmpty && result.errors.contains("error: "))
+    }
+  }
+
+  @Test("manual pages and completions are written for packaging")
+  func generated() throws {
+    let (result, folder) = filled { mkdtemp($0) == nil ? -1 : 0 }
+    try #require(result == 0)
+    #expect(runCommand("thin-tools", "generate-man", folder).status == 0)
+    #expect(runCommand("thin-tools", "generate-completions", folder).status == 0)
+    for name in allSpecs.map(\.fieldName) + ["thin-tools"] {
+      #expect(unlink("\(folder)/\(name).8") == 0)
+      #expect(unlink("\(folder)/\(name)") == 0)
+    }
+    #expect(rmdir(folder) == 0)
+    #expect(runCommand("thin-tools", "generate-man", "/no/such/folder").status == 73)
+  }
+}
+
+@Suite struct InputCheckTests {
+  private let binaryReaders = ["thin_check", "thin_dump", "thin_ls"]
+
+  @Test("inputs that cannot be metadata are told apart")
+  func inputs() throws {
+    let tiny = try ScratchFile(size: 1024)
+    let xml = try ScratchFile(text: "<superblock uuid=\"\"", size: 65536)
+    for program in binaryReaders {
+      #expect(
+        runCommand(program, "no-such-file").errors
+          == "error: Couldn't find input file 'no-such-file'\n")
+      #expect(
+        runCommand(program, "/tmp").errors == "error: Not a block device or regular file '/tmp'.\n")
+      #expect(
+        runCommand(program, tiny.path).errors.contains(
+          "Metadata device/file too small.  Is this binary metadata?"))
+      #expect(
+        runCommand(program, xml.path).errors.contains(
+          "This looks like XML.  This tool only supports the binary metadata format."))
+      for path in ["", "/tmp", tiny.path, xml.path] {
+        #expect(runCommand(program, path).status == 66)
+      }
+    }
+  }
+
+  @Test("outputs that cannot hold metadata are refused")
+  func outputs() throws {
+    let input = try ScratchFile(text: "<superblock/>")
+    let small = try ScratchFile(size: 40959)
+    let cases = [
+      ("no-such-file", "Couldn't find output file 'no-such-file'"),
+      ("/tmp", "Not a block device or regular file '/tmp'."),
+      (small.path, "Output file too small."),
+    ]
+    for (path, message) in cases {
+      let result = runCommand("thin_restore", "-i", input.path, "-o", path)
+      #expect(result.status == 73 && result.errors.contains(message))
+    }
+    let large = try ScratchFile(size: 40960)
+    #expect(throws: Never.self) { try InputChecks.requireOutput(large.path) }
+    #expect(runCommand("thin_restore", "-i", "no-such-file", "-o", large.path).status == 66)
+  }
+
+  @Test("XML is recognised with a prologue, a doctype, comments, blanks and a byte-order mark")
+  func xml() {
+    for start in ["", "\u{feff}", " \n\t", "\u{feff}\r\n"] {
+      for text in ["<superblock ", "<?xml version", "<!DOCTYPE x", "<!-- x -->"] {
+        #expect(InputChecks.isXML(Array((start + text).utf8)))
+      }
+    }
+    for text in ["", "<", "superblock", "?xml", "\0<superblock", "<device "] {
+      #expect(!InputChecks.isXML(Array(text.utf8)))
+    }
+  }
+
+  @Test("what is not metadata is recognised where it can be")
+  func hints() {
+    func block(_ bytes: [UInt8], at offset: Int) -> [UInt8] {
+      var block = [UInt8](repeating: 0, count: 4096)
+      block.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+      return block
+    }
+    let cases: [([UInt8], Int, String)] = [
+      ([], 0, "all zeroes"), ([0x53, 0xef], 1080, "ext4"), (Array("XFSB".utf8), 0, "XFS"),
+      (Array("LABELONE".utf8), 512, "physical volume of LVM"), ([0x1f, 0x8b], 0, "gzip"),
+      ([0x03, 0xc4, 0x18], 32, "dm-cache"), ([0x7b, 0x07, 0xc1, 0x7e], 32, "dm-era"),
+      ([0xba, 0x52, 0x9c, 0x01], 32, "thin_repair"),
+    ]
+    for (bytes, offset, words) in cases {
+      let hint = InputChecks.hint(firstBlock: block(bytes, at: offset))
+      #expect(hint?.contains(words) == true, "\(words): \(hint ?? "nothing")")
+    }
+    #expect(InputChecks.hint(firstBlock: block([1], at: 7)) == nil)
+    #expect(InputChecks.hint(firstBlock: []) == nil)
+    var superblock = block([0xba, 0x52, 0x9c, 0x01], at: 32)
+    superblock.withUnsafeMutableBytes { BlockHeader.seal($0, number: 0, kind: .superblock) }
+    #expect(InputChecks.hint(firstBlock: superblock) == nil)
+  }
+
+  @Test("an error about damage says what the input may be instead, and other errors do not")
+  func explanations() throws {
+    let zeroes = try ScratchFile(size: 65536)
+    func message(_ kind: ToolError.Kind) -> String? {
+      let error = #expect(throws: ToolError.self) {
+        try InputChecks.explaining(zeroes.path) { throw ToolError(kind, "bad") }
+      }
+      return error?.message
+    }
+    #expect(message(.damaged)?.hasPrefix("bad\nThe first block is all zeroes") == true)
+    #expect(message(.inputOutput) == "bad")
+  }
+}

@@ -1,0 +1,155 @@
+import Testing
+import ThinTools
+
+@testable import Commands
+
+@Suite struct SpecificationTests {
+  @Test(
+    "help, manual page and completion name every option, and no hidden one",
+    arguments: NamedSpec.all)
+  func everyOptionIsDocumented(_ command: NamedSpec) {
+    let spec = command.spec
+    let help = spec.helpText(program: spec.fieldName)
+    let man = spec.manPage
+    for option in spec.options {
+      let isShown = !option.isHidden
+      #expect(help.contains("\(option.label)\n") == isShown, "\(option.label)")
+      #expect(man.contains("\(roff(option.label))\\fR\n") == isShown, "\(option.label)")
+      let words = spec.bashCompletion.split { " '\n".contains($0) }
+      #expect(words.contains("--\(option.name)") == isShown, "\(option.label)")
+    }
+    for positional in spec.positionals {
+      #expect(help.contains("<\(positional.name)>\n"))
+      #expect(man.contains(".I \(positional.name)\n"))
+    }
+  }
+
+  @Test("help has examples, exit statuses and no line over 80 columns", arguments: NamedSpec.all)
+  func helpTeaches(_ command: NamedSpec) {
+    let spec = command.spec
+    let help = spec.helpText(program: spec.fieldName)
+    for part in [
+      "\nUsage: \(spec.fieldName) ", "\nExamples:\n", "\nExit status:\n", "\nSee also: ",
+    ] {
+      #expect(help.contains(part), "\(part)")
+    }
+    for status in ExitStatus.allCases where status != .leaks {
+      #expect(help.contains("\n  \(status.rawValue) "))
+    }
+    for line in help.split(separator: "\n") where !line.hasPrefix("Usage:") {
+      #expect(line.count <= 80, "\(line)")
+    }
+  }
+
+  @Test(
+    "option names are distinct, and conflicts name options that exist", arguments: NamedSpec.all)
+  func specificationIsSound(_ command: NamedSpec) {
+    let spec = command.spec
+    #expect(Set(spec.options.map(\.name)).count == spec.options.count)
+    let shorts = spec.options.compactMap(\.short)
+    #expect(Set(shorts).count == shorts.count)
+    for option in spec.options {
+      for conflict in option.conflicts { #expect(spec.option(named: conflict) != nil) }
+      #expect(option.help.hasSuffix("."), "\(option.label)")
+    }
+  }
+
+  @Test("roff takes no character of a text for a command")
+  func roffIsEscaped() {
+    #expect(roff("-a \\b\n.c\n'd") == "\\-a \\eb\n\\&.c\n\\&'d")
+  }
+
+  @Test("damage never gives the status that lvm2 takes for a missing program")
+  func statuses() {
+    let kinds: [(ToolError.Kind, Int32)] = [
+      (.damaged, 64), (.request, 64), (.input, 66), (.output, 73), (.inputOutput, 74), (.busy, 75),
+      (.closedPipe, 0),
+    ]
+    for (kind, status) in kinds { #expect(ExitStatus(kind).rawValue == status) }
+    #expect(ExitStatus.usage.rawValue == 2)
+  }
+}
+
+@Suite struct CommandOptionTests {
+  /// Options of thin_check, and the pairs of them that exclude each other.
+  static let flags = [
+    "--auto-repair", "--clear-needs-check-flag", "--ignore-non-fatal-errors", "--metadata-snap",
+    "--override-mapping-root=1", "--override-details-root=1", "--quiet", "--super-block-only",
+    "--skip-mappings", "--json",
+  ]
+  static let excluded: [String: Set<String>] = [
+    "--auto-repair": [
+      "--ignore-non-fatal-errors", "--metadata-snap", "--override-mapping-root=1",
+      "--override-details-root=1", "--super-block-only", "--skip-mappings",
+    ],
+    "--clear-needs-check-flag": [
+      "--metadata-snap", "--override-mapping-root=1", "--override-details-root=1",
+    ],
+  ]
+
+  @Test("thin_check refuses exactly the pairs of options that make no sense", arguments: flags)
+  func conflictMatrix(_ one: String) {
+    for other in Self.flags where other != one {
+      let isExcluded =
+        Self.excluded[one]?.contains(other) == true || Self.excluded[other]?.contains(one) == true
+      let isRefused = (try? CheckCommand.spec.parse([one, other, "in"])) == nil
+      #expect(isRefused == isExcluded, "\(one) \(other)")
+    }
+  }
+
+  private func parsed(_ spec: CommandSpec, _ arguments: String...) throws -> ParsedArguments {
+    guard case .run(let parsed) = try spec.parse(arguments) else { throw UsageError("nothing") }
+    return parsed
+  }
+
+  @Test("thin_check's request holds what was asked")
+  func checkRequest() throws {
+    let plain = CheckRequest(try parsed(CheckCommand.spec, "", "-q", "in"))
+    #expect(plain.input == "in" && plain.options == CheckOptions())
+    let full = CheckRequest(
+      try parsed(
+        CheckCommand.spec, "--clear-needs-check-flag", "--skip-mappings", "--super-block-only",
+        "--ignore-non-fatal-errors", "-v", "--io-engine", "async", "in")
+    ).options
+    #expect(full.clearNeedsCheck && full.skipMappings && full.superblockOnly)
+    #expect(full.ignoreNonFatal && !full.metadataSnapshot)
+    let roots = CheckRequest(
+      try parsed(
+        CheckCommand.spec, "-m", "--override-mapping-root", "7", "--override-details-root=8", "in")
+    ).options
+    #expect(roots.mappingRoot == 7 && roots.detailsRoot == 8 && roots.metadataSnapshot)
+    #expect(CheckRequest(try parsed(CheckCommand.spec, "--auto-repair", "in")).options.autoRepair)
+  }
+
+  @Test("thin_dump's request holds what was asked")
+  func dumpRequest() throws {
+    let plain = DumpRequest(try parsed(DumpCommand.spec, "in"))
+    #expect(plain.format == .xml && plain.output == nil && plain.deviceIDs == nil)
+    #expect(plain.metadataSnapshot == .none)
+    let full = DumpRequest(
+      try parsed(
+        DumpCommand.spec, "-m=5", "-f", "human_readable", "-o", "out", "--dev-id", "3",
+        "--dev-id", "1", "--data-block-size", "128", "--nr-data-blocks=9", "--transaction-id", "2",
+        "--skip-mappings", "in"))
+    #expect(full.metadataSnapshot == .block(5) && full.format == .humanReadable)
+    #expect(full.deviceIDs == [3, 1] && full.output == "out" && full.skipMappings)
+    #expect(full.overrides.dataBlockSectors == 128 && full.overrides.dataBlockCount == 9)
+    #expect(full.overrides.transactionID == 2)
+    #expect(DumpRequest(try parsed(DumpCommand.spec, "-m", "in")).metadataSnapshot == .current)
+    #expect(throws: UsageError.self) { try DumpCommand.spec.parse(["-r", "-m=5", "in"]) }
+  }
+
+  @Test("thin_restore's and thin_ls's requests hold what was asked")
+  func otherRequests() throws {
+    let restore = RestoreRequest(try parsed(RestoreCommand.spec, "-i", "a", "-o", "b", ""))
+    #expect(restore.input == "a" && restore.output == "b")
+    let ls = LsRequest(
+      try parsed(LsCommand.spec, "-o", "DEV,HIGHEST_MAPPED", "--no-headers", "-m", "in"))
+    #expect(ls.fields == [.device, .highestMapped] && !ls.hasHeaders)
+    #expect(ls.metadataSnapshot == .current)
+    #expect(LsRequest(try parsed(LsCommand.spec, "in")).fields == LsField.standard)
+    for bad in ["", "DEV,", ",DEV", "dev", "DEV,FOO"] {
+      #expect(throws: UsageError.self) { try LsCommand.spec.parse(["-o", bad, "in"]) }
+    }
+  }
+}

@@ -238,5 +238,7 @@ struct PoolXmlReaderTests {
   func whiteSpace() {
     let space = String(repeating: " \n", count: 400_000)
     #expect(read(space + document(space + single + space) + space).error == nil)
+    let declaration = "<?xml version=\"1.0\"?>"
+    #expect(read(declaration + space + document(single) + space).error == nil)
   }
 }

@@ -52,7 +52,8 @@ final class MappingTreeBuilder {
   private var states: [LevelState] = [LevelState()]
   /// An underfull node that is the whole tree so far.
   private var sole: NodeReference?
-  private let scratch = AlignedBuffer(count: Limits.blockBytes)
+  /// Made when the first node is taken apart, which most pools never need.
+  private lazy var readBack = ReadBackCache(writer)
   /// Nodes that were taken apart and may have no other use.
   private var takenApart: Set<UInt64> = []
 
@@ -334,8 +335,7 @@ final class MappingTreeBuilder {
   private func withNode(_ block: UInt64, _ body: (borrowing BtreeNodeView) -> Void)
     throws(BlockWriteError)
   {
-    try writer.read(block, into: scratch.bytes)
-    let bytes = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(scratch.bytes))
+    let bytes = RawSpan(_unsafeBytes: try readBack.bytes(of: block))
     do throws(FormatError) {
       let view = try BtreeNodeView(validating: bytes, number: block, leafValueSize: 8)
       body(view)

@@ -92,6 +92,11 @@ private let oddDocuments: [String] = [
   "    <single_mapping origin_block=\"1>\" data_block=\"2\" time=\"3\"/>\n    \(single)\n",
   "    <triple_mapping origin_block=\"1\" data_block=\"2\" time=\"3\"/>\n",
   "    <ref name=\"a > b &amp; &lt;c\"/>\n    \(single)\n    <ref name=\"d\"></ref>\(single)",
+  "    <ref name=\"\"/>\n    <ref name=\"a b\"/>\n\(single)\n    <ref name=\"\t\u{E9}\"/>\n",
+  "    <ref name=\"12\"/>\n    <ref name=\"1<2\"/>\n",
+  "    <ref name=\"12\"/>\n    <ref name=\"\(String(repeating: "n", count: 255))\"/>\n",
+  "    <ref name=\"12\"/>\n    <ref name=\"\(String(repeating: "n", count: 256))\"/>\n",
+  "    <ref name=\"12\"/>\n    <ref name=\"1>2'\"/><ref name='13'/><ref  name=\"12\"/>\n",
   "    <ref/>\n    \(single)\n",
   "    <def name=\"a\"/>\n    \(single)\n",
   "    \(single)\n    </def>\n",
@@ -165,7 +170,8 @@ struct PoolXmlReaderTests {
 
   @Test("a document with any byte changed is read the same by both paths")
   func mutations() {
-    let bytes = Array(document("    \(single)\n    \(range)\n").utf8)
+    let ref = "<ref name=\"r\"/>"
+    let bytes = Array(document("    \(single)\n    \(range)\n    \(ref)\n").utf8)
     for at in 0..<bytes.count {
       for byte in Array("0 \n\"<>/=&-!]x\u{0}\u{80}".utf8) + [0xFF] {
         var changed = bytes

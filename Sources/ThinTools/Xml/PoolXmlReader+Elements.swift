@@ -16,6 +16,11 @@ enum PoolXmlSection {
     }
   }
 
+  /// Whether refs may come next.
+  var holdsRefs: Bool {
+    if case .device = self { true } else { false }
+  }
+
   /// What may come next, for messages.
   var expected: String {
     switch self {

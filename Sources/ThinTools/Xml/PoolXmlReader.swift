@@ -3,7 +3,7 @@ import Glibc
 
 /// Reads the XML of a pool, as thin_dump writes it, from a file descriptor.
 ///
-/// The text goes through expat, except mapping elements in exactly the form of a dump: those are
+/// The text goes through expat, except mappings and refs in exactly the form of a dump: those are
 /// recognised in the buffer, ten times as fast. That is done only where expat would be between
 /// elements: it gets the text in pieces that end after a `>`, and when the last element event
 /// ended with the piece, expat has nothing pending and whole elements can be kept from it.
@@ -68,8 +68,8 @@ public final class PoolXmlReader {
     self.progress = progress
     self.usesFastPath = usesFastPath
     self.readBytes = readBytes
-    buffer = .allocate(capacity: Self.bufferBytes + CanonicalMapping.overread)
-    buffer.initialize(repeating: 0, count: Self.bufferBytes + CanonicalMapping.overread)
+    buffer = .allocate(capacity: Self.bufferBytes + CanonicalElement.overread)
+    buffer.initialize(repeating: 0, count: Self.bufferBytes + CanonicalElement.overread)
     parser = XML_ParserCreate("UTF-8")
   }
 
@@ -88,7 +88,7 @@ public final class PoolXmlReader {
     try skipPrologue()
     while true {
       if usesFastPath && eventEnd == fedCount && section.holdsMappings && !hasInternalSubset {
-        try passMappings()
+        try passElements()
       }
       if let close = memchr(buffer + start, 0x3E, end - start) {
         try feed(UnsafeRawPointer(close) - UnsafeRawPointer(buffer + start) + 1)
@@ -162,18 +162,26 @@ public final class PoolXmlReader {
     byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09
   }
 
-  /// Recognises mapping elements from `start` on for as long as they are in canonical form.
-  private func passMappings() throws(ToolError) {
+  /// Recognises mappings and refs from `start` on for as long as they are in canonical form.
+  private func passElements() throws(ToolError) {
     var at = UnsafePointer(buffer + start)
     let end = UnsafePointer(buffer + self.end)
     var lines = 0
-    while let run = CanonicalMapping.scan(&at, end: end, newlines: &lines) {
-      do throws(ToolError) {
-        try handler.mapping(run)
-      } catch {
-        unseenLines += lines
-        throw located(error)
+    do throws(ToolError) {
+      while true {
+        if let run = CanonicalElement.scan(&at, end: end, newlines: &lines) {
+          try handler.mapping(run)
+        } else if section.holdsRefs,
+          let name = CanonicalElement.scanRef(&at, end: end, newlines: &lines)
+        {
+          try handler.ref(name: String(decoding: name, as: UTF8.self))
+        } else {
+          break
+        }
       }
+    } catch {
+      unseenLines += lines
+      throw located(error)
     }
     unseenLines += lines
     start = at - UnsafePointer(buffer)

@@ -1,12 +1,14 @@
-/// Recognises mapping elements written exactly as dumps write them, without a general parser:
+/// Recognises elements without content written exactly as dumps write them, without a general
+/// parser:
 ///
 ///     <single_mapping origin_block="N" data_block="N" time="N"/>
 ///     <range_mapping origin_begin="N" data_begin="N" length="N" time="N"/>
+///     <ref name="NAME"/>
 ///
 /// after any spaces and line ends. Everything else is "not canonical", which says nothing about
 /// whether it is right.
-enum CanonicalMapping {
-  /// Bytes that `scan` may look at beyond the end of the text; their content does not matter.
+enum CanonicalElement {
+  /// Bytes that a scan may look at beyond the end of the text; their content does not matter.
   static var overread: Int { 192 }
 
   /// Eight bytes of memory as a number, the first the least significant.
@@ -75,16 +77,7 @@ enum CanonicalMapping {
   ) -> PoolXmlMapping? {
     var at = p
     var lines = 0
-    if word(at) & 0xFF_FFFF_FFFF == 0x20_2020_200A {
-      at += 5
-      lines = 1
-    }
-    while at < end && (at.pointee == 0x20 || at.pointee == 0x0A || at.pointee == 0x0D) {
-      if at.pointee == 0x0A { lines &+= 1 }
-      // A carriage return alone would be a line end too; with a newline they make one.
-      if at.pointee == 0x0D && at[1] != 0x0A { return nil }
-      at += 1
-    }
+    guard skipSpace(&at, end: end, newlines: &lines) else { return nil }
     var run = PoolXmlMapping(thinBegin: 0, dataBegin: 0, length: 1, time: 0)
     if stands("<single_mapping origin_block=\"", at: at) {
       at += 30
@@ -117,5 +110,50 @@ enum CanonicalMapping {
     p = at
     newlines &+= lines
     return run
+  }
+
+  /// Reads a ref element at `p`, up to but not beyond `end`, and returns its name, which points
+  /// into the text. Names with a reference or anything but printable ASCII are not canonical.
+  /// - Parameters: as for `scan`.
+  static func scanRef(
+    _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int
+  ) -> UnsafeBufferPointer<UInt8>? {
+    var at = p
+    var lines = 0
+    guard skipSpace(&at, end: end, newlines: &lines), stands("<ref name=\"", at: at) else {
+      return nil
+    }
+    at += 11
+    let name = at
+    while at < end, at.pointee != 0x22 {
+      let isPlain = at.pointee >= 0x20 && at.pointee < 0x7F && at.pointee != 0x26
+      guard isPlain, at.pointee != 0x3C, at - name < PoolXmlAttributes.valueMax else { return nil }
+      at += 1
+    }
+    let nameEnd = at
+    guard word(at) & 0xFF_FFFF == 0x3E_2F22 else { return nil }
+    at += 3
+    guard at <= end else { return nil }
+    p = at
+    newlines &+= lines
+    return UnsafeBufferPointer(start: name, count: nameEnd - name)
+  }
+
+  /// Moves `at` past spaces and line ends; false where expat must look at them.
+  @inline(__always)
+  private static func skipSpace(
+    _ at: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines lines: inout Int
+  ) -> Bool {
+    if word(at) & 0xFF_FFFF_FFFF == 0x20_2020_200A {
+      at += 5
+      lines = 1
+    }
+    while at < end && (at.pointee == 0x20 || at.pointee == 0x0A || at.pointee == 0x0D) {
+      if at.pointee == 0x0A { lines &+= 1 }
+      // A carriage return alone would be a line end too; with a newline they make one.
+      if at.pointee == 0x0D && at[1] != 0x0A { return false }
+      at += 1
+    }
+    return true
   }
 }

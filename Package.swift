@@ -25,7 +25,8 @@ let package = Package(
   products: [
     .executable(name: "thin-tools", targets: ["thin-tools"]),
     .executable(name: "dmthin", targets: ["dmthin"]),
-    .library(name: "ThinMetadata", targets: ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata"]),
+    .library(
+      name: "ThinMetadata", targets: ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata"]),
   ],
   targets: [
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
@@ -37,7 +38,9 @@ let package = Package(
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
-    library("Simulation", ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
+    library(
+      "Simulation",
+      ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
       "Commands",
       ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),

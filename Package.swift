@@ -48,6 +48,9 @@ let package = Package(
     .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
+    .executableTarget(
+      name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
+      swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
   ]

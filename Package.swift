@@ -53,5 +53,6 @@ let package = Package(
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
+    tests("ThinToolsTests", ["ThinFormat", "BlockIO", "PersistentData", "ThinTools"]),
   ]
 )

@@ -108,8 +108,9 @@ struct RootScan: ~Copyable {
         transactionID: best.details.transactionID &+ 1, candidates: pairs.count)
     }
     // Without details there are still the mappings.
-    guard let tree = devices.first(where: { $0.root == superblock.mappingRoot })
-      ?? devices.max(by: { ($0.deviceCount, $0.root) < ($1.deviceCount, $1.root) }),
+    guard
+      let tree = devices.first(where: { $0.root == superblock.mappingRoot })
+        ?? devices.max(by: { ($0.deviceCount, $0.root) < ($1.deviceCount, $1.root) }),
       tree.deviceCount > 0
     else { return nil }
     return Roots(

@@ -46,6 +46,21 @@ let package = Package(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+    .target(
+      name: "TestSupport", dependencies: ["CDMThin"], path: "Tests/TestSupport",
+      swiftSettings: settings),
+    tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
+    tests(
+      "PersistentDataTests",
+      ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),
+    tests(
+      "ThinToolsTests",
+      [
+        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "TestSupport",
+        "Simulation",
+      ]),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
+    tests("InteropTests", ["TestSupport", "Simulation"]),
+    tests("KernelTests", ["TestSupport"]),
   ]
 )

@@ -47,7 +47,7 @@ let package = Package(
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     .target(
-      name: "TestSupport", dependencies: ["CDMThin"], path: "Tests/TestSupport",
+      name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"], path: "Tests/TestSupport",
       swiftSettings: settings),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests(

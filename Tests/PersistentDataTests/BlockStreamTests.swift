@@ -110,7 +110,8 @@ private final class BadSectorDevice: BlockDevice {
     for _ in 0..<60 { expectDelivery(stream, Self.list(&random)) { $0 >= 500 } }
   }
 
-  @Test("bad sectors cost exactly their blocks, with a queue and without", arguments: [true, false])
+  @Test(
+    "bad sectors cost exactly their blocks, with a queue and without", arguments: [true, false])
   func badSectors(hasDescriptor: Bool) throws {
     var random = SplitMix64(seed: seed())
     for _ in 0..<20 {

@@ -11,7 +11,8 @@ import ThinFormat
   private let device = MemoryDevice(byteCount: 64 * 4096)
 
   /// How each reader of trees ends: the fault that it reports first.
-  private func faults(root: UInt64) -> (reader: TreeFault?, leaves: TreeFault?, forest: [TreeFault]) {
+  private func faults(root: UInt64) -> (reader: TreeFault?, leaves: TreeFault?, forest: [TreeFault])
+  {
     var readerFault: TreeFault?
     var leavesFault: TreeFault?
     let reader = BlockReader(device)
@@ -31,21 +32,21 @@ import ThinFormat
   }
 
   private func leaf(_ block: UInt64, from key: UInt64, count: Int = 126) {
-    putNode(device, block, isLeaf: true, (0..<count).map { (key + UInt64($0), 0) })
+    device.putNode(block, isLeaf: true, (0..<count).map { NodeEntry(key + UInt64($0), 0) })
   }
 
   @Test("a sound tree has no faults")
   func sound() {
     leaf(2, from: 0)
     leaf(3, from: 500)
-    putNode(device, 1, isLeaf: false, [(0, 2), (400, 3)])
+    device.putNode(1, isLeaf: false, [NodeEntry(0, 2), NodeEntry(400, 3)])
     let found = faults(root: 1)
     #expect(found.reader == nil && found.leaves == nil && found.forest.isEmpty)
   }
 
   @Test("a node that is its own child is a cycle")
   func selfCycle() {
-    putNode(device, 1, isLeaf: false, [(0, 1)])
+    device.putNode(1, isLeaf: false, [NodeEntry(0, 1)])
     let found = faults(root: 1)
     #expect(found.reader?.problem == .tooDeep)
     #expect(found.leaves?.problem == .tooDeep)
@@ -55,8 +56,8 @@ import ThinFormat
   @Test("a cycle that a sound path hides is found")
   func hiddenCycle() {
     leaf(3, from: 0)
-    putNode(device, 2, isLeaf: false, [(0, 3), (200, 1)])
-    putNode(device, 1, isLeaf: false, [(0, 2)])
+    device.putNode(2, isLeaf: false, [NodeEntry(0, 3), NodeEntry(200, 1)])
+    device.putNode(1, isLeaf: false, [NodeEntry(0, 2)])
     // Block 1 is where a leaf should be, which is for the reader of leaves to find.
     let found = faults(root: 1)
     #expect(found.reader != nil)
@@ -66,7 +67,7 @@ import ThinFormat
   @Test("more levels than the format can have are refused", arguments: [15, 16, 17, 40])
   func depth(_ levels: Int) {
     for level in 1..<levels {
-      putNode(device, UInt64(level), isLeaf: false, [(0, UInt64(level + 1))])
+      device.putNode(UInt64(level), isLeaf: false, [NodeEntry(0, UInt64(level + 1))])
     }
     leaf(UInt64(levels), from: 0)
     let found = faults(root: 1)
@@ -80,11 +81,11 @@ import ThinFormat
     // 252 entries in each of twelve levels, all to the same child: 10 to the 29th paths.
     let every = (0..<252).map { UInt64($0) }
     for level in 1..<13 {
-      putNode(device, UInt64(level), isLeaf: false, every.map { ($0, UInt64(level + 1)) })
+      device.putNode(UInt64(level), isLeaf: false, every.map { NodeEntry($0, UInt64(level + 1)) })
     }
     for lowest in [true, false] {
       // The chain ends in a leaf, or in a node without children.
-      putNode(device, 13, isLeaf: lowest, [])
+      device.putNode(13, isLeaf: lowest, [])
       let found = faults(root: 1)
       #expect(found.reader != nil && found.leaves != nil)
       #expect(found.forest.contains { $0.isFatal } || lowest)
@@ -93,10 +94,11 @@ import ThinFormat
     leaf(20, from: 0)
     for level in (21...33).reversed() {
       let child: UInt64 = level == 33 ? 20 : UInt64(level + 1)
-      putNode(device, UInt64(level), isLeaf: false, [(0, child)])
+      device.putNode(UInt64(level), isLeaf: false, [NodeEntry(0, child)])
     }
-    putNode(device, 21, isLeaf: false, [(0, 22)] + every.dropFirst().map { ($0, 1) })
-    putNode(device, 10, isLeaf: false, [])
+    device.putNode(
+      21, isLeaf: false, [NodeEntry(0, 22)] + every.dropFirst().map { NodeEntry($0, 1) })
+    device.putNode(10, isLeaf: false, [])
     let found = faults(root: 21)
     #expect(found.reader != nil && found.leaves != nil && !found.forest.isEmpty)
   }
@@ -104,8 +106,10 @@ import ThinFormat
   @Test("children of the wrong kind, out of range or damaged are named with their parents")
   func children() {
     leaf(2, from: 0)
-    putNode(device, 3, kind: .details, isLeaf: true, [])
-    putNode(device, 1, isLeaf: false, [(0, 2), (200, 3), (300, 1000), (400, 5)])
+    device.putNode(3, kind: .details, isLeaf: true, [])
+    device.putNode(
+      1, isLeaf: false,
+      [NodeEntry(0, 2), NodeEntry(200, 3), NodeEntry(300, 1000), NodeEntry(400, 5)])
     let found = faults(root: 1).forest
     #expect(
       found.contains {
@@ -124,17 +128,21 @@ import ThinFormat
   func misplaced() {
     leaf(2, from: 0)
     leaf(3, from: 100)
-    putNode(device, 1, isLeaf: false, [(1, 2), (110, 3)])
+    device.putNode(1, isLeaf: false, [NodeEntry(1, 2), NodeEntry(110, 3)])
     var found = faults(root: 1).forest
-    #expect(found.contains { $0.block == 2 && $0.problem == .keyBelowSeparator(expected: 1, found: 0) })
+    #expect(
+      found.contains { $0.block == 2 && $0.problem == .keyBelowSeparator(expected: 1, found: 0) })
     #expect(
       found.contains {
         $0.block == 2 && $0.problem == .keyNotBelowNextSeparator(limit: 110, found: 125)
       })
-    #expect(found.contains { $0.block == 3 && $0.problem == .keyBelowSeparator(expected: 110, found: 100) })
+    #expect(
+      found.contains {
+        $0.block == 3 && $0.problem == .keyBelowSeparator(expected: 110, found: 100)
+      })
     leaf(4, from: 500, count: 83)
-    putNode(device, 3, isLeaf: false, [(500, 4)])
-    putNode(device, 1, isLeaf: false, [(0, 2), (500, 3)])
+    device.putNode(3, isLeaf: false, [NodeEntry(500, 4)])
+    device.putNode(1, isLeaf: false, [NodeEntry(0, 2), NodeEntry(500, 3)])
     found = faults(root: 1).forest
     #expect(found.contains { $0.block == 3 && $0.problem == .unevenHeight(expected: 1, found: 2) })
     #expect(found.contains { $0.block == 4 && $0.problem == .underfull(expected: 84, found: 83) })
@@ -157,8 +165,8 @@ import ThinFormat
   @Test("shared nodes are read once and judged for each tree that has them")
   func shared() {
     for i in 0..<10 { leaf(UInt64(10 + i), from: UInt64(i * 1000)) }
-    let common = (0..<10).map { (key: UInt64($0 * 1000), value: UInt64(10 + $0)) }
-    for root in 1...5 { putNode(device, UInt64(root), isLeaf: false, common) }
+    let common = (0..<10).map { NodeEntry(UInt64($0 * 1000), UInt64(10 + $0)) }
+    for root in 1...5 { device.putNode(UInt64(root), isLeaf: false, common) }
     let counts = ReferenceCounts(blockCount: 64)
     let forest = TreeForest(BlockReader(device), counts: counts)
     var nodes = 0

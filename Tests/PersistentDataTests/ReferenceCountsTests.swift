@@ -16,7 +16,8 @@ import ThinFormat
     case 4: 7
     case 0: UInt64.random(in: 0..<40, using: &random)
     case 1: UInt64.random(in: (2 * 16320)..<(3 * 16320), using: &random)
-    case 2: 16320 * UInt64.random(in: 2...3, using: &random) + UInt64.random(in: 0...3, using: &random)
+    case 2:
+      16320 * UInt64.random(in: 2...3, using: &random) + UInt64.random(in: 0...3, using: &random)
     default: blockCount - 1 - UInt64.random(in: 0..<5, using: &random)
     }
   }
@@ -115,7 +116,8 @@ import ThinFormat
       var fromFuture: Int?
       let entries = (0..<252).map { i in
         let isBeyond = Int.random(in: 0..<200, using: &random) == 0
-        let block = isBeyond
+        let block =
+          isBeyond
           ? UInt64.random(in: Self.blockCount..<(1 << 40), using: &random) : Self.block(&random)
         let time = UInt32.random(in: 0...200, using: &random)
         if time > 199 && fromFuture == nil { fromFuture = i }
@@ -124,9 +126,9 @@ import ThinFormat
         } else {
           model[block, default: 0] += 1
         }
-        return (key: UInt64(i), value: Mapping(dataBlock: block, time: time).rawValue)
+        return NodeEntry(UInt64(i), Mapping(dataBlock: block, time: time).rawValue)
       }
-      putNode(device, 1, isLeaf: true, entries)
+      device.putNode(1, isLeaf: true, entries)
       try BlockReader(device).withNode(1, of: .mappings) { node in
         let found = counts.increment(mappingsOf: node, timeMax: 199)
         #expect(found.beyondEnd == beyondEnd && found.fromFuture == fromFuture)

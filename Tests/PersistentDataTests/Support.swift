@@ -1,9 +1,6 @@
-import BlockIO
 import CDMThin
 import Glibc
-import Simulation
 import Testing
-import ThinFormat
 
 /// A device of `blocks` blocks in a memory file, each filled with its own number.
 func numberedFile(blocks: Int) throws -> Int32 {
@@ -16,23 +13,4 @@ func numberedFile(blocks: Int) throws -> Int32 {
     try #require(n == 4096)
   }
   return fd
-}
-
-/// Writes a node into `device` and seals it.
-func putNode(
-  _ device: MemoryDevice, _ block: UInt64, kind: TreeKind = .mappings, isLeaf: Bool,
-  _ entries: [(key: UInt64, value: UInt64)]
-) {
-  let bytes = device.edit(block)
-  for i in 0..<bytes.count { bytes[i] = 0 }
-  let valueSize = isLeaf ? kind.valueSize : 8
-  BtreeNodeRecord.begin(bytes, isLeaf: isLeaf, valueSize: valueSize)
-  BtreeNodeRecord.setEntryCount(bytes, entries.count)
-  let values = 32 + 8 * BtreeNodeRecord.entriesMax(valueSize: valueSize)
-  for (i, entry) in entries.enumerated() {
-    bytes.storeBytes(of: entry.key.littleEndian, toByteOffset: 32 + 8 * i, as: UInt64.self)
-    bytes.storeBytes(
-      of: entry.value.littleEndian, toByteOffset: values + valueSize * i, as: UInt64.self)
-  }
-  BlockHeader.seal(bytes, number: block, kind: .btreeNode)
 }

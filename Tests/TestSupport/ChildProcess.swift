@@ -23,11 +23,12 @@ public struct ProcessResult: Sendable {
 ///   - arguments: the program's path and its arguments.
 ///   - output: a file for standard output in place of memory; it must exist.
 public func run(_ arguments: [String], output: String? = nil) throws -> ProcessResult {
-  let outputFile = try output.map { path in
-    let fd = open(path, O_WRONLY | O_CLOEXEC)
-    guard fd >= 0 else { throw MissingRequirement("cannot open \(path)") }
-    return fd
-  } ?? dmthin_memory_file("output")
+  let outputFile =
+    try output.map { path in
+      let fd = open(path, O_WRONLY | O_CLOEXEC)
+      guard fd >= 0 else { throw MissingRequirement("cannot open \(path)") }
+      return fd
+    } ?? dmthin_memory_file("output")
   let errorFile = dmthin_memory_file("errors")
   defer {
     close(outputFile)

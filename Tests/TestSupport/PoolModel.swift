@@ -7,6 +7,12 @@ public struct PoolModel: Equatable, Sendable {
     public var dataBlock: UInt64
     /// Time of the mapping.
     public var time: UInt64
+
+    /// A place.
+    public init(dataBlock: UInt64, time: UInt64) {
+      self.dataBlock = dataBlock
+      self.time = time
+    }
   }
 
   /// A thin device.
@@ -64,7 +70,8 @@ public struct PoolModel: Equatable, Sendable {
     var values: [String: String] = [:]
     let body = line.drop { $0 == " " || $0 == "<" }
     let element = body.prefix { $0 != " " && $0 != ">" }
-    let parts = body.dropFirst(element.count).split(separator: "\"", omittingEmptySubsequences: false)
+    let parts = body.dropFirst(element.count).split(
+      separator: "\"", omittingEmptySubsequences: false)
     var i = 0
     while i + 1 < parts.count {
       values[String(parts[i].drop { $0 == " " }.dropLast())] = String(parts[i + 1])

@@ -59,7 +59,8 @@ public enum Tools {
     guard let tests = resolved("/proc/self/exe") else {
       return .failure(MissingRequirement("no /proc; set DMTHIN_TOOLS"))
     }
-    let program = tests.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/thin-tools"
+    let program =
+      tests.split(separator: "/").dropLast().reduce("") { "\($0)/\($1)" } + "/thin-tools"
     guard access(program, X_OK) == 0 else {
       return .failure(
         MissingRequirement(

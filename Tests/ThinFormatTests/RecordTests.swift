@@ -30,7 +30,8 @@ import Testing
 
   @Test("fields leave no byte between them where the format has none to spare")
   func gapless() {
-    for record in Self.records where ["header", "space map root", "index entry", "details"]
+    for record in Self.records
+    where ["header", "space map root", "index entry", "details"]
       .contains(record.name)
     {
       #expect(record.fields.reduce(0) { $0 + $1.byteCount } == record.byteCount, "\(record.name)")

@@ -54,7 +54,9 @@ public enum DumpCommand: Command {
         throw ToolError(.output, error.description)
       }
     }
-    try dump(device, to: sink, options: options, progress: console.makeProgress())
+    try dump(
+      device, to: sink, options: options, progress: console.makeProgress(),
+      onLoss: { console.warning($0) })
     return ExitStatus.ok.rawValue
   }
 

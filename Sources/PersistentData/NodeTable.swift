@@ -6,6 +6,7 @@ import ThinFormat
 /// Memory: four bytes per metadata block that is looked at, 32 per node, and twelve per entry of
 /// internal nodes up to `entriesKeptMax`; internal nodes beyond that are read again when needed.
 struct NodeTable: ~Copyable {
+  /// 32 bytes.
   struct Node {
     var firstKey: UInt64 = 0
     var lastKey: UInt64 = 0
@@ -14,11 +15,26 @@ struct NodeTable: ~Copyable {
     /// Where the entries of an internal node are kept; `.max` where they are not.
     var kept: UInt32 = .max
     var entryCount: UInt16 = 0
-    /// Levels of the subtree, 1 for a leaf; of an internal node known only after `verify`.
+    /// Levels of the subtree, 1 for a leaf, 0 for an internal node before `verify`.
     var height: UInt8 = 0
-    var state = State.unverified
-    var kind: TreeKind
-    var isLeaf = false
+    private var packed: UInt8 = 0
+
+    init(_ kind: TreeKind, state: State = .unverified) {
+      packed = kind.rawValue << 5
+      self.state = state
+    }
+
+    var kind: TreeKind { TreeKind(rawValue: packed >> 5) ?? .mappings }
+    var isLeaf: Bool { height == 1 }
+    var state: State {
+      get { State(rawValue: packed & 7) ?? .unusable }
+      set { packed = packed & ~7 | newValue.rawValue }
+    }
+    /// A sound node in a place where it does not belong.
+    var isMisplaced: Bool {
+      get { packed & 8 != 0 }
+      set { packed = newValue ? packed | 8 : packed & ~8 }
+    }
   }
 
   enum State: UInt8 {

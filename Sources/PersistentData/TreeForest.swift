@@ -57,7 +57,7 @@ public final class TreeForest {
     var from: UInt64 = 0
     while let block = frontier.first(from: from) {
       onFault(TreeFault(kind, block: block, .tooDeep))
-      table.insert(block, .init(state: .unusable, kind: kind))
+      table.insert(block, .init(kind, state: .unusable))
       from = block + 1
     }
   }
@@ -79,7 +79,7 @@ public final class TreeForest {
           try take(block, try validatedNode(bytes, number: block, kind: kind), kind, onLeaf)
         } catch {
           onFault(TreeFault(kind, block: block, .unusable(error)))
-          table.insert(block, .init(state: .unusable, kind: kind))
+          table.insert(block, .init(kind, state: .unusable))
         }
       })
   }
@@ -88,14 +88,13 @@ public final class TreeForest {
     _ block: UInt64, _ view: borrowing BtreeNodeView, _ kind: TreeKind,
     _ onLeaf: (UInt64, borrowing BtreeNodeView) -> Void
   ) throws(BlockProblem) {
-    var node = NodeTable.Node(kind: kind)
+    var node = NodeTable.Node(kind)
     node.entryCount = UInt16(view.entryCount)
     if view.entryCount > 0 {
       node.firstKey = view.key(0)
       node.lastKey = view.key(view.entryCount - 1)
     }
     if view.isLeaf {
-      node.isLeaf = true
       node.height = 1
       node.leafEntries = UInt64(view.entryCount)
       node.state = .sound
@@ -192,7 +191,11 @@ public final class TreeForest {
       onFault(fault)
       guard fault.isFatal else { return }
       state = .faulty
-      if let at = table.index(of: child) { table.update(at) { $0.state = .faulty } }
+      guard let at = table.index(of: child) else { return }
+      table.update(at) {
+        $0.state = .faulty
+        $0.isMisplaced = true
+      }
     }
 
     for i in 0..<children.count {
@@ -285,8 +288,34 @@ public final class TreeForest {
     return true
   }
 
+  /// Calls `body` for every leaf that is sound and in its place, in key order: what is left of a
+  /// damaged tree. Leaves with impossible values are among them.
+  /// - Precondition: the tree has been verified.
+  public func forEachUsableLeaf<E: Error>(
+    _ kind: TreeKind, root: UInt64, _ body: (UInt64) throws(E) -> Void
+  ) throws(E) {
+    try usableLeaves(kind, root, 1, body)
+  }
+
+  private func usableLeaves<E: Error>(
+    _ kind: TreeKind, _ block: UInt64, _ level: Int, _ body: (UInt64) throws(E) -> Void
+  ) throws(E) {
+    guard block < reader.blockCount, level <= Limits.treeLevelsMax,
+      let index = table.index(of: block)
+    else { return }
+    let node = table.node(index)
+    guard node.kind == kind, node.state != .unusable, node.state != .inProgress,
+      level == 1 || !node.isMisplaced
+    else { return }
+    if node.isLeaf { return try body(block) }
+    for child in entries(ofNode: index, block, kind) {
+      try usableLeaves(kind, child.block, level + 1, body)
+    }
+  }
+
   /// Marks a leaf that holds impossible values, so that `verify` and `forEachLostRange` see it.
   public func markFaulty(leaf block: UInt64) {
-    if let index = table.index(of: block) { table.update(index) { $0.state = .faulty } }
+    guard let index = table.index(of: block) else { return }
+    table.update(index) { $0.state = .faulty }
   }
 }

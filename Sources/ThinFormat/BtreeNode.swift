@@ -47,7 +47,7 @@ public enum BtreeNodeRecord: FixedSizeRecord {
 }
 
 /// The kinds of tree, by what their leaves hold.
-public enum TreeKind: Sendable, CustomStringConvertible {
+public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
   /// Device id to the root of that device's mapping tree.
   case devices
   /// Virtual block to data block and time.

@@ -37,41 +37,27 @@ public struct SuperblockOverrides: Equatable, Sendable {
 
 /// Writes a pool's metadata as text.
 ///
-/// Memory: `LeafSequence`'s and `SharedRuns`', whatever the number of mappings.
+/// Memory: `LeafSequence`'s and `SharedRuns`', whatever the number of mappings; for a repair,
+/// `TreeForest`'s besides.
+/// - Parameter onLoss: gets a line for everything that a repair could not save.
 /// - Throws: `ToolError`, with `.inputOutput` when the output fails; what was written until then
 ///   is incomplete, which its missing last line shows.
 public func dump(
-  _ device: any BlockDevice, to sink: ByteSink, options: DumpOptions, progress: Progress
+  _ device: any BlockDevice, to sink: ByteSink, options: DumpOptions, progress: Progress,
+  onLoss: (String) -> Void = { _ in }
 ) throws(ToolError) {
-  let view: MetadataView
-  do throws(MetadataError) {
-    view = try MetadataView(device, source: options.source)
-  } catch {
-    throw ToolError(error == .noMetadataSnapshot ? .request : .damaged, "\(error)")
+  let pool: DumpSource
+  if options.repair {
+    pool = try salvage(device, options: options, progress: progress, onLoss: onLoss)
+  } else {
+    pool = try DumpSource(device, options)
   }
-  let superblock = view.superblock
-  // A metadata snapshot carries no data space map, so the field's dumps of one say 0 data blocks;
-  // `thin_restore --nr-data-blocks` supplies the number.
-  let header = DumpHeader(
-    uuid: superblock.uuid, time: superblock.time,
-    transactionID: max(superblock.transactionID, options.overrides.transactionID ?? 0),
-    needsCheck: superblock.needsCheck, version: superblock.version,
-    dataBlockSectors: options.overrides.dataBlockSectors ?? superblock.dataBlockSectors,
-    dataBlockCount: max(
-      superblock.dataSpaceMap.blockCount, options.overrides.dataBlockCount ?? 0))
   let writer = DumpWriter(sink: sink, format: options.format)
-  let wanted: (UInt64) -> Bool = { id in options.deviceIDs?.contains(id) ?? true }
-
+  let devices = pool.devices.filter { options.deviceIDs?.contains($0.id) ?? true }
   if options.skipMappings {
-    let details: [(id: UInt64, details: DeviceDetails)]
-    do throws(MetadataError) {
-      details = try view.deviceDetails()
-    } catch {
-      throw ToolError(.damaged, "\(error)")
-    }
     try written { () throws(BlockIOError) in
-      try writer.begin(header)
-      for device in details where wanted(device.id) {
+      try writer.begin(pool.header)
+      for device in devices {
         try writer.beginDevice(device.id, device.details)
         try writer.endDevice()
       }
@@ -80,16 +66,9 @@ public func dump(
     }
     return
   }
-
-  let devices: [ThinDevice]
-  do throws(MetadataError) {
-    devices = try view.devices().filter { wanted($0.id) }
-  } catch {
-    throw ToolError(.damaged, "\(error)")
-  }
-  var dumper = Dumper(view, writer, progress)
+  var dumper = Dumper(pool, writer, progress)
   try dumper.findSharedRuns(devices)
-  try written { () throws(BlockIOError) in try writer.begin(header) }
+  try written { () throws(BlockIOError) in try writer.begin(pool.header) }
   try dumper.writeDefinitions()
   try dumper.writeDevices(devices)
   try written { () throws(BlockIOError) in
@@ -98,206 +77,63 @@ public func dump(
   }
 }
 
-/// Turns a failed write into what tools throw.
-func written(_ body: () throws(BlockIOError) -> Void) throws(ToolError) {
-  do throws(BlockIOError) { try body() } catch { throw ToolError(error) }
-}
-
-/// Turns a damaged tree into what tools throw.
-private func listed(_ body: () throws(TreeFault) -> Void) throws(ToolError) {
-  do throws(TreeFault) { try body() } catch { throw ToolError(.damaged, "\(error)") }
-}
-
-/// Plans and writes the mappings of a dump.
-///
-/// The plan is a list of leaves to read with other events between them, built a stretch at a
-/// time, so that leaves of many small devices are read ahead as well as those of one large.
-private struct Dumper: ~Copyable {
-  private enum Event {
-    case leaf(UInt64)
-    case reference(UInt64)
-    case beginDefinition(UInt64)
-    case endDefinition
-    case beginDevice(Int)
-    case endDevice
-  }
-
-  private let writer: DumpWriter
+/// What there is to dump, and how to get at the leaves of its mapping trees.
+struct DumpSource {
+  let reader: BlockReader
+  let header: DumpHeader
+  let devices: [ThinDevice]
+  /// Mappings beyond are impossible.
+  let dataBlockCount: UInt64
+  let stream: BlockStream
   private let leaves: LeafSequence
-  private let stream: BlockStream
-  private let progress: Progress
-  private let dataBlockCount: UInt64
-  private var runs: SharedRuns
-  private var plan: [Event] = []
-  private let planMax = 1 << 15
-  private var devices: [ThinDevice] = []
-  private var pending: MappingRun?
-  private var lastKey: UInt64?
+  /// Where only what is usable of a damaged pool is wanted.
+  let salvaged: TreeForest?
 
-  init(_ view: MetadataView, _ writer: DumpWriter, _ progress: Progress) {
-    self.writer = writer
-    self.progress = progress
-    dataBlockCount = view.dataBlockCount
-    stream = BlockStream(view.reader.device)
-    leaves = LeafSequence(view.reader, stream: stream)
-    runs = SharedRuns(blockCount: view.reader.blockCount)
-  }
-
-  mutating func findSharedRuns(_ devices: [ThinDevice]) throws(ToolError) {
-    progress.begin("Finding shared mappings", total: UInt64(devices.count))
-    for device in devices {
-      runs.endSequence()
-      try listed { () throws(TreeFault) in
-        try leaves.forEach(root: device.root) { leaf throws(TreeFault) in runs.add(leaf) }
-      }
-      progress.advance()
-    }
-    runs.complete()
-  }
-
-  mutating func writeDefinitions() throws(ToolError) {
-    progress.begin("Dumping shared mappings", total: 0)
-    var from: UInt64 = 0
-    while let head = runs.firstSharedHead(from: from) {
-      from = head + 1
-      plan.append(.beginDefinition(head))
-      runs.forEachLeaf(ofRun: head) { plan.append(.leaf($0)) }
-      plan.append(.endDefinition)
-      if plan.count >= planMax { try carryOut() }
-    }
-    try carryOut()
-  }
-
-  mutating func writeDevices(_ devices: [ThinDevice]) throws(ToolError) {
-    self.devices = devices
-    progress.begin("Dumping devices", total: devices.reduce(0) { $0 &+ $1.details.mappedBlocks })
-    for (i, device) in devices.enumerated() {
-      plan.append(.beginDevice(i))
-      var inSharedRun = false
-      try listed { () throws(TreeFault) in
-        try leaves.forEach(root: device.root) { leaf throws(TreeFault) in
-          if !inSharedRun {
-            if runs.isSharedHead(leaf) {
-              plan.append(.reference(leaf))
-              inSharedRun = true
-            } else {
-              plan.append(.leaf(leaf))
-              return
-            }
-          }
-          if runs.isTail(leaf) { inSharedRun = false }
-        }
-      }
-      plan.append(.endDevice)
-      if plan.count >= planMax { try carryOut() }
-    }
-    try carryOut()
-  }
-
-  // MARK: - Carrying out
-
-  private mutating func carryOut() throws(ToolError) {
-    let plan = self.plan
-    self.plan.removeAll(keepingCapacity: true)
-    var ahead = 0
-    var at = 0
-    try stream.read(
-      next: { () throws(ToolError) -> UInt64? in
-        while ahead < plan.count {
-          ahead += 1
-          if case .leaf(let block) = plan[ahead - 1] { return block }
-        }
-        return nil
-      },
-      body: { block, bytes, failure throws(ToolError) in
-        while at < plan.count {
-          let event = plan[at]
-          at += 1
-          if case .leaf = event { break }
-          try carryOut(event)
-        }
-        if let failure { throw unusable(block, .io(failure)) }
-        try emit(block, bytes)
-      })
-    while at < plan.count {
-      try carryOut(plan[at])
-      at += 1
-    }
-  }
-
-  private mutating func carryOut(_ event: Event) throws(ToolError) {
-    try endRun()
-    try written { () throws(BlockIOError) in
-      switch event {
-      case .leaf: break
-      case .reference(let name): try writer.reference(name)
-      case .beginDefinition(let name): try writer.beginDefinition(name)
-      case .endDefinition: try writer.endDefinition()
-      case .beginDevice(let i): try writer.beginDevice(devices[i].id, devices[i].details)
-      case .endDevice: try writer.endDevice()
-      }
-    }
-    switch event {
-    case .beginDevice, .beginDefinition: lastKey = nil
-    default: break
-    }
-  }
-
-  private func unusable(_ block: UInt64, _ problem: BlockProblem) -> ToolError {
-    ToolError(.damaged, "\(TreeFault(.mappings, block: block, .unusable(problem)))")
-  }
-
-  private mutating func emit(_ block: UInt64, _ bytes: RawSpan) throws(ToolError) {
-    let node: BtreeNodeView
-    do throws(FormatError) {
-      node = try BtreeNodeView(
-        validating: bytes, number: block, leafValueSize: TreeKind.mappings.valueSize)
+  /// A pool that is expected to be sound.
+  init(_ device: any BlockDevice, _ options: DumpOptions) throws(ToolError) {
+    do throws(MetadataError) {
+      let view = try MetadataView(device, source: options.source)
+      reader = view.reader
+      header = DumpHeader(
+        view.superblock, dataBlockCount: view.superblock.dataSpaceMap.blockCount,
+        options.overrides)
+      dataBlockCount = view.dataBlockCount
+      devices =
+        options.skipMappings
+        ? try view.deviceDetails().map { ThinDevice(id: $0.id, root: 0, details: $0.details) }
+        : try view.devices()
     } catch {
-      throw unusable(block, .format(error))
+      throw ToolError(error == .noMetadataSnapshot ? .request : .damaged, "\(error)")
     }
-    guard node.isLeaf else {
-      throw unusable(
-        block, .format(.field(.nodeFlags, expected: 2, found: 1)))
-    }
-    guard node.entryCount > 0 else { return }
-    if let lastKey, node.key(0) <= lastKey {
-      throw ToolError(
-        .damaged,
-        "\(TreeFault(.mappings, block: block, .keyBelowSeparator(expected: lastKey &+ 1, found: node.key(0))))"
-      )
-    }
-    lastKey = node.key(node.entryCount - 1)
-    var run = pending
-    for i in 0..<node.entryCount {
-      let key = node.key(i)
-      let mapping = Mapping(rawValue: node.value64(i))
-      let dataBlock = mapping.dataBlock
-      guard dataBlock < dataBlockCount else {
-        throw ToolError(
-          .damaged,
-          "\(TreeFault(.mappings, block: block, .dataBlockBeyondEnd(virtualBlock: key, dataBlock: dataBlock, blockCount: dataBlockCount)))"
-        )
-      }
-      if let last = run {
-        if key == last.virtualBlock &+ last.length && dataBlock == last.dataBlock &+ last.length
-          && mapping.time == last.time
-        {
-          run = MappingRun(
-            virtualBlock: last.virtualBlock, dataBlock: last.dataBlock, length: last.length + 1,
-            time: last.time)
-          continue
-        }
-        try written { () throws(BlockIOError) in try writer.run(last) }
-      }
-      run = MappingRun(virtualBlock: key, dataBlock: dataBlock, length: 1, time: mapping.time)
-    }
-    pending = run
-    progress.advance(by: UInt64(node.entryCount))
+    stream = BlockStream(device)
+    leaves = LeafSequence(reader, stream: stream)
+    salvaged = nil
   }
 
-  private mutating func endRun() throws(ToolError) {
-    guard let run = pending else { return }
-    pending = nil
-    try written { () throws(BlockIOError) in try writer.run(run) }
+  /// What `forest` found usable of a damaged pool.
+  init(
+    salvaged forest: TreeForest, _ reader: BlockReader, _ header: DumpHeader,
+    _ devices: [ThinDevice]
+  ) {
+    self.reader = reader
+    self.header = header
+    self.devices = devices
+    dataBlockCount = header.dataBlockCount
+    stream = forest.stream
+    leaves = LeafSequence(reader, stream: stream)
+    salvaged = forest
+  }
+
+  /// Calls `body` with the leaves of a device, in key order.
+  func forEachLeaf(of device: ThinDevice, _ body: (UInt64) -> Void) throws(ToolError) {
+    do throws(TreeFault) {
+      if let salvaged {
+        salvaged.forEachUsableLeaf(.mappings, root: device.root, body)
+      } else {
+        try leaves.forEach(root: device.root) { leaf throws(TreeFault) in body(leaf) }
+      }
+    } catch {
+      throw ToolError(.damaged, "\(error)\nWith --repair, what is usable can be dumped.")
+    }
   }
 }

@@ -11,6 +11,18 @@ struct DumpHeader {
   var dataBlockSectors: UInt32
   var dataBlockCount: UInt64
 
+  /// The header for a superblock. A metadata snapshot carries no data space map, so the field's
+  /// dumps of one say 0 data blocks; `thin_restore --nr-data-blocks` supplies the number.
+  init(_ superblock: Superblock, dataBlockCount: UInt64, _ overrides: SuperblockOverrides) {
+    uuid = superblock.uuid
+    time = superblock.time
+    transactionID = max(superblock.transactionID, overrides.transactionID ?? 0)
+    needsCheck = superblock.needsCheck
+    version = superblock.version
+    dataBlockSectors = overrides.dataBlockSectors ?? superblock.dataBlockSectors
+    self.dataBlockCount = max(dataBlockCount, overrides.dataBlockCount ?? 0)
+  }
+
   /// Empty for the zeros that the kernel writes, else 32 hexadecimal digits in the order of the
   /// bytes on disk.
   var uuidText: String {

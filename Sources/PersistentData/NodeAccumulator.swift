@@ -1,0 +1,136 @@
+import Glibc
+public import ThinFormat
+
+/// Entries of one level of a tree under construction, waiting to become nodes.
+///
+/// Up to two nodes' worth is held back, so that the last nodes of a level can be evened out and
+/// none is underfull.
+///
+/// Invariants: keys ascend; `waiting` is at most twice `entriesMax`; numbers are little-endian.
+public final class NodeAccumulator {
+  /// Whether the nodes are leaves.
+  public let isLeaf: Bool
+  /// Bytes of a value.
+  public let valueSize: Int
+  /// Entries of a full node.
+  public let entriesMax: Int
+  /// Entries below which a node other than a root is underfull.
+  public let entriesMin: Int
+  /// Entries that wait. Private, so that accesses need no check at run time.
+  private var waiting = 0
+  private let keys: UnsafeMutablePointer<UInt64>
+  private let values: UnsafeMutableRawPointer
+
+  /// An empty level of nodes with values of `valueSize` bytes (8 for internal nodes).
+  public init(isLeaf: Bool, valueSize: Int) {
+    self.isLeaf = isLeaf
+    self.valueSize = valueSize
+    entriesMax = BtreeNodeRecord.entriesMax(valueSize: valueSize)
+    entriesMin = entriesMax / 3
+    keys = .allocate(capacity: 2 * entriesMax)
+    keys.initialize(repeating: 0, count: 2 * entriesMax)
+    values = .allocate(byteCount: 2 * entriesMax * valueSize, alignment: 8)
+  }
+
+  deinit {
+    keys.deallocate()
+    values.deallocate()
+  }
+
+  /// Entries that wait.
+  public var count: Int { waiting }
+
+  /// Whether the first node must be written before anything is appended.
+  public var isFull: Bool { count == 2 * entriesMax }
+
+  /// Room for entries.
+  public var room: Int { 2 * entriesMax - count }
+
+  /// Appends an entry whose value is a number of eight bytes.
+  /// - Precondition: not full, `valueSize` is 8, `key` is above all others.
+  public func append(key: UInt64, value: UInt64) {
+    precondition(waiting < 2 * entriesMax && valueSize == 8)
+    keys[waiting] = key.littleEndian
+    values.storeBytes(of: value.littleEndian, toByteOffset: waiting &* 8, as: UInt64.self)
+    waiting += 1
+  }
+
+  /// Appends `length` entries, keys ascending by one and values by `valueStep`.
+  /// - Precondition: there is room, `valueSize` is 8, `key` is above all others.
+  public func append(key: UInt64, value: UInt64, valueStep: UInt64, length: Int) {
+    precondition(length <= room && valueSize == 8)
+    let slots = values.assumingMemoryBound(to: UInt64.self) + waiting
+    for i in 0..<length {
+      keys[waiting &+ i] = (key &+ UInt64(truncatingIfNeeded: i)).littleEndian
+      slots[i] = (value &+ UInt64(truncatingIfNeeded: i) &* valueStep).littleEndian
+    }
+    waiting += length
+  }
+
+  /// Appends an entry whose value `encode` writes: it gets a buffer and the offset in it.
+  /// - Precondition: not full, `key` is above all others.
+  public func append(key: UInt64, encode: (UnsafeMutableRawBufferPointer, Int) -> Void) {
+    precondition(waiting < 2 * entriesMax)
+    keys[waiting] = key.littleEndian
+    let all = UnsafeMutableRawBufferPointer(start: values, count: 2 * entriesMax * valueSize)
+    encode(all, count * valueSize)
+    waiting += 1
+  }
+
+  /// Takes the last entry away.
+  /// - Precondition: not empty, `valueSize` is 8.
+  public func removeLast() -> (key: UInt64, value: UInt64) {
+    precondition(waiting > 0 && valueSize == 8)
+    waiting -= 1
+    return (
+      UInt64(littleEndian: keys[waiting]),
+      UInt64(littleEndian: values.load(fromByteOffset: count * 8, as: UInt64.self))
+    )
+  }
+
+  /// Puts all entries of a node before those that wait.
+  /// - Precondition: there is room, value sizes agree, the node's keys are below all others.
+  public func prepend(_ node: borrowing BtreeNodeView) {
+    let added = node.entryCount
+    precondition(added <= room && node.valueSize == valueSize)
+    memmove(keys + added, keys, count * 8)
+    memmove(values + added * valueSize, values, count * valueSize)
+    node.bytes.withUnsafeBytes { bytes in
+      guard let base = bytes.baseAddress else { return }
+      memcpy(keys, base + BtreeNodeRecord.keysOffset, added * 8)
+      memcpy(values, base + node.valuesOffset, added * valueSize)
+    }
+    waiting += added
+  }
+
+  /// How many entries the next node takes so that the rest makes proper nodes too: all of them,
+  /// or half of what is left of two nodes.
+  public var nextNodeCount: Int { count <= entriesMax ? count : count - count / 2 }
+
+  /// The values of the first entries, for values of eight bytes, little-endian.
+  public var firstValues: UnsafePointer<UInt64> {
+    UnsafePointer(values.assumingMemoryBound(to: UInt64.self))
+  }
+
+  /// Writes the first `entries` as a node and removes them. Zero entries make an empty leaf.
+  /// - Returns: the node's first key (0 of an empty one) and its block.
+  public func writeNode(entries: Int, to writer: SequentialBlockWriter) throws(BlockWriteError)
+    -> (key: UInt64, block: UInt64)
+  {
+    precondition(entries <= count && entries <= entriesMax)
+    let number = try writer.allocate()
+    let first = entries > 0 ? UInt64(littleEndian: keys[0]) : 0
+    try writer.write(number, kind: .btreeNode) { block in
+      BtreeNodeRecord.begin(block, isLeaf: isLeaf, valueSize: valueSize)
+      BtreeNodeRecord.setEntryCount(block, entries)
+      guard let base = block.baseAddress else { return }
+      memcpy(base + BtreeNodeRecord.keysOffset, keys, entries * 8)
+      let valuesOffset = BtreeNodeRecord.keysOffset + 8 * entriesMax
+      memcpy(base + valuesOffset, values, entries * valueSize)
+    }
+    waiting -= entries
+    memmove(keys, keys + entries, count * 8)
+    memmove(values, values + entries * valueSize, count * valueSize)
+    return (first, number)
+  }
+}

@@ -1,0 +1,345 @@
+import BlockIO
+import PersistentData
+import ThinFormat
+
+/// Turns what the XML of a pool says, as it is read, into metadata blocks.
+///
+/// Invariants: from `beginSuperblock` to the end of `finish` the output's superblock is zero.
+final class Restorer: PoolXmlHandler {
+  private let output: any BlockDevice
+  private let options: RestoreOptions
+  private var warnings: [String] = []
+  private var superblock = Superblock()
+  private var engine: Engine?
+  /// The engine's, without the rest of it: this is asked for every mapping.
+  private var builder: MappingTreeBuilder?
+
+  /// What exists once the superblock is known.
+  private struct Engine {
+    let writer: SequentialBlockWriter
+    let metadataCounts: ReferenceCounts
+    let dataCounts: ReferenceCounts
+    let builder: MappingTreeBuilder
+  }
+
+  /// A `<def>` that was read.
+  private struct Def {
+    let shared: SharedNodes
+    let mappingCount: UInt64
+    let firstKey: UInt64
+    /// Above the last key.
+    let keyEnd: UInt64
+  }
+
+  private struct Device {
+    let id: UInt32
+    let root: UInt64
+    let details: DeviceDetails
+  }
+
+  private var defs: [Def] = []
+  private var defIndex: [String: Int32] = [:]
+  private var devices: [Device] = []
+  /// Roots of devices that consist of refs alone, by those refs.
+  private var rootOfRefs: [[Int32]: UInt64] = [:]
+  /// Refs kept in `rootOfRefs`; more than `keptRefsMax` are not worth their memory.
+  private var keptRefCount = 0
+  private static let keptRefsMax = 1 << 20
+
+  // The def or device being read.
+  private var defName = ""
+  private var current = PoolXmlDevice()
+  private var firstKey: UInt64 = 0
+  private var keyEnd: UInt64 = 0
+  private var mappingCount: UInt64 = 0
+  /// Refs at the start of a device, not yet with the builder.
+  private var leadingRefs: [Int32] = []
+  private var isDevice = false
+  private var totalCount: UInt64 = 0
+  // What mappings are checked against.
+  private var dataBlockCount: UInt64 = 0
+  private var timeMax: UInt32 = 0
+
+  init(output: any BlockDevice, options: RestoreOptions) {
+    self.output = output
+    self.options = options
+  }
+
+  // MARK: Superblock
+
+  func beginSuperblock(_ xml: PoolXmlSuperblock) throws(ToolError) {
+    try take(xml)
+    let blockCount = min(output.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
+    let per = UInt64(Limits.entriesPerBitmap)
+    // Superblock, index block, five roots, and the bitmaps of both space maps at least.
+    let least = 7 + (dataBlockCount + per - 1) / per + (blockCount + per - 1) / per
+    guard least <= blockCount else { throw full(needed: least) }
+    superblock.metadataBlockCount = blockCount
+    let writer = SequentialBlockWriter(output, blockCount: blockCount)
+    let metadataCounts = ReferenceCounts(blockCount: blockCount)
+    let dataCounts = ReferenceCounts(blockCount: dataBlockCount)
+    metadataCounts.increment(0)
+    let builder = MappingTreeBuilder(
+      writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts)
+    self.builder = builder
+    engine = Engine(
+      writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts, builder: builder)
+    try writeSuperblock { _ in }
+  }
+
+  /// Judges the superblock's fields and applies the options.
+  private func take(_ xml: PoolXmlSuperblock) throws(ToolError) {
+    superblock.dataBlockSectors = options.dataBlockSectors ?? xml.dataBlockSectors
+    guard Limits.isDataBlockSize(superblock.dataBlockSectors) else {
+      throw ToolError(
+        .damaged,
+        "invalid data block size: expected 128 to 2097152 sectors in multiples of 128, found "
+          + "\(superblock.dataBlockSectors)")
+    }
+    guard xml.version == 1 || xml.version == 2 else {
+      throw ToolError(.damaged, "expected metadata version 1 or 2, found \(xml.version)")
+    }
+    dataBlockCount = max(xml.dataBlockCount, options.dataBlockCount ?? 0)
+    guard dataBlockCount <= Limits.dataBlocksMax else {
+      throw ToolError(
+        .damaged, "expected at most \(Limits.dataBlocksMax) data blocks, found \(dataBlockCount)")
+    }
+    superblock.transactionID = max(xml.transactionID, options.transactionID ?? 0)
+    superblock.version = xml.version
+    superblock.flags = xml.flags
+    superblock.time = xml.time
+    timeMax = min(xml.time, Limits.timeMax)
+    if let uuid = PoolUUID.parse(xml.uuid) {
+      superblock.uuid = uuid
+    } else {
+      warnings.append("uuid '\(xml.uuid)' is not one of 32 hexadecimal digits, zero is written")
+    }
+    if let block = xml.metadataSnapshot, block != 0 {
+      warnings.append("the metadata snapshot at block \(block) cannot be restored from XML")
+    }
+  }
+
+  func endSuperblock() {}
+
+  // MARK: Defs and devices
+
+  func beginDef(name: String) throws(ToolError) {
+    guard defIndex[name] == nil else { throw ToolError(.damaged, "second def '\(name)'") }
+    defName = name
+    begin(isDevice: false)
+  }
+
+  func endDef() throws(ToolError) {
+    guard let engine else { return }
+    let shared = try written { () throws(BlockWriteError) in try engine.builder.finishShared() }
+    defIndex[defName] = Int32(defs.count)
+    defs.append(
+      Def(shared: shared, mappingCount: mappingCount, firstKey: firstKey, keyEnd: keyEnd))
+  }
+
+  func beginDevice(_ device: PoolXmlDevice) throws(ToolError) {
+    guard device.id <= Limits.deviceIDMax else {
+      throw ToolError(
+        .damaged, "device id \(device.id) is above the largest, \(Limits.deviceIDMax)")
+    }
+    guard knownDevices.insert(UInt32(device.id)).inserted else {
+      throw ToolError(.damaged, "second device with id \(device.id)")
+    }
+    current = device
+    begin(isDevice: true)
+  }
+
+  private var knownDevices: Set<UInt32> = []
+
+  func endDevice() throws(ToolError) {
+    guard let engine else { return }
+    guard mappingCount == current.mappedBlocks else {
+      throw ToolError(
+        .damaged,
+        "device \(current.id) has \(mappingCount) mappings, mapped_blocks says "
+          + "\(current.mappedBlocks)")
+    }
+    let root: UInt64
+    if leadingRefs.isEmpty {
+      root = try written { () throws(BlockWriteError) in try engine.builder.finishTree() }
+    } else {
+      root = try finishRefs(engine)
+    }
+    engine.metadataCounts.increment(root)
+    totalCount += mappingCount
+    devices.append(
+      Device(
+        id: UInt32(current.id), root: root,
+        details: DeviceDetails(
+          mappedBlocks: mappingCount, transactionID: current.transactionID,
+          creationTime: current.creationTime, snapshottedTime: current.snapshottedTime)))
+  }
+
+  private func begin(isDevice: Bool) {
+    self.isDevice = isDevice
+    firstKey = 0
+    keyEnd = 0
+    mappingCount = 0
+  }
+
+  /// Ends a device that consists of refs alone: the same refs make the same tree.
+  private func finishRefs(_ engine: Engine) throws(ToolError) -> UInt64 {
+    let refs = leadingRefs
+    if let root = rootOfRefs[refs] {
+      leadingRefs = []
+      return root
+    }
+    try appendLeadingRefs()
+    let root = try written { () throws(BlockWriteError) in try engine.builder.finishTree() }
+    if keptRefCount + refs.count <= Self.keptRefsMax {
+      keptRefCount += refs.count
+      rootOfRefs[refs] = root
+    }
+    return root
+  }
+
+  // MARK: Mappings and refs
+
+  func mapping(_ run: PoolXmlMapping) throws(ToolError) {
+    let (thinEnd, thinOverflow) = run.thinBegin.addingReportingOverflow(run.length)
+    guard
+      run.thinBegin >= keyEnd, run.length > 0, !thinOverflow,
+      run.dataBegin < dataBlockCount, run.length <= dataBlockCount - run.dataBegin,
+      run.time <= timeMax
+    else { throw refusal(of: run) }
+    if mappingCount == 0 { firstKey = run.thinBegin }
+    keyEnd = thinEnd
+    mappingCount &+= run.length
+    if !leadingRefs.isEmpty { try appendLeadingRefs() }
+    do throws(BlockWriteError) {
+      try builder?.append(run)
+    } catch {
+      throw toolError(error)
+    }
+  }
+
+  private func refusal(of run: PoolXmlMapping) -> ToolError {
+    let (_, overflow) = run.thinBegin.addingReportingOverflow(run.length)
+    let reason =
+      if run.length == 0 {
+        "a mapping of no blocks"
+      } else if overflow {
+        "mappings of \(run.length) blocks from \(run.thinBegin) on pass the last block"
+      } else if run.thinBegin < keyEnd {
+        "keys out of order: found block \(run.thinBegin), expected at least \(keyEnd)"
+      } else if run.time > Limits.timeMax {
+        "time \(run.time) is above the largest, \(Limits.timeMax)"
+      } else if run.time > timeMax {
+        "a mapping from the future: its time is \(run.time), the pool's \(timeMax)"
+      } else {
+        "block out of bounds: data block \(run.dataBegin) and length \(run.length), the pool has "
+          + "\(dataBlockCount) data blocks"
+      }
+    return ToolError(.damaged, reason)
+  }
+
+  func ref(name: String) throws(ToolError) {
+    guard let index = defIndex[name] else {
+      throw ToolError(.damaged, "ref to unknown def '\(name)'")
+    }
+    let def = defs[Int(index)]
+    if def.mappingCount > 0 {
+      guard def.firstKey >= keyEnd else {
+        throw ToolError(
+          .damaged,
+          "keys out of order: def '\(name)' begins with block \(def.firstKey), expected at least "
+            + "\(keyEnd)")
+      }
+      keyEnd = def.keyEnd
+    }
+    if mappingCount == 0 || !leadingRefs.isEmpty {
+      leadingRefs.append(index)
+    } else {
+      try append(def)
+    }
+    mappingCount += def.mappingCount
+  }
+
+  private func appendLeadingRefs() throws(ToolError) {
+    for index in leadingRefs { try append(defs[Int(index)]) }
+    leadingRefs = []
+  }
+
+  private func append(_ def: Def) throws(ToolError) {
+    guard let engine else { return }
+    try written { () throws(BlockWriteError) in try engine.builder.append(def.shared) }
+  }
+
+  // MARK: The end
+
+  /// Writes everything that remains, the superblock last.
+  func finish() throws(ToolError) -> RestoreResult {
+    guard let engine else { throw ToolError(.damaged, "no superblock") }
+    try written { () throws(BlockWriteError) in
+      try engine.builder.releaseUnused(defs.lazy.flatMap { $0.shared.nodes.lazy.map(\.block) })
+      try writeDevices(engine)
+      let maps = SpaceMapWriter(writer: engine.writer, metadataCounts: engine.metadataCounts)
+      superblock.dataSpaceMap = try maps.writeDataMap(engine.dataCounts)
+      superblock.metadataSpaceMap = try maps.writeMetadataMap()
+      try engine.writer.flush()
+    }
+    try writeSuperblock { block in
+      superblock.encode(into: block)
+      BlockHeader.seal(block, number: 0, kind: .superblock)
+    }
+    return RestoreResult(
+      superblock: superblock, deviceCount: UInt64(devices.count), mappingCount: totalCount,
+      warnings: warnings)
+  }
+
+  private func writeDevices(_ engine: Engine) throws(BlockWriteError) {
+    devices.sort { $0.id < $1.id }
+    let details = BtreeBuilder(.details, writer: engine.writer, counts: engine.metadataCounts)
+    let roots = BtreeBuilder(.devices, writer: engine.writer, counts: engine.metadataCounts)
+    for device in devices {
+      try details.append(key: UInt64(device.id)) { buffer, offset in
+        device.details.encode(into: buffer, at: offset)
+      }
+      try roots.append(key: UInt64(device.id)) { buffer, offset in
+        buffer.storeBytes(of: device.root.littleEndian, toByteOffset: offset, as: UInt64.self)
+      }
+    }
+    superblock.detailsRoot = try details.finish()
+    superblock.mappingRoot = try roots.finish()
+  }
+
+  /// Writes block 0, zeros except for what `fill` puts there, and waits until it is durable.
+  private func writeSuperblock(_ fill: (UnsafeMutableRawBufferPointer) -> Void) throws(ToolError) {
+    let block = AlignedBuffer(count: Limits.blockBytes)
+    fill(block.bytes)
+    do throws(BlockIOError) {
+      try output.write(UnsafeRawBufferPointer(block.bytes), at: 0)
+      try output.flush()
+    } catch {
+      throw ToolError(error)
+    }
+  }
+
+  private func written<R>(_ body: () throws(BlockWriteError) -> R) throws(ToolError) -> R {
+    do throws(BlockWriteError) {
+      return try body()
+    } catch {
+      throw toolError(error)
+    }
+  }
+
+  private func toolError(_ error: BlockWriteError) -> ToolError {
+    switch error {
+    case .device(let error): ToolError(error)
+    case .full(let needed): full(needed: needed)
+    }
+  }
+
+  private func full(needed: UInt64) -> ToolError {
+    ToolError(
+      .output,
+      "out of metadata space: \(output.path) has "
+        + "\(min(output.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)) blocks "
+        + "of 4096 bytes, more than \(needed - 1) are needed")
+  }
+}

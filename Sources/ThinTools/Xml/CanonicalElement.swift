@@ -1,0 +1,159 @@
+/// Recognises elements without content written exactly as dumps write them, without a general
+/// parser:
+///
+///     <single_mapping origin_block="N" data_block="N" time="N"/>
+///     <range_mapping origin_begin="N" data_begin="N" length="N" time="N"/>
+///     <ref name="NAME"/>
+///
+/// after any spaces and line ends. Everything else is "not canonical", which says nothing about
+/// whether it is right.
+enum CanonicalElement {
+  /// Bytes that a scan may look at beyond the end of the text; their content does not matter.
+  static var overread: Int { 192 }
+
+  /// Eight bytes of memory as a number, the first the least significant.
+  @inline(__always)
+  private static func word(_ p: UnsafePointer<UInt8>) -> UInt64 {
+    UInt64(littleEndian: UnsafeRawPointer(p).loadUnaligned(as: UInt64.self))
+  }
+
+  /// Whether `text`, of 8 to 32 bytes, stands at `p`. Compares words, the last overlapping.
+  @inline(__always)
+  private static func stands(_ text: StaticString, at p: UnsafePointer<UInt8>) -> Bool {
+    let count = text.utf8CodeUnitCount
+    let wanted = text.utf8Start
+    var different = word(p + (count - 8)) ^ word(wanted + (count - 8))
+    var at = 0
+    while at + 8 < count {
+      different |= word(p + at) ^ word(wanted + at)
+      at += 8
+    }
+    return different == 0
+  }
+
+  /// Reads one to fifteen digits, moving `p` past them; nil otherwise.
+  @inline(__always)
+  private static func number(_ p: inout UnsafePointer<UInt8>) -> UInt64? {
+    let first = word(p) ^ 0x3030_3030_3030_3030
+    let count = digitCount(first)
+    if count < 8 {
+      guard count > 0 else { return nil }
+      p += count
+      return value(first << UInt64(64 - 8 * count))
+    }
+    var result = value(first)
+    let second = word(p + 8) ^ 0x3030_3030_3030_3030
+    let more = digitCount(second)
+    guard more < 8 else { return nil }
+    p += 8 + more
+    guard more > 0 else { return result }
+    for _ in 0..<more { result &*= 10 }
+    return result &+ value(second << UInt64(64 - 8 * more))
+  }
+
+  /// How many of eight bytes, from the least significant, are below ten.
+  @inline(__always)
+  private static func digitCount(_ bytes: UInt64) -> Int {
+    // A byte of ten or more gets its highest bit set; a carry only disturbs bytes above it.
+    let others = ((bytes &+ 0x7676_7676_7676_7676) | bytes) & 0x8080_8080_8080_8080
+    return others.trailingZeroBitCount >> 3
+  }
+
+  /// The number that eight digit values make, the least significant byte the first digit.
+  @inline(__always)
+  private static func value(_ digits: UInt64) -> UInt64 {
+    let pairs = (digits &* 10 &+ digits >> 8) & 0x00FF_00FF_00FF_00FF
+    let fours = (pairs &* 100 &+ pairs >> 16) & 0x0000_FFFF_0000_FFFF
+    return (fours &* 10000 &+ fours >> 32) & 0xFFFF_FFFF
+  }
+
+  /// Reads a mapping element at `p`, up to but not beyond `end`.
+  /// - Parameters:
+  ///   - p: moved past the element; left where it was when there is none.
+  ///   - newlines: grows by the newlines passed.
+  @inline(__always)
+  static func scan(
+    _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int
+  ) -> PoolXmlMapping? {
+    var at = p
+    var lines = 0
+    guard skipSpace(&at, end: end, newlines: &lines) else { return nil }
+    var run = PoolXmlMapping(thinBegin: 0, dataBegin: 0, length: 1, time: 0)
+    if stands("<single_mapping origin_block=\"", at: at) {
+      at += 30
+      guard let thin = number(&at), stands("\" data_block=\"", at: at) else { return nil }
+      at += 14
+      guard let data = number(&at) else { return nil }
+      run.thinBegin = thin
+      run.dataBegin = data
+    } else if stands("<range_mapping origin_begin=\"", at: at) {
+      at += 29
+      guard let thin = number(&at), stands("\" data_begin=\"", at: at) else { return nil }
+      at += 14
+      guard let data = number(&at), stands("\" length=\"", at: at) else { return nil }
+      at += 10
+      guard let length = number(&at) else { return nil }
+      run.thinBegin = thin
+      run.dataBegin = data
+      run.length = length
+    } else {
+      return nil
+    }
+    guard stands("\" time=\"", at: at) else { return nil }
+    at += 8
+    guard let time = number(&at), time <= UInt64(UInt32.max) else { return nil }
+    run.time = UInt32(truncatingIfNeeded: time)
+    // "/>
+    guard word(at) & 0xFF_FFFF == 0x3E_2F22 else { return nil }
+    at += 3
+    guard at <= end else { return nil }
+    p = at
+    newlines &+= lines
+    return run
+  }
+
+  /// Reads a ref element at `p`, up to but not beyond `end`, and returns its name, which points
+  /// into the text. Names with a reference or anything but printable ASCII are not canonical.
+  /// - Parameters: as for `scan`.
+  static func scanRef(
+    _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int
+  ) -> UnsafeBufferPointer<UInt8>? {
+    var at = p
+    var lines = 0
+    guard skipSpace(&at, end: end, newlines: &lines), stands("<ref name=\"", at: at) else {
+      return nil
+    }
+    at += 11
+    let name = at
+    while at < end, at.pointee != 0x22 {
+      let isPlain = at.pointee >= 0x20 && at.pointee < 0x7F && at.pointee != 0x26
+      guard isPlain, at.pointee != 0x3C, at - name < PoolXmlAttributes.valueMax else { return nil }
+      at += 1
+    }
+    let nameEnd = at
+    guard word(at) & 0xFF_FFFF == 0x3E_2F22 else { return nil }
+    at += 3
+    guard at <= end else { return nil }
+    p = at
+    newlines &+= lines
+    return UnsafeBufferPointer(start: name, count: nameEnd - name)
+  }
+
+  /// Moves `at` past spaces and line ends; false where expat must look at them.
+  @inline(__always)
+  private static func skipSpace(
+    _ at: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines lines: inout Int
+  ) -> Bool {
+    if word(at) & 0xFF_FFFF_FFFF == 0x20_2020_200A {
+      at += 5
+      lines = 1
+    }
+    while at < end && (at.pointee == 0x20 || at.pointee == 0x0A || at.pointee == 0x0D) {
+      if at.pointee == 0x0A { lines &+= 1 }
+      // A carriage return alone would be a line end too; with a newline they make one.
+      if at.pointee == 0x0D && at[1] != 0x0A { return false }
+      at += 1
+    }
+    return true
+  }
+}

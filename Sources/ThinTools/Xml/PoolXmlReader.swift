@@ -1,0 +1,217 @@
+import Cexpat
+import Glibc
+
+/// Reads the XML of a pool, as thin_dump writes it, from a file descriptor.
+///
+/// The text goes through expat, except mappings and refs in exactly the form of a dump: those are
+/// recognised in the buffer, ten times as fast. That is done only where expat would be between
+/// elements: it gets the text in pieces that end after a `>`, and when the last element event
+/// ended with the piece, expat has nothing pending and whole elements can be kept from it.
+///
+/// Memory: a buffer of 256 KiB and at most 64 KiB of one tag or comment in expat, whatever the
+/// text. Entity declarations are refused, a DOCTYPE without them is passed over.
+///
+/// Invariants: expat has got `fedCount` bytes; `buffer[start..<end]` follows what it got and what
+/// was recognised without it.
+public final class PoolXmlReader {
+  /// The longest tag, comment or other markup, in bytes.
+  static let markupMax = 65536
+  private static let bufferBytes = 1 << 18
+
+  /// What messages call the text.
+  public let path: String
+  let handler: any PoolXmlHandler
+  private let descriptor: Int32
+  /// Off for tests: everything goes through expat.
+  private let usesFastPath: Bool
+  /// Bytes asked of the system at once, and so where pieces may be cut; small in tests.
+  private let readBytes: Int
+  /// Hears of bytes read.
+  private let progress: Progress?
+
+  private let buffer: UnsafeMutablePointer<UInt8>
+  private var start = 0
+  private var end = 0
+  private var atEnd = false
+  private var fedCount = 0
+  /// Newlines that expat has not seen.
+  private var unseenLines = 0
+
+  let parser: XML_Parser?
+  var section = PoolXmlSection.prolog
+  /// Byte at which the last element event ended, of those that expat got.
+  var eventEnd = -1
+  /// An internal DTD subset may declare defaults of attributes: then expat must see everything.
+  var hasInternalSubset = false
+  var failure: ToolError?
+
+  /// A reader of everything that `descriptor` still has; the descriptor stays the caller's.
+  /// - Parameters:
+  ///   - path: what messages call it.
+  ///   - handler: gets what the text says.
+  ///   - progress: counts the bytes read.
+  public convenience init(
+    descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress? = nil
+  ) {
+    self.init(
+      descriptor: descriptor, path: path, handler: handler, progress: progress,
+      usesFastPath: true, readBytes: Self.bufferBytes)
+  }
+
+  init(
+    descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress?,
+    usesFastPath: Bool, readBytes: Int
+  ) {
+    self.descriptor = descriptor
+    self.path = path
+    self.handler = handler
+    self.progress = progress
+    self.usesFastPath = usesFastPath
+    self.readBytes = readBytes
+    buffer = .allocate(capacity: Self.bufferBytes + CanonicalElement.overread)
+    buffer.initialize(repeating: 0, count: Self.bufferBytes + CanonicalElement.overread)
+    parser = XML_ParserCreate("UTF-8")
+  }
+
+  deinit {
+    if let parser { XML_ParserFree(parser) }
+    buffer.deallocate()
+  }
+
+  /// Reads to the end of the text, which must be a whole document. Call once.
+  /// - Throws: `damaged` with path and line for text that is not the XML of a pool and for what
+  ///   the handler calls damaged; other errors of the handler as they are; `inputOutput` when the
+  ///   text cannot be read.
+  public func read() throws(ToolError) {
+    guard let parser else { throw ToolError(.inputOutput, "\(path): out of memory") }
+    connect(parser)
+    try skipPrologue()
+    while true {
+      if usesFastPath && eventEnd == fedCount && section.holdsMappings && !hasInternalSubset {
+        try passElements()
+      }
+      if let close = memchr(buffer + start, 0x3E, end - start) {
+        try feed(UnsafeRawPointer(close) - UnsafeRawPointer(buffer + start) + 1)
+      } else if atEnd || end - start == Self.bufferBytes {
+        try feed(end - start)
+        if atEnd { break }
+      } else {
+        try fill()
+      }
+    }
+    try finish()
+  }
+
+  /// The line being read, counted from one.
+  var line: Int {
+    guard let parser else { return 1 }
+    return Int(XML_GetCurrentLineNumber(parser)) + unseenLines
+  }
+
+  /// An error of the text at the current line.
+  func damaged(_ message: String) -> ToolError {
+    ToolError(.damaged, "\(path): line \(line): \(message)")
+  }
+
+  /// What the handler threw, with the line where it is about the text.
+  func located(_ error: ToolError) -> ToolError {
+    error.kind == .damaged ? damaged(error.message) : error
+  }
+
+  /// Moves what is left to the front and reads more behind it.
+  private func fill() throws(ToolError) {
+    if start > 0 {
+      memmove(buffer, buffer + start, end - start)
+      end -= start
+      start = 0
+    }
+    while true {
+      let n = Glibc.read(descriptor, buffer + end, min(readBytes, Self.bufferBytes - end))
+      if n < 0 && errno == EINTR { continue }
+      guard n >= 0 else {
+        throw ToolError(.inputOutput, "cannot read \(path): \(String(cString: strerror(errno)))")
+      }
+      atEnd = n == 0
+      end += n
+      progress?.advance(by: UInt64(n))
+      return
+    }
+  }
+
+  /// Passes over a byte order mark and white space, which expat does not accept before `<?xml`.
+  private func skipPrologue() throws(ToolError) {
+    while end < 3 && !atEnd { try fill() }
+    if end >= 3 && buffer[0] == 0xEF && buffer[1] == 0xBB && buffer[2] == 0xBF { start = 3 }
+    while true {
+      while start < end, Self.isSpace(buffer[start]) {
+        if buffer[start] == 0x0A { unseenLines += 1 }
+        start += 1
+      }
+      if start < end || atEnd { break }
+      try fill()
+    }
+    // expat would follow the byte order of UTF-16, and element ends could not be told any more.
+    while end - start < 2 && !atEnd { try fill() }
+    guard end > start else { throw damaged("the file is empty, expected <superblock>") }
+    guard buffer[start] == 0x3C, end - start < 2 || buffer[start + 1] != 0 else {
+      throw damaged("this is not XML in UTF-8, expected <superblock> as thin_dump writes it")
+    }
+  }
+
+  static func isSpace(_ byte: UInt8) -> Bool {
+    byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09
+  }
+
+  /// Recognises mappings and refs from `start` on for as long as they are in canonical form.
+  private func passElements() throws(ToolError) {
+    var at = UnsafePointer(buffer + start)
+    let end = UnsafePointer(buffer + self.end)
+    var lines = 0
+    do throws(ToolError) {
+      while true {
+        if let run = CanonicalElement.scan(&at, end: end, newlines: &lines) {
+          try handler.mapping(run)
+        } else if section.holdsRefs,
+          let name = CanonicalElement.scanRef(&at, end: end, newlines: &lines)
+        {
+          try handler.ref(name: String(decoding: name, as: UTF8.self))
+        } else {
+          break
+        }
+      }
+    } catch {
+      unseenLines += lines
+      throw located(error)
+    }
+    unseenLines += lines
+    start = at - UnsafePointer(buffer)
+  }
+
+  private func feed(_ count: Int) throws(ToolError) {
+    let text = UnsafeRawPointer(buffer + start).assumingMemoryBound(to: CChar.self)
+    start += count
+    fedCount += count
+    let status = XML_Parse(parser, text, Int32(count), 0)
+    if let failure { throw failure }
+    guard status == XML_STATUS_OK else { throw syntaxError() }
+    if fedCount - Int(XML_GetCurrentByteIndex(parser)) > Self.markupMax {
+      throw damaged("markup of more than \(Self.markupMax) bytes")
+    }
+  }
+
+  private func finish() throws(ToolError) {
+    let status = XML_Parse(parser, nil, 0, 1)
+    if let failure { throw failure }
+    guard status == XML_STATUS_OK else {
+      if section != .end {
+        throw damaged("unexpected end of the text, expected \(section.expected)")
+      }
+      throw syntaxError()
+    }
+  }
+
+  private func syntaxError() -> ToolError {
+    let reason = XML_ErrorString(XML_GetErrorCode(parser)).map { String(cString: $0) }
+    return damaged("\(reason ?? "not XML"), expected \(section.expected)")
+  }
+}

@@ -18,11 +18,6 @@ public enum Version {
   public static let text = "1.4.0"
 }
 
-/// Thrown where a command's engine is still to be connected.
-struct EngineMissing: Error, CustomStringConvertible {
-  let description = "this command is not built yet"
-}
-
 // Options that several commands share.
 extension OptionSpec {
   static let quiet = OptionSpec(

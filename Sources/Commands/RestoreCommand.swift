@@ -1,3 +1,5 @@
+import BlockIO
+import Glibc
 import ThinTools
 
 /// What `thin_restore` is asked to do.
@@ -20,7 +22,29 @@ public struct RestoreRequest: Equatable, Sendable {
 public enum RestoreCommand: Command {
   /// Restores the dump to the output and returns the exit status.
   static func runEngine(_ request: RestoreRequest, console: Console) throws -> Int32 {
-    throw EngineMissing()
+    let descriptor = open(request.input, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else {
+      throw ToolError(BlockIOError(.open, path: request.input, code: errno))
+    }
+    defer { close(descriptor) }
+    var info = stat()
+    let size = fstat(descriptor, &info) == 0 ? UInt64(max(0, info.st_size)) : 0
+    let device: FileDevice
+    do throws(BlockIOError) {
+      device = try FileDevice(path: request.output, access: .readWrite, exclusive: true)
+    } catch {
+      throw ToolError(error.code == EBUSY ? .busy : .output, error.description)
+    }
+    warnOfSize(device, console)
+    var options = RestoreOptions()
+    options.dataBlockSectors = request.overrides.dataBlockSectors
+    options.dataBlockCount = request.overrides.dataBlockCount
+    options.transactionID = request.overrides.transactionID
+    let result = try restore(
+      xml: descriptor, path: request.input, to: device, options: options,
+      progress: console.makeProgress(), xmlByteCount: size)
+    for warning in result.warnings { console.warning(warning) }
+    return ExitStatus.ok.rawValue
   }
 
   /// Looks at input and output before the engine does.

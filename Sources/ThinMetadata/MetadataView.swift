@@ -119,6 +119,13 @@ public struct MetadataView {
     }
   }
 
+  /// The same view after `superblock` was committed.
+  public func replacing(_ superblock: Superblock) -> MetadataView {
+    MetadataView(
+      reader: reader, superblock: superblock, number: superblockNumber,
+      dataBlockCount: dataBlockCount)
+  }
+
   /// Device id and root of every entry of the device tree, ids ascending.
   public func deviceRoots() throws(MetadataError) -> [(id: UInt64, root: UInt64)] {
     var roots: [(id: UInt64, root: UInt64)] = []

@@ -1,36 +1,94 @@
 import BlockIO
 import PersistentData
 import ThinFormat
+import ThinMetadata
 
 extension Checker {
   /// Does what the options ask for after the check; nothing when anything is fatal.
   func mend() throws(ToolError) {
     guard options.mayWrite, !report.isDamaged else { return }
-    let mends = !options.superblockOnly && !options.skipMappings
-    let leaks = report.leakCount + report.minorCount > 0
-    if mends && leaks { try rebuildSpaceMaps() }
-    if report.needsCheck { try clearNeedsCheck() }
+    if report.mendableCount > 0 { try rebuildSpaceMaps() }
+    guard report.isClean || options.ignoreNonFatal, report.needsCheck else { return }
+    var superblock = view.superblock
+    superblock.needsCheck = false
+    try commit(superblock)
+    report.needsCheck = false
+    report.clearedNeedsCheck = true
   }
 
-  private func clearNeedsCheck() throws(ToolError) {
+  /// Writes block 0: whatever was written before is durable then, and this is after it. One sector
+  /// carries all that changes, so a power cut leaves the old state or the new.
+  private func commit(_ superblock: Superblock) throws(ToolError) {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
     do throws(BlockIOError) {
+      try device.flush()
       try device.read(into: buffer.bytes, at: 0)
-      var superblock = Superblock(
-        decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer.bytes)))
-      superblock.needsCheck = false
       superblock.encode(into: buffer.bytes)
       BlockHeader.seal(buffer.bytes, number: 0, kind: .superblock)
-      // One sector carries all that changes, so a power cut leaves the old or the new state.
       try device.write(UnsafeRawBufferPointer(buffer.bytes), at: 0)
       try device.flush()
     } catch {
       throw ToolError(error)
     }
-    report.needsCheck = false
-    report.clearedNeedsCheck = true
+    view = view.replacing(superblock)
   }
 
+  /// Writes both space maps anew from the counts computed, into blocks that nothing of the
+  /// committed state uses, so that it stands until the superblock is written.
   private func rebuildSpaceMaps() throws(ToolError) {
+    progress.begin("Writing the space maps", total: 0)
+    let counts = countWithoutSpaceMaps()
+    let inUse = metadataCounts
+    let end = min(view.reader.blockCount, counts.blockCount)
+    var next: UInt64 = 1
+    let writer = SequentialBlockWriter(device) {
+      while next < end {
+        next += 1
+        if inUse.count(of: next - 1) == 0 { return next - 1 }
+      }
+      return nil
+    }
+    var superblock = view.superblock
+    do throws(BlockWriteError) {
+      let maps = SpaceMapWriter(writer: writer, metadataCounts: counts)
+      superblock.dataSpaceMap = try maps.writeDataMap(dataCounts)
+      superblock.metadataSpaceMap = try maps.writeMetadataMap()
+      try writer.flush()
+    } catch {
+      switch error {
+      case .device(let error): throw ToolError(error)
+      case .full(let needed):
+        throw ToolError(
+          .request,
+          "not enough free metadata blocks to write the space maps anew: at least \(needed) are "
+            + "needed. Nothing was changed. Enlarge the metadata device, or dump the metadata and "
+            + "restore it to a larger one.")
+      }
+    }
+    try commit(superblock)
+    report.metadataFreeBlocks =
+      superblock.metadataSpaceMap.blockCount - superblock.metadataSpaceMap.allocated
+    report.repairedSpaceMaps = true
+    report.forgetMended()
+  }
+
+  /// References to metadata blocks from everything but the space maps.
+  private func countWithoutSpaceMaps() -> ReferenceCounts {
+    let counts = ReferenceCounts(blockCount: view.superblock.metadataSpaceMap.blockCount)
+    let forest = TreeForest(view.reader, counts: counts)
+    counts.increment(0)
+    var states = [view.superblock]
+    let held = view.superblock.metadataSnapshot
+    if held != 0, let snapshot = try? MetadataView(device, source: .metadataSnapshotAt(held)) {
+      counts.increment(held)
+      states.append(snapshot.superblock)
+    }
+    forest.walk(.details, roots: states.map(\.detailsRoot)) { _, _ in }
+    var roots: [UInt64] = []
+    forest.walk(.devices, roots: states.map(\.mappingRoot)) { _, node in
+      for i in 0..<node.entryCount { roots.append(node.value64(i)) }
+    }
+    forest.walk(.mappings, roots: roots) { _, _ in }
+    return counts
   }
 }

@@ -20,17 +20,20 @@ public struct Finding: Equatable, Sendable {
   public let deviceID: UInt64?
   /// Virtual blocks of that device that are concerned.
   public let virtualBlocks: Range<UInt64>?
+  /// Whether writing the space maps anew mends it.
+  public let isMendable: Bool
 
   /// A finding; what it is not about stays nil.
   public init(
     _ severity: Severity, _ message: String, block: UInt64? = nil, deviceID: UInt64? = nil,
-    virtualBlocks: Range<UInt64>? = nil
+    virtualBlocks: Range<UInt64>? = nil, isMendable: Bool = false
   ) {
     self.severity = severity
     self.message = message
     self.block = block
     self.deviceID = deviceID
     self.virtualBlocks = virtualBlocks
+    self.isMendable = isMendable || severity == .leak
   }
 }
 
@@ -71,13 +74,19 @@ public struct CheckReport: Sendable {
     case .leak: leakCount += 1
     case .minor: minorCount += 1
     }
+    if finding.isMendable && finding.severity == .minor { mendableMinorCount += 1 }
     if findings.count < Self.findingsMax { findings.append(finding) }
   }
 
+  /// Findings that writing the space maps anew mends, those beyond `findingsMax` included.
+  var mendableCount: Int { leakCount + mendableMinorCount }
+  private var mendableMinorCount = 0
+
   /// After a repair: what it mended is no longer there.
-  mutating func forgetNonFatal() {
-    findings.removeAll { $0.severity != .fatal }
+  mutating func forgetMended() {
     leakCount = 0
-    minorCount = 0
+    minorCount -= mendableMinorCount
+    mendableMinorCount = 0
+    findings.removeAll { $0.isMendable }
   }
 }

@@ -26,7 +26,7 @@ final class Checker {
   let device: any BlockDevice
   let options: CheckOptions
   let progress: Progress
-  let view: MetadataView
+  var view: MetadataView
   let forest: TreeForest
   let metadataCounts: ReferenceCounts
   let dataCounts: ReferenceCounts

@@ -227,7 +227,7 @@ extension Checker {
         Finding(
           .minor,
           "\(name) space map: superblock says \(root.allocated) blocks are allocated, "
-            + "the bitmaps have \(comparison.used)", block: 0))
+            + "the bitmaps have \(comparison.used)", block: 0, isMendable: true))
     }
     report(comparison)
   }
@@ -258,14 +258,16 @@ extension Checker {
         Finding(
           .minor,
           "\(name) space map: index entry of bitmap \(region) says \(entry.freeCount) entries "
-            + "are free, the bitmap has \(free)", block: entry.bitmapBlock))
+            + "are free, the bitmap has \(free)", block: entry.bitmapBlock,
+          isMendable: true))
     }
     if Int(entry.noneFreeBefore) > actual.firstFree {
       add(
         Finding(
           .minor,
           "\(name) space map: index entry of bitmap \(region) says none is free before "
-            + "\(entry.noneFreeBefore), but \(actual.firstFree) is", block: entry.bitmapBlock))
+            + "\(entry.noneFreeBefore), but \(actual.firstFree) is", block: entry.bitmapBlock,
+          isMendable: true))
     }
   }
 

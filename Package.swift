@@ -25,7 +25,8 @@ let package = Package(
   products: [
     .executable(name: "thin-tools", targets: ["thin-tools"]),
     .executable(name: "dmthin", targets: ["dmthin"]),
-    .library(name: "ThinMetadata", targets: ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata"]),
+    .library(
+      name: "ThinMetadata", targets: ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata"]),
   ],
   targets: [
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
@@ -37,13 +38,18 @@ let package = Package(
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
-    library("Simulation", ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
+    library(
+      "Simulation",
+      ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
       "Commands",
       ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
+      swiftSettings: settings),
+    .executableTarget(
+      name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     .target(

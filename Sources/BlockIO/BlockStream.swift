@@ -132,7 +132,8 @@ public final class BlockStream {
 
   private func bytes(ofSlot index: Int) -> UnsafeMutableRawBufferPointer {
     let size = chunkBlocks * Self.blockBytes
-    return UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[(index * size)..<((index + 1) * size)])
+    return UnsafeMutableRawBufferPointer(
+      rebasing: buffer.bytes[(index * size)..<((index + 1) * size)])
   }
 
   private func submit(first: Int, count: Int) {

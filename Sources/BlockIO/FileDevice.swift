@@ -9,11 +9,14 @@ public final class FileDevice: BlockDevice {
     case readWrite
   }
 
+  /// What messages call the device.
   public let path: String
+  /// Size in bytes.
   public let byteCount: UInt64
   /// Whether it is a block device rather than a file.
   public let isBlockDevice: Bool
   private let fd: Int32
+  /// The descriptor that reads may be queued on.
   public var descriptor: Int32? { fd }
 
   /// Opens `path`, past the page cache where the file system allows that.
@@ -61,6 +64,7 @@ public final class FileDevice: BlockDevice {
 
   deinit { close(fd) }
 
+  /// Fills `buffer` from `offset` on.
   public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
     throws(BlockIOError)
   {
@@ -78,6 +82,7 @@ public final class FileDevice: BlockDevice {
     }
   }
 
+  /// Writes all of `buffer` at `offset`.
   public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     var done = 0
     while done < buffer.count {
@@ -93,6 +98,7 @@ public final class FileDevice: BlockDevice {
     }
   }
 
+  /// Returns when everything written is durable.
   public func flush() throws(BlockIOError) {
     while fsync(fd) != 0 {
       if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }

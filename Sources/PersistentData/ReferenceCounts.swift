@@ -177,7 +177,8 @@ public final class ReferenceCounts {
     let words = UnsafeRawPointer(base)
     let ones: UInt64 = 0x5555_5555_5555_5555
     for word in 0..<(Bitmap.entriesBytes / 8) {
-      let bits = UInt64(littleEndian: words.loadUnaligned(fromByteOffset: word * 8, as: UInt64.self))
+      let bits = UInt64(
+        littleEndian: words.loadUnaligned(fromByteOffset: word * 8, as: UInt64.self))
       let low = bits & ones
       let high = bits >> 1 & ones
       result.used += (low | high).nonzeroBitCount

@@ -3,8 +3,11 @@ import Glibc
 
 /// A device in memory that remembers what was changed, so that one image serves many trials.
 public final class MemoryDevice: BlockDevice {
+  /// What messages call the device.
   public let path: String
+  /// Size in bytes.
   public var byteCount: UInt64 { UInt64(size) }
+  /// The descriptor that reads may be queued on: there is none.
   public var descriptor: Int32? { nil }
   private let bytes: UnsafeMutableRawBufferPointer
   /// Bytes that the device claims to have; trials make it shorter.
@@ -31,6 +34,7 @@ public final class MemoryDevice: BlockDevice {
 
   deinit { bytes.deallocate() }
 
+  /// Fills `buffer` from `offset` on.
   public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
     throws(BlockIOError)
   {
@@ -41,18 +45,21 @@ public final class MemoryDevice: BlockDevice {
     buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[start..<(start + buffer.count)]))
   }
 
+  /// Writes all of `buffer` at `offset`.
   public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     guard offset <= UInt64(size), UInt64(buffer.count) <= UInt64(size) - offset else {
       throw BlockIOError(.write, path: path, offset: offset, code: ENOSPC)
     }
     let start = Int(offset)
-    for block in (start / Self.blockBytes)...((start + max(1, buffer.count) - 1) / Self.blockBytes) {
+    for block in (start / Self.blockBytes)...((start + max(1, buffer.count) - 1) / Self.blockBytes)
+    {
       remember(block)
     }
     UnsafeMutableRawBufferPointer(rebasing: bytes[start..<(start + buffer.count)])
       .copyMemory(from: buffer)
   }
 
+  /// Does nothing.
   public func flush() {}
 
   /// The bytes of one block, to change them; `revert` takes that back.

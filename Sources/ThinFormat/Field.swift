@@ -3,7 +3,8 @@
 /// `Record` is a phantom: a field of the superblock does not type-check on a B-tree node. Fields
 /// are declared as computed properties, because a stored `static let` costs an accessor call and
 /// this one compiles to a constant.
-@frozen public struct Field<Record, Value: FixedWidthInteger & BitwiseCopyable & Sendable>:
+@frozen
+public struct Field<Record, Value: FixedWidthInteger & BitwiseCopyable & Sendable>:
   Sendable
 {
   /// Bytes from the start of the record.

@@ -41,7 +41,8 @@ final class Checker {
     self.options = options
     self.progress = progress
     do throws(MetadataError) {
-      view = try MetadataView(device, source: options.metadataSnapshot ? .metadataSnapshot : .current)
+      view = try MetadataView(
+        device, source: options.metadataSnapshot ? .metadataSnapshot : .current)
     } catch {
       throw ToolError(error == .noMetadataSnapshot ? .request : .damaged, "\(error)")
     }

@@ -176,7 +176,8 @@ extension Checker {
         }
       }
     } catch {
-      fatal("metadata space map: index at block \(root.bitmapRoot): \(error)", block: root.bitmapRoot)
+      fatal(
+        "metadata space map: index at block \(root.bitmapRoot): \(error)", block: root.bitmapRoot)
     }
     return entries
   }

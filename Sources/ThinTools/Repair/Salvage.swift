@@ -102,7 +102,9 @@ struct Salvager {
   func run(_ options: DumpOptions, _ onLoss: (String) -> Void) -> DumpSource {
     let forest = TreeForest(reader, counts: ReferenceCounts(blockCount: reader.blockCount))
     var faults: [TreeFault] = []
-    forest.onFault = { if $0.isFatal && faults.count < CheckReport.findingsMax { faults.append($0) } }
+    forest.onFault = {
+      if $0.isFatal && faults.count < CheckReport.findingsMax { faults.append($0) }
+    }
     let progress = self.progress
     forest.onNode = { progress.advance() }
     progress.begin("Reading mappings", total: superblock.metadataSpaceMap.allocated)

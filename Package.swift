@@ -49,6 +49,9 @@ let package = Package(
       ]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
+      name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
+      path: "contrib/TraceReplay", swiftSettings: settings),
+    .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
     .executableTarget(

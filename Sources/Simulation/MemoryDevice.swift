@@ -9,7 +9,7 @@ public final class MemoryDevice: BlockDevice {
   public var byteCount: UInt64 { UInt64(size) }
   /// The descriptor that reads may be queued on: there is none.
   public var descriptor: Int32? { nil }
-  private let bytes: UnsafeMutableRawBufferPointer
+  private var bytes: UnsafeMutableRawBufferPointer
   /// Bytes that the device claims to have; trials make it shorter.
   private var size: Int
   private var originals: [Int: [UInt8]] = [:]
@@ -76,6 +76,17 @@ public final class MemoryDevice: BlockDevice {
 
   /// Makes the device `count` blocks long until `revert`.
   public func truncate(blocks count: Int) { size = min(bytes.count, count * Self.blockBytes) }
+
+  /// Makes the device larger, with zeros.
+  public func grow(byteCount: Int) {
+    let larger = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: byteCount, alignment: Self.blockBytes)
+    larger.initializeMemory(as: UInt8.self, repeating: 0)
+    larger.copyMemory(from: UnsafeRawBufferPointer(bytes))
+    bytes.deallocate()
+    bytes = larger
+    size = byteCount
+  }
 
   private func block(_ block: Int) -> UnsafeMutableRawBufferPointer {
     UnsafeMutableRawBufferPointer(

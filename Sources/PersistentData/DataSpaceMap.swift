@@ -1,0 +1,127 @@
+package import ThinFormat
+
+/// The space map that counts data blocks. Its index is a tree, before which 64 entries are kept;
+/// the order in which they come to be written is part of the format's deterministic behaviour.
+package final class DataSpaceMap: DiskSpaceMap {
+  private struct Cached {
+    var bitmap: UInt64
+    var entry: IndexEntry
+    var isDirty: Bool
+  }
+
+  private var cached = [Cached?](repeating: nil, count: 64)
+  private var oldCached = [Cached?](repeating: nil, count: 64)
+  /// Blocks taken less blocks given back in this transaction.
+  private(set) var netAllocated: Int64 = 0
+
+  /// Free blocks by the last commit, less those taken since, plus those given back.
+  package var freeCount: UInt64 {
+    UInt64(
+      clamping: Int64(clamping: old.blockCount) - Int64(clamping: old.allocated) - netAllocated)
+  }
+
+  private func slot(_ bitmap: UInt64) -> Int { Int(truncatingIfNeeded: bitmap &* 59) & 63 }
+
+  private func tree(_ tm: TransactionManager) -> Btree { Btree(tm, .spaceMapIndex) }
+
+  private func load(_ bitmap: UInt64, root: UInt64, _ tm: TransactionManager) throws(PoolError)
+    -> IndexEntry
+  {
+    let entry = try tree(tm).lookup(root: root, key: bitmap) {
+      IndexEntry(
+        decoding: RawSpan(
+          _unsafeBytes: UnsafeRawBufferPointer(start: $0, count: IndexEntry.byteCount)))
+    }
+    guard let entry else { throw .inconsistent("data bitmap \(bitmap) has no index entry") }
+    return entry
+  }
+
+  override package func indexEntry(_ bitmap: UInt64, _ tm: TransactionManager) throws(PoolError)
+    -> IndexEntry
+  {
+    let slot = slot(bitmap)
+    if let known = cached[slot], known.bitmap == bitmap { return known.entry }
+    try writeBack(slot, tm)
+    let entry = try load(bitmap, root: current.bitmapRoot, tm)
+    cached[slot] = Cached(bitmap: bitmap, entry: entry, isDirty: false)
+    return entry
+  }
+
+  override package func setIndexEntry(
+    _ bitmap: UInt64, _ entry: IndexEntry, _ tm: TransactionManager
+  ) throws(PoolError) {
+    let slot = slot(bitmap)
+    if let known = cached[slot], known.bitmap != bitmap { try writeBack(slot, tm) }
+    cached[slot] = Cached(bitmap: bitmap, entry: entry, isDirty: true)
+  }
+
+  override package func oldIndexEntry(_ bitmap: UInt64, _ tm: TransactionManager) throws(PoolError)
+    -> IndexEntry
+  {
+    let slot = slot(bitmap)
+    if let known = oldCached[slot], known.bitmap == bitmap { return known.entry }
+    let entry = try load(bitmap, root: old.bitmapRoot, tm)
+    oldCached[slot] = Cached(bitmap: bitmap, entry: entry, isDirty: false)
+    return entry
+  }
+
+  private func writeBack(_ slot: Int, _ tm: TransactionManager) throws(PoolError) {
+    guard let known = cached[slot], known.isDirty else { return }
+    current.bitmapRoot = try tree(tm).insert(root: current.bitmapRoot, key: known.bitmap) {
+      known.entry.encode(
+        into: UnsafeMutableRawBufferPointer(start: $0, count: IndexEntry.byteCount), at: 0)
+    }.root
+    cached[slot]?.isDirty = false
+  }
+
+  package func open(_ root: SpaceMapRoot) {
+    current = root
+    old = root
+    begin = 0
+    forget()
+  }
+
+  private func forget() {
+    cached = Array(repeating: nil, count: 64)
+    oldCached = cached
+    netAllocated = 0
+  }
+
+  package func format(_ tm: TransactionManager) throws(PoolError) {
+    current = SpaceMapRoot()
+    current.bitmapRoot = try tree(tm).empty()
+    current.overflowRoot = try Btree(tm, .spaceMapOverflow).empty()
+    begin = 0
+    forget()
+  }
+
+  package func allocate(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
+    guard let block = try findCommonFree(tm) else { throw .dataFull }
+    begin = block + 1
+    try increment(block, block + 1, tm)
+    return block
+  }
+
+  package func increment(_ start: UInt64, _ end: UInt64, _ tm: TransactionManager) throws(PoolError)
+  {
+    try counted { () throws(PoolError) in try adjust(start, end, by: 1, tm) }
+  }
+
+  package func decrement(_ start: UInt64, _ end: UInt64, _ tm: TransactionManager) throws(PoolError)
+  {
+    try counted { () throws(PoolError) in try adjust(start, end, by: -1, tm) }
+  }
+
+  private func counted(_ body: () throws(PoolError) -> Void) throws(PoolError) {
+    let before = current.allocated
+    try body()
+    netAllocated += Int64(current.allocated) - Int64(before)
+  }
+
+  package func commit(_ tm: TransactionManager) throws(PoolError) {
+    for slot in 0..<64 { try writeBack(slot, tm) }
+    old = current
+    oldCached = cached
+    netAllocated = 0
+  }
+}

@@ -1,0 +1,227 @@
+package import ThinFormat
+
+/// Reference counts on disk, as the kernel's dm-space-map code changes them (`ll_disk`). The two
+/// space maps differ in where index entries are and in who may change what when.
+///
+/// Invariants: `current` is what this transaction has made of the map, `old` what the last commit
+/// holds; blocks of the old one are intact, so that it can still be read.
+package class DiskSpaceMap {
+  /// As changed in this transaction.
+  package internal(set) var current = SpaceMapRoot()
+  /// As of the last commit.
+  package internal(set) var old = SpaceMapRoot()
+  /// Where the search for a free block starts; moves on through transactions.
+  package var begin: UInt64 = 0
+
+  /// A map to be opened or formatted.
+  package init() {}
+
+  static let perBitmap = UInt64(Limits.entriesPerBitmap)
+
+  package func indexEntry(_ bitmap: UInt64, _ tm: TransactionManager) throws(PoolError)
+    -> IndexEntry
+  {
+    throw .inconsistent("no index")
+  }
+
+  package func setIndexEntry(_ bitmap: UInt64, _ entry: IndexEntry, _ tm: TransactionManager)
+    throws(PoolError)
+  {
+    throw .inconsistent("no index")
+  }
+
+  package func oldIndexEntry(_ bitmap: UInt64, _ tm: TransactionManager) throws(PoolError)
+    -> IndexEntry
+  {
+    throw .inconsistent("no index")
+  }
+
+  private func overflow(_ tm: TransactionManager) -> Btree { Btree(tm, .spaceMapOverflow) }
+
+  // MARK: - Counts
+
+  private func bits(_ bitmap: UInt64, _ entry: Int, _ tm: TransactionManager) throws(PoolError)
+    -> UInt8
+  {
+    let bytes = try tm.cache.read(bitmap, .bitmap)
+    return Bitmap.count(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), entry)
+  }
+
+  /// The two-bit value of a block.
+  func bits(of block: UInt64, _ tm: TransactionManager) throws(PoolError) -> UInt8 {
+    guard block < current.blockCount else {
+      throw .inconsistent("block \(block) is beyond the space map's \(current.blockCount)")
+    }
+    let entry = try indexEntry(block / Self.perBitmap, tm)
+    return try bits(entry.bitmapBlock, Int(block % Self.perBitmap), tm)
+  }
+
+  /// The count on disk of a block, as changed in this transaction.
+  package func storedCount(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> UInt32 {
+    let bits = try bits(of: block, tm)
+    guard bits == 3 else { return UInt32(bits) }
+    let count = try overflow(tm).lookup(root: current.overflowRoot, key: block) {
+      UInt32(littleEndian: $0.load(as: UInt32.self))
+    }
+    guard let count else { throw .inconsistent("block \(block) has no overflow count") }
+    return count
+  }
+
+  /// Whether the last commit counts `block` as free, or does not have it yet.
+  private func wasFree(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> Bool {
+    guard block < old.blockCount else { return true }
+    let entry = try oldIndexEntry(block / Self.perBitmap, tm)
+    return try bits(entry.bitmapBlock, Int(block % Self.perBitmap), tm) == 0
+  }
+
+  // MARK: - Finding
+
+  private func findFree(from start: UInt64, _ tm: TransactionManager) throws(PoolError) -> UInt64? {
+    guard start < current.blockCount else { return nil }
+    var bitmap = start / Self.perBitmap
+    var first = Int(start % Self.perBitmap)
+    while bitmap < current.bitmapCount {
+      let entry = try indexEntry(bitmap, tm)
+      if entry.freeCount > 0 {
+        let end = Int(min(Self.perBitmap, current.blockCount - bitmap * Self.perBitmap))
+        let from = max(first, Int(entry.noneFreeBefore))
+        if from < end, let found = try scan(entry.bitmapBlock, from, end, tm) {
+          return bitmap * Self.perBitmap + UInt64(found)
+        }
+      }
+      bitmap += 1
+      first = 0
+    }
+    return nil
+  }
+
+  private func scan(_ bitmap: UInt64, _ from: Int, _ end: Int, _ tm: TransactionManager)
+    throws(PoolError) -> Int?
+  {
+    let bytes = try tm.cache.read(bitmap, .bitmap)
+    let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))
+    var entry = from
+    while entry < end {
+      // Whole words of used entries are common.
+      if entry % 32 == 0 && entry + 32 <= end {
+        let word = span.unsafeLoadUnaligned(
+          fromByteOffset: Bitmap.entriesOffset + entry / 4, as: UInt64.self)
+        if (word | word >> 1) & 0x5555_5555_5555_5555 == 0x5555_5555_5555_5555 {
+          entry += 32
+          continue
+        }
+      }
+      if Bitmap.count(span, entry) == 0 { return entry }
+      entry += 1
+    }
+    return nil
+  }
+
+  /// A block that is free now and was free at the last commit, so that writing to it does no harm
+  /// to what is committed. Next fit: from `begin` to the end, then from 0.
+  func findCommonFree(_ tm: TransactionManager) throws(PoolError) -> UInt64? {
+    for start in [begin, 0] {
+      var candidate = try findFree(from: start, tm)
+      while let block = candidate {
+        if try wasFree(block, tm) { return block }
+        candidate = try findFree(from: block + 1, tm)
+      }
+    }
+    return nil
+  }
+
+  // MARK: - Changing
+
+  /// Changes the counts of `start..<end`, bitmap by bitmap.
+  func adjust(_ start: UInt64, _ end: UInt64, by direction: Int, _ tm: TransactionManager)
+    throws(PoolError)
+  {
+    guard end <= current.blockCount, start <= end else {
+      throw .inconsistent("block \(end) is beyond the space map's \(current.blockCount)")
+    }
+    var block = start
+    while block < end {
+      let bitmap = block / Self.perBitmap
+      let stop = min(end, (bitmap + 1) * Self.perBitmap)
+      var entry = try indexEntry(bitmap, tm)
+      entry.bitmapBlock = try tm.shadow(entry.bitmapBlock, .bitmap).block
+      while block < stop {
+        let index = Int(block % Self.perBitmap)
+        if direction > 0 {
+          try increment(block, index, &entry, tm)
+        } else {
+          try decrement(block, index, &entry, tm)
+        }
+        block += 1
+      }
+      try setIndexEntry(bitmap, entry, tm)
+    }
+  }
+
+  private func setBits(_ bitmap: UInt64, _ index: Int, _ count: UInt8, _ tm: TransactionManager)
+    throws(PoolError)
+  {
+    Bitmap.setCount(try tm.cache.read(bitmap, .bitmap), index, count)
+    tm.cache.markDirty(bitmap)
+  }
+
+  private func increment(
+    _ block: UInt64, _ index: Int, _ entry: inout IndexEntry, _ tm: TransactionManager
+  ) throws(PoolError) {
+    switch try bits(entry.bitmapBlock, index, tm) {
+    case 0:
+      try setBits(entry.bitmapBlock, index, 1, tm)
+      current.allocated += 1
+      entry.freeCount -= 1
+      if Int(entry.noneFreeBefore) == index { entry.noneFreeBefore += 1 }
+    case 1: try setBits(entry.bitmapBlock, index, 2, tm)
+    case 2:
+      try setBits(entry.bitmapBlock, index, 3, tm)
+      current.overflowRoot = try overflow(tm).insert(root: current.overflowRoot, key: block) {
+        $0.storeBytes(of: UInt32(3).littleEndian, as: UInt32.self)
+      }.root
+    default:
+      current.overflowRoot = try overflow(tm).update(root: current.overflowRoot, key: block) {
+        let count = UInt32(littleEndian: $0.load(as: UInt32.self))
+        $0.storeBytes(of: (count &+ 1).littleEndian, as: UInt32.self)
+      }
+    }
+  }
+
+  private func decrement(
+    _ block: UInt64, _ index: Int, _ entry: inout IndexEntry, _ tm: TransactionManager
+  ) throws(PoolError) {
+    switch try bits(entry.bitmapBlock, index, tm) {
+    case 0: throw .inconsistent("block \(block) is free already")
+    case 1:
+      try setBits(entry.bitmapBlock, index, 0, tm)
+      current.allocated -= 1
+      entry.freeCount += 1
+      entry.noneFreeBefore = min(entry.noneFreeBefore, UInt32(index))
+    case 2: try setBits(entry.bitmapBlock, index, 1, tm)
+    default:
+      var count: UInt32 = 0
+      current.overflowRoot = try overflow(tm).update(root: current.overflowRoot, key: block) {
+        count = UInt32(littleEndian: $0.load(as: UInt32.self))
+        if count > 3 { $0.storeBytes(of: (count - 1).littleEndian, as: UInt32.self) }
+      }
+      if count <= 3 {
+        current.overflowRoot = try overflow(tm).remove(root: current.overflowRoot, key: block)
+        try setBits(entry.bitmapBlock, index, 2, tm)
+      }
+    }
+  }
+
+  /// Adds empty bitmaps for blocks up to `blockCount`.
+  package func extend(to blockCount: UInt64, _ tm: TransactionManager) throws(PoolError) {
+    let first = current.bitmapCount
+    current.blockCount = blockCount
+    for bitmap in first..<current.bitmapCount {
+      let block = try tm.newBlock(.bitmap)
+      try setIndexEntry(
+        bitmap,
+        IndexEntry(
+          bitmapBlock: block, freeCount: UInt32(Limits.entriesPerBitmap), noneFreeBefore: 0), tm)
+    }
+  }
+}

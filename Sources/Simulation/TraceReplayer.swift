@@ -1,0 +1,141 @@
+import PersistentData
+import ThinFormat
+public import ThinMetadata
+
+/// Carries out a trace of pool operations, one per line, with our engine:
+///
+///     meta N          a metadata device of N zero blocks
+///     load D          activate: format or open, take in D data blocks and a larger device, commit
+///     grow D          the same for an active pool; growboth M D with a larger metadata device
+///     unload          commit and forget everything
+///     create I | snap N O | delete I | trans X N | reserve | release    messages, with their commit
+///     open I | close I
+///     w1 I V          write to virtual block V of device I
+///     rm I V N        discard N virtual blocks; pd the same with the data blocks discarded too
+///     commit
+///     dump LABEL      the whole image is asked for
+public final class TraceReplayer {
+  /// The metadata device; replaced by `meta`.
+  public private(set) var device = MemoryDevice(byteCount: 4096)
+  /// The pool while it is active.
+  public private(set) var pool: PoolMetadata?
+  /// Blocks that the cache keeps; small ones force early writes.
+  private let cacheBlocksMax: Int
+
+  /// A replayer with nothing done.
+  public init(cacheBlocksMax: Int = 8192) { self.cacheBlocksMax = cacheBlocksMax }
+
+  /// A line that cannot be understood.
+  public struct BadLine: Error, CustomStringConvertible {
+    /// What is wrong.
+    public let description: String
+  }
+
+  /// Carries out one line.
+  /// - Parameter dump: gets label and image; bytes that the kernel leaves undefined are still in.
+  /// - Throws: `BadLine`, or `PoolError` for what the kernel would not have refused.
+  public func run(_ line: Substring, dump: (Substring, MemoryDevice) throws -> Void) throws {
+    let words = line.split(separator: " ")
+    guard let verb = words.first, !verb.hasPrefix("#") else { return }
+    let numbers = words.dropFirst().compactMap { UInt64($0) }
+    func number(_ i: Int) throws -> UInt64 {
+      guard i < numbers.count else { throw BadLine(description: "'\(line)': a number is missing") }
+      return numbers[i]
+    }
+    switch verb {
+    case "meta":
+      pool = nil
+      device = MemoryDevice(byteCount: Int(try number(0)) * Limits.blockBytes)
+    case "load": try load(dataBlocks: try number(0))
+    case "grow": try grow(dataBlocks: try number(0))
+    case "growboth":
+      device.grow(byteCount: Int(try number(0)) * Limits.blockBytes)
+      try grow(dataBlocks: try number(1))
+    case "unload":
+      try pool?.commit()
+      pool = nil
+    case "dump":
+      guard words.count > 1 else { throw BadLine(description: "'\(line)': a label is missing") }
+      try dump(words[1], device)
+    default:
+      guard let pool else { throw BadLine(description: "'\(line)': no pool is active") }
+      try operate(pool, verb, number)
+    }
+  }
+
+  private func load(dataBlocks: UInt64) throws(PoolError) {
+    let pool =
+      try PoolMetadata.isUnformatted(device)
+      ? try PoolMetadata.format(device, dataBlockSectors: 128, cacheBlocksMax: cacheBlocksMax)
+      : try PoolMetadata.open(device, cacheBlocksMax: cacheBlocksMax)
+    self.pool = pool
+    try takeIn(pool, dataBlocks)
+  }
+
+  private func grow(dataBlocks: UInt64) throws(PoolError) {
+    try pool?.commit()
+    if let pool { try takeIn(pool, dataBlocks) }
+  }
+
+  private func takeIn(_ pool: PoolMetadata, _ dataBlocks: UInt64) throws(PoolError) {
+    let before = (pool.dataBlockCount, pool.metadataBlockCount)
+    if dataBlocks > pool.dataBlockCount { try pool.resizeData(to: dataBlocks) }
+    try pool.resizeMetadata()
+    if before != (pool.dataBlockCount, pool.metadataBlockCount) { try pool.commit() }
+  }
+
+  private func operate(
+    _ pool: PoolMetadata, _ verb: Substring, _ number: (Int) throws -> UInt64
+  ) throws {
+    switch verb {
+    case "create": try message(pool) { try pool.createThin(try number(0)) }
+    case "snap":
+      try message(pool) { try pool.createSnapshot(try number(0), origin: try number(1)) }
+    case "delete": try message(pool) { try pool.delete(try number(0)) }
+    case "trans":
+      try message(pool) {
+        try pool.setTransactionID(pool.superblock.transactionID, try number(1))
+      }
+    case "reserve": try message(pool) { try pool.reserveMetadataSnapshot() }
+    case "release": try message(pool) { try pool.releaseMetadataSnapshot() }
+    case "open": try pool.openDevice(try number(0))
+    case "close": try pool.closeDevice(try number(0))
+    case "w1": try write(pool, try number(0), try number(1))
+    case "rm":
+      let first = try number(1)
+      try pool.remove(try number(0), first..<(first + (try number(2))))
+    case "pd": try discard(pool, try number(0), try number(1), try number(2))
+    case "commit": try pool.commit()
+    default: throw BadLine(description: "'\(verb)' is no operation")
+    }
+  }
+
+  /// A message that fails is not followed by a commit.
+  private func message(_ pool: PoolMetadata, _ body: () throws -> Void) throws {
+    try body()
+    try pool.commit()
+  }
+
+  private func write(_ pool: PoolMetadata, _ id: UInt64, _ block: UInt64) throws(PoolError) {
+    if let found = try pool.lookup(id, block), !found.isShared { return }
+    let data = try pool.allocateDataBlock()
+    try pool.insert(id, block, dataBlock: data)
+  }
+
+  private func discard(_ pool: PoolMetadata, _ id: UInt64, _ first: UInt64, _ count: UInt64)
+    throws(PoolError)
+  {
+    var passedDown: [Range<UInt64>] = []
+    var next = first
+    while let run = try pool.nextRun(id, next..<(first + count)) {
+      try pool.remove(id, run.virtualBlocks)
+      let length = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
+      let blocks = run.dataBlock..<(run.dataBlock + length)
+      try pool.incrementData(blocks)
+      passedDown.append(blocks)
+      next = run.virtualBlocks.upperBound
+      if next >= first + count { break }
+    }
+    for blocks in passedDown { try pool.decrementData(blocks) }
+  }
+}

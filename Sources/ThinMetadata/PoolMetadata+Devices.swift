@@ -1,0 +1,122 @@
+public import PersistentData
+public import ThinFormat
+
+// Devices: made, snapshotted, deleted, opened and closed.
+extension PoolMetadata {
+  private func checkID(_ id: UInt64) throws(PoolError) {
+    guard id <= Limits.deviceIDMax else {
+      throw .invalid("device id \(id): expected at most \(Limits.deviceIDMax)")
+    }
+  }
+
+  /// Whether the pool has a device.
+  public func hasDevice(_ id: UInt64) throws(PoolError) -> Bool {
+    if records.contains(where: { $0.id == id }) { return true }
+    return try readDetails(id) != nil
+  }
+
+  /// Makes a device without mappings.
+  /// - Throws: `.exists`.
+  public func createThin(_ id: UInt64) throws(PoolError) {
+    try changing { () throws(PoolError) in
+      try checkID(id)
+      guard try readDetails(id) == nil else { throw .exists }
+      let root = try mappingTree.empty()
+      try insertDevice(id, root: root)
+      addRecord(id)
+    }
+  }
+
+  /// Makes a device that starts with the mappings of another. The origin must not be written to
+  /// meanwhile.
+  /// - Throws: `.exists`, `.notFound` for the origin, and `.invalid` when the pool's time has
+  ///   reached the largest that fits a mapping: one more, and the kernel's packing would corrupt
+  ///   every data block mapped thereafter.
+  public func createSnapshot(_ id: UInt64, origin: UInt64) throws(PoolError) {
+    try changing { () throws(PoolError) in
+      try checkID(id)
+      guard superblock.time < Limits.timeMax else {
+        throw .invalid(
+          "the pool's time is \(superblock.time), the largest there is: no more snapshots can be "
+            + "made in this pool")
+      }
+      guard try readDetails(id) == nil else { throw .exists }
+      guard let root = try deviceTree.lookup64(root: superblock.mappingRoot, key: origin) else {
+        throw .invalid("there is no origin \(origin)")
+      }
+      try tm.spaceMap.increment(root, root + 1, tm)
+      try insertDevice(id, root: root)
+      superblock.time += 1
+      addRecord(id)
+      let from = try record(origin)
+      records[from].details.snapshottedTime = superblock.time
+      records[from].isChanged = true
+      records[from].hadUncommittedChange = true
+      let mapped = records[from].details.mappedBlocks
+      let to = try record(id)
+      records[to].details.mappedBlocks = mapped
+    }
+  }
+
+  /// Deletes a device that is not open.
+  /// - Throws: `.busy`, or `.invalid` when there is none.
+  public func delete(_ id: UInt64) throws(PoolError) {
+    try changing { () throws(PoolError) in
+      guard try hasDevice(id) else { throw .invalid("there is no device \(id)") }
+      let i = try record(id)
+      guard records[i].openCount == 0 else { throw .busy }
+      records.remove(at: i)
+      superblock.detailsRoot = try detailsTree.remove(root: superblock.detailsRoot, key: id)
+      superblock.mappingRoot = try deviceTree.remove(root: superblock.mappingRoot, key: id)
+    }
+  }
+
+  func insertDevice(_ id: UInt64, root: UInt64) throws(PoolError) {
+    superblock.mappingRoot = try deviceTree.insert(root: superblock.mappingRoot, key: id) {
+      $0.storeBytes(of: root.littleEndian, as: UInt64.self)
+    }.root
+  }
+
+  private func addRecord(_ id: UInt64) {
+    let details = DeviceDetails(
+      mappedBlocks: 0, transactionID: superblock.transactionID,
+      creationTime: superblock.time, snapshottedTime: superblock.time)
+    var record = Record(id: id, details: details)
+    record.isChanged = true
+    record.hadUncommittedChange = true
+    records.insert(record, at: 0)
+  }
+
+  /// Index of the record of a device, read from disk if need be.
+  func record(_ id: UInt64) throws(PoolError) -> Int {
+    if let i = records.firstIndex(where: { $0.id == id }) { return i }
+    guard let details = try readDetails(id) else { throw .invalid("there is no device \(id)") }
+    records.insert(Record(id: id, details: details), at: 0)
+    return 0
+  }
+
+  /// Opens a device: it cannot be deleted until it is closed as often.
+  public func openDevice(_ id: UInt64) throws(PoolError) {
+    let i = try record(id)
+    records[i].openCount += 1
+  }
+
+  /// Closes a device that was opened.
+  public func closeDevice(_ id: UInt64) throws(PoolError) {
+    let i = try record(id)
+    guard records[i].openCount > 0 else { throw .invalid("device \(id) is not open") }
+    records[i].openCount -= 1
+  }
+
+  /// What the pool knows of a device, changes of this transaction included.
+  public func details(of id: UInt64) throws(PoolError) -> DeviceDetails {
+    if let known = records.first(where: { $0.id == id }) { return known.details }
+    guard let details = try readDetails(id) else { throw .invalid("there is no device \(id)") }
+    return details
+  }
+
+  /// Whether a device was changed in this transaction.
+  public func hasChanged(_ id: UInt64) -> Bool {
+    records.contains { $0.id == id && $0.hadUncommittedChange }
+  }
+}

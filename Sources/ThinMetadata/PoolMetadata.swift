@@ -1,0 +1,215 @@
+public import BlockIO
+public import PersistentData
+public import ThinFormat
+
+/// A pool's metadata, open for reading and writing: everything that the kernel's thin-pool target
+/// does to it, with the same blocks in the same places as the result.
+///
+/// Changes are one transaction until `commit`; `abort` goes back to the last. One owner uses it
+/// from one thread. Memory is the cache's limit, and 64 bytes per device that was touched.
+///
+/// Invariants: `superblock` has the roots of the running transaction; what is on the device is
+/// the last commit. After a failure `hasFailed` is set and nothing more is written until `abort`.
+public final class PoolMetadata {
+  /// What the pool knows of a device that is open or was changed (kernel: `dm_thin_device`).
+  struct Record {
+    var id: UInt64
+    var details: DeviceDetails
+    var openCount = 0
+    var isChanged = false
+    /// Changed since the last commit or abort.
+    var hadUncommittedChange = false
+  }
+
+  /// The device that holds the metadata.
+  public let device: any BlockDevice
+  let cache: BlockCache
+  let tm: TransactionManager
+  let dataMap: DataSpaceMap
+  private let superblockBuffer = AlignedBuffer(count: Limits.blockBytes)
+  /// Counters and roots of the running transaction.
+  public internal(set) var superblock = Superblock()
+  /// Whether an operation failed half way, so that only `abort` helps.
+  public internal(set) var hasFailed = false
+  /// New ones come first; the order is that in which details are written.
+  var records: [Record] = []
+  private var isInService = false
+
+  /// Called before every commit writes, to make the data device durable.
+  public var beforeCommit: () throws(PoolError) -> Void = {}
+
+  private init(_ device: any BlockDevice, cacheBlocksMax: Int) {
+    self.device = device
+    cache = BlockCache(device, blocksMax: cacheBlocksMax)
+    tm = TransactionManager(cache, MetadataSpaceMap())
+    dataMap = DataSpaceMap()
+  }
+
+  // MARK: - Opening
+
+  /// Opens metadata that has been formatted.
+  /// - Parameter cacheBlocksMax: blocks of 4 KiB kept between operations.
+  /// - Throws: `PoolError.block` for a superblock that is damaged or of an unknown kind, and
+  ///   `.invalid` for features that forbid writing.
+  public static func open(_ device: any BlockDevice, cacheBlocksMax: Int = 8192)
+    throws(PoolError) -> PoolMetadata
+  {
+    let pool = PoolMetadata(device, cacheBlocksMax: cacheBlocksMax)
+    try pool.readSuperblock()
+    return pool
+  }
+
+  /// Makes metadata for an empty pool without data blocks; `resizeData` gives it some. Nothing
+  /// that the device held is looked at, save that block 0 must be zero.
+  /// - Parameter dataBlockSectors: 128 to 2,097,152, a multiple of 128.
+  public static func format(
+    _ device: any BlockDevice, dataBlockSectors: UInt32, cacheBlocksMax: Int = 8192
+  ) throws(PoolError) -> PoolMetadata {
+    guard Limits.isDataBlockSize(dataBlockSectors) else {
+      throw .invalid(
+        "data block size of \(dataBlockSectors) sectors: expected a multiple of 128 from 128 to "
+          + "2097152")
+    }
+    guard try isUnformatted(device) else {
+      throw .invalid("\(device.path) holds something already: its first block is not zero")
+    }
+    let pool = PoolMetadata(device, cacheBlocksMax: cacheBlocksMax)
+    let blocks = pool.cache.blockCount
+    try pool.tm.spaceMap.format(blockCount: blocks, pool.tm)
+    try pool.dataMap.format(pool.tm)
+    pool.superblock.mappingRoot = try pool.deviceTree.empty()
+    pool.superblock.detailsRoot = try pool.detailsTree.empty()
+    pool.superblock.dataBlockSectors = dataBlockSectors
+    pool.superblock.metadataBlockCount = blocks
+    pool.isInService = true
+    try pool.writeCommit()
+    return pool
+  }
+
+  /// Whether the first block is all zero, which is how the kernel knows a device to format.
+  public static func isUnformatted(_ device: any BlockDevice) throws(PoolError) -> Bool {
+    let buffer = AlignedBuffer(count: Limits.blockBytes)
+    do throws(BlockIOError) { try device.read(into: buffer.bytes, at: 0) } catch {
+      throw .io(error)
+    }
+    return buffer.bytes.allSatisfy { $0 == 0 }
+  }
+
+  private func readSuperblock() throws(PoolError) {
+    do throws(BlockIOError) {
+      try device.read(into: superblockBuffer.bytes, at: 0)
+    } catch {
+      throw .io(error)
+    }
+    do throws(FormatError) {
+      superblock = try Superblock(
+        validating: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(superblockBuffer.bytes)),
+        number: 0)
+    } catch {
+      throw .block(0, .format(error))
+    }
+    guard superblock.compatReadOnlyFlags == 0 else {
+      throw .invalid("unknown features forbid writing to this metadata")
+    }
+    try tm.spaceMap.open(superblock.metadataSpaceMap, tm)
+    dataMap.open(superblock.dataSpaceMap)
+  }
+
+  // MARK: - Trees
+
+  /// The tree of devices, in operations on devices as such.
+  var deviceTree: Btree { Btree(tm, .devices, .deviceTrees(dataMap)) }
+  /// The tree of devices, on the way to mappings.
+  var deviceTreePassedThrough: Btree { Btree(tm, .devices, .passedThrough) }
+  var mappingTree: Btree { Btree(tm, .mappings, .dataBlocks(dataMap)) }
+  var detailsTree: Btree { Btree(tm, .details) }
+
+  // MARK: - Transactions
+
+  /// Runs an operation that changes things. A failure part way leaves the transaction in a state
+  /// that must not be committed.
+  func changing<R>(_ body: () throws(PoolError) -> R) throws(PoolError) -> R {
+    guard !hasFailed else { throw .failed }
+    isInService = true
+    do throws(PoolError) {
+      let result = try body()
+      try cache.trim()
+      return result
+    } catch {
+      switch error {
+      // Said before anything was changed.
+      case .exists, .busy, .invalid, .dataFull: break
+      default: hasFailed = true
+      }
+      throw error
+    }
+  }
+
+  /// Makes the running transaction durable: everything but the superblock, a flush, the
+  /// superblock, a flush. Without any change since the metadata was opened nothing is written.
+  public func commit() throws(PoolError) {
+    guard !hasFailed else { throw .failed }
+    guard isInService else { return }
+    do throws(PoolError) {
+      try beforeCommit()
+      for i in records.indices where records[i].isChanged {
+        let details = records[i].details
+        superblock.detailsRoot = try detailsTree.insert(
+          root: superblock.detailsRoot, key: records[i].id
+        ) {
+          details.encode(
+            into: UnsafeMutableRawBufferPointer(start: $0, count: DeviceDetails.byteCount), at: 0)
+        }.root
+        records[i].isChanged = false
+      }
+      try writeCommit()
+      records.removeAll { $0.openCount == 0 && $0.hadUncommittedChange }
+      for i in records.indices { records[i].hadUncommittedChange = false }
+    } catch {
+      hasFailed = true
+      throw error
+    }
+  }
+
+  private func writeCommit() throws(PoolError) {
+    try dataMap.commit(tm)
+    try tm.spaceMap.commit(tm)
+    superblock.dataSpaceMap = dataMap.current
+    superblock.metadataSpaceMap = tm.spaceMap.current
+    try cache.flush()
+    superblock.encode(into: superblockBuffer.bytes)
+    BlockHeader.seal(superblockBuffer.bytes, number: 0, kind: .superblock)
+    do throws(BlockIOError) {
+      try device.write(UnsafeRawBufferPointer(superblockBuffer.bytes), at: 0)
+      try device.flush()
+    } catch {
+      throw .io(error)
+    }
+    cache.forget(0)
+    tm.forgetShadows()
+    try cache.trim()
+  }
+
+  /// Goes back to the last commit. Open devices stay open.
+  public func abort() throws(PoolError) {
+    cache.drop()
+    tm.forgetShadows()
+    hasFailed = true
+    try readSuperblock()
+    hasFailed = false
+    for i in records.indices where records[i].hadUncommittedChange {
+      let id = records[i].id
+      guard let details = try readDetails(id) else { continue }
+      records[i].details = details
+      records[i].isChanged = false
+    }
+  }
+
+  func readDetails(_ id: UInt64) throws(PoolError) -> DeviceDetails? {
+    try detailsTree.lookup(root: superblock.detailsRoot, key: id) {
+      DeviceDetails(
+        decoding: RawSpan(
+          _unsafeBytes: UnsafeRawBufferPointer(start: $0, count: DeviceDetails.byteCount)))
+    }
+  }
+}

@@ -43,7 +43,7 @@ let package = Package(
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
       "Commands",
-      ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),
+      ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
@@ -52,7 +52,21 @@ let package = Package(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+    .target(
+      name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"], path: "Tests/TestSupport",
+      swiftSettings: settings),
+    tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
+    tests(
+      "PersistentDataTests",
+      ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),
+    tests(
+      "ThinToolsTests",
+      [
+        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "TestSupport",
+        "Simulation",
+      ]),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
-    tests("ThinToolsTests", ["ThinFormat", "BlockIO", "PersistentData", "ThinTools"]),
+    tests("InteropTests", ["TestSupport", "Simulation"]),
+    tests("KernelTests", ["TestSupport"]),
   ]
 )

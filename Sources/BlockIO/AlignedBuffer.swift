@@ -1,16 +1,19 @@
-/// Memory aligned for O_DIRECT. Owned by the object, zeroed at the start.
+import Glibc
+
+/// Memory aligned for O_DIRECT, zero at the start. Owned by the object; pages that are never
+/// touched cost nothing.
 public final class AlignedBuffer {
   /// The memory.
   public let bytes: UnsafeMutableRawBufferPointer
 
-  /// Allocates `count` bytes aligned to 4096.
+  /// Maps `count` bytes, a multiple of 4096.
   public init(count: Int) {
-    let memory = UnsafeMutableRawPointer.allocate(byteCount: count, alignment: 4096)
+    let memory = mmap(nil, count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let memory, memory != MAP_FAILED else { fatalError("out of memory: \(count) bytes") }
     bytes = UnsafeMutableRawBufferPointer(start: memory, count: count)
-    bytes.initializeMemory(as: UInt8.self, repeating: 0)
   }
 
-  deinit { bytes.deallocate() }
+  deinit { munmap(bytes.baseAddress, bytes.count) }
 
   /// The memory as a span that lives as long as the object is borrowed.
   public var span: RawSpan {

@@ -23,8 +23,8 @@ public final class LeafSequence {
   /// - Throws: `TreeFault` at the first internal node that is unusable.
   public func forEach(root: UInt64, _ body: (UInt64) throws(TreeFault) -> Void) throws(TreeFault) {
     let height = try self.height(root)
-    var leavesLeft = reader.blockCount
-    try visit(root, height, &leavesLeft, body)
+    var nodesLeft = reader.blockCount
+    try visit(root, height, &nodesLeft, body)
   }
 
   private func height(_ root: UInt64) throws(TreeFault) -> Int {
@@ -41,20 +41,20 @@ public final class LeafSequence {
   }
 
   private func visit(
-    _ block: UInt64, _ height: Int, _ leavesLeft: inout UInt64,
+    _ block: UInt64, _ height: Int, _ nodesLeft: inout UInt64,
     _ body: (UInt64) throws(TreeFault) -> Void
   ) throws(TreeFault) {
-    if height == 1 {
-      // A tree holds a leaf once, so more leaves than blocks means a cycle.
-      guard leavesLeft > 0 else { throw TreeFault(.mappings, block: block, .cycle) }
-      leavesLeft -= 1
-      return try body(block)
-    }
+    // A tree holds a node once, so more nodes than blocks means that one is met again and again.
+    // Leaves alone would not do: the paths through a few damaged nodes can be beyond counting
+    // before the first of them ends in a leaf.
+    guard nodesLeft > 0 else { throw TreeFault(.mappings, block: block, .cycle) }
+    nodesLeft -= 1
+    if height == 1 { return try body(block) }
     guard let children = try children(of: block) else {
       throw TreeFault(.mappings, block: block, .unevenHeight(expected: height, found: 1))
     }
     if height > 2 { prefetch(children) }
-    for child in children { try visit(UInt64(child), height - 1, &leavesLeft, body) }
+    for child in children { try visit(UInt64(child), height - 1, &nodesLeft, body) }
   }
 
   /// The children of an internal node, nil for a leaf.

@@ -40,9 +40,6 @@ struct RootScan: ~Copyable {
   /// Entries read of candidates in all. A sound device has few; one made to have every node lead
   /// to every other would keep us for ever.
   private static let entriesReadMax = 1 << 26
-  /// Nodes read to look at pairs closely, likely ones first: some ten seconds of work.
-  private static let nodesReadMax = 1 << 22
-
   private let reader: BlockReader
   private let progress: Progress
   private var isMappingNode: Bitset
@@ -97,11 +94,11 @@ struct RootScan: ~Copyable {
       return (a.devices.root, a.details.root) > (b.devices.root, b.details.root)
     }
     var best: (devices: Candidate, details: Candidate, evidence: Evidence)?
-    var nodesRead = 0
+    let trees = MappingTrees(reader)
+    trees.walk(Set(pairs.map(\.devices.root)))
     for pair in pairs {
-      if best != nil && nodesRead > Self.nodesReadMax { break }
-      let evidence = evidence(for: pair.devices, pair.details, isPreferred: pair.isPreferred)
-      nodesRead += evidence.nodesRead
+      let evidence = trees.evidence(
+        pair.devices.root, pair.details.root, isPreferred: pair.isPreferred)
       if let known = best, !known.evidence.isBeaten(by: evidence) { continue }
       best = (pair.devices, pair.details, evidence)
     }
@@ -223,56 +220,92 @@ struct RootScan: ~Copyable {
     entriesRead += candidate.deviceCount
     return read != nil ? candidate : nil
   }
+}
 
-  /// What speaks for a pair of roots.
-  private struct Evidence {
-    var isPreferred: Bool
-    /// Devices whose mapping tree is sound and has as many mappings as the details say.
-    var matches = 0
-    /// Mappings by time, latest first.
-    var times: [(time: UInt32, count: Int)] = []
-    var nodesRead = 0
+/// What speaks for a pair of roots.
+private struct Evidence {
+  var isPreferred: Bool
+  /// Devices whose mapping tree is damaged or has another number of mappings than the details
+  /// say.
+  var mismatches = 0
+  /// The latest time of any mapping, and how many mappings have it.
+  var latest = Latest()
 
-    /// Whole devices first; then whoever has the later mappings, or more of the latest: times
-    /// only grow, and mappings of a time get fewer only when they are discarded or overwritten.
-    func isBeaten(by other: Evidence) -> Bool {
-      if isPreferred != other.isPreferred { return other.isPreferred }
-      if matches != other.matches { return other.matches > matches }
-      for (mine, theirs) in zip(times, other.times) {
-        if mine.time != theirs.time { return theirs.time > mine.time }
-        if mine.count != theirs.count { return theirs.count > mine.count }
+  /// Whole devices first; then whoever has the later mappings, or more of the latest: times only
+  /// grow, and mappings of a time get fewer only when they are discarded or overwritten.
+  func isBeaten(by other: Evidence) -> Bool {
+    if isPreferred != other.isPreferred { return other.isPreferred }
+    if mismatches != other.mismatches { return other.mismatches < mismatches }
+    return (other.latest.time, other.latest.count) > (latest.time, latest.count)
+  }
+}
+
+/// A time, and how many mappings have it.
+private struct Latest {
+  var time: UInt32 = 0
+  var count = 0
+
+  mutating func add(_ other: Latest) {
+    if other.time > time {
+      self = other
+    } else if other.time == time {
+      count += other.count
+    }
+  }
+}
+
+/// The mapping trees of all candidates, which share most of their nodes: each is read once.
+private final class MappingTrees {
+  private let reader: BlockReader
+  private let forest: TreeForest
+  private var leaves: [UInt64: Latest] = [:]
+  private var trees: [UInt64: (entries: UInt64, isSound: Bool, latest: Latest)] = [:]
+
+  init(_ reader: BlockReader) {
+    self.reader = reader
+    forest = TreeForest(reader, counts: ReferenceCounts(blockCount: reader.blockCount))
+  }
+
+  func walk(_ deviceRoots: Set<UInt64>) {
+    var roots: Set<UInt64> = []
+    for root in deviceRoots {
+      try? TreeReader(reader, .devices).forEach(root: root) { node, i in
+        roots.insert(node.value64(i))
       }
-      return other.times.count > times.count
+    }
+    forest.walk(.mappings, roots: roots) { block, node in
+      var latest = Latest()
+      for i in 0..<node.entryCount {
+        latest.add(Latest(time: Mapping(rawValue: node.value64(i)).time, count: 1))
+      }
+      leaves[block] = latest
     }
   }
 
-  private func evidence(
-    for tree: Candidate, _ details: Candidate, isPreferred: Bool
-  ) -> Evidence {
+  private func tree(_ root: UInt64) -> (entries: UInt64, isSound: Bool, latest: Latest) {
+    if let known = trees[root] { return known }
+    let summary = forest.verify(.mappings, root: root)
+    var latest = Latest()
+    forest.forEachUsableLeaf(.mappings, root: root) { latest.add(leaves[$0] ?? Latest()) }
+    trees[root] = (summary.leafEntries, summary.isSound, latest)
+    return (summary.leafEntries, summary.isSound, latest)
+  }
+
+  func evidence(_ deviceRoot: UInt64, _ detailsRoot: UInt64, isPreferred: Bool) -> Evidence {
     var evidence = Evidence(isPreferred: isPreferred)
     var roots: [UInt64] = []
-    var mapped: [UInt64] = []
-    try? TreeReader(reader, .devices).forEach(root: tree.root) { node, i in
+    try? TreeReader(reader, .devices).forEach(root: deviceRoot) { node, i in
       roots.append(node.value64(i))
     }
-    try? TreeReader(reader, .details).forEach(root: details.root) { node, i in
-      mapped.append(DeviceDetails(decoding: node.bytes, at: node.valueOffset(i)).mappedBlocks)
+    var i = 0
+    try? TreeReader(reader, .details).forEach(root: detailsRoot) { node, entry in
+      defer { i += 1 }
+      guard i < roots.count else { return }
+      let details = DeviceDetails(decoding: node.bytes, at: node.valueOffset(entry))
+      let tree = tree(roots[i])
+      if !tree.isSound || tree.entries != details.mappedBlocks { evidence.mismatches += 1 }
+      evidence.latest.add(tree.latest)
     }
-    let forest = TreeForest(reader, counts: ReferenceCounts(blockCount: reader.blockCount))
-    var nodesRead = 0
-    forest.onNode = { nodesRead += 1 }
-    var counts: [UInt32: Int] = [:]
-    forest.walk(.mappings, roots: roots) { _, node in
-      for i in 0..<node.entryCount {
-        counts[Mapping(rawValue: node.value64(i)).time, default: 0] += 1
-      }
-    }
-    for i in 0..<min(roots.count, mapped.count) {
-      let summary = forest.verify(.mappings, root: roots[i])
-      if summary.isSound && summary.leafEntries == mapped[i] { evidence.matches += 1 }
-    }
-    evidence.times = counts.sorted { $0.key > $1.key }.map { ($0.key, $0.value) }
-    evidence.nodesRead = nodesRead
     return evidence
   }
 }

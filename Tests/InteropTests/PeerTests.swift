@@ -1,0 +1,93 @@
+import Simulation
+import TestSupport
+import Testing
+
+/// The tools say what the peer's say.
+@Suite struct PeerTests {
+  private static let fields = [
+    "DEV", "MAPPED_BLOCKS", "EXCLUSIVE_BLOCKS", "SHARED_BLOCKS", "HIGHEST_BLOCK", "MAPPED_SECTORS",
+    "EXCLUSIVE_SECTORS", "SHARED_SECTORS", "HIGHEST_SECTOR", "MAPPED_BYTES", "EXCLUSIVE_BYTES",
+    "SHARED_BYTES", "HIGHEST_BYTE", "MAPPED", "EXCLUSIVE", "SHARED", "HIGHEST_MAPPED",
+    "TRANSACTION", "CREATE_TIME", "SNAP_TIME",
+  ]
+
+  @Test("dumps are the peer's, byte for byte", arguments: Pools.names)
+  func dumps(_ name: String) throws {
+    let pool = try Pools.path(name)
+    for format in ["xml", "human_readable"] {
+      let result = try ours("thin_dump", "-f", format, pool)
+      #expect(result.status == 0 && result.errors.isEmpty)
+      let isEqual = try result.output == peers("thin_dump", "-f", format, pool).output
+      #expect(isEqual, "\(format)")
+    }
+    let bare = try ours("thin_dump", "--skip-mappings", pool).text
+    #expect(try bare == peers("thin_dump", "--skip-mappings", pool).text)
+  }
+
+  @Test("the result of a check is the peer's", arguments: Pools.names)
+  func checks(_ name: String) throws {
+    let pool = try Pools.path(name)
+    let (a, b) = (try ours("thin_check", pool), try peers("thin_check", pool))
+    #expect(a.status == 0 && b.status == 0 && a.errors.isEmpty)
+    #expect(a.text == b.text)
+  }
+
+  @Test("lists are the peer's, but for its spelling of TiB", arguments: Pools.names)
+  func lists(_ name: String) throws {
+    let pool = try Pools.path(name)
+    for arguments in [
+      [], ["-o", Self.fields.joined(separator: ",")], ["--no-headers", "-o", "SHARED,DEV,SHARED"],
+      ["-o", "HIGHEST_MAPPED"],
+    ] {
+      let a = try run([Tools.path("thin_ls")] + arguments + [pool])
+      let b = try run([Peer.path("thin_ls")] + arguments + [pool])
+      #expect(a.status == 0 && a.errors.isEmpty)
+      #expect(a.text == b.text.replacing("Tib", with: "TiB"), "\(arguments)")
+    }
+  }
+
+  @Test("of a metadata snapshot the tools say what the peer's say")
+  func snapshots() throws {
+    let pool = try Pools.path("held-metadata-snapshot")
+    for tool in ["thin_check", "thin_dump", "thin_ls"] {
+      let (a, b) = (try ours(tool, "-m", pool), try peers(tool, "-m", pool))
+      #expect(a.status == 0 && b.status == 0 && a.errors.isEmpty)
+      #expect(a.text == b.text, "\(tool)")
+      #expect(try a.text != ours(tool, pool).text || tool == "thin_check")
+    }
+    let none = try Pools.path("fresh")
+    for tool in ["thin_check", "thin_dump", "thin_ls"] {
+      let (a, b) = (try ours(tool, "-m", none), try peers(tool, "-m", none))
+      #expect(a.status == 64 && b.status == 64)
+      #expect(a.errors.contains("no current metadata snap"))
+    }
+  }
+
+  @Test("metadata sizes are the peer's, which calls a tebibyte a terabyte, for any arguments")
+  func sizes() throws {
+    var random = SplitMix64(seed: seed())
+    let units = [
+      "b", "s", "k", "m", "g", "t", "p", "e", "K", "M", "G", "P", "E", "bytes", "sector",
+      "kibibyte", "mebibyte", "KiB", "MiB", "GB",
+    ]
+    for _ in 0..<200 {
+      let unit = units.randomElement(using: &random) ?? "s"
+      let blockKiB =
+        64 * Int.random(in: 1...(1 << Int.random(in: 0...14, using: &random)), using: &random)
+      let poolKiB =
+        blockKiB * Int.random(in: 1...(1 << Int.random(in: 0...34, using: &random)), using: &random)
+      let thins = Int.random(in: 0...(1 << Int.random(in: 0...24, using: &random)), using: &random)
+      var arguments = ["-b", "\(blockKiB)k", "-s", "\(poolKiB)k", "-m", "\(thins)"]
+      switch Int.random(in: 0..<4, using: &random) {
+      case 0: arguments += ["-u", unit]
+      case 1: arguments += ["-u", unit, "-n"]
+      case 2: arguments += ["--unit=\(unit)", "--numeric-only=short"]
+      default: arguments += ["-n=long"]
+      }
+      let a = try run([Tools.path("thin_metadata_size")] + arguments)
+      let b = try run([Peer.path("thin_metadata_size")] + arguments)
+      let corrected = unit == "t" ? b.text.replacing("terabyte", with: "tebibyte") : b.text
+      #expect(a.text == corrected && a.status == b.status, "\(arguments)")
+    }
+  }
+}

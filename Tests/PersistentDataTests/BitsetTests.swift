@@ -1,0 +1,29 @@
+import Simulation
+import TestSupport
+import Testing
+
+@testable import PersistentData
+
+@Suite struct BitsetTests {
+  @Test("a bitset is a set", arguments: [1, 63, 64, 65, 127, 128, 1000])
+  func model(_ limit: UInt64) {
+    var random = SplitMix64(seed: seed())
+    var bits = Bitset(limit: limit)
+    var model: Set<UInt64> = []
+    for step in 0..<2000 {
+      let block = UInt64.random(in: 0..<limit, using: &random)
+      let isNew = bits.insert(block)
+      #expect(isNew == model.insert(block).inserted)
+      let probe = UInt64.random(in: 0..<limit, using: &random)
+      #expect(bits.contains(probe) == model.contains(probe))
+      #expect(bits.count == model.count)
+      let from = UInt64.random(in: 0..<(limit + 130), using: &random)
+      #expect(bits.first(from: from) == model.filter { $0 >= from }.min(), "from \(from)")
+      if step % 500 == 499 {
+        bits.removeAll()
+        model = []
+        #expect(bits.count == 0 && bits.first(from: 0) == nil)
+      }
+    }
+  }
+}

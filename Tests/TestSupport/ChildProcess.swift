@@ -1,0 +1,103 @@
+import CDMThin
+import Glibc
+
+/// How a program ended and what it said.
+public struct ProcessResult: Sendable {
+  /// Exit status, or 128 and the number of the signal that ended it.
+  public var status: Int32
+  /// Standard output.
+  public var output: [UInt8]
+  /// Standard error.
+  public var errors: String
+  /// From start to end.
+  public var seconds: Double
+  /// Largest resident memory that was seen, looking every millisecond.
+  public var peakKiB: Int
+
+  /// Standard output as text.
+  public var text: String { String(decoding: output, as: UTF8.self) }
+}
+
+/// Runs a program to its end.
+/// - Parameters:
+///   - arguments: the program's path and its arguments.
+///   - output: a file for standard output in place of memory; it must exist.
+public func run(_ arguments: [String], output: String? = nil) throws -> ProcessResult {
+  let outputFile =
+    try output.map { path in
+      let fd = open(path, O_WRONLY | O_CLOEXEC)
+      guard fd >= 0 else { throw MissingRequirement("cannot open \(path)") }
+      return fd
+    } ?? dmthin_memory_file("output")
+  let errorFile = dmthin_memory_file("errors")
+  defer {
+    close(outputFile)
+    close(errorFile)
+  }
+  var actions = posix_spawn_file_actions_t()
+  posix_spawn_file_actions_init(&actions)
+  defer { posix_spawn_file_actions_destroy(&actions) }
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+  posix_spawn_file_actions_adddup2(&actions, outputFile, 1)
+  posix_spawn_file_actions_adddup2(&actions, errorFile, 2)
+  var words = arguments.map { strdup($0) }
+  words.append(nil)
+  defer { for word in words { free(word) } }
+  // Signals as a shell would leave them, whatever the test runner ignores.
+  var attributes = posix_spawnattr_t()
+  posix_spawnattr_init(&attributes)
+  defer { posix_spawnattr_destroy(&attributes) }
+  var defaults = sigset_t()
+  sigemptyset(&defaults)
+  sigaddset(&defaults, SIGPIPE)
+  posix_spawnattr_setsigdefault(&attributes, &defaults)
+  posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
+
+  let start = now()
+  var child: pid_t = 0
+  let code = posix_spawnp(&child, arguments[0], &actions, &attributes, words, environ)
+  guard code == 0 else {
+    throw MissingRequirement("cannot run \(arguments[0]): \(String(cString: strerror(code)))")
+  }
+  var state: Int32 = 0
+  var peak = 0
+  var pause: UInt32 = 100
+  while true {
+    peak = max(peak, residentPeakKiB(child))
+    let n = waitpid(child, &state, WNOHANG)
+    if n == child || (n < 0 && errno != EINTR) { break }
+    usleep(pause)
+    pause = min(1000, pause * 2)
+  }
+  let signal = state & 0x7f
+  return ProcessResult(
+    status: signal == 0 ? state >> 8 & 0xff : 128 + signal, output: contents(of: outputFile),
+    errors: String(decoding: contents(of: errorFile), as: UTF8.self), seconds: now() - start,
+    peakKiB: peak)
+}
+
+/// Runs a line of the shell to its end.
+public func shell(_ line: String) throws -> ProcessResult { try run(["/bin/bash", "-c", line]) }
+
+// `ru_maxrss` would count the pages of this process, which the child has until it is another
+// program.
+private func residentPeakKiB(_ child: pid_t) -> Int {
+  let fd = open("/proc/\(child)/status", O_RDONLY | O_CLOEXEC)
+  guard fd >= 0 else { return 0 }
+  defer { close(fd) }
+  var bytes = [UInt8](repeating: 0, count: 4096)
+  let n = read(fd, &bytes, bytes.count)
+  guard n > 0 else { return 0 }
+  let lines = String(decoding: bytes[..<n], as: UTF8.self).split(separator: "\n")
+  // The name tells this process, before it becomes another, from the child.
+  guard let name = lines.first, !name.contains("xctest"), !name.contains("PackageTest"),
+    let line = lines.first(where: { $0.hasPrefix("VmHWM:") })
+  else { return 0 }
+  return line.split(whereSeparator: { $0 == " " || $0 == "\t" }).compactMap { Int($0) }.first ?? 0
+}
+
+private func now() -> Double {
+  var time = timespec()
+  clock_gettime(CLOCK_MONOTONIC, &time)
+  return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+}

@@ -1,0 +1,71 @@
+public import Simulation
+public import ThinFormat
+
+/// An entry of a node whose values are eight bytes.
+public struct NodeEntry: Equatable, Sendable {
+  /// The key.
+  public var key: UInt64
+  /// The value.
+  public var value: UInt64
+
+  /// An entry.
+  public init(_ key: UInt64, _ value: UInt64) {
+    self.key = key
+    self.value = value
+  }
+}
+
+extension MemoryDevice {
+  /// Writes a node with these entries and seals it.
+  public func putNode(
+    _ block: UInt64, kind: TreeKind = .mappings, isLeaf: Bool, _ entries: [NodeEntry]
+  ) {
+    let bytes = edit(block)
+    for i in 0..<bytes.count { bytes[i] = 0 }
+    let valueSize = isLeaf ? kind.valueSize : 8
+    BtreeNodeRecord.begin(bytes, isLeaf: isLeaf, valueSize: valueSize)
+    BtreeNodeRecord.setEntryCount(bytes, entries.count)
+    let values = 32 + 8 * BtreeNodeRecord.entriesMax(valueSize: valueSize)
+    for (i, entry) in entries.enumerated() {
+      bytes.storeBytes(of: entry.key.littleEndian, toByteOffset: 32 + 8 * i, as: UInt64.self)
+      bytes.storeBytes(
+        of: entry.value.littleEndian, toByteOffset: values + valueSize * i, as: UInt64.self)
+    }
+    BlockHeader.seal(bytes, number: block, kind: .btreeNode)
+  }
+
+  /// The entries of a node whose values are eight bytes, and whether it is a leaf; read without
+  /// the engine.
+  public func nodeEntries(_ block: UInt64) -> (isLeaf: Bool, entries: [NodeEntry]) {
+    let bytes = peek(block)
+    let count = Int(bytes.load(fromByteOffset: 16, as: UInt32.self))
+    let entries = (0..<count).map { i in
+      NodeEntry(
+        bytes.load(fromByteOffset: 32 + 8 * i, as: UInt64.self),
+        bytes.load(fromByteOffset: 2048 + 8 * i, as: UInt64.self))
+    }
+    return (bytes.load(fromByteOffset: 4, as: UInt32.self) == 2, entries)
+  }
+
+  /// Changes some bytes of a block and makes the checksum right, so that only the contents can
+  /// give the change away. The block's number stays as `change` leaves it.
+  public func change(
+    _ block: UInt64, _ kind: BlockKind, _ change: (UnsafeMutableRawBufferPointer) -> Void
+  ) {
+    let bytes = edit(block)
+    change(bytes)
+    BlockHeader.reseal(bytes, kind: kind)
+  }
+
+  /// Changes the superblock and makes its checksum right.
+  public func changeSuperblock(_ change: (inout Superblock) -> Void) {
+    self.change(0, .superblock) { bytes in
+      var superblock = Superblock(decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)))
+      change(&superblock)
+      superblock.encode(into: bytes)
+    }
+  }
+
+  /// The superblock, whatever it says.
+  public var superblock: Superblock { Superblock(decoding: RawSpan(_unsafeBytes: peek(0))) }
+}

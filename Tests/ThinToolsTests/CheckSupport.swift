@@ -1,0 +1,101 @@
+import BlockIO
+import CDMThin
+import Glibc
+import Simulation
+import TestSupport
+import Testing
+import ThinFormat
+import ThinTools
+
+/// What the check says of `device`.
+func checked(_ device: any BlockDevice, _ change: (inout CheckOptions) -> Void = { _ in }) throws
+  -> CheckReport
+{
+  var options = CheckOptions()
+  change(&options)
+  return try check(device, options: options, progress: Progress())
+}
+
+extension CheckReport {
+  /// Whether there is a finding like this.
+  func has(
+    _ severity: Finding.Severity, _ text: String, block: UInt64? = nil
+  ) -> Bool {
+    findings.contains {
+      $0.severity == severity && $0.message.contains(text) && (block == nil || $0.block == block)
+    }
+  }
+
+  /// The findings, for failing tests.
+  var text: String { findings.map { "\($0.severity): \($0.message)" }.joined(separator: "\n") }
+}
+
+/// A pool in memory, with its devices' trees as a plain walk finds them.
+struct PoolUnderTest {
+  struct Leaf {
+    var block: UInt64
+    /// Keys that parents leave for it.
+    var range: Range<UInt64>
+  }
+
+  let device: MemoryDevice
+  let catalogue: BlockCatalogue
+
+  init(_ name: String) throws {
+    device = try MemoryDevice(contentsOf: Pools.path(name))
+    catalogue = try BlockCatalogue(device)
+  }
+
+  /// Roots of mapping trees by device.
+  func roots(_ superblock: Superblock) -> [UInt64: UInt64] {
+    var found: [UInt64: UInt64] = [:]
+    walk(superblock.mappingRoot, 0..<(.max)) { leaf in
+      for entry in device.nodeEntries(leaf.block).entries { found[entry.key] = entry.value }
+    }
+    return found
+  }
+
+  /// Leaves below a node, in order.
+  func leaves(of root: UInt64) -> [Leaf] {
+    var found: [Leaf] = []
+    walk(root, 0..<(.max)) { found.append($0) }
+    return found
+  }
+
+  /// Mappings of the tree at `root`.
+  func mappings(of root: UInt64) -> [NodeEntry] {
+    leaves(of: root).flatMap { device.nodeEntries($0.block).entries }
+  }
+
+  private func walk(_ block: UInt64, _ range: Range<UInt64>, _ body: (Leaf) -> Void) {
+    let (isLeaf, entries) = device.nodeEntries(block)
+    guard !isLeaf else { return body(Leaf(block: block, range: range)) }
+    for (i, entry) in entries.enumerated() {
+      let low = i == 0 ? range.lowerBound : entry.key
+      let high = i + 1 < entries.count ? entries[i + 1].key : range.upperBound
+      walk(entry.value, low..<high, body)
+    }
+  }
+
+  /// The first block of a role.
+  func block(_ role: BlockCatalogue.Role) throws -> UInt64 {
+    try #require(catalogue.blocks[role]?.first)
+  }
+}
+
+/// What a dump of `device` says.
+func dumped(_ device: any BlockDevice, _ change: (inout DumpOptions) -> Void = { _ in }) throws
+  -> String
+{
+  var options = DumpOptions()
+  change(&options)
+  let fd = dmthin_memory_file("dump")
+  defer { close(fd) }
+  try dump(
+    device, to: ByteSink(descriptor: fd, path: "memory"), options: options, progress: Progress())
+  let size = Int(lseek(fd, 0, SEEK_END))
+  let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+    count = max(0, pread(fd, buffer.baseAddress, size, 0))
+  }
+  return String(decoding: bytes, as: UTF8.self)
+}

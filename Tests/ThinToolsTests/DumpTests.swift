@@ -1,0 +1,103 @@
+import BlockIO
+import Glibc
+import Simulation
+import TestSupport
+import Testing
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
+@Suite struct DumpTests {
+  @Test("a dump has every mapping of every device as the trees have it", arguments: Pools.names)
+  func complete(_ name: String) throws {
+    let pool = try PoolUnderTest(name)
+    let text = try dumped(pool.device)
+    let model = PoolModel(xml: text)
+    let roots = pool.roots(pool.device.superblock)
+    #expect(Set(model.devices.keys) == Set(roots.keys))
+    var different: [UInt64] = []
+    for (id, root) in roots {
+      var mappings: [UInt64: PoolModel.Place] = [:]
+      for entry in pool.mappings(of: root) {
+        mappings[entry.key] = .init(dataBlock: entry.value >> 24, time: entry.value & 0xFF_FFFF)
+      }
+      if model.devices[id]?.mappings != mappings { different.append(id) }
+    }
+    #expect(different.isEmpty)
+    let superblock = pool.device.superblock
+    #expect(model.attributes["transaction"] == "\(superblock.transactionID)")
+    #expect(model.attributes["nr_data_blocks"] == "\(superblock.dataSpaceMap.blockCount)")
+    #expect(model.attributes["flags"] == (superblock.needsCheck ? "1" : nil))
+    #expect(try dumped(pool.device) == text, "the second time")
+  }
+
+  @Test("a dump of chosen devices has those and no other")
+  func chosenDevices() throws {
+    let device = try MemoryDevice(contentsOf: Pools.path("snapshots-of-snapshots"))
+    let all = try PoolModel(xml: dumped(device))
+    for id in all.devices.keys {
+      let one = try PoolModel(xml: dumped(device) { $0.deviceIDs = [id, 9_999_999] })
+      #expect(one.devices == all.devices.filter { $0.key == id })
+    }
+    #expect(try PoolModel(xml: dumped(device) { $0.deviceIDs = [9_999_999] }).devices.isEmpty)
+    let bare = try PoolModel(xml: dumped(device) { $0.skipMappings = true })
+    #expect(bare.devices.keys == all.devices.keys)
+    #expect(bare.devices.values.allSatisfy { $0.mappings.isEmpty })
+  }
+
+  @Test("the block given with -m is the snapshot that is dumped")
+  func snapshotBlock() throws {
+    let device = try MemoryDevice(contentsOf: Pools.path("held-metadata-snapshot"))
+    let held = device.superblock.metadataSnapshot
+    try #require(held != 0)
+    let live = try dumped(device)
+    let snapshot = try dumped(device) { $0.source = .metadataSnapshot }
+    #expect(snapshot != live)
+    #expect(try dumped(device) { $0.source = .metadataSnapshotAt(held) } == snapshot)
+    // A second snapshot elsewhere: another block, other contents.
+    let other = device.superblock.metadataSpaceMap.blockCount - 1
+    let copy = Array(device.peek(held))
+    copy.withUnsafeBytes { device.edit(other).copyMemory(from: $0) }
+    device.edit(other)[48] ^= 0x40
+    BlockHeader.seal(device.edit(other), number: other, kind: .superblock)
+    let elsewhere = try dumped(device) { $0.source = .metadataSnapshotAt(other) }
+    #expect(elsewhere != snapshot)
+    #expect(PoolModel(xml: elsewhere).devices == PoolModel(xml: snapshot).devices)
+    for block: UInt64 in [1, held - 1, other + 1, .max] {
+      let error = #expect(throws: ToolError.self) {
+        try dumped(device) { $0.source = .metadataSnapshotAt(block) }
+      }
+      #expect(error?.kind == .damaged && error?.message.contains("block \(block)") == true)
+    }
+  }
+
+  @Test("an output that is full is an error")
+  func fullOutput() throws {
+    for name in ["fresh", "multi-level"] {
+      let device = try MemoryDevice(contentsOf: Pools.path(name))
+      let error = #expect(throws: ToolError.self) {
+        try dump(
+          device, to: ByteSink(creating: "/dev/full"), options: DumpOptions(), progress: Progress())
+      }
+      #expect(error?.kind == .inputOutput && error?.message.contains("No space left") == true)
+    }
+  }
+
+  @Test("a damaged node stops the dump, and is named")
+  func damage() throws {
+    let pool = try PoolUnderTest("snapshots-of-snapshots")
+    for (role, blocks) in pool.catalogue.blocks {
+      guard case .node(let kind, _) = role, [.mappings, .devices, .details].contains(kind) else {
+        continue
+      }
+      for block in [blocks[0], blocks[blocks.count - 1]] {
+        pool.device.edit(block)[50] ^= 2
+        let error = #expect(throws: ToolError.self) { try dumped(pool.device) }
+        #expect(error?.kind == .damaged)
+        #expect(
+          error?.message.contains("block \(block)") == true, "\(role): \(error?.message ?? "")")
+        pool.device.revert()
+      }
+    }
+  }
+}

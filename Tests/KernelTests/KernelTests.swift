@@ -21,7 +21,8 @@ import Testing
     return result.text
   }
 
-  private func copy(_ name: String, to folder: ScratchFolder) throws -> (meta: String, data: String) {
+  private func copy(_ name: String, to folder: ScratchFolder) throws -> (meta: String, data: String)
+  {
     let (meta, data) = (folder.file("meta"), folder.file("data"))
     let result = try shell(
       "cp --sparse=always '\(try Pools.path(name))' '\(meta)' && "

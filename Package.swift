@@ -43,7 +43,10 @@ let package = Package(
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
       "Commands",
-      ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "Cgetopt"]),
+      [
+        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
+        "Cgetopt",
+      ]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
@@ -53,7 +56,8 @@ let package = Package(
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     .target(
-      name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"], path: "Tests/TestSupport",
+      name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
+      path: "Tests/TestSupport",
       swiftSettings: settings),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests(
@@ -62,7 +66,8 @@ let package = Package(
     tests(
       "ThinToolsTests",
       [
-        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "TestSupport",
+        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
+        "TestSupport",
         "Simulation",
       ]),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),

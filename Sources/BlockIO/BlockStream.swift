@@ -4,13 +4,13 @@ import Glibc
 /// Reads many 4 KiB blocks, in the order asked for, with a queue of requests in flight so that
 /// the device works while the caller does. Neighbours, also over small gaps, share a request.
 ///
-/// Memory: `depth * chunkBlocks` blocks, 2 MiB as set here.
+/// Memory: `depth * chunkBlocks` blocks, 1 MiB as set here.
 public final class BlockStream {
   private static let blockBytes = 4096
   private let depth = 32
-  private let chunkBlocks = 16
+  private let chunkBlocks = 8
   /// Unwanted blocks that are read along rather than starting another request.
-  private let gapMax: UInt64 = 8
+  private let gapMax: UInt64 = 4
 
   private let device: any BlockDevice
   private let deviceBlocks: UInt64

@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 import Glibc
 import ThinTools
 
@@ -141,5 +142,6 @@ public struct Dispatcher {
 public func runMain(arguments: [String], console: Console = Console()) -> Int32 {
   // A reader of the output that goes away is noticed by its error number.
   signal(SIGPIPE, SIG_IGN)
+  dmthin_return_freed_memory()
   return Dispatcher().run(arguments, console: console)
 }

@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sys/mman.h>
 
 /// CRC-32C (Castagnoli, reflected) over `count` bytes, starting from register value `seed`,
@@ -30,6 +31,10 @@ static inline int dmthin_block_device_sector_bytes(int fd, int *bytes) {
 
 /// A file in memory, for tests and trials; a descriptor, or -1 with errno set.
 static inline int dmthin_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
+
+/// Has large blocks go back to the system when they are freed. Tables that grow leave their old
+/// memory behind; the threshold that the allocator would adapt to them keeps it.
+static inline void dmthin_return_freed_memory(void) { mallopt(M_MMAP_THRESHOLD, 128 << 10); }
 
 static const int dmthin_o_direct = O_DIRECT;
 

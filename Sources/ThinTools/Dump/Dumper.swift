@@ -28,6 +28,10 @@ struct Dumper: ~Copyable {
   private var runs: SharedRuns
   private var plan: [Event] = []
   private let planMax = 1 << 15
+  /// Events of a device that are kept for others with the same root.
+  private static let listMax = 64
+  /// How often each root has been met, two standing for more.
+  private var timesSeen: [UInt64: Int] = [:]
   private var devices: [ThinDevice] = []
   private var pending: MappingRun?
   private var lastKey: UInt64?
@@ -42,9 +46,13 @@ struct Dumper: ~Copyable {
   mutating func findSharedRuns(_ devices: [ThinDevice]) throws(ToolError) {
     progress.begin("Finding shared mappings", total: UInt64(devices.count))
     for device in devices {
+      progress.advance()
+      // Whatever a tree has to say of sharing, it has said when it has been seen twice.
+      let seen = timesSeen[device.root, default: 0]
+      guard seen < 2 else { continue }
+      timesSeen[device.root] = seen + 1
       runs.endSequence()
       try pool.forEachLeaf(of: device) { runs.add($0) }
-      progress.advance()
     }
     runs.complete()
   }
@@ -65,8 +73,17 @@ struct Dumper: ~Copyable {
   mutating func writeDevices(_ devices: [ThinDevice]) throws(ToolError) {
     self.devices = devices
     progress.begin("Dumping devices", total: devices.reduce(0) { $0 &+ $1.details.mappedBlocks })
+    // Snapshots that nothing was written to since have one root, and mostly one short list.
+    var lists: [UInt64: [Event]] = [:]
     for (i, device) in devices.enumerated() {
       plan.append(.beginDevice(i))
+      if let list = lists[device.root] {
+        plan += list
+        plan.append(.endDevice)
+        if plan.count >= planMax { try carryOut() }
+        continue
+      }
+      let start = plan.count
       var inSharedRun = false
       try pool.forEachLeaf(of: device) { leaf in
         if !inSharedRun {
@@ -75,6 +92,9 @@ struct Dumper: ~Copyable {
           inSharedRun = true
         }
         if runs.isTail(leaf) { inSharedRun = false }
+      }
+      if timesSeen[device.root] == 2 && plan.count - start <= Self.listMax {
+        lists[device.root] = Array(plan[start...])
       }
       plan.append(.endDevice)
       if plan.count >= planMax { try carryOut() }

@@ -148,6 +148,30 @@ import ThinFormat
     #expect(found.contains { $0.block == 4 && $0.problem == .underfull(expected: 84, found: 83) })
   }
 
+  @Test("the ranges of lost leaves reach from one key of the parent to the next, and to both ends")
+  func lostRanges() {
+    func lost(_ wrecked: UInt64...) -> [String] {
+      for i in 0..<3 { leaf(UInt64(10 + i), from: UInt64(100 + i * 1000)) }
+      device.putNode(
+        1, isLeaf: false, (0..<3).map { NodeEntry(UInt64(100 + $0 * 1000), UInt64(10 + $0)) })
+      for block in wrecked { device.edit(block)[99] ^= 1 }
+      let forest = TreeForest(BlockReader(device), counts: ReferenceCounts(blockCount: 64))
+      forest.walk(.mappings, roots: [1]) { _, _ in }
+      _ = forest.verify(.mappings, root: 1)
+      var ranges: [String] = []
+      forest.forEachLostRange(.mappings, root: 1) { block, range in
+        ranges.append("\(block): \(range)")
+        return true
+      }
+      return ranges
+    }
+    #expect(lost() == [])
+    #expect(lost(10) == ["10: 0..<1100"])
+    #expect(lost(11) == ["11: 1100..<2100"])
+    #expect(lost(12, 10) == ["10: 0..<1100", "12: 2100..<\(UInt64.max)"])
+    #expect(lost(1) == ["1: 0..<\(UInt64.max)"])
+  }
+
   @Test("a block that two kinds of tree refer to is cross-linked")
   func crossLinked() {
     let reader = BlockReader(device)

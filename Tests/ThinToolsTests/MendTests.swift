@@ -77,11 +77,16 @@ private final class JournalDevice: BlockDevice {
       "multi-level",
     ])
   func repairs(_ name: String) throws {
-    var random = SplitMix64(seed: seed())
     let pool = try PoolUnderTest(name)
+    try expectRepairs(pool)
+    try expectRepairs(pool.restoredCopy())
+  }
+
+  private func expectRepairs(_ pool: PoolUnderTest) throws {
+    var random = SplitMix64(seed: seed())
     let before = try dumped(pool.device)
     let clean = try checked(pool.device)
-    for round in 0..<5 {
+    for round in 0..<3 {
       try leak(pool, &random)
       let found = try checked(pool.device)
       #expect(found.leakCount + found.minorCount > 0 && !found.isDamaged, "\(found.text)")
@@ -106,7 +111,7 @@ private final class JournalDevice: BlockDevice {
   func powerCut() throws {
     var random = SplitMix64(seed: seed())
     for name in ["snapshots-of-snapshots", "held-metadata-snapshot"] {
-      let pool = try PoolUnderTest(name)
+      let pool = try PoolUnderTest(name).restoredCopy()
       let before = try dumped(pool.device)
       try leak(pool, &random)
       pool.device.keep()
@@ -133,15 +138,26 @@ private final class JournalDevice: BlockDevice {
     var random = SplitMix64(seed: seed())
     let pool = try PoolUnderTest("needs-check")
     try leak(pool, &random)
-    let leaf = try pool.block(.node(.mappings, isLeaf: true))
-    pool.device.edit(leaf)[100] ^= 1
     pool.device.keep()
-    for repairs in [true, false] {
-      let report = try checked(pool.device) {
-        if repairs { $0.autoRepair = true } else { $0.clearNeedsCheck = true }
+    // A leaf that cannot be read, then a count that is too low beside those that are too high.
+    for isUnreadable in [true, false] {
+      if isUnreadable {
+        pool.device.edit(try pool.block(.node(.mappings, isLeaf: true)))[100] ^= 1
+      } else {
+        let bitmap = try pool.block(.dataBitmap)
+        pool.device.change(bitmap, .bitmap) { Bitmap.setCount($0, 0, 0) }
       }
-      #expect(report.isDamaged && report.needsCheck && !report.repairedSpaceMaps)
-      #expect(pool.device.changedBlocks.isEmpty)
+      let changed = pool.device.changedBlocks
+      let before = changed.map { Array(pool.device.peek($0)) }
+      for repairs in [true, false] {
+        let report = try checked(pool.device) {
+          if repairs { $0.autoRepair = true } else { $0.clearNeedsCheck = true }
+        }
+        #expect(report.isDamaged && report.needsCheck && !report.repairedSpaceMaps)
+        #expect(pool.device.changedBlocks == changed)
+        #expect(changed.map { Array(pool.device.peek($0)) } == before)
+      }
+      pool.device.revert()
     }
   }
 }

@@ -74,7 +74,7 @@ let package = Package(
         "Simulation",
       ]),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
-    tests("InteropTests", ["TestSupport", "Simulation"]),
+    tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["TestSupport"]),
   ]
 )

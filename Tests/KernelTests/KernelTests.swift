@@ -2,7 +2,7 @@ import TestSupport
 import Testing
 
 /// The tools and the kernel on the same pools, in the rig of `contrib/kernel`.
-@Suite(.serialized, .timeLimit(.minutes(10))) struct KernelTests {
+@Suite(.serialized) struct KernelTests {
   /// The tools under test, and the peer's to agree with, as the scripts know them.
   private func environment() throws -> String {
     let tools = try Tools.folder.get()

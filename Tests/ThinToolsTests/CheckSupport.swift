@@ -41,9 +41,20 @@ struct PoolUnderTest {
   let device: MemoryDevice
   let catalogue: BlockCatalogue
 
-  init(_ name: String) throws {
-    device = try MemoryDevice(contentsOf: Pools.path(name))
+  /// A pool of the kernel's.
+  init(_ name: String) throws { try self.init(MemoryDevice(contentsOf: Pools.path(name))) }
+
+  init(_ device: MemoryDevice) throws {
+    self.device = device
     catalogue = try BlockCatalogue(device)
+  }
+
+  /// The same pool as a restore lays it out, without a gap between blocks in use.
+  func restoredCopy() throws -> PoolUnderTest {
+    let copy = MemoryDevice(byteCount: Int(device.byteCount))
+    try restore(dumped(device), to: copy)
+    copy.keep()
+    return try PoolUnderTest(copy)
   }
 
   /// Roots of mapping trees by device.

@@ -31,6 +31,29 @@ import ThinTools
     #expect(try dumped(pool.device) == text, "the second time")
   }
 
+  @Test("a run ends where the virtual block, the data block or the time jumps")
+  func runs() throws {
+    let xml = """
+      <superblock uuid="" time="7" transaction="1" version="2" data_block_size="128" \
+      nr_data_blocks="5000">
+        <device dev_id="1" mapped_blocks="1316" transaction="0" creation_time="0" snap_time="7">
+          <range_mapping origin_begin="0" data_begin="10" length="600" time="1"/>
+          <range_mapping origin_begin="600" data_begin="610" length="5" time="2"/>
+          <single_mapping origin_block="605" data_block="616" time="2"/>
+          <single_mapping origin_block="606" data_block="616" time="2"/>
+          <range_mapping origin_begin="607" data_begin="615" length="2" time="2"/>
+          <range_mapping origin_begin="610" data_begin="617" length="700" time="2"/>
+          <single_mapping origin_block="1310" data_block="1317" time="7"/>
+          <range_mapping origin_begin="1311" data_begin="1318" length="5" time="2"/>
+          <single_mapping origin_block="18446744073709551614" data_block="0" time="0"/>
+        </device>
+      </superblock>
+      """
+    let device = zeroDevice(blocks: 64)
+    try restore(xml, to: device)
+    #expect(try dumped(device) == xml)
+  }
+
   @Test("a dump of chosen devices has those and no other")
   func chosenDevices() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("snapshots-of-snapshots"))

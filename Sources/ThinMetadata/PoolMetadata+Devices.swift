@@ -11,7 +11,7 @@ extension PoolMetadata {
 
   /// Whether the pool has a device.
   public func hasDevice(_ id: UInt64) throws(PoolError) -> Bool {
-    if records.contains(where: { $0.id == id }) { return true }
+    if records[id] != nil { return true }
     return try readDetails(id) != nil
   }
 
@@ -48,13 +48,11 @@ extension PoolMetadata {
       try insertDevice(id, root: root)
       superblock.time += 1
       addRecord(id)
-      let from = try record(origin)
-      records[from].details.snapshottedTime = superblock.time
-      records[from].isChanged = true
-      records[from].hadUncommittedChange = true
-      let mapped = records[from].details.mappedBlocks
-      let to = try record(id)
-      records[to].details.mappedBlocks = mapped
+      var from = try record(origin)
+      from.details.snapshottedTime = superblock.time
+      from.isChanged = true
+      records[origin] = from
+      records[id]?.details.mappedBlocks = from.details.mappedBlocks
     }
   }
 
@@ -63,9 +61,8 @@ extension PoolMetadata {
   public func delete(_ id: UInt64) throws(PoolError) {
     try changing { () throws(PoolError) in
       guard try hasDevice(id) else { throw .invalid("there is no device \(id)") }
-      let i = try record(id)
-      guard records[i].openCount == 0 else { throw .busy }
-      records.remove(at: i)
+      guard try record(id).openCount == 0 else { throw .busy }
+      records[id] = nil
       superblock.detailsRoot = try detailsTree.remove(root: superblock.detailsRoot, key: id)
       superblock.mappingRoot = try deviceTree.remove(root: superblock.mappingRoot, key: id)
     }
@@ -81,42 +78,43 @@ extension PoolMetadata {
     let details = DeviceDetails(
       mappedBlocks: 0, transactionID: superblock.transactionID,
       creationTime: superblock.time, snapshottedTime: superblock.time)
-    var record = Record(id: id, details: details)
-    record.isChanged = true
-    record.hadUncommittedChange = true
-    records.insert(record, at: 0)
+    recordsMade += 1
+    records[id] = Record(details: details, number: recordsMade, isChanged: true)
   }
 
-  /// Index of the record of a device, read from disk if need be.
-  func record(_ id: UInt64) throws(PoolError) -> Int {
-    if let i = records.firstIndex(where: { $0.id == id }) { return i }
+  /// The record of a device, read from disk if need be.
+  func record(_ id: UInt64) throws(PoolError) -> Record {
+    if let known = records[id] { return known }
     guard let details = try readDetails(id) else { throw .invalid("there is no device \(id)") }
-    records.insert(Record(id: id, details: details), at: 0)
-    return 0
+    recordsMade += 1
+    let record = Record(details: details, number: recordsMade)
+    records[id] = record
+    return record
   }
 
   /// Opens a device: it cannot be deleted until it is closed as often.
   public func openDevice(_ id: UInt64) throws(PoolError) {
-    let i = try record(id)
-    records[i].openCount += 1
+    _ = try record(id)
+    records[id]?.openCount += 1
   }
 
   /// Closes a device that was opened.
   public func closeDevice(_ id: UInt64) throws(PoolError) {
-    let i = try record(id)
-    guard records[i].openCount > 0 else { throw .invalid("device \(id) is not open") }
-    records[i].openCount -= 1
+    guard let record = records[id], record.openCount > 0 else {
+      throw .invalid("device \(id) is not open")
+    }
+    records[id]?.openCount -= 1
   }
 
   /// What the pool knows of a device, changes of this transaction included.
   public func details(of id: UInt64) throws(PoolError) -> DeviceDetails {
-    if let known = records.first(where: { $0.id == id }) { return known.details }
+    if let known = records[id] { return known.details }
     guard let details = try readDetails(id) else { throw .invalid("there is no device \(id)") }
     return details
   }
 
   /// Whether a device was changed in this transaction.
   public func hasChanged(_ id: UInt64) -> Bool {
-    records.contains { $0.id == id && $0.hadUncommittedChange }
+    records[id]?.isChanged ?? false
   }
 }

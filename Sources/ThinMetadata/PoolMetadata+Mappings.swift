@@ -52,7 +52,7 @@ extension PoolMetadata {
       guard dataBlock < Limits.dataBlocksMax else {
         throw .invalid("data block \(dataBlock): expected one below 2^40")
       }
-      let record = try record(id)
+      _ = try record(id)
       let value = Mapping(dataBlock: dataBlock, time: superblock.time).rawValue
       let (top, leaf, slot, exists) = try deviceTreePassedThrough.makeWay(
         root: superblock.mappingRoot, key: id)
@@ -64,16 +64,15 @@ extension PoolMetadata {
         isEqual: { UInt64(littleEndian: $0.load(as: UInt64.self)) >> 24 == dataBlock },
         write: { $0.storeBytes(of: value.littleEndian, as: UInt64.self) })
       try tm.node(leaf).setValue64(slot, newRoot)
-      if isNew { records[record].details.mappedBlocks += 1 }
-      records[record].isChanged = true
-      records[record].hadUncommittedChange = true
+      if isNew { records[id]?.details.mappedBlocks += 1 }
+      records[id]?.isChanged = true
     }
   }
 
   /// Removes what a device maps of `range`, giving back data blocks that nobody else has.
   public func remove(_ id: UInt64, _ range: Range<UInt64>) throws(PoolError) {
     try changing { () throws(PoolError) in
-      let record = try record(id)
+      _ = try record(id)
       var root = try root(of: id)
       // One more reference keeps the tree while its entry is away.
       try tm.spaceMap.increment(root, root + 1, tm)
@@ -89,9 +88,8 @@ extension PoolMetadata {
         removed += count
         next = key + count
       }
-      records[record].details.mappedBlocks -= min(removed, records[record].details.mappedBlocks)
-      records[record].isChanged = true
-      records[record].hadUncommittedChange = true
+      records[id]?.details.mappedBlocks &-= removed
+      records[id]?.isChanged = true
       try insertDevice(id, root: root)
     }
   }

@@ -13,12 +13,12 @@ public import ThinFormat
 public final class PoolMetadata {
   /// What the pool knows of a device that is open or was changed (kernel: `dm_thin_device`).
   struct Record {
-    var id: UInt64
     var details: DeviceDetails
+    /// Later records have larger numbers; details are written latest first, as the kernel does.
+    var number: UInt64
     var openCount = 0
-    var isChanged = false
     /// Changed since the last commit or abort.
-    var hadUncommittedChange = false
+    var isChanged = false
   }
 
   /// The device that holds the metadata.
@@ -31,8 +31,9 @@ public final class PoolMetadata {
   public internal(set) var superblock = Superblock()
   /// Whether an operation failed half way, so that only `abort` helps.
   public internal(set) var hasFailed = false
-  /// New ones come first; the order is that in which details are written.
-  var records: [Record] = []
+  /// By device id.
+  var records: [UInt64: Record] = [:]
+  var recordsMade: UInt64 = 0
   private var isInService = false
 
   /// Called before every commit writes, to make the data device durable.
@@ -152,19 +153,19 @@ public final class PoolMetadata {
     guard isInService else { return }
     do throws(PoolError) {
       try beforeCommit()
-      for i in records.indices where records[i].isChanged {
-        let details = records[i].details
-        superblock.detailsRoot = try detailsTree.insert(
-          root: superblock.detailsRoot, key: records[i].id
-        ) {
-          details.encode(
+      let changed = records.filter { $0.value.isChanged }
+      for (id, record) in changed.sorted(by: { $0.value.number > $1.value.number }) {
+        superblock.detailsRoot = try detailsTree.insert(root: superblock.detailsRoot, key: id) {
+          record.details.encode(
             into: UnsafeMutableRawBufferPointer(start: $0, count: DeviceDetails.byteCount), at: 0)
         }.root
-        records[i].isChanged = false
       }
       try writeCommit()
-      records.removeAll { $0.openCount == 0 && $0.hadUncommittedChange }
-      for i in records.indices { records[i].hadUncommittedChange = false }
+      for (id, record) in changed {
+        // What is closed is forgotten once it was written.
+        records[id]?.isChanged = false
+        if record.openCount == 0 { records[id] = nil }
+      }
     } catch {
       hasFailed = true
       throw error
@@ -197,11 +198,14 @@ public final class PoolMetadata {
     hasFailed = true
     try readSuperblock()
     hasFailed = false
-    for i in records.indices where records[i].hadUncommittedChange {
-      let id = records[i].id
-      guard let details = try readDetails(id) else { continue }
-      records[i].details = details
-      records[i].isChanged = false
+    for (id, record) in records where record.isChanged {
+      // A device that was made since is gone.
+      guard let details = try readDetails(id) else {
+        records[id] = nil
+        continue
+      }
+      records[id]?.details = details
+      records[id]?.isChanged = false
     }
   }
 

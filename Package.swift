@@ -49,6 +49,10 @@ let package = Package(
       ]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
+      name: "bench-engine",
+      dependencies: ["Simulation", "BlockIO", "PersistentData", "ThinFormat", "ThinMetadata"],
+      path: "contrib/bench/Engine", swiftSettings: settings),
+    .executableTarget(
       name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
       path: "contrib/TraceReplay", swiftSettings: settings),
     .executableTarget(

@@ -1,0 +1,118 @@
+import BlockIO
+import Glibc
+import PersistentData
+import Simulation
+import ThinFormat
+import ThinMetadata
+
+/// Measures the engine on a device in memory, so that what is measured is the engine: mappings
+/// inserted per second, look-ups, and snapshots of devices of growing size. Prints Markdown.
+@main
+enum EngineBenchMain {
+  static func main() throws {
+    let most = CommandLine.arguments.count > 1 ? Int(CommandLine.arguments[1]) ?? 1_000_000 : 1_000_000
+    try inserts()
+    try growth(most)
+  }
+
+  private static func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+
+  private static func pool(metadataBlocks: Int, dataBlocks: UInt64) throws -> PoolMetadata {
+    let device = MemoryDevice(byteCount: metadataBlocks * Limits.blockBytes)
+    let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
+    try pool.resizeData(to: dataBlocks)
+    try pool.commit()
+    device.keep()
+    return pool
+  }
+
+  /// Allocates and maps, with a commit every 10,000.
+  private static func map(
+    _ pool: PoolMetadata, _ count: Int, _ place: (Int) -> (device: UInt64, block: UInt64)
+  ) throws {
+    for i in 0..<count {
+      let (device, block) = place(i)
+      let data = try pool.allocateDataBlock()
+      try pool.insert(device, block, dataBlock: data)
+      if i % 10_000 == 9_999 { try pool.commit() }
+    }
+    try pool.commit()
+  }
+
+  private static func inserts() throws {
+    print("| devices | order | mappings inserted/s | look-ups/s, warm |")
+    print("|---|---|---|---|")
+    for devices in [1, 100, 10_000] {
+      for random in [false, true] {
+        let count = 500_000
+        let pool = try pool(metadataBlocks: 200_000, dataBlocks: UInt64(count))
+        for id in 0..<devices {
+          try pool.createThin(UInt64(id))
+          if id % 1000 == 999 { try pool.commit() }
+        }
+        try pool.commit()
+        var generator = SplitMix64(seed: 1)
+        var order = Array(0..<count)
+        if random { order.shuffle(using: &generator) }
+        let place = { (i: Int) in
+          (UInt64(order[i] % devices), UInt64(order[i] / devices))
+        }
+        let start = now()
+        try map(pool, count, place)
+        let mapped = now()
+        for i in 0..<count {
+          let (device, block) = place(i)
+          if try pool.lookup(device, block) == nil { print("mapping \(i) is lost") }
+        }
+        let end = now()
+        print(
+          "| \(devices) | \(random ? "random" : "sequential") | \(Int(Double(count) / (mapped - start))) "
+            + "| \(Int(Double(count) / (end - mapped))) |")
+      }
+    }
+  }
+
+  private static func growth(_ most: Int) throws {
+    print("\n| mappings | insert, us each | snapshot, us | delete of a snapshot, us | delete of all, s |")
+    print("|---|---|---|---|---|")
+    var count = 100_000
+    while count <= most {
+      let pool = try pool(
+        metadataBlocks: max(20_000, count / 100), dataBlocks: UInt64(count) + 1000)
+      try pool.createThin(0)
+      try pool.commit()
+      var start = now()
+      try map(pool, count) { (0, UInt64($0)) }
+      let insert = now() - start
+      start = now()
+      for id in 1...100 {
+        try pool.createSnapshot(UInt64(id), origin: 0)
+        try pool.commit()
+      }
+      let snapshot = (now() - start) / 100
+      start = now()
+      for id in 1...100 {
+        try pool.delete(UInt64(id))
+        try pool.commit()
+      }
+      let delete = (now() - start) / 100
+      start = now()
+      try pool.delete(0)
+      try pool.commit()
+      print(
+        "| \(count) | \(thousandths(insert / Double(count) * 1e6)) | \(Int(snapshot * 1e6)) "
+          + "| \(Int(delete * 1e6)) | \(thousandths(now() - start)) |")
+      count *= 10
+    }
+  }
+
+  private static func thousandths(_ value: Double) -> String {
+    let n = Int((value * 1000).rounded())
+    let rest = String(n % 1000)
+    return "\(n / 1000)." + String(repeating: "0", count: 3 - rest.count) + rest
+  }
+}

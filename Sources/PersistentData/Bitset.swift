@@ -28,6 +28,12 @@ public struct Bitset: ~Copyable {
     return old & bit == 0
   }
 
+  /// Takes `block` out of the set.
+  /// - Precondition: it is below the limit.
+  public mutating func remove(_ block: UInt64) {
+    words[Int(block >> 6)] &= ~(1 << (block & 63))
+  }
+
   /// Empties the set.
   public mutating func removeAll() { words.update(repeating: 0, count: wordCount) }
 

@@ -7,15 +7,21 @@ public import ThinFormat
 /// written. Buffers stay where they are until `trim`, which callers invoke between operations;
 /// only then is the limit enforced, so an operation may hold as many blocks as it needs.
 ///
-/// Invariants: `slots` maps each cached block to its buffer; a dirty block is one that the
-/// committed state does not use, so that writing it early does no harm.
+/// Memory: 4 KiB per cached block, `blocksMax` of them between operations, and four bytes per
+/// block of the parts of the device that are used.
+///
+/// Invariants: `indexes` has the slot of each cached block, plus one; a dirty block is one that
+/// the committed state does not use, so that writing it early does no harm.
 public final class BlockCache {
   private struct Slot {
     var buffer: UnsafeMutableRawBufferPointer
+    var block: UInt64
     var kind: BlockKind
-    var isDirty: Bool
+    var isDirty = true
     /// Used since the clock hand last passed.
-    var isRecent: Bool
+    var isRecent = true
+    /// Whether there is a block in it at all.
+    var isUsed = true
   }
 
   /// Where blocks are.
@@ -24,122 +30,175 @@ public final class BlockCache {
   public private(set) var blockCount: UInt64
   /// Blocks kept between operations.
   public let blocksMax: Int
-  private var slots: [UInt64: Slot] = [:]
-  private var spare: [UnsafeMutableRawBufferPointer] = []
+  private var indexes: ZeroedArray<UInt32>
+  private var slots: UnsafeMutablePointer<Slot>
+  private var slotsMade = 0
+  private var slotsMax: Int
+  /// Slots without a block.
+  private var spare: [UInt32] = []
+  private var hand = 0
 
   /// A cache of at most `blocksMax` blocks of 4 KiB between operations.
   public init(_ device: any BlockDevice, blocksMax: Int = 8192) {
     self.device = device
     self.blocksMax = blocksMax
     blockCount = Self.usableBlocks(device)
+    indexes = ZeroedArray(count: Int(blockCount))
+    slotsMax = 256
+    slots = .allocate(capacity: slotsMax)
   }
 
   deinit {
-    for slot in slots.values { slot.buffer.deallocate() }
-    for buffer in spare { buffer.deallocate() }
+    for i in 0..<slotsMade { slots[i].buffer.deallocate() }
+    slots.deallocate()
   }
 
   private static func usableBlocks(_ device: any BlockDevice) -> UInt64 {
     min(device.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
   }
 
-  /// Looks at the device's size again, after it grew.
-  public func updateSize() { blockCount = Self.usableBlocks(device) }
+  /// Looks at the device's size again, after it grew. Call between operations.
+  public func updateSize() {
+    let count = Self.usableBlocks(device)
+    guard count != blockCount else { return }
+    let larger = ZeroedArray<UInt32>(count: Int(count))
+    for i in 0..<slotsMade where slots[i].isUsed && slots[i].block < count {
+      larger[Int(slots[i].block)] = UInt32(i) + 1
+    }
+    indexes = larger
+    blockCount = count
+  }
 
-  private func buffer() -> UnsafeMutableRawBufferPointer {
-    spare.popLast()
-      ?? .allocate(byteCount: Limits.blockBytes, alignment: Limits.blockBytes)
+  /// A slot for a block that is not here.
+  private func take(_ block: UInt64, _ kind: BlockKind) -> Int {
+    if let free = spare.popLast() {
+      let slot = slots + Int(free)
+      slot.pointee = Slot(buffer: slot.pointee.buffer, block: block, kind: kind)
+      indexes[Int(block)] = free + 1
+      return Int(free)
+    }
+    if slotsMade == slotsMax {
+      let larger = UnsafeMutablePointer<Slot>.allocate(capacity: slotsMax * 2)
+      larger.moveInitialize(from: slots, count: slotsMade)
+      slots.deallocate()
+      slots = larger
+      slotsMax *= 2
+    }
+    let buffer = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: Limits.blockBytes, alignment: Limits.blockBytes)
+    (slots + slotsMade).initialize(to: Slot(buffer: buffer, block: block, kind: kind))
+    slotsMade += 1
+    indexes[Int(block)] = UInt32(slotsMade)
+    return slotsMade - 1
+  }
+
+  private func release(_ index: Int) {
+    slots[index].isUsed = false
+    indexes[Int(slots[index].block)] = 0
+    spare.append(UInt32(index))
   }
 
   /// The contents of `block`, read and checked if it is not here; valid until `trim`.
   public func read(_ block: UInt64, _ kind: BlockKind) throws(PoolError)
     -> UnsafeMutableRawBufferPointer
   {
-    if let slot = slots[block] {
-      guard slot.kind == kind else {
-        throw .block(block, .format(.wrongKind(expected: kind, found: slot.kind)))
-      }
-      if !slot.isRecent { slots[block]?.isRecent = true }
-      return slot.buffer
-    }
     guard block < blockCount else { throw .block(block, .beyondEnd(blockCount: blockCount)) }
-    let buffer = self.buffer()
+    let known = indexes[Int(block)]
+    if known != 0 {
+      let slot = slots + Int(known - 1)
+      guard slot.pointee.kind == kind else {
+        throw .block(block, .format(.wrongKind(expected: kind, found: slot.pointee.kind)))
+      }
+      slot.pointee.isRecent = true
+      return slot.pointee.buffer
+    }
+    let index = take(block, kind)
+    let buffer = slots[index].buffer
+    slots[index].isDirty = false
     do throws(BlockIOError) {
       try device.read(into: buffer, at: block * UInt64(Limits.blockBytes))
     } catch {
-      spare.append(buffer)
+      release(index)
       throw .block(block, .io(error))
     }
     do throws(FormatError) {
       try BlockHeader.verify(
         RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer)), number: block, kind: kind)
     } catch {
-      spare.append(buffer)
+      release(index)
       throw .block(block, .format(error))
     }
-    slots[block] = Slot(buffer: buffer, kind: kind, isDirty: false, isRecent: true)
     return buffer
   }
 
   /// A buffer of zeros for a block that is to be written; what the device holds is not read.
+  /// - Precondition: `block` is below `blockCount`.
   public func zeroed(_ block: UInt64, _ kind: BlockKind) -> UnsafeMutableRawBufferPointer {
-    let buffer = slots[block]?.buffer ?? self.buffer()
+    let known = indexes[Int(block)]
+    let index = known != 0 ? Int(known - 1) : take(block, kind)
+    let buffer = slots[index].buffer
+    slots[index] = Slot(buffer: buffer, block: block, kind: kind)
     buffer.initializeMemory(as: UInt8.self, repeating: 0)
-    slots[block] = Slot(buffer: buffer, kind: kind, isDirty: true, isRecent: true)
     return buffer
   }
 
   /// Notes that the contents of a cached block changed.
-  public func markDirty(_ block: UInt64) { slots[block]?.isDirty = true }
+  public func markDirty(_ block: UInt64) {
+    let known = indexes[Int(block)]
+    if known != 0 { slots[Int(known - 1)].isDirty = true }
+  }
 
   /// Writes every dirty block and flushes the device.
   public func flush() throws(PoolError) {
-    let dirty = slots.filter { $0.value.isDirty }.map(\.key).sorted()
-    for block in dirty { try write(block) }
+    var dirty: [(block: UInt64, slot: Int)] = []
+    for i in 0..<slotsMade where slots[i].isUsed && slots[i].isDirty {
+      dirty.append((slots[i].block, i))
+    }
+    dirty.sort { $0.block < $1.block }
+    for (_, slot) in dirty { try write(slot) }
     do throws(BlockIOError) { try device.flush() } catch { throw .io(error) }
   }
 
-  private func write(_ block: UInt64) throws(PoolError) {
-    guard let slot = slots[block] else { return }
-    BlockHeader.seal(slot.buffer, number: block, kind: slot.kind)
+  private func write(_ index: Int) throws(PoolError) {
+    let slot = slots[index]
+    BlockHeader.seal(slot.buffer, number: slot.block, kind: slot.kind)
     do throws(BlockIOError) {
       try device.write(
-        UnsafeRawBufferPointer(slot.buffer), at: block * UInt64(Limits.blockBytes))
+        UnsafeRawBufferPointer(slot.buffer), at: slot.block * UInt64(Limits.blockBytes))
     } catch {
       throw .io(error)
     }
-    slots[block]?.isDirty = false
+    slots[index].isDirty = false
   }
 
-  /// Brings the number of blocks back under the limit; pointers to contents are void after it.
+  /// Brings the number of blocks back under the limit, what was not used for long first; pointers
+  /// to contents are void after it.
   public func trim() throws(PoolError) {
-    guard slots.count > blocksMax else { return }
-    var excess = slots.count - blocksMax * 3 / 4
-    // What was not used since the last time goes first; two rounds see everything.
-    for _ in 0..<2 where excess > 0 {
-      for (block, slot) in slots {
-        guard excess > 0 else { break }
-        if slot.isRecent {
-          slots[block]?.isRecent = false
-          continue
-        }
-        if slot.isDirty { try write(block) }
-        slots[block] = nil
-        spare.append(slot.buffer)
-        excess -= 1
+    guard slotsMade - spare.count > blocksMax else { return }
+    let target = blocksMax * 7 / 8
+    // Two rounds of the clock see everything twice, the second time as not recent.
+    var steps = 2 * slotsMade
+    while slotsMade - spare.count > target && steps > 0 {
+      steps -= 1
+      hand = hand + 1 < slotsMade ? hand + 1 : 0
+      guard slots[hand].isUsed else { continue }
+      if slots[hand].isRecent {
+        slots[hand].isRecent = false
+        continue
       }
+      if slots[hand].isDirty { try write(hand) }
+      release(hand)
     }
-    while spare.count > 64 { spare.removeLast().deallocate() }
   }
 
   /// Forgets one block, changes included.
   public func forget(_ block: UInt64) {
-    if let slot = slots.removeValue(forKey: block) { spare.append(slot.buffer) }
+    let known = indexes[Int(block)]
+    if known != 0 { release(Int(known - 1)) }
   }
 
   /// Forgets everything, changes included.
   public func drop() {
-    spare += slots.values.map(\.buffer)
-    slots.removeAll()
+    for i in 0..<slotsMade where slots[i].isUsed { release(i) }
   }
 }

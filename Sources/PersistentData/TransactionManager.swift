@@ -9,18 +9,21 @@ package final class TransactionManager {
   package let cache: BlockCache
   /// Reference counts of metadata blocks.
   package let spaceMap: MetadataSpaceMap
-  private var shadows: Set<UInt64> = []
+  private var shadows: Bitset
+  /// The members of `shadows`, to empty it without going through all blocks.
+  private var shadowList: [UInt64] = []
 
   package init(_ cache: BlockCache, _ spaceMap: MetadataSpaceMap) {
     self.cache = cache
     self.spaceMap = spaceMap
+    shadows = Bitset(limit: cache.blockCount)
   }
 
   /// A new block of zeros.
   package func newBlock(_ kind: BlockKind) throws(PoolError) -> UInt64 {
     let block = try spaceMap.allocate(self)
     _ = cache.zeroed(block, kind)
-    shadows.insert(block)
+    note(block)
     return block
   }
 
@@ -40,7 +43,7 @@ package final class TransactionManager {
     try spaceMap.decrement(block, self)
     let source = try cache.read(block, kind)
     cache.zeroed(copy, kind).copyMemory(from: UnsafeRawBufferPointer(source))
-    shadows.insert(copy)
+    note(copy)
     return (copy, shared)
   }
 
@@ -49,6 +52,21 @@ package final class TransactionManager {
     NodeBuffer(try cache.read(block, .btreeNode))
   }
 
+  private func note(_ block: UInt64) {
+    if shadows.insert(block) { shadowList.append(block) }
+  }
+
   /// Starts the next transaction.
-  package func forgetShadows() { shadows.removeAll(keepingCapacity: true) }
+  package func forgetShadows() {
+    for block in shadowList { shadows.remove(block) }
+    shadowList.removeAll(keepingCapacity: true)
+  }
+
+  /// Takes in the device's new size.
+  package func updateSize() {
+    cache.updateSize()
+    var larger = Bitset(limit: cache.blockCount)
+    for block in shadowList { larger.insert(block) }
+    shadows = larger
+  }
 }

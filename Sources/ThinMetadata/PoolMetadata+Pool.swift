@@ -73,7 +73,7 @@ extension PoolMetadata {
 
   /// Takes in metadata blocks that the metadata device has gained.
   public func resizeMetadata() throws(PoolError) {
-    cache.updateSize()
+    tm.updateSize()
     let blocks = cache.blockCount
     guard blocks != metadataBlockCount else { return }
     guard blocks > metadataBlockCount else {

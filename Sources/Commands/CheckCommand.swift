@@ -144,10 +144,13 @@ public enum CheckCommand: Command {
       ("$ -m /dev/mapper/vg-pool_tmeta", "Check the metadata snapshot of an active pool."),
     ],
     exitStatus: [
-      (.damaged, "The metadata is damaged; run thin_repair, or restore a dump."),
+      (
+        .damaged,
+        "The metadata is damaged; see what thin_dump --repair can save, or restore a dump."
+      ),
       (.leaks, "Only leaked blocks or other harmless faults; --auto-repair mends leaks."),
     ],
-    seeAlso: ["thin_dump", "thin_repair", "thin_restore"])
+    seeAlso: ["thin_dump", "thin_restore"])
 
   private static let checking = [
     OptionSpec(

@@ -92,7 +92,7 @@ public enum DumpCommand: Command {
       ("$ --repair -o pool.xml damaged.bin", "Save what can be read of damaged metadata."),
       ("$ --skip-mappings -f human_readable pool.bin", "List devices without their mappings."),
     ],
-    seeAlso: ["thin_check", "thin_repair", "thin_restore"])
+    seeAlso: ["thin_check", "thin_restore"])
 
   private static let output = [
     OptionSpec(

@@ -85,7 +85,7 @@ public enum InputChecks {
       return "This looks like \(found.name), not like the metadata device of a thin pool."
     }
     if ForeignFormat("", at: 32, littleEndian: SuperblockRecord.magicValue).matches(bytes) {
-      return "This was thin-pool metadata once; thin_repair may get most of it back."
+      return "This was thin-pool metadata once; thin_dump --repair may get most of it back."
     }
     return nil
   }

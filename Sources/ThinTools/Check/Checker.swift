@@ -241,9 +241,10 @@ final class Checker {
     for (name, time) in [
       ("creation time", details.creationTime), ("snapshot time", details.snapshottedTime),
     ] where time > poolTime {
+      // Harmless: the kernel takes more mappings for shared than are.
       add(
         Finding(
-          .fatal,
+          .minor,
           "thin device \(id)\(state.what): \(name) \(time), expected at most the pool's time "
             + "\(poolTime)", deviceID: id))
     }

@@ -108,7 +108,11 @@ final class Restorer: PoolXmlHandler {
     superblock.version = xml.version
     superblock.flags = xml.flags
     superblock.time = xml.time
-    timeMax = min(xml.time, Limits.timeMax)
+    guard xml.time <= Limits.timeMax else {
+      throw ToolError(
+        .damaged, "expected a time of at most \(Limits.timeMax), found \(xml.time)")
+    }
+    timeMax = xml.time
     if let uuid = PoolUUID.parse(xml.uuid) {
       superblock.uuid = uuid
     } else {
@@ -144,6 +148,19 @@ final class Restorer: PoolXmlHandler {
     }
     guard knownDevices.insert(UInt32(device.id)).inserted else {
       throw ToolError(.damaged, "second device with id \(device.id)")
+    }
+    let latest = max(device.creationTime, device.snapshottedTime)
+    if latest > superblock.time {
+      guard latest <= Limits.timeMax else {
+        throw ToolError(
+          .damaged,
+          "device \(device.id) has a time of \(latest), expected at most \(Limits.timeMax)")
+      }
+      // Later than any mapping is harmless; the pool's own time only has to catch up.
+      warnings.append(
+        "device \(device.id) has a time of \(latest), later than the pool's \(superblock.time); "
+          + "the pool's time is raised")
+      superblock.time = latest
     }
     current = device
     begin(isDevice: true)

@@ -10,7 +10,8 @@ import ThinMetadata
 @main
 enum EngineBenchMain {
   static func main() throws {
-    let most = CommandLine.arguments.count > 1 ? Int(CommandLine.arguments[1]) ?? 1_000_000 : 1_000_000
+    let most =
+      CommandLine.arguments.count > 1 ? Int(CommandLine.arguments[1]) ?? 1_000_000 : 1_000_000
     try inserts()
     try growth(most)
   }
@@ -77,7 +78,9 @@ enum EngineBenchMain {
   }
 
   private static func growth(_ most: Int) throws {
-    print("\n| mappings | insert, us each | snapshot, us | delete of a snapshot, us | delete of all, s |")
+    print(
+      "\n| mappings | insert, us each | snapshot, us | delete of a snapshot, us | delete of all, s |"
+    )
     print("|---|---|---|---|---|")
     var count = 100_000
     while count <= most {

@@ -49,8 +49,8 @@ let package = Package(
       ]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
-      name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
-      path: "contrib/TraceReplay", swiftSettings: settings),
+      name: "trace-replay", dependencies: ["Simulation"], path: "contrib/TraceReplay",
+      swiftSettings: settings),
     .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
@@ -73,6 +73,13 @@ let package = Package(
         "TestSupport",
         "Simulation",
       ]),
+    .testTarget(
+      name: "ThinMetadataTests",
+      dependencies: [
+        "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "TestSupport",
+        "Simulation",
+      ],
+      exclude: ["Vectors"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["TestSupport"]),

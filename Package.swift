@@ -53,8 +53,8 @@ let package = Package(
       dependencies: ["Simulation", "BlockIO", "PersistentData", "ThinFormat", "ThinMetadata"],
       path: "contrib/bench/Engine", swiftSettings: settings),
     .executableTarget(
-      name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
-      path: "contrib/TraceReplay", swiftSettings: settings),
+      name: "trace-replay", dependencies: ["Simulation"], path: "contrib/TraceReplay",
+      swiftSettings: settings),
     .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
@@ -77,6 +77,13 @@ let package = Package(
         "TestSupport",
         "Simulation",
       ]),
+    .testTarget(
+      name: "ThinMetadataTests",
+      dependencies: [
+        "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools", "TestSupport",
+        "Simulation",
+      ],
+      exclude: ["Vectors"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["TestSupport"]),

@@ -16,7 +16,7 @@ extension Btree {
     let node = try node(leaf)
     if exists {
       if !isEqual(node.value(index)) { try loseReferences(node, index, 1) }
-      write(try self.node(leaf).value(index))
+      write(try shadowed(leaf).value(index))
       return (newRoot, false)
     }
     write(node.insert(index, key: key))

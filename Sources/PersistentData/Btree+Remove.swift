@@ -11,7 +11,7 @@ extension Btree {
     let i = node.floor(key)
     guard i >= 0, node.key(i) == key else { throw .notFound }
     try loseReferences(node, i, 1)
-    try self.node(leaf).remove(i)
+    try shadowed(leaf).remove(i)
     return newRoot
   }
 
@@ -31,7 +31,7 @@ extension Btree {
       }
       key = node.key(i) + 1
       try loseReferences(node, i, 1)
-      try self.node(leaf).remove(i)
+      try shadowed(leaf).remove(i)
       removed += 1
     }
   }

@@ -38,6 +38,14 @@ package struct Btree {
     return node
   }
 
+  /// A node that was shadowed, to change it after something that may have trimmed the cache: it may
+  /// have been written meanwhile, and has to be written again.
+  func shadowed(_ block: UInt64) throws(PoolError) -> NodeBuffer {
+    let node = try node(block)
+    tm.cache.markDirty(block)
+    return node
+  }
+
   /// An empty tree.
   package func empty() throws(PoolError) -> UInt64 {
     let block = try tm.newBlock(.btreeNode)

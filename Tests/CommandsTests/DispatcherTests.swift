@@ -137,7 +137,7 @@ import ThinTools
       ([], 0, "all zeroes"), ([0x53, 0xef], 1080, "ext4"), (Array("XFSB".utf8), 0, "XFS"),
       (Array("LABELONE".utf8), 512, "physical volume of LVM"), ([0x1f, 0x8b], 0, "gzip"),
       ([0x03, 0xc4, 0x18], 32, "dm-cache"), ([0x7b, 0x07, 0xc1, 0x7e], 32, "dm-era"),
-      ([0xba, 0x52, 0x9c, 0x01], 32, "thin_repair"),
+      ([0xba, 0x52, 0x9c, 0x01], 32, "thin_dump --repair"),
     ]
     for (bytes, offset, words) in cases {
       let hint = InputChecks.hint(firstBlock: block(bytes, at: offset))

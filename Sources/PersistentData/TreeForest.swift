@@ -13,6 +13,7 @@ public final class TreeForest {
   public var onNode: () -> Void = {}
 
   private let reader: BlockReader
+  private let blockCount: UInt64
   /// Reads the nodes; free for other reads between walks.
   public let stream: BlockStream
   private let counts: ReferenceCounts
@@ -20,16 +21,16 @@ public final class TreeForest {
   private var frontier: Bitset
   private var nextFrontier: Bitset
 
-  /// A forest on `reader`'s device; references to nodes are counted in `counts`.
-  /// - Precondition: `counts` has at least as many blocks as the reader.
+  /// A forest on `reader`'s device; references to nodes are counted in `counts`. Blocks that either
+  /// does not have are beyond the end.
   public init(_ reader: BlockReader, counts: ReferenceCounts) {
-    precondition(counts.blockCount >= reader.blockCount)
     self.reader = reader
+    blockCount = min(reader.blockCount, counts.blockCount)
     self.counts = counts
     stream = BlockStream(reader.device)
-    table = NodeTable(blockCount: reader.blockCount)
-    frontier = Bitset(limit: reader.blockCount)
-    nextFrontier = Bitset(limit: reader.blockCount)
+    table = NodeTable(blockCount: blockCount)
+    frontier = Bitset(limit: blockCount)
+    nextFrontier = Bitset(limit: blockCount)
   }
 
   /// Counts one reference to each of `roots` and reads what has not been read yet.
@@ -111,15 +112,15 @@ public final class TreeForest {
   }
 
   private func reference(_ block: UInt64, _ kind: TreeKind, parent: UInt64?, entry: Int) {
-    guard block < reader.blockCount else {
+    guard block < blockCount else {
       if let parent {
         onFault(
           TreeFault(
             kind, block: parent,
-            .pointsBeyondEnd(entry: entry, child: block, blockCount: reader.blockCount)))
+            .pointsBeyondEnd(entry: entry, child: block, blockCount: blockCount)))
       } else {
         onFault(
-          TreeFault(kind, block: block, .unusable(.beyondEnd(blockCount: reader.blockCount))))
+          TreeFault(kind, block: block, .unusable(.beyondEnd(blockCount: blockCount))))
       }
       return
     }
@@ -141,7 +142,7 @@ public final class TreeForest {
   /// Judges the tree at `root`, which has been walked. What was judged before is not looked at
   /// again, however many trees share it.
   public func verify(_ kind: TreeKind, root: UInt64) -> Summary {
-    guard root < reader.blockCount else { return Summary(leafEntries: 0, isSound: false) }
+    guard root < blockCount else { return Summary(leafEntries: 0, isSound: false) }
     let state = verify(kind, block: root, parent: nil, level: 1)
     guard state != .unusable, let index = table.index(of: root) else {
       return Summary(leafEntries: 0, isSound: false)
@@ -200,7 +201,7 @@ public final class TreeForest {
 
     for i in 0..<children.count {
       let child = children[i].block
-      guard child < reader.blockCount else {
+      guard child < blockCount else {
         state = .faulty
         continue
       }
@@ -270,7 +271,7 @@ public final class TreeForest {
     _ kind: TreeKind, _ block: UInt64, _ range: Range<UInt64>, _ level: Int,
     _ body: (UInt64, Range<UInt64>) -> Bool
   ) -> Bool {
-    guard block < reader.blockCount, let index = table.index(of: block),
+    guard block < blockCount, let index = table.index(of: block),
       table.node(index).kind == kind, table.node(index).state != .unusable,
       level <= Limits.treeLevelsMax
     else { return body(block, range) }
@@ -300,7 +301,7 @@ public final class TreeForest {
   private func usableLeaves<E: Error>(
     _ kind: TreeKind, _ block: UInt64, _ level: Int, _ body: (UInt64) throws(E) -> Void
   ) throws(E) {
-    guard block < reader.blockCount, level <= Limits.treeLevelsMax,
+    guard block < blockCount, level <= Limits.treeLevelsMax,
       let index = table.index(of: block)
     else { return }
     let node = table.node(index)

@@ -22,6 +22,9 @@ public struct DamageTrial {
     case anotherSoundPool(String)
     /// Called clean with another content: a fault of the checker.
     case missed
+    /// Only leaks and the like were reported, but mending them changed what is mapped or left
+    /// something that mending is there for.
+    case badlyMended
     /// Reported, but no finding names the block that was damaged.
     case reportedElsewhere
   }
@@ -69,6 +72,10 @@ public struct DamageTrial {
   /// Whatever these say of a damaged image, they must end and must not trap.
   private func runOtherTools(_ device: MemoryDevice) {
     try? dump(device, to: nowhere, options: DumpOptions(), progress: Progress())
+    var salvaging = DumpOptions()
+    salvaging.repair = true
+    salvaging.overrides.dataBlockSectors = 128
+    try? dump(device, to: nowhere, options: salvaging, progress: Progress())
     var listing = LsOptions()
     listing.countsExclusive = true
     listing.findsHighest = true
@@ -83,6 +90,7 @@ public struct DamageTrial {
     guard let report = try? check(device, options: CheckOptions(), progress: Progress()) else {
       return .reported
     }
+    if !report.isDamaged && !report.isClean { return mend(damage, device) }
     guard report.isClean else {
       let isContent = !damage.isResealed && damage.action != .truncate && damage.role != .superblock
       // Of two exchanged blocks one may be out of reach below the other.
@@ -92,5 +100,16 @@ public struct DamageTrial {
     }
     if let text = try? Self.dumpText(device, memory), text == baseline { return .cleanAndUnchanged }
     return damage.anotherSoundPool.map { .anotherSoundPool($0) } ?? .missed
+  }
+
+  private func mend(_ damage: Damage, _ device: MemoryDevice) -> Outcome {
+    var options = CheckOptions()
+    options.autoRepair = true
+    _ = try? check(device, options: options, progress: Progress())
+    guard let report = try? check(device, options: CheckOptions(), progress: Progress()),
+      !report.isDamaged, report.leakCount == 0, !report.findings.contains(where: \.isMendable)
+    else { return .badlyMended }
+    if let text = try? Self.dumpText(device, memory), text == baseline { return .reported }
+    return damage.anotherSoundPool.map { .anotherSoundPool($0) } ?? .badlyMended
   }
 }

@@ -105,6 +105,26 @@ private final class JournalDevice: BlockDevice {
     }
   }
 
+  @Test("a repair works on a device that has grown since the pool was last active")
+  func repairsOnLargerDevice() throws {
+    let pool = try PoolUnderTest("snapshots-of-snapshots")
+    var random = SplitMix64(seed: seed())
+    try leak(pool, &random)
+    pool.device.keep()
+    pool.device.grow(byteCount: Int(pool.device.byteCount) * 3)
+    let before = try dumped(pool.device)
+    #expect(try checked(pool.device) { $0.autoRepair = true }.repairedSpaceMaps)
+    #expect(try checked(pool.device).isClean)
+    #expect(try dumped(pool.device) == before)
+  }
+
+  @Test("a space map that ends before the blocks in use is damage")
+  func metadataMapTooShort() throws {
+    let pool = try PoolUnderTest("snapshots-of-snapshots")
+    pool.device.changeSuperblock { $0.metadataSpaceMap.blockCount = 100 }
+    #expect(try checked(pool.device).isDamaged)
+  }
+
   private func withoutFlag(_ dump: String) -> String { dump.replacing(" flags=\"1\"", with: "") }
 
   @Test("a power cut at any point of a repair leaves the old space maps or the new")

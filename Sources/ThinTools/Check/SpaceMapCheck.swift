@@ -147,6 +147,20 @@ extension Checker {
     }
     if dataIndexIsSound { compare(&dataComparison, data, dataIndex) }
     compare(&metadataComparison, metadata, metadataIndex)
+    if treesAreSound { checkBeyondEnd(of: metadata) }
+  }
+
+  /// The metadata device may be larger than the pool knows, but nothing may lie there.
+  private func checkBeyondEnd(of root: SpaceMapRoot) {
+    var block = root.blockCount
+    while block < metadataCounts.blockCount {
+      if metadataCounts.count(of: block) > 0 {
+        return fatal(
+          "metadata block \(block) is in use, expected none from the end of the metadata space map "
+            + "on, which has \(root.blockCount) blocks", block: block)
+      }
+      block += 1
+    }
   }
 
   private func reference(bitmap block: UInt64) {

@@ -48,7 +48,7 @@ enum DamageTrialsMain {
         let name = "\(outcome)"
         outcomes[name, default: 0] += 1
         byRole["\(damage.action) / \(damage.role)", default: 0] += 1
-        if outcome == .missed || outcome == .reportedElsewhere {
+        if [.missed, .reportedElsewhere, .badlyMended].contains(outcome) {
           failures += 1
           if failures <= 40 { print("seed \(n) \(path): \(damage): \(outcome)") }
         }
@@ -76,6 +76,7 @@ enum DamageTrialsMain {
     for number in [SIGILL, SIGTRAP, SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGFPE] {
       signal(number) { number in
         print("signal \(number) at seed \(currentSeed), image \(currentImage)")
+        fflush(nil)
         signal(number, SIG_DFL)
         raise(number)
       }

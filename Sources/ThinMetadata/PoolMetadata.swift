@@ -190,19 +190,25 @@ public final class PoolMetadata {
     try cache.trim()
   }
 
-  /// Goes back to the last commit. Open devices stay open.
+  /// Goes back to the last commit. Open devices stay open, save those that the commit does not
+  /// have.
   public func abort() throws(PoolError) {
     cache.drop()
     tm.forgetShadows()
     hasFailed = true
     try readSuperblock()
-    hasFailed = false
-    for i in records.indices where records[i].hadUncommittedChange {
-      let id = records[i].id
-      guard let details = try readDetails(id) else { continue }
-      records[i].details = details
-      records[i].isChanged = false
+    var kept: [Record] = []
+    for var record in records {
+      if record.hadUncommittedChange {
+        guard let details = try readDetails(record.id) else { continue }
+        record.details = details
+        record.isChanged = false
+        record.hadUncommittedChange = false
+      }
+      kept.append(record)
     }
+    records = kept
+    hasFailed = false
   }
 
   func readDetails(_ id: UInt64) throws(PoolError) -> DeviceDetails? {

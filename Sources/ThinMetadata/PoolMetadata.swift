@@ -145,6 +145,19 @@ public final class PoolMetadata {
     }
   }
 
+  /// Runs something that only looks, and keeps the cache's limit. Making room may write.
+  func looking<R>(_ body: () throws(PoolError) -> R) throws(PoolError) -> R {
+    let result = try body()
+    guard !hasFailed else { return result }
+    do throws(PoolError) {
+      try cache.trim()
+    } catch {
+      hasFailed = true
+      throw error
+    }
+    return result
+  }
+
   /// Makes the running transaction durable: everything but the superblock, a flush, the
   /// superblock, a flush. Without any change since the metadata was opened nothing is written.
   public func commit() throws(PoolError) {

@@ -20,8 +20,9 @@ extension ModelRun {
     case 87..<89: try setTransactionID()
     case 89..<91: try holdOrRelease()
     case 91..<93: try refused()
-    case 93: try growData()
-    case 94: if Int.random(in: 0..<20, using: &random) == 0 { try growMetadata() }
+    case 93:
+      if state.references.count * 10 > Int(state.dataBlockCount) * 9 { try growData() }
+    case 94: if Int.random(in: 0..<50, using: &random) == 0 { try growMetadata() }
     case 95: try Bool.random(using: &random) ? abort() : reopen()
     default: try commit()
     }
@@ -71,7 +72,9 @@ extension ModelRun {
       try expect(!pool.hasFailed, "data full is no failure")
       // What was freed in this transaction can be had in the next.
       try commit()
-      if state.references.count == Int(state.dataBlockCount) { try delete() }
+      if state.references.count == Int(state.dataBlockCount) {
+        try Int.random(in: 0..<4, using: &random) == 0 ? growData() : delete()
+      }
       return false
     }
     self.count("write")
@@ -265,13 +268,65 @@ extension ModelRun {
   }
 
   private func growData() throws {
-    guard state.references.count * 10 > Int(state.dataBlockCount) * 9 else { return }
-    let shift = UInt64.random(in: 0...14, using: &random)
-    let blocks = state.dataBlockCount + UInt64.random(in: 1...(1 << shift), using: &random)
+    let more = UInt64.random(in: 1...(options.dataBlocks / 4), using: &random)
+    let blocks = state.dataBlockCount + more
     let done = try attempt { () throws(PoolError) in try pool.resizeData(to: blocks) }
     guard done else { return }
     state.dataBlockCount = blocks
     count("data grown")
     try commit()
+  }
+}
+
+extension ModelRun {
+  /// Snapshots one device so often, with writes to it and to its snapshots between, and deletes
+  /// every device in random order.
+  public func snapshotOften(_ times: Int) throws {
+    guard try attempt({ () throws(PoolError) in try pool.createThin(0) }) else { return }
+    state.create(0)
+    changed.insert(0)
+    for block in 0..<options.virtualBlocks { _ = try write(0, block) }
+    try commit()
+    var ids: [UInt64] = [0]
+    for n in 1...UInt64(max(1, times)) {
+      operationCount += 1
+      let origin =
+        Int.random(in: 0..<4, using: &random) > 0 ? 0 : ids.randomElement(using: &random) ?? 0
+      let done = try attempt { () throws(PoolError) in
+        try pool.createSnapshot(n, origin: origin)
+      }
+      try expect(done, "metadata full")
+      count("snapshot")
+      state.snapshot(n, of: origin)
+      changed.formUnion([n, origin])
+      ids.append(n)
+      let target = Bool.random(using: &random) ? n : 0
+      _ = try write(target, UInt64.random(in: 0..<options.virtualBlocks, using: &random))
+      if n % 10 == 0 { try commit() }
+      if n == UInt64(times / 2) {
+        try commit()
+        try pool.reserveMetadataSnapshot()
+        state.reserve()
+        try commit()
+      }
+    }
+    try commit()
+    try compare(everything: true)
+    ids.shuffle(using: &random)
+    for (n, id) in ids.enumerated() {
+      operationCount += 1
+      try expect(
+        try attempt { () throws(PoolError) in try pool.delete(id) }, "metadata full")
+      count("delete")
+      state.delete(id)
+      changed.remove(id)
+      if n % 20 == 0 { try commit() }
+    }
+    try commit()
+    try pool.releaseMetadataSnapshot()
+    state.releaseHeld()
+    try commit()
+    try compare(everything: true)
+    try expect(pool.freeDataBlocks == state.dataBlockCount, "data blocks remain in use")
   }
 }

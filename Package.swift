@@ -59,6 +59,9 @@ let package = Package(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
     .executableTarget(
+      name: "model-trials", dependencies: ["Simulation"], path: "contrib/fuzz/ModelTrials",
+      swiftSettings: settings),
+    .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),

@@ -33,6 +33,8 @@ extension Btree {
       try loseReferences(node, i, 1)
       try shadowed(leaf).remove(i)
       removed += 1
+      // The range may be a whole device.
+      try tm.cache.trim()
     }
   }
 

@@ -100,11 +100,13 @@ public final class TraceReplayer {
     case "release": try message(pool) { try pool.releaseMetadataSnapshot() }
     case "open": try pool.openDevice(try number(0))
     case "close": try pool.closeDevice(try number(0))
-    case "w1": try write(pool, try number(0), try number(1))
+    case "w1": try pool.provision(try number(0), try number(1))
     case "rm":
       let first = try number(1)
       try pool.remove(try number(0), first..<(first + (try number(2))))
-    case "pd": try discard(pool, try number(0), try number(1), try number(2))
+    case "pd":
+      let first = try number(1)
+      try pool.discardPassingDown(try number(0), first..<(first + (try number(2))))
     case "commit": try pool.commit()
     default: throw BadLine(description: "'\(verb)' is no operation")
     }
@@ -114,28 +116,5 @@ public final class TraceReplayer {
   private func message(_ pool: PoolMetadata, _ body: () throws -> Void) throws {
     try body()
     try pool.commit()
-  }
-
-  private func write(_ pool: PoolMetadata, _ id: UInt64, _ block: UInt64) throws(PoolError) {
-    if let found = try pool.lookup(id, block), !found.isShared { return }
-    let data = try pool.allocateDataBlock()
-    try pool.insert(id, block, dataBlock: data)
-  }
-
-  private func discard(_ pool: PoolMetadata, _ id: UInt64, _ first: UInt64, _ count: UInt64)
-    throws(PoolError)
-  {
-    var passedDown: [Range<UInt64>] = []
-    var next = first
-    while let run = try pool.nextRun(id, next..<(first + count)) {
-      try pool.remove(id, run.virtualBlocks)
-      let length = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
-      let blocks = run.dataBlock..<(run.dataBlock + length)
-      try pool.incrementData(blocks)
-      passedDown.append(blocks)
-      next = run.virtualBlocks.upperBound
-      if next >= first + count { break }
-    }
-    for blocks in passedDown { try pool.decrementData(blocks) }
   }
 }

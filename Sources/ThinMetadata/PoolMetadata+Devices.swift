@@ -20,7 +20,7 @@ extension PoolMetadata {
   public func createThin(_ id: UInt64) throws(PoolError) {
     try changing { () throws(PoolError) in
       try checkID(id)
-      guard try readDetails(id) == nil else { throw .exists }
+      guard try !hasDevice(id) else { throw .exists }
       let root = try mappingTree.empty()
       try insertDevice(id, root: root)
       addRecord(id)
@@ -40,7 +40,7 @@ extension PoolMetadata {
           "the pool's time is \(superblock.time), the largest there is: no more snapshots can be "
             + "made in this pool")
       }
-      guard try readDetails(id) == nil else { throw .exists }
+      guard try !hasDevice(id) else { throw .exists }
       guard let root = try deviceTree.lookup64(root: superblock.mappingRoot, key: origin) else {
         throw .invalid("there is no origin \(origin)")
       }
@@ -63,7 +63,10 @@ extension PoolMetadata {
       guard try hasDevice(id) else { throw .invalid("there is no device \(id)") }
       guard try record(id).openCount == 0 else { throw .busy }
       records[id] = nil
-      superblock.detailsRoot = try detailsTree.remove(root: superblock.detailsRoot, key: id)
+      // Details are written at commit: a device of this transaction has none yet.
+      if try readDetails(id) != nil {
+        superblock.detailsRoot = try detailsTree.remove(root: superblock.detailsRoot, key: id)
+      }
       superblock.mappingRoot = try deviceTree.remove(root: superblock.mappingRoot, key: id)
     }
   }

@@ -20,11 +20,13 @@ extension PoolMetadata {
 
   /// Where a device has a virtual block; nil where it is not mapped.
   public func lookup(_ id: UInt64, _ virtualBlock: UInt64) throws(PoolError) -> Lookup? {
-    let snapshotted = try details(of: id).snapshottedTime
-    let raw = try mappingTree.lookup64(root: try root(of: id), key: virtualBlock)
-    return raw.map {
-      let mapping = Mapping(rawValue: $0)
-      return Lookup(dataBlock: mapping.dataBlock, isShared: snapshotted > mapping.time)
+    try looking { () throws(PoolError) in
+      let snapshotted = try details(of: id).snapshottedTime
+      let raw = try mappingTree.lookup64(root: try root(of: id), key: virtualBlock)
+      return raw.map {
+        let mapping = Mapping(rawValue: $0)
+        return Lookup(dataBlock: mapping.dataBlock, isShared: snapshotted > mapping.time)
+      }
     }
   }
 
@@ -96,7 +98,9 @@ extension PoolMetadata {
 
   /// The last virtual block that a device maps, nil where it maps none.
   public func highestMapped(_ id: UInt64) throws(PoolError) -> UInt64? {
-    try mappingTree.lastKey(root: try root(of: id))
+    try looking { () throws(PoolError) in
+      try mappingTree.lastKey(root: try root(of: id))
+    }
   }
 
   // MARK: - Data blocks
@@ -124,6 +128,6 @@ extension PoolMetadata {
 
   /// How many references a data block has.
   public func dataCount(_ block: UInt64) throws(PoolError) -> UInt32 {
-    try dataMap.storedCount(block, tm)
+    try looking { () throws(PoolError) in try dataMap.storedCount(block, tm) }
   }
 }

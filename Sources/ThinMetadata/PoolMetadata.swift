@@ -146,6 +146,19 @@ public final class PoolMetadata {
     }
   }
 
+  /// Runs something that only looks, and keeps the cache's limit. Making room may write.
+  func looking<R>(_ body: () throws(PoolError) -> R) throws(PoolError) -> R {
+    let result = try body()
+    guard !hasFailed else { return result }
+    do throws(PoolError) {
+      try cache.trim()
+    } catch {
+      hasFailed = true
+      throw error
+    }
+    return result
+  }
+
   /// Makes the running transaction durable: everything but the superblock, a flush, the
   /// superblock, a flush. Without any change since the metadata was opened nothing is written.
   public func commit() throws(PoolError) {
@@ -191,13 +204,13 @@ public final class PoolMetadata {
     try cache.trim()
   }
 
-  /// Goes back to the last commit. Open devices stay open.
+  /// Goes back to the last commit. Open devices stay open, save those that the commit does not
+  /// have.
   public func abort() throws(PoolError) {
     cache.drop()
     tm.forgetShadows()
     hasFailed = true
     try readSuperblock()
-    hasFailed = false
     for (id, record) in records where record.isChanged {
       // A device that was made since is gone.
       guard let details = try readDetails(id) else {
@@ -207,6 +220,7 @@ public final class PoolMetadata {
       records[id]?.details = details
       records[id]?.isChanged = false
     }
+    hasFailed = false
   }
 
   func readDetails(_ id: UInt64) throws(PoolError) -> DeviceDetails? {

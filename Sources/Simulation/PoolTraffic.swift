@@ -1,0 +1,32 @@
+public import PersistentData
+public import ThinMetadata
+
+// What a thin-pool target does to metadata for requests of its devices.
+extension PoolMetadata {
+  /// Maps a virtual block for a write: to a new data block unless the device has one of its own.
+  /// - Returns: the new data block, nil where none was needed.
+  @discardableResult
+  public func provision(_ id: UInt64, _ virtualBlock: UInt64) throws(PoolError) -> UInt64? {
+    if let found = try lookup(id, virtualBlock), !found.isShared { return nil }
+    let data = try allocateDataBlock()
+    try insert(id, virtualBlock, dataBlock: data)
+    return data
+  }
+
+  /// Discards virtual blocks, and their data blocks too: those keep a reference until they are
+  /// discarded on the data device.
+  public func discardPassingDown(_ id: UInt64, _ range: Range<UInt64>) throws(PoolError) {
+    var passedDown: [Range<UInt64>] = []
+    var next = range.lowerBound
+    while let run = try nextRun(id, next..<range.upperBound) {
+      try remove(id, run.virtualBlocks)
+      let length = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
+      let blocks = run.dataBlock..<(run.dataBlock + length)
+      try incrementData(blocks)
+      passedDown.append(blocks)
+      next = run.virtualBlocks.upperBound
+      if next >= range.upperBound { break }
+    }
+    for blocks in passedDown { try decrementData(blocks) }
+  }
+}

@@ -1,0 +1,88 @@
+import Glibc
+import Simulation
+
+/// Runs the engine against a model of dictionaries.
+///
+///     model-trials [--count N] [--seed N] [--snapshots N]
+///
+/// `count` operations in runs of 20,000, each with its own seed and kind: the usual, tiny cache,
+/// little metadata, little data, large trees. Then, with `--snapshots`, one device that is
+/// snapshotted so often, written to meanwhile, and everything deleted again.
+@main
+enum ModelTrialsMain {
+  static func main() {
+    var count = 1_000_000
+    var snapshots = 0
+    var seed: UInt64?
+    var arguments = CommandLine.arguments.dropFirst()
+    while let argument = arguments.popFirst() {
+      let value = arguments.popFirst().flatMap { UInt64($0) }
+      switch (argument, value) {
+      case ("--count", let value?): count = Int(clamping: value)
+      case ("--seed", let value?): seed = value
+      case ("--snapshots", let value?): snapshots = Int(clamping: value)
+      default:
+        print("usage: model-trials [--count N] [--seed N] [--snapshots N]")
+        exit(2)
+      }
+    }
+    let first = seed ?? UInt64.random(in: 0..<1_000_000_000)
+    print("seed \(first), \(count) operations, \(snapshots) snapshots")
+    let start = now()
+    var tally: [String: Int] = [:]
+    do {
+      for n in 0..<((count + 19_999) / 20_000) {
+        let run = try ModelRun(options(n, seed: first + UInt64(n)))
+        try run.run(operations: min(20_000, count - n * 20_000))
+        tally.merge(run.tally, uniquingKeysWith: +)
+      }
+      if count > 0 { print("\(count) operations in \(Int(now() - start)) s") }
+      if snapshots > 0 {
+        let start = now()
+        var options = ModelRun.Options(seed: first)
+        options.metadataBlocks = 16000 + 4 * snapshots
+        options.dataBlocks = 100_000
+        options.compareEvery = 500
+        options.virtualBlocks = 300
+        let run = try ModelRun(options)
+        try run.snapshotOften(snapshots)
+        tally.merge(run.tally, uniquingKeysWith: +)
+        print("\(snapshots) snapshots made and deleted in \(Int(now() - start)) s")
+      }
+    } catch {
+      print("\(error)")
+      exit(1)
+    }
+    for (name, n) in tally.sorted(by: { $0.value > $1.value }) { print("\(n)\t\(name)") }
+  }
+
+  private static func options(_ n: Int, seed: UInt64) -> ModelRun.Options {
+    var options = ModelRun.Options(seed: seed)
+    switch n % 6 {
+    case 1: options.cacheBlocksMax = 12
+    case 2:
+      options.metadataBlocks = 48
+      options.cacheBlocksMax = 24
+    case 3: options.dataBlocks = 150
+    case 4:
+      options.metadataBlocks = 3000
+      options.dataBlocks = 60000
+      options.virtualBlocks = 100_000
+      options.devicesMax = 400
+      options.compareEvery = 40
+    case 5:
+      // More bitmaps of data blocks than index entries are kept.
+      options.metadataBlocks = 17_000
+      options.dataBlocks = 1_300_000
+      options.compareEvery = 40
+    default: break
+    }
+    return options
+  }
+
+  private static func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+}

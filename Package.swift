@@ -52,6 +52,9 @@ let package = Package(
       name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
       path: "contrib/TraceReplay", swiftSettings: settings),
     .executableTarget(
+      name: "trace-generate", dependencies: ["Simulation"], path: "contrib/TraceGenerate",
+      swiftSettings: settings),
+    .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
     .executableTarget(

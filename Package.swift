@@ -53,7 +53,11 @@ let package = Package(
       dependencies: ["Simulation", "BlockIO", "PersistentData", "ThinFormat", "ThinMetadata"],
       path: "contrib/bench/Engine", swiftSettings: settings),
     .executableTarget(
-      name: "trace-replay", dependencies: ["Simulation"], path: "contrib/TraceReplay",
+      name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
+      path: "contrib/TraceReplay",
+      swiftSettings: settings),
+    .executableTarget(
+      name: "trace-generate", dependencies: ["Simulation"], path: "contrib/TraceGenerate",
       swiftSettings: settings),
     .executableTarget(
       name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",

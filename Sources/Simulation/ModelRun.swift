@@ -158,7 +158,9 @@ public final class ModelRun {
 
   func growMetadata() throws {
     let blocks = Int(device.byteCount) / Limits.blockBytes
-    device.grow(byteCount: (blocks + Int.random(in: 1...(options.metadataBlocks / 4), using: &random)) * Limits.blockBytes)
+    device.grow(
+      byteCount: (blocks + Int.random(in: 1...(options.metadataBlocks / 4), using: &random))
+        * Limits.blockBytes)
     count("metadata grown")
     guard try attempt({ () throws(PoolError) in try pool.resizeMetadata() }) else { return }
     try commit()

@@ -1,3 +1,4 @@
+public import BlockIO
 import PersistentData
 import ThinFormat
 public import ThinMetadata
@@ -19,11 +20,22 @@ public final class TraceReplayer {
   public private(set) var device = MemoryDevice(byteCount: 4096)
   /// The pool while it is active.
   public private(set) var pool: PoolMetadata?
+  /// What is worked on instead of `device`, where that is given.
+  private let fixed: (any BlockDevice)?
   /// Blocks that the cache keeps; small ones force early writes.
   private let cacheBlocksMax: Int
 
   /// A replayer with nothing done.
-  public init(cacheBlocksMax: Int = 8192) { self.cacheBlocksMax = cacheBlocksMax }
+  public init(cacheBlocksMax: Int = 8192) {
+    fixed = nil
+    self.cacheBlocksMax = cacheBlocksMax
+  }
+
+  /// A replayer on a device with something on it. `meta` and `growboth` leave it as it is.
+  public init(onto device: any BlockDevice, cacheBlocksMax: Int = 8192) {
+    fixed = device
+    self.cacheBlocksMax = cacheBlocksMax
+  }
 
   /// A line that cannot be understood.
   public struct BadLine: Error, CustomStringConvertible {
@@ -45,11 +57,12 @@ public final class TraceReplayer {
     switch verb {
     case "meta":
       pool = nil
+      guard fixed == nil else { return }
       device = MemoryDevice(byteCount: Int(try number(0)) * Limits.blockBytes)
     case "load": try load(dataBlocks: try number(0))
     case "grow": try grow(dataBlocks: try number(0))
     case "growboth":
-      device.grow(byteCount: Int(try number(0)) * Limits.blockBytes)
+      if fixed == nil { device.grow(byteCount: Int(try number(0)) * Limits.blockBytes) }
       try grow(dataBlocks: try number(1))
     case "unload":
       try pool?.commit()
@@ -64,6 +77,7 @@ public final class TraceReplayer {
   }
 
   private func load(dataBlocks: UInt64) throws(PoolError) {
+    let device: any BlockDevice = fixed ?? self.device
     let pool =
       try PoolMetadata.isUnformatted(device)
       ? try PoolMetadata.format(device, dataBlockSectors: 128, cacheBlocksMax: cacheBlocksMax)

@@ -1,0 +1,57 @@
+import Glibc
+import Simulation
+
+/// Writes traces of pool operations into a folder:
+///
+///     trace-generate [--kind small|wrapping|large|deep] SEED COUNT FOLDER
+///     trace-generate --turns SEED COUNT FOLDER
+///
+/// Trace N of COUNT is made from SEED + N - 1 alone and becomes FOLDER/SEED.ops. With --turns it is
+/// the life of one pool, in COUNT pieces FOLDER/0001.ops and so on.
+@main
+enum TraceGenerateMain {
+  static func main() throws {
+    var kind: TraceGenerator.Kind?
+    var turns = false
+    var words: [String] = []
+    var arguments = CommandLine.arguments.dropFirst()
+    while let argument = arguments.popFirst() {
+      switch argument {
+      case "--turns": turns = true
+      case "--kind":
+        kind = arguments.popFirst().flatMap { TraceGenerator.Kind(rawValue: $0) }
+        if kind == nil { usage() }
+      default: words.append(argument)
+      }
+    }
+    guard words.count == 3, let seed = UInt64(words[0]), let count = Int(words[1]), count > 0 else {
+      usage()
+    }
+    if turns {
+      for (i, lines) in try TraceGenerator.turns(seed: seed, count: count).enumerated() {
+        let digits = String(i + 1)
+        write(
+          lines,
+          "\(words[2])/\(String(repeating: "0", count: max(0, 4 - digits.count)))\(digits).ops")
+      }
+    } else {
+      for n in seed..<(seed + UInt64(count)) {
+        write(try TraceGenerator.trace(seed: n, kind: kind), "\(words[2])/\(n).ops")
+      }
+    }
+  }
+
+  private static func usage() -> Never {
+    print("usage: trace-generate [--kind KIND | --turns] SEED COUNT FOLDER")
+    exit(2)
+  }
+
+  private static func write(_ lines: [String], _ path: String) {
+    guard let file = fopen(path, "w") else {
+      print("cannot write \(path): \(String(cString: strerror(errno)))")
+      exit(1)
+    }
+    fputs(lines.joined(separator: "\n") + "\n", file)
+    fclose(file)
+  }
+}

@@ -234,7 +234,8 @@ public final class TreeForest {
     table.update(index) {
       $0.leafEntries = leafEntries
       $0.lastKey = lastKey
-      $0.height = min(height, 254) + 1
+      // At least 2, also where no child is usable: 1 means a leaf.
+      $0.height = max(1, min(height, 254)) + 1
     }
     return state
   }

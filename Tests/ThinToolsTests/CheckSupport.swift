@@ -95,15 +95,17 @@ struct PoolUnderTest {
 }
 
 /// What a dump of `device` says.
-func dumped(_ device: any BlockDevice, _ change: (inout DumpOptions) -> Void = { _ in }) throws
-  -> String
-{
+func dumped(
+  _ device: any BlockDevice, _ change: (inout DumpOptions) -> Void = { _ in },
+  onLoss: (String) -> Void = { _ in }
+) throws -> String {
   var options = DumpOptions()
   change(&options)
   let fd = dmthin_memory_file("dump")
   defer { close(fd) }
   try dump(
-    device, to: ByteSink(descriptor: fd, path: "memory"), options: options, progress: Progress())
+    device, to: ByteSink(descriptor: fd, path: "memory"), options: options, progress: Progress(),
+    onLoss: onLoss)
   let size = Int(lseek(fd, 0, SEEK_END))
   let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
     count = max(0, pread(fd, buffer.baseAddress, size, 0))

@@ -1,0 +1,116 @@
+import Simulation
+import TestSupport
+import Testing
+import ThinFormat
+import ThinTools
+
+/// `thin_dump --repair`: a damaged node costs what was below it, and nothing else.
+@Suite struct SalvageTests {
+  private func salvaged(
+    _ device: MemoryDevice, _ change: (inout DumpOptions) -> Void = { _ in }
+  ) throws -> (xml: String, losses: [String]) {
+    var losses: [String] = []
+    let xml = try dumped(
+      device,
+      {
+        $0.repair = true
+        change(&$0)
+      }, onLoss: { losses.append($0) })
+    return (xml, losses)
+  }
+
+  @Test("of a sound pool everything is saved and nothing is reported lost", arguments: Pools.names)
+  func soundPool(_ name: String) throws {
+    let pool = try PoolUnderTest(name)
+    let (xml, losses) = try salvaged(pool.device)
+    #expect(try xml == dumped(pool.device))
+    #expect(losses.isEmpty)
+  }
+
+  @Test(
+    "damaged leaves cost exactly their own mappings, and what is saved restores to a sound pool",
+    arguments: ["snapshots-of-snapshots", "multi-level", "many-devices", "data-refcounts"])
+  func damagedLeaves(_ name: String) throws {
+    var random = SplitMix64(seed: seed())
+    let pool = try PoolUnderTest(name)
+    var expected = PoolModel(xml: try dumped(pool.device))
+    let leaves = pool.catalogue.blocks[.node(.mappings, isLeaf: true)] ?? []
+    let damaged = Set((0..<3).compactMap { _ in leaves.randomElement(using: &random) })
+    for (id, root) in pool.roots(pool.device.superblock) {
+      for leaf in pool.leaves(of: root) where damaged.contains(leaf.block) {
+        for entry in pool.device.nodeEntries(leaf.block).entries {
+          expected.devices[id]?.mappings[entry.key] = nil
+        }
+      }
+      let left = expected.devices[id]?.mappings.count ?? 0
+      expected.devices[id]?.attributes["mapped_blocks"] = "\(left)"
+    }
+    for block in damaged { pool.device.edit(block)[100] ^= 1 }
+    let (xml, losses) = try salvaged(pool.device)
+    #expect(PoolModel(xml: xml).devices == expected.devices, "damaged: \(damaged)")
+    for block in damaged { #expect(losses.contains { $0.contains("block \(block)") }) }
+
+    let copy = MemoryDevice(byteCount: Int(pool.device.byteCount))
+    try restore(xml, to: copy)
+    #expect(try checked(copy).isClean)
+    #expect(PoolModel(xml: try dumped(copy)).devices == expected.devices)
+  }
+
+  @Test(
+    "a lost superblock costs nothing when the latest trees of devices are whole",
+    arguments: [
+      "block-size-1g", "block-size-64k", "data-refcounts", "device-ids", "discard-holes", "fresh",
+      "grown", "metadata-refcounts", "multi-level", "needs-check", "snapshots-of-snapshots",
+    ])
+  func lostSuperblock(_ name: String) throws {
+    let pool = try PoolUnderTest(name)
+    let before = PoolModel(xml: try dumped(pool.device))
+    let superblock = pool.device.superblock
+    let first = pool.device.edit(0)
+    for i in 0..<first.count { first[i] = 0 }
+    #expect(throws: ToolError.self) { try salvaged(pool.device) }
+    let (xml, losses) = try salvaged(pool.device) {
+      $0.overrides.dataBlockSectors = superblock.dataBlockSectors
+      $0.overrides.dataBlockCount = superblock.dataSpaceMap.blockCount
+    }
+    #expect(PoolModel(xml: xml).devices == before.devices)
+    #expect(!losses.isEmpty, "what was guessed is said")
+  }
+
+  @Test("a lost details tree leaves every mapping, with details made up and said to be")
+  func lostDetails() throws {
+    let pool = try PoolUnderTest("snapshots-of-snapshots")
+    let before = PoolModel(xml: try dumped(pool.device))
+    // Every generation of it, so that no earlier one can serve instead.
+    for block in 0..<(pool.device.byteCount / 4096) {
+      let node = RawSpan(_unsafeBytes: pool.device.peek(block))
+      let view = try? BtreeNodeView(validating: node, number: block, leafValueSize: 24)
+      if let view, view.isLeaf { pool.device.edit(block)[200] ^= 1 }
+    }
+    let (xml, losses) = try salvaged(pool.device)
+    let after = PoolModel(xml: xml)
+    #expect(after.devices.mapValues(\.mappings) == before.devices.mapValues(\.mappings))
+    #expect(losses.contains { $0.contains("details are lost") })
+  }
+
+  @Test("a pool whose only mapping is of data block 0 is saved like any other")
+  func dataBlockZero() throws {
+    let device = MemoryDevice(byteCount: 64 * 4096)
+    try restore(
+      """
+      <superblock uuid="" time="3" transaction="1" version="2" data_block_size="128" \
+      nr_data_blocks="100">
+        <device dev_id="1" mapped_blocks="1" transaction="0" creation_time="0" snap_time="3">
+          <single_mapping origin_block="0" data_block="0" time="3"/>
+        </device>
+      </superblock>
+      """, to: device)
+    device.keep()
+    let before = try dumped(device)
+    #expect(try salvaged(device).xml == before)
+    let first = device.edit(0)
+    for i in 0..<first.count { first[i] = 0 }
+    let (xml, _) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
+    #expect(PoolModel(xml: xml).devices == PoolModel(xml: before).devices)
+  }
+}

@@ -66,6 +66,9 @@ let package = Package(
       name: "model-trials", dependencies: ["Simulation"], path: "contrib/fuzz/ModelTrials",
       swiftSettings: settings),
     .executableTarget(
+      name: "crash-trials", dependencies: ["Simulation"], path: "contrib/fuzz/CrashTrials",
+      swiftSettings: settings),
+    .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),

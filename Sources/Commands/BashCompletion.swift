@@ -48,11 +48,30 @@ extension CommandSpec {
 func bashCompletion(program: String, commands: [CommandSpec]) -> String {
   let function = "_" + substitute("-", by: "_", in: program)
   var text = "# Completion of \(program); generated.\n"
-  for command in commands {
-    text += command.completionFunction(named: "\(function)_\(command.name)") + "\n"
+  func own(_ command: CommandSpec) -> String {
+    "\(function)_\(substitute(" ", by: "_", in: command.name))"
   }
-  let arms = commands.map { "    \($0.name)|\($0.fieldName)) \(function)_\($0.name) ;;" }
-  let names = (commands.map(\.name) + ["help", "--help", "--version"]).joined(separator: " ")
+  for command in commands { text += command.completionFunction(named: own(command)) + "\n" }
+  let single = commands.filter { $0.group == nil }
+  var arms = single.map { "    \($0.name)|\($0.fieldName)) \(own($0)) ;;" }
+  var groups: [String] = []
+  for group in commands.compactMap(\.group) where !groups.contains(group) { groups.append(group) }
+  for group in groups {
+    let members = commands.filter { $0.group == group }
+    let verbs = members.map { String($0.name.dropFirst(group.count + 1)) }
+    arms.append("    \(group))")
+    arms.append("      if ((COMP_CWORD == 2)); then")
+    arms.append(
+      #"        mapfile -t COMPREPLY < <(compgen -W '\#(verbs.joined(separator: " "))' -- "$cur")"#)
+    arms.append("        return")
+    arms.append("      fi")
+    arms.append("      case ${COMP_WORDS[2]} in")
+    for (verb, member) in zip(verbs, members) { arms.append("        \(verb)) \(own(member)) ;;") }
+    arms.append("        *) COMPREPLY=() ;;")
+    arms.append("      esac ;;")
+  }
+  let names = (single.map(\.name) + groups + ["help", "--help", "--version"])
+    .joined(separator: " ")
   return text + """
     \(function)() {
       local cur=${COMP_WORDS[COMP_CWORD]}

@@ -1,9 +1,9 @@
 /// What a command takes, says of itself, and returns. Parsing, `--help`, the manual page and the
 /// shell completion are all made from this: each fact is written once.
 public struct CommandSpec: Sendable {
-  /// The verb after `dmthin`, like `check`.
+  /// The verb after `dmthin`, like `check`; two words for a command of a group, like `pool delete`.
   public let name: String
-  /// The name that the field knows the tool by, like `thin_check`.
+  /// The name that the field knows the tool by, like `thin_check`; the manual page's.
   public let fieldName: String
   /// One line, without a full stop.
   public let summary: String
@@ -41,6 +41,11 @@ public struct CommandSpec: Sendable {
   /// The option with this long name.
   public func option(named name: String) -> OptionSpec? {
     options.first { $0.name == name }
+  }
+
+  /// The first word of a name of two, like `pool`.
+  public var group: String? {
+    name.contains(" ") ? name.split(separator: " ").first.map { String($0) } : nil
   }
 
   /// Options that help shows, sorted as it shows them.

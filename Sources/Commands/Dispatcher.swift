@@ -13,9 +13,18 @@ public struct Dispatcher {
     ]
   }
 
+  /// `dmthin pool` over the metadata of inactive pools.
+  public static var poolCommands: [any Command.Type] {
+    [
+      PoolFormatCommand.self, PoolCreateThinCommand.self, PoolCreateSnapshotCommand.self,
+      PoolDeleteCommand.self, PoolSetTransactionIDCommand.self,
+      PoolReserveMetadataSnapshotCommand.self, PoolReleaseMetadataSnapshotCommand.self,
+    ]
+  }
+
   static let summary = "tools for the metadata of thin pools"
   static let explanation =
-    "Each command also works as a program of its own, through a link of its longer name."
+    "Each command with a longer name also works as a program of its own, through a link of that name."
 
   private let commands: [any Command.Type]
 
@@ -36,6 +45,33 @@ public struct Dispatcher {
 
   private func command(_ verb: String) -> (any Command.Type)? {
     commands.first { $0.spec.name == verb || $0.spec.fieldName == verb }
+  }
+
+  /// The command that the first words mean, and how many words that takes: one, or two where the
+  /// first is that of a group.
+  private func command(_ words: ArraySlice<String>) -> (command: any Command.Type, words: Int)? {
+    guard let first = words.first else { return nil }
+    if let command = command(first) { return (command, 1) }
+    guard let second = words.dropFirst().first else { return nil }
+    return command("\(first) \(second)").map { ($0, 2) }
+  }
+
+  private func isGroup(_ word: String) -> Bool { specs.contains { $0.group == word } }
+
+  /// What is wrong with words that mean no command.
+  private func unknown(_ words: ArraySlice<String>) -> UsageError {
+    let first = words.first ?? ""
+    guard isGroup(first) else {
+      return UsageError("unknown command '\(first)'", tip: "commands are \(names)")
+    }
+    let verbs = specs.filter { $0.group == first }.map {
+      String($0.name.dropFirst(first.count + 1))
+    }
+    let tip = "commands are \(verbs.joined(separator: ", "))"
+    guard let second = words.dropFirst().first else {
+      return UsageError("a command is missing after '\(first)'", tip: tip)
+    }
+    return UsageError("unknown command '\(first) \(second)'", tip: tip)
   }
 
   private func run(
@@ -65,15 +101,19 @@ public struct Dispatcher {
       return .usage
     }
     do {
-      if let command = command(verb) {
-        let name = "\(program) \(verb)"
-        let status = run(command, program: name, Array(arguments.dropFirst()), console)
+      if let (command, words) = command(arguments[...]) {
+        let name = ([program] + arguments.prefix(words)).joined(separator: " ")
+        let status = run(command, program: name, Array(arguments.dropFirst(words)), console)
         return ExitStatus(rawValue: status) ?? .internalError
       }
       switch (verb, arguments.count) {
-      case ("help", 2):
-        guard let command = command(arguments[1]) else { throw unknown(arguments[1]) }
-        try console.output.write(command.spec.helpText(program: "\(program) \(arguments[1])"))
+      case ("help", 2) where isGroup(arguments[1]):
+        try console.output.write(overview(program, group: arguments[1]))
+      case ("help", 2...):
+        guard let (command, words) = command(arguments.dropFirst()), words == arguments.count - 1
+        else { throw unknown(arguments.dropFirst()) }
+        let name = ([program] + arguments.dropFirst()).joined(separator: " ")
+        try console.output.write(command.spec.helpText(program: name))
       case ("help", 1), ("-h", _), ("--help", _):
         try console.output.write(overview(program))
       case ("-V", 1), ("--version", 1):
@@ -82,8 +122,10 @@ public struct Dispatcher {
         try generateManPages(into: arguments[1], program: program)
       case ("generate-completions", 2):
         try generateCompletions(into: arguments[1], program: program)
+      case (_, 2) where isGroup(verb) && ["help", "-h", "--help"].contains(arguments[1]):
+        try console.output.write(overview(program, group: verb))
       default:
-        throw unknown(verb)
+        throw unknown(arguments[...])
       }
       return .ok
     } catch let error as UsageError {
@@ -98,18 +140,19 @@ public struct Dispatcher {
 
   private var names: String { specs.map(\.name).joined(separator: ", ") }
 
-  private func unknown(_ verb: String) -> UsageError {
-    UsageError("unknown command '\(verb)'", tip: "commands are \(names)")
-  }
-
-  private func overview(_ program: String) -> String {
+  /// - Parameter group: list only the commands of this one.
+  private func overview(_ program: String, group: String? = nil) -> String {
+    let specs = specs.filter { group == nil || $0.group == group }
     let width = specs.map(\.name.count).max() ?? 0
-    var text = "\(program): \(Self.summary)\n\nUsage: \(program) COMMAND [OPTIONS] ...\n\n"
+    let words = [program, group, "COMMAND [OPTIONS] ..."].compactMap(\.self)
+    var text = "\(program): \(Self.summary)\n\nUsage: \(words.joined(separator: " "))\n\n"
     text += "Commands:\n"
     for spec in specs {
       let gap = String(repeating: " ", count: width - spec.name.count)
-      text += "  \(spec.name)\(gap)  \(spec.summary) (\(spec.fieldName))\n"
+      let longName = spec.group == nil ? " (\(spec.fieldName))" : ""
+      text += "  \(spec.name)\(gap)  \(spec.summary)\(longName)\n"
     }
+    if group != nil { return text + "\n'\(program) help \(group ?? "") COMMAND' explains one.\n" }
     text += "\n" + wrap(Self.explanation, indent: 0)
     return text + "'\(program) help COMMAND' explains a command.\n"
   }
@@ -122,7 +165,9 @@ public struct Dispatcher {
 
   /// Writes a bash completion for each command, and one for the program.
   func generateCompletions(into folder: String, program: String) throws(ToolError) {
-    for spec in specs { try save(spec.bashCompletion, as: "\(folder)/\(spec.fieldName)") }
+    for spec in specs where spec.group == nil {
+      try save(spec.bashCompletion, as: "\(folder)/\(spec.fieldName)")
+    }
     try save(bashCompletion(program: program, commands: specs), as: "\(folder)/\(program)")
   }
 
@@ -138,10 +183,15 @@ public struct Dispatcher {
 }
 
 /// Runs a program that holds the metadata commands, and returns its exit status.
-/// - Parameter arguments: the program's name and its arguments.
-public func runMain(arguments: [String], console: Console = Console()) -> Int32 {
+/// - Parameters:
+///   - arguments: the program's name and its arguments.
+///   - commands: those that the program has.
+public func runMain(
+  arguments: [String], commands: [any Command.Type] = Dispatcher.metadataCommands,
+  console: Console = Console()
+) -> Int32 {
   // A reader of the output that goes away is noticed by its error number.
   signal(SIGPIPE, SIG_IGN)
   dmthin_return_freed_memory()
-  return Dispatcher().run(arguments, console: console)
+  return Dispatcher(commands).run(arguments, console: console)
 }

@@ -2,8 +2,9 @@ extension CommandSpec {
   /// The manual page, section 8, in roff.
   public var manPage: String {
     var page = manHeader(name: fieldName, summary: summary)
-    page += ".SH SYNOPSIS\n.B \(roff(fieldName))\n\(roff(usage))\n"
-    page += ".PP\n.B dmthin \(roff(name))\n\(roff(usage))\n"
+    let own = ".B \(roff(fieldName))\n\(roff(usage))\n.PP\n"
+    page += ".SH SYNOPSIS\n" + (group == nil ? own : "")
+    page += ".B dmthin \(roff(name))\n\(roff(usage))\n"
     page += ".SH DESCRIPTION\n" + description.map(manParagraph).joined(separator: ".PP\n")
     page += ".SH OPTIONS\n"
     for positional in positionals {
@@ -19,7 +20,7 @@ extension CommandSpec {
     }
     if !examples.isEmpty { page += ".SH EXAMPLES\n" }
     for example in examples {
-      let line = substitute("$", by: fieldName, in: example.line)
+      let line = substitute("$", by: group == nil ? fieldName : "dmthin \(name)", in: example.line)
       page += ".PP\n\(roff(example.purpose))\n.PP\n.RS 4\n.nf\n\(roff(line))\n.fi\n.RE\n"
     }
     let others = seeAlso + ["dmthin"]

@@ -1,6 +1,4 @@
 import BlockIO
-import CDMThin
-import Glibc
 import ThinFormat
 import ThinMetadata
 import ThinTools
@@ -32,32 +30,20 @@ public struct DamageTrial {
   private let generator: DamageGenerator
   private let baseline: [UInt8]
   private let hasSnapshot: Bool
-  private let memory: Int32
+  private let dumpText = DumpText()
   private let nowhere: ByteSink
 
   /// Trials on the image in the file `path`, which is sound.
   public init(image path: String) throws {
     let device = try MemoryDevice(contentsOf: path)
     generator = try DamageGenerator(device)
-    memory = dmthin_memory_file("dump")
     nowhere = try ByteSink(creating: "/dev/null")
     hasSnapshot = try MetadataView(device, source: .current).superblock.metadataSnapshot != 0
-    baseline = try Self.dumpText(device, memory)
+    baseline = try dumpText(device)
   }
 
   /// Bytes of the image.
   public var imageByteCount: UInt64 { generator.device.byteCount }
-
-  private static func dumpText(_ device: MemoryDevice, _ memory: Int32) throws -> [UInt8] {
-    ftruncate(memory, 0)
-    lseek(memory, 0, SEEK_SET)
-    let sink = ByteSink(descriptor: memory, path: "memory")
-    try dump(device, to: sink, options: DumpOptions(), progress: Progress())
-    let size = Int(lseek(memory, 0, SEEK_END))
-    return [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
-      count = max(0, pread(memory, buffer.baseAddress, size, 0))
-    }
-  }
 
   /// Damages the image by `seed`, runs every reading tool, judges, and mends the image.
   public func run(seed: UInt64) -> (damage: Damage, outcome: Outcome) {
@@ -98,7 +84,7 @@ public struct DamageTrial {
       let isNamed = report.findings.contains { $0.block.map(changed.contains) ?? false }
       return isContent && !isNamed && !changed.isEmpty ? .reportedElsewhere : .reported
     }
-    if let text = try? Self.dumpText(device, memory), text == baseline { return .cleanAndUnchanged }
+    if let text = try? dumpText(device), text == baseline { return .cleanAndUnchanged }
     return damage.anotherSoundPool.map { .anotherSoundPool($0) } ?? .missed
   }
 

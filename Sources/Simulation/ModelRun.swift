@@ -158,9 +158,8 @@ public final class ModelRun {
 
   func growMetadata() throws {
     let blocks = Int(device.byteCount) / Limits.blockBytes
-    device.grow(
-      byteCount: (blocks + Int.random(in: 1...(options.metadataBlocks / 4), using: &random))
-        * Limits.blockBytes)
+    let more = Int.random(in: 1...(options.metadataBlocks / 4), using: &random)
+    device.grow(byteCount: (blocks + more) * Limits.blockBytes)
     count("metadata grown")
     guard try attempt({ () throws(PoolError) in try pool.resizeMetadata() }) else { return }
     try commit()

@@ -5,6 +5,9 @@ import Glibc
 @main
 struct DmthinMain {
   static func main() {
-    exit(runMain(arguments: CommandLine.arguments))
+    exit(
+      runMain(
+        arguments: CommandLine.arguments,
+        commands: Dispatcher.metadataCommands + Dispatcher.poolCommands))
   }
 }

@@ -6,7 +6,7 @@ import ThinTools
 @Suite struct SpecificationTests {
   @Test(
     "help, manual page and completion name every option, and no hidden one",
-    arguments: NamedSpec.all)
+    arguments: NamedSpec.everything)
   func everyOptionIsDocumented(_ command: NamedSpec) {
     let spec = command.spec
     let help = spec.helpText(program: spec.fieldName)
@@ -24,7 +24,8 @@ import ThinTools
     }
   }
 
-  @Test("help has examples, exit statuses and no line over 80 columns", arguments: NamedSpec.all)
+  @Test(
+    "help has examples, exit statuses and no line over 80 columns", arguments: NamedSpec.everything)
   func helpTeaches(_ command: NamedSpec) {
     let spec = command.spec
     let help = spec.helpText(program: spec.fieldName)
@@ -42,7 +43,8 @@ import ThinTools
   }
 
   @Test(
-    "option names are distinct, and conflicts name options that exist", arguments: NamedSpec.all)
+    "option names are distinct, and conflicts name options that exist",
+    arguments: NamedSpec.everything)
   func specificationIsSound(_ command: NamedSpec) {
     let spec = command.spec
     #expect(Set(spec.options.map(\.name)).count == spec.options.count)

@@ -88,4 +88,6 @@ struct NamedSpec: Sendable, CustomTestStringConvertible {
   var testDescription: String { spec.fieldName }
 
   static let all = allSpecs.map { NamedSpec(spec: $0) }
+  /// Those of groups too.
+  static let everything = all + Dispatcher.poolCommands.map { NamedSpec(spec: $0.spec) }
 }

@@ -1,0 +1,84 @@
+import BlockIO
+import PersistentData
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
+/// `dmthin pool format`.
+enum PoolFormatCommand: Command {
+  /// Makes the metadata of an empty pool.
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let path = arguments.positionals[0]
+    let sectors = UInt32(clamping: arguments.number("data-block-size") ?? 0)
+    let dataBlocks = arguments.number("nr-data-blocks") ?? 0
+    guard Limits.isDataBlockSize(sectors) else {
+      throw UsageError(
+        "invalid value '\(sectors)' for '--data-block-size <SECTORS>': expected a multiple of "
+          + "\(Limits.dataBlockSectorsMin) from \(Limits.dataBlockSectorsMin) to "
+          + "\(Limits.dataBlockSectorsMax)")
+    }
+    try InputChecks.requireOutput(path)
+    let device = try InactiveMetadata.open(path)
+    warnOfSize(device, console)
+    do throws(PoolError) {
+      guard try PoolMetadata.isUnformatted(device) else {
+        throw .invalid(
+          "\(path) holds something already. If that is not needed, overwrite its first 4096 bytes "
+            + "with zeros: dd if=/dev/zero of=\(path) bs=4096 count=1 conv=notrunc,fsync")
+      }
+      try format(device, sectors, dataBlocks)
+    } catch {
+      guard error == .metadataFull else { throw ToolError(error) }
+      throw ToolError(
+        .output,
+        "\(path) is too small for \(dataBlocks) data blocks; thin_metadata_size tells what a pool "
+          + "needs")
+    }
+    return ExitStatus.ok.rawValue
+  }
+
+  /// Formats in two transactions, as the kernel does; nothing stays of a pool without its data
+  /// blocks.
+  private static func format(_ device: FileDevice, _ sectors: UInt32, _ dataBlocks: UInt64)
+    throws(PoolError)
+  {
+    let pool = try PoolMetadata.format(device, dataBlockSectors: sectors)
+    do throws(PoolError) {
+      try pool.resizeData(to: dataBlocks)
+      try pool.commit()
+    } catch {
+      let zeros = AlignedBuffer(count: Limits.blockBytes)
+      try? device.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
+      try? device.flush()
+      throw error
+    }
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.poolVerb(
+    "format", summary: "make the metadata of an empty pool",
+    description: """
+      Writes what the kernel writes when a pool is activated for the first time. The first 4096 \
+      bytes must be zero; what is beyond does not matter.
+      """,
+    promise: "When formatting fails, the first 4096 bytes are zero again.",
+    options: [
+      OptionSpec(
+        "data-block-size", value: .required(placeholder: "SECTORS", .number32),
+        help: "Data block size in sectors of 512 bytes: a multiple of 128, from 128 to 2097152.",
+        isRequired: true),
+      OptionSpec(
+        "nr-data-blocks",
+        value: .required(placeholder: "NUM", .number(max: Limits.dataBlocksMax)),
+        help: "Data blocks of the pool. An activation with a larger data device takes in the rest.",
+        isRequired: true),
+    ],
+    example: "$ --data-block-size 128 --nr-data-blocks 16384 pool.meta",
+    purpose: "Make the metadata of a pool of 1 GiB.",
+    statuses: [
+      (.damaged, "The metadata device holds something already."),
+      (.output, "The metadata device is missing, cannot be opened, or is too small."),
+    ],
+    seeAlso: ["dmthin-pool-create-thin", "thin_metadata_size", "thin_check"])
+}

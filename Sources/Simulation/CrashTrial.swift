@@ -1,0 +1,170 @@
+import BlockIO
+import PersistentData
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
+/// Cuts the power at every point of a transaction, and looks at what is left.
+///
+/// The rule: the image is that of the last transaction that was committed for certain, or of one
+/// whose superblock was being written, as a whole; it is clean, or where the old state had leaked
+/// blocks it may have these. A restore leaves what was there, something that nothing takes for
+/// metadata, or the restored pool.
+public struct CrashTrial {
+  /// What is interrupted.
+  public enum Kind: Hashable, Sendable, CustomStringConvertible {
+    /// A transaction of the engine.
+    case operation(PoolOperation)
+    /// Formatting and the first data blocks.
+    case format
+    /// `thin_check --auto-repair`.
+    case autoRepair
+    /// `thin_restore` over an old pool.
+    case restore
+
+    /// Every kind.
+    public static var allCases: [Kind] {
+      PoolOperation.allCases.map { .operation($0) } + [.format, .autoRepair, .restore]
+    }
+
+    /// For reports.
+    public var description: String {
+      switch self {
+      case .operation(let operation): operation.rawValue
+      case .format: "format"
+      case .autoRepair: "auto-repair"
+      case .restore: "restore"
+      }
+    }
+  }
+
+  /// An image that breaks the rule.
+  public struct Failure: Error, CustomStringConvertible {
+    /// Which one, and how.
+    public let description: String
+  }
+
+  private let kind: Kind
+  private let seed: UInt64
+  private let device: MemoryDevice
+  private let recording: RecordingDevice
+  private let dumpText = DumpText()
+  /// Steps that write block 0.
+  private var commits: [Int] = []
+  /// Dumps of the state at the start and after each of `commits`; nil for what is no metadata.
+  private var states: [[UInt8]?] = []
+
+  /// Carries out something of `kind` on a random pool, and records it.
+  /// - Parameter losesFlushes: leave out the flushes, so that there is something to find.
+  public init(_ kind: Kind, seed: UInt64, losesFlushes: Bool = false) throws {
+    self.kind = kind
+    self.seed = seed
+    let run = try ModelRun.smallPool(seed: seed)
+    let cacheBlocksMax = Bool.random(using: &run.random) ? 8 : 8192
+    let act: (RecordingDevice) throws -> Void
+    switch kind {
+    case .operation(let operation):
+      let body = try operation.prepare(run)
+      act = { try body(PoolMetadata.open($0, cacheBlocksMax: cacheBlocksMax)) }
+    case .format:
+      for block in 0..<(run.device.byteCount / UInt64(Limits.blockBytes)) {
+        // Whatever was on the device, but for block 0.
+        let bytes = run.device.edit(block)
+        for i in 0..<(block == 0 ? bytes.count : 1) { bytes[i] = 0 }
+      }
+      act = {
+        let pool = try PoolMetadata.format(
+          $0, dataBlockSectors: 128, cacheBlocksMax: cacheBlocksMax)
+        try pool.resizeData(to: 40000)
+        try pool.commit()
+      }
+    case .autoRepair:
+      for _ in 0..<5 { _ = try run.pool.allocateDataBlock() }
+      try run.pool.setNeedsCheck()
+      try run.pool.commit()
+      act = {
+        var options = CheckOptions()
+        options.autoRepair = true
+        _ = try check($0, options: options, progress: Progress())
+      }
+    case .restore:
+      let other = try ModelRun.smallPool(seed: ~seed)
+      let xml = DumpText()
+      _ = try xml(other.device)
+      act = { _ = try ThinTools.restore(xml: xml.descriptor, path: "xml", to: $0) }
+    }
+    device = run.device
+    device.keep()
+    recording = RecordingDevice(device, losesFlushes: losesFlushes)
+    try act(recording)
+    device.revert()
+    try findStates()
+  }
+
+  private mutating func findStates() throws {
+    for (i, step) in recording.steps.enumerated() {
+      if case .write(0, _) = step { commits.append(i) }
+    }
+    var random = SplitMix64(seed: 0)
+    for cut in [0] + commits.map({ $0 + 1 }) {
+      try recording.replay(cut, .all, on: device, &random)
+      states.append(try? dumpText.state(of: device))
+      device.revert()
+    }
+  }
+
+  /// Looks at images of every cut: all that was written until then, and two random parts of what
+  /// was not flushed.
+  /// - Returns: how many were looked at.
+  public func run() throws -> Int {
+    var random = SplitMix64(seed: seed ^ 0x5eed)
+    var count = 0
+    for cut in 0...recording.steps.count {
+      let durable = recording.durableSteps(at: cut)
+      let oldest = commits.count { $0 < durable }
+      let newest = commits.count { $0 < cut }
+      for survivors in RecordingDevice.Survivors.allCases {
+        if survivors != .all && cut - durable < 2 { continue }
+        try recording.replay(cut, survivors, on: device, &random)
+        // Without the superblock of a cut that is on the device in full, only the newest fits.
+        let accepted = survivors == .all ? states[newest...newest] : states[oldest...newest]
+        if let problem = try judge(accepted, continues: count % 8 == 0) {
+          throw Failure(
+            description: "seed \(seed), \(kind), cut at \(cut) of \(recording.steps.count), "
+              + "\(survivors) of what is not flushed survive: \(problem)")
+        }
+        count += 1
+        device.revert()
+      }
+    }
+    return count
+  }
+
+  private func judge(_ accepted: ArraySlice<[UInt8]?>, continues: Bool) throws -> String? {
+    let report: CheckReport
+    do {
+      report = try check(device, options: CheckOptions(), progress: Progress())
+    } catch {
+      return accepted.contains(nil) ? nil : "\(error)"
+    }
+    let isFinal = states.count == 1 || accepted == [states.last ?? nil]
+    if report.isDamaged || !report.isClean && (kind != .autoRepair || isFinal) {
+      return "\(report.findings.prefix(3))"
+    }
+    guard accepted.contains(try dumpText.state(of: device)) else {
+      return "neither the old state nor the new"
+    }
+    guard continues, report.isClean else { return nil }
+    // The next transaction works too.
+    let pool = try PoolMetadata.open(device)
+    let id = (1...).first { (try? pool.hasDevice($0)) == false } ?? 1
+    do throws(PoolError) {
+      try pool.createThin(id)
+      try pool.commit()
+    } catch {
+      return error == .metadataFull ? nil : "the next transaction: \(error)"
+    }
+    let after = try check(device, options: CheckOptions(), progress: Progress())
+    return after.isClean ? nil : "after the next transaction: \(after.findings.prefix(3))"
+  }
+}

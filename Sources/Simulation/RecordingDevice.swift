@@ -1,0 +1,159 @@
+public import BlockIO
+import Glibc
+
+/// Passes everything on to a device in memory and keeps what was written and flushed, to make of it
+/// what power cuts may leave behind.
+public final class RecordingDevice: BlockDevice {
+  /// What reached the device, in order.
+  public enum Step {
+    case write(offset: UInt64, bytes: [UInt8])
+    case flush
+  }
+
+  /// How much of what was not flushed survives a power cut.
+  public enum Survivors: CaseIterable, Sendable {
+    /// All that was written before the cut.
+    case all
+    /// Any blocks of 4 KiB.
+    case blocks
+    /// Any sectors of 512 bytes: all that devices promise to write whole.
+    case sectors
+  }
+
+  private let inner: MemoryDevice
+  /// What reached the device, in order.
+  public private(set) var steps: [Step] = []
+
+  /// What messages call the device.
+  public var path: String { inner.path }
+  /// Size in bytes.
+  public var byteCount: UInt64 { inner.byteCount }
+  /// There is none.
+  public var descriptor: Int32? { nil }
+
+  private let losesFlushes: Bool
+
+  /// Records what happens to `inner` from now on.
+  /// - Parameter losesFlushes: a device that only says that it flushes.
+  public init(_ inner: MemoryDevice, losesFlushes: Bool = false) {
+    self.inner = inner
+    self.losesFlushes = losesFlushes
+  }
+
+  /// Fills `buffer` from `offset` on.
+  public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
+    throws(BlockIOError)
+  {
+    try inner.read(into: buffer, at: offset)
+  }
+
+  /// Writes all of `buffer` at `offset`.
+  public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    try inner.write(buffer, at: offset)
+    steps.append(.write(offset: offset, bytes: Array(buffer)))
+  }
+
+  /// Makes what was written so far survive.
+  public func flush() {
+    if !losesFlushes { steps.append(.flush) }
+  }
+
+  /// Number of the last flush before step `cut`, 0 where there is none: what is before it is
+  /// durable at the cut.
+  public func durableSteps(at cut: Int) -> Int {
+    for i in stride(from: cut - 1, through: 0, by: -1) {
+      if case .flush = steps[i] { return i }
+    }
+    return 0
+  }
+
+  /// Puts on `device`, which is as it was when recording began, what a power cut before step `cut`
+  /// may leave.
+  public func replay(
+    _ cut: Int, _ survivors: Survivors, on device: MemoryDevice,
+    _ random: inout some RandomNumberGenerator
+  ) throws(BlockIOError) {
+    let durable = durableSteps(at: cut)
+    for (i, step) in steps.prefix(cut).enumerated() {
+      guard case .write(let offset, let bytes) = step else { continue }
+      let unit =
+        switch survivors {
+        case .all: bytes.count
+        case .blocks: 4096
+        case .sectors: 512
+        }
+      let isCertain = i < durable || survivors == .all
+      var at = 0
+      while at < bytes.count {
+        let end = isCertain ? bytes.count : min(bytes.count, at + unit)
+        if isCertain || Bool.random(using: &random) {
+          try write(bytes[at..<end], at: offset + UInt64(at), on: device)
+        }
+        at = end
+      }
+    }
+  }
+
+  private func write(_ bytes: ArraySlice<UInt8>, at offset: UInt64, on device: MemoryDevice)
+    throws(BlockIOError)
+  {
+    let result = bytes.withUnsafeBytes { buffer in
+      Result<Void, BlockIOError> { () throws(BlockIOError) in
+        try device.write(buffer, at: offset)
+      }
+    }
+    try result.get()
+  }
+}
+
+/// Passes everything on to another device, and fails once where it is told to.
+public final class FaultyDevice: BlockDevice {
+  private let inner: any BlockDevice
+  /// What fails, and how many of its kind are done before. Nil where nothing does.
+  public var fault: (operation: BlockIOError.Operation, after: Int)?
+  /// Whether everything of the kind fails thereafter.
+  public var isLasting = false
+  /// Whether the fault was met.
+  public private(set) var wasMet = false
+
+  /// What messages call the device.
+  public var path: String { inner.path }
+  /// Size in bytes.
+  public var byteCount: UInt64 { inner.byteCount }
+  /// There is none.
+  public var descriptor: Int32? { nil }
+
+  /// A device without fault yet.
+  public init(_ inner: any BlockDevice) { self.inner = inner }
+
+  private func pass(_ operation: BlockIOError.Operation, _ offset: UInt64?) throws(BlockIOError) {
+    guard let (failing, after) = fault, failing == operation else { return }
+    if after > 0 {
+      fault?.after -= 1
+      return
+    }
+    wasMet = true
+    if !isLasting { fault = nil }
+    throw BlockIOError(operation, path: path, offset: offset, code: EIO)
+  }
+
+  /// Fills `buffer` from `offset` on.
+  public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
+    throws(BlockIOError)
+  {
+    try pass(.read, offset)
+    try inner.read(into: buffer, at: offset)
+  }
+
+  /// Writes all of `buffer` at `offset`.
+  public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    try pass(.write, offset)
+    try inner.write(buffer, at: offset)
+  }
+
+  /// Returns when everything written is durable.
+  public func flush() throws(BlockIOError) {
+    try pass(.flush, nil)
+    try inner.flush()
+  }
+}

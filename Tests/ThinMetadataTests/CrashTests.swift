@@ -1,0 +1,40 @@
+import Simulation
+import TestSupport
+import Testing
+
+@Suite struct CrashTests {
+  @Test(
+    "a power cut at any point leaves the old state or the new",
+    arguments: CrashTrial.Kind.allCases)
+  func crash(_ kind: CrashTrial.Kind) throws {
+    var images = 0
+    let first = seed("crash(\(kind))")
+    for n in UInt64(0)..<100 where images < 200 {
+      images += try CrashTrial(kind, seed: first + n).run()
+    }
+    #expect(images >= 200)
+  }
+
+  @Test(
+    "on a device that loses flushes the old state is lost",
+    arguments: [
+      CrashTrial.Kind.operation(.several), .autoRepair, .restore,
+    ])
+  func lostFlushes(_ kind: CrashTrial.Kind) throws {
+    let first = seed("lostFlushes(\(kind))")
+    var isNoticed = false
+    for n in UInt64(0)..<20 where !isNoticed {
+      let trial = try CrashTrial(kind, seed: first + n, losesFlushes: true)
+      isNoticed = (try? trial.run()) == nil
+    }
+    #expect(isNoticed)
+  }
+
+  @Test(
+    "a failed read, write or flush leaves the last commit, to which an abort leads back",
+    arguments: PoolOperation.allCases)
+  func faults(_ operation: PoolOperation) throws {
+    let count = try FaultTrial(operation, seed: seed("faults(\(operation))")).run()
+    #expect(count >= 10)
+  }
+}

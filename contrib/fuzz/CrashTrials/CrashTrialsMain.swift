@@ -1,0 +1,58 @@
+import Glibc
+import Simulation
+
+/// Cuts the power at every point of random transactions, repairs and restores, and has every read,
+/// write and flush fail.
+///
+///     crash-trials [--count N] [--seed N]
+///
+/// `count` images of power cuts and a twentieth as many faults, over all kinds of operations.
+@main
+enum CrashTrialsMain {
+  static func main() {
+    var count = 100_000
+    var seed: UInt64?
+    var arguments = CommandLine.arguments.dropFirst()
+    while let argument = arguments.popFirst() {
+      let value = arguments.popFirst().flatMap { UInt64($0) }
+      switch (argument, value) {
+      case ("--count", let value?): count = Int(clamping: value)
+      case ("--seed", let value?): seed = value
+      default:
+        print("usage: crash-trials [--count N] [--seed N]")
+        exit(2)
+      }
+    }
+    let first = seed ?? UInt64.random(in: 0..<1_000_000_000)
+    print("seed \(first)")
+    var images: [String: Int] = [:]
+    var faults: [String: Int] = [:]
+    var failures = 0
+    func total(_ tally: [String: Int]) -> Int { tally.values.reduce(0, +) }
+    func attempt(_ body: () throws -> Void) {
+      do { try body() } catch {
+        failures += 1
+        if failures <= 40 { print("\(error)") }
+      }
+    }
+    var n = first
+    while total(images) < count && failures < 1000 {
+      for kind in CrashTrial.Kind.allCases {
+        attempt { images["\(kind)", default: 0] += try CrashTrial(kind, seed: n).run() }
+      }
+      if total(faults) < count / 20 {
+        for operation in PoolOperation.allCases {
+          attempt {
+            faults["\(operation)", default: 0] += try FaultTrial(operation, seed: n).run()
+          }
+        }
+      }
+      n += 1
+    }
+    for (name, number) in images.sorted(by: { $0.key < $1.key }) {
+      print("\(number) images, \(faults[name] ?? 0) faults: \(name)")
+    }
+    print("\(total(images)) images, \(total(faults)) faults, \(failures) failures")
+    exit(failures == 0 ? 0 : 1)
+  }
+}

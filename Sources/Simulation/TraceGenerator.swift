@@ -62,11 +62,12 @@ public final class TraceGenerator {
   /// Virtual blocks of every device, as far as traces go.
   public static let virtualBlocks: UInt64 = 1 << 28
 
-  private init(seed: UInt64, kind: Kind?) {
+  private init(seed: UInt64, kind: Kind?, discards: Discards? = nil) {
     var random = SplitMix64(seed: seed)
     let drawn = Kind.drawn(&random)
     self.kind = kind ?? drawn
-    discards = [.unmap, .passDown, nil].randomElement(using: &random) ?? nil
+    let choices: [Discards?] = [.unmap, .passDown, nil]
+    self.discards = discards ?? choices[Int.random(in: 0..<3, using: &random)]
     let windows: [UInt64]
     switch self.kind {
     case .small:
@@ -99,11 +100,11 @@ public final class TraceGenerator {
     return generator.lines
   }
 
-  /// The life of one pool in pieces, each of which activates the pool and leaves it inactive.
-  /// The first line of all is `meta`.
-  public static func turns(seed: UInt64, count: Int) throws -> [[String]] {
-    let generator = TraceGenerator(seed: seed, kind: .small)
-    generator.metadataBlocks = 2000
+  /// The life of one pool in pieces, each of which activates the pool and leaves it inactive, without
+  /// resizes and dumps. The first line of all is `meta`, with the blocks given.
+  public static func turns(seed: UInt64, count: Int, metadataBlocks: UInt64) throws -> [[String]] {
+    let generator = TraceGenerator(seed: seed, kind: .small, discards: .unmap)
+    generator.metadataBlocks = metadataBlocks
     generator.dataBlocks = .random(in: 2000...6000, using: &generator.random)
     generator.mayResize = false
     return try (0..<count).map { turn in
@@ -360,8 +361,9 @@ public final class TraceGenerator {
   private func discard(_ id: UInt64, _ first: UInt64, _ count: UInt64) throws {
     guard let discards, first < Self.virtualBlocks else { return }
     if discards == .passDown {
-      // A write that surely changes something, and its commit: the kernel then has a second until it
-      // commits unasked, which must not happen halfway through the discard.
+      // A write that surely changes something, alone, and its commit: the kernel then has a second until
+      // it commits unasked, which must not happen halfway through the discard.
+      try commit()
       var block = position()
       while try replayer.pool?.lookup(id, block) != nil {
         block = (block + 1 + below(window)) % Self.virtualBlocks

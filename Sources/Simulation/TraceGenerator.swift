@@ -50,7 +50,8 @@ public final class TraceGenerator {
   private var transactionID: UInt64 = 0
   private var metadataBlocks: UInt64
   private var dataBlocks: UInt64
-  private var mayResize = true
+  private var mayResize: Bool
+  private var hasDumps = true
   /// Virtual blocks that most operations keep to.
   private let window: UInt64
   private var dumps = 0
@@ -88,6 +89,8 @@ public final class TraceGenerator {
       windows = [150_000, Self.virtualBlocks]
     }
     window = windows.randomElement(using: &random) ?? 1000
+    // What has just been added would be used first, instead of what lies before.
+    mayResize = self.kind != .wrapping || Int.random(in: 0..<4, using: &random) == 0
     self.random = random
   }
 
@@ -107,6 +110,7 @@ public final class TraceGenerator {
     generator.metadataBlocks = metadataBlocks
     generator.dataBlocks = .random(in: 2000...6000, using: &generator.random)
     generator.mayResize = false
+    generator.hasDumps = false
     return try (0..<count).map { turn in
       generator.lines = []
       if turn == 0 { try generator.emit("meta \(generator.metadataBlocks)") }
@@ -181,7 +185,7 @@ public final class TraceGenerator {
     let steps: UInt64
     switch kind {
     case .small: steps = 15 + below(50)
-    case .wrapping: steps = 100 + below(100)
+    case .wrapping: steps = 150 + below(200)
     case .large: steps = 60 + below(60)
     case .deep:
       try fill()
@@ -237,11 +241,13 @@ public final class TraceGenerator {
       holdsSnapshot.toggle()
     case 92..<94: if mayResize { try resize() }
     case 94..<97:
+      // Allocation starts at block 0 again.
+      guard kind != .wrapping || chance(15) else { return try commit() }
       try unload()
-      if mayResize && chance(40) { try dump() }
+      if hasDumps && chance(40) { try dump() }
       try load()
     default:
-      guard mayResize else { break }
+      guard hasDumps else { break }
       try commit()
       try dump()
     }
@@ -295,7 +301,7 @@ public final class TraceGenerator {
     let data = dataBlocks + (chance(80) ? 1 + below(300) : 1 + below(40_000))
     if chance(50) {
       // Not a block or two: the kernel cannot always take in so few.
-      metadataBlocks += 64 + below(chance(80) ? 400 : 17_000)
+      metadataBlocks += 64 + below(chance(80) || kind == .wrapping ? 400 : 17_000)
       dataBlocks = chance(50) ? data : dataBlocks
       try emit("growboth \(metadataBlocks) \(dataBlocks)")
     } else {

@@ -166,7 +166,9 @@ public final class TraceGenerator {
       holdsSnapshot = false
     } else if mayResize && chance(20) {
       try resize()
-    } else if let id = ids.randomElement(using: &random), ids.count > 1 || !hasMetadata {
+    } else if let id = ids.randomElement(using: &random),
+      ids.count > 1 || !hasMetadata || discards == nil
+    {
       try close(id)
       try delete(id)
     } else if discards != nil, let id = try opened() {

@@ -12,14 +12,17 @@ public final class TraceGenerator {
     case wrapping
     /// Thousands of writes.
     case large
+    /// Hundreds of devices.
+    case devices
     /// Trees of three levels.
     case deep
 
     fileprivate static func drawn(_ random: inout SplitMix64) -> Kind {
       switch random.next() % 100 {
-      case 0..<68: .small
-      case 68..<88: .wrapping
-      case 88..<98: .large
+      case 0..<64: .small
+      case 64..<84: .wrapping
+      case 84..<94: .large
+      case 94..<98: .devices
       default: .deep
       }
     }
@@ -83,6 +86,10 @@ public final class TraceGenerator {
       metadataBlocks = .random(in: 2000...18_000, using: &random)
       dataBlocks = .random(in: 5000...1_200_000, using: &random)
       windows = [4000, 30_000, Self.virtualBlocks]
+    case .devices:
+      metadataBlocks = .random(in: 2500...6000, using: &random)
+      dataBlocks = .random(in: 1000...20_000, using: &random)
+      windows = [300, 3000]
     case .deep:
       metadataBlocks = .random(in: 4000...20_000, using: &random)
       dataBlocks = .random(in: 90_000...200_000, using: &random)
@@ -189,11 +196,24 @@ public final class TraceGenerator {
     case .small: steps = 15 + below(50)
     case .wrapping: steps = 150 + below(200)
     case .large: steps = 60 + below(60)
+    case .devices:
+      steps = 50
+      for _ in 0..<(300 + below(500)) where try hasSpace() {
+        if chance(60) { try create() } else { try snapshot() }
+      }
     case .deep:
       try fill()
       steps = 40
     }
     for _ in 0..<steps { try step() }
+    if kind == .devices {
+      while ids.count > Int(20 + below(20)), let id = ids.randomElement(using: &random) {
+        if chance(2) { try dump() }
+        try close(id)
+        try delete(id)
+      }
+      for _ in 0..<steps { try step() }
+    }
     try commit()
     try dump()
     try unload()
@@ -231,7 +251,7 @@ public final class TraceGenerator {
     case 70..<82:
       guard discards != nil, let id = try opened() else { break }
       // Mostly small: the kernel takes a long time for a large one that it has to pass down.
-      let length = chance(80) ? 1 + below(60) : 1 + below(discards == .passDown ? 900 : 50_000)
+      let length = chance(80) ? 1 + below(60) : 1 + below(discards == .passDown ? 5000 : 50_000)
       try discard(id, position(), length)
     case 82..<86: try commit()
     case 86..<88:
@@ -264,7 +284,7 @@ public final class TraceGenerator {
 
   private func newID() throws -> UInt64 {
     while true {
-      let id = chance(70) ? below(40) : below(chance(50) ? 1000 : 1 << 24)
+      let id = chance(70) && ids.count < 25 ? below(40) : below(chance(50) ? 1000 : 1 << 24)
       if devices[id] == nil { return id }
     }
   }

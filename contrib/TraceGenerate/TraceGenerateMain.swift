@@ -3,7 +3,7 @@ import Simulation
 
 /// Writes traces of pool operations into a folder:
 ///
-///     trace-generate [--kind small|wrapping|large|deep] SEED COUNT FOLDER
+///     trace-generate [--kind small|wrapping|large|devices|deep] SEED COUNT FOLDER
 ///     trace-generate --turns SEED COUNT FOLDER
 ///
 /// Trace N of COUNT is made from SEED + N - 1 alone and becomes FOLDER/SEED.ops. With --turns it is

@@ -12,14 +12,17 @@ public final class TraceGenerator {
     case wrapping
     /// Thousands of writes.
     case large
+    /// Hundreds of devices.
+    case devices
     /// Trees of three levels.
     case deep
 
     fileprivate static func drawn(_ random: inout SplitMix64) -> Kind {
       switch random.next() % 100 {
-      case 0..<68: .small
-      case 68..<88: .wrapping
-      case 88..<98: .large
+      case 0..<64: .small
+      case 64..<84: .wrapping
+      case 84..<94: .large
+      case 94..<98: .devices
       default: .deep
       }
     }
@@ -50,7 +53,8 @@ public final class TraceGenerator {
   private var transactionID: UInt64 = 0
   private var metadataBlocks: UInt64
   private var dataBlocks: UInt64
-  private var mayResize = true
+  private var mayResize: Bool
+  private var hasDumps = true
   /// Virtual blocks that most operations keep to.
   private let window: UInt64
   private var dumps = 0
@@ -62,11 +66,12 @@ public final class TraceGenerator {
   /// Virtual blocks of every device, as far as traces go.
   public static let virtualBlocks: UInt64 = 1 << 28
 
-  private init(seed: UInt64, kind: Kind?) {
+  private init(seed: UInt64, kind: Kind?, discards: Discards? = nil) {
     var random = SplitMix64(seed: seed)
     let drawn = Kind.drawn(&random)
     self.kind = kind ?? drawn
-    discards = [.unmap, .passDown, nil].randomElement(using: &random) ?? nil
+    let choices: [Discards?] = [.unmap, .passDown, nil]
+    self.discards = discards ?? choices[Int.random(in: 0..<3, using: &random)]
     let windows: [UInt64]
     switch self.kind {
     case .small:
@@ -81,12 +86,18 @@ public final class TraceGenerator {
       metadataBlocks = .random(in: 2000...18_000, using: &random)
       dataBlocks = .random(in: 5000...1_200_000, using: &random)
       windows = [4000, 30_000, Self.virtualBlocks]
+    case .devices:
+      metadataBlocks = .random(in: 2500...6000, using: &random)
+      dataBlocks = .random(in: 1000...20_000, using: &random)
+      windows = [300, 3000]
     case .deep:
       metadataBlocks = .random(in: 4000...20_000, using: &random)
       dataBlocks = .random(in: 90_000...200_000, using: &random)
       windows = [150_000, Self.virtualBlocks]
     }
     window = windows.randomElement(using: &random) ?? 1000
+    // What has just been added would be used first, instead of what lies before.
+    mayResize = self.kind != .wrapping || Int.random(in: 0..<4, using: &random) == 0
     self.random = random
   }
 
@@ -99,13 +110,14 @@ public final class TraceGenerator {
     return generator.lines
   }
 
-  /// The life of one pool in pieces, each of which activates the pool and leaves it inactive.
-  /// The first line of all is `meta`.
-  public static func turns(seed: UInt64, count: Int) throws -> [[String]] {
-    let generator = TraceGenerator(seed: seed, kind: .small)
-    generator.metadataBlocks = 2000
+  /// The life of one pool in pieces, each of which activates the pool and leaves it inactive, without
+  /// resizes and dumps. The first line of all is `meta`, with the blocks given.
+  public static func turns(seed: UInt64, count: Int, metadataBlocks: UInt64) throws -> [[String]] {
+    let generator = TraceGenerator(seed: seed, kind: .small, discards: .unmap)
+    generator.metadataBlocks = metadataBlocks
     generator.dataBlocks = .random(in: 2000...6000, using: &generator.random)
     generator.mayResize = false
+    generator.hasDumps = false
     return try (0..<count).map { turn in
       generator.lines = []
       if turn == 0 { try generator.emit("meta \(generator.metadataBlocks)") }
@@ -161,7 +173,9 @@ public final class TraceGenerator {
       holdsSnapshot = false
     } else if mayResize && chance(20) {
       try resize()
-    } else if let id = ids.randomElement(using: &random), ids.count > 1 || !hasMetadata {
+    } else if let id = ids.randomElement(using: &random),
+      ids.count > 1 || !hasMetadata || discards == nil
+    {
       try close(id)
       try delete(id)
     } else if discards != nil, let id = try opened() {
@@ -180,13 +194,26 @@ public final class TraceGenerator {
     let steps: UInt64
     switch kind {
     case .small: steps = 15 + below(50)
-    case .wrapping: steps = 100 + below(100)
+    case .wrapping: steps = 150 + below(200)
     case .large: steps = 60 + below(60)
+    case .devices:
+      steps = 50
+      for _ in 0..<(300 + below(500)) where try hasSpace() {
+        if chance(60) { try create() } else { try snapshot() }
+      }
     case .deep:
       try fill()
       steps = 40
     }
     for _ in 0..<steps { try step() }
+    if kind == .devices {
+      while ids.count > Int(20 + below(20)), let id = ids.randomElement(using: &random) {
+        if chance(2) { try dump() }
+        try close(id)
+        try delete(id)
+      }
+      for _ in 0..<steps { try step() }
+    }
     try commit()
     try dump()
     try unload()
@@ -224,7 +251,7 @@ public final class TraceGenerator {
     case 70..<82:
       guard discards != nil, let id = try opened() else { break }
       // Mostly small: the kernel takes a long time for a large one that it has to pass down.
-      let length = chance(80) ? 1 + below(60) : 1 + below(discards == .passDown ? 900 : 50_000)
+      let length = chance(80) ? 1 + below(60) : 1 + below(discards == .passDown ? 5000 : 50_000)
       try discard(id, position(), length)
     case 82..<86: try commit()
     case 86..<88:
@@ -236,11 +263,13 @@ public final class TraceGenerator {
       holdsSnapshot.toggle()
     case 92..<94: if mayResize { try resize() }
     case 94..<97:
+      // Allocation starts at block 0 again.
+      guard kind != .wrapping || chance(15) else { return try commit() }
       try unload()
-      if mayResize && chance(40) { try dump() }
+      if hasDumps && chance(40) { try dump() }
       try load()
     default:
-      guard mayResize else { break }
+      guard hasDumps else { break }
       try commit()
       try dump()
     }
@@ -255,7 +284,7 @@ public final class TraceGenerator {
 
   private func newID() throws -> UInt64 {
     while true {
-      let id = chance(70) ? below(40) : below(chance(50) ? 1000 : 1 << 24)
+      let id = chance(70) && ids.count < 25 ? below(40) : below(chance(50) ? 1000 : 1 << 24)
       if devices[id] == nil { return id }
     }
   }
@@ -294,7 +323,7 @@ public final class TraceGenerator {
     let data = dataBlocks + (chance(80) ? 1 + below(300) : 1 + below(40_000))
     if chance(50) {
       // Not a block or two: the kernel cannot always take in so few.
-      metadataBlocks += 64 + below(chance(80) ? 400 : 17_000)
+      metadataBlocks += 64 + below(chance(80) || kind == .wrapping ? 400 : 17_000)
       dataBlocks = chance(50) ? data : dataBlocks
       try emit("growboth \(metadataBlocks) \(dataBlocks)")
     } else {
@@ -360,8 +389,9 @@ public final class TraceGenerator {
   private func discard(_ id: UInt64, _ first: UInt64, _ count: UInt64) throws {
     guard let discards, first < Self.virtualBlocks else { return }
     if discards == .passDown {
-      // A write that surely changes something, and its commit: the kernel then has a second until it
-      // commits unasked, which must not happen halfway through the discard.
+      // A write that surely changes something, alone, and its commit: the kernel then has a second until
+      // it commits unasked, which must not happen halfway through the discard.
+      try commit()
       var block = position()
       while try replayer.pool?.lookup(id, block) != nil {
         block = (block + 1 + below(window)) % Self.virtualBlocks

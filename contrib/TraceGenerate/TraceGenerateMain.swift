@@ -3,7 +3,7 @@ import Simulation
 
 /// Writes traces of pool operations into a folder:
 ///
-///     trace-generate [--kind small|wrapping|large|deep] SEED COUNT FOLDER
+///     trace-generate [--kind small|wrapping|large|devices|deep] SEED COUNT FOLDER
 ///     trace-generate --turns SEED COUNT FOLDER
 ///
 /// Trace N of COUNT is made from SEED + N - 1 alone and becomes FOLDER/SEED.ops. With --turns it is
@@ -28,11 +28,9 @@ enum TraceGenerateMain {
       usage()
     }
     if turns {
-      for (i, lines) in try TraceGenerator.turns(seed: seed, count: count).enumerated() {
-        let digits = String(i + 1)
-        write(
-          lines,
-          "\(words[2])/\(String(repeating: "0", count: max(0, 4 - digits.count)))\(digits).ops")
+      let pieces = try TraceGenerator.turns(seed: seed, count: count, metadataBlocks: 2000)
+      for (i, lines) in pieces.enumerated() {
+        write(lines, "\(words[2])/\(String(10_001 + i).dropFirst()).ops")
       }
     } else {
       for n in seed..<(seed + UInt64(count)) {

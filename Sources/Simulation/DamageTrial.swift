@@ -95,7 +95,7 @@ public struct DamageTrial {
     guard let report = try? check(device, options: CheckOptions(), progress: Progress()),
       !report.isDamaged, report.leakCount == 0, !report.findings.contains(where: \.isMendable)
     else { return .badlyMended }
-    if let text = try? Self.dumpText(device, memory), text == baseline { return .reported }
+    if let text = try? dumpText(device), text == baseline { return .reported }
     return damage.anotherSoundPool.map { .anotherSoundPool($0) } ?? .badlyMended
   }
 }

@@ -222,6 +222,8 @@ package class DiskSpaceMap {
         bitmap,
         IndexEntry(
           bitmapBlock: block, freeCount: UInt32(Limits.entriesPerBitmap), noneFreeBefore: 0), tm)
+      // A large device has tens of thousands of them.
+      try tm.cache.trim()
     }
   }
 }

@@ -34,6 +34,8 @@ public final class BlockCache {
   private var slots: UnsafeMutablePointer<Slot>
   private var slotsMade = 0
   private var slotsMax: Int
+  /// Where the buffers of all slots are.
+  private var slabs: [AlignedBuffer] = []
   /// Slots without a block.
   private var spare: [UInt32] = []
   private var hand = 0
@@ -48,10 +50,7 @@ public final class BlockCache {
     slots = .allocate(capacity: slotsMax)
   }
 
-  deinit {
-    for i in 0..<slotsMade { slots[i].buffer.deallocate() }
-    slots.deallocate()
-  }
+  deinit { slots.deallocate() }
 
   private static func usableBlocks(_ device: any BlockDevice) -> UInt64 {
     min(device.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
@@ -84,12 +83,20 @@ public final class BlockCache {
       slots = larger
       slotsMax *= 2
     }
-    let buffer = UnsafeMutableRawBufferPointer.allocate(
-      byteCount: Limits.blockBytes, alignment: Limits.blockBytes)
+    let buffer = newBuffer()
     (slots + slotsMade).initialize(to: Slot(buffer: buffer, block: block, kind: kind))
     slotsMade += 1
     indexes[Int(block)] = UInt32(slotsMade)
     return slotsMade - 1
+  }
+
+  /// Memory for a block, cut from pieces that hold many: alone each would cost twice its size.
+  private func newBuffer() -> UnsafeMutableRawBufferPointer {
+    let perSlab = 64
+    let at = slotsMade % perSlab * Limits.blockBytes
+    if at == 0 { slabs.append(AlignedBuffer(count: perSlab * Limits.blockBytes)) }
+    return UnsafeMutableRawBufferPointer(
+      rebasing: slabs[slabs.count - 1].bytes[at..<(at + Limits.blockBytes)])
   }
 
   private func release(_ index: Int) {

@@ -76,6 +76,7 @@ enum DamageTrialsMain {
     for number in [SIGILL, SIGTRAP, SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGFPE] {
       signal(number) { number in
         print("signal \(number) at seed \(currentSeed), image \(currentImage)")
+        fflush(nil)
         signal(number, SIG_DFL)
         raise(number)
       }

@@ -66,6 +66,7 @@ extension Btree {
     let (root, l, r) = (try node(block), try tm.node(left), try tm.node(right))
     l.begin(like: root)
     r.begin(like: root)
+    try l.requireLike(root)
     let n = root.count
     l.copy(from: root, at: 0, to: 0, count: n / 2)
     l.count = n / 2
@@ -123,6 +124,7 @@ extension Btree {
     parent.setValue64(slot, sibling)
     let (leftBlock, rightBlock) = (parent.value64(left), parent.value64(left + 1))
     let (l, r) = (try node(leftBlock), try node(rightBlock))
+    try l.requireLike(r)
     evenOut(l, r)
     parent.setKey(left + 1, r.key(0))
     return key < r.key(0) ? leftBlock : rightBlock
@@ -152,6 +154,7 @@ extension Btree {
     let child = parent.value64(slot)
     let (c, x) = (try node(child), try tm.node(new))
     x.begin(like: c)
+    try x.requireLike(c)
     evenOut(c, x)
     storeChild(parent.insert(slot + 1, key: x.key(0)), new)
     return key < x.key(0) ? child : new
@@ -167,6 +170,8 @@ extension Btree {
     let child = parent.value64(slot)
     let (l, m, c) = (try node(left), try tm.node(middle), try node(child))
     m.begin(like: c)
+    try l.requireLike(c)
+    try m.requireLike(c)
     let (ln, cn) = (l.count, c.count)
     let tl = (ln + cn) / 3
     let tm_ = (ln + cn - tl) / 2

@@ -99,6 +99,7 @@ extension Btree {
     let parent = try node(block)
     let z = parent.value64(first + 1)
     let (a, zNode) = (try node(parent.value64(first)), try node(z))
+    try a.requireLike(zNode)
     let (an, zn) = (a.count, zNode.count)
     if an + zn < 2 * (a.max / 3 + 1) {
       a.copy(from: zNode, at: 0, to: an, count: zn)
@@ -116,6 +117,8 @@ extension Btree {
     let (a, c, z) = (
       try node(parent.value64(first)), try node(middle), try node(parent.value64(first + 2))
     )
+    try a.requireLike(c)
+    try a.requireLike(z)
     if a.count + c.count + z.count < 4 * (a.max / 3) + 1 {
       let s = min(a.max - a.count, c.count)
       a.copy(from: c, at: 0, to: a.count, count: s)

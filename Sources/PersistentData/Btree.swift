@@ -28,12 +28,12 @@ package struct Btree {
   package func node(_ block: UInt64) throws(PoolError) -> NodeBuffer {
     let node = try tm.node(block)
     try node.validate(block)
-    if node.isLeaf && node.valueSize != kind.valueSize {
+    let valueSize = node.isLeaf ? kind.valueSize : 8
+    guard node.valueSize == valueSize else {
       throw .block(
         block,
         .format(
-          .field(
-            .valueSize, expected: UInt64(kind.valueSize), found: UInt64(node.valueSize))))
+          .field(.valueSize, expected: UInt64(valueSize), found: UInt64(node.valueSize))))
     }
     return node
   }
@@ -77,6 +77,13 @@ package struct Btree {
 
   /// The first key that is not below `key`.
   package func firstKey(root: UInt64, from key: UInt64) throws(PoolError) -> UInt64? {
+    try firstKey(root, from: key, 1)
+  }
+
+  private func firstKey(_ root: UInt64, from key: UInt64, _ level: Int) throws(PoolError)
+    -> UInt64?
+  {
+    guard level <= 64 else { throw .inconsistent("a tree of more than 64 levels") }
     let node = try node(root)
     var i = node.floor(key)
     if node.isLeaf {
@@ -87,9 +94,9 @@ package struct Btree {
     let (count, child) = (node.count, node.count > 0 ? node.value64(i) : 0)
     guard count > 0 else { return nil }
     let next = i + 1 < count ? node.value64(i + 1) : nil
-    if let found = try firstKey(root: child, from: key) { return found }
+    if let found = try firstKey(child, from: key, level + 1) { return found }
     guard let next else { return nil }
-    return try firstKey(root: next, from: key)
+    return try firstKey(next, from: key, level + 1)
   }
 
   /// The largest key, nil in an empty tree.
@@ -151,7 +158,7 @@ package struct Btree {
       }
     case .deviceTrees:
       for i in 0..<node.count {
-        try tm.spaceMap.increment(node.value64(i), node.value64(i) + 1, tm)
+        try tm.spaceMap.increment(node.value64(i), node.value64(i) &+ 1, tm)
       }
     case .passedThrough:
       try runs(node, value: { $0 }) { start, end throws(PoolError) in
@@ -186,15 +193,15 @@ package struct Btree {
     var end: UInt64 = 0
     for i in first..<(first + (count ?? node.count)) {
       let block = value(node.value64(i))
-      if end > start && block == end {
-        end += 1
+      if end != start && block == end {
+        end &+= 1
         continue
       }
-      if end > start { try body(start, end) }
+      if end != start { try body(start, end) }
       start = block
-      end = block + 1
+      end = block &+ 1
     }
-    if end > start { try body(start, end) }
+    if end != start { try body(start, end) }
   }
 
   // MARK: - Changing in place and destroying

@@ -74,7 +74,8 @@ package final class DataSpaceMap: DiskSpaceMap {
     cached[slot]?.isDirty = false
   }
 
-  package func open(_ root: SpaceMapRoot) {
+  package func open(_ root: SpaceMapRoot) throws(PoolError) {
+    try requirePossible(root, blocksMax: Limits.dataBlocksMax)
     current = root
     old = root
     begin = 0

@@ -170,8 +170,11 @@ package class DiskSpaceMap {
   ) throws(PoolError) {
     switch try bits(entry.bitmapBlock, index, tm) {
     case 0:
+      guard entry.freeCount > 0 else {
+        throw .inconsistent("block \(block) is free in a bitmap that is said to be full")
+      }
       try setBits(entry.bitmapBlock, index, 1, tm)
-      current.allocated += 1
+      current.allocated &+= 1
       entry.freeCount -= 1
       if Int(entry.noneFreeBefore) == index { entry.noneFreeBefore += 1 }
     case 1: try setBits(entry.bitmapBlock, index, 2, tm)
@@ -194,6 +197,9 @@ package class DiskSpaceMap {
     switch try bits(entry.bitmapBlock, index, tm) {
     case 0: throw .inconsistent("block \(block) is free already")
     case 1:
+      guard current.allocated > 0, entry.freeCount < Limits.entriesPerBitmap else {
+        throw .inconsistent("block \(block) is in use where none is said to be")
+      }
       try setBits(entry.bitmapBlock, index, 0, tm)
       current.allocated -= 1
       entry.freeCount += 1
@@ -209,6 +215,15 @@ package class DiskSpaceMap {
         current.overflowRoot = try overflow(tm).remove(root: current.overflowRoot, key: block)
         try setBits(entry.bitmapBlock, index, 2, tm)
       }
+    }
+  }
+
+  /// Refuses sizes that no map can have.
+  func requirePossible(_ root: SpaceMapRoot, blocksMax: UInt64) throws(PoolError) {
+    guard root.blockCount <= blocksMax, root.allocated <= root.blockCount else {
+      throw .inconsistent(
+        "a space map of \(root.blockCount) blocks, \(root.allocated) of them in use; expected at "
+          + "most \(blocksMax)")
     }
   }
 

@@ -61,9 +61,7 @@ package final class MetadataSpaceMap: DiskSpaceMap {
 
   /// Opens the map that a superblock names.
   package func open(_ root: SpaceMapRoot, _ tm: TransactionManager) throws(PoolError) {
-    guard root.bitmapCount <= UInt64(Limits.metadataBitmapsMax) else {
-      throw .inconsistent("a metadata space map of \(root.blockCount) blocks")
-    }
+    try requirePossible(root, blocksMax: Limits.metadataBlocksMax)
     let bytes = try tm.cache.read(root.bitmapRoot, .index)
     let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))
     index = (0..<Int(root.bitmapCount)).map {
@@ -123,7 +121,7 @@ package final class MetadataSpaceMap: DiskSpaceMap {
   }
 
   package func decrement(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) {
-    try change(block, block + 1, by: -1, tm)
+    try change(block, block &+ 1, by: -1, tm)
   }
 
   private func change(_ start: UInt64, _ end: UInt64, by direction: Int, _ tm: TransactionManager)

@@ -30,7 +30,7 @@ package struct NodeBuffer {
   /// Checks what the kernel checks when it reads a node, so that no index leaves the block.
   package func validate(_ block: UInt64) throws(PoolError) {
     let (max, size, count) = (self.max, self.valueSize, self.count)
-    guard size > 0, size <= 64, max > 0, max <= 508,
+    guard size > 0, size <= 64, max >= 3, max <= 508,
       BtreeNodeRecord.keysOffset + max * (8 + size) <= Limits.blockBytes
     else { throw .block(block, .format(.field(.entriesMax, expected: 252, found: UInt64(max)))) }
     guard count <= max else {
@@ -40,6 +40,13 @@ package struct NodeBuffer {
     let flags = load(4, UInt32.self)
     guard flags == BtreeNodeRecord.leafFlag || flags == BtreeNodeRecord.internalFlag else {
       throw .block(block, .format(.field(.nodeFlags, expected: 2, found: UInt64(flags))))
+    }
+  }
+
+  /// Refuses neighbours between which entries cannot be moved.
+  package func requireLike(_ other: NodeBuffer) throws(PoolError) {
+    guard max == other.max, valueSize == other.valueSize, isLeaf == other.isLeaf else {
+      throw .inconsistent("neighbouring nodes of different kinds")
     }
   }
 

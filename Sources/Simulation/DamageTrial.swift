@@ -45,14 +45,17 @@ public struct DamageTrial {
   /// Bytes of the image.
   public var imageByteCount: UInt64 { generator.device.byteCount }
 
-  /// Damages the image by `seed`, runs every reading tool, judges, and mends the image.
+  /// Damages the image by `seed`, runs every reading tool, judges, has the engine work on it, and
+  /// mends the image.
   public func run(seed: UInt64) -> (damage: Damage, outcome: Outcome) {
     var random = SplitMix64(seed: seed)
     let device = generator.device
     let damage = generator.damage(&random)
     defer { device.revert() }
     runOtherTools(device)
-    return (damage, judge(damage, device))
+    let outcome = judge(damage, device)
+    exerciseEngine(device, &random)
+    return (damage, outcome)
   }
 
   /// Whatever these say of a damaged image, they must end and must not trap.

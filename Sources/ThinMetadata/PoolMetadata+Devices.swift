@@ -44,7 +44,10 @@ extension PoolMetadata {
       guard let root = try deviceTree.lookup64(root: superblock.mappingRoot, key: origin) else {
         throw .invalid("there is no origin \(origin)")
       }
-      try tm.spaceMap.increment(root, root + 1, tm)
+      guard try hasDevice(origin) else {
+        throw .inconsistent("device \(origin) has a mapping tree but no details")
+      }
+      try tm.spaceMap.increment(root, root &+ 1, tm)
       try insertDevice(id, root: root)
       superblock.time += 1
       addRecord(id)

@@ -54,6 +54,9 @@ extension PoolMetadata {
       guard dataBlock < Limits.dataBlocksMax else {
         throw .invalid("data block \(dataBlock): expected one below 2^40")
       }
+      guard superblock.time <= Limits.timeMax else {
+        throw .inconsistent("a time of \(superblock.time), more than fits a mapping")
+      }
       _ = try record(id)
       let value = Mapping(dataBlock: dataBlock, time: superblock.time).rawValue
       let (top, leaf, slot, exists) = try deviceTreePassedThrough.makeWay(
@@ -66,7 +69,7 @@ extension PoolMetadata {
         isEqual: { UInt64(littleEndian: $0.load(as: UInt64.self)) >> 24 == dataBlock },
         write: { $0.storeBytes(of: value.littleEndian, as: UInt64.self) })
       try tm.node(leaf).setValue64(slot, newRoot)
-      if isNew { records[id]?.details.mappedBlocks += 1 }
+      if isNew { records[id]?.details.mappedBlocks &+= 1 }
       records[id]?.isChanged = true
     }
   }
@@ -77,7 +80,7 @@ extension PoolMetadata {
       _ = try record(id)
       var root = try root(of: id)
       // One more reference keeps the tree while its entry is away.
-      try tm.spaceMap.increment(root, root + 1, tm)
+      try tm.spaceMap.increment(root, root &+ 1, tm)
       superblock.mappingRoot = try deviceTree.remove(root: superblock.mappingRoot, key: id)
       var next = range.lowerBound
       var removed: UInt64 = 0
@@ -86,6 +89,7 @@ extension PoolMetadata {
         else { break }
         let (newRoot, count) = try mappingTree.removeRun(
           root: root, first: key, end: range.upperBound)
+        guard count > 0 else { throw .inconsistent("device \(id): block \(key) is out of place") }
         root = newRoot
         removed += count
         next = key + count

@@ -30,8 +30,8 @@ extension PoolMetadata {
       }
       cache.markDirty(copy)
       let held = Superblock(decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)))
-      try tm.spaceMap.increment(held.mappingRoot, held.mappingRoot + 1, tm)
-      try tm.spaceMap.increment(held.detailsRoot, held.detailsRoot + 1, tm)
+      try tm.spaceMap.increment(held.mappingRoot, held.mappingRoot &+ 1, tm)
+      try tm.spaceMap.increment(held.detailsRoot, held.detailsRoot &+ 1, tm)
       superblock.metadataSnapshot = copy
       cache.forget(0)
     }

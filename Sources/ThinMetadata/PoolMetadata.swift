@@ -113,7 +113,7 @@ public final class PoolMetadata {
       throw .invalid("unknown features forbid writing to this metadata")
     }
     try tm.spaceMap.open(superblock.metadataSpaceMap, tm)
-    dataMap.open(superblock.dataSpaceMap)
+    try dataMap.open(superblock.dataSpaceMap)
   }
 
   // MARK: - Trees

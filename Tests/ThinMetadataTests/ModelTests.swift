@@ -16,14 +16,14 @@ import Testing
 
   @Test("a pool answers and commits as a model of dictionaries does")
   func usual() throws {
-    let tally = try run(8000)
+    let tally = try run(5000)
     for name in ["snapshot", "delete", "discard", "discard passed down", "reserve", "release"] {
       #expect(tally[name, default: 0] > 0, "\(name)")
     }
   }
 
   @Test("a cache that is too small for a transaction changes nothing")
-  func tinyCache() throws { _ = try run(8000) { $0.cacheBlocksMax = 12 } }
+  func tinyCache() throws { _ = try run(5000) { $0.cacheBlocksMax = 12 } }
 
   @Test("full metadata is a typed error, and the last commit stands after an abort")
   func fullMetadata() throws {
@@ -42,7 +42,7 @@ import Testing
 
   @Test("trees of several levels are as sound as small ones")
   func largeTrees() throws {
-    _ = try run(6000) {
+    _ = try run(3000) {
       $0.metadataBlocks = 3000
       $0.dataBlocks = 60000
       $0.virtualBlocks = 100_000

@@ -224,12 +224,9 @@ package struct Btree {
     if node.isLeaf {
       try loseReferences(node, 0, node.count)
     } else {
-      // Nothing points into the cache between children, so memory stays bounded however large
-      // the tree is.
-      for child in (0..<node.count).map({ node.value64($0) }) {
-        try destroy(child, level + 1)
-        try tm.cache.trim()
-      }
+      // No trim between children: where a device tree is destroyed, the caller is looking at the
+      // leaf of the tree of devices.
+      for child in (0..<node.count).map({ node.value64($0) }) { try destroy(child, level + 1) }
     }
     try tm.spaceMap.decrement(block, tm)
   }

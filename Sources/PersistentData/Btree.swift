@@ -239,8 +239,8 @@ package struct Btree {
     if node.isLeaf {
       try loseReferences(node, 0, node.count)
     } else {
-      // Nothing points into the cache between children, so memory stays bounded however large
-      // the tree is.
+      // Nothing here points into the cache between children, and callers look their nodes up again
+      // afterwards, so memory stays bounded however large the tree is.
       for child in (0..<node.count).map({ node.value64($0) }) {
         try destroy(child, level + 1)
         try tm.cache.trim()

@@ -96,6 +96,8 @@ public final class TraceGenerator {
       windows = [150_000, Self.virtualBlocks]
     }
     window = windows.randomElement(using: &random) ?? 1000
+    // The device that discards are passed to takes 256 bytes of memory for each.
+    if self.discards == .passDown { dataBlocks = min(dataBlocks, 200_000) }
     // What has just been added would be used first, instead of what lies before.
     mayResize = self.kind != .wrapping || Int.random(in: 0..<4, using: &random) == 0
     self.random = random

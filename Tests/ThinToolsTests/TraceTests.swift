@@ -11,23 +11,15 @@ import ThinTools
     #expect(try TraceGenerator.trace(seed: 12, kind: kind) != lines)
   }
 
-  @Test("the engine leaves sound metadata, the same with a cache of a few blocks")
+  @Test("the engine leaves sound metadata")
   func soundMetadata() throws {
     for seed: UInt64 in 1...12 {
-      let lines = try TraceGenerator.trace(seed: seed, kind: seed % 3 == 0 ? .wrapping : .small)
       let replayer = TraceReplayer()
-      let short = TraceReplayer(cacheBlocksMax: 16)
       var dumps = 0
-      var images: [[UInt8]] = []
-      for line in lines {
+      for line in try TraceGenerator.trace(seed: seed, kind: seed % 3 == 0 ? .wrapping : .small) {
         try replayer.run(line[...]) { label, device in
-          images.append((0..<device.byteCount / 4096).flatMap { device.peek($0) })
           let report = try checked(device)
           #expect(report.findings.isEmpty, "seed \(seed), dump \(label): \(report.text)")
-        }
-        try short.run(line[...]) { label, device in
-          let image = (0..<device.byteCount / 4096).flatMap { device.peek($0) }
-          #expect(image == images[dumps], "seed \(seed), dump \(label)")
           dumps += 1
         }
       }
@@ -49,6 +41,7 @@ import ThinTools
       let report = try checked(device)
       #expect(report.findings.isEmpty, "\(report.text)")
     }
-    #expect((0..<2000).allSatisfy { Array(device.peek($0)) == Array(alone.device.peek($0)) })
+    let isSame = (0..<2000).allSatisfy { Array(device.peek($0)) == Array(alone.device.peek($0)) }
+    #expect(isSame)
   }
 }

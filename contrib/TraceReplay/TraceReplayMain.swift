@@ -9,6 +9,8 @@ import ThinFormat
 ///     trace-replay --images PREFIX FILE.ops  compares every dump with the file PREFIX.LABEL
 ///     trace-replay --onto DEVICE FILE.ops    works on a device or file instead of memory
 ///
+/// With --cache N the engine keeps N blocks between operations instead of all that it needs.
+///
 /// The bytes that the kernel leaves undefined count as zero. For digests every image is as long as
 /// the largest that the trace asks for, zeros at the end.
 @main
@@ -16,12 +18,14 @@ enum TraceReplayMain {
   static func main() {
     var images: String?
     var onto: String?
+    var cache = 8192
     var files: [String] = []
     var arguments = CommandLine.arguments.dropFirst()
     while let argument = arguments.popFirst() {
       switch argument {
       case "--images": images = arguments.popFirst()
       case "--onto": onto = arguments.popFirst()
+      case "--cache": cache = arguments.popFirst().flatMap { Int($0) } ?? cache
       default: files.append(argument)
       }
     }
@@ -33,15 +37,15 @@ enum TraceReplayMain {
     if let onto {
       do {
         let device = try FileDevice(path: onto, access: .readWrite, exclusive: true)
-        replay(path, lines, TraceReplayer(onto: device)) { _, _, _ in }
+        replay(path, lines, TraceReplayer(onto: device, cacheBlocksMax: cache)) { _, _, _ in }
       } catch { fail("\(error)", 1) }
     } else if let images {
-      replay(path, lines, TraceReplayer()) { line, label, device in
+      replay(path, lines, TraceReplayer(cacheBlocksMax: cache)) { line, label, device in
         compare(device, "\(images).\(label)", where: "\(path):\(line): dump \(label)")
       }
     } else {
       let blocks = TraceReplayer.blocksMax(lines)
-      replay(path, lines, TraceReplayer()) { line, label, device in
+      replay(path, lines, TraceReplayer(cacheBlocksMax: cache)) { line, label, device in
         do {
           print("\(label) \(blocks) \(try imageDigest(device, blocks: blocks))")
         } catch { fail("\(path):\(line): \(error)", 1) }

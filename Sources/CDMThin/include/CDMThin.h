@@ -12,6 +12,8 @@
 #include <malloc.h>
 #include <sys/mman.h>
 
+#include "EventLoop.h"
+
 /// CRC-32C (Castagnoli, reflected) over `count` bytes, starting from register value `seed`,
 /// without the final inversion.
 uint32_t dmthin_crc32c(uint32_t seed, const void *bytes, size_t count);

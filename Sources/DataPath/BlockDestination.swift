@@ -1,0 +1,50 @@
+/// Where block requests go: a disk, or a userspace target over others. All of it belongs to one
+/// event loop and its thread.
+///
+/// `submit` takes ranges within `byteCount` and multiples of `logicalBlockBytes`, with buffers
+/// aligned to that; whoever takes requests from outside checks first. It never waits, and tells the
+/// owner later, never from within `submit`.
+open class BlockDestination: RequestOwner {
+  /// What a range of the destination holds, for those who want to skip what is not there.
+  public struct Extent: Equatable, Sendable {
+    /// First byte.
+    public var offset: UInt64
+    public var byteCount: UInt64
+    /// Space is allocated for it.
+    public var isAllocated: Bool
+    /// It reads as zeros, as far as is known without reading.
+    public var isZero: Bool
+
+    public init(offset: UInt64, byteCount: UInt64, isAllocated: Bool, isZero: Bool) {
+      self.offset = offset
+      self.byteCount = byteCount
+      self.isAllocated = isAllocated
+      self.isZero = isZero
+    }
+  }
+
+  /// Size in bytes; can change while in use.
+  open var byteCount: UInt64 { 0 }
+  /// Requests are multiples of this: 512 to 4096, a power of two.
+  open var logicalBlockBytes: Int { 512 }
+  /// Requests of this size and alignment are the best ones, 0 where it does not matter.
+  open var optimalBytes: Int { 0 }
+  /// Discards of whole ranges of this size and alignment do something.
+  open var discardBytes: Int { 0 }
+  /// Whether discards are taken; without, they end with EOPNOTSUPP.
+  open var takesDiscards: Bool { false }
+  /// Whether nothing may be written.
+  open var isReadOnly: Bool { false }
+
+  /// Takes a request.
+  open func submit(_ request: RequestPointer) { fatalError("\(Self.self) takes no requests") }
+
+  /// Calls `body` with what `range` (bytes) holds, in order and without gaps, until it returns
+  /// false. By default all of it is allocated.
+  open func forEachExtent(in range: Range<UInt64>, _ body: (Extent) -> Bool) {
+    _ = body(
+      Extent(
+        offset: range.lowerBound, byteCount: range.upperBound - range.lowerBound,
+        isAllocated: true, isZero: false))
+  }
+}

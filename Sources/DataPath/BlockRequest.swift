@@ -1,0 +1,159 @@
+/// What a request asks for.
+public enum BlockOperation: UInt8, Sendable {
+  case read
+  case write
+  /// Everything acknowledged before is durable when this is.
+  case flush
+  /// The bytes are of no use any more.
+  case discard
+  /// The bytes read as zeros from then on.
+  case writeZeroes
+}
+
+/// How a request is to be done.
+public struct BlockFlags: OptionSet, Sendable {
+  public let rawValue: UInt8
+  public init(rawValue: UInt8) { self.rawValue = rawValue }
+
+  /// Durable when it completes (force unit access).
+  public static var durable: BlockFlags { BlockFlags(rawValue: 1) }
+  /// `writeZeroes` keeps the space allocated.
+  public static var keepAllocated: BlockFlags { BlockFlags(rawValue: 2) }
+  /// Goes to the device by itself: a larger one that it was part of failed.
+  static var alone: BlockFlags { BlockFlags(rawValue: 4) }
+}
+
+/// A request lives in a `RequestPool`, and moves by pointer: from whoever takes it from the pool,
+/// through `BlockDestination.submit`, back by `RequestOwner.requestDone`, into the pool.
+public typealias RequestPointer = UnsafeMutablePointer<BlockRequest>
+
+/// One block request.
+public struct BlockRequest {
+  public var operation: BlockOperation
+  public var flags: BlockFlags
+  /// How it ended: 0, or an error number.
+  public var errorNumber: Int32 = 0
+  /// For whoever splits it: parts on their way.
+  public var pending: Int32 = 0
+  /// First byte.
+  public var offset: UInt64
+  /// Bytes; 0 for a flush.
+  public var byteCount: Int
+  /// The data of reads and writes, 512-byte aligned at least. Nobody but the owner frees it.
+  public var buffer: UnsafeMutableRawPointer?
+  /// Who is told when it is done. Outlives the request.
+  public unowned(unsafe) var owner: RequestOwner
+  /// For whoever splits: what this is a part of.
+  public var parent: RequestPointer?
+  /// For whoever holds it in a list; one at a time.
+  public var next: RequestPointer?
+  /// The owner's own.
+  public var context: UInt64 = 0
+  /// The owner's own.
+  public var context2: UInt64 = 0
+
+  /// The byte after the last.
+  @inlinable public var end: UInt64 { offset &+ UInt64(truncatingIfNeeded: byteCount) }
+}
+
+/// Who sent a request.
+open class RequestOwner {
+  public init() {}
+  /// The request is done; `errorNumber` says how. It is the owner's again.
+  open func requestDone(_ request: RequestPointer) {}
+}
+
+extension UnsafeMutablePointer where Pointee == BlockRequest {
+  /// Ends the request and tells its owner, at once. Only where the owner does not expect to be
+  /// still in `submit`: otherwise it is `EventLoop.finishLater` that ends it.
+  @inlinable public func finish(_ errorNumber: Int32 = 0) {
+    pointee.errorNumber = errorNumber
+    pointee.owner.requestDone(self)
+  }
+}
+
+/// Requests that are not in use. Memory grows to the most that were in use at once.
+public final class RequestPool {
+  private static let slabCount = 128
+  private var slabs: [RequestPointer] = []
+  @usableFromInline var free: RequestPointer?
+  /// Requests in use.
+  public private(set) var inUse = 0
+
+  public init() {}
+
+  deinit {
+    for slab in slabs { slab.deallocate() }
+  }
+
+  /// A request for `owner`.
+  public func take(
+    _ operation: BlockOperation, offset: UInt64, byteCount: Int,
+    buffer: UnsafeMutableRawPointer? = nil, flags: BlockFlags = [], owner: RequestOwner,
+    parent: RequestPointer? = nil
+  ) -> RequestPointer {
+    if free == nil { grow() }
+    guard let request = free else { preconditionFailure("a slab has requests") }
+    free = request.pointee.next
+    inUse += 1
+    request.initialize(
+      to: BlockRequest(
+        operation: operation, flags: flags, offset: offset, byteCount: byteCount, buffer: buffer,
+        owner: owner, parent: parent))
+    return request
+  }
+
+  /// Gives a request back that is done.
+  public func give(_ request: RequestPointer) {
+    request.pointee.next = free
+    free = request
+    inUse -= 1
+  }
+
+  private func grow() {
+    let slab = RequestPointer.allocate(capacity: Self.slabCount)
+    slabs.append(slab)
+    for index in 0..<Self.slabCount {
+      (slab + index).initialize(
+        to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: Self.nobody))
+      (slab + index).pointee.next = free
+      free = slab + index
+    }
+  }
+
+  /// Owns requests that nobody has taken.
+  private nonisolated(unsafe) static let nobody = RequestOwner()
+}
+
+/// Requests in the order in which they came, linked by `next`.
+public struct RequestQueue {
+  public private(set) var first: RequestPointer?
+  private var last: RequestPointer?
+  public private(set) var count = 0
+
+  public init() {}
+  @inlinable public var isEmpty: Bool { first == nil }
+
+  public mutating func append(_ request: RequestPointer) {
+    request.pointee.next = nil
+    if let last { last.pointee.next = request } else { first = request }
+    last = request
+    count += 1
+  }
+
+  public mutating func takeFirst() -> RequestPointer? {
+    guard let request = first else { return nil }
+    first = request.pointee.next
+    if first == nil { last = nil }
+    request.pointee.next = nil
+    count -= 1
+    return request
+  }
+
+  /// All of them; the queue is empty then.
+  public mutating func takeAll() -> RequestQueue {
+    let all = self
+    self = RequestQueue()
+    return all
+  }
+}

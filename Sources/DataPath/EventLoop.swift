@@ -1,0 +1,273 @@
+import CDMThin
+import Glibc
+
+/// A descriptor that a loop watches. Subclasses say what happens when it is ready.
+open class EventSource {
+  /// The descriptor; whoever opened it closes it, after `EventLoop.remove`.
+  public let descriptor: Int32
+  fileprivate var index = -1
+  fileprivate var generation: UInt32 = 0
+
+  public init(descriptor: Int32) { self.descriptor = descriptor }
+
+  /// The descriptor is ready; called from the loop.
+  open func ready(_ events: EventLoop.Events) {}
+}
+
+/// Something with work to do once per pass of the loop: whatever came up in the pass goes out in
+/// one batch.
+open class PassHook {
+  public init() {}
+  /// The end of a pass.
+  open func endOfPass() {}
+  /// Whether `poll` may find something soon, so that the loop should look again for a while before
+  /// it sleeps.
+  open var expectsSoon: Bool { false }
+  /// Deals with what can be seen to be ready without a system call; returns whether anything was.
+  open func poll() -> Bool { false }
+}
+
+/// One call at a time in the future.
+public final class LoopTimer {
+  fileprivate var deadline: UInt64 = .max
+  /// Its time has come, and it will be called in this pass.
+  fileprivate var isDue = false
+  fileprivate let body: () -> Void
+
+  /// `body` is called from the loop. A timer keeps what `body` captures, the loop keeps timers that
+  /// are set.
+  public init(_ body: @escaping () -> Void) { self.body = body }
+
+  /// Whether it is going to be called.
+  public var isSet: Bool { deadline != .max }
+}
+
+/// The data path's one thread: waits for descriptors and timers, and does what they ask for.
+///
+/// A pass: finished requests are handed to their owners, hooks send what has come up (`IOQueue` its
+/// batch, connections their replies), then the loop waits. Before it sleeps it looks for completions
+/// for up to `spinNanoseconds`: sleeping and being woken takes longer than a fast disk does.
+public final class EventLoop {
+  /// Why a descriptor is ready, or shall be watched.
+  public struct Events: OptionSet, Sendable {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    public static var readable: Events { Events(rawValue: dmthin_epollin) }
+    public static var writable: Events { Events(rawValue: dmthin_epollout) }
+    /// Only changes are told.
+    public static var edge: Events { Events(rawValue: dmthin_epollet) }
+    /// An error, or the other side has gone; always watched.
+    public static var closed: Events {
+      Events(rawValue: dmthin_epollerr | dmthin_epollhup | dmthin_epollrdhup)
+    }
+  }
+
+  private static let eventsMax = 64
+
+  private let epoll: Int32
+  private let events: UnsafeMutablePointer<epoll_event>
+  private var sources: [EventSource?] = []
+  private var freeIndexes: [Int] = []
+  private var generation: UInt32 = 0
+  private var hooks: [PassHook] = []
+  private var timers: [LoopTimer] = []
+  private var nextDeadline: UInt64 = .max
+  private var finished = RequestQueue()
+  private var isStopping = false
+
+  /// How long to look for completions before sleeping, in nanoseconds; 0: never.
+  public var spinNanoseconds: UInt64 = 0
+  /// Passes made.
+  public private(set) var passes: UInt64 = 0
+
+  /// - Throws: the error number of the system, as a `SystemError`.
+  public init() throws(SystemError) {
+    epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
+    guard epoll >= 0 else { throw SystemError("epoll_create1", errno) }
+    events = .allocate(capacity: Self.eventsMax)
+    events.initialize(repeating: epoll_event(), count: Self.eventsMax)
+  }
+
+  deinit {
+    close(epoll)
+    events.deallocate()
+  }
+
+  // MARK: - Sources
+
+  /// Watches a source, which is kept until `remove`.
+  public func add(_ source: EventSource, _ interest: Events) throws(SystemError) {
+    precondition(source.index < 0, "a source is watched once")
+    let index = freeIndexes.popLast() ?? sources.count
+    if index == sources.count { sources.append(nil) }
+    generation &+= 1
+    source.generation = generation
+    let token = UInt64(generation) << 32 | UInt64(index)
+    let watched = interest.rawValue
+    guard
+      dmthin_epoll_control(epoll, Int32(EPOLL_CTL_ADD), source.descriptor, watched, token) == 0
+    else {
+      let code = errno
+      freeIndexes.append(index)
+      throw SystemError("epoll_ctl", code)
+    }
+    source.index = index
+    sources[index] = source
+  }
+
+  /// Changes what is watched for.
+  public func change(_ source: EventSource, _ interest: Events) {
+    guard source.index >= 0 else { return }
+    let token = UInt64(source.generation) << 32 | UInt64(source.index)
+    _ = dmthin_epoll_control(
+      epoll, Int32(EPOLL_CTL_MOD), source.descriptor, interest.rawValue, token)
+  }
+
+  /// Stops watching. Events that were already taken from the system are not delivered any more.
+  public func remove(_ source: EventSource) {
+    guard source.index >= 0 else { return }
+    _ = dmthin_epoll_control(epoll, Int32(EPOLL_CTL_DEL), source.descriptor, 0, 0)
+    sources[source.index] = nil
+    freeIndexes.append(source.index)
+    source.index = -1
+  }
+
+  // MARK: - Hooks and timers
+
+  /// Calls a hook at the end of each pass, in the order in which they were added.
+  public func add(_ hook: PassHook) { hooks.append(hook) }
+
+  public func remove(_ hook: PassHook) { hooks.removeAll { $0 === hook } }
+
+  /// Has a timer called once, `nanoseconds` from now; one that was set is set anew.
+  public func set(_ timer: LoopTimer, after nanoseconds: UInt64) {
+    if !timer.isSet { timers.append(timer) }
+    timer.deadline = Self.now() &+ nanoseconds
+    nextDeadline = min(nextDeadline, timer.deadline)
+  }
+
+  public func cancel(_ timer: LoopTimer) {
+    timer.isDue = false
+    guard timer.isSet else { return }
+    timer.deadline = .max
+    timers.removeAll { $0 === timer }
+  }
+
+  /// Nanoseconds of the monotonic clock.
+  public static func now() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+  }
+
+  // MARK: - Requests
+
+  /// Ends a request and tells its owner in this pass or the next, not from within this call.
+  public func finishLater(_ request: RequestPointer, _ errorNumber: Int32 = 0) {
+    request.pointee.errorNumber = errorNumber
+    finished.append(request)
+  }
+
+  // MARK: - Running
+
+  /// Runs until `stop`.
+  public func run() {
+    isStopping = false
+    while !isStopping { pass(wait: true) }
+  }
+
+  /// Runs until `condition` holds, which is asked after each pass.
+  public func run(until condition: () -> Bool) {
+    while !condition() { pass(wait: true) }
+  }
+
+  /// Ends `run` after this pass.
+  public func stop() { isStopping = true }
+
+  /// One pass. Sleeps until something happens if `wait` is set and nothing has.
+  public func pass(wait: Bool) {
+    passes &+= 1
+    settle()
+    if wait && isStopping { return }
+    guard wait else {
+      dispatch(timeout: 0)
+      return
+    }
+    if spinNanoseconds > 0, spin() { return }
+    dispatch(timeout: timeout())
+  }
+
+  /// Hands out finished requests and calls hooks until nothing more comes of it.
+  private func settle() {
+    var rounds = 0
+    repeat {
+      while let request = finished.takeFirst() { request.pointee.owner.requestDone(request) }
+      for hook in hooks { hook.endOfPass() }
+      rounds += 1
+      // Others get their turn even where completions bring forth completions for ever.
+    } while !finished.isEmpty && rounds < 64
+  }
+
+  /// Looks for completions for a while; true if something was dealt with.
+  private func spin() -> Bool {
+    guard hooks.contains(where: { $0.expectsSoon }), finished.isEmpty else { return false }
+    let end = Self.now() &+ spinNanoseconds
+    repeat {
+      for _ in 0..<16 {
+        for hook in hooks where hook.poll() { return true }
+      }
+      if dispatch(timeout: 0) > 0 { return true }
+    } while Self.now() < min(end, nextDeadline)
+    return false
+  }
+
+  private func timeout() -> Int32 {
+    if !finished.isEmpty { return 0 }
+    guard nextDeadline != .max else { return -1 }
+    let now = Self.now()
+    guard nextDeadline > now else { return 0 }
+    return Int32(clamping: (nextDeadline - now + 999_999) / 1_000_000)
+  }
+
+  @discardableResult
+  private func dispatch(timeout: Int32) -> Int {
+    let count = epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
+    for i in 0..<max(0, Int(count)) {
+      let token = dmthin_epoll_token(events + i)
+      let index = Int(token & 0xffff_ffff)
+      // The source may be gone, and its place taken, through an earlier event of the batch.
+      guard index < sources.count, let source = sources[index],
+        source.generation == UInt32(token >> 32)
+      else { continue }
+      source.ready(Events(rawValue: events[i].events))
+    }
+    if nextDeadline != .max && Self.now() >= nextDeadline { fireTimers() }
+    return max(0, Int(count))
+  }
+
+  private func fireTimers() {
+    let now = Self.now()
+    let due = timers.filter { $0.deadline <= now }
+    timers.removeAll { $0.deadline <= now }
+    for timer in due {
+      timer.deadline = .max
+      timer.isDue = true
+    }
+    nextDeadline = timers.map(\.deadline).min() ?? .max
+    for timer in due where timer.isDue {
+      timer.isDue = false
+      timer.body()
+    }
+  }
+}
+
+/// A system call that failed, by name.
+public struct SystemError: Error, Equatable, Sendable, CustomStringConvertible {
+  public let call: String
+  public let code: Int32
+  public init(_ call: String, _ code: Int32) {
+    self.call = call
+    self.code = code
+  }
+  public var description: String { "\(call): \(String(cString: strerror(code)))" }
+}

@@ -32,10 +32,12 @@ let package = Package(
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Cgetopt"),
+    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
     library("DataPath", ["CDMThin", "Claio", "BlockIO"]),
+    library("BlockServer", ["CDMThin", "Cgnutls", "DataPath"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
@@ -72,6 +74,9 @@ let package = Package(
     .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
+    .executableTarget(
+      name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
+      path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],

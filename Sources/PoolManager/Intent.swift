@@ -1,4 +1,4 @@
-public import DeviceMapper
+import DeviceMapper
 
 /// What a verb is about to do that must not be left half done: written down before it begins, and
 /// taken away when everything is as it should be. Whoever finds one whose process has gone finishes

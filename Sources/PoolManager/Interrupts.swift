@@ -15,7 +15,7 @@ enum Interrupts {
     var action = sigaction()
     // Without SA_RESTART: a system call that waits ends with EINTR.
     action.__sigaction_handler.sa_handler = { _ in Interrupts.seen.store(true, ordering: .relaxed) }
-    var saved = [sigaction](repeating: sigaction(), count: signals.count)
+    var saved = Array(repeating: action, count: signals.count)
     for (index, signal) in signals.enumerated() {
       sigaction(signal, nil, &saved[index])
       // What is ignored, as under nohup, stays ignored.

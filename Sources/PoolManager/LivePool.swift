@@ -1,4 +1,5 @@
 public import DeviceMapper
+import Glibc
 public import ThinTools
 
 /// An active pool, as its table says.
@@ -139,25 +140,34 @@ extension PoolManager {
 
   /// Sends a message to a pool.
   /// - Parameter what: what is asked, for the error, like `make thin device 5 in pool`.
-  func message(_ pool: LivePool, _ text: String, to what: String) throws(ToolError) {
+  func message(_ pool: LivePool, _ message: ThinPoolMessage, to what: String) throws(ToolError) {
     do throws(DeviceMapperError) {
-      _ = try backend.message(.number(pool.number), sector: 0, text)
+      // By name, which is how the library's messages then call it.
+      _ = try backend.message(.name(pool.name), sector: 0, message.text)
     } catch {
-      throw failure(what, error, hint: messageHint(pool, text, error.code))
+      throw failure(what, error, hint: messageHint(pool, message, error.code))
     }
   }
 
   /// What a refused message means, where the number alone says too little.
-  private func messageHint(_ pool: LivePool, _ text: String, _ code: Int32) -> String? {
-    switch code {
-    case 17: return "that id exists already"  // EEXIST
-    case 61: return "no thin device has that id"  // ENODATA
-    case 95:  // EOPNOTSUPP
+  private func messageHint(_ pool: LivePool, _ message: ThinPoolMessage, _ code: Int32) -> String? {
+    switch (code, message) {
+    case (EEXIST, _): return "that id exists already"
+    case (ENODATA, .createSnapshot(_, let origin)): return "there is no thin device \(origin)"
+    case (ENODATA, _): return "there is no such thin device"
+    case (EBUSY, .delete): return "it is active"
+    case (EBUSY, .reserveMetadataSnapshot): return "the pool holds a metadata snapshot already"
+    case (EINVAL, .releaseMetadataSnapshot): return "the pool holds no metadata snapshot"
+    case (EOPNOTSUPP, _):
       return
         "the pool takes no changes in its present mode; see: dmthin pool doctor "
         + shellQuoted(pool.name)
-    case 16 where text.hasPrefix("delete"): return "the thin device is active"  // EBUSY
     default: return nil
     }
   }
+}
+
+extension ThinPoolMessage {
+  /// The id of a thin device, which commands have checked.
+  static func id(_ id: UInt64) -> UInt32 { UInt32(clamping: id) }
 }

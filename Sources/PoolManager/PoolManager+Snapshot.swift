@@ -1,4 +1,4 @@
-public import DeviceMapper
+import DeviceMapper
 public import ThinTools
 
 /// A snapshot to be taken.
@@ -99,7 +99,7 @@ extension PoolManager {
     let stuck = resume(suspended)
     if let failed, stuck.isEmpty {
       runFolder.remove(pool.name, "intent")
-      throw ToolError(failed.kind, "\(failed.message); no snapshot was taken")
+      throw ToolError(failed.kind, "\(failed.message)")
     }
     if stuck.isEmpty { return true }
     throw ToolError(
@@ -128,7 +128,9 @@ extension PoolManager {
     do throws(ToolError) {
       for volume in volumes {
         try message(
-          pool, "create_snap \(volume.new) \(volume.origin)",
+          pool,
+          .createSnapshot(
+            ThinPoolMessage.id(volume.new), origin: ThinPoolMessage.id(volume.origin)),
           to: "make thin device \(volume.new) in \(pool.name), a snapshot of \(volume.origin)")
         taken.append(volume.new)
       }

@@ -1,5 +1,5 @@
-public import DeviceMapper
-import ThinFormat
+import DeviceMapper
+import Glibc
 public import ThinTools
 
 /// A thin device to be made active.
@@ -34,7 +34,8 @@ extension PoolManager {
   {
     try locked(pool.name) { () throws(ToolError) in
       if let activate { try requireFree(activate.name) }
-      try message(pool, "create_thin \(id)", to: "make thin device \(id) in \(pool.name)")
+      try message(
+        pool, .createThin(ThinPoolMessage.id(id)), to: "make thin device \(id) in \(pool.name)")
       guard let activate else { return }
       try undoing(pool, [id]) { () throws(ToolError) in try self.activate(pool, activate) }
     }
@@ -51,14 +52,15 @@ extension PoolManager {
         for thin in try activeThins(pool) where thin.id == id { try remove(thin.name) }
       }
       do throws(ToolError) {
-        try message(pool, "delete \(id)", to: what)
+        try message(pool, .delete(ThinPoolMessage.id(id)), to: what)
       } catch {
         guard error.kind == .busy else { throw error }
         let names = try activeThins(pool).filter { $0.id == id }.map(\.name)
         guard !names.isEmpty else { throw error }
         let commands = names.map { "dmthin pool deactivate \(shellQuoted($0))" }
         throw ToolError(
-          .busy, "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
+          .busy,
+          "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
             + commands.joined(separator: "; "))
       }
     }
@@ -71,13 +73,15 @@ extension PoolManager {
     try locked(pool.name) { () throws(ToolError) in
       do throws(ToolError) {
         try message(
-          pool, "set_transaction_id \(current) \(new)", to: "set the transaction id of \(pool.name)")
+          pool, .setTransactionID(current: current, new: new),
+          to: "set the transaction id of \(pool.name)")
       } catch {
         guard case .working(let details) = try? status(pool, flushes: false),
           details.transactionID != current
         else { throw error }
         throw ToolError(
-          .request, "\(error.message)\n  the transaction id is \(details.transactionID), not "
+          .request,
+          "\(error.message)\n  the transaction id is \(details.transactionID), not "
             + "\(current)")
       }
     }
@@ -111,7 +115,7 @@ extension PoolManager {
     } catch {
       throw failure(
         "activate thin device \(activation.id) of \(pool.name) as \(activation.name)", error,
-        hint: error.code == 61 ? "no thin device has that id" : nil)
+        hint: error.code == ENODATA ? "no thin device has that id" : nil)
     }
   }
 
@@ -122,7 +126,7 @@ extension PoolManager {
     } catch {
       throw failure(
         "deactivate \(name)", error,
-        hint: error.code == 16 ? "it is open; close or unmount what uses it" : nil)
+        hint: error.code == EBUSY ? "it is open; close or unmount what uses it" : nil)
     }
   }
 
@@ -133,8 +137,9 @@ extension PoolManager {
   public func deactivate(_ name: String, all: Bool = false, deferred: Bool = false)
     throws(ToolError)
   {
-    guard let found = try command(
-      "find \(name)", { () throws(DeviceMapperError) in try backend.table(reference(name), []) })
+    guard
+      let found = try command(
+        "find \(name)", { () throws(DeviceMapperError) in try backend.table(reference(name), []) })
     else { throw ToolError(.input, "there is no active device '\(name)'") }
     if found.lines.first?.type == "thin-pool" {
       let pool = try pool(found.info.name)
@@ -156,7 +161,8 @@ extension PoolManager {
     }
     if !names.isEmpty && !all {
       throw ToolError(
-        .busy, "\(pool.name) has active thin devices: \(names.joined(separator: ", ")); "
+        .busy,
+        "\(pool.name) has active thin devices: \(names.joined(separator: ", ")); "
           + "deactivate them first, or give --all")
     }
     var removed: [String] = []
@@ -184,9 +190,10 @@ extension PoolManager {
       var text = error.message
       for id in ids.reversed() {
         do throws(ToolError) {
-          try message(pool, "delete \(id)", to: "delete thin device \(id) again")
+          try message(pool, .delete(ThinPoolMessage.id(id)), to: "delete thin device \(id) again")
         } catch let undo {
-          text += "\n  \(undo.message)\n  it still exists; delete it with: dmthin pool delete "
+          text +=
+            "\n  \(undo.message)\n  it still exists; delete it with: dmthin pool delete "
             + "\(shellQuoted(pool.name)) \(id)"
         }
       }

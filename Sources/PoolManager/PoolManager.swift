@@ -1,5 +1,6 @@
 public import DeviceMapper
-public import ThinTools
+import Glibc
+import ThinTools
 
 /// Verbs on active pools, over whatever backend runs them.
 ///
@@ -111,9 +112,9 @@ public final class PoolManager {
   func failure(_ what: String, _ error: DeviceMapperError, hint: String? = nil) -> ToolError {
     let kind: ToolError.Kind =
       switch error.code {
-      case 16: .busy  // EBUSY
-      case 6, 19: .input  // ENXIO, ENODEV
-      case 22, 17, 61, 95, 84, 15, 1: .request  // EINVAL, EEXIST, ENODATA, EOPNOTSUPP, EILSEQ, ...
+      case EBUSY: .busy
+      case ENXIO, ENODEV, ENOENT: .input
+      case EINVAL, EEXIST, ENODATA, EOPNOTSUPP, EILSEQ, ENOTBLK, EPERM, ENOSPC: .request
       default: .inputOutput
       }
     var text = "cannot \(what): \(hint ?? error.reason)"

@@ -1,5 +1,5 @@
 import Glibc
-public import ThinTools
+import ThinTools
 
 /// The folder in which verbs of several processes leave word for each other, gone after a reboot as
 /// the devices are: `POOL.lock`, `POOL.intent` and `POOL.lease`.
@@ -55,7 +55,9 @@ public struct RunFolder: Sendable {
     var done = 0
     let bytes = Array(text.utf8)
     while done < bytes.count {
-      let count = bytes.withUnsafeBytes { write(fd, $0.baseAddress.map { $0 + done }, $0.count - done) }
+      let count = bytes.withUnsafeBytes {
+        write(fd, $0.baseAddress.map { $0 + done }, $0.count - done)
+      }
       if count < 0 && errno == EINTR { continue }
       guard count > 0 else {
         let error = Self.failure("write", temporary)

@@ -1,6 +1,7 @@
-public import DeviceMapper
+import CDMThin
+import DeviceMapper
 import Glibc
-public import ThinTools
+import ThinTools
 
 /// Block devices as the system knows them.
 enum SystemDevices {
@@ -74,6 +75,7 @@ func shellQuoted(_ text: String) -> String {
       || "_-./:+=@%,".utf8.contains(byte)
   }
   if plain && !text.isEmpty { return text }
-  return "'" + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''")
+  return "'"
+    + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''")
     + "'"
 }

@@ -43,13 +43,19 @@ let package = Package(
     library("DeviceMapper", []),
     library("KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
     library(
+      "PoolManager",
+      [
+        "CDMThin", "DeviceMapper", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata",
+        "ThinTools",
+      ]),
+    library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
       "Commands",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
-        "Cgetopt",
+        "DeviceMapper", "PoolManager", "Cgetopt",
       ]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
@@ -75,7 +81,8 @@ let package = Package(
     .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
-    .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+    .executableTarget(
+      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper"], swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
       path: "Tests/TestSupport",

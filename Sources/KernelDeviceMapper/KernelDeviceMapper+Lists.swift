@@ -34,7 +34,7 @@ extension KernelDeviceMapper: DeviceEventSource {
         let name = String(cString: (entry + 12).assumingMemoryBound(to: CChar.self))
         entries.append(
           DeviceEntry(
-            name: settings.nameMangling == .none ? name : unmangled(name),
+            name: settings.nameMangling.unmangled(name),
             number: DeviceNumber(encoded: number)))
         if next == 0 { return entries }
         entry += Int(next)
@@ -167,25 +167,4 @@ extension DeviceNumber {
     let number = dev_t(truncatingIfNeeded: number)
     self.init(major: gnu_dev_major(number), minor: gnu_dev_minor(number))
   }
-}
-
-/// A name with each `\xHH` made the byte that it stands for.
-private func unmangled(_ name: String) -> String {
-  guard name.utf8.contains(UInt8(ascii: "\\")) else { return name }
-  var bytes: [UInt8] = []
-  var rest = Array(name.utf8)[...]
-  while let byte = rest.first {
-    if byte == UInt8(ascii: "\\"), rest.count >= 4, rest[rest.startIndex + 1] == UInt8(ascii: "x"),
-      let value = UInt8(
-        String(decoding: rest[(rest.startIndex + 2)..<(rest.startIndex + 4)], as: UTF8.self),
-        radix: 16)
-    {
-      bytes.append(value)
-      rest = rest.dropFirst(4)
-    } else {
-      bytes.append(byte)
-      rest = rest.dropFirst()
-    }
-  }
-  return String(decoding: bytes, as: UTF8.self)
 }

@@ -171,3 +171,26 @@ extension ThinPoolMessage {
   /// The id of a thin device, which commands have checked.
   static func id(_ id: UInt64) -> UInt32 { UInt32(clamping: id) }
 }
+
+extension PoolManager {
+  /// Active thin devices of a pool, each with what it says of itself.
+  public func thinStatuses(_ pool: LivePool) throws(ToolError)
+    -> [(thin: ActiveThin, status: ThinStatus?)]
+  {
+    var result: [(thin: ActiveThin, status: ThinStatus?)] = []
+    for thin in try activeThins(pool) {
+      let found = try command("read the status of \(thin.name)") { () throws(DeviceMapperError) in
+        try backend.status(.number(thin.info.number), [.noFlush])
+      }
+      // The part of the table that this thin device is.
+      let index = thin.table.firstIndex { line in
+        line.type == "thin" && (try? ThinTarget(KernelText.words(line.parameters))) == thin.target
+      }
+      let line = index.flatMap { index in
+        found.flatMap { index < $0.lines.count ? $0.lines[index] : nil }
+      }
+      result.append((thin, line.flatMap { ThinStatus($0.parameters) }))
+    }
+    return result
+  }
+}

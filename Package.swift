@@ -40,6 +40,7 @@ let package = Package(
     library("BlockIO", ["CDMThin", "Claio"]),
     library("DataPath", ["CDMThin", "Claio", "BlockIO"]),
     library("BlockServer", ["CDMThin", "Cgnutls", "DataPath"]),
+    library("ServerSimulation", ["BlockServer", "DataPath", "Simulation"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
@@ -93,6 +94,8 @@ let package = Package(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
       path: "Tests/TestSupport",
       swiftSettings: settings),
+    tests(
+      "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(

@@ -51,7 +51,16 @@ struct FileServer {
     }
   }
 
-  static func main() throws {
+  static func main() {
+    do {
+      try serve()
+    } catch {
+      print("nbd-file: \(error)")
+      exit(1)
+    }
+  }
+
+  private static func serve() throws {
     let options = Options(Array(CommandLine.arguments.dropFirst()))
     guard options.operands.count >= 2 else {
       print("usage: nbd-file [OPTION...] SOCKET FILE...")

@@ -32,6 +32,8 @@ let package = Package(
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Cgetopt"),
+    .systemLibrary(
+      name: "Cdevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
@@ -39,6 +41,8 @@ let package = Package(
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
+    library("DeviceMapper", []),
+    library("KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
     library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),

@@ -9,12 +9,14 @@ open class BlockDestination: RequestOwner {
   public struct Extent: Equatable, Sendable {
     /// First byte.
     public var offset: UInt64
+    /// Bytes.
     public var byteCount: UInt64
     /// Space is allocated for it.
     public var isAllocated: Bool
     /// It reads as zeros, as far as is known without reading.
     public var isZero: Bool
 
+    /// An extent.
     public init(offset: UInt64, byteCount: UInt64, isAllocated: Bool, isZero: Bool) {
       self.offset = offset
       self.byteCount = byteCount

@@ -12,7 +12,9 @@ public enum BlockOperation: UInt8, Sendable {
 
 /// How a request is to be done.
 public struct BlockFlags: OptionSet, Sendable {
+  /// The bits.
   public let rawValue: UInt8
+  /// Flags of bits.
   public init(rawValue: UInt8) { self.rawValue = rawValue }
 
   /// Durable when it completes (force unit access).
@@ -29,7 +31,9 @@ public typealias RequestPointer = UnsafeMutablePointer<BlockRequest>
 
 /// One block request.
 public struct BlockRequest {
+  /// What is asked for.
   public var operation: BlockOperation
+  /// How it is to be done.
   public var flags: BlockFlags
   /// How it ended: 0, or an error number.
   public var errorNumber: Int32 = 0
@@ -58,6 +62,7 @@ public struct BlockRequest {
 
 /// Who sent a request.
 open class RequestOwner {
+  /// An owner.
   public init() {}
   /// The request is done; `errorNumber` says how. It is the owner's again.
   open func requestDone(_ request: RequestPointer) {}
@@ -80,6 +85,7 @@ public final class RequestPool {
   /// Requests in use.
   public private(set) var inUse = 0
 
+  /// An empty pool.
   public init() {}
 
   deinit {
@@ -127,13 +133,18 @@ public final class RequestPool {
 
 /// Requests in the order in which they came, linked by `next`.
 public struct RequestQueue {
+  /// The oldest.
   public private(set) var first: RequestPointer?
   private var last: RequestPointer?
+  /// How many there are.
   public private(set) var count = 0
 
+  /// An empty queue.
   public init() {}
+  /// Whether there are none.
   @inlinable public var isEmpty: Bool { first == nil }
 
+  /// Adds one at the end.
   public mutating func append(_ request: RequestPointer) {
     request.pointee.next = nil
     if let last { last.pointee.next = request } else { first = request }
@@ -141,6 +152,7 @@ public struct RequestQueue {
     count += 1
   }
 
+  /// Takes the oldest out.
   public mutating func takeFirst() -> RequestPointer? {
     guard let request = first else { return nil }
     first = request.pointee.next

@@ -79,14 +79,20 @@ public final class Disk: BlockDestination {
     }
   }
 
+  /// Size in bytes, as of the last `updateSize`.
   public override var byteCount: UInt64 { bytes }
+  /// The device's logical sector; 512 for a file.
   public override var logicalBlockBytes: Int { sectorBytes }
+  /// Whether it was opened for writing.
   public override var takesDiscards: Bool { !readOnly }
+  /// Whether it was opened for reading only.
   public override var isReadOnly: Bool { readOnly }
 
+  /// Takes a request.
   public override func submit(_ request: RequestPointer) {
     let operation = request.pointee.operation
-    guard operation == .flush || request.pointee.byteCount >= 0 && request.pointee.end <= bytes else {
+    guard operation == .flush || request.pointee.byteCount >= 0 && request.pointee.end <= bytes
+    else {
       loop.finishLater(request, EIO)
       return
     }

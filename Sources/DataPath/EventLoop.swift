@@ -8,6 +8,7 @@ open class EventSource {
   fileprivate var index = -1
   fileprivate var generation: UInt32 = 0
 
+  /// A source over an open descriptor.
   public init(descriptor: Int32) { self.descriptor = descriptor }
 
   /// The descriptor is ready; called from the loop.
@@ -17,6 +18,7 @@ open class EventSource {
 /// Something with work to do once per pass of the loop: whatever came up in the pass goes out in
 /// one batch.
 open class PassHook {
+  /// A hook, to be added to a loop.
   public init() {}
   /// The end of a pass.
   open func endOfPass() {}
@@ -50,9 +52,13 @@ public final class LoopTimer {
 public final class EventLoop {
   /// Why a descriptor is ready, or shall be watched.
   public struct Events: OptionSet, Sendable {
+    /// Bits of epoll.
     public let rawValue: UInt32
+    /// Bits of epoll.
     public init(rawValue: UInt32) { self.rawValue = rawValue }
+    /// There is something to read, or to accept.
     public static var readable: Events { Events(rawValue: dmthin_epollin) }
+    /// There is room to write.
     public static var writable: Events { Events(rawValue: dmthin_epollout) }
     /// Only changes are told.
     public static var edge: Events { Events(rawValue: dmthin_epollet) }
@@ -137,6 +143,7 @@ public final class EventLoop {
   /// Calls a hook at the end of each pass, in the order in which they were added.
   public func add(_ hook: PassHook) { hooks.append(hook) }
 
+  /// Calls a hook no more.
   public func remove(_ hook: PassHook) { hooks.removeAll { $0 === hook } }
 
   /// Has a timer called once, `nanoseconds` from now; one that was set is set anew.
@@ -146,6 +153,7 @@ public final class EventLoop {
     nextDeadline = min(nextDeadline, timer.deadline)
   }
 
+  /// Has a timer not called.
   public func cancel(_ timer: LoopTimer) {
     timer.isDue = false
     guard timer.isSet else { return }
@@ -263,11 +271,15 @@ public final class EventLoop {
 
 /// A system call that failed, by name.
 public struct SystemError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// The call.
   public let call: String
+  /// The error number.
   public let code: Int32
+  /// A failure.
   public init(_ call: String, _ code: Int32) {
     self.call = call
     self.code = code
   }
+  /// The call and the system's words.
   public var description: String { "\(call): \(String(cString: strerror(code)))" }
 }

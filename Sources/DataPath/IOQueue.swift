@@ -34,8 +34,9 @@ public final class IOQueue: PassHook {
   private var source: Source?
   /// Requests that the system has; merged ones count once.
   public private(set) var inFlight = 0
-  /// Requests sent, and calls that took, for those who measure.
+  /// Requests sent so far, for those who measure.
   public private(set) var submitted: UInt64 = 0
+  /// System calls that it took to send them.
   public private(set) var submissions: UInt64 = 0
 
   private final class Source: EventSource {
@@ -114,6 +115,7 @@ public final class IOQueue: PassHook {
     waiting.append(request)
   }
 
+  /// Sends what has come up.
   public override func endOfPass() {
     while freeSlot >= 0, !waiting.isEmpty {
       let prepared = prepare()
@@ -237,8 +239,10 @@ public final class IOQueue: PassHook {
 
   // MARK: - Completions
 
+  /// Whether anything is in flight.
   public override var expectsSoon: Bool { inFlight > 0 }
 
+  /// Takes completions that the kernel has left in memory.
   public override func poll() -> Bool {
     guard readsRing, inFlight > 0, let context,
       dmthin_aio_ring_has_events(UnsafeRawPointer(context)) != 0

@@ -44,7 +44,7 @@ static inline int dmthin_fallocate(int fd, int mode, int64_t offset, int64_t byt
 }
 
 /// Durable when it completes (Linux 4.7).
-static const int dmthin_rwf_dsync = RWF_DSYNC;
+static const uint32_t dmthin_rwf_dsync = RWF_DSYNC;
 static inline ssize_t dmthin_pwrite_dsync(int fd, const void *bytes, size_t count, int64_t offset) {
     struct iovec vector = {(void *)bytes, count};
     return pwritev2(fd, &vector, 1, offset, RWF_DSYNC);

@@ -80,6 +80,7 @@ public final class EventLoop {
   private var nextDeadline: UInt64 = .max
   private var finished = RequestQueue()
   private var isStopping = false
+  private var isAnotherPassDue = false
 
   /// How long to look for completions before sleeping, in nanoseconds; 0: never.
   public var spinNanoseconds: UInt64 = 0
@@ -176,6 +177,10 @@ public final class EventLoop {
     finished.append(request)
   }
 
+  /// Has hooks called once more before the loop sleeps: what one hook does may be work for those
+  /// before it, and work can come up while nothing is to be told.
+  public func passAgain() { isAnotherPassDue = true }
+
   // MARK: - Running
 
   /// Runs until `stop`.
@@ -209,16 +214,18 @@ public final class EventLoop {
   private func settle() {
     var rounds = 0
     repeat {
+      isAnotherPassDue = false
       while let request = finished.takeFirst() { request.pointee.owner.requestDone(request) }
       for hook in hooks { hook.endOfPass() }
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.
-    } while !finished.isEmpty && rounds < 64
+    } while (!finished.isEmpty || isAnotherPassDue) && rounds < 64
   }
 
   /// Looks for completions for a while; true if something was dealt with.
   private func spin() -> Bool {
-    guard hooks.contains(where: { $0.expectsSoon }), finished.isEmpty else { return false }
+    guard hooks.contains(where: { $0.expectsSoon }), finished.isEmpty, !isAnotherPassDue
+    else { return false }
     let end = Self.now() &+ spinNanoseconds
     repeat {
       for _ in 0..<16 {
@@ -230,7 +237,7 @@ public final class EventLoop {
   }
 
   private func timeout() -> Int32 {
-    if !finished.isEmpty { return 0 }
+    if !finished.isEmpty || isAnotherPassDue { return 0 }
     guard nextDeadline != .max else { return -1 }
     let now = Self.now()
     guard nextDeadline > now else { return 0 }

@@ -44,6 +44,12 @@ let package = Package(
     library("DeviceMapper", []),
     library("KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
     library(
+      "Targets",
+      [
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
+        "ThinMetadata",
+      ]),
+    library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(

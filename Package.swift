@@ -88,6 +88,7 @@ let package = Package(
       path: "Tests/TestSupport",
       swiftSettings: settings),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
+    tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(
       "PersistentDataTests",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),

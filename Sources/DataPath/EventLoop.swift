@@ -186,32 +186,36 @@ public final class EventLoop {
   /// Runs until `stop`.
   public func run() {
     isStopping = false
-    while !isStopping { pass(wait: true) }
+    run { self.isStopping }
   }
 
-  /// Runs until `condition` holds, which is asked after each pass.
+  /// Runs until `condition` holds, which is asked after each pass's work and before it sleeps.
   public func run(until condition: () -> Bool) {
-    while !condition() { pass(wait: true) }
+    while true {
+      settle()
+      if condition() { return }
+      wait()
+    }
   }
 
   /// Ends `run` after this pass.
   public func stop() { isStopping = true }
 
-  /// One pass. Sleeps until something happens if `wait` is set and nothing has.
-  public func pass(wait: Bool) {
-    passes &+= 1
+  /// One pass that does not sleep.
+  public func pass() {
     settle()
-    if wait && isStopping { return }
-    guard wait else {
-      dispatch(timeout: 0)
-      return
-    }
+    dispatch(timeout: 0)
+    settle()
+  }
+
+  private func wait() {
     if spinNanoseconds > 0, spin() { return }
     dispatch(timeout: timeout())
   }
 
   /// Hands out finished requests and calls hooks until nothing more comes of it.
   private func settle() {
+    passes &+= 1
     var rounds = 0
     repeat {
       isAnotherPassDue = false

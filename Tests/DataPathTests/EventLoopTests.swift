@@ -1,0 +1,67 @@
+import CDMThin
+import DataPath
+import Glibc
+import Testing
+
+private final class Counter: EventSource {
+  var count = 0
+  var body: () -> Void = {}
+  override func ready(_ events: EventLoop.Events) {
+    count += 1
+    body()
+  }
+}
+
+@Suite("The event loop")
+struct EventLoopTests {
+  @Test("A source that was removed hears no more, even of what had happened before")
+  func removal() throws {
+    let loop = try EventLoop()
+    let sources = [Counter(descriptor: dmthin_eventfd()), Counter(descriptor: dmthin_eventfd())]
+    defer { for source in sources { close(source.descriptor) } }
+    for source in sources {
+      try loop.add(source, .readable)
+      var one: UInt64 = 1
+      write(source.descriptor, &one, 8)
+      // Whichever is first takes the other out, and gives its place to a third.
+      source.body = {
+        for other in sources where other !== source { loop.remove(other) }
+      }
+    }
+    loop.pass()
+    #expect(sources[0].count + sources[1].count == 1)
+  }
+
+  @Test("Timers are called in time, once, and not after they were cancelled")
+  func timers() throws {
+    let loop = try EventLoop()
+    var called: [String] = []
+    let second = LoopTimer { called.append("second") }
+    let cancelled = LoopTimer { called.append("cancelled") }
+    let first = LoopTimer {
+      called.append("first")
+      loop.cancel(cancelled)
+    }
+    loop.set(second, after: 20_000_000)
+    loop.set(cancelled, after: 10_000_000)
+    loop.set(first, after: 50_000_000)
+    loop.set(first, after: 1_000_000)
+    loop.run { called.contains("second") }
+    #expect(called == ["first", "second"])
+    #expect(!first.isSet && !second.isSet && !cancelled.isSet)
+  }
+
+  @Test("A request that was ended within a call is handed back outside of it")
+  func finishing() throws {
+    final class Owner: RequestOwner {
+      var isDone = false
+      override func requestDone(_ request: RequestPointer) { isDone = true }
+    }
+    let loop = try EventLoop()
+    let pool = RequestPool()
+    let owner = Owner()
+    loop.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: owner), EIO)
+    #expect(!owner.isDone)
+    loop.run { owner.isDone }
+  }
+}

@@ -1,0 +1,161 @@
+import BlockIO
+import CDMThin
+import DataPath
+import Glibc
+import Testing
+
+/// Remembers how its requests ended.
+private final class Recorder: RequestOwner {
+  var ended: [(offset: UInt64, error: Int32)] = []
+  override func requestDone(_ request: RequestPointer) {
+    ended.append((request.pointee.offset, request.pointee.errorNumber))
+  }
+}
+
+/// A loop with a queue, and a file of pages that each hold their number.
+private final class Bench {
+  let loop: EventLoop
+  let queue: IOQueue
+  let worker: BlockingWorker
+  let path: String
+  let pages: Int
+  let requests = RequestPool()
+  let recorder = Recorder()
+
+  init(pages: Int, folder: String = "/var/tmp") throws {
+    loop = try EventLoop()
+    queue = try IOQueue(loop)
+    worker = try BlockingWorker(loop)
+    self.pages = pages
+    path = "\(folder)/dmthin-data-path.\(getpid()).\(UInt64.random(in: 0 ... .max))"
+    let fd = open(path, O_CREAT | O_RDWR | O_EXCL, 0o600)
+    try #require(fd >= 0)
+    let page = AlignedBuffer(count: 4096)
+    for number in 0..<pages {
+      page.bytes.initializeMemory(as: UInt8.self, repeating: UInt8(truncatingIfNeeded: number))
+      try #require(pwrite(fd, page.bytes.baseAddress, 4096, number * 4096) == 4096)
+    }
+    fsync(fd)
+    close(fd)
+  }
+
+  deinit {
+    queue.close()
+    worker.close()
+    unlink(path)
+  }
+
+  func disk(readOnly: Bool = false) throws -> Disk {
+    try Disk(path: path, readOnly: readOnly, loop: loop, queue: queue, worker: worker)
+  }
+
+  func take(
+    _ operation: BlockOperation, page: Int, pages: Int = 1, _ buffer: UnsafeMutableRawPointer?
+  ) -> RequestPointer {
+    requests.take(
+      operation, offset: UInt64(page) * 4096, byteCount: pages * 4096, buffer: buffer,
+      owner: recorder)
+  }
+
+  func finish(_ count: Int) { loop.run { self.recorder.ended.count >= count } }
+}
+
+@Suite("Requests through libaio")
+struct IOQueueTests {
+  @Test("Neighbouring reads share a request, and each has its own bytes")
+  func merging() throws {
+    let bench = try Bench(pages: 64)
+    let disk = try bench.disk()
+    try #require(disk.isDirect)
+    let buffer = AlignedBuffer(count: 64 * 4096)
+    // Every second one in another place of memory, so that parts of a request are scattered.
+    let places = (0..<64).map { $0 % 2 == 0 ? $0 / 2 : 63 - $0 / 2 }
+    for page in 0..<64 {
+      disk.submit(
+        bench.take(.read, page: page, buffer.bytes.baseAddress.map { $0 + places[page] * 4096 }))
+    }
+    bench.finish(64)
+    #expect(bench.recorder.ended.allSatisfy { $0.error == 0 })
+    for page in 0..<64 { #expect(buffer.bytes[places[page] * 4096 + 17] == UInt8(page)) }
+    #expect(bench.queue.submitted == 2)
+  }
+
+  @Test("Of requests that went as one, only those that fail by themselves fail")
+  func isolation() throws {
+    let bench = try Bench(pages: 2)
+    let disk = try bench.disk()
+    let buffer = AlignedBuffer(count: 4 * 4096)
+    // The file ends after two pages: a merged read of three comes back short.
+    for page in 0..<3 {
+      bench.queue.submit(
+        bench.take(.read, page: page, buffer.bytes.baseAddress.map { $0 + page * 4096 }),
+        descriptor: disk.descriptor)
+    }
+    bench.finish(3)
+    let errors = bench.recorder.ended.sorted { $0.offset < $1.offset }.map(\.error)
+    #expect(errors == [0, 0, EIO])
+    #expect(buffer.bytes[4096] == 1)
+  }
+
+  @Test("More requests than the system takes at once all end, each once")
+  func flood() throws {
+    let bench = try Bench(pages: 16)
+    let disk = try bench.disk()
+    let buffer = AlignedBuffer(count: 4096)
+    for number in 0..<2000 {
+      // Backwards, so that nothing merges.
+      disk.submit(bench.take(.read, page: 15 - number % 16, buffer.bytes.baseAddress))
+    }
+    bench.finish(2000)
+    bench.loop.pass()
+    #expect(bench.recorder.ended.count == 2000)
+    #expect(bench.recorder.ended.allSatisfy { $0.error == 0 })
+  }
+
+  @Test(
+    "Writes, flushes, discards and zeroing arrive, past the page cache or through it",
+    arguments: ["/var/tmp", "/dev/shm"])
+  func operations(folder: String) throws {
+    let bench = try Bench(pages: 16, folder: folder)
+    let disk = try bench.disk()
+    let buffer = AlignedBuffer(count: 8192)
+    buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0xab)
+    disk.submit(bench.take(.write, page: 3, pages: 2, buffer.bytes.baseAddress))
+    let durable = bench.take(.write, page: 6, buffer.bytes.baseAddress)
+    durable.pointee.flags = .durable
+    disk.submit(durable)
+    bench.finish(2)
+    disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
+    disk.submit(bench.take(.discard, page: 4, nil))
+    let kept = bench.take(.writeZeroes, page: 8, nil)
+    kept.pointee.flags = .keepAllocated
+    disk.submit(kept)
+    bench.finish(5)
+    #expect(bench.recorder.ended.allSatisfy { $0.error == 0 }, "\(bench.recorder.ended)")
+    let whole = AlignedBuffer(count: 16 * 4096)
+    disk.submit(bench.take(.read, page: 0, pages: 16, whole.bytes.baseAddress))
+    bench.finish(6)
+    let expected: [UInt8] = [0, 1, 2, 0xab, 0, 5, 0xab, 7, 0, 9, 10, 11, 12, 13, 14, 15]
+    #expect((0..<16).map { whole.bytes[$0 * 4096 + 4095] } == expected)
+  }
+
+  @Test("A request beyond the end, and a write to what was opened for reading, are refused")
+  func refusals() throws {
+    let bench = try Bench(pages: 2)
+    let disk = try bench.disk(readOnly: true)
+    let buffer = AlignedBuffer(count: 4096)
+    disk.submit(bench.take(.read, page: 2, buffer.bytes.baseAddress))
+    disk.submit(bench.take(.write, page: 0, buffer.bytes.baseAddress))
+    disk.submit(bench.take(.discard, page: 0, nil))
+    bench.finish(3)
+    #expect(bench.recorder.ended.map(\.error) == [EIO, EROFS, EROFS])
+  }
+
+  @Test("A file that is being served cannot be opened for writing a second time")
+  func exclusion() throws {
+    let bench = try Bench(pages: 2)
+    let disk = try bench.disk()
+    #expect(throws: BlockIOError(.open, path: bench.path, code: EBUSY)) { _ = try bench.disk() }
+    withExtendedLifetime(disk) {}
+  }
+}

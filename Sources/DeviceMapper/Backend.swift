@@ -121,6 +121,8 @@ public struct QueryOptions: OptionSet, Sendable {
   public static let inactive = QueryOptions(rawValue: 1)
   /// Does not commit the metadata of a pool for the sake of its status.
   public static let noFlush = QueryOptions(rawValue: 2)
+  /// Finds out how far ahead the system reads too, for which the device's node may be opened.
+  public static let readAhead = QueryOptions(rawValue: 4)
 }
 
 /// A device to be made.

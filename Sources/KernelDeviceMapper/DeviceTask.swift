@@ -65,12 +65,13 @@ struct DeviceTask: ~Copyable {
   }
 
   /// The state that came with the answer; nil for a device that does not exist.
-  borrowing func info() throws(DeviceMapperError) -> DeviceInfo? {
+  /// - Parameter withReadAhead: finds out about that too; the log may have a complaint afterwards.
+  borrowing func info(withReadAhead: Bool = false) throws(DeviceMapperError) -> DeviceInfo? {
     var raw = dm_info()
     try set { dm_task_get_info($0, &raw) }
     guard raw.exists != 0 else { return nil }
     var readAhead: UInt32 = 0
-    let hasReadAhead = dm_task_get_read_ahead(handle, &readAhead) != 0
+    let hasReadAhead = withReadAhead && dm_task_get_read_ahead(handle, &readAhead) != 0
     return DeviceInfo(
       name: dm_task_get_name(handle).map { String(cString: $0) } ?? "",
       uuid: dm_task_get_uuid(handle).map { String(cString: $0) } ?? "",

@@ -208,7 +208,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
   {
     let task = try task(Int(DM_DEVICE_INFO), .info, device)
     guard try runQuery(task, options) else { return nil }
-    return try task.info()
+    return try info(task, options)
   }
 
   public func status(_ device: DeviceReference, _ options: QueryOptions)
@@ -249,10 +249,19 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     }
   }
 
+  /// The state that came with an answer; what the library says on the way is told.
+  private func info(_ task: borrowing DeviceTask, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceInfo?
+  {
+    let info = try task.info(withReadAhead: options.contains(.readAhead))
+    tell(LibraryLog.take())
+    return info
+  }
+
   private func query(_ task: borrowing DeviceTask, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
-    guard try runQuery(task, options), let info = try task.info() else { return nil }
+    guard try runQuery(task, options), let info = try info(task, options) else { return nil }
     return DeviceTable(info: info, lines: task.lines())
   }
 

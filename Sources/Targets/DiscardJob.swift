@@ -1,6 +1,7 @@
 import DataPath
 import Glibc
 import PersistentData
+import ThinMetadata
 
 /// Unmaps whole blocks of a thin device, when everything that was under way has ended. With passdown
 /// the data blocks that nobody else has are discarded too, held meanwhile so that nobody gets them.

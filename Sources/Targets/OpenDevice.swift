@@ -1,4 +1,4 @@
-public import DataPath
+import DataPath
 public import DeviceMapper
 
 /// A device below a target, open. `close` once for each time that it was opened.

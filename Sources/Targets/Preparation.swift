@@ -2,6 +2,7 @@ import BlockIO
 import DataPath
 import Glibc
 import PersistentData
+import ThinMetadata
 
 /// Makes a new data block of a thin device ready, and then its mapping: zeros, a copy of a shared
 /// block or of the external origin, with what is being written put in before it goes to disk.

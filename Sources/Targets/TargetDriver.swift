@@ -1,5 +1,5 @@
 public import DataPath
-public import DeviceMapper
+import DeviceMapper
 import Glibc
 
 /// One target of a table at work.
@@ -140,6 +140,11 @@ final class LiveTable {
       if drivers[middle].startByte <= offset { low = middle } else { high = middle }
     }
     return drivers[low]
+  }
+
+  /// The type that only its like may replace, if there is one.
+  var immutableType: String? {
+    single.flatMap { TargetTraits.of($0.line.type)?.contains(.immutable) == true ? $0.line.type : nil }
   }
 
   /// Devices below, the one opened last first, each once.

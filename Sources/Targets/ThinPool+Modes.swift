@@ -1,5 +1,6 @@
 import BlockIO
 import DataPath
+import DeviceMapper
 import Glibc
 import PersistentData
 import ThinMetadata

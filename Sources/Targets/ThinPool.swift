@@ -43,6 +43,8 @@ final class Cell {
   let blocks: Range<UInt64>
   var waiters = RequestQueue()
   var preparation: Preparation?
+  /// Keeps it while it is under way.
+  var discard: DiscardJob?
 
   init(id: UInt64, blocks: Range<UInt64>) {
     self.id = id
@@ -264,6 +266,7 @@ final class ThinPool: RequestOwner {
       cells[CellKey(id: cell.id, block: cell.blocks.lowerBound)] = nil
     }
     cell.preparation = nil
+    cell.discard = nil
     var waiters = cell.waiters.takeAll()
     while let part = waiters.takeFirst() { again(part) }
   }

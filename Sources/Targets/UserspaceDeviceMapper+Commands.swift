@@ -1,4 +1,4 @@
-public import DataPath
+import DataPath
 public import DeviceMapper
 import Glibc
 

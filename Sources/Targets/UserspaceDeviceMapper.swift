@@ -1,4 +1,5 @@
-public import BlockIO
+import BlockIO
+import CDMThin
 public import DataPath
 public import DeviceMapper
 import Glibc
@@ -28,6 +29,8 @@ public final class UserspaceDeviceMapper {
 
   let loop: EventLoop
   let parts = RequestPool()
+  /// What zeros are written from; never written to.
+  let zeros = AlignedBuffer(count: 1 << 20)
   private let queue: IOQueue
   private let worker: BlockingWorker
   /// Nothing is ever opened for writing: pools are read-only, and so is everything else.

@@ -53,6 +53,12 @@ let package = Package(
         "ThinTools",
       ]),
     library(
+      "Targets",
+      [
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
+        "ThinMetadata",
+      ]),
+    library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(

@@ -121,7 +121,8 @@ final class Connection: RequestOwner {
       if events.contains(.writable) || isSendBlocked { flush() }
       if isReading { receive() }
     }
-    if phase != .ended, !events.isDisjoint(with: .closed), !events.contains(.readable) || !isReading {
+    let isHungUp = !events.isDisjoint(with: .closed)
+    if phase != .ended, isHungUp, !events.contains(.readable) || !isReading {
       // Nobody is there any more who could read a reply.
       close(dropped: false)
     }

@@ -70,6 +70,7 @@ public final class ExportList {
   /// What clients get who name none. Where this is nil, it is the only export, if there is one.
   public var defaultName: String?
 
+  /// Nothing is exported yet.
   public init() {}
 
   /// Adds an export. Returns false if there is one of that name, or the name is too long.

@@ -7,6 +7,7 @@ public struct ServerLimits: Sendable {
   /// Bytes in buffers, of all connections and of one. At least 64 MiB, so that the largest request
   /// fits.
   public var bytes = 256 << 20
+  /// The same of one connection.
   public var bytesPerConnection = 64 << 20
   /// How long a client may take until it has chosen an export, in nanoseconds.
   public var handshakeNanoseconds: UInt64 = 20_000_000_000
@@ -14,26 +15,34 @@ public struct ServerLimits: Sendable {
   /// nanoseconds.
   public var stallNanoseconds: UInt64 = 5_000_000_000
 
+  /// Limits for a handful of clients with deep queues.
   public init() {}
 }
 
 /// What a server has done, for those who measure.
 public struct ServerCounters: Sendable {
-  /// Connections accepted, and of these the ones dropped for breaking the rules, for being silent,
-  /// or because there were too many.
+  /// Connections accepted.
   public var accepted: UInt64 = 0
+  /// Of these, the ones dropped for breaking the rules, for being silent, or because there were too
+  /// many.
   public var dropped: UInt64 = 0
-  /// Requests by kind.
+  /// Requests to read.
   public var reads: UInt64 = 0
+  /// Requests to write.
   public var writes: UInt64 = 0
+  /// Requests to flush.
   public var flushes: UInt64 = 0
+  /// Requests to discard (trim).
   public var discards: UInt64 = 0
+  /// Requests to write zeros.
   public var zeroes: UInt64 = 0
-  /// Bytes read and written by clients.
+  /// Bytes that clients asked to read.
   public var bytesRead: UInt64 = 0
+  /// Bytes that clients asked to write.
   public var bytesWritten: UInt64 = 0
   /// Requests that ended with an error.
   public var errors: UInt64 = 0
 
+  /// Nothing so far.
   public init() {}
 }

@@ -19,7 +19,8 @@ final class TLSSession {
 
   init?(_ credentials: TLSCredentials, _ descriptor: Int32) {
     var session: gnutls_session_t?
-    let flags = UInt32(GNUTLS_SERVER.rawValue | GNUTLS_NONBLOCK.rawValue | GNUTLS_NO_SIGNAL.rawValue)
+    let flags = UInt32(
+      GNUTLS_SERVER.rawValue | GNUTLS_NONBLOCK.rawValue | GNUTLS_NO_SIGNAL.rawValue)
     guard gnutls_init(&session, flags) == 0, let session else { return nil }
     self.session = session
     self.credentials = credentials

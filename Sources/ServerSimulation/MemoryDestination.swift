@@ -19,10 +19,13 @@ public final class MemoryDestination: BlockDestination {
   public var fault: (RequestPointer) -> Int32 = { _ in 0 }
   /// Whether requests wait until `letGo`.
   public var holds = false
+  /// Whether it says that nothing may be written.
   public var readOnly = false
+  /// Its logical block size.
   public var sectorBytes = 512
   /// Whether `writeZeroes` is taken.
   public var takesZeroes = true
+  /// Whether it says that zeroing is fast.
   public var isFastAtZeroes = false
   /// Flushes done.
   public private(set) var flushes = 0

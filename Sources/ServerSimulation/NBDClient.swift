@@ -7,16 +7,21 @@ import Glibc
 public final class NBDClient {
   /// A piece of a reply.
   public struct Chunk: Equatable {
+    /// Bit 0: the last one.
     public var flags: UInt16
+    /// Its kind; from 0x8000 on an error.
     public var type: UInt16
+    /// What follows the header.
     public var payload: [UInt8]
   }
 
   /// A whole reply: simple, or in pieces.
   public struct Reply {
+    /// The request's.
     public var cookie: UInt64
     /// The error number, 0 for success.
     public var error: UInt32
+    /// The pieces of a structured reply.
     public var chunks: [Chunk]
     /// The data of a simple reply.
     public var data: [UInt8]
@@ -30,16 +35,21 @@ public final class NBDClient {
 
   /// The answer to an option.
   public struct OptionReply: Equatable {
+    /// The option answered.
     public var option: UInt32
+    /// How; from 0x8000_0000 on an error.
     public var type: UInt32
+    /// What follows the header.
     public var data: [UInt8]
   }
 
+  /// The client's end of the connection.
   public let descriptor: Int32
   private let loop: EventLoop
   private var isStructured = false
-  /// What size and flags the export has.
+  /// The export's size.
   public private(set) var exportBytes: UInt64 = 0
+  /// What the export can do.
   public private(set) var exportFlags: UInt16 = 0
 
   /// A client of `server`.
@@ -61,6 +71,7 @@ public final class NBDClient {
     withUnsafeBytes(of: value.bigEndian) { Array($0) }
   }
 
+  /// The integer that big-endian bytes are.
   public static func integer(_ bytes: some Sequence<UInt8>) -> UInt64 {
     bytes.reduce(0) { $0 << 8 | UInt64($1) }
   }
@@ -134,6 +145,7 @@ public final class NBDClient {
     send(Self.big(UInt32(data.count)) + data)
   }
 
+  /// The next answer to an option; nil if none comes.
   public func optionReply() -> OptionReply? {
     let head = receive(20)
     guard head.count == 20, Self.integer(head[0..<8]) == 0x3_e889_0455_65a9 else { return nil }

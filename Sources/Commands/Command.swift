@@ -12,6 +12,14 @@ public protocol Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32
 }
 
+/// A command that understands its command line itself, because it is that of another program.
+public protocol RawCommand: Command {
+  /// Names of programs that it stands in for.
+  static var names: [String] { get }
+  /// Runs a command line, which does not include the program's name; returns the exit status.
+  static func run(raw arguments: [String], program: String, console: Console) -> Int32
+}
+
 /// The project's version, printed by `--version` as the only thing on the line.
 public enum Version {
   /// Scripts compare it with the version of the field's own tools, and want at least 0.9.0.

@@ -13,7 +13,14 @@ public struct Dispatcher {
     ]
   }
 
+<<<<<<< HEAD
   /// `dmthin pool`, over active pools and the metadata of inactive ones.
+=======
+  /// `dmthin dm`.
+  public static var deviceMapperCommands: [any Command.Type] { [DmCommand.self] }
+
+  /// `dmthin pool` over the metadata of inactive pools.
+>>>>>>> ba0b334d5615d32ec319214da60b03f523983f41
   public static var poolCommands: [any Command.Type] {
     [
       PoolCreateCommand.self, PoolActivateCommand.self, PoolDeactivateCommand.self,
@@ -41,10 +48,11 @@ public struct Dispatcher {
   public func run(_ arguments: [String], console: Console) -> Int32 {
     let program = arguments.first?.split(separator: "/").last.map { String($0) } ?? "dmthin"
     let rest = Array(arguments.dropFirst())
-    if let command = commands.first(where: { $0.spec.fieldName == program }) {
+    if let command = commands.first(where: { $0.spec.fieldName == program || $0.isNamed(program) })
+    {
       return run(command, program: program, rest, console)
     }
-    return console.finish(runVerb(rest, program: program, console).rawValue)
+    return console.finish(runVerb(rest, program: program, console))
   }
 
   private func command(_ verb: String) -> (any Command.Type)? {
@@ -81,6 +89,9 @@ public struct Dispatcher {
   private func run(
     _ command: any Command.Type, program: String, _ arguments: [String], _ console: Console
   ) -> Int32 {
+    if let command = command as? any RawCommand.Type {
+      return console.finish(command.run(raw: arguments, program: program, console: console))
+    }
     do {
       switch try command.spec.parse(arguments) {
       case .help: try console.output.write(command.spec.helpText(program: program))
@@ -96,19 +107,18 @@ public struct Dispatcher {
     }
   }
 
-  private func runVerb(_ arguments: [String], program: String, _ console: Console) -> ExitStatus {
+  private func runVerb(_ arguments: [String], program: String, _ console: Console) -> Int32 {
     let usage = "COMMAND [OPTIONS] ..."
     guard let verb = arguments.first else {
       console.usageError(
         UsageError("a command is missing", tip: "commands are \(names)"),
         program: program, usage: usage)
-      return .usage
+      return ExitStatus.usage.rawValue
     }
     do {
       if let (command, words) = command(arguments[...]) {
         let name = ([program] + arguments.prefix(words)).joined(separator: " ")
-        let status = run(command, program: name, Array(arguments.dropFirst(words)), console)
-        return ExitStatus(rawValue: status) ?? .internalError
+        return run(command, program: name, Array(arguments.dropFirst(words)), console)
       }
       switch (verb, arguments.count) {
       case ("help", 2) where isGroup(arguments[1]):
@@ -131,12 +141,12 @@ public struct Dispatcher {
       default:
         throw unknown(arguments[...])
       }
-      return .ok
+      return ExitStatus.ok.rawValue
     } catch let error as UsageError {
       console.usageError(error, program: program, usage: usage)
-      return .usage
+      return ExitStatus.usage.rawValue
     } catch {
-      return console.status(for: error)
+      return console.status(for: error).rawValue
     }
   }
 
@@ -183,6 +193,13 @@ public struct Dispatcher {
     } catch {
       throw ToolError(error.operation == .open ? .output : .inputOutput, error.description)
     }
+  }
+}
+
+extension Command {
+  /// Whether the command stands in for a program of this name.
+  static func isNamed(_ program: String) -> Bool {
+    (self as? any RawCommand.Type)?.names.contains(program) ?? false
   }
 }
 

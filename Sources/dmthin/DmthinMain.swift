@@ -11,6 +11,7 @@ struct DmthinMain {
     exit(
       runMain(
         arguments: CommandLine.arguments,
-        commands: Dispatcher.metadataCommands + Dispatcher.poolCommands, console: console))
+        commands: Dispatcher.metadataCommands + Dispatcher.deviceMapperCommands
+          + Dispatcher.poolCommands, console: console))
   }
 }

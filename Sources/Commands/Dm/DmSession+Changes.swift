@@ -41,8 +41,9 @@ extension DmSession {
       text = try readAll(0, name: "standard input")
       while text.hasSuffix("\n") { text.removeLast() }
     }
-    try ConciseTable.parse(text) { (result: Result<ConciseTable.Device, ConciseTable.FormatError>)
-      throws(any Error) in
+    try ConciseTable.parse(text) {
+      (result: Result<ConciseTable.Device, ConciseTable.FormatError>)
+        throws(any Error) in
       switch result {
       case .failure(let error): throw DmFailure(lines: error.messages + ["Command failed."])
       case .success(let device):

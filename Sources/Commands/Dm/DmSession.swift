@@ -1,3 +1,4 @@
+import BlockIO
 import DeviceMapper
 import Glibc
 
@@ -24,7 +25,7 @@ final class DmSession {
   var backend: any DeviceMapperBackend {
     get throws {
       if let made { return made }
-      guard let backend = console.makeBackend?() else {
+      guard let backend = console.makeDeviceMapper?() else {
         throw DmFailure.failed("This program has no device-mapper in it.")
       }
       backend.settings = try settings()
@@ -51,8 +52,8 @@ final class DmSession {
     settings.checks = arguments.has("checks")
     settings.skipsOpenCount = arguments.has("noopencount")
     settings.verbosity = max(0, arguments.count("verbose") - 1)
-    if let cookie = arguments.text("udevcookie") ?? getenv("DM_UDEV_COOKIE").map({ String(cString: $0) }
-    ) {
+    let environment = getenv("DM_UDEV_COOKIE").map { String(cString: $0) }
+    if let cookie = arguments.text("udevcookie") ?? environment {
       let digits = cookie.hasPrefix("0x") ? cookie.dropFirst(2) : cookie[...]
       let value = UInt32(digits, radix: cookie.hasPrefix("0x") ? 16 : 10) ?? 0
       guard value != 0 else { throw .failed("Incorrect cookie value.") }
@@ -79,16 +80,41 @@ final class DmSession {
     guard verb.operands.contains(operands.count) else {
       throw DmFailure(lines: ["Incorrect number of arguments.", Self.usage(program)])
     }
-    defer { makeNodesOfLibrary() }
-    try runReporting(name) {
+    try repeating {
       guard verb.repeats, operands.count > 1 else { return try verb.action(self, operands) }
       showsNames = true
       for operand in operands { try verb.action(self, [operand]) }
     }
   }
 
-  /// Nothing to do: nodes are right when a command of the backend returns.
-  private func makeNodesOfLibrary() {}
+  /// Runs a verb as often as a report is wanted, and prints the report, also when it is cut short.
+  private func repeating(_ body: () throws -> Void) throws {
+    guard isReport else { return try finishingConcise(body) }
+    var left = arguments.number("count") ?? (arguments.has("interval") ? 0 : 1)
+    let isEndless = left == 0
+    while true {
+      let report = try DmReport(self)
+      self.report = report
+      defer { self.report = nil }
+      do {
+        try body()
+      } catch {
+        try report.print()
+        throw error
+      }
+      try report.print()
+      left -= 1
+      guard isEndless || left > 0 else { return }
+      try print("\n")
+      try console.output.flush()
+      sleep(UInt32(clamping: max(1, arguments.number("interval") ?? 1)))
+    }
+  }
+
+  private func finishingConcise(_ body: () throws -> Void) throws {
+    defer { if hasConcise { try? print("\n") } }
+    try body()
+  }
 
   private func checkOptions() throws(DmFailure) {
     _ = try settings()

@@ -13,14 +13,10 @@ public struct Dispatcher {
     ]
   }
 
-<<<<<<< HEAD
-  /// `dmthin pool`, over active pools and the metadata of inactive ones.
-=======
   /// `dmthin dm`.
   public static var deviceMapperCommands: [any Command.Type] { [DmCommand.self] }
 
-  /// `dmthin pool` over the metadata of inactive pools.
->>>>>>> ba0b334d5615d32ec319214da60b03f523983f41
+  /// `dmthin pool`, over active pools and the metadata of inactive ones.
   public static var poolCommands: [any Command.Type] {
     [
       PoolCreateCommand.self, PoolActivateCommand.self, PoolDeactivateCommand.self,

@@ -90,6 +90,12 @@ let package = Package(
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(
+      "TargetsTests",
+      [
+        "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
+        "ThinFormat", "Simulation", "TestSupport",
+      ]),
+    tests(
       "PersistentDataTests",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),
     tests(

@@ -76,6 +76,9 @@ let package = Package(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
+      name: "nbd-trials", dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
+      path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
+    .executableTarget(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),

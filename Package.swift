@@ -34,10 +34,13 @@ let package = Package(
     .systemLibrary(name: "Cgetopt"),
     .systemLibrary(
       name: "Cdevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
+    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
     library("DataPath", ["CDMThin", "Claio", "BlockIO"]),
+    library("BlockServer", ["CDMThin", "Cgnutls", "DataPath"]),
+    library("ServerSimulation", ["BlockServer", "DataPath", "Simulation"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
@@ -82,11 +85,19 @@ let package = Package(
     .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
+    .executableTarget(
+      name: "nbd-trials", dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
+      path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
+    .executableTarget(
+      name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
+      path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
       path: "Tests/TestSupport",
       swiftSettings: settings),
+    tests(
+      "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(

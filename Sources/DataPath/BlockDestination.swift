@@ -35,6 +35,8 @@ open class BlockDestination: RequestOwner {
   open var discardBytes: Int { 0 }
   /// Whether discards are taken; without, they end with EOPNOTSUPP.
   open var takesDiscards: Bool { false }
+  /// Whether `writeZeroes` takes less time than writing zeros would.
+  open var zeroesFast: Bool { false }
   /// Whether nothing may be written.
   open var isReadOnly: Bool { false }
 

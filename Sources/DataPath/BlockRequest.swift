@@ -56,6 +56,20 @@ public struct BlockRequest {
   /// The owner's own.
   public var context2: UInt64 = 0
 
+  /// A request; whoever makes one outside of a pool keeps it in place until it is done.
+  public init(
+    operation: BlockOperation, flags: BlockFlags, offset: UInt64, byteCount: Int,
+    buffer: UnsafeMutableRawPointer? = nil, owner: RequestOwner, parent: RequestPointer? = nil
+  ) {
+    self.operation = operation
+    self.flags = flags
+    self.offset = offset
+    self.byteCount = byteCount
+    self.buffer = buffer
+    self.owner = owner
+    self.parent = parent
+  }
+
   /// The byte after the last.
   @inlinable public var end: UInt64 { offset &+ UInt64(truncatingIfNeeded: byteCount) }
 }

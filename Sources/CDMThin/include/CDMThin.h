@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 // What Swift cannot say itself: the CRC32C instruction and the kernel's function-like macros.
 #ifndef CDMTHIN_H
 #define CDMTHIN_H
@@ -8,11 +7,10 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
-#include <fcntl.h>
 #include <malloc.h>
-#include <sys/mman.h>
 
 #include "EventLoop.h"
+#include "Sockets.h"
 
 /// CRC-32C (Castagnoli, reflected) over `count` bytes, starting from register value `seed`,
 /// without the final inversion.
@@ -32,7 +30,7 @@ static inline int dmthin_block_device_sector_bytes(int fd, int *bytes) {
 }
 
 /// A file in memory, for tests and trials; a descriptor, or -1 with errno set.
-static inline int dmthin_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
+int dmthin_memory_file(const char *name);
 
 /// Has large blocks go back to the system when they are freed. Tables that grow leave their old
 /// memory behind; the threshold that the allocator would adapt to them keeps it.
@@ -50,6 +48,8 @@ void dmthin_dm_log_to(dmthin_dm_log_sink sink);
 /// -1 and sets errno as ioctl(2) does.
 int dmthin_dm_arm_events(int fd);
 
-static const int dmthin_o_direct = O_DIRECT;
+/// O_DIRECT: this header does not ask for more than POSIX, as system headers look different then, and
+/// would be at odds with those of other modules.
+extern const int dmthin_o_direct;
 
 #endif

@@ -2,15 +2,13 @@
 #ifndef DMTHIN_EVENT_LOOP_H
 #define DMTHIN_EVENT_LOOP_H
 
-#include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/signalfd.h>
-#include <sys/uio.h>
+#include <sys/types.h>
 
 /// Watches `fd` for `events`; `token` comes back with each of them. `operation` is EPOLL_CTL_*.
 static inline int dmthin_epoll_control(int epoll, int operation, int fd, uint32_t events, uint64_t token) {
@@ -39,16 +37,11 @@ static inline int dmthin_block_device_zero(int fd, uint64_t offset, uint64_t byt
 
 static const int dmthin_punch_hole = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                  dmthin_zero_range = FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE;
-static inline int dmthin_fallocate(int fd, int mode, int64_t offset, int64_t bytes) {
-    return fallocate(fd, mode, offset, bytes);
-}
+int dmthin_fallocate(int fd, int mode, int64_t offset, int64_t bytes);
 
 /// Durable when it completes (Linux 4.7).
 static const uint32_t dmthin_rwf_dsync = RWF_DSYNC;
-static inline ssize_t dmthin_pwrite_dsync(int fd, const void *bytes, size_t count, int64_t offset) {
-    struct iovec vector = {(void *)bytes, count};
-    return pwritev2(fd, &vector, 1, offset, RWF_DSYNC);
-}
+ssize_t dmthin_pwrite_dsync(int fd, const void *bytes, size_t count, int64_t offset);
 
 /// The head of the ring that the kernel maps for each libaio context: completions can be taken from
 /// it without a system call. The layout is fixed by the kernel's interface (fs/aio.c; version 1,

@@ -1,0 +1,247 @@
+import CDMThin
+public import DataPath
+import Glibc
+
+/// Serves exports by NBD, on the thread of an event loop.
+///
+/// A connection is read from only as long as there are requests and buffers for what comes; it waits
+/// otherwise, and the client with it. Replies of a pass go out together at its end.
+public final class BlockServer: PassHook {
+  private final class Door: EventSource {
+    let listener: Listener
+    unowned(unsafe) let server: BlockServer
+    init(_ listener: Listener, _ server: BlockServer) {
+      self.listener = listener
+      self.server = server
+      super.init(descriptor: listener.descriptor)
+    }
+    override func ready(_ events: EventLoop.Events) { server.accept(self) }
+  }
+
+  /// What is exported; can change at any time.
+  public let exports: ExportList
+  /// What clients may take up.
+  public let limits: ServerLimits
+  /// How connections are encrypted.
+  public let security: Security
+  /// What was done so far.
+  public internal(set) var counters = ServerCounters()
+
+  /// A part of a read that is a hole, or is not.
+  struct Run {
+    var count: Int
+    var isZero: Bool
+  }
+  static let runsMax = 64
+  static let vectorsMax = 512
+
+  /// Scratch memory of whoever is at work.
+  let runs = UnsafeMutablePointer<Run>.allocate(capacity: runsMax)
+  let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: vectorsMax)
+
+  let loop: EventLoop
+  let buffers = BufferPool()
+  /// Bytes in buffers of all connections.
+  public private(set) var bytesInUse = 0
+  /// New requests and options are refused: the end is near.
+  private(set) var isStopping = false
+
+  private var doors: [Door] = []
+  private var connections: [Connection] = []
+  /// Connections with replies to send.
+  private var dirty: [Connection] = []
+  /// Connections that wait for others to give buffers back.
+  private var waiting: [Connection] = []
+  /// Connections that have ended, until none of their methods can be running any more.
+  private var buried: [Connection] = []
+  private var ended: (() -> Void)?
+  private lazy var timer = LoopTimer { [unowned self] in self.tick() }
+  private lazy var acceptTimer = LoopTimer { [unowned self] in self.watchDoors() }
+  private static let tickNanoseconds: UInt64 = 250_000_000
+
+  /// A server of `exports` on `loop`; `add` lets clients in.
+  public init(
+    _ loop: EventLoop, exports: ExportList, limits: ServerLimits = ServerLimits(),
+    security: Security = .plain
+  ) {
+    self.loop = loop
+    self.exports = exports
+    self.limits = limits
+    self.security = security
+    super.init()
+    runs.initialize(repeating: Run(count: 0, isZero: false), count: Self.runsMax)
+    vectors.initialize(repeating: iovec(), count: Self.vectorsMax)
+    loop.add(self)
+  }
+
+  deinit {
+    runs.deallocate()
+    vectors.deallocate()
+  }
+
+  /// Connections that are open.
+  public var connectionCount: Int { connections.count }
+
+  // MARK: - Letting in
+
+  /// Lets clients in by a listener, which is the server's then.
+  /// - Throws: `SystemError` where it cannot be watched.
+  public func add(_ listener: Listener) throws(SystemError) {
+    let door = Door(listener, self)
+    try loop.add(door, .readable)
+    doors.append(door)
+  }
+
+  /// Takes a connected stream socket as a client's; it is closed when the connection ends.
+  public func adopt(_ descriptor: Int32) {
+    counters.accepted += 1
+    guard !isStopping, connections.count < limits.connections || dropOldestHandshake() else {
+      counters.dropped += 1
+      close(descriptor)
+      return
+    }
+    _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
+    Listener.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY)
+    Listener.set(descriptor, SOL_SOCKET, SO_KEEPALIVE)
+    let connection = Connection(descriptor, self)
+    guard connection.begin() else {
+      counters.dropped += 1
+      return
+    }
+    connections.append(connection)
+    if !timer.isSet { loop.set(timer, after: Self.tickNanoseconds) }
+  }
+
+  private func accept(_ door: Door) {
+    for _ in 0..<64 {
+      let fd = dmthin_accept(door.descriptor)
+      if fd >= 0 {
+        adopt(fd)
+      } else if errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS {
+        // It would be told again at once, for as long as nothing is freed.
+        for door in doors { loop.change(door, []) }
+        loop.set(acceptTimer, after: 100_000_000)
+        return
+      } else if errno != EINTR && errno != ECONNABORTED {
+        return
+      }
+    }
+  }
+
+  private func watchDoors() {
+    for door in doors { loop.change(door, .readable) }
+  }
+
+  /// Makes room for a new client where one has not said yet what it wants, and has had some time to.
+  private func dropOldestHandshake() -> Bool {
+    let now = EventLoop.now()
+    let oldest = connections.filter { $0.isShakingHands && now &- $0.startTime > 1_000_000_000 }
+      .min { $0.startTime < $1.startTime }
+    oldest?.drop()
+    return oldest != nil
+  }
+
+  // MARK: - Buffers
+
+  /// Whether `bytes` more fit. Nothing waits while nothing is in use, however large.
+  func hasRoom(_ bytes: Int) -> Bool { bytesInUse == 0 || bytesInUse + bytes <= limits.bytes }
+
+  func charge(_ bytes: Int) { bytesInUse += bytes }
+
+  func refund(_ bytes: Int) {
+    bytesInUse -= bytes
+    // Those who wait are looked after at the end of the pass.
+    if !waiting.isEmpty { loop.passAgain() }
+  }
+
+  func wait(_ connection: Connection) { waiting.append(connection) }
+
+  // MARK: - Sending
+
+  /// Has `connection.flush` called at the end of the pass.
+  func markDirty(_ connection: Connection) {
+    dirty.append(connection)
+    loop.passAgain()
+  }
+
+  public override func endOfPass() {
+    if !dirty.isEmpty {
+      let connections = dirty
+      dirty.removeAll(keepingCapacity: true)
+      for connection in connections { connection.flush() }
+    }
+    if !waiting.isEmpty { wake() }
+    buried.removeAll(keepingCapacity: true)
+    if isStopping, connections.isEmpty { end() }
+  }
+
+  /// Lets those go on who wait, in turn, as far as there is room.
+  private func wake() {
+    guard hasRoom(waiting[0].bytesWanted) else { return }
+    let connections = waiting
+    waiting.removeAll(keepingCapacity: true)
+    // Those for whom there is still no room get in line again.
+    for connection in connections {
+      connection.isWaitingForServer = false
+      connection.goOn()
+    }
+  }
+
+  /// A connection has ended, and nothing of it is in use any more.
+  func forget(_ connection: Connection, wasDropped: Bool) {
+    if wasDropped { counters.dropped += 1 }
+    buried.append(connection)
+    connections.removeAll { $0 === connection }
+    waiting.removeAll { $0 === connection }
+    loop.passAgain()
+  }
+
+  // MARK: - Time
+
+  /// Looks after clients that do nothing.
+  private func tick() {
+    let now = EventLoop.now()
+    for connection in connections where connection.isShakingHands {
+      if now &- connection.startTime > limits.handshakeNanoseconds { connection.drop() }
+    }
+    if !waiting.isEmpty {
+      let holders = connections.filter { $0.isHoldingUp(now) }
+      // One at a time: what it held may be enough.
+      holders.max { $0.bytesInUse < $1.bytesInUse }?.drop()
+    }
+    if let deadline, now >= deadline {
+      for connection in connections { connection.drop() }
+    }
+    if !connections.isEmpty || isStopping { loop.set(timer, after: Self.tickNanoseconds) }
+  }
+
+  // MARK: - Stopping
+
+  private var deadline: UInt64?
+
+  /// Stops: nobody is let in any more, what is under way ends, for up to `nanoseconds`, and
+  /// connections are closed. `done` is called from the loop when all of them are.
+  public func stop(within nanoseconds: UInt64 = 5_000_000_000, done: @escaping () -> Void) {
+    guard !isStopping else { return }
+    isStopping = true
+    ended = done
+    deadline = EventLoop.now() &+ nanoseconds
+    for door in doors {
+      loop.remove(door)
+      door.listener.close()
+    }
+    doors.removeAll()
+    for connection in connections { connection.finish() }
+    loop.set(timer, after: Self.tickNanoseconds)
+    loop.passAgain()
+  }
+
+  private func end() {
+    guard let done = ended else { return }
+    ended = nil
+    loop.cancel(timer)
+    loop.cancel(acceptTimer)
+    loop.remove(self)
+    done()
+  }
+}

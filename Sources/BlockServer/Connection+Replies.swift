@@ -1,0 +1,375 @@
+import DataPath
+import Glibc
+
+/// Replies: how they look, and how they leave.
+extension Connection {
+  // MARK: - Completions
+
+  /// The destination is done with a request.
+  func complete(_ request: RequestPointer) {
+    let index = Int(request.pointee.context)
+    inFlight -= 1
+    guard phase != .ended else {
+      release(index)
+      endIfUnused()
+      return
+    }
+    guard let slot = table.map({ $0.slots + index }), let export else { return }
+    let code = request.pointee.errorNumber
+    guard code == 0 else {
+      fail(index, code, export)
+      return
+    }
+    switch slot.pointee.stage {
+    case .last:
+      if slot.pointee.command == Nbd.Command.read { replyData(index) } else { replyDone(index) }
+    case .flush:
+      submitFlush(index, export)
+    case .zeroes(let from, let to): writeZeroPiece(index, export, from, to)
+    }
+  }
+
+  /// The last step of what has to be durable.
+  private func submitFlush(_ index: Int, _ export: Export) {
+    guard let table else { return }
+    table.slots[index].stage = .last
+    table.requests[index].operation = .flush
+    table.requests[index].flags = []
+    table.requests[index].offset = 0
+    table.requests[index].byteCount = 0
+    submit(index, export)
+  }
+
+  private func fail(_ index: Int, _ code: Int32, _ export: Export) {
+    guard let table else { return }
+    let request = table.requests + index
+    if code == EOPNOTSUPP, request.pointee.operation == .discard {
+      // A hint that was of no use is no error.
+      replyDone(index)
+      return
+    }
+    if code == EOPNOTSUPP, request.pointee.operation == .writeZeroes,
+      table.slots[index].flags & Nbd.CommandFlag.fastZero == 0,
+      let buffer = takeBuffer(index, Self.zeroPieceBytes)
+    {
+      buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0, count: Self.zeroPieceBytes)
+      let slot = table.slots[index]
+      writeZeroPiece(index, export, slot.offset, slot.offset + UInt64(slot.length))
+      return
+    }
+    guard table.slots[index].headerBytes == 0 else { return }
+    replyError(index, Refusal(Self.map(code), Self.message(code)))
+  }
+
+  private static var zeroPieceBytes: Int { 1 << 20 }
+
+  /// Writes the next zeros of a range, where the destination cannot by itself.
+  private func writeZeroPiece(_ index: Int, _ export: Export, _ from: UInt64, _ to: UInt64) {
+    guard let table else { return }
+    let request = table.requests + index
+    guard from < to else {
+      guard table.slots[index].flags & Nbd.CommandFlag.fua != 0 else { return replyDone(index) }
+      submitFlush(index, export)
+      return
+    }
+    let count = Int(min(UInt64(Self.zeroPieceBytes), to - from))
+    table.slots[index].stage = .zeroes(from: from + UInt64(count), to: to)
+    request.pointee.operation = .write
+    request.pointee.flags = []
+    request.pointee.offset = from
+    request.pointee.byteCount = count
+    request.pointee.buffer = table.slots[index].buffer?.bytes
+    submit(index, export)
+  }
+
+  private static func map(_ code: Int32) -> NbdError {
+    switch code {
+    case EPERM, EACCES, EROFS: .permission
+    case ENOMEM: .noMemory
+    case EINVAL: .invalid
+    case ENOSPC, EDQUOT, EFBIG: .noSpace
+    case EOVERFLOW: .overflow
+    case EOPNOTSUPP, ENOSYS: .notSupported
+    case ESHUTDOWN: .shutdown
+    default: .inputOutput
+    }
+  }
+
+  private static func message(_ code: Int32) -> StaticString {
+    switch map(code) {
+    case .permission: "the volume is read-only"
+    case .noSpace: "no space left in the pool"
+    case .inputOutput: "the device failed"
+    default: "refused by the device"
+    }
+  }
+
+  // MARK: - What replies look like
+
+  private func enqueue(_ index: Int) {
+    table?.appendReply(index)
+    markDirty()
+  }
+
+  /// Success, without data.
+  func replyDone(_ index: Int) {
+    guard let table else { return }
+    if isStructured, table.slots[index].command == Nbd.Command.read {
+      putChunk(index, Nbd.Chunk.none, payload: 0)
+    } else {
+      putSimple(index, 0)
+    }
+    enqueue(index)
+  }
+
+  /// The data of a read.
+  private func replyData(_ index: Int) {
+    guard let table else { return }
+    let slot = table.slots + index
+    if slot.pointee.vectors == nil {
+      let count = slot.pointee.length
+      slot.pointee.payload = slot.pointee.buffer?.bytes
+      slot.pointee.payloadBytes = count
+      if isStructured {
+        putChunk(index, Nbd.Chunk.offsetData, payload: 8 + count)
+        table.header(index).putBig(slot.pointee.offset, Nbd.chunkBytes)
+        slot.pointee.headerBytes = Nbd.chunkBytes + 8
+      } else {
+        putSimple(index, 0)
+      }
+    }
+    enqueue(index)
+  }
+
+  /// An error, with its message where the client understands one.
+  func replyError(_ index: Int, _ refusal: Refusal) {
+    guard let table else { return }
+    server.counters.errors += 1
+    table.slots[index].vectors = nil
+    table.slots[index].payloadBytes = 0
+    if isStructured {
+      let room = SlotTable.headerBytes - Nbd.chunkBytes - 6
+      let length = min(refusal.message.utf8CodeUnitCount, room)
+      putChunk(index, Nbd.Chunk.error, payload: 6 + length)
+      let header = table.header(index)
+      header.putBig(refusal.error.rawValue, Nbd.chunkBytes)
+      header.putBig(UInt16(length), Nbd.chunkBytes + 4)
+      (header + Nbd.chunkBytes + 6).copyMemory(
+        from: refusal.message.utf8Start, byteCount: length)
+      table.slots[index].headerBytes = Nbd.chunkBytes + 6 + length
+    } else {
+      putSimple(index, refusal.error.rawValue)
+    }
+    enqueue(index)
+  }
+
+  private func putSimple(_ index: Int, _ error: UInt32) {
+    guard let table else { return }
+    let header = table.header(index)
+    header.putBig(Nbd.simpleReplyMagic, 0)
+    header.putBig(error, 4)
+    header.storeBytes(of: table.slots[index].cookie, toByteOffset: 8, as: UInt64.self)
+    table.slots[index].headerBytes = Nbd.simpleReplyBytes
+  }
+
+  private func putChunk(_ index: Int, _ type: UInt16, payload: Int) {
+    guard let table else { return }
+    Self.putChunk(
+      table.header(index), cookie: table.slots[index].cookie, Nbd.Chunk.done, type, payload)
+    table.slots[index].headerBytes = Nbd.chunkBytes
+  }
+
+  private static func putChunk(
+    _ header: UnsafeMutableRawPointer, cookie: UInt64, _ flags: UInt16, _ type: UInt16,
+    _ payload: Int
+  ) {
+    header.putBig(Nbd.structuredReplyMagic, 0)
+    header.putBig(flags, 4)
+    header.putBig(type, 6)
+    header.storeBytes(of: cookie, toByteOffset: 8, as: UInt64.self)
+    header.putBig(UInt32(payload), 16)
+  }
+
+  // MARK: - Holes
+
+  /// Answers a read of a range that is a hole altogether; false if it is not.
+  func replyHole(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) -> Bool {
+    guard let table, runs(export, offset, length, max: 1) == 1, server.runs[0].isZero else {
+      return false
+    }
+    putChunk(index, Nbd.Chunk.offsetHole, payload: 12)
+    let header = table.header(index)
+    header.putBig(offset, Nbd.chunkBytes)
+    header.putBig(UInt32(length), Nbd.chunkBytes + 8)
+    table.slots[index].headerBytes = Nbd.chunkBytes + 12
+    enqueue(index)
+    return true
+  }
+
+  /// Lays out the reply to a read of a range with holes in it. Without holes, or with too many, there
+  /// is none, and the reply is one piece.
+  func planPieces(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) {
+    let count = runs(export, offset, length, max: BlockServer.runsMax)
+    guard count > 1, let table, let buffer = table.slots[index].buffer,
+      let plan = server.buffers.take(BufferPool.bytesMin)
+    else { return }
+    table.slots[index].plan = plan
+    charge(index, plan.count)
+    let vectors = plan.bytes.bindMemory(to: iovec.self, capacity: 2 * count)
+    var header = plan.bytes + 2 * count * MemoryLayout<iovec>.stride
+    var vectorCount = 0
+    var done = 0
+    for i in 0..<count {
+      let run = server.runs[i]
+      let isLast = i == count - 1
+      let type = run.isZero ? Nbd.Chunk.offsetHole : Nbd.Chunk.offsetData
+      Self.putChunk(
+        header, cookie: table.slots[index].cookie, isLast ? Nbd.Chunk.done : 0, type,
+        run.isZero ? 12 : 8 + run.count)
+      header.putBig(offset + UInt64(done), Nbd.chunkBytes)
+      if run.isZero { header.putBig(UInt32(run.count), Nbd.chunkBytes + 8) }
+      vectors[vectorCount] = iovec(
+        iov_base: header, iov_len: Nbd.chunkBytes + (run.isZero ? 12 : 8))
+      vectorCount += 1
+      if !run.isZero {
+        vectors[vectorCount] = iovec(iov_base: buffer.bytes + done, iov_len: run.count)
+        vectorCount += 1
+      }
+      header += 32
+      done += run.count
+    }
+    table.slots[index].vectors = vectors
+    table.slots[index].vectorCount = vectorCount
+  }
+
+  /// Finds runs of holes and data in a range, into `server.runs`. Returns how many; 0 if there are more
+  /// than `max`.
+  private func runs(_ export: Export, _ offset: UInt64, _ length: Int, max: Int) -> Int {
+    let runs = server.runs
+    let end = offset + UInt64(length)
+    var next = offset
+    var count = 0
+    var isTooMany = false
+    export.destination.forEachExtent(in: offset..<end) { extent in
+      let upper = min(end, extent.offset + extent.byteCount)
+      guard upper > next else { return true }
+      let isZero = extent.isZero && !extent.isAllocated
+      if count > 0, runs[count - 1].isZero == isZero {
+        runs[count - 1].count += Int(upper - next)
+      } else if count == max {
+        isTooMany = true
+        return false
+      } else {
+        runs[count] = BlockServer.Run(count: Int(upper - next), isZero: isZero)
+        count += 1
+      }
+      next = upper
+      return true
+    }
+    return isTooMany || next < end ? 0 : count
+  }
+
+  // MARK: - Block status
+
+  /// Answers with what is allocated and what reads as zeros.
+  func replyStatus(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) {
+    guard let table else { return }
+    let isSingle = table.slots[index].flags & Nbd.CommandFlag.onlyOne != 0
+    let header = table.header(index)
+    var target = header + Nbd.chunkBytes + 4
+    var most = 1
+    if !isSingle {
+      guard let buffer = takeBuffer(index, Self.statusBytes) else { return }
+      target = buffer.bytes
+      most = buffer.count / 8
+    }
+    let end = offset + UInt64(length)
+    var next = offset
+    var count = 0
+    var state: UInt32 = 0
+    export.destination.forEachExtent(in: offset..<end) { extent in
+      let upper = min(end, extent.offset + extent.byteCount)
+      guard upper > next else { return true }
+      let now = (extent.isAllocated ? 0 : Nbd.State.hole) | (extent.isZero ? Nbd.State.zero : 0)
+      if count > 0, now == state {
+        let at = (count - 1) * 8
+        target.putBig(UnsafeRawPointer(target).big32(at) + UInt32(upper - next), at)
+      } else if count == most {
+        return false
+      } else {
+        target.putBig(UInt32(upper - next), count * 8)
+        target.putBig(now, count * 8 + 4)
+        count += 1
+        state = now
+      }
+      next = upper
+      return true
+    }
+    if count == 0 {
+      // Whatever is not known may hold data.
+      target.putBig(UInt32(length), 0)
+      target.putBig(UInt32(0), 4)
+      count = 1
+    }
+    putChunk(index, Nbd.Chunk.blockStatus, payload: 4 + 8 * count)
+    header.putBig(Nbd.allocationContextID, Nbd.chunkBytes)
+    table.slots[index].headerBytes = Nbd.chunkBytes + 4 + (isSingle ? 8 : 0)
+    if !isSingle {
+      table.slots[index].payload = target
+      table.slots[index].payloadBytes = 8 * count
+    }
+    enqueue(index)
+  }
+
+  private static var statusBytes: Int { 64 << 10 }
+
+  // MARK: - Sending
+
+  /// Sends replies as far as the client takes them; false if the connection has ended.
+  func sendReplies() -> Bool {
+    while let first = table?.firstReply, first >= 0 {
+      let count = gather(first)
+      let n = send(server.vectors, count)
+      guard n > 0 else { return n == 0 }
+      var sent = sentOfFirst + n
+      while let table, table.firstReply >= 0 {
+        let bytes = table.slots[table.firstReply].replyBytes
+        guard sent >= bytes else { break }
+        sent -= bytes
+        if let index = self.table?.takeReply() { release(index) }
+      }
+      sentOfFirst = sent
+    }
+    return finishRecord()
+  }
+
+  /// Lists in `server.vectors` what is to be sent, from the reply `first` on.
+  private func gather(_ first: Int) -> Int {
+    guard let table else { return 0 }
+    let vectors = server.vectors
+    var count = 0
+    var skip = sentOfFirst
+    func add(_ base: UnsafeMutableRawPointer?, _ length: Int) {
+      guard length > skip else {
+        skip -= length
+        return
+      }
+      vectors[count] = iovec(iov_base: base.map { $0 + skip }, iov_len: length - skip)
+      count += 1
+      skip = 0
+    }
+    var index = first
+    while index >= 0 {
+      let slot = table.slots + index
+      guard count + max(2, slot.pointee.vectorCount) <= BlockServer.vectorsMax else { break }
+      if let pieces = slot.pointee.vectors {
+        for i in 0..<slot.pointee.vectorCount { add(pieces[i].iov_base, pieces[i].iov_len) }
+      } else {
+        add(table.header(index), slot.pointee.headerBytes)
+        if slot.pointee.payloadBytes > 0 { add(slot.pointee.payload, slot.pointee.payloadBytes) }
+      }
+      index = slot.pointee.next
+    }
+    return count
+  }
+}

@@ -1,0 +1,311 @@
+import DataPath
+import Glibc
+
+/// Understanding requests.
+extension Connection {
+  /// Why a request is refused, for the client and for its user.
+  struct Refusal {
+    let error: NbdError
+    let message: StaticString
+    init(_ error: NbdError, _ message: StaticString) {
+      self.error = error
+      self.message = message
+    }
+  }
+
+  private struct Header {
+    let flags: UInt16
+    let command: UInt16
+    let cookie: UInt64
+    let offset: UInt64
+    let length: Int
+
+    init(_ bytes: UnsafeRawPointer) {
+      flags = bytes.big16(4)
+      command = bytes.big16(6)
+      cookie = bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
+      offset = bytes.big64(16)
+      length = Int(bytes.big32(24))
+    }
+  }
+
+  /// Takes a request, or more of a write's payload. False if there is nothing to take for now.
+  func takeRequest() -> Bool {
+    if payloadSlot >= 0 { return takePayload() }
+    guard end - start >= Nbd.requestBytes else { return false }
+    let bytes = UnsafeRawPointer(received + start)
+    guard bytes.big32(0) == Nbd.requestMagic else {
+      drop()
+      return false
+    }
+    let header = Header(bytes)
+    if header.command == Nbd.Command.disconnect {
+      finish()
+      return false
+    }
+    let isWrite = header.command == Nbd.Command.write
+    guard !isWrite || header.length <= Nbd.payloadBytesMax else {
+      drop()
+      return false
+    }
+    guard let export, let table, table.firstFree >= 0 else { return pause(0) }
+    if let refusal = check(header, export) {
+      start += Nbd.requestBytes
+      if isWrite { skipping = header.length }
+      replyError(take(header), refusal)
+      return true
+    }
+    let isData = isWrite || header.command == Nbd.Command.read
+    let needed = isData && header.length > 0 ? BufferPool.bytes(for: header.length) : 0
+    guard hasRoom(needed) else { return pause(needed) }
+    start += Nbd.requestBytes
+    perform(header, export)
+    return true
+  }
+
+  private func take(_ header: Header) -> Int {
+    guard
+      let slot = table?.take(cookie: header.cookie, command: header.command, flags: header.flags)
+    else { preconditionFailure("requests come after the handshake") }
+    table?.slots[slot].offset = header.offset
+    table?.slots[slot].length = header.length
+    return slot
+  }
+
+  private func hasRoom(_ bytes: Int) -> Bool {
+    guard bytes > 0 else { return true }
+    guard bytesInUse == 0 || bytesInUse + bytes <= server.limits.bytesPerConnection else {
+      return false
+    }
+    if server.hasRoom(bytes) { return true }
+    if !isWaitingForServer {
+      isWaitingForServer = true
+      server.wait(self)
+    }
+    return false
+  }
+
+  private func pause(_ bytes: Int) -> Bool {
+    isPaused = true
+    bytesWanted = bytes
+    return false
+  }
+
+  // MARK: - Checks
+
+  private func check(_ header: Header, _ export: Export) -> Refusal? {
+    let allowed: UInt16
+    switch header.command {
+    case Nbd.Command.read:
+      allowed = Nbd.CommandFlag.fua | (isStructured ? Nbd.CommandFlag.dontFragment : 0)
+    case Nbd.Command.write, Nbd.Command.flush, Nbd.Command.trim, Nbd.Command.cache:
+      allowed = Nbd.CommandFlag.fua
+    case Nbd.Command.writeZeroes:
+      allowed = Nbd.CommandFlag.fua | Nbd.CommandFlag.noHole | Nbd.CommandFlag.fastZero
+    case Nbd.Command.blockStatus:
+      allowed = Nbd.CommandFlag.fua | Nbd.CommandFlag.onlyOne
+    default: return Refusal(.invalid, "unknown command")
+    }
+    guard header.flags & ~allowed == 0 else {
+      return Refusal(.invalid, "flags that the command does not have")
+    }
+    if header.command == Nbd.Command.flush {
+      return header.offset == 0 && header.length == 0
+        ? nil : Refusal(.invalid, "a flush has no offset and no length")
+    }
+    return checkRange(header, export)
+  }
+
+  private func checkRange(_ header: Header, _ export: Export) -> Refusal? {
+    let isWriting =
+      header.command == Nbd.Command.write || header.command == Nbd.Command.writeZeroes
+    if export.isReadOnly, isWriting || header.command == Nbd.Command.trim {
+      return Refusal(.permission, "the export is read-only")
+    }
+    let size = export.byteCount
+    guard header.offset <= size, UInt64(header.length) <= size - header.offset else {
+      return Refusal(isWriting ? .noSpace : .invalid, "beyond the end of the export")
+    }
+    let mask = UInt64(export.destination.logicalBlockBytes - 1)
+    guard (header.offset | UInt64(header.length)) & mask == 0 else {
+      return Refusal(.invalid, "not a multiple of the smallest block size")
+    }
+    switch header.command {
+    case Nbd.Command.read where header.length > Nbd.payloadBytesMax:
+      return Refusal(.overflow, "more than 32 MiB at once")
+    case Nbd.Command.trim where !export.destination.takesDiscards:
+      return Refusal(.invalid, "the export takes no discards")
+    case Nbd.Command.blockStatus where !sendsStatus:
+      return Refusal(.invalid, "no metadata context was agreed on")
+    case Nbd.Command.blockStatus where header.length == 0:
+      return Refusal(.invalid, "the status of nothing")
+    default: return nil
+    }
+  }
+
+  // MARK: - Commands
+
+  private func perform(_ header: Header, _ export: Export) {
+    let slot = take(header)
+    if header.length == 0, header.command != Nbd.Command.flush {
+      replyDone(slot)
+      return
+    }
+    switch header.command {
+    case Nbd.Command.read: read(slot, header, export)
+    case Nbd.Command.write:
+      guard let buffer = takeBuffer(slot, header.length) else {
+        skipping = header.length
+        return
+      }
+      server.counters.writes += 1
+      server.counters.bytesWritten += UInt64(header.length)
+      // Large payloads are best received where they belong: little of them comes with the header.
+      receiveLimit = header.length >= 64 << 10 ? BufferPool.bytesMin : Self.receiveBytes
+      prepare(slot, .write, header, buffer.bytes)
+      payloadSlot = slot
+      payloadReceived = 0
+    case Nbd.Command.flush:
+      server.counters.flushes += 1
+      prepare(slot, .flush, header, nil)
+      submit(slot, export)
+    case Nbd.Command.trim:
+      server.counters.discards += 1
+      prepare(slot, .discard, header, nil)
+      makeDurableAfterwards(slot, header)
+      submit(slot, export)
+    case Nbd.Command.writeZeroes: writeZeroes(slot, header, export)
+    case Nbd.Command.blockStatus: replyStatus(slot, export, header.offset, header.length)
+    default:
+      // There is no cache that could be filled.
+      replyDone(slot)
+    }
+  }
+
+  private func prepare(
+    _ slot: Int, _ operation: BlockOperation, _ header: Header, _ buffer: UnsafeMutableRawPointer?
+  ) {
+    guard let request = table.map({ $0.requests + slot }) else { return }
+    request.pointee.operation = operation
+    request.pointee.flags =
+      operation == .write && header.flags & Nbd.CommandFlag.fua != 0 ? .durable : []
+    request.pointee.offset = header.offset
+    request.pointee.byteCount = header.length
+    request.pointee.buffer = buffer
+    request.pointee.context = UInt64(slot)
+  }
+
+  /// Hands a request to the destination.
+  func submit(_ slot: Int, _ export: Export) {
+    guard let request = table.map({ $0.requests + slot }) else { return }
+    inFlight += 1
+    export.destination.submit(request)
+  }
+
+  private func makeDurableAfterwards(_ slot: Int, _ header: Header) {
+    if header.flags & Nbd.CommandFlag.fua != 0 { table?.slots[slot].stage = .flush }
+  }
+
+  private func read(_ slot: Int, _ header: Header, _ export: Export) {
+    server.counters.reads += 1
+    server.counters.bytesRead += UInt64(header.length)
+    let mayFragment = isStructured && header.flags & Nbd.CommandFlag.dontFragment == 0
+    if mayFragment, header.length >= Self.sparseBytesMin,
+      replyHole(slot, export, header.offset, header.length)
+    {
+      return
+    }
+    guard let buffer = takeBuffer(slot, header.length) else { return }
+    if mayFragment, header.length >= Self.sparseBytesMin {
+      planPieces(slot, export, header.offset, header.length)
+    }
+    prepare(slot, .read, header, buffer.bytes)
+    submit(slot, export)
+  }
+
+  /// Shorter reads are not asked for holes: it would take longer than sending zeros.
+  private static var sparseBytesMin: Int { 32 << 10 }
+
+  private func writeZeroes(_ slot: Int, _ header: Header, _ export: Export) {
+    server.counters.zeroes += 1
+    let mayPunch = header.flags & Nbd.CommandFlag.noHole == 0
+    if mayPunch, isZeroHole(export, header.offset, header.length) {
+      // Nothing to do but what a flag asks for.
+      guard header.flags & Nbd.CommandFlag.fua != 0 else { return replyDone(slot) }
+      prepare(slot, .flush, header, nil)
+      table?.requests[slot].offset = 0
+      table?.requests[slot].byteCount = 0
+      submit(slot, export)
+      return
+    }
+    if header.flags & Nbd.CommandFlag.fastZero != 0, !export.destination.zeroesFast {
+      replyError(slot, Refusal(.notSupported, "not faster than writing"))
+      return
+    }
+    prepare(slot, .writeZeroes, header, nil)
+    if !mayPunch { table?.requests[slot].flags.insert(.keepAllocated) }
+    makeDurableAfterwards(slot, header)
+    submit(slot, export)
+  }
+
+  private func isZeroHole(_ export: Export, _ offset: UInt64, _ length: Int) -> Bool {
+    var isHole = true
+    // A destination may have many runs to tell of; one that is not a hole is enough.
+    export.destination.forEachExtent(in: offset..<offset + UInt64(length)) { extent in
+      isHole = extent.isZero && !extent.isAllocated
+      return isHole
+    }
+    return isHole
+  }
+
+  // MARK: - Buffers
+
+  /// A buffer for a slot. Where there is no memory the slot is answered so, and nil returned.
+  func takeBuffer(_ slot: Int, _ count: Int) -> BufferPool.Buffer? {
+    guard let buffer = server.buffers.take(count) else {
+      replyError(slot, Refusal(.noMemory, "out of memory"))
+      return nil
+    }
+    table?.slots[slot].buffer = buffer
+    charge(slot, buffer.count)
+    return buffer
+  }
+
+  func charge(_ slot: Int, _ bytes: Int) {
+    table?.slots[slot].charged += bytes
+    bytesInUse += bytes
+    server.charge(bytes)
+  }
+
+  /// Gives back a slot with all it has.
+  func release(_ index: Int) {
+    guard let slot = table.map({ $0.slots + index }) else { return }
+    if let buffer = slot.pointee.buffer { server.buffers.give(buffer) }
+    if let plan = slot.pointee.plan { server.buffers.give(plan) }
+    slot.pointee.buffer = nil
+    slot.pointee.plan = nil
+    slot.pointee.vectors = nil
+    slot.pointee.payload = nil
+    if slot.pointee.charged > 0 {
+      bytesInUse -= slot.pointee.charged
+      server.refund(slot.pointee.charged)
+      slot.pointee.charged = 0
+    }
+    table?.give(index)
+  }
+
+  /// Takes what was received of a payload along with the header; the rest is received in its place.
+  private func takePayload() -> Bool {
+    guard let export, let table, let buffer = table.slots[payloadSlot].buffer else { return false }
+    let rest = table.slots[payloadSlot].length - payloadReceived
+    let count = min(rest, end - start)
+    (buffer.bytes + payloadReceived).copyMemory(from: received + start, byteCount: count)
+    start += count
+    payloadReceived += count
+    guard count == rest else { return false }
+    let slot = payloadSlot
+    payloadSlot = -1
+    submit(slot, export)
+    return true
+  }
+}

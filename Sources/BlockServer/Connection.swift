@@ -1,0 +1,386 @@
+import DataPath
+import Glibc
+
+/// One client. Bytes come in by `fill`, are understood by `process`, and replies leave by `flush`.
+///
+/// Invariants: a request's slot is in use from its header until its reply has been sent, so that slots
+/// and the bytes charged for them bound everything a client can take up. Memory that the destination
+/// may still write to stays until `requestDone`, also when the client has gone.
+final class Connection: RequestOwner {
+  private final class Socket: EventSource {
+    unowned(unsafe) let connection: Connection
+    init(_ connection: Connection, descriptor: Int32) {
+      self.connection = connection
+      super.init(descriptor: descriptor)
+    }
+    override func ready(_ events: EventLoop.Events) { connection.ready(events) }
+  }
+
+  enum Phase {
+    /// The client's flags are due.
+    case greeting
+    case options
+    case tlsHandshake
+    case transmission
+    /// Nothing is read any more; what is under way ends, then the connection.
+    case finishing
+    /// Closed; requests may be on their way.
+    case ended
+  }
+
+  static let receiveBytes = 128 << 10
+
+  unowned(unsafe) let server: BlockServer
+  let descriptor: Int32
+  let startTime = EventLoop.now()
+  private var source: Socket?
+  private var interest: EventLoop.Events = .readable
+  var phase = Phase.greeting
+  var tls: TLSSession?
+
+  // What was received and not yet understood: `received[start..<end]`.
+  let receiveBuffer: BufferPool.Buffer
+  let received: UnsafeMutableRawPointer
+  var start = 0
+  var end = 0
+  /// How much to receive at once: little where payloads follow that go to buffers of their own.
+  var receiveLimit = Connection.receiveBytes
+  /// Bytes to be thrown away: the payload of a write that was refused, an option that is too long.
+  var skipping = 0
+
+  // What the handshake has agreed on.
+  var clientFlags: UInt32 = 0
+  var isStructured = false
+  var contextExport: [UInt8]?
+  var export: Export?
+  var sendsStatus = false
+
+  // What the handshake has to say.
+  var greeting: [UInt8] = []
+  var greetingSent = 0
+
+  // Requests.
+  var table: SlotTable?
+  /// The write whose payload is being received, and how much of it there is.
+  var payloadSlot = -1
+  var payloadReceived = 0
+  /// Requests that the destination has.
+  var inFlight = 0
+  /// Bytes of buffers.
+  var bytesInUse = 0
+  /// Nothing is understood any more until there are slots or bytes.
+  var isPaused = false
+  var bytesWanted = 0
+  var isWaitingForServer = false
+  var isDirty = false
+  /// Of the first reply, what has been sent.
+  var sentOfFirst = 0
+  private var isSendBlocked = false
+  private var lastProgress = EventLoop.now()
+  private var wasDropped = false
+
+  init(_ descriptor: Int32, _ server: BlockServer) {
+    self.server = server
+    self.descriptor = descriptor
+    guard let buffer = server.buffers.take(Self.receiveBytes) else { fatalError("out of memory") }
+    receiveBuffer = buffer
+    received = buffer.bytes
+    super.init()
+  }
+
+  deinit {
+    server.buffers.give(receiveBuffer)
+    table?.deallocate()
+  }
+
+  /// Greets the client. False, and the descriptor is closed, if it cannot be watched.
+  func begin() -> Bool {
+    let source = Socket(self, descriptor: descriptor)
+    do throws(SystemError) {
+      try server.loop.add(source, interest)
+    } catch {
+      Glibc.close(descriptor)
+      phase = .ended
+      return false
+    }
+    self.source = source
+    greet()
+    return true
+  }
+
+  var isShakingHands: Bool {
+    phase == .greeting || phase == .options || phase == .tlsHandshake
+  }
+
+  // MARK: - Receiving
+
+  private func ready(_ events: EventLoop.Events) {
+    if phase == .tlsHandshake {
+      continueTLS()
+    } else {
+      if events.contains(.writable) || isSendBlocked { flush() }
+      if isReading { receive() }
+    }
+    let isHungUp = !events.isDisjoint(with: .closed)
+    if phase != .ended, isHungUp, !events.contains(.readable) || !isReading {
+      // Nobody is there any more who could read a reply.
+      close(dropped: false)
+    }
+    updateInterest()
+  }
+
+  private var isReading: Bool {
+    !isPaused && phase != .finishing && phase != .ended && phase != .tlsHandshake
+  }
+
+  /// Receives and understands until there is no more, or it is others' turn.
+  private func receive() {
+    for _ in 0..<8 {
+      let count = fill()
+      if count == 0 { return finish() }
+      if count < 0 {
+        if errno == EINTR { continue }
+        if errno != EAGAIN { close(dropped: false) }
+        return
+      }
+      noteProgress()
+      process()
+      guard isReading, payloadSlot >= 0 || skipping > 0 || tls?.hasPending == true else { return }
+    }
+  }
+
+  /// After the handshake of TLS: something may have come along with its end.
+  func receiveAgain() {
+    if isReading { receive() }
+  }
+
+  /// One call that receives: first what is left of a payload, then what follows it. Returns bytes, 0
+  /// at the end, or -1 with errno set.
+  private func fill() -> Int {
+    if start == end {
+      start = 0
+      end = 0
+    } else if end > Self.receiveBytes / 2 {
+      received.copyMemory(from: received + start, byteCount: end - start)
+      end -= start
+      start = 0
+    }
+    var vectors = (iovec(), iovec())
+    var count = 0
+    var payloadRest = 0
+    let tail = iovec(
+      iov_base: received + end, iov_len: min(receiveLimit, Self.receiveBytes - end))
+    if payloadSlot >= 0, let table, let buffer = table.slots[payloadSlot].buffer {
+      payloadRest = table.slots[payloadSlot].length - payloadReceived
+      vectors = (iovec(iov_base: buffer.bytes + payloadReceived, iov_len: payloadRest), tail)
+      count = 2
+    } else {
+      vectors.0 = tail
+      count = 1
+    }
+    let n: Int
+    if let tls {
+      n = tls.receive(vectors.0.iov_base, vectors.0.iov_len)
+    } else if count == 1 {
+      n = recv(descriptor, vectors.0.iov_base, vectors.0.iov_len, 0)
+    } else {
+      n = withUnsafePointer(to: &vectors) {
+        $0.withMemoryRebound(to: iovec.self, capacity: 2) { readv(descriptor, $0, 2) }
+      }
+    }
+    if n > 0 {
+      let ofPayload = min(n, payloadRest)
+      payloadReceived += ofPayload
+      end += n - ofPayload
+    }
+    return n
+  }
+
+  /// Understands what has been received, as far as it goes.
+  func process() {
+    while !isPaused {
+      if skipping > 0 {
+        let count = min(skipping, end - start)
+        skipping -= count
+        start += count
+        if skipping > 0 { return }
+      }
+      switch phase {
+      case .greeting: guard takeClientFlags() else { return }
+      case .options: guard greeting.isEmpty, takeOption() else { return }
+      case .transmission: guard takeRequest() else { return }
+      case .tlsHandshake, .finishing, .ended: return
+      }
+    }
+  }
+
+  /// Goes on after a pause.
+  func goOn() {
+    guard phase != .ended else { return }
+    isPaused = false
+    process()
+    updateInterest()
+  }
+
+  // MARK: - Sending
+
+  /// Marks that there is something to send at the end of the pass.
+  @inline(__always) func markDirty() {
+    guard !isDirty else { return }
+    isDirty = true
+    server.markDirty(self)
+  }
+
+  /// Sends what there is to send, as far as the client takes it.
+  func flush() {
+    isDirty = false
+    guard phase != .ended, phase != .tlsHandshake else { return }
+    let hadGreeting = !greeting.isEmpty
+    isSendBlocked = false
+    guard sendGreeting(), sendReplies() else { return }
+    if phase == .finishing, !isSendBlocked, inFlight == 0, table?.firstReply ?? -1 < 0 {
+      close(dropped: false)
+      return
+    }
+    if hadGreeting, greeting.isEmpty, isStartingTLS {
+      startTLS()
+    } else if isPaused && !isWaitingForServer || hadGreeting {
+      goOn()
+    }
+    updateInterest()
+  }
+
+  var isStartingTLS = false
+
+  /// False if the connection has ended.
+  private func sendGreeting() -> Bool {
+    while greetingSent < greeting.count {
+      let n = greeting.withUnsafeMutableBytes { bytes in
+        var vector = iovec(
+          iov_base: bytes.baseAddress.map { $0 + greetingSent },
+          iov_len: bytes.count - greetingSent)
+        return send(&vector, 1)
+      }
+      guard n > 0 else { return n == 0 }
+      greetingSent += n
+    }
+    greeting.removeAll(keepingCapacity: true)
+    greetingSent = 0
+    return finishRecord()
+  }
+
+  /// Sends vectors. Returns the bytes taken, 0 if the client takes none for now, and -1 if the
+  /// connection has ended.
+  func send(_ vectors: UnsafeMutablePointer<iovec>, _ count: Int) -> Int {
+    while true {
+      let n: Int
+      if let tls {
+        n = tls.send(vectors, count)
+      } else {
+        var message = msghdr()
+        message.msg_iov = vectors
+        message.msg_iovlen = count
+        n = sendmsg(descriptor, &message, Int32(truncatingIfNeeded: MSG_NOSIGNAL))
+      }
+      if n > 0 {
+        noteProgress()
+        return n
+      }
+      if n < 0 && errno == EINTR { continue }
+      if n < 0 && errno != EAGAIN {
+        close(dropped: false)
+        return -1
+      }
+      isSendBlocked = true
+      return 0
+    }
+  }
+
+  /// Has the last record of TLS go out entirely; false if the connection has ended.
+  func finishRecord() -> Bool {
+    guard let tls, tls.isBlocked, !tls.finishRecord() else { return true }
+    guard errno == EAGAIN || errno == EINTR else {
+      close(dropped: false)
+      return false
+    }
+    isSendBlocked = true
+    return true
+  }
+
+  private func noteProgress() { lastProgress = EventLoop.now() }
+
+  /// Whether it holds buffers that wait for the client alone, and has for long.
+  func isHoldingUp(_ now: UInt64) -> Bool {
+    bytesInUse > 0 && (payloadSlot >= 0 || isSendBlocked)
+      && now &- lastProgress > server.limits.stallNanoseconds
+  }
+
+  /// Watches for what can be dealt with, and no more.
+  func updateInterest() {
+    guard let source, phase != .ended else { return }
+    var wanted: EventLoop.Events = []
+    if phase == .tlsHandshake {
+      wanted = tls?.wantsToWrite == true ? .writable : .readable
+    } else {
+      if isReading { wanted.insert(.readable) }
+      if isSendBlocked { wanted.insert(.writable) }
+    }
+    guard wanted != interest else { return }
+    interest = wanted
+    server.loop.change(source, wanted)
+  }
+
+  override func requestDone(_ request: RequestPointer) { complete(request) }
+
+  // MARK: - Ending
+
+  /// Reads no more; the connection ends when the replies that are due have been sent.
+  func finish() {
+    guard phase != .ended, phase != .finishing else { return }
+    let wasTransmitting = phase == .transmission
+    phase = .finishing
+    abandonPayload()
+    if wasTransmitting {
+      markDirty()
+    } else {
+      // A handshake owes nothing, and may never end; but its last words are worth a try.
+      _ = sendGreeting()
+      if phase != .ended { close(dropped: false) }
+    }
+  }
+
+  /// Ends the connection at once: the client breaks the rules, or takes too long.
+  func drop() { close(dropped: true) }
+
+  private func close(dropped: Bool) {
+    guard phase != .ended else { return }
+    tls?.end(politely: !dropped)
+    phase = .ended
+    wasDropped = dropped
+    if let source { server.loop.remove(source) }
+    source = nil
+    Glibc.close(descriptor)
+    abandonPayload()
+    while let first = table?.firstReply, first >= 0 {
+      _ = table?.takeReply()
+      release(first)
+    }
+    endIfUnused()
+  }
+
+  /// Gives up a write whose payload will not come.
+  private func abandonPayload() {
+    guard payloadSlot >= 0 else { return }
+    let slot = payloadSlot
+    payloadSlot = -1
+    release(slot)
+  }
+
+  /// Is forgotten by the server once the destination has no request of it any more.
+  func endIfUnused() {
+    guard phase == .ended, inFlight == 0 else { return }
+    export?.close()
+    export = nil
+    server.forget(self, wasDropped: wasDropped)
+  }
+}

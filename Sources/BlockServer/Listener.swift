@@ -1,0 +1,164 @@
+import CDMThin
+public import DataPath
+import Glibc
+
+/// A socket that connections come in by.
+public final class Listener {
+  /// What messages call it: a path, or an address with its port.
+  public let name: String
+  let descriptor: Int32
+  /// The file that goes when the listener does, and what identifies it.
+  private var file: (path: String, device: UInt, inode: UInt)?
+
+  private init(descriptor: Int32, name: String) {
+    self.descriptor = descriptor
+    self.name = name
+  }
+
+  deinit { close() }
+
+  /// Stops listening; a unix socket's file is removed if it is still the listener's own.
+  public func close() {
+    guard let file else {
+      Glibc.close(descriptor)
+      return
+    }
+    self.file = nil
+    if let now = Self.identity(file.path), now == (file.device, file.inode) { unlink(file.path) }
+    Glibc.close(descriptor)
+  }
+
+  private static func identity(_ path: String) -> (UInt, UInt)? {
+    var info = stat()
+    return lstat(path, &info) == 0 ? (UInt(info.st_dev), UInt(info.st_ino)) : nil
+  }
+
+  // MARK: - Unix sockets
+
+  /// Listens on a unix socket at `path`, for its owner alone. A socket that nobody listens on any more
+  /// is replaced.
+  /// - Throws: `SystemError`; EADDRINUSE where somebody listens, or there is something else.
+  public static func unix(path: String) throws(SystemError) -> Listener {
+    let fd = try open(AF_UNIX)
+    do throws(SystemError) {
+      if dmthin_bind_unix(fd, path) != 0 {
+        guard errno == EADDRINUSE, isStale(path), unlink(path) == 0 else {
+          throw SystemError("bind", errno == 0 ? EADDRINUSE : errno)
+        }
+        try check(dmthin_bind_unix(fd, path), "bind")
+      }
+      try check(listen(fd, SOMAXCONN), "listen")
+    } catch {
+      Glibc.close(fd)
+      throw error
+    }
+    let listener = Listener(descriptor: fd, name: path)
+    listener.file = identity(path).map { (path, $0.0, $0.1) }
+    return listener
+  }
+
+  /// Whether there is a socket at `path` and nobody listens on it. Leaves EADDRINUSE otherwise.
+  private static func isStale(_ path: String) -> Bool {
+    var info = stat()
+    let probe = dmthin_stream_socket(AF_UNIX)
+    guard probe >= 0 else { return false }
+    defer { Glibc.close(probe) }
+    let isSocket = lstat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFSOCK
+    let isRefused = isSocket && dmthin_connect_unix(probe, path) != 0 && errno == ECONNREFUSED
+    errno = EADDRINUSE
+    return isRefused
+  }
+
+  // MARK: - TCP
+
+  /// Listens on `text`, `ADDRESS:PORT` or `[ADDRESS]:PORT`, on every address that it stands for.
+  /// Port 0 lets the system choose; `name` tells then.
+  /// - Throws: `SystemError`; EINVAL where the text is no address.
+  public static func tcp(_ text: String) throws(SystemError) -> [Listener] {
+    guard let (host, port) = split(text) else { throw SystemError("address \(text)", EINVAL) }
+    var hints = addrinfo()
+    hints.ai_family = AF_UNSPEC
+    hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+    hints.ai_flags = AI_PASSIVE
+    var list: UnsafeMutablePointer<addrinfo>?
+    guard getaddrinfo(host, port, &hints, &list) == 0 else {
+      throw SystemError("address \(text)", EADDRNOTAVAIL)
+    }
+    defer { freeaddrinfo(list) }
+    var listeners: [Listener] = []
+    var next = list
+    while let info = next {
+      next = info.pointee.ai_next
+      listeners.append(try tcp(info.pointee, host))
+    }
+    return listeners
+  }
+
+  private static func tcp(_ info: addrinfo, _ host: String) throws(SystemError) -> Listener {
+    let fd = try open(info.ai_family)
+    do throws(SystemError) {
+      set(fd, SOL_SOCKET, SO_REUSEADDR)
+      if info.ai_family == AF_INET6 { set(fd, Int32(IPPROTO_IPV6), IPV6_V6ONLY) }
+      try check(bind(fd, info.ai_addr, info.ai_addrlen), "bind")
+      try check(listen(fd, SOMAXCONN), "listen")
+    } catch {
+      Glibc.close(fd)
+      throw error
+    }
+    let name = info.ai_family == AF_INET6 ? "[\(host)]" : host
+    return Listener(descriptor: fd, name: "\(name):\(port(fd))")
+  }
+
+  private static func split(_ text: String) -> (String, String)? {
+    guard let colon = text.lastIndex(of: ":") else { return nil }
+    var host = text[..<colon]
+    let port = text[text.index(after: colon)...]
+    if host.hasPrefix("["), host.hasSuffix("]") { host = host.dropFirst().dropLast() }
+    guard !host.isEmpty, let number = UInt16(port) else { return nil }
+    return (String(host), String(number))
+  }
+
+  private static func port(_ fd: Int32) -> UInt16 {
+    var address = sockaddr_in6()
+    var length = socklen_t(MemoryLayout<sockaddr_in6>.size)
+    let status = withUnsafeMutablePointer(to: &address) {
+      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(fd, $0, &length) }
+    }
+    // The port is at the same place in both families.
+    return status == 0 ? UInt16(bigEndian: address.sin6_port) : 0
+  }
+
+  // MARK: - Sockets that are there
+
+  /// The sockets that the service manager passed (LISTEN_FDS), none where it passed none to this
+  /// process.
+  public static func passed() -> [Listener] {
+    guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
+      let text = getenv("LISTEN_FDS"), let count = Int32(String(cString: text)),
+      (1...256).contains(count)
+    else { return [] }
+    // Not for those whom this process starts.
+    unsetenv("LISTEN_PID")
+    unsetenv("LISTEN_FDS")
+    return (3..<3 + count).map { fd in
+      _ = fcntl(fd, F_SETFD, FD_CLOEXEC)
+      _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
+      return Listener(descriptor: fd, name: "socket \(fd)")
+    }
+  }
+
+  private static func open(_ family: Int32) throws(SystemError) -> Int32 {
+    let fd = dmthin_stream_socket(family)
+    guard fd >= 0 else { throw SystemError("socket", errno) }
+    return fd
+  }
+
+  private static func check(_ status: Int32, _ call: String) throws(SystemError) {
+    guard status == 0 else { throw SystemError(call, errno) }
+  }
+
+  static func set(_ fd: Int32, _ level: Int32, _ option: Int32) {
+    var one: Int32 = 1
+    setsockopt(fd, level, option, &one, socklen_t(MemoryLayout<Int32>.size))
+  }
+}

@@ -1,0 +1,105 @@
+import Cgnutls
+import Glibc
+
+/// How connections are encrypted: not at all, where clients ask for it, or always.
+public struct Security {
+  /// Whether clients may or must use TLS.
+  public enum Mode: String, CaseIterable, Sendable {
+    case off, allow, require
+  }
+
+  private let mode: Mode
+  private let credentials: TLSCredentials?
+
+  /// Nothing is encrypted.
+  public static var plain: Security { Security(mode: .off, credentials: nil) }
+
+  private init(mode: Mode, credentials: TLSCredentials?) {
+    self.mode = mode
+    self.credentials = credentials
+  }
+
+  /// TLS with `credentials`, where `mode` is not `off`.
+  public init(_ mode: Mode, _ credentials: TLSCredentials) {
+    self.init(mode: mode, credentials: credentials)
+  }
+
+  var isOffered: Bool { mode != .off && credentials != nil }
+  var isRequired: Bool { mode == .require }
+
+  func makeSession(_ descriptor: Int32) -> TLSSession? {
+    credentials.flatMap { TLSSession($0, descriptor) }
+  }
+}
+
+/// A TLS library call that failed, with its words.
+public struct TLSError: Error, Sendable, CustomStringConvertible {
+  /// What was being done, and why that failed.
+  public let description: String
+
+  init(_ what: String, _ code: Int32) {
+    description = "\(what): \(String(cString: gnutls_strerror(code)))"
+  }
+}
+
+/// By what a server proves who it is, and clients who they are.
+public final class TLSCredentials {
+  fileprivate let certificates: gnutls_certificate_credentials_t?
+  fileprivate let keys: gnutls_psk_server_credentials_t?
+  fileprivate let verifiesClients: Bool
+
+  /// A certificate and its key, both in PEM files. With `clientAuthority`, a file of certificates,
+  /// clients have to have one that these have signed.
+  /// - Throws: `TLSError` where a file cannot be used.
+  public init(
+    certificate: String, key: String, clientAuthority: String? = nil
+  ) throws(TLSError) {
+    var credentials: gnutls_certificate_credentials_t?
+    let status = gnutls_certificate_allocate_credentials(&credentials)
+    guard status == 0, let credentials else { throw TLSError("certificates", status) }
+    certificates = credentials
+    keys = nil
+    verifiesClients = clientAuthority != nil
+    let loaded = gnutls_certificate_set_x509_key_file(
+      credentials, certificate, key, GNUTLS_X509_FMT_PEM)
+    guard loaded >= 0 else { throw TLSError("\(certificate), \(key)", loaded) }
+    if let clientAuthority {
+      let count = gnutls_certificate_set_x509_trust_file(
+        credentials, clientAuthority, GNUTLS_X509_FMT_PEM)
+      guard count > 0 else { throw TLSError(clientAuthority, count) }
+    }
+  }
+
+  /// Keys that client and server share: a file of `NAME:HEX` lines, as `psktool` makes it.
+  /// - Throws: `TLSError` where the file cannot be used.
+  public init(sharedKeys path: String) throws(TLSError) {
+    var credentials: gnutls_psk_server_credentials_t?
+    let status = gnutls_psk_allocate_server_credentials(&credentials)
+    guard status == 0, let credentials else { throw TLSError("shared keys", status) }
+    certificates = nil
+    keys = credentials
+    verifiesClients = false
+    guard access(path, R_OK) == 0 else { throw TLSError(path, GNUTLS_E_FILE_ERROR) }
+    let loaded = gnutls_psk_set_server_credentials_file(credentials, path)
+    guard loaded >= 0 else { throw TLSError(path, loaded) }
+  }
+
+  deinit {
+    if let certificates { gnutls_certificate_free_credentials(certificates) }
+    if let keys { gnutls_psk_free_server_credentials(keys) }
+  }
+
+  func apply(to session: gnutls_session_t) -> Bool {
+    let priority = keys == nil ? "NORMAL" : "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK"
+    guard gnutls_priority_set_direct(session, priority, nil) == 0 else { return false }
+    if let certificates {
+      gnutls_certificate_server_set_request(
+        session, verifiesClients ? GNUTLS_CERT_REQUIRE : GNUTLS_CERT_IGNORE)
+      if verifiesClients { gnutls_session_set_verify_cert(session, nil, 0) }
+      return gnutls_credentials_set(
+        session, GNUTLS_CRD_CERTIFICATE, UnsafeMutableRawPointer(certificates)) == 0
+    }
+    guard let keys else { return false }
+    return gnutls_credentials_set(session, GNUTLS_CRD_PSK, UnsafeMutableRawPointer(keys)) == 0
+  }
+}

@@ -1,0 +1,122 @@
+import DataPath
+import Glibc
+
+/// A request of a client, from its header to the last byte of its reply.
+struct Slot {
+  /// What is left to do when the destination has done its part.
+  enum Stage {
+    case last
+    /// A flush makes it durable.
+    case flush
+    /// Zeros are written piece by piece, from here to there.
+    case zeroes(from: UInt64, to: UInt64)
+  }
+
+  /// The client's, given back as it came.
+  var cookie: UInt64 = 0
+  var command: UInt16 = 0
+  var flags: UInt16 = 0
+  /// The range that the client named. The request's own belongs to the destination until it is done,
+  /// which may go on with another.
+  var offset: UInt64 = 0
+  var length = 0
+  var stage = Stage.last
+  /// Of the reply: what is in `header`, and what follows it from `payload`.
+  var headerBytes = 0
+  var payloadBytes = 0
+  var payload: UnsafeMutableRawPointer?
+  /// A reply in several pieces instead, which lie in `plan`.
+  var vectors: UnsafeMutablePointer<iovec>?
+  var vectorCount = 0
+  /// What has to go back to the pool.
+  var buffer: BufferPool.Buffer?
+  var plan: BufferPool.Buffer?
+  /// Bytes of these.
+  var charged = 0
+  /// The next that is free, or whose reply follows.
+  var next = -1
+
+  /// Bytes of the reply.
+  var replyBytes: Int {
+    guard let vectors else { return headerBytes + payloadBytes }
+    return (0..<vectorCount).reduce(0) { $0 + vectors[$1].iov_len }
+  }
+}
+
+/// The requests that a connection can have at a time, and the queue of its replies. Allocated once.
+struct SlotTable {
+  /// Room for the header of a reply, with the message of an error.
+  static let headerBytes = 128
+
+  let slots: UnsafeMutablePointer<Slot>
+  let requests: RequestPointer
+  private let headers: UnsafeMutableRawPointer
+  let capacity: Int
+  private(set) var firstFree = 0
+  /// Replies to be sent, in order.
+  private(set) var firstReply = -1
+  private var lastReply = -1
+  /// Slots in use.
+  private(set) var inUse = 0
+
+  init(_ capacity: Int, owner: RequestOwner) {
+    self.capacity = capacity
+    slots = .allocate(capacity: capacity)
+    requests = .allocate(capacity: capacity)
+    headers = .allocate(byteCount: capacity * Self.headerBytes, alignment: 16)
+    for index in 0..<capacity {
+      (slots + index).initialize(to: Slot())
+      slots[index].next = index + 1 < capacity ? index + 1 : -1
+      (requests + index).initialize(
+        to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: owner))
+      requests[index].context = UInt64(index)
+    }
+  }
+
+  func deallocate() {
+    slots.deallocate()
+    requests.deallocate()
+    headers.deallocate()
+  }
+
+  @inline(__always) func header(_ index: Int) -> UnsafeMutableRawPointer {
+    headers + index * Self.headerBytes
+  }
+
+  /// A free slot; there is one.
+  mutating func take(cookie: UInt64, command: UInt16, flags: UInt16) -> Int {
+    let index = firstFree
+    let slot = slots + index
+    firstFree = slot.pointee.next
+    inUse += 1
+    slot.pointee.cookie = cookie
+    slot.pointee.command = command
+    slot.pointee.flags = flags
+    slot.pointee.stage = .last
+    slot.pointee.headerBytes = 0
+    slot.pointee.payloadBytes = 0
+    slot.pointee.next = -1
+    return index
+  }
+
+  /// Gives a slot back, whose buffers have gone.
+  mutating func give(_ index: Int) {
+    slots[index].next = firstFree
+    firstFree = index
+    inUse -= 1
+  }
+
+  mutating func appendReply(_ index: Int) {
+    if lastReply >= 0 { slots[lastReply].next = index } else { firstReply = index }
+    slots[index].next = -1
+    lastReply = index
+  }
+
+  /// Takes the first reply off the queue; the slot stays in use.
+  mutating func takeReply() -> Int {
+    let index = firstReply
+    firstReply = slots[index].next
+    if firstReply < 0 { lastReply = -1 }
+    return index
+  }
+}

@@ -1,0 +1,72 @@
+#define _GNU_SOURCE
+#include "Sockets.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+int dmthin_accept(int fd) { return accept4(fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC); }
+
+int dmthin_stream_socket(int family) {
+    return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+}
+
+static int unix_address(struct sockaddr_un *address, const char *path) {
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof address->sun_path) {
+        errno = length == 0 ? EINVAL : ENAMETOOLONG;
+        return -1;
+    }
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    memcpy(address->sun_path, path, length + 1);
+    return 0;
+}
+
+int dmthin_bind_unix(int fd, const char *path) {
+    struct sockaddr_un address;
+    if (unix_address(&address, path)) return -1;
+    // By the mask rather than afterwards: there is no moment in which others could connect.
+    mode_t old = umask(0177);
+    int status = bind(fd, (struct sockaddr *)&address, sizeof address);
+    int code = errno;
+    umask(old);
+    errno = code;
+    return status;
+}
+
+int dmthin_connect_unix(int fd, const char *path) {
+    struct sockaddr_un address;
+    if (unix_address(&address, path)) return -1;
+    return connect(fd, (struct sockaddr *)&address, sizeof address);
+}
+
+int dmthin_peer_user(int fd, uint32_t *user) {
+    struct ucred peer;
+    socklen_t length = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length)) return -1;
+    *user = peer.uid;
+    return 0;
+}
+
+int dmthin_signal_descriptor(uint64_t mask) {
+    sigset_t set;
+    sigemptyset(&set);
+    for (int signal = 1; signal < 64; signal++)
+        if (mask >> signal & 1) sigaddset(&set, signal);
+    if (sigprocmask(SIG_BLOCK, &set, NULL)) return -1;
+    return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+int dmthin_next_signal(int fd) {
+    struct signalfd_siginfo info;
+    ssize_t n = read(fd, &info, sizeof info);
+    if (n == sizeof info) return (int)info.ssi_signo;
+    if (n >= 0) errno = EAGAIN;
+    return -1;
+}

@@ -86,7 +86,8 @@ let package = Package(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
-      name: "nbd-trials", dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
+      name: "nbd-trials",
+      dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
       path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
     .executableTarget(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],

@@ -1,5 +1,5 @@
-import CDMThin
 public import BlockIO
+import CDMThin
 public import DataPath
 import Glibc
 

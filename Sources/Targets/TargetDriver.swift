@@ -144,7 +144,9 @@ final class LiveTable {
 
   /// The type that only its like may replace, if there is one.
   var immutableType: String? {
-    single.flatMap { TargetTraits.of($0.line.type)?.contains(.immutable) == true ? $0.line.type : nil }
+    single.flatMap {
+      TargetTraits.of($0.line.type)?.contains(.immutable) == true ? $0.line.type : nil
+    }
   }
 
   /// Devices below, the one opened last first, each once.

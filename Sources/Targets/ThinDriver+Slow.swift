@@ -154,7 +154,8 @@ extension ThinDriver {
         let mapped = run?.virtualBlocks ?? stop..<stop
         let gap = at..<max(at, min(end, mapped.lowerBound * blockBytes))
         guard unmappedExtents(gap, body) else { return false }
-        let data = max(at, gap.upperBound)..<max(gap.upperBound, min(end, mapped.upperBound * blockBytes))
+        let data =
+          max(at, gap.upperBound)..<max(gap.upperBound, min(end, mapped.upperBound * blockBytes))
         if !data.isEmpty {
           guard body(extent(data, isAllocated: true, isZero: false)) else { return false }
         }

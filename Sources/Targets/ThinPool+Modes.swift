@@ -34,7 +34,8 @@ extension ThinPool {
   func armNoSpaceTimer() {
     let seconds = mapper.noSpaceTimeoutSeconds
     guard !failsWithoutSpace, seconds > 0, let noSpaceTimer else { return }
-    loop.set(noSpaceTimer, after: seconds.multipliedReportingOverflow(by: 1_000_000_000).partialValue)
+    loop.set(
+      noSpaceTimer, after: seconds.multipliedReportingOverflow(by: 1_000_000_000).partialValue)
   }
 
   /// Writes have waited for space long enough.
@@ -171,7 +172,9 @@ extension ThinPool {
     }
     lastFreeMetadata = free
     isDirty = true
-    if let commitTimer, !commitTimer.isSet, !isCommitDue { loop.set(commitTimer, after: 1_000_000_000) }
+    if let commitTimer, !commitTimer.isSet, !isCommitDue {
+      loop.set(commitTimer, after: 1_000_000_000)
+    }
   }
 
   // MARK: - Commits

@@ -114,7 +114,8 @@ final class ThinPoolDriver: TargetDriver {
     pool.failsWithoutSpace = request.features.contains(.errorIfNoSpace)
     guard isFresh else { return }
     isFresh = false
-    pool.setMode(request.features.contains(.readOnly) || device.mapper.isReadOnly ? .readOnly : .write)
+    pool.setMode(
+      request.features.contains(.readOnly) || device.mapper.isReadOnly ? .readOnly : .write)
     if pool.mode == .write {
       pool.isRetryDue = true
       pool.schedule()
@@ -210,7 +211,8 @@ final class ThinPoolDriver: TargetDriver {
     case .outOfDataSpace: details.mode = .outOfDataSpace
     default: details.mode = .readOnly
     }
-    let wantsPassdown = isFresh ? !request.features.contains(.noDiscardPassdown) : passesDiscardsDown
+    let wantsPassdown =
+      isFresh ? !request.features.contains(.noDiscardPassdown) : passesDiscardsDown
     details.discards =
       request.features.contains(.ignoreDiscard)
       ? .ignored : wantsPassdown ? .passedDown : .notPassedDown
@@ -222,7 +224,8 @@ final class ThinPoolDriver: TargetDriver {
 
   override func message(_ text: String) throws(MessageError) -> String? {
     guard pool.mode < .outOfMetadataSpace else {
-      throw MessageError("unable to service pool target messages in READ_ONLY or FAIL mode",
+      throw MessageError(
+        "unable to service pool target messages in READ_ONLY or FAIL mode",
         code: EOPNOTSUPP)
     }
     let message = try ThinPoolMessage(text)

@@ -108,8 +108,9 @@ extension UserspaceDeviceMapper {
   // MARK: - Suspend and resume
 
   /// Runs a command of a device when those before it are done.
-  private func inOrder(_ device: MappedDevice, _ body: @escaping (_ done: @escaping () -> Void) -> Void)
-  {
+  private func inOrder(
+    _ device: MappedDevice, _ body: @escaping (_ done: @escaping () -> Void) -> Void
+  ) {
     let run = {
       device.isBusy = true
       body {

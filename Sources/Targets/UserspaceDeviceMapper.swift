@@ -44,8 +44,9 @@ public final class UserspaceDeviceMapper {
   /// Told what the kernel would log.
   public var log: (String) -> Void = { _ in }
   /// Opens a disk; tests put others in its place.
-  public var openDisk: (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->
-    any SynchronousDestination
+  public var openDisk:
+    (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->
+      any SynchronousDestination
 
   var devices: [UInt32: MappedDevice] = [:]
   private var names: [String: UInt32] = [:]

@@ -90,14 +90,16 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
     switch request.operation {
     case .read:
       bytes.withUnsafeBytes {
-        request.buffer?.copyMemory(from: $0.baseAddress.unsafelyUnwrapped + offset, byteCount: request.byteCount)
+        request.buffer?.copyMemory(
+          from: $0.baseAddress.unsafelyUnwrapped + offset, byteCount: request.byteCount)
       }
     case .write:
       guard let buffer = request.buffer else { return EIO }
       store(UnsafeRawBufferPointer(start: buffer, count: request.byteCount), at: offset)
       if request.flags.contains(.durable) {
         durable.withUnsafeMutableBytes {
-          ($0.baseAddress.unsafelyUnwrapped + offset).copyMemory(from: buffer, byteCount: request.byteCount)
+          ($0.baseAddress.unsafelyUnwrapped + offset).copyMemory(
+            from: buffer, byteCount: request.byteCount)
         }
       }
     case .flush: durable = bytes
@@ -123,7 +125,8 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     if isFailing(.read) { throw BlockIOError(.read, path: "memory", offset: offset, code: EIO) }
     bytes.withUnsafeBytes {
-      buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<(Int(offset) + buffer.count)]))
+      buffer.copyMemory(
+        from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<(Int(offset) + buffer.count)]))
     }
   }
 

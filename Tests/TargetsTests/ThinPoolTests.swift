@@ -1,8 +1,10 @@
 import DataPath
 import DeviceMapper
 import Glibc
+import Targets
 import TestSupport
 import Testing
+import ThinTools
 
 private let kib = 1024
 private let block = 64 * 1024

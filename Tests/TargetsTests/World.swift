@@ -8,6 +8,8 @@ import TestSupport
 import Testing
 import ThinTools
 
+struct PoolHasFailed: Error {}
+
 /// A userspace device-mapper whose disks are in memory, by name.
 final class World {
   let loop: EventLoop
@@ -53,7 +55,8 @@ final class World {
 
   // MARK: - Devices
 
-  func line(_ length: UInt64, _ type: String, _ parameters: String, start: UInt64 = 0) -> TableLine {
+  func line(_ length: UInt64, _ type: String, _ parameters: String, start: UInt64 = 0) -> TableLine
+  {
     TableLine(start: start, length: length, type: type, parameters: parameters)
   }
 
@@ -98,7 +101,7 @@ final class World {
 
   func pool() throws -> ThinPoolStatus.Details {
     guard case .working(let details) = try #require(ThinPoolStatus(try status())) else {
-      throw MissingRequirement("the pool has failed")
+      throw PoolHasFailed()
     }
     return details
   }
@@ -155,7 +158,7 @@ final class World {
   }
 
   /// Runs the loop for some passes, which do not wait.
-  func passes(_ count: Int = 200) { for _ in 0..<count { loop.pass(wait: false) } }
+  func passes(_ count: Int = 200) { for _ in 0..<count { loop.pass() } }
 
   /// Does a request; the error number.
   @discardableResult
@@ -193,7 +196,7 @@ final class World {
     try metadata.withUnsafeBytes { bytes in
       try device.write(bytes, at: 0)
     }
-    return try ThinTools.check(device, options: CheckOptions(), progress: Progress())
+    return try ThinTools.check(device, options: CheckOptions(), progress: .init())
   }
 }
 

@@ -42,7 +42,7 @@ public final class BlockServer: PassHook {
   let loop: EventLoop
   let buffers = BufferPool()
   /// Bytes in buffers of all connections.
-  private(set) var bytesInUse = 0
+  public private(set) var bytesInUse = 0
   /// New requests and options are refused: the end is near.
   private(set) var isStopping = false
 

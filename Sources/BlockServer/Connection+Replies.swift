@@ -24,11 +24,20 @@ extension Connection {
     case .last:
       if slot.pointee.command == Nbd.Command.read { replyData(index) } else { replyDone(index) }
     case .flush:
-      slot.pointee.stage = .last
-      request.pointee.operation = .flush
-      submit(index, export)
+      submitFlush(index, export)
     case .zeroes(let from, let to): writeZeroPiece(index, export, from, to)
     }
+  }
+
+  /// The last step of what has to be durable.
+  private func submitFlush(_ index: Int, _ export: Export) {
+    guard let table else { return }
+    table.slots[index].stage = .last
+    table.requests[index].operation = .flush
+    table.requests[index].flags = []
+    table.requests[index].offset = 0
+    table.requests[index].byteCount = 0
+    submit(index, export)
   }
 
   private func fail(_ index: Int, _ code: Int32, _ export: Export) {
@@ -44,7 +53,8 @@ extension Connection {
       let buffer = takeBuffer(index, Self.zeroPieceBytes)
     {
       buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0, count: Self.zeroPieceBytes)
-      writeZeroPiece(index, export, request.pointee.offset, request.pointee.end)
+      let slot = table.slots[index]
+      writeZeroPiece(index, export, slot.offset, slot.offset + UInt64(slot.length))
       return
     }
     guard table.slots[index].headerBytes == 0 else { return }
@@ -58,10 +68,8 @@ extension Connection {
     guard let table else { return }
     let request = table.requests + index
     guard from < to else {
-      table.slots[index].stage = .last
       guard table.slots[index].flags & Nbd.CommandFlag.fua != 0 else { return replyDone(index) }
-      request.pointee.operation = .flush
-      submit(index, export)
+      submitFlush(index, export)
       return
     }
     let count = Int(min(UInt64(Self.zeroPieceBytes), to - from))
@@ -119,12 +127,12 @@ extension Connection {
     guard let table else { return }
     let slot = table.slots + index
     if slot.pointee.vectors == nil {
-      let count = table.requests[index].byteCount
+      let count = slot.pointee.length
       slot.pointee.payload = slot.pointee.buffer?.bytes
       slot.pointee.payloadBytes = count
       if isStructured {
         putChunk(index, Nbd.Chunk.offsetData, payload: 8 + count)
-        table.header(index).putBig(table.requests[index].offset, Nbd.chunkBytes)
+        table.header(index).putBig(slot.pointee.offset, Nbd.chunkBytes)
         slot.pointee.headerBytes = Nbd.chunkBytes + 8
       } else {
         putSimple(index, 0)

@@ -67,6 +67,8 @@ extension Connection {
     guard
       let slot = table?.take(cookie: header.cookie, command: header.command, flags: header.flags)
     else { preconditionFailure("requests come after the handshake") }
+    table?.slots[slot].offset = header.offset
+    table?.slots[slot].length = header.length
     return slot
   }
 
@@ -231,6 +233,8 @@ extension Connection {
       // Nothing to do but what a flag asks for.
       guard header.flags & Nbd.CommandFlag.fua != 0 else { return replyDone(slot) }
       prepare(slot, .flush, header, nil)
+      table?.requests[slot].offset = 0
+      table?.requests[slot].byteCount = 0
       submit(slot, export)
       return
     }
@@ -293,7 +297,7 @@ extension Connection {
   /// Takes what was received of a payload along with the header; the rest is received in its place.
   private func takePayload() -> Bool {
     guard let export, let table, let buffer = table.slots[payloadSlot].buffer else { return false }
-    let rest = table.requests[payloadSlot].byteCount - payloadReceived
+    let rest = table.slots[payloadSlot].length - payloadReceived
     let count = min(rest, end - start)
     (buffer.bytes + payloadReceived).copyMemory(from: received + start, byteCount: count)
     start += count

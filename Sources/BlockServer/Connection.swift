@@ -171,7 +171,7 @@ final class Connection: RequestOwner {
     let tail = iovec(
       iov_base: received + end, iov_len: min(receiveLimit, Self.receiveBytes - end))
     if payloadSlot >= 0, let table, let buffer = table.slots[payloadSlot].buffer {
-      payloadRest = table.requests[payloadSlot].byteCount - payloadReceived
+      payloadRest = table.slots[payloadSlot].length - payloadReceived
       vectors = (iovec(iov_base: buffer.bytes + payloadReceived, iov_len: payloadRest), tail)
       count = 2
     } else {

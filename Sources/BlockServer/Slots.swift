@@ -16,6 +16,10 @@ struct Slot {
   var cookie: UInt64 = 0
   var command: UInt16 = 0
   var flags: UInt16 = 0
+  /// The range that the client named. The request's own belongs to the destination until it is done,
+  /// which may go on with another.
+  var offset: UInt64 = 0
+  var length = 0
   var stage = Stage.last
   /// Of the reply: what is in `header`, and what follows it from `payload`.
   var headerBytes = 0

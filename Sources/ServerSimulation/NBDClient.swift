@@ -119,6 +119,12 @@ public final class NBDClient {
     return Array(bytes.prefix(done))
   }
 
+  /// Receives whatever has come, and forgets it.
+  public func drain() {
+    var bytes = [UInt8](repeating: 0, count: 65_536)
+    while recv(descriptor, &bytes, bytes.count, 0) > 0 {}
+  }
+
   /// Whether the server closes the connection, after whatever it has to say.
   public func isClosed(passes: Int = 1000) -> Bool {
     var byte = [UInt8](repeating: 0, count: 4096)

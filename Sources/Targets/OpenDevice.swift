@@ -33,7 +33,7 @@ public final class OpenDevice {
   var sectorCount: UInt64 { direct.byteCount / 512 }
 
   /// Closes it once.
-  func close() {
+  public func close() {
     precondition(users > 0, "closed more often than opened")
     users -= 1
     mapped?.wasClosed()

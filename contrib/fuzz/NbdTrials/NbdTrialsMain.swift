@@ -1,0 +1,133 @@
+import BlockServer
+import DataPath
+import Glibc
+import ServerSimulation
+import Simulation
+
+/// Has clients that make little sense talk to an NBD server over memory, beside one that behaves.
+///
+///     nbd-trials [--count MESSAGES] [--seed N]
+///
+/// A session follows from its seed alone, so `--count 1 --seed S` repeats one. A trap ends the program
+/// with a signal after it has printed the seed; so does a session of more than a minute.
+@main
+enum NbdTrialsMain {
+  nonisolated(unsafe) static var currentSeed: UInt64 = 0
+  static let exportBytes = 4 << 20
+  /// Each writes to a half of its own; the other client only to the first.
+  static let half = UInt64(exportBytes / 2)
+
+  static func main() throws {
+    var count = 10_000
+    var first = UInt64.random(in: 0..<1_000_000_000)
+    var arguments = CommandLine.arguments.dropFirst()
+    while let argument = arguments.popFirst() {
+      switch argument {
+      case "--count": count = arguments.popFirst().flatMap { Int($0) } ?? count
+      case "--seed": first = arguments.popFirst().flatMap { UInt64($0) } ?? first
+      default:
+        print("usage: nbd-trials [--count MESSAGES] [--seed N]")
+        exit(2)
+      }
+    }
+    print("seed \(first), \(count) messages")
+    for signal in [SIGILL, SIGTRAP, SIGSEGV, SIGABRT, SIGBUS, SIGALRM] {
+      Glibc.signal(signal) { number in
+        print("signal \(number) in the session of seed \(NbdTrialsMain.currentSeed)")
+        _exit(1)
+      }
+    }
+    try run(count, first)
+  }
+
+  private static func run(_ count: Int, _ first: UInt64) throws {
+    let loop = try EventLoop()
+    let volume = MemoryDestination(loop, byteCount: exportBytes, seed: first)
+    let exports = ExportList()
+    exports.add(Export(name: "volume", destination: Window(volume, 0, half)))
+    exports.add(Export(name: "good", destination: Window(volume, half, half)))
+    var limits = ServerLimits()
+    limits.bytes = 64 << 20
+    limits.stallNanoseconds = 100_000_000
+    let server = BlockServer(loop, exports: exports, limits: limits)
+    let good = NBDClient(server, loop)
+    guard good.connect("good") else { fail("the good client cannot connect") }
+    var model = [UInt8](repeating: 0, count: Int(half))
+    var messages = 0
+    var sessions: UInt64 = 0
+    while messages < count {
+      currentSeed = first &+ sessions
+      alarm(60)
+      let session = HostileSession(seed: currentSeed, exportBytes: half, export: "volume")
+      hold(session, server, loop)
+      check(good, &model, currentSeed)
+      messages += session.messages
+      sessions += 1
+    }
+    for _ in 0..<1000 where server.connectionCount > 1 { loop.pass() }
+    guard server.connectionCount == 1, server.bytesInUse == 0 else {
+      fail("\(server.connectionCount) connections, \(server.bytesInUse) bytes are left")
+    }
+    var usage = rusage()
+    getrusage(0, &usage)  // of this process
+    print(
+      "\(messages) messages in \(sessions) sessions; \(server.counters.errors) errors,",
+      "\(server.counters.dropped) connections dropped; \(usage.ru_maxrss / 1024) MiB at most")
+    guard usage.ru_maxrss < 200 << 10 else { fail("more memory than the limits allow") }
+  }
+
+  /// Holds a session as far as the server goes along.
+  private static func hold(_ session: HostileSession, _ server: BlockServer, _ loop: EventLoop) {
+    var random = SplitMix64(seed: currentSeed ^ 0xfeed)
+    let bad = NBDClient(server, loop)
+    // Some do not listen.
+    let listens = random.next() % 4 != 0
+    for piece in session.pieces {
+      if listens { bad.drain() }
+      guard bad.send(piece, passes: 20) else { break }
+      if random.next() % 3 == 0 { loop.pass() }
+    }
+    if listens { bad.drain() }
+  }
+
+  /// Writes and reads where nobody else does.
+  private static func check(_ good: NBDClient, _ model: inout [UInt8], _ seed: UInt64) {
+    var random = SplitMix64(seed: seed ^ 0x600d)
+    let sectors = 1 + Int(random.next() % 64)
+    let offset = Int(random.next() % (half / 512 - 64)) * 512
+    let data = [UInt8](repeating: UInt8(truncatingIfNeeded: seed), count: sectors * 512)
+    guard good.write(UInt64(offset), data) == 0 else { fail("a write failed") }
+    model.replaceSubrange(offset..<offset + data.count, with: data)
+    let start = Int(random.next() % (half / 512 - 128)) * 512
+    guard good.read(UInt64(start), 65_536) == Array(model[start..<start + 65_536]) else {
+      fail("wrong data")
+    }
+  }
+
+  private static func fail(_ message: String) -> Never {
+    print("seed \(currentSeed): \(message)")
+    exit(1)
+  }
+}
+
+/// A part of a destination.
+private final class Window: BlockDestination {
+  let below: BlockDestination
+  let start: UInt64
+  let count: UInt64
+
+  init(_ below: BlockDestination, _ start: UInt64, _ count: UInt64) {
+    self.below = below
+    self.start = start
+    self.count = count
+  }
+
+  override var byteCount: UInt64 { count }
+  override var takesDiscards: Bool { true }
+
+  override func submit(_ request: RequestPointer) {
+    precondition(request.pointee.end <= count, "within the export only")
+    request.pointee.offset += start
+    below.submit(request)
+  }
+}

@@ -168,7 +168,10 @@ private struct ConciseParser {
       }
     }
     guard fields.count == 4 else {
-      return fault("Incomplete entry: five comma-separated fields are required for each device")
+      let isCutOff = field.isEmpty && !fields.isEmpty
+      return fault(
+        (isCutOff ? "Incomplete entry: five" : "Five")
+          + " comma-separated fields are required for each device")
     }
     return Self.device(fields, table: String(decoding: field, as: UTF8.self))
   }

@@ -7,8 +7,10 @@ import ThinTools
 /// Programs match on dmsetup's output, on its error lines and on its status, 1 for every failure;
 /// so those are the same here, and not like the other commands'.
 public enum DmCommand: Command, RawCommand {
+  /// The program that it stands in for.
   public static let names = ["dmsetup"]
 
+  /// What help, manual page and completion know; the parser is `DmArguments`.
   public static let spec = CommandSpec(
     name: "dm", fieldName: "dmthin-dm",
     summary: "makes, changes and shows devices of device-mapper, as dmsetup does",
@@ -41,6 +43,7 @@ public enum DmCommand: Command, RawCommand {
     ],
     seeAlso: ["dmsetup"])
 
+  /// Never used: `run(raw:program:console:)` is.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     throw UsageError("'dm' takes dmsetup's command lines")
   }

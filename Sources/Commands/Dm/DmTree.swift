@@ -86,24 +86,27 @@ struct DmTree {
     for number in order {
       guard let node = nodes[number], (options.isInverted ? node.below : node.above).isEmpty
       else { continue }
-      try print(number, prefix: "", depth: 0)
+      try print(number, line: "", prefix: "", depth: 0)
     }
   }
 
-  /// - Parameter depth: how far below a root; the driver allows no circles, but answers come from
-  ///   several moments.
-  private func print(_ number: DeviceNumber, prefix: String, depth: Int) throws {
+  /// - Parameters:
+  ///   - line: what stands before the label; `prefix`: before those of its children.
+  ///   - depth: how far below a root; the driver allows no circles, but answers come from several
+  ///     moments.
+  private func print(_ number: DeviceNumber, line: String, prefix: String, depth: Int) throws {
     guard let node = nodes[number] else { return }
-    try session.print(try label(number, node.info) + "\n")
+    let text = try label(number, node.info)
+    // A device that is not of device-mapper may have nothing to show; then it has no line either.
+    if !text.isEmpty { try session.print(line + text + "\n") }
     let children = options.isInverted ? node.above : node.below
     guard depth < 64 else { return }
     for (index, child) in children.enumerated() {
       let isLast = index == children.count - 1
       let branch =
         isASCII ? (isLast ? " `-" : " |-") : (isLast ? " \u{2514}\u{2500}" : " \u{251c}\u{2500}")
-      try session.print(prefix + branch)
-      let line = isLast ? "   " : isASCII ? " | " : " \u{2502} "
-      try print(child, prefix: prefix + line, depth: depth + 1)
+      let below = isLast ? "   " : isASCII ? " | " : " \u{2502} "
+      try print(child, line: prefix + branch, prefix: prefix + below, depth: depth + 1)
     }
   }
 

@@ -6,7 +6,11 @@ import ThinTools
 
 let thinDeviceOperand = PositionalSpec(
   "ID", help: "The thin device's id, a number from 0 to 16777215.")
-private let deviceOperand = (name: "ID", max: Limits.deviceIDMax)
+private let deviceOperand = PoolOperand(name: "ID", max: Limits.deviceIDMax)
+private let devicesOperand = PoolOperand(name: "ID", max: Limits.deviceIDMax, takesRange: true)
+
+private let thinDevicesOperand = PositionalSpec(
+  "ID", help: "The thin device's id, a number from 0 to 16777215, or a range of ids, FIRST-LAST.")
 
 extension OptionSpec {
   static let activateAs = OptionSpec(
@@ -32,11 +36,11 @@ extension ThinActivation {
 
 /// `dmthin pool create-thin`.
 enum PoolCreateThinCommand: PoolVerb {
-  static let operands = [deviceOperand]
+  static let operands = [devicesOperand]
   static let liveOptions = ["activate", "size"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    try pool.createThin(numbers[0])
+    for id in numbers[0]...numbers[1] { try pool.createThin(id) }
   }
 
   static func change(
@@ -44,17 +48,20 @@ enum PoolCreateThinCommand: PoolVerb {
     _ console: Console
   ) throws {
     let activation = try ThinActivation.requested(arguments, id: numbers[0])
-    try manager.createThin(pool, numbers[0], activate: activation)
+    guard activation == nil || numbers[0] == numbers[1] else {
+      throw UsageError("'--activate <NAME>' goes with one thin device")
+    }
+    try manager.createThin(pool, numbers[0]...numbers[1], activate: activation)
   }
 
   /// What the command takes.
   static let spec = CommandSpec.poolVerb(
-    "create-thin", summary: "make a thin device",
+    "create-thin", summary: "make thin devices",
     description: """
       Makes a thin device that has no blocks yet. If it cannot be activated, as --activate asks, it is \
       deleted again.
       """,
-    options: [.activateAs, .activateSize], operands: [thinDeviceOperand],
+    options: [.activateAs, .activateSize], operands: [thinDevicesOperand],
     examples: [
       ("$ pool 1 --activate thin1 --size 10g", "Make thin device 1 and activate it."),
       ("$ /dev/mapper/vg-pool_tmeta 1", "Make thin device 1 in a pool that is not active."),
@@ -64,7 +71,7 @@ enum PoolCreateThinCommand: PoolVerb {
 
 /// `dmthin pool create-snap`.
 enum PoolCreateSnapshotCommand: PoolVerb {
-  static let operands = [deviceOperand, (name: "ORIGIN", max: Limits.deviceIDMax)]
+  static let operands = [deviceOperand, PoolOperand(name: "ORIGIN", max: Limits.deviceIDMax)]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
     try pool.createSnapshot(numbers[0], origin: numbers[1])
@@ -94,29 +101,29 @@ enum PoolCreateSnapshotCommand: PoolVerb {
 
 /// `dmthin pool delete`.
 enum PoolDeleteCommand: PoolVerb {
-  static let operands = [deviceOperand]
+  static let operands = [devicesOperand]
   static let liveOptions = ["deactivate"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    try pool.delete(numbers[0])
+    for id in numbers[0]...numbers[1] { try pool.delete(id) }
   }
 
   static func change(
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
   ) throws {
-    try manager.delete(pool, numbers[0], deactivates: arguments.has("deactivate"))
+    try manager.delete(pool, numbers[0]...numbers[1], deactivates: arguments.has("deactivate"))
   }
 
   /// What the command takes.
   static let spec = CommandSpec.poolVerb(
-    "delete", summary: "delete a thin device",
+    "delete", summary: "delete thin devices",
     description: "Deletes a thin device and frees the blocks that no other device shares.",
     options: [
       OptionSpec(
         "deactivate", help: "Deactivate it first where it is active and nobody has it open.")
     ],
-    operands: [thinDeviceOperand],
+    operands: [thinDevicesOperand],
     examples: [
       ("$ pool 2 --deactivate", "Delete thin device 2 of an active pool."),
       ("$ /dev/mapper/vg-pool_tmeta 2", "The same in a pool that is not active."),
@@ -127,7 +134,7 @@ enum PoolDeleteCommand: PoolVerb {
 /// `dmthin pool set-transaction-id`.
 enum PoolSetTransactionIDCommand: PoolVerb {
   static let operands = [
-    (name: "CURRENT", max: UInt64.max), (name: "NEW", max: UInt64.max),
+    PoolOperand(name: "CURRENT", max: .max), PoolOperand(name: "NEW", max: .max),
   ]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {

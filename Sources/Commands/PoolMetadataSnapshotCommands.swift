@@ -7,7 +7,7 @@ import ThinTools
 
 /// `dmthin pool reserve-metadata-snap`.
 enum PoolReserveMetadataSnapshotCommand: PoolVerb {
-  static let operands: [(name: String, max: UInt64)] = []
+  static let operands: [PoolOperand] = []
   static let liveOptions = ["owner", "holder", "seconds", "take-over"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
@@ -68,7 +68,7 @@ enum PoolReserveMetadataSnapshotCommand: PoolVerb {
 
 /// `dmthin pool release-metadata-snap`.
 enum PoolReleaseMetadataSnapshotCommand: PoolVerb {
-  static let operands: [(name: String, max: UInt64)] = []
+  static let operands: [PoolOperand] = []
   static let liveOptions = ["owner", "force"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {

@@ -129,3 +129,17 @@ func number(_ text: String, _ operand: String, max: UInt64) throws(UsageError) -
   }
   return number
 }
+
+/// First and last of a range `FIRST-LAST` of numbers, or of a single number.
+func idRange(_ text: String, _ operand: String, max: UInt64) throws(UsageError) -> [UInt64] {
+  let parts = text.split(separator: "-", omittingEmptySubsequences: false).map { String($0) }
+  guard parts.count == 2 else {
+    let only = try number(text, operand, max: max)
+    return [only, only]
+  }
+  let ends = (try number(parts[0], operand, max: max), try number(parts[1], operand, max: max))
+  guard ends.0 <= ends.1 else {
+    throw UsageError("invalid value '\(text)' for '<\(operand)>': the first comes after the last")
+  }
+  return [ends.0, ends.1]
+}

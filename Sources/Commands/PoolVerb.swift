@@ -6,10 +6,18 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
+/// A number after the pool: what it is called, the largest it can be, and whether it may be a range
+/// `FIRST-LAST`, which counts as two numbers, as a single one then does too.
+struct PoolOperand {
+  var name: String
+  var max: UInt64
+  var takesRange = false
+}
+
 /// A verb of `dmthin pool` that makes one change, be the pool active or not.
 protocol PoolVerb: Command {
-  /// Arguments after the pool, in order: what each is called, and the largest it can be.
-  static var operands: [(name: String, max: UInt64)] { get }
+  /// Arguments after the pool, in order.
+  static var operands: [PoolOperand] { get }
   /// Makes the change to metadata at rest; the commit follows.
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError)
   /// Makes the change to an active pool.
@@ -26,8 +34,10 @@ extension PoolVerb {
 
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    let numbers = try zip(operands, arguments.positionals.dropFirst()).map { operand, text in
-      try number(text, operand.name, max: operand.max)
+    let numbers = try zip(operands, arguments.positionals.dropFirst()).flatMap { operand, text in
+      try operand.takesRange
+        ? idRange(text, operand.name, max: operand.max)
+        : [number(text, operand.name, max: operand.max)]
     }
     switch try PoolPlace(arguments, console: console) {
     case .live(let manager, let pool):

@@ -65,6 +65,12 @@ public struct PoolObservation: Equatable, Sendable {
     return free <= mark
   }
 
+  /// Whether the kernel raised an event that nothing found so far stands for: the marks are signalled
+  /// again after each resume of the pool.
+  private func isUnexplained(since before: PoolObservation, _ events: [PoolEvent]) -> Bool {
+    events.isEmpty && eventNumber != before.eventNumber
+  }
+
   /// What has happened since `before`; at least one event where the number has changed.
   public func events(since before: PoolObservation) -> [PoolEvent] {
     var events: [PoolEvent] = []
@@ -80,14 +86,14 @@ public struct PoolObservation: Equatable, Sendable {
         events.append(
           PoolEvent(.noSpacePolicy, "\(old.noSpace.rawValue) -> \(details.noSpace.rawValue)"))
       }
-      if isLowOnData && (!before.isLowOnData || eventNumber != before.eventNumber) {
+      if isLowOnData && (!before.isLowOnData || isUnexplained(since: before, events)) {
         events.append(
           PoolEvent(
             .lowData,
             "\(freeData ?? 0) of \(details.data.total) data blocks free, low water mark "
               + "\(lowWaterBlocks)"))
       }
-      if isLowOnMetadata && (!before.isLowOnMetadata || eventNumber != before.eventNumber) {
+      if isLowOnMetadata && (!before.isLowOnMetadata || isUnexplained(since: before, events)) {
         events.append(
           PoolEvent(
             .lowMetadata,

@@ -27,42 +27,60 @@ public struct ThinActivation: Sendable {
 }
 
 extension PoolManager {
-  /// Makes a thin device without blocks, and activates it if asked to. If that fails it is deleted
-  /// again.
-  public func createThin(_ pool: LivePool, _ id: UInt64, activate: ThinActivation? = nil)
-    throws(ToolError)
-  {
+  /// Makes thin devices without blocks, and activates one if asked to. If anything fails none stays.
+  public func createThin(
+    _ pool: LivePool, _ ids: ClosedRange<UInt64>, activate: ThinActivation? = nil
+  ) throws(ToolError) {
     try locked(pool.name) { () throws(ToolError) in
       if let activate { try requireFree(activate.name) }
-      try message(
-        pool, .createThin(ThinPoolMessage.id(id)), to: "make thin device \(id) in \(pool.name)")
-      guard let activate else { return }
-      try undoing(pool, [id]) { () throws(ToolError) in try self.activate(pool, activate) }
+      var made: [UInt64] = []
+      do throws(ToolError) {
+        for id in ids {
+          try message(
+            pool, .createThin(ThinPoolMessage.id(id)), to: "make thin device \(id) in \(pool.name)")
+          made.append(id)
+        }
+        if let activate { try self.activate(pool, activate) }
+      } catch {
+        try undoing(pool, made) { () throws(ToolError) in throw error }
+      }
     }
   }
 
-  /// Deletes a thin device.
-  /// - Parameter deactivates: whether active devices of it are removed first.
-  public func delete(_ pool: LivePool, _ id: UInt64, deactivates: Bool = false)
+  /// Deletes thin devices, in order, up to the first that cannot be deleted.
+  /// - Parameter deactivates: whether active devices of them are removed first.
+  public func delete(_ pool: LivePool, _ ids: ClosedRange<UInt64>, deactivates: Bool = false)
     throws(ToolError)
   {
     try locked(pool.name) { () throws(ToolError) in
-      let what = "delete thin device \(id) of \(pool.name)"
       if deactivates {
-        for thin in try activeThins(pool) where thin.id == id { try remove(thin.name) }
+        for thin in try activeThins(pool) where ids.contains(thin.id) { try remove(thin.name) }
       }
-      do throws(ToolError) {
-        try message(pool, .delete(ThinPoolMessage.id(id)), to: what)
-      } catch {
-        guard error.kind == .busy else { throw error }
-        let names = try activeThins(pool).filter { $0.id == id }.map(\.name)
-        guard !names.isEmpty else { throw error }
-        let commands = names.map { "dmthin pool deactivate \(shellQuoted($0))" }
-        throw ToolError(
-          .busy,
-          "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
-            + commands.joined(separator: "; "))
+      for id in ids {
+        do throws(ToolError) {
+          try delete(pool, id)
+        } catch {
+          guard id > ids.lowerBound else { throw error }
+          throw ToolError(
+            error.kind, "\(error.message)\n  deleted by then: \(ids.lowerBound) to \(id - 1)")
+        }
       }
+    }
+  }
+
+  private func delete(_ pool: LivePool, _ id: UInt64) throws(ToolError) {
+    do throws(ToolError) {
+      try message(
+        pool, .delete(ThinPoolMessage.id(id)), to: "delete thin device \(id) of \(pool.name)")
+    } catch {
+      guard error.kind == .busy else { throw error }
+      let names = try activeThins(pool).filter { $0.id == id }.map(\.name)
+      guard !names.isEmpty else { throw error }
+      let commands = names.map { "dmthin pool deactivate \(shellQuoted($0))" }
+      throw ToolError(
+        .busy,
+        "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
+          + commands.joined(separator: "; "))
     }
   }
 

@@ -199,13 +199,16 @@ say "killed in the midst of a snapshot"
 
 # --- a thousand
 pool activate p --metadata $meta --data $data
-i=0
-while [ $i -lt 1000 ]; do "$dmthin" pool create-thin p $((1000 + i)) || fail "thin $i"; i=$((i + 1)); done
+pool create-thin p 1000-1999
 pool reserve-metadata-snap p >/dev/null
-expect "thin devices" 1000 "$(ids | tr ' ' '\n' | grep -c '^[12]...$')"
+expect "thin devices" 1000 "$(ids | tr ' ' '\n' | grep -c '^1...$')"
 pool release-metadata-snap p
-i=0
-while [ $i -lt 1000 ]; do "$dmthin" pool delete p $((1000 + i)) || fail "delete $i"; i=$((i + 1)); done
+refused 64 'that id exists already' create-thin p 900-1100
+refused 64 'deleted by then: 1990 to 1999' delete p 1990-2500
+pool delete p 1000-1989
+pool reserve-metadata-snap p >/dev/null
+ids | tr ' ' '\n' | grep '^[12]...$' && fail "they are still there"
+pool release-metadata-snap p
 pool deactivate --all p
 must "$dmthin" check $meta
 nothing_left_over

@@ -33,6 +33,8 @@ let package = Package(
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Cgetopt"),
     .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
+    .systemLibrary(
+      name: "Cdevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
@@ -42,6 +44,14 @@ let package = Package(
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
+    library("DeviceMapper", []),
+    library("KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
+    library(
+      "PoolManager",
+      [
+        "CDMThin", "DeviceMapper", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata",
+        "ThinTools",
+      ]),
     library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
@@ -49,7 +59,7 @@ let package = Package(
       "Commands",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
-        "Cgetopt",
+        "DeviceMapper", "PoolManager", "Cgetopt",
       ]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
@@ -76,12 +86,14 @@ let package = Package(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
-      name: "nbd-trials", dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
+      name: "nbd-trials",
+      dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
       path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
     .executableTarget(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
-    .executableTarget(name: "dmthin", dependencies: ["Commands"], swiftSettings: settings),
+    .executableTarget(
+      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper"], swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
       path: "Tests/TestSupport",

@@ -54,7 +54,10 @@ public struct CommandSpec: Sendable {
   /// `Usage:` line after the name of the program, like `[OPTIONS] --input <FILE>`.
   public var usage: String {
     let required = options.filter(\.isRequired).map(\.label)
-    let operands = positionals.map { $0.isRequired ? "<\($0.name)>" : "[\($0.name)]" }
+    let operands = positionals.map { operand in
+      (operand.isRequired ? "<\(operand.name)>" : "[\(operand.name)]")
+        + (operand.isRepeatable ? "..." : "")
+    }
     return (["[OPTIONS]"] + required + operands).joined(separator: " ")
   }
 }
@@ -131,12 +134,15 @@ public struct PositionalSpec: Sendable {
   public let help: String
   /// Whether the command cannot do without it.
   public let isRequired: Bool
+  /// Whether there may be any number of it; then it is the last.
+  public let isRepeatable: Bool
 
   /// An argument.
-  public init(_ name: String, help: String, isRequired: Bool = true) {
+  public init(_ name: String, help: String, isRequired: Bool = true, isRepeatable: Bool = false) {
     self.name = name
     self.help = help
     self.isRequired = isRequired
+    self.isRepeatable = isRepeatable
   }
 }
 

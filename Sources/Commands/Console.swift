@@ -1,4 +1,5 @@
 public import BlockIO
+public import DeviceMapper
 import Glibc
 public import ThinTools
 
@@ -12,6 +13,9 @@ public final class Console {
   public let output: ByteSink
   /// Prints nothing but results that were asked for by `write`, and errors of usage.
   public var isQuiet = false
+  /// Makes what carries out device-mapper's commands; nil in programs that have nothing to do with
+  /// active devices.
+  public var makeDeviceMapper: (() -> any DeviceMapperBackend)?
 
   private let errorDescriptor: Int32
   private let showsProgress: Bool

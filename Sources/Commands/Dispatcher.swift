@@ -13,12 +13,16 @@ public struct Dispatcher {
     ]
   }
 
-  /// `dmthin pool` over the metadata of inactive pools.
+  /// `dmthin pool`, over active pools and the metadata of inactive ones.
   public static var poolCommands: [any Command.Type] {
     [
-      PoolFormatCommand.self, PoolCreateThinCommand.self, PoolCreateSnapshotCommand.self,
-      PoolDeleteCommand.self, PoolSetTransactionIDCommand.self,
+      PoolCreateCommand.self, PoolActivateCommand.self, PoolDeactivateCommand.self,
+      PoolStatusCommand.self, PoolEventsCommand.self, PoolDoctorCommand.self,
+      PoolCreateThinCommand.self, PoolSnapshotCommand.self, PoolCreateSnapshotCommand.self,
+      PoolActivateThinCommand.self, PoolResizeCommand.self, PoolDeleteCommand.self,
+      PoolGrowCommand.self, PoolFeaturesCommand.self, PoolSetTransactionIDCommand.self,
       PoolReserveMetadataSnapshotCommand.self, PoolReleaseMetadataSnapshotCommand.self,
+      PoolFormatCommand.self,
     ]
   }
 

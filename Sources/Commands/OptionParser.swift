@@ -122,6 +122,7 @@ extension CommandSpec {
   /// Callers that keep options in a variable may pass an empty argument where they have none
   /// (lvm2 does): those are dropped while there are too many.
   private func checkPositionals(_ parsed: inout ParsedArguments) throws(UsageError) {
+    if positionals.last?.isRepeatable == true { return }
     while parsed.positionals.count > positionals.count,
       let empty = parsed.positionals.firstIndex(of: "")
     {

@@ -1,25 +1,65 @@
 import PersistentData
+import PoolManager
 import ThinFormat
 import ThinMetadata
+import ThinTools
 
-private let deviceID = PositionalSpec(
+let thinDeviceOperand = PositionalSpec(
   "ID", help: "The thin device's id, a number from 0 to 16777215.")
 private let deviceOperand = (name: "ID", max: Limits.deviceIDMax)
+
+extension OptionSpec {
+  static let activateAs = OptionSpec(
+    "activate", value: .required(placeholder: "NAME", .text),
+    help: "Activate the new device under this name; --size says how large. Active pools only.")
+  static let activateSize = size(
+    "size", "Size of the activated device, like 10g; s is sectors of 512 bytes.")
+}
+
+extension ThinActivation {
+  /// What `--activate` and `--size` ask for.
+  static func requested(_ arguments: ParsedArguments, id: UInt64) throws(UsageError)
+    -> ThinActivation?
+  {
+    switch (arguments.text("activate"), arguments.text("size")) {
+    case (nil, nil): return nil
+    case (let name?, let size?):
+      return ThinActivation(name: name, id: id, sectors: try parsedSectors(size, "SIZE"))
+    default: throw UsageError("'--activate <NAME>' and '--size <SIZE>' go together")
+    }
+  }
+}
 
 /// `dmthin pool create-thin`.
 enum PoolCreateThinCommand: PoolVerb {
   static let operands = [deviceOperand]
+  static let liveOptions = ["activate", "size"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
     try pool.createThin(numbers[0])
   }
 
+  static func change(
+    _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
+    _ console: Console
+  ) throws {
+    let activation = try ThinActivation.requested(arguments, id: numbers[0])
+    try manager.createThin(pool, numbers[0], activate: activation)
+  }
+
   /// What the command takes.
   static let spec = CommandSpec.poolVerb(
-    "create-thin", summary: "make a thin device in an inactive pool",
-    description: "Makes a thin device that has no blocks yet.", operands: [deviceID],
-    example: "$ /dev/mapper/vg-pool_tmeta 1", purpose: "Make thin device 1.",
-    seeAlso: ["dmthin-pool-create-snap", "dmthin-pool-delete", "thin_ls"])
+    "create-thin", summary: "make a thin device",
+    description: """
+      Makes a thin device that has no blocks yet. If it cannot be activated, as --activate asks, it is \
+      deleted again.
+      """,
+    options: [.activateAs, .activateSize], operands: [thinDeviceOperand],
+    examples: [
+      ("$ pool 1 --activate thin1 --size 10g", "Make thin device 1 and activate it."),
+      ("$ /dev/mapper/vg-pool_tmeta 1", "Make thin device 1 in a pool that is not active."),
+    ],
+    seeAlso: ["dmthin-pool-snapshot", "dmthin-pool-delete", "dmthin-pool-activate-thin", "thin_ls"])
 }
 
 /// `dmthin pool create-snap`.
@@ -30,32 +70,57 @@ enum PoolCreateSnapshotCommand: PoolVerb {
     try pool.createSnapshot(numbers[0], origin: numbers[1])
   }
 
+  static func change(
+    _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
+    _ console: Console
+  ) throws {
+    try manager.snapshot(pool, [SnapshotVolume(origin: numbers[1], new: numbers[0])])
+  }
+
   /// What the command takes.
   static let spec = CommandSpec.poolVerb(
-    "create-snap", summary: "snapshot a thin device of an inactive pool",
+    "create-snap", summary: "snapshot one thin device",
     description: """
       Makes a thin device that starts with the contents of another. Both can be written to; they \
-      share the blocks that neither has written since.
+      share the blocks that neither has written since. An origin that is active is suspended for that \
+      moment. dmthin pool snapshot does the same, and several at a time.
       """,
-    operands: [deviceID, PositionalSpec("ORIGIN", help: "The id of the device to snapshot.")],
-    example: "$ /dev/mapper/vg-pool_tmeta 2 1", purpose: "Make thin device 2, a snapshot of 1.",
-    seeAlso: ["dmthin-pool-create-thin", "dmthin-pool-delete", "thin_ls"])
+    operands: [
+      thinDeviceOperand, PositionalSpec("ORIGIN", help: "The id of the device to snapshot."),
+    ],
+    examples: [("$ /dev/mapper/vg-pool_tmeta 2 1", "Make thin device 2, a snapshot of 1.")],
+    seeAlso: ["dmthin-pool-snapshot", "dmthin-pool-create-thin", "dmthin-pool-delete", "thin_ls"])
 }
 
 /// `dmthin pool delete`.
 enum PoolDeleteCommand: PoolVerb {
   static let operands = [deviceOperand]
+  static let liveOptions = ["deactivate"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
     try pool.delete(numbers[0])
   }
 
+  static func change(
+    _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
+    _ console: Console
+  ) throws {
+    try manager.delete(pool, numbers[0], deactivates: arguments.has("deactivate"))
+  }
+
   /// What the command takes.
   static let spec = CommandSpec.poolVerb(
-    "delete", summary: "delete a thin device of an inactive pool",
+    "delete", summary: "delete a thin device",
     description: "Deletes a thin device and frees the blocks that no other device shares.",
-    operands: [deviceID], example: "$ /dev/mapper/vg-pool_tmeta 2",
-    purpose: "Delete thin device 2.",
+    options: [
+      OptionSpec(
+        "deactivate", help: "Deactivate it first where it is active and nobody has it open.")
+    ],
+    operands: [thinDeviceOperand],
+    examples: [
+      ("$ pool 2 --deactivate", "Delete thin device 2 of an active pool."),
+      ("$ /dev/mapper/vg-pool_tmeta 2", "The same in a pool that is not active."),
+    ],
     seeAlso: ["dmthin-pool-create-thin", "dmthin-pool-create-snap", "thin_ls"])
 }
 
@@ -69,9 +134,16 @@ enum PoolSetTransactionIDCommand: PoolVerb {
     try pool.setTransactionID(numbers[0], numbers[1])
   }
 
+  static func change(
+    _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
+    _ console: Console
+  ) throws {
+    try manager.setTransactionID(pool, from: numbers[0], to: numbers[1])
+  }
+
   /// What the command takes.
   static let spec = CommandSpec.poolVerb(
-    "set-transaction-id", summary: "set the transaction id of an inactive pool",
+    "set-transaction-id", summary: "set a pool's transaction id",
     description: """
       Sets the number that volume managers keep to tell whether pool and their own records belong \
       together.
@@ -80,46 +152,6 @@ enum PoolSetTransactionIDCommand: PoolVerb {
       PositionalSpec("CURRENT", help: "The id that the pool has; nothing is done if it differs."),
       PositionalSpec("NEW", help: "The id that the pool gets."),
     ],
-    example: "$ /dev/mapper/vg-pool_tmeta 4 5", purpose: "Set the transaction id to 5 if it is 4.",
-    seeAlso: ["thin_check", "thin_dump"])
-}
-
-/// `dmthin pool reserve-metadata-snap`.
-enum PoolReserveMetadataSnapshotCommand: PoolVerb {
-  static let operands: [(name: String, max: UInt64)] = []
-
-  static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    guard pool.superblock.metadataSnapshot == 0 else {
-      throw .invalid(
-        "the pool holds a metadata snapshot already; release it first, with: dmthin pool "
-          + "release-metadata-snap")
-    }
-    try pool.reserveMetadataSnapshot()
-  }
-
-  /// What the command takes.
-  static let spec = CommandSpec.poolVerb(
-    "reserve-metadata-snap", summary: "make a metadata snapshot of an inactive pool",
-    description: """
-      Keeps the metadata as it is now for the tools that have -m, also while the pool is active \
-      later. There can be one metadata snapshot.
-      """,
-    example: "$ /dev/mapper/vg-pool_tmeta", purpose: "Make a metadata snapshot.",
-    seeAlso: ["dmthin-pool-release-metadata-snap", "thin_dump", "thin_ls"])
-}
-
-/// `dmthin pool release-metadata-snap`.
-enum PoolReleaseMetadataSnapshotCommand: PoolVerb {
-  static let operands: [(name: String, max: UInt64)] = []
-
-  static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    try pool.releaseMetadataSnapshot()
-  }
-
-  /// What the command takes.
-  static let spec = CommandSpec.poolVerb(
-    "release-metadata-snap", summary: "release an inactive pool's metadata snapshot",
-    description: "Gives up the metadata snapshot and frees the blocks that it alone has.",
-    example: "$ /dev/mapper/vg-pool_tmeta", purpose: "Release the metadata snapshot.",
-    seeAlso: ["dmthin-pool-reserve-metadata-snap", "thin_check"])
+    examples: [("$ /dev/mapper/vg-pool_tmeta 4 5", "Set the transaction id to 5 if it is 4.")],
+    seeAlso: ["dmthin-pool-doctor", "thin_check", "thin_dump"])
 }

@@ -56,13 +56,19 @@ enum PoolFormatCommand: Command {
   }
 
   /// What the command takes.
-  static let spec = CommandSpec.poolVerb(
-    "format", summary: "make the metadata of an empty pool",
-    description: """
+  static let spec = CommandSpec(
+    name: "pool format", fieldName: "dmthin-pool-format",
+    summary: "make the metadata of an empty pool",
+    description: [
+      """
       Writes what the kernel writes when a pool is activated for the first time. The first 4096 \
       bytes must be zero; what is beyond does not matter.
       """,
-    promise: "When formatting fails, the first 4096 bytes are zero again.",
+      """
+      The device is opened exclusively, a file is locked. When formatting fails, the first 4096 \
+      bytes are zero again.
+      """,
+    ],
     options: [
       OptionSpec(
         "data-block-size", value: .required(placeholder: "SECTORS", .number32),
@@ -72,13 +78,18 @@ enum PoolFormatCommand: Command {
         "nr-data-blocks",
         value: .required(placeholder: "NUM", .number(max: Limits.dataBlocksMax)),
         help: "Data blocks of the pool. An activation with a larger data device takes in the rest.",
-        isRequired: true),
+        isRequired: true), .quiet,
     ],
-    example: "$ --data-block-size 128 --nr-data-blocks 16384 pool.meta",
-    purpose: "Make the metadata of a pool of 1 GiB.",
-    statuses: [
+    positionals: [CommandSpec.poolMetadata],
+    examples: [
+      (
+        "$ --data-block-size 128 --nr-data-blocks 16384 pool.meta",
+        "Make the metadata of a pool of 1 GiB."
+      )
+    ],
+    exitStatus: [
       (.damaged, "The metadata device holds something already."),
       (.output, "The metadata device is missing, cannot be opened, or is too small."),
     ],
-    seeAlso: ["dmthin-pool-create-thin", "thin_metadata_size", "thin_check"])
+    seeAlso: ["dmthin-pool-create", "dmthin-pool-create-thin", "thin_metadata_size", "thin_check"])
 }

@@ -1,41 +1,42 @@
 import BlockIO
 import Glibc
 import PersistentData
+import PoolManager
 import ThinFormat
 import ThinMetadata
 import ThinTools
 
-/// A verb of `dmthin pool` that changes the metadata of an inactive pool in one transaction.
+/// A verb of `dmthin pool` that makes one change, be the pool active or not.
 protocol PoolVerb: Command {
-  /// Arguments after the metadata, in order: what each is called, and the largest it can be.
+  /// Arguments after the pool, in order: what each is called, and the largest it can be.
   static var operands: [(name: String, max: UInt64)] { get }
-  /// Makes the change; the commit follows.
+  /// Makes the change to metadata at rest; the commit follows.
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError)
+  /// Makes the change to an active pool.
+  static func change(
+    _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
+    _ console: Console
+  ) throws
+  /// Options that mean something for active pools only.
+  static var liveOptions: [String] { get }
 }
 
 extension PoolVerb {
+  static var liveOptions: [String] { [] }
+
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    let path = arguments.positionals[0]
     let numbers = try zip(operands, arguments.positionals.dropFirst()).map { operand, text in
-      guard let number = UInt64(text), number <= operand.max else {
-        throw UsageError(
-          "invalid value '\(text)' for '<\(operand.name)>': expected a whole number from 0 to "
-            + "\(operand.max)")
-      }
-      return number
+      try number(text, operand.name, max: operand.max)
     }
-    try InputChecks.requireMetadata(path)
-    try InputChecks.explaining(path) {
-      let device = try InactiveMetadata.open(path)
-      do throws(PoolError) {
-        let pool = try PoolMetadata.open(device)
-        try InactiveMetadata.requireSound(pool, path)
-        try change(pool, numbers)
-        try pool.commit()
-      } catch {
-        throw ToolError(error)
+    switch try PoolPlace(arguments, console: console) {
+    case .live(let manager, let pool):
+      try change(manager, pool, numbers, arguments, console)
+    case .offline(let path):
+      if let option = liveOptions.first(where: { arguments.has($0) }) {
+        throw UsageError("'--\(option)' is for active pools, and \(path) is metadata at rest")
       }
+      try InactiveMetadata.change(path) { pool throws(PoolError) in try change(pool, numbers) }
     }
     return ExitStatus.ok.rawValue
   }
@@ -60,6 +61,22 @@ enum InactiveMetadata {
       throw ToolError(.inputOutput, "cannot lock \(path): \(String(cString: strerror(code)))")
     }
     return device
+  }
+
+  /// Makes a change in one transaction.
+  static func change(_ path: String, _ body: (PoolMetadata) throws(PoolError) -> Void) throws {
+    try InputChecks.requireMetadata(path)
+    try InputChecks.explaining(path) {
+      let device = try open(path)
+      do throws(PoolError) {
+        let pool = try PoolMetadata.open(device)
+        try requireSound(pool, path)
+        try body(pool)
+        try pool.commit()
+      } catch {
+        throw ToolError(error)
+      }
+    }
   }
 
   /// Refuses metadata that asks for a check, or that is larger than its device.
@@ -95,30 +112,44 @@ extension CommandSpec {
   static let poolMetadata = PositionalSpec(
     "METADATA", help: "Metadata device of a pool that is not active, or a file with its metadata.")
 
-  /// A verb of `dmthin pool`.
+  /// A verb of `dmthin pool` that works on active pools and on metadata at rest.
   static func poolVerb(
-    _ verb: String, summary: String, description: String,
-    promise: String = "The change is one transaction: whatever happens, it is made as a whole or "
-      + "not at all.", options: [OptionSpec] = [],
-    operands: [PositionalSpec] = [], example: String, purpose: String,
-    statuses: [(status: ExitStatus, meaning: String)] = [], seeAlso: [String]
+    _ verb: String, summary: String, description: String, options: [OptionSpec] = [],
+    operands: [PositionalSpec] = [], examples: [(line: String, purpose: String)],
+    seeAlso: [String]
   ) -> CommandSpec {
     CommandSpec(
       name: "pool \(verb)", fieldName: "dmthin-pool-\(verb)", summary: summary,
       description: [
         description,
-        "The pool must not be active: the device is opened exclusively, a file is locked. "
-          + promise,
+        """
+        An active pool is asked through device-mapper. Of a pool that is not active the metadata is \
+        changed as the kernel would: the device is opened exclusively, a file is locked, and the \
+        change is one transaction, so that it is made as a whole or not at all.
+        """,
       ],
-      options: options + [.quiet], positionals: [poolMetadata] + operands,
-      examples: [(example, purpose)],
-      exitStatus: statuses.isEmpty
-        ? [
-          (
-            .damaged,
-            "The metadata is damaged, needs a check first, or does not allow what was asked."
-          )
-        ] : statuses,
-      seeAlso: seeAlso)
+      options: options + [.poolBackend, .quiet], positionals: [.pool] + operands,
+      examples: examples,
+      exitStatus: [
+        (
+          .damaged,
+          "The pool does not allow what was asked, its metadata is damaged, or needs a check first."
+        )
+      ], seeAlso: seeAlso)
+  }
+
+  /// A verb of `dmthin pool` for active pools and devices.
+  static func livePoolVerb(
+    _ verb: String, summary: String, description: [String], options: [OptionSpec] = [],
+    operands: [PositionalSpec], examples: [(line: String, purpose: String)],
+    statuses: [(status: ExitStatus, meaning: String)] = [
+      (.damaged, "The pool or the kernel does not allow what was asked."),
+      (.input, "A device that was named is not there."),
+    ], seeAlso: [String]
+  ) -> CommandSpec {
+    CommandSpec(
+      name: "pool \(verb)", fieldName: "dmthin-pool-\(verb)", summary: summary,
+      description: description, options: options + [.quiet], positionals: operands,
+      examples: examples, exitStatus: statuses, seeAlso: seeAlso)
   }
 }

@@ -36,6 +36,18 @@ int dmthin_memory_file(const char *name);
 /// memory behind; the threshold that the allocator would adapt to them keeps it.
 static inline void dmthin_return_freed_memory(void) { mallopt(M_MMAP_THRESHOLD, 128 << 10); }
 
+/// A function of dm_log_with_errno_fn's type for libdevmapper: formats what is said and hands it to
+/// the sink. Text longer than 4 KiB is cut. (Swift does not import functions of variable arguments.)
+void *dmthin_dm_log_function(void);
+
+/// Where that function puts what it gets; null drops it. `text` is only valid during the call.
+typedef void (*dmthin_dm_log_sink)(int level, const char *text);
+void dmthin_dm_log_to(dmthin_dm_log_sink sink);
+
+/// Has a descriptor of /dev/mapper/control become readable with the next event of any device; returns
+/// -1 and sets errno as ioctl(2) does.
+int dmthin_dm_arm_events(int fd);
+
 /// O_DIRECT: this header does not ask for more than POSIX, as system headers look different then, and
 /// would be at odds with those of other modules.
 extern const int dmthin_o_direct;

@@ -1,0 +1,31 @@
+// What device-mapper's headers ask for and Swift cannot give: a function of variable arguments for
+// libdevmapper's log, and an ioctl that the library keeps to a descriptor of its own.
+#include "CDMThin.h"
+
+#include <linux/dm-ioctl.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+static dmthin_dm_log_sink log_sink;
+
+void dmthin_dm_log_to(dmthin_dm_log_sink sink) { log_sink = sink; }
+
+__attribute__((format(printf, 5, 6)))
+static void dm_log_line(int level, const char *file, int line, int code, const char *format, ...) {
+    (void)file, (void)line, (void)code;
+    if (!log_sink) return;
+    char text[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (length >= 0) log_sink(level, text);
+}
+
+void *dmthin_dm_log_function(void) { return (void *)dm_log_line; }
+
+int dmthin_dm_arm_events(int fd) {
+    // The interface of version 4.37 has it; the kernel compares the major number only.
+    struct dm_ioctl request = {.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof request};
+    return ioctl(fd, DM_DEV_ARM_POLL, &request);
+}

@@ -1,0 +1,95 @@
+import DeviceMapper
+import ThinTools
+
+/// `dmthin dm`, also under the name of dmsetup: devices of device-mapper, by dmsetup's verbs.
+///
+/// Programs match on dmsetup's output, on its error lines and on its status, 1 for every failure;
+/// so those are the same here, and not like the other commands'.
+public enum DmCommand: Command, RawCommand {
+  public static let names = ["dmsetup"]
+
+  public static let spec = CommandSpec(
+    name: "dm", fieldName: "dmthin-dm",
+    summary: "makes, changes and shows devices of device-mapper, as dmsetup does",
+    description: [
+      "Takes dmsetup's verbs and options, in any order, prints what dmsetup prints, and ends with "
+        + "status 0 or 1 as dmsetup does. Through a link of the name dmsetup it stands in for it.",
+      "A DEVICE is a name, or an option -u UUID, or -j MAJOR -m MINOR, in its place. A table is "
+        + "lines of START LENGTH TYPE PARAMETERS..., in sectors of 512 bytes.",
+      "Verbs:\n"
+        + DmVerb.all.map { verb in
+          let lines = verb.synopsis.split(separator: "\n", omittingEmptySubsequences: false)
+            .map { "\(verb.names.joined(separator: "|")) \($0)" }
+          return lines.joined(separator: "\n") + "\n" + verb.summary + "."
+        }.joined(separator: "\n"),
+    ],
+    options: DmOption.all.compactMap { option in
+      guard let help = option.help, !["help", "version"].contains(option.name) else { return nil }
+      return OptionSpec(
+        option.name, short: option.letters.first,
+        value: option.value.map { .required(placeholder: $0, .text) } ?? .flag, help: help)
+    },
+    positionals: [
+      PositionalSpec("VERB", help: "What to do: one of those above."),
+      PositionalSpec("DEVICE", help: "To which device, and with what.", isRequired: false),
+    ],
+    examples: [
+      ("$ create t0 --table '0 2048 zero'", "Make a device of 1 MiB that reads as zeros."),
+      ("$ info -c -o name,open --noheadings --separator ' '", "List devices for a script."),
+      ("$ message vg-pool-tpool 0 reserve_metadata_snap", "Hold a metadata snapshot of a pool."),
+    ],
+    seeAlso: ["dmsetup"])
+
+  public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    throw UsageError("'dm' takes dmsetup's command lines")
+  }
+
+  /// Runs a command line.
+  public static func run(raw arguments: [String], program: String, console: Console) -> Int32 {
+    let parsed: DmArguments
+    do throws(DmArguments.Fault) {
+      parsed = try DmArguments(arguments)
+    } catch {
+      console.note("\(program): \(error.message)")
+      console.note("Couldn't process command line.")
+      return 1
+    }
+    if program != "dmsetup", parsed.has("help"), parsed.operands.isEmpty {
+      do {
+        try console.output.write(spec.helpText(program: program))
+        return 0
+      } catch {
+        return console.status(for: error).rawValue
+      }
+    }
+    let session = DmSession(parsed, program: program, console: console)
+    do {
+      try session.run()
+      return 0
+    } catch let failure as DmFailure {
+      for line in failure.lines { console.note(line) }
+      return 1
+    } catch let error as DeviceMapperError {
+      console.note(error.description)
+      console.note("Command failed.")
+      return 1
+    } catch {
+      return console.status(for: error) == .ok ? 0 : 1
+    }
+  }
+}
+
+/// Why a verb stopped, in lines for the error output.
+struct DmFailure: Error {
+  let lines: [String]
+
+  /// Something that was to be done did not work.
+  static func failed(_ lines: String...) -> DmFailure {
+    DmFailure(lines: lines + ["Command failed."])
+  }
+
+  /// The command line makes no sense.
+  static func commandLine(_ lines: String...) -> DmFailure {
+    DmFailure(lines: lines + ["Couldn't process command line."])
+  }
+}

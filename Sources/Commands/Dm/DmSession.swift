@@ -1,0 +1,193 @@
+import DeviceMapper
+import Glibc
+
+/// One run of `dmthin dm`: its options, and the backend.
+final class DmSession {
+  let arguments: DmArguments
+  let console: Console
+  /// Whether several devices are shown, each line with its name in front.
+  var showsNames = false
+  /// What the other devices of a run have left to say; see `DmReport`.
+  var report: DmReport?
+  /// Whether a concise table has been begun.
+  var hasConcise = false
+  private let program: String
+  private var made: (any DeviceMapperBackend)?
+
+  init(_ arguments: DmArguments, program: String, console: Console) {
+    self.arguments = arguments
+    self.program = program
+    self.console = console
+  }
+
+  /// The backend, made when it is first needed: help needs none.
+  var backend: any DeviceMapperBackend {
+    get throws {
+      if let made { return made }
+      guard let backend = console.makeBackend?() else {
+        throw DmFailure.failed("This program has no device-mapper in it.")
+      }
+      backend.settings = try settings()
+      backend.warn = { [console] in console.note($0) }
+      made = backend
+      return backend
+    }
+  }
+
+  private func settings() throws(DmFailure) -> BackendSettings {
+    var settings = BackendSettings()
+    let name = arguments.text("manglename")
+    if let name {
+      guard let mode = NameMangling(rawValue: name) else {
+        throw .commandLine("Unknown name mangling mode.")
+      }
+      settings.nameMangling = mode
+    } else if let name = getenv("DM_DEFAULT_NAME_MANGLING_MODE") {
+      settings.nameMangling = NameMangling(rawValue: String(cString: name)) ?? .auto
+    }
+    settings.usesUdevRules = !arguments.has("noudevrules")
+    settings.waitsForUdev = !arguments.has("noudevsync")
+    settings.verifiesUdev = arguments.has("verifyudev")
+    settings.checks = arguments.has("checks")
+    settings.skipsOpenCount = arguments.has("noopencount")
+    settings.verbosity = max(0, arguments.count("verbose") - 1)
+    if let cookie = arguments.text("udevcookie") ?? getenv("DM_UDEV_COOKIE").map({ String(cString: $0) }
+    ) {
+      let digits = cookie.hasPrefix("0x") ? cookie.dropFirst(2) : cookie[...]
+      let value = UInt32(digits, radix: cookie.hasPrefix("0x") ? 16 : 10) ?? 0
+      guard value != 0 else { throw .failed("Incorrect cookie value.") }
+      settings.udevCookie = value
+    }
+    return settings
+  }
+
+  // MARK: - Command line
+
+  /// Understands the command line, and runs the verb, for each device where there are several.
+  func run() throws {
+    try checkOptions()
+    if arguments.has("version") { return try version() }
+    guard let name = arguments.operands.first else {
+      if arguments.has("help") { return try help([]) }
+      throw DmFailure(lines: [Self.usage(program)])
+    }
+    if arguments.has("help") { return try help([]) }
+    guard let verb = DmVerb.named(name) else {
+      throw DmFailure(lines: ["Unknown command.", Self.usage(program)])
+    }
+    let operands = Array(arguments.operands.dropFirst())
+    guard verb.operands.contains(operands.count) else {
+      throw DmFailure(lines: ["Incorrect number of arguments.", Self.usage(program)])
+    }
+    defer { makeNodesOfLibrary() }
+    try runReporting(name) {
+      guard verb.repeats, operands.count > 1 else { return try verb.action(self, operands) }
+      showsNames = true
+      for operand in operands { try verb.action(self, [operand]) }
+    }
+  }
+
+  /// Nothing to do: nodes are right when a command of the backend returns.
+  private func makeNodesOfLibrary() {}
+
+  private func checkOptions() throws(DmFailure) {
+    _ = try settings()
+    if arguments.has("major") != arguments.has("minor") {
+      throw .commandLine("Please specify both major number and minor number.")
+    }
+    if let mode = arguments.text("mode"), UInt32(mode, radix: 8) == nil {
+      throw .commandLine("Invalid argument for --mode: \(mode). ")
+    }
+    if let value = arguments.number("readahead"), value < -1 {
+      throw .commandLine("Negative read ahead value (\(value)) is not understood.")
+    }
+    if arguments.has("table"), arguments.has("notable") {
+      throw .commandLine("--table and --notable are incompatible.")
+    }
+    if arguments.has("addnodeonresume"), arguments.has("addnodeoncreate") {
+      throw .commandLine("--addnodeonresume and --addnodeoncreate are incompatible.")
+    }
+    guard let options = arguments.text("options"), !isReport else { return }
+    if arguments.has("tree") {
+      _ = try DmTree.Options(options)
+    } else if !["devno", "devname", "blkdevname"].contains(options) {
+      throw .commandLine("Option not recognised: \(options).")
+    }
+  }
+
+  /// Whether the verb prints columns.
+  var isReport: Bool {
+    let verb = arguments.operands.first
+    return arguments.has("columns") || verb == "splitname"
+  }
+
+  /// The device of a verb that takes one: its operand, or what options say.
+  func device(_ operands: [String]) throws(DmFailure) -> DeviceReference {
+    guard let device = optionalDevice(operands) else { throw .failed("No device specified.") }
+    return device
+  }
+
+  /// The same where a verb can do without.
+  func optionalDevice(_ operands: [String]) -> DeviceReference? {
+    operands.first.map { .name($0) } ?? optionDevice
+  }
+
+  /// The device that options name.
+  var optionDevice: DeviceReference? {
+    if let uuid = arguments.text("uuid") { return .uuid(uuid) }
+    guard let major = arguments.number("major"), let minor = arguments.number("minor") else {
+      return nil
+    }
+    return .number(
+      DeviceNumber(
+        major: UInt32(truncatingIfNeeded: major), minor: UInt32(truncatingIfNeeded: minor)))
+  }
+
+  var isVerbose: Bool { arguments.has("verbose") }
+  var suspendOptions: SuspendOptions {
+    var options: SuspendOptions = []
+    if arguments.has("noflush") { options.insert(.noFlush) }
+    if arguments.has("nolockfs") { options.insert(.noLockFS) }
+    return options
+  }
+  var queryOptions: QueryOptions {
+    var options: QueryOptions = []
+    if arguments.has("inactive") { options.insert(.inactive) }
+    if arguments.has("noflush") { options.insert(.noFlush) }
+    return options
+  }
+
+  /// An error of a command for a device that does not exist, in the library's words.
+  func missing(_ operation: DeviceMapperError.Operation, _ device: DeviceReference)
+    -> DeviceMapperError
+  {
+    let name =
+      switch device {
+      case .name(let name): "\(name) "
+      case .uuid(let uuid): " \(uuid)"
+      case .number(let number): " (\(number))"
+      }
+    return DeviceMapperError(operation, device: name, code: ENXIO)
+  }
+
+  func print(_ text: String) throws { try console.output.write(text) }
+
+  // MARK: - Help
+
+  /// `help`.
+  func help(_ operands: [String]) throws {
+    try print(Self.usage(program) + "\n")
+    if isReport { try print("\n" + DmField.help) }
+  }
+
+  /// A summary of all verbs.
+  static func usage(_ program: String) -> String {
+    var text = "Usage: \(program) VERB [OPTIONS] ...\n\nVerbs:\n"
+    for verb in DmVerb.all {
+      for line in verb.synopsis.split(separator: "\n", omittingEmptySubsequences: false) {
+        text += "    \(verb.names.joined(separator: "|")) \(line)\n"
+      }
+    }
+    return text + "\nA DEVICE is a name, or in its place -u UUID, or -j MAJOR -m MINOR."
+  }
+}

@@ -1,0 +1,316 @@
+import DeviceMapper
+import PoolManager
+import ThinFormat
+import ThinTools
+
+private let features = ThinPoolTarget.Feature.allCases.map(\.rawValue)
+
+extension ParsedArguments {
+  /// The features that an option lists.
+  fileprivate func features(_ name: String) -> Set<ThinPoolTarget.Feature> {
+    Set((words(name) ?? []).compactMap { ThinPoolTarget.Feature(rawValue: $0) })
+  }
+
+  /// What `create` and `activate` have in common.
+  fileprivate func poolActivation() -> PoolActivation {
+    var request = PoolActivation(
+      name: positionals[0], metadata: text("metadata") ?? "", data: text("data") ?? "")
+    request.lowWaterBlocks = number("low-water")
+    request.features = features("features")
+    request.uuid = text("uuid")
+    return request
+  }
+}
+
+private let activationOptions = [
+  OptionSpec(
+    "metadata", value: .required(placeholder: "DEV", .path),
+    help: "The metadata device.", isRequired: true),
+  OptionSpec(
+    "data", value: .required(placeholder: "DEV", .path), help: "The data device.",
+    isRequired: true),
+  OptionSpec(
+    "low-water", value: .required(placeholder: "BLOCKS", .number),
+    help: """
+      Free data blocks at which the pool raises an event. Default: a twentieth of all, 16 GiB at most.
+      """),
+  OptionSpec(
+    "features", value: .required(placeholder: "LIST", .list(features)),
+    help:
+      "Features of the kernel's target, separated by commas: \(features.joined(separator: ", "))."),
+  OptionSpec(
+    "uuid", value: .required(placeholder: "UUID", .text), help: "The device's uuid. Default: none."),
+]
+
+private let poolName = PositionalSpec("POOL", help: "The name that the active pool gets.")
+
+/// `dmthin pool create`.
+enum PoolCreateCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    var request = arguments.poolActivation()
+    if let size = arguments.text("block-size") {
+      request.blockSectors = UInt32(clamping: try parsedSectors(size, "SIZE"))
+    }
+    request.overwrites = arguments.has("force")
+    let manager = try PoolManager.make(console)
+    let geometry = try manager.create(request)
+    if let warning = geometry.warning { console.warning(warning) }
+    console.note("\(request.name): \(geometry.reason)")
+    console.note(
+      "\(request.name): an event is raised when \(geometry.lowWaterBlocks) data blocks are left")
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.livePoolVerb(
+    "create", summary: "make a pool on two devices and activate it",
+    description: [
+      """
+      Both devices must be in nobody's use, and the metadata device must be empty: its first 4096 \
+      bytes zero. If anything fails it is so again.
+      """,
+      """
+      Without --block-size, data blocks are the smallest at which all data, mapped once, takes half of \
+      the metadata at most; the reason is printed.
+      """,
+    ],
+    options: activationOptions + [
+      .size("block-size", "Size of a data block: a multiple of 64k, up to 1g."),
+      OptionSpec(
+        "force", help: "Make the pool over whatever the metadata device holds. It is lost."),
+    ],
+    operands: [poolName],
+    examples: [
+      ("$ pool --metadata /dev/vg/meta --data /dev/vg/data", "Make a pool and activate it.")
+    ],
+    statuses: [
+      (.damaged, "The metadata device holds something, or the kernel refuses the pool."),
+      (.output, "A device is too small."),
+    ],
+    seeAlso: ["dmthin-pool-activate", "dmthin-pool-create-thin", "thin_metadata_size"])
+}
+
+/// `dmthin pool activate`.
+enum PoolActivateCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    var request = arguments.poolActivation()
+    request.skipsCheck = arguments.has("no-check")
+    let blocks = try PoolManager.make(console).activatePool(request)
+    if blocks.present > blocks.recorded {
+      console.note(
+        "\(request.name): data has grown from \(blocks.recorded) to \(blocks.present) blocks")
+    }
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.livePoolVerb(
+    "activate", summary: "activate an existing pool",
+    description: [
+      """
+      Looks at superblock and devices in the metadata first, and at whether the data device has the \
+      blocks that the pool knows; activates nothing that the kernel would damage further. A data \
+      device that is larger than that is taken in as a whole. The block size is the metadata's.
+      """
+    ],
+    options: activationOptions + [
+      OptionSpec("no-check", help: "Do not look at the metadata first, except at its superblock.")
+    ],
+    operands: [poolName],
+    examples: [
+      ("$ pool --metadata /dev/vg/meta --data /dev/vg/data", "Activate a pool."),
+      (
+        "$ pool --metadata /dev/vg/meta --data /dev/vg/data --features read_only",
+        "The same, and nothing is written to the metadata."
+      ),
+    ],
+    statuses: [
+      (.damaged, "The metadata is damaged or needs a check, or the data device does not fit it.")
+    ],
+    seeAlso: [
+      "dmthin-pool-create", "dmthin-pool-activate-thin", "dmthin-pool-doctor", "thin_check",
+    ])
+}
+
+/// `dmthin pool activate-thin`.
+enum PoolActivateThinCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let operands = arguments.positionals
+    var activation = ThinActivation(
+      name: operands[1], id: try number(operands[2], "ID", max: Limits.deviceIDMax),
+      sectors: try parsedSectors(operands[3], "SIZE"),
+      externalOrigin: arguments.text("external-origin"))
+    activation.isReadOnly = arguments.has("read-only")
+    activation.uuid = arguments.text("uuid")
+    let manager = try PoolManager.make(console)
+    try manager.activateThin(manager.pool(PoolPlace.mappedName(operands[0])), activation)
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.livePoolVerb(
+    "activate-thin", summary: "activate a thin device of an active pool",
+    description: [
+      """
+      The pool does not know how large its thin devices are: what is beyond SIZE is hidden, what the \
+      device never had is empty.
+      """
+    ],
+    options: [
+      OptionSpec(
+        "external-origin", value: .required(placeholder: "DEV", .path),
+        help: """
+          A device that is read where the thin device has nothing. It must never be written to, and \
+          is needed at each activation, of snapshots too.
+          """),
+      OptionSpec("read-only", help: "The device refuses writes."),
+      OptionSpec(
+        "uuid", value: .required(placeholder: "UUID", .text),
+        help: "The device's uuid. Default: none."),
+    ],
+    operands: [
+      .activePool, PositionalSpec("NAME", help: "The name that the device gets."),
+      thinDeviceOperand, PositionalSpec("SIZE", help: "Its size, like 10g; s is sectors."),
+    ],
+    examples: [
+      ("$ pool thin1 1 10g", "Activate thin device 1 as /dev/mapper/thin1."),
+      ("$ pool clone 2 10g --external-origin /dev/vg/image", "Read an image where 2 has nothing."),
+    ],
+    seeAlso: ["dmthin-pool-create-thin", "dmthin-pool-deactivate", "dmthin-pool-resize"])
+}
+
+/// `dmthin pool deactivate`.
+enum PoolDeactivateCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    try PoolManager.make(console).deactivate(
+      PoolPlace.mappedName(arguments.positionals[0]), all: arguments.has("all"),
+      deferred: arguments.has("deferred"))
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.livePoolVerb(
+    "deactivate", summary: "deactivate a thin device or a pool",
+    description: ["Removes the device from the system. What it holds stays in the pool."],
+    options: [
+      OptionSpec("all", help: "Of a pool: its active thin devices first."),
+      OptionSpec("deferred", help: "A device that is open goes away when it is closed."),
+    ],
+    operands: [PositionalSpec("NAME", help: "Name of an active thin device or pool.")],
+    examples: [
+      ("$ thin1", "Deactivate a thin device."), ("$ --all pool", "A pool with all it has active."),
+    ],
+    statuses: [
+      (.damaged, "It is neither a thin device nor a pool."),
+      (.busy, "It is open, or is a pool with active thin devices."),
+    ],
+    seeAlso: ["dmthin-pool-activate", "dmthin-pool-activate-thin"])
+}
+
+/// `dmthin pool resize`.
+enum PoolResizeCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    try PoolManager.make(console).resizeThin(
+      arguments.positionals[0], sectors: parsedSectors(arguments.positionals[1], "SIZE"),
+      shrinks: arguments.has("shrink"))
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.livePoolVerb(
+    "resize", summary: "give an active thin device another size",
+    description: [
+      """
+      The device goes on with its old table until the new one is in, and gets it back where the new one \
+      does not work. A file system on it is the caller's to resize.
+      """
+    ],
+    options: [
+      OptionSpec(
+        "shrink", help: "Let it become smaller. What is beyond the new end is hidden, not freed.")
+    ],
+    operands: [
+      PositionalSpec("NAME", help: "Name of an active thin device."),
+      PositionalSpec("SIZE", help: "Its new size, like 20g; s is sectors."),
+    ],
+    examples: [("$ thin1 20g", "Make it 20 GiB large.")],
+    seeAlso: ["dmthin-pool-grow", "dmthin-pool-activate-thin"])
+}
+
+/// `dmthin pool grow`.
+enum PoolGrowCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let manager = try PoolManager.make(console)
+    let growth = try manager.grow(
+      manager.pool(PoolPlace.mappedName(arguments.positionals[0])))
+    for (what, blocks) in [("data", growth.data), ("metadata", growth.metadata)] {
+      try console.line(
+        blocks.before == blocks.after
+          ? "\(what): \(blocks.before) blocks, as before"
+          : "\(what): \(blocks.before) -> \(blocks.after) blocks")
+    }
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.livePoolVerb(
+    "grow", summary: "take in what a pool's devices have become larger by",
+    description: [
+      """
+      Enlarge the data device, the metadata device or both first. The pool goes on with its old table \
+      until the new one is in. Writes that were held back for lack of space go on.
+      """
+    ],
+    operands: [.activePool],
+    examples: [("$ pool", "Take in all of both devices.")],
+    seeAlso: ["dmthin-pool-resize", "dmthin-pool-status", "thin_metadata_size"])
+}
+
+/// `dmthin pool features`.
+enum PoolFeaturesCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let (enable, disable) = (arguments.features("enable"), arguments.features("disable"))
+    if let both = enable.intersection(disable).first {
+      throw UsageError("'\(both.rawValue)' cannot be both enabled and disabled")
+    }
+    let manager = try PoolManager.make(console)
+    try manager.changeFeatures(
+      manager.pool(PoolPlace.mappedName(arguments.positionals[0])), enable: enable,
+      disable: disable, lowWaterBlocks: arguments.number("low-water"))
+    return ExitStatus.ok.rawValue
+  }
+
+  private static func option(_ name: String, _ help: String) -> OptionSpec {
+    OptionSpec(name, value: .required(placeholder: "LIST", .list(features)), help: help)
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec.livePoolVerb(
+    "features", summary: "change features of an active pool",
+    description: [
+      """
+      The features are those of the kernel's target: \(features.joined(separator: ", ")). \
+      ignore_discard can only be chosen when a pool is activated.
+      """
+    ],
+    options: [
+      option("enable", "Features to switch on, separated by commas."),
+      option("disable", "Features to switch off, separated by commas."),
+      OptionSpec(
+        "low-water", value: .required(placeholder: "BLOCKS", .number),
+        help: "Free data blocks at which the pool raises an event."),
+    ],
+    operands: [.activePool],
+    examples: [
+      ("$ pool --enable error_if_no_space", "Let writes fail when the pool is full."),
+      ("$ pool --disable read_only", "Make a read-only pool writable again."),
+    ],
+    seeAlso: ["dmthin-pool-activate", "dmthin-pool-status"])
+}

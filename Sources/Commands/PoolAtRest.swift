@@ -1,0 +1,148 @@
+import BlockIO
+import DeviceMapper
+import PoolManager
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
+/// The devices of a pool that is not active, and what may be wrong with them.
+struct PoolAtRest {
+  /// Metadata device or file.
+  let path: String
+  /// Data device or file, if it is known.
+  let data: String?
+  /// The transaction id that it should have.
+  let expected: UInt64?
+  /// Whether every mapping is looked at.
+  let checksAll: Bool
+
+  /// What is wrong, the worst first.
+  func diagnose(progress: Progress) throws -> [Diagnosis] {
+    try InputChecks.requireInput(path)
+    let device = try FileDevice(path: path, access: .readOnly, exclusive: true)
+    guard device.byteCount >= UInt64(Limits.blockBytes) else {
+      return [notMetadata("it has no room for a superblock")]
+    }
+    let superblock: Superblock
+    do {
+      superblock = try MetadataView(device, source: .current).superblock
+    } catch {
+      return [notMetadata("\(error)")]
+    }
+    var findings = superblockFindings(superblock, device)
+    findings += try dataFindings(superblock)
+    var options = CheckOptions()
+    options.skipMappings = !checksAll
+    let report = try check(device, options: options, progress: progress)
+    findings += damage(report)
+    if !checksAll && !report.isDamaged {
+      findings.append(
+        Diagnosis(
+          .note, "not-all-checked", "mappings and reference counts were not looked at",
+          next: ["thin_check \(quoted)"]))
+    }
+    return findings
+  }
+
+  private var quoted: String { shellQuoted(path) }
+
+  /// The device has no superblock: what it may be instead.
+  private func notMetadata(_ fault: String) -> Diagnosis {
+    if let data, Self.isMetadata(data) {
+      return Diagnosis(
+        .problem, "swapped",
+        "\(path) holds no metadata, but \(data) does: the two devices have changed places",
+        next: ["dmthin pool doctor \(shellQuoted(data)) --data \(quoted)"])
+    }
+    if let hint = InputChecks.hint(path) {
+      return Diagnosis(
+        .problem, "no-metadata",
+        "\(path): \(fault). \(hint) If it is the pool's data device, the metadata device is the other "
+          + "one", next: ["dmthin pool doctor METADATA --data \(quoted)"])
+    }
+    return Diagnosis(
+      .problem, "no-superblock", "\(path): \(fault)",
+      next: ["thin_dump --repair -o saved.xml \(quoted)"])
+  }
+
+  private static func isMetadata(_ path: String) -> Bool {
+    guard let device = try? FileDevice(path: path, access: .readOnly, exclusive: false) else {
+      return false
+    }
+    return (try? MetadataView(device, source: .current)) != nil
+  }
+
+  private func superblockFindings(_ superblock: Superblock, _ device: FileDevice) -> [Diagnosis] {
+    var findings: [Diagnosis] = []
+    let present = device.byteCount / UInt64(Limits.blockBytes)
+    if superblock.metadataSpaceMap.blockCount > present {
+      findings.append(
+        Diagnosis(
+          .problem, "metadata-cut",
+          "the metadata has \(superblock.metadataSpaceMap.blockCount) blocks, the device only "
+            + "\(present): it is another device, an incomplete copy, or has become smaller"))
+    }
+    if superblock.needsCheck {
+      findings.append(
+        Diagnosis(
+          .problem, "needs-check",
+          "an operation of the kernel failed, and the pool asks for a check before it is writable",
+          next: ["thin_check --auto-repair \(quoted)"]))
+    }
+    let lvm = expected == nil ? LVMRecords.transactionID(ofPath: path) : nil
+    if let id = expected ?? lvm, id != superblock.transactionID {
+      findings.append(
+        .transactionID(
+          expected: id, by: expected == nil ? "lvm2" : "--expect-transaction-id",
+          found: superblock.transactionID, pool: quoted))
+    }
+    if superblock.metadataSnapshot != 0 {
+      findings.append(
+        Diagnosis(
+          .warning, "metadata-snapshot-leaked",
+          "a metadata snapshot is held at block \(superblock.metadataSnapshot) of a pool that is not "
+            + "active", next: ["dmthin pool release-metadata-snap \(quoted)"]))
+    }
+    return findings
+  }
+
+  private func dataFindings(_ superblock: Superblock) throws -> [Diagnosis] {
+    guard let data else { return [] }
+    let device = try FileDevice(path: data, access: .readOnly, exclusive: false)
+    let sectors = device.byteCount / UInt64(Limits.sectorBytes)
+    let (present, recorded) = (
+      sectors / UInt64(superblock.dataBlockSectors), superblock.dataSpaceMap.blockCount
+    )
+    if present < recorded {
+      return [
+        Diagnosis(
+          .problem, "data-too-small",
+          "\(data) has \(present) data blocks, the pool \(recorded): it is another pool's, or has "
+            + "become smaller")
+      ]
+    }
+    if Self.isMetadata(data) {
+      return [
+        Diagnosis(
+          .warning, "data-is-metadata",
+          "\(data) begins with the metadata of a pool: is it the data device?")
+      ]
+    }
+    return present == recorded
+      ? []
+      : [
+        Diagnosis(
+          .note, "data-grown",
+          "\(data) has \(present) data blocks, the pool \(recorded); activation takes in the rest")
+      ]
+  }
+
+  private func damage(_ report: CheckReport) -> [Diagnosis] {
+    guard report.isDamaged, let first = report.findings.first else { return [] }
+    return [
+      Diagnosis(
+        .problem, "damaged", first.message,
+        next: ["thin_check \(quoted)", "thin_dump --repair -o saved.xml \(quoted)"])
+    ]
+  }
+}

@@ -1,0 +1,131 @@
+import DeviceMapper
+import Glibc
+import PoolManager
+import ThinTools
+
+/// What a POOL on the command line means.
+enum PoolPlace {
+  /// An active pool.
+  case live(PoolManager, LivePool)
+  /// The metadata device or file of a pool that is not active.
+  case offline(String)
+
+  /// What the argument and `--backend` mean.
+  ///
+  /// By itself a path of something that is no active pool means metadata; a name without a slash means
+  /// an active pool, unless a file has it.
+  init(_ arguments: ParsedArguments, console: Console) throws {
+    let text = arguments.positionals[0]
+    switch arguments.text("backend") ?? "auto" {
+    case "offline": self = .offline(text)
+    case "kernel":
+      let manager = try PoolManager.make(console)
+      self = .live(manager, try manager.pool(Self.mappedName(text)))
+    default: self = try Self.automatic(text, console)
+    }
+  }
+
+  private static func automatic(_ text: String, _ console: Console) throws -> PoolPlace {
+    var info = stat()
+    let exists = stat(text, &info) == 0
+    let isFile = exists && info.st_mode & S_IFMT != S_IFBLK
+    // Without device-mapper, or for the path of a file, there is nothing to ask.
+    guard console.makeDeviceMapper != nil, !(isFile && text.contains("/")) else {
+      return .offline(text)
+    }
+    if exists {
+      guard let manager = try? PoolManager.make(console), manager.isPool(text) else {
+        return .offline(text)
+      }
+      if isFile {
+        throw ToolError(
+          .request,
+          "'\(text)' is the name of an active pool and of a file; give --backend kernel for the pool, "
+            + "or ./\(text) for the file")
+      }
+      return .live(manager, try manager.pool(text))
+    }
+    if text.hasPrefix("/") || text.hasPrefix(".") { return .offline(text) }
+    let manager = try PoolManager.make(console)
+    return .live(manager, try manager.pool(mappedName(text)))
+  }
+
+  /// The name that lvm2 gives a pool `vg/pool`; any other text as it is.
+  static func mappedName(_ text: String) -> String {
+    let parts = text.split(separator: "/", omittingEmptySubsequences: false)
+    guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else { return text }
+    let doubled = parts.map { $0.split(separator: "-", omittingEmptySubsequences: false) }
+      .map { $0.joined(separator: "--") }
+    return "\(doubled[0])-\(doubled[1])-tpool"
+  }
+}
+
+extension PoolManager {
+  /// A manager over what this program has, that speaks through `console`.
+  static func make(_ console: Console) throws(ToolError) -> PoolManager {
+    guard let make = console.makeDeviceMapper else {
+      throw ToolError(.request, "this program has no device-mapper; use dmthin")
+    }
+    let manager = PoolManager(make())
+    manager.note = { [unowned console] in console.note("note: \($0)") }
+    manager.warn = { [unowned console] in console.warning($0) }
+    manager.backend.warn = { [unowned console] in console.warning($0) }
+    return manager
+  }
+}
+
+extension OptionSpec {
+  /// Where a pool is.
+  static let poolBackend = OptionSpec(
+    "backend", value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "offline"])),
+    help: """
+      Where the pool is: kernel, an active one; offline, one that is not active, by its metadata. \
+      Default: auto, which looks what the argument is.
+      """)
+
+  /// A size with its unit.
+  static func size(_ name: String, _ help: String, isRequired: Bool = false) -> OptionSpec {
+    OptionSpec(
+      name, value: .required(placeholder: "SIZE", .checked { sizeFault($0) }), help: help,
+      isRequired: isRequired)
+  }
+}
+
+extension PositionalSpec {
+  /// An active pool.
+  static let activePool = PositionalSpec(
+    "POOL", help: "Name of an active pool, the path of its node, or VG/LV for one of lvm2.")
+  /// A pool, active or not.
+  static let pool = PositionalSpec(
+    "POOL",
+    help: "Name of an active pool, or metadata device or file of a pool that is not active.")
+}
+
+private func sizeFault(_ text: String) -> String? {
+  do throws(ToolError) {
+    let bytes = try parseStorageSize(text)
+    guard text.last?.isNumber == false else {
+      return "a unit is missing: 64s is sectors, 64k, 64m, 64g and 64t are 1024 bytes and so on"
+    }
+    return bytes % 512 == 0 ? nil : "not a whole number of sectors of 512 bytes"
+  } catch {
+    return error.message
+  }
+}
+
+/// Sectors of an operand that is a size with its unit.
+func parsedSectors(_ text: String, _ operand: String) throws(UsageError) -> UInt64 {
+  if let fault = sizeFault(text) {
+    throw UsageError("invalid value '\(text)' for '<\(operand)>': \(fault)")
+  }
+  return ((try? parseStorageSize(text)) ?? 0) / 512
+}
+
+/// A whole number of at most `max` in an operand.
+func number(_ text: String, _ operand: String, max: UInt64) throws(UsageError) -> UInt64 {
+  guard let number = UInt64(text), number <= max else {
+    throw UsageError(
+      "invalid value '\(text)' for '<\(operand)>': expected a whole number from 0 to \(max)")
+  }
+  return number
+}

@@ -1,0 +1,225 @@
+import Glibc
+
+/// A device of any kind, by its number.
+public struct DeviceNumber: Hashable, Comparable, Sendable, CustomStringConvertible {
+  /// Of the driver.
+  public var major: UInt32
+  /// Of the device.
+  public var minor: UInt32
+
+  /// A device by its number.
+  public init(major: UInt32, minor: UInt32) {
+    self.major = major
+    self.minor = minor
+  }
+
+  /// `254:0`, as tables have it.
+  public var description: String { "\(major):\(minor)" }
+
+  /// By major, then by minor.
+  public static func < (left: DeviceNumber, right: DeviceNumber) -> Bool {
+    (left.major, left.minor) < (right.major, right.minor)
+  }
+}
+
+/// How a command names a device: by exactly one of these.
+public enum DeviceReference: Hashable, Sendable, CustomStringConvertible {
+  case name(String)
+  case uuid(String)
+  case number(DeviceNumber)
+
+  /// What messages call the device.
+  public var description: String {
+    switch self {
+    case .name(let name): name
+    case .uuid(let uuid): uuid
+    case .number(let number): "\(number)"
+    }
+  }
+}
+
+/// A line of a table, or of a status: its parameters are then what the target says of itself.
+public struct TableLine: Hashable, Sendable, CustomStringConvertible {
+  /// First sector of 512 bytes.
+  public var start: UInt64
+  /// Number of sectors.
+  public var length: UInt64
+  /// Name of the target type, like `thin-pool`.
+  public var type: String
+  /// Everything after the type, as the target has it: trailing blanks count.
+  public var parameters: String
+
+  /// A line.
+  public init(start: UInt64, length: UInt64, type: String, parameters: String) {
+    self.start = start
+    self.length = length
+    self.type = type
+    self.parameters = parameters
+  }
+
+  /// The line as dmsetup prints it: without parameters it ends with a blank.
+  public var description: String { "\(start) \(length) \(type) \(parameters)" }
+}
+
+/// A device's state.
+public struct DeviceInfo: Equatable, Sendable {
+  /// Name, not mangled.
+  public var name: String
+  /// Uuid; empty where it has none.
+  public var uuid: String
+  /// Device number.
+  public var number: DeviceNumber
+  /// How many have it open, tables of other devices included; -1 where that was not asked for.
+  public var openCount: Int32
+  /// Number of the last event; counts from 0 and wraps.
+  public var eventNumber: UInt32
+  /// Targets of the table that was asked for.
+  public var targetCount: Int32
+  /// Whether I/O is held back.
+  public var isSuspended: Bool
+  /// Whether writes are refused.
+  public var isReadOnly: Bool
+  /// Whether it has a table in use.
+  public var hasLiveTable: Bool
+  /// Whether it has a table waiting for resume.
+  public var hasInactiveTable: Bool
+  /// Whether it is removed as soon as it is closed.
+  public var isDeferredRemove: Bool
+  /// Whether its target holds back I/O on its own account.
+  public var isInternallySuspended: Bool
+  /// How far ahead the system reads, in sectors of 512 bytes; nil where that is unknown.
+  public var readAhead: UInt32?
+
+  /// A device that is not suspended and has no tables.
+  public init(
+    name: String, uuid: String = "", number: DeviceNumber, openCount: Int32 = 0,
+    eventNumber: UInt32 = 0, targetCount: Int32 = 0, isSuspended: Bool = false,
+    isReadOnly: Bool = false, hasLiveTable: Bool = false, hasInactiveTable: Bool = false,
+    isDeferredRemove: Bool = false, isInternallySuspended: Bool = false, readAhead: UInt32? = nil
+  ) {
+    self.name = name
+    self.uuid = uuid
+    self.number = number
+    self.openCount = openCount
+    self.eventNumber = eventNumber
+    self.targetCount = targetCount
+    self.isSuspended = isSuspended
+    self.isReadOnly = isReadOnly
+    self.hasLiveTable = hasLiveTable
+    self.hasInactiveTable = hasInactiveTable
+    self.isDeferredRemove = isDeferredRemove
+    self.isInternallySuspended = isInternallySuspended
+    self.readAhead = readAhead
+  }
+}
+
+/// A device's state with the lines that were asked for.
+public struct DeviceTable: Equatable, Sendable {
+  /// State at the same moment.
+  public var info: DeviceInfo
+  /// One for each target.
+  public var lines: [TableLine]
+
+  /// State and lines.
+  public init(info: DeviceInfo, lines: [TableLine]) {
+    self.info = info
+    self.lines = lines
+  }
+}
+
+/// A device's state with the devices below it.
+public struct DeviceDependencies: Equatable, Sendable {
+  /// State at the same moment.
+  public var info: DeviceInfo
+  /// Those that its table has open.
+  public var devices: [DeviceNumber]
+
+  /// State and devices.
+  public init(info: DeviceInfo, devices: [DeviceNumber]) {
+    self.info = info
+    self.devices = devices
+  }
+}
+
+/// A device in the list of all.
+public struct DeviceEntry: Hashable, Sendable {
+  /// Name, not mangled.
+  public var name: String
+  /// Device number.
+  public var number: DeviceNumber
+  /// Number of its last event; nil where the backend's list does not say.
+  public var eventNumber: UInt32?
+  /// Uuid; nil where the backend's list does not say.
+  public var uuid: String?
+
+  /// An entry.
+  public init(
+    name: String, number: DeviceNumber, eventNumber: UInt32? = nil, uuid: String? = nil
+  ) {
+    self.name = name
+    self.number = number
+    self.eventNumber = eventNumber
+    self.uuid = uuid
+  }
+}
+
+/// A target type and its version.
+public struct TargetVersion: Hashable, Sendable {
+  /// Name of the type.
+  public var name: String
+  /// Interface changes, additions, corrections.
+  public var version: (major: UInt32, minor: UInt32, patch: UInt32) {
+    (numbers[0], numbers[1], numbers[2])
+  }
+  private var numbers: [UInt32]
+
+  /// A type.
+  public init(name: String, major: UInt32, minor: UInt32, patch: UInt32) {
+    self.name = name
+    numbers = [major, minor, patch]
+  }
+}
+
+/// A command that failed.
+public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// What failed, by the names that the library's messages have for the driver's commands.
+  public enum Operation: String, Sendable {
+    case create, reload, clear, suspend, resume, remove, rename, message, info, status, table, deps
+    case removeAll = "remove_all"
+    case wait = "waitevent"
+    case list = "names"
+    case targets = "versions"
+    case target = "target-version"
+    case version
+    case makeNodes = "mknodes"
+  }
+
+  /// What failed. A creation with a table may fail as `reload` or `resume`.
+  public let operation: Operation
+  /// The device as messages have it: name, a blank, and uuid or `(major:minor)` if known.
+  public let device: String
+  /// The system's error number.
+  public let code: Int32
+  /// What the library said, in its order; empty stands for the line that it says of a failed
+  /// command of the driver.
+  public let messages: [String]
+
+  /// An error of `operation`.
+  public init(
+    _ operation: Operation, device: String, code: Int32, messages: [String] = []
+  ) {
+    self.operation = operation
+    self.device = device
+    self.code = code
+    self.messages = messages
+  }
+
+  /// The system's words for `code`.
+  public var reason: String { String(cString: strerror(code)) }
+
+  /// One or more lines, with the wording of dmsetup, which programs match on.
+  public var description: String {
+    guard messages.isEmpty else { return messages.joined(separator: "\n") }
+    return "device-mapper: \(operation.rawValue) ioctl on \(device) failed: \(reason)"
+  }
+}

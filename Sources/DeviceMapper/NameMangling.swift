@@ -1,0 +1,94 @@
+/// How device names and uuids with bytes that udev does not allow are stored by the driver: such a
+/// byte becomes `\xHH`, in lower case.
+public enum NameMangling: String, CaseIterable, Sendable {
+  /// As they are.
+  case none
+  /// Every such byte, backslashes too.
+  case hex
+  /// Every such byte, unless the name is mangled already.
+  case auto
+
+  /// A name that is mangled in one place and not in another.
+  public struct MixedName: Error, Hashable, Sendable {
+    /// The name.
+    public let name: String
+  }
+
+  /// `name` as the driver stores it.
+  public func mangled(_ name: String) throws(MixedName) -> String {
+    guard self != .none else { return name }
+    let bytes = Array(name.utf8)
+    var result: [UInt8] = []
+    var isMangled = false
+    var needsMangling = false
+    var at = 0
+    while at < bytes.count {
+      if self == .auto, Self.escape(bytes, at) != nil {
+        isMangled = true
+        result += bytes[at..<at + 4]
+        at += 4
+        continue
+      }
+      if Self.isAllowed(bytes[at]) {
+        result.append(bytes[at])
+      } else {
+        needsMangling = true
+        result += [UInt8(ascii: "\\"), UInt8(ascii: "x")]
+        result += [Self.digits[Int(bytes[at] >> 4)], Self.digits[Int(bytes[at] & 15)]]
+      }
+      at += 1
+    }
+    guard !(isMangled && needsMangling) else { throw MixedName(name: name) }
+    return String(decoding: result, as: UTF8.self)
+  }
+
+  /// A name that the driver stores, as users write it.
+  public func unmangled(_ name: String) -> String { self == .none ? name : Self.decoded(name) }
+
+  /// `name` with each `\xHH` made the byte that it stands for.
+  public static func decoded(_ name: String) -> String {
+    guard name.utf8.contains(UInt8(ascii: "\\")) else { return name }
+    let bytes = Array(name.utf8)
+    var result: [UInt8] = []
+    var at = 0
+    while at < bytes.count {
+      if let byte = escape(bytes, at) {
+        result.append(byte)
+        at += 4
+      } else {
+        result.append(bytes[at])
+        at += 1
+      }
+    }
+    return String(decoding: result, as: UTF8.self)
+  }
+
+  private static let digits = Array("0123456789abcdef".utf8)
+
+  private static func isAllowed(_ byte: UInt8) -> Bool {
+    switch byte {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+      UInt8(ascii: "a")...UInt8(ascii: "z"):
+      true
+    default: "#+-.:=@_".utf8.contains(byte)
+    }
+  }
+
+  /// The byte that `\xHH` at `at` stands for.
+  private static func escape(_ bytes: [UInt8], _ at: Int) -> UInt8? {
+    guard at + 4 <= bytes.count, bytes[at] == UInt8(ascii: "\\"),
+      bytes[at + 1] == UInt8(ascii: "x"), let high = digit(bytes[at + 2]),
+      let low = digit(bytes[at + 3])
+    else { return nil }
+    return high << 4 | low
+  }
+
+  private static func digit(_ byte: UInt8) -> UInt8? {
+    switch byte {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"): byte - UInt8(ascii: "0")
+    case UInt8(ascii: "a")...UInt8(ascii: "f"): byte - UInt8(ascii: "a") + 10
+    case UInt8(ascii: "A")...UInt8(ascii: "F"): byte - UInt8(ascii: "A") + 10
+    default: nil
+    }
+  }
+}

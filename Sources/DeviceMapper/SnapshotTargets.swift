@@ -1,0 +1,157 @@
+/// `snapshot` and `snapshot-merge`: `ORIGIN COW P|PO|N CHUNK [COUNT FEATURE...]`.
+public struct SnapshotTarget: Hashable, Sendable {
+  /// Where exceptions are kept.
+  public enum Store: String, CaseIterable, Sendable {
+    /// On the COW device.
+    case persistent = "P"
+    /// On the COW device; a full one is not taken for a broken one.
+    case persistentWithOverflow = "PO"
+    /// In memory.
+    case transient = "N"
+  }
+  /// What a table asks of a snapshot. The kernel prints them in this order.
+  public enum Feature: String, CaseIterable, Sendable {
+    case discardZeroesCOW = "discard_zeroes_cow"
+    case discardPassdownOrigin = "discard_passdown_origin"
+  }
+
+  /// Path or `major:minor`.
+  public var origin: String
+  /// Path or `major:minor`.
+  public var cow: String
+  /// Where exceptions are kept.
+  public var store: Store
+  /// Sectors in a chunk; 0 lets the store choose.
+  public var chunkSectors: UInt32
+  /// What is asked of it.
+  public var features: Set<Feature>
+
+  /// A snapshot in chunks of `chunkSectors`.
+  public init(
+    origin: String, cow: String, store: Store, chunkSectors: UInt32, features: Set<Feature> = []
+  ) {
+    self.origin = origin
+    self.cow = cow
+    self.store = store
+    self.chunkSectors = chunkSectors
+    self.features = features
+  }
+
+  /// Understands the words of a table line.
+  /// - Parameter merging: whether the target is `snapshot-merge`, which writes to the origin.
+  public init(_ words: [String], merging: Bool = false, opener: DeviceOpener? = nil)
+    throws(TargetError)
+  {
+    guard words.count >= 4 else { throw TargetError("requires 4 or more arguments") }
+    let features = try Self.features(ArgumentList(Array(words.dropFirst(4))))
+    try DeviceRequest(words[0], merging ? .readWrite : .read)
+      .open(by: opener, orSay: "Cannot get origin device")
+    guard words[0] != words[1] else {
+      throw TargetError("COW device cannot be the same as origin device")
+    }
+    try DeviceRequest(words[1]).open(by: opener, orSay: "Cannot get COW device")
+    guard let store = Self.store(words[2]),
+      let chunk = KernelText.strict(words[3], max: UInt64(UInt32.max)),
+      chunk & (chunk &- 1) == 0, chunk <= 4_194_303, chunk > 0 || store != .transient
+    else { throw TargetError("Couldn't create exception store") }
+    guard !merging || store != .transient else {
+      throw TargetError("Snapshot exception store does not support snapshot-merge.")
+    }
+    self.init(
+      origin: words[0], cow: words[1], store: store,
+      chunkSectors: UInt32(truncatingIfNeeded: chunk), features: features)
+  }
+
+  private static func store(_ word: String) -> Store? {
+    let letters = Array(word.utf8.map { $0 & ~0x20 })
+    switch letters.first {
+    case UInt8(ascii: "N"): return .transient
+    case UInt8(ascii: "P"):
+      guard letters.count > 1 else { return .persistent }
+      return letters[1] == UInt8(ascii: "O") ? .persistentWithOverflow : nil
+    default: return nil
+    }
+  }
+
+  private static func features(_ arguments: ArgumentList) throws(TargetError) -> Set<Feature> {
+    var arguments = arguments
+    guard arguments.count > 0 else { return [] }
+    var left = try arguments.groupCount(max: 2, orSay: "Invalid number of feature arguments")
+    var features: Set<Feature> = []
+    while left > 0, let word = arguments.shift() {
+      guard let feature = Feature.allCases.first(where: { KernelText.isSame(word, $0.rawValue) })
+      else { throw TargetError("Unrecognised feature requested") }
+      features.insert(feature)
+      left -= 1
+    }
+    guard !features.contains(.discardPassdownOrigin) || features.contains(.discardZeroesCOW) else {
+      throw TargetError("discard_passdown_origin feature depends on discard_zeroes_cow")
+    }
+    return features
+  }
+
+  /// As a table line has it.
+  public var parameters: String {
+    let names = Feature.allCases.filter(features.contains).map { " \($0.rawValue)" }.joined()
+    let count = features.isEmpty ? "" : " \(features.count)"
+    return "\(origin) \(cow) \(store.rawValue) \(chunkSectors)\(count)\(names)"
+  }
+}
+
+/// `snapshot-origin ORIGIN`: a device whose old contents snapshots keep.
+public struct SnapshotOriginTarget: Hashable, Sendable {
+  /// Path or `major:minor`.
+  public var origin: String
+
+  /// The origin of snapshots.
+  public init(origin: String) { self.origin = origin }
+
+  /// Understands the words of a table line.
+  public init(_ words: [String], opener: DeviceOpener? = nil) throws(TargetError) {
+    guard words.count == 1 else {
+      throw TargetError("origin: incorrect number of arguments")
+    }
+    try DeviceRequest(words[0]).open(by: opener, orSay: "Cannot get target device")
+    self.init(origin: words[0])
+  }
+
+  /// As a table line has it.
+  public var parameters: String { origin }
+}
+
+/// What a snapshot says of itself, merging or not.
+public enum SnapshotStatus: Hashable, Sendable {
+  /// Sectors in use on the COW device, and how many of those hold metadata.
+  case working(sectors: BlockUsage, metadataSectors: UInt64)
+  /// `Invalid`: its contents are lost.
+  case invalid
+  /// `Merge failed`: some of it is in the origin, the rest is not.
+  case mergeFailed
+  /// `Overflow`: the COW device is full.
+  case overflow
+  /// `Unknown`: the store does not say.
+  case unknown
+
+  private static let words: [(status: SnapshotStatus, text: String)] = [
+    (.invalid, "Invalid"), (.mergeFailed, "Merge failed"), (.overflow, "Overflow"),
+    (.unknown, "Unknown"),
+  ]
+
+  /// Understands the parameters of a status line; nil where they are none of a snapshot's.
+  public init?(_ parameters: String) {
+    if let word = Self.words.first(where: { $0.text == parameters }) {
+      self = word.status
+      return
+    }
+    let words = parameters.split(separator: " ", omittingEmptySubsequences: false)
+    guard words.count == 2, let sectors = BlockUsage(words[0]), let metadata = plain(words[1])
+    else { return nil }
+    self = .working(sectors: sectors, metadataSectors: metadata)
+  }
+
+  /// As the kernel prints it.
+  public var parameters: String {
+    if case .working(let sectors, let metadata) = self { return "\(sectors) \(metadata)" }
+    return Self.words.first { $0.status == self }?.text ?? ""
+  }
+}

@@ -1,0 +1,125 @@
+import Cdevmapper
+import DeviceMapper
+import Glibc
+
+/// One command of libdevmapper, from its making to its results, which live as long as it does.
+struct DeviceTask: ~Copyable {
+  private let handle: OpaquePointer
+  /// What is being done, for errors.
+  let operation: DeviceMapperError.Operation
+  /// What errors call the device, until the library names it itself.
+  let device: String
+
+  /// A command of the library's number `type`.
+  init(_ type: Int, _ operation: DeviceMapperError.Operation, _ device: String)
+    throws(DeviceMapperError)
+  {
+    self.operation = operation
+    self.device = device
+    _ = LibraryLog.take()
+    guard let handle = dm_task_create(Int32(type)) else {
+      throw Self.error(operation, device, code: errno)
+    }
+    self.handle = handle
+  }
+
+  deinit { dm_task_destroy(handle) }
+
+  /// Sets something that the library takes or refuses.
+  borrowing func set(_ body: (OpaquePointer) -> Int32) throws(DeviceMapperError) {
+    errno = 0
+    guard body(handle) != 0 else {
+      throw Self.error(operation, device, code: errno == 0 ? EINVAL : errno)
+    }
+  }
+
+  /// Names the device.
+  borrowing func set(_ reference: DeviceReference) throws(DeviceMapperError) {
+    switch reference {
+    case .name(let name): try set { dm_task_set_name($0, name) }
+    case .uuid(let uuid): try set { dm_task_set_uuid($0, uuid) }
+    case .number(let number):
+      // The library's numbers are signed, and it takes -1 for none.
+      guard let major = Int32(exactly: number.major), let minor = Int32(exactly: number.minor)
+      else { throw DeviceMapperError(operation, device: device, code: ENXIO) }
+      try set { dm_task_set_major_minor($0, major, minor, 1) }
+    }
+  }
+
+  /// Adds lines of a table.
+  borrowing func add(_ table: [TableLine]) throws(DeviceMapperError) {
+    for line in table {
+      try set { dm_task_add_target($0, line.start, line.length, line.type, line.parameters) }
+    }
+  }
+
+  /// Carries the command out.
+  /// - Returns: what the library said all the same.
+  borrowing func run() throws(DeviceMapperError) -> [LibraryLog.Line] {
+    errno = 0
+    guard dm_task_run(handle) != 0 else {
+      let code = dm_task_get_errno(handle)
+      throw Self.error(operation, device, code: code != 0 ? code : errno)
+    }
+    return LibraryLog.take()
+  }
+
+  /// The state that came with the answer; nil for a device that does not exist.
+  /// - Parameter withReadAhead: finds out about that too; the log may have a complaint afterwards.
+  borrowing func info(withReadAhead: Bool = false) throws(DeviceMapperError) -> DeviceInfo? {
+    var raw = dm_info()
+    try set { dm_task_get_info($0, &raw) }
+    guard raw.exists != 0 else { return nil }
+    var readAhead: UInt32 = 0
+    let hasReadAhead = withReadAhead && dm_task_get_read_ahead(handle, &readAhead) != 0
+    return DeviceInfo(
+      name: dm_task_get_name(handle).map { String(cString: $0) } ?? "",
+      uuid: dm_task_get_uuid(handle).map { String(cString: $0) } ?? "",
+      number: DeviceNumber(major: raw.major, minor: raw.minor), openCount: raw.open_count,
+      eventNumber: raw.event_nr, targetCount: raw.target_count, isSuspended: raw.suspended != 0,
+      isReadOnly: raw.read_only != 0, hasLiveTable: raw.live_table != 0,
+      hasInactiveTable: raw.inactive_table != 0, isDeferredRemove: raw.deferred_remove != 0,
+      isInternallySuspended: raw.internal_suspend != 0,
+      readAhead: hasReadAhead ? readAhead : nil)
+  }
+
+  /// The targets that came with the answer.
+  borrowing func lines() -> [TableLine] {
+    var lines: [TableLine] = []
+    var next: UnsafeMutableRawPointer?
+    repeat {
+      var (start, length): (UInt64, UInt64) = (0, 0)
+      var type: UnsafeMutablePointer<CChar>?
+      var parameters: UnsafeMutablePointer<CChar>?
+      next = dm_get_next_target(handle, next, &start, &length, &type, &parameters)
+      guard let type else { break }
+      lines.append(
+        TableLine(
+          start: start, length: length, type: String(cString: type),
+          parameters: parameters.map { String(cString: $0) } ?? ""))
+    } while next != nil
+    return lines
+  }
+
+  /// Hands out the library's own view of the task, for answers of other kinds.
+  borrowing func withHandle<R>(_ body: (OpaquePointer) -> R) -> R { body(handle) }
+
+  /// An error with what the library has said; where it names the command that failed, as it does for
+  /// the parts of a creation, that one counts.
+  private static func error(
+    _ operation: DeviceMapperError.Operation, _ device: String, code: Int32
+  ) -> DeviceMapperError {
+    let messages = LibraryLog.take().filter { $0.level <= 4 }.map(\.text)
+    var operation = operation
+    for message in messages {
+      let words = message.split(separator: " ", maxSplits: 4)
+      guard words.count == 5, words[0] == "device-mapper:", words[2] == "ioctl",
+        let named = DeviceMapperError.Operation(rawValue: String(words[1]))
+      else { continue }
+      operation = named
+      break
+    }
+    return DeviceMapperError(
+      operation, device: device, code: code == 0 ? EIO : code, messages: messages)
+  }
+}

@@ -1,0 +1,277 @@
+import CDMThin
+import Cdevmapper
+public import DeviceMapper
+import Glibc
+
+/// The kernel's device-mapper, through libdevmapper.
+///
+/// The library keeps its state in the process: two of these share its settings, and must not be used
+/// at the same time. With udev it waits until udev has handled each change; without, which
+/// DM_DISABLE_UDEV says, it makes the nodes in /dev/mapper itself.
+public final class KernelDeviceMapper: DeviceMapperBackend {
+  /// How commands are carried out.
+  public var settings = BackendSettings() { didSet { apply() } }
+  /// Told what the library says in commands that succeed.
+  public var warn: (String) -> Void = { _ in }
+  var control: Int32 = -1
+
+  /// Looks at nothing yet: a kernel without device-mapper shows at the first command.
+  public init() {
+    LibraryLog.install()
+    // One descriptor of the driver for all commands, instead of one each.
+    dm_hold_control_dev(1)
+    apply()
+  }
+
+  deinit {
+    if control >= 0 { close(control) }
+    dm_hold_control_dev(0)
+    dm_lib_release()
+  }
+
+  private func apply() {
+    let mode =
+      switch settings.nameMangling {
+      case .none: DM_STRING_MANGLING_NONE
+      case .hex: DM_STRING_MANGLING_HEX
+      case .auto: DM_STRING_MANGLING_AUTO
+      }
+    _ = dm_set_name_mangling_mode(mode)
+    dm_udev_set_sync_support(settings.waitsForUdev ? 1 : 0)
+    dm_udev_set_checking(settings.verifiesUdev ? 1 : 0)
+    tell(LibraryLog.take())
+  }
+
+  private func tell(_ lines: [LibraryLog.Line]) {
+    for line in lines where line.level <= 4 || settings.verbosity > 0 { warn(line.text) }
+  }
+
+  // MARK: - Running commands
+
+  /// Makes a task with what every command has.
+  private func task(
+    _ type: Int, _ operation: DeviceMapperError.Operation, _ device: DeviceReference?
+  ) throws(DeviceMapperError) -> DeviceTask {
+    let name =
+      switch device {
+      case .name(let name): "\(name) "
+      case .uuid(let uuid): " \(uuid)"
+      case .number(let number): " (\(number))"
+      case nil: ""
+      }
+    let task = try DeviceTask(type, operation, name)
+    if let device { try task.set(device) }
+    if settings.skipsOpenCount { try task.set { dm_task_no_open_count($0) } }
+    if settings.checks { try task.set { dm_task_enable_checks($0) } }
+    return task
+  }
+
+  private func run(_ task: borrowing DeviceTask) throws(DeviceMapperError) {
+    tell(try task.run())
+  }
+
+  /// Runs a command that makes, renames or removes nodes, and waits until that has happened.
+  private func runChangingNodes(_ task: borrowing DeviceTask) throws(DeviceMapperError) {
+    var cookie = settings.udevCookie ?? 0
+    let isOurs = settings.udevCookie == nil
+    var flags: Int32 = 0
+    // Where udev makes the nodes the library doing the same would be a race.
+    if !settings.verifiesUdev || !isOurs { flags |= DM_UDEV_DISABLE_LIBRARY_FALLBACK }
+    if !settings.usesUdevRules {
+      flags |= DM_UDEV_DISABLE_DM_RULES_FLAG | DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG
+    }
+    try task.set { dm_task_set_cookie($0, &cookie, UInt16(truncatingIfNeeded: flags)) }
+    defer {
+      // Also after a failure: the cookie is a semaphore of the system, and would stay.
+      if isOurs { _ = dm_udev_wait(cookie) } else { dm_task_update_nodes() }
+      tell(LibraryLog.take())
+    }
+    try run(task)
+  }
+
+  private func set(_ options: SuspendOptions, _ task: borrowing DeviceTask)
+    throws(DeviceMapperError)
+  {
+    if options.contains(.noFlush) { try task.set { dm_task_no_flush($0) } }
+    if options.contains(.noLockFS) { try task.set { dm_task_skip_lockfs($0) } }
+  }
+
+  private func set(_ node: NodeOptions, _ task: borrowing DeviceTask) throws(DeviceMapperError) {
+    if let owner = node.owner { try task.set { dm_task_set_uid($0, owner) } }
+    if let group = node.group { try task.set { dm_task_set_gid($0, group) } }
+    if let mode = node.mode { try task.set { dm_task_set_mode($0, mode) } }
+    if let moment = node.moment {
+      let add = moment == .create ? DM_ADD_NODE_ON_CREATE : DM_ADD_NODE_ON_RESUME
+      try task.set { dm_task_set_add_node($0, add) }
+    }
+    guard let readAhead = node.readAhead else { return }
+    let (sectors, flags): (UInt32, UInt32) =
+      switch readAhead {
+      case .automatic: (.max, 0)
+      case .none: (0, 0)
+      case .sectors(let sectors): (sectors, 0)
+      case .atLeast(let sectors): (sectors, UInt32(DM_READ_AHEAD_MINIMUM_FLAG))
+      }
+    try task.set { dm_task_set_read_ahead($0, sectors, flags) }
+  }
+
+  // MARK: - Commands
+
+  public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
+    let task = try task(Int(DM_DEVICE_CREATE), .create, .name(request.name))
+    if let uuid = request.uuid { try task.set { dm_task_set_uuid($0, uuid) } }
+    if let major = request.major {
+      try task.set { dm_task_set_major($0, Int32(truncatingIfNeeded: major)) }
+    }
+    if let minor = request.minor {
+      try task.set { dm_task_set_minor($0, Int32(truncatingIfNeeded: minor)) }
+    }
+    if let table = request.table { try task.add(table) }
+    if request.isReadOnly { try task.set { dm_task_set_ro($0) } }
+    try set(request.node, task)
+    // Given a table, the library loads and resumes, and removes the device when either fails.
+    try runChangingNodes(task)
+  }
+
+  public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
+    throws(DeviceMapperError)
+  {
+    let task = try task(Int(DM_DEVICE_RELOAD), .reload, device)
+    try task.add(table)
+    if readOnly { try task.set { dm_task_set_ro($0) } }
+    try run(task)
+  }
+
+  public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
+    try run(try task(Int(DM_DEVICE_CLEAR), .clear, device))
+  }
+
+  public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
+    throws(DeviceMapperError)
+  {
+    let task = try task(Int(DM_DEVICE_SUSPEND), .suspend, device)
+    try set(options, task)
+    try run(task)
+  }
+
+  public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
+    throws(DeviceMapperError)
+  {
+    let task = try task(Int(DM_DEVICE_RESUME), .resume, device)
+    try set(options, task)
+    try set(node, task)
+    try runChangingNodes(task)
+  }
+
+  public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
+    throws(DeviceMapperError)
+  {
+    let task = try task(Int(DM_DEVICE_REMOVE), .remove, device)
+    if deferred { try task.set { dm_task_deferred_remove($0) } }
+    if retry { try task.set { dm_task_retry_remove($0) } }
+    try runChangingNodes(task)
+  }
+
+  public func removeAll(deferred: Bool) throws(DeviceMapperError) {
+    let task = try task(Int(DM_DEVICE_REMOVE_ALL), .removeAll, nil)
+    if deferred { try task.set { dm_task_deferred_remove($0) } }
+    try run(task)
+    try makeNodes(nil)
+  }
+
+  public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
+    let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
+    try task.set { dm_task_set_newname($0, name) }
+    try runChangingNodes(task)
+  }
+
+  public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
+    let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
+    try task.set { dm_task_set_newuuid($0, uuid) }
+    try runChangingNodes(task)
+  }
+
+  public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
+    throws(DeviceMapperError) -> String?
+  {
+    let task = try task(Int(DM_DEVICE_TARGET_MSG), .message, device)
+    try task.set { dm_task_set_sector($0, sector) }
+    try task.set { dm_task_set_message($0, text) }
+    try run(task)
+    return task.withHandle { dm_task_get_message_response($0).map { String(cString: $0) } }
+  }
+
+  // MARK: - Queries
+
+  public func info(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceInfo?
+  {
+    let task = try task(Int(DM_DEVICE_INFO), .info, device)
+    guard try runQuery(task, options) else { return nil }
+    return try info(task, options)
+  }
+
+  public func status(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  {
+    try query(try task(Int(DM_DEVICE_STATUS), .status, device), options)
+  }
+
+  public func table(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  {
+    let task = try task(Int(DM_DEVICE_TABLE), .table, device)
+    // Keys may be in it: memory is wiped on the way.
+    try task.set { dm_task_secure_data($0) }
+    return try query(task, options)
+  }
+
+  public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  {
+    let task = try task(Int(DM_DEVICE_WAITEVENT), .wait, device)
+    try task.set { dm_task_set_event_nr($0, eventNumber) }
+    return try query(task, options)
+  }
+
+  /// Runs a query. Returns false for a device that is not there; some commands fail for those.
+  func runQuery(_ task: borrowing DeviceTask, _ options: QueryOptions)
+    throws(DeviceMapperError) -> Bool
+  {
+    if options.contains(.inactive) { try task.set { dm_task_query_inactive_table($0) } }
+    if options.contains(.noFlush) { try task.set { dm_task_no_flush($0) } }
+    do {
+      try run(task)
+      return true
+    } catch {
+      if error.code == ENXIO { return false }
+      throw error
+    }
+  }
+
+  /// The state that came with an answer; what the library says on the way is told.
+  private func info(_ task: borrowing DeviceTask, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceInfo?
+  {
+    let info = try task.info(withReadAhead: options.contains(.readAhead))
+    tell(LibraryLog.take())
+    return info
+  }
+
+  private func query(_ task: borrowing DeviceTask, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  {
+    guard try runQuery(task, options), let info = try info(task, options) else { return nil }
+    return DeviceTable(info: info, lines: task.lines())
+  }
+
+  /// Makes a task for the queries in other files.
+  func queryTask(
+    _ type: Int, _ operation: DeviceMapperError.Operation, _ device: DeviceReference? = nil
+  ) throws(DeviceMapperError) -> DeviceTask {
+    try task(type, operation, device)
+  }
+
+  /// Runs a task for the queries in other files.
+  func runTask(_ task: borrowing DeviceTask) throws(DeviceMapperError) { try run(task) }
+}

@@ -1,0 +1,84 @@
+/// Who holds a pool's metadata snapshot, of which there can be one: a file beside what the kernel
+/// knows, which is just that there is one.
+public struct Lease: Equatable, Sendable {
+  /// Who took it, in their own words.
+  public var owner: String
+  /// A process with whose end it ends; nil where it has none.
+  public var holder: ProcessIdentity?
+  /// The boot it was taken in.
+  public var boot: String
+  /// Seconds of the system's clock when it was taken, counted from 1970.
+  public var taken: UInt64
+  /// Seconds after which others may take over; nil for never.
+  public var seconds: UInt64?
+  /// Block of the metadata snapshot's superblock, which tells this one from another's.
+  public var heldRoot: UInt64
+
+  private static let heading = "dmthin lease 1"
+
+  /// A lease.
+  public init(
+    owner: String, holder: ProcessIdentity?, boot: String, taken: UInt64, seconds: UInt64?,
+    heldRoot: UInt64
+  ) {
+    self.owner = owner
+    self.holder = holder
+    self.boot = boot
+    self.taken = taken
+    self.seconds = seconds
+    self.heldRoot = heldRoot
+  }
+
+  /// Why the lease does not count any more; nil while it does.
+  /// - Parameters:
+  ///   - now: seconds of the system's clock, from 1970.
+  ///   - heldRoot: what the pool holds now.
+  public func fault(now: UInt64, heldRoot: UInt64?) -> String? {
+    if boot != ProcessIdentity.currentBoot { return "it was taken before the last boot" }
+    if let heldRoot, heldRoot != self.heldRoot {
+      return "the pool holds another metadata snapshot by now"
+    }
+    if let holder, !holder.isRunning { return "its process \(holder.id) has ended" }
+    if let seconds, now >= taken, now - taken >= seconds {
+      return "its time of \(seconds) seconds is over"
+    }
+    return nil
+  }
+
+  /// The file's text.
+  var text: String {
+    var text = "\(Self.heading)\nowner \(escaped(owner))\nboot \(boot)\ntaken \(taken)\n"
+    if let seconds { text += "seconds \(seconds)\n" }
+    if let holder { text += "holder \(holder)\n" }
+    return text + "held \(heldRoot)\nend\n"
+  }
+
+  /// Understands a file's text; nil where it is anything else, or not all of it.
+  init?(_ text: String) {
+    let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
+    guard lines.count >= 4, lines.first == Substring(Self.heading), lines.last == "",
+      lines[lines.count - 2] == "end"
+    else { return nil }
+    var values: [Substring: Substring] = [:]
+    for line in lines[1..<(lines.count - 2)] {
+      let words = line.split(separator: " ", maxSplits: 1, omittingEmptySubsequences: false)
+      guard words.count == 2, values.updateValue(words[1], forKey: words[0]) == nil else {
+        return nil
+      }
+    }
+    guard let owner = values["owner"].flatMap({ unescaped($0) }), let boot = values["boot"],
+      let taken = values["taken"].flatMap({ UInt64($0) }),
+      let heldRoot = values["held"].flatMap({ UInt64($0) })
+    else { return nil }
+    self.init(
+      owner: owner, holder: nil, boot: String(boot), taken: taken, seconds: nil, heldRoot: heldRoot)
+    if let value = values["holder"] {
+      guard let identity = ProcessIdentity(text: value) else { return nil }
+      holder = identity
+    }
+    if let value = values["seconds"] {
+      guard let number = UInt64(value) else { return nil }
+      seconds = number
+    }
+  }
+}

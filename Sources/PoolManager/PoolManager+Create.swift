@@ -1,0 +1,217 @@
+import BlockIO
+public import DeviceMapper
+import Glibc
+import PersistentData
+import ThinFormat
+import ThinMetadata
+public import ThinTools
+
+/// What a pool is to be made or activated from.
+public struct PoolActivation: Sendable {
+  /// The pool's name.
+  public var name: String
+  /// Path of the metadata device.
+  public var metadata: String
+  /// Path of the data device.
+  public var data: String
+  /// Sectors in a data block; nil for a choice, or for what the metadata says.
+  public var blockSectors: UInt32?
+  /// Number of free data blocks at which an event is raised; nil for a choice.
+  public var lowWaterBlocks: UInt64?
+  /// What is asked of the kernel.
+  public var features: Set<ThinPoolTarget.Feature> = []
+  /// Uuid, if it is to have one.
+  public var uuid: String?
+  /// Make a pool over whatever the metadata device holds.
+  public var overwrites = false
+  /// Activate without looking at the metadata first.
+  public var skipsCheck = false
+
+  /// A pool `name` on two devices.
+  public init(name: String, metadata: String, data: String) {
+    self.name = name
+    self.metadata = metadata
+    self.data = data
+  }
+}
+
+extension PoolManager {
+  /// Makes a pool on two devices that nobody uses, and activates it. If that fails, the metadata
+  /// device is as it was, but for what `overwrites` allowed to overwrite.
+  public func create(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
+    try locked(request.name) { () throws(ToolError) in
+      try requireFree(request.name)
+      let geometry = try prepare(request)
+      var request = request
+      request.blockSectors = geometry.blockSectors
+      request.lowWaterBlocks = geometry.lowWaterBlocks
+      do throws(ToolError) {
+        try start(request, sectors: geometry.dataBlocks * UInt64(geometry.blockSectors))
+      } catch {
+        // The kernel may have formatted it before it found what is wrong.
+        if let device = try? FileDevice(
+          path: request.metadata, access: .readWrite, exclusive: true)
+        {
+          try? Self.wipe(device)
+        }
+        throw error
+      }
+      return geometry
+    }
+  }
+
+  /// Looks at both devices and makes the metadata device ready to be formatted, which the kernel does.
+  /// The devices are free again afterwards.
+  private func prepare(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
+    let metadata = try Self.claim(request.metadata, "metadata")
+    try Self.requireDistinct(request)
+    let data = try Self.claim(request.data, "data")
+    let sector = UInt64(Limits.sectorBytes)
+    let geometry = try PoolGeometry(
+      dataSectors: data.byteCount / sector, metadataSectors: metadata.byteCount / sector,
+      blockSectors: request.blockSectors, lowWaterBlocks: request.lowWaterBlocks)
+    try requireUnformatted(metadata, request)
+    return geometry
+  }
+
+  /// Activates a pool whose metadata is there already.
+  /// - Returns: data blocks that the metadata knows, and that the data device has.
+  public func activatePool(_ request: PoolActivation) throws(ToolError)
+    -> (recorded: UInt64, present: UInt64)
+  {
+    try locked(request.name) { () throws(ToolError) in
+      try requireFree(request.name)
+      let (superblock, present) = try inspect(request)
+      var request = request
+      request.blockSectors = superblock.dataBlockSectors
+      request.lowWaterBlocks =
+        request.lowWaterBlocks
+        ?? PoolGeometry.lowWater(blocks: present, blockSectors: superblock.dataBlockSectors)
+      try start(request, sectors: present * UInt64(superblock.dataBlockSectors))
+      return (superblock.dataSpaceMap.blockCount, present)
+    }
+  }
+
+  /// The superblock of a pool that can be activated, and the data blocks that the data device has. The
+  /// devices are free again afterwards.
+  private func inspect(_ request: PoolActivation) throws(ToolError) -> (Superblock, UInt64) {
+    let metadata = try Self.claim(request.metadata, "metadata")
+    try Self.requireDistinct(request)
+    let data = try Self.claim(request.data, "data")
+    let superblock = try Self.soundSuperblock(metadata, request)
+    let sectors = data.byteCount / UInt64(Limits.sectorBytes)
+    let present = sectors / UInt64(superblock.dataBlockSectors)
+    let recorded = superblock.dataSpaceMap.blockCount
+    guard present >= recorded else {
+      throw ToolError(
+        .request,
+        "\(request.data) has \(present) blocks of \(superblock.dataBlockSectors) sectors, but the "
+          + "pool in \(request.metadata) has \(recorded): that is not its data device, or it has "
+          + "become smaller")
+    }
+    return (superblock, present)
+  }
+
+  private func start(
+    _ request: PoolActivation, sectors: UInt64
+  ) throws(ToolError) {
+    let target = ThinPoolTarget(
+      metadataDevice: "\(try SystemDevices.number(request.metadata))",
+      dataDevice: "\(try SystemDevices.number(request.data))",
+      blockSectors: UInt64(request.blockSectors ?? 0),
+      lowWaterBlocks: request.lowWaterBlocks ?? 0, features: request.features)
+    let line = TableLine(
+      start: 0, length: sectors, type: "thin-pool", parameters: target.parameters)
+    try command("activate \(request.name)") { () throws(DeviceMapperError) in
+      try backend.create(DeviceCreation(name: request.name, uuid: request.uuid, table: [line]))
+    }
+  }
+
+  /// Opens a device so that nobody else can use it.
+  private static func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
+    _ = try SystemDevices.number(path)
+    do throws(BlockIOError) {
+      return try FileDevice(path: path, access: .readWrite, exclusive: true)
+    } catch {
+      guard error.code != EBUSY else {
+        throw ToolError(
+          .busy,
+          "the \(role) device \(path) is in use: mounted, part of another device, or of an active "
+            + "pool")
+      }
+      throw ToolError(error)
+    }
+  }
+
+  private static func requireDistinct(_ request: PoolActivation) throws(ToolError) {
+    guard try SystemDevices.number(request.metadata) != SystemDevices.number(request.data) else {
+      throw ToolError(.request, "metadata and data cannot be on the same device")
+    }
+  }
+
+  /// Sees to it that the kernel formats the device: its first block has to be zero.
+  private func requireUnformatted(_ metadata: FileDevice, _ request: PoolActivation)
+    throws(ToolError)
+  {
+    do throws(PoolError) {
+      if try PoolMetadata.isUnformatted(metadata) { return }
+    } catch {
+      throw ToolError(.inputOutput, "\(error)")
+    }
+    guard request.overwrites else {
+      let isPool = (try? MetadataView(metadata, source: .current)) != nil
+      let (name, path) = (shellQuoted(request.name), shellQuoted(request.metadata))
+      throw ToolError(
+        .request,
+        isPool
+          ? "\(request.metadata) holds the metadata of a pool already; activate that with: dmthin "
+            + "pool activate \(name) --metadata \(path) --data \(shellQuoted(request.data)); or "
+            + "lose it with --force"
+          : "\(request.metadata) holds something already; if that is not needed, give --force")
+    }
+    try Self.wipe(metadata)
+  }
+
+  private static func wipe(_ metadata: FileDevice) throws(ToolError) {
+    let zeros = AlignedBuffer(count: Limits.blockBytes)
+    do throws(BlockIOError) {
+      try metadata.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
+      try metadata.flush()
+    } catch {
+      throw ToolError(error)
+    }
+  }
+
+  /// Looks at superblock and devices, as volume managers do before they activate a pool.
+  private static func soundSuperblock(_ metadata: FileDevice, _ request: PoolActivation)
+    throws(ToolError) -> Superblock
+  {
+    let superblock: Superblock
+    do throws(MetadataError) {
+      superblock = try MetadataView(metadata, source: .current).superblock
+    } catch {
+      throw ToolError(
+        .damaged,
+        "\(request.metadata) cannot be activated: \(error)\n  see: dmthin pool doctor "
+          + "\(shellQuoted(request.metadata)) --data \(shellQuoted(request.data))")
+    }
+    guard !request.skipsCheck else { return superblock }
+    if superblock.needsCheck && !request.features.contains(.readOnly) {
+      throw ToolError(
+        .damaged,
+        "\(request.metadata) needs a check before it is activated: thin_check --auto-repair "
+          + shellQuoted(request.metadata))
+    }
+    var options = CheckOptions()
+    options.skipMappings = true
+    let report = try check(metadata, options: options, progress: Progress())
+    guard !report.isDamaged else {
+      let first = report.findings.first?.message ?? "it is damaged"
+      throw ToolError(
+        .damaged,
+        "\(request.metadata) cannot be activated: \(first)\n  see all with: thin_check "
+          + shellQuoted(request.metadata))
+    }
+    return superblock
+  }
+}

@@ -1,0 +1,61 @@
+import BlockIO
+import DeviceMapper
+import Glibc
+import ThinFormat
+import ThinMetadata
+public import ThinTools
+
+extension PoolManager {
+  /// Looks what is wrong with an active pool, and changes nothing.
+  /// - Parameters:
+  ///   - expected: the transaction id that it should have; nil asks lvm2, where the pool is lvm2's.
+  ///   - seconds: how long to look at how fast it fills; 0 for not at all.
+  public func diagnose(_ pool: LivePool, expected: UInt64? = nil, seconds: UInt32 = 0)
+    throws(ToolError) -> [Diagnosis]
+  {
+    // A query that commits would change a pool that fails.
+    let first = try status(pool, flushes: false)
+    if seconds > 0 { sleep(seconds) }
+    let status = seconds > 0 ? try status(pool, flushes: false) : first
+    let metadataPath = pool.metadata.map { SystemDevices.path($0, backend) }
+    let dataPath = pool.data.map { SystemDevices.path($0, backend) }
+    var symptoms = PoolSymptoms(
+      name: pool.name, status: status, target: pool.target, tableSectors: pool.sectors,
+      metadataPath: metadataPath ?? pool.target.metadataDevice,
+      dataPath: dataPath ?? pool.target.dataDevice)
+    symptoms.dataDeviceSectors = pool.data.flatMap { SystemDevices.sectors($0) }
+    symptoms.metadataDeviceBlocks = pool.metadata.flatMap { SystemDevices.sectors($0) }
+      .map { $0 / UInt64(Limits.blockSectors) }
+    if let metadataPath { symptoms.metadataFault = Self.superblockFault(metadataPath) }
+    symptoms.isSuspended = pool.info.isSuspended
+    symptoms.hasInactiveTable = pool.info.hasInactiveTable
+    if case .working = status {
+      symptoms.suspendedThins = try activeThins(pool).filter(\.info.isSuspended).map(\.name)
+    }
+    if let lease = lease(pool) {
+      symptoms.lease = describe(lease, pool)
+      if case .working(let details) = status {
+        symptoms.leaseFault = lease.fault(now: now(), heldRoot: details.heldRoot)
+      }
+    }
+    if let expected {
+      symptoms.expected = (expected, "--expect-transaction-id")
+    } else if pool.info.uuid.hasPrefix("LVM-"), let volume = LVMRecords.volume(ofDevice: pool.name),
+      let id = LVMRecords.transactionID(volume)
+    {
+      symptoms.expected = (id, "lvm2")
+    }
+    if seconds > 0 { symptoms.earlier = (first, UInt64(seconds)) }
+    return symptoms.findings()
+  }
+
+  private static func superblockFault(_ path: String) -> String? {
+    do {
+      let device = try FileDevice(path: path, access: .readOnly, exclusive: false)
+      _ = try MetadataView(device, source: .current)
+      return nil
+    } catch {
+      return "\(error)"
+    }
+  }
+}

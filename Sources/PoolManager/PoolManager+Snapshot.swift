@@ -1,0 +1,141 @@
+import DeviceMapper
+public import ThinTools
+
+/// A snapshot to be taken.
+public struct SnapshotVolume: Equatable, Sendable {
+  /// Id of the thin device to snapshot.
+  public var origin: UInt64
+  /// Id that the snapshot gets.
+  public var new: UInt64
+
+  /// A snapshot `new` of `origin`.
+  public init(origin: UInt64, new: UInt64) {
+    self.origin = origin
+    self.new = new
+  }
+}
+
+extension PoolManager {
+  /// Takes snapshots of one moment: every active origin is suspended, which flushes it and the file
+  /// system on it, before the first snapshot is taken, and resumed after the last.
+  ///
+  /// If anything fails no snapshot stays. Should the process be killed, the next verb resumes the
+  /// origins. A signal that asks it to end is heeded before the first snapshot is taken.
+  /// - Parameter activate: a device to activate afterwards; if that fails the snapshots stay not.
+  public func snapshot(
+    _ pool: LivePool, _ volumes: [SnapshotVolume], activate: ThinActivation? = nil
+  ) throws(ToolError) {
+    guard Set(volumes.map(\.new)).count == volumes.count else {
+      throw ToolError(.request, "two snapshots cannot have the same id")
+    }
+    try locked(pool.name) { () throws(ToolError) in
+      if let activate { try requireFree(activate.name) }
+      let origins = try devicesToSuspend(pool, volumes)
+      if origins.isEmpty {
+        try takeSnapshots(pool, volumes)
+      } else {
+        try requireNoHeldWrites(pool, origins)
+        let intent = Intent(
+          action: "snapshot", devices: origins, created: volumes.map(\.new))
+        try Interrupts.deferred { () throws(ToolError) in
+          try withIntent(pool.name, intent) { () throws(ToolError) in
+            ((), isSettled: try snapshotSuspended(pool, volumes, origins))
+          }
+        }
+      }
+      guard let activate else { return }
+      try undoing(pool, volumes.map(\.new)) { () throws(ToolError) in
+        try self.activate(pool, activate)
+      }
+    }
+  }
+
+  /// Active devices with one of the origins in their table that are not suspended yet.
+  private func devicesToSuspend(_ pool: LivePool, _ volumes: [SnapshotVolume]) throws(ToolError)
+    -> [Intent.Device]
+  {
+    let origins = Set(volumes.map(\.origin))
+    var devices: [Intent.Device] = []
+    for thin in try activeThins(pool) where origins.contains(thin.id) && !thin.info.isSuspended {
+      let device = Intent.Device(number: thin.info.number, name: thin.name)
+      if !devices.contains(device) { devices.append(device) }
+    }
+    return devices
+  }
+
+  /// Suspending waits for all I/O, and a full pool that queues lets none end.
+  private func requireNoHeldWrites(_ pool: LivePool, _ origins: [Intent.Device])
+    throws(ToolError)
+  {
+    guard case .working(let details) = try status(pool, flushes: false),
+      details.mode == .outOfDataSpace, details.noSpace == .queue
+    else { return }
+    throw ToolError(
+      .request,
+      "\(pool.name) is out of data space and holds writes back, so that suspending "
+        + "\(origins.map(\.name).joined(separator: ", ")) might wait for ever; enlarge its data "
+        + "device and run: dmthin pool grow \(shellQuoted(pool.name))")
+  }
+
+  /// - Returns: whether every origin runs again.
+  private func snapshotSuspended(
+    _ pool: LivePool, _ volumes: [SnapshotVolume], _ origins: [Intent.Device]
+  ) throws(ToolError) -> Bool {
+    var suspended: [Intent.Device] = []
+    var failed: ToolError?
+    do throws(ToolError) {
+      for origin in origins {
+        if Interrupts.isPending { throw ToolError(.request, "interrupted") }
+        try command("suspend \(origin.name)") { () throws(DeviceMapperError) in
+          try backend.suspend(.number(origin.number), [])
+        }
+        suspended.append(origin)
+      }
+      if Interrupts.isPending { throw ToolError(.request, "interrupted") }
+      try takeSnapshots(pool, volumes)
+    } catch {
+      failed = error
+    }
+    let stuck = resume(suspended)
+    if let failed, stuck.isEmpty {
+      runFolder.remove(pool.name, "intent")
+      throw ToolError(failed.kind, "\(failed.message)")
+    }
+    if stuck.isEmpty { return true }
+    throw ToolError(
+      .inputOutput,
+      ([failed?.message ?? "the snapshots were taken"] + stuck).joined(separator: "\n  "))
+  }
+
+  /// Resumes devices in reverse; returns what is to be said of those that stay suspended.
+  private func resume(_ devices: [Intent.Device]) -> [String] {
+    var stuck: [String] = []
+    for device in devices.reversed() {
+      do throws(DeviceMapperError) {
+        try backend.resume(.number(device.number), [], node: NodeOptions())
+      } catch {
+        stuck.append(
+          "\(failure("resume \(device.name)", error).message)\n  it is still suspended; "
+            + "resume it with: dmsetup resume \(shellQuoted(device.name))")
+      }
+    }
+    return stuck
+  }
+
+  /// Sends the messages; those before one that is refused are taken back.
+  private func takeSnapshots(_ pool: LivePool, _ volumes: [SnapshotVolume]) throws(ToolError) {
+    var taken: [UInt64] = []
+    do throws(ToolError) {
+      for volume in volumes {
+        try message(
+          pool,
+          .createSnapshot(
+            ThinPoolMessage.id(volume.new), origin: ThinPoolMessage.id(volume.origin)),
+          to: "make thin device \(volume.new) in \(pool.name), a snapshot of \(volume.origin)")
+        taken.append(volume.new)
+      }
+    } catch {
+      try undoing(pool, taken) { () throws(ToolError) in throw error }
+    }
+  }
+}

@@ -1,0 +1,189 @@
+public import DeviceMapper
+public import ThinTools
+
+/// What became of a pool that was to grow, in blocks.
+public struct PoolGrowth: Equatable, Sendable {
+  /// Data blocks before and after.
+  public var data: (before: UInt64, after: UInt64)
+  /// Metadata blocks of 4096 bytes before and after.
+  public var metadata: (before: UInt64, after: UInt64)
+
+  /// Whether nothing changed.
+  public var isNone: Bool { data.before == data.after && metadata.before == metadata.after }
+
+  public static func == (left: PoolGrowth, right: PoolGrowth) -> Bool {
+    left.data == right.data && left.metadata == right.metadata
+  }
+}
+
+extension PoolManager {
+  /// Gives a device another table. The old one stays until the new one is in; a device that does not
+  /// run with the new one gets the old one back.
+  /// - Parameter what: what is being done, for errors, like `resize thin1`.
+  func swapTable(
+    _ pool: String, _ device: DeviceInfo, from old: [TableLine], to new: [TableLine],
+    _ what: String
+  ) throws(ToolError) {
+    let reference = DeviceReference.number(device.number)
+    do throws(DeviceMapperError) {
+      try backend.load(reference, new, readOnly: device.isReadOnly)
+    } catch {
+      throw failure("\(what): the new table was refused, nothing has changed", error)
+    }
+    // Somebody who holds it suspended has a reason; the new table comes in with their resume.
+    if device.isSuspended {
+      return note("\(device.name) is suspended; the change takes effect when it is resumed")
+    }
+    let intent = Intent(
+      action: what, devices: [Intent.Device(number: device.number, name: device.name)])
+    try withIntent(pool, intent) { () throws(ToolError) in
+      do throws(DeviceMapperError) {
+        // With a table waiting this suspends, exchanges the tables and resumes, all in the kernel.
+        try backend.resume(reference, [], node: NodeOptions())
+      } catch {
+        throw putBack(pool, device, old, failure(what, error))
+      }
+      return ((), isSettled: true)
+    }
+  }
+
+  /// After a resume that failed: has the device run with its old table again.
+  private func putBack(
+    _ pool: String, _ device: DeviceInfo, _ old: [TableLine], _ error: ToolError
+  ) -> ToolError {
+    let reference = DeviceReference.number(device.number)
+    do throws(DeviceMapperError) {
+      try backend.clear(reference)
+      guard let now = try backend.table(reference, [.noFlush]) else { return error }
+      if now.lines != old { try backend.load(reference, old, readOnly: device.isReadOnly) }
+      try backend.resume(reference, [], node: NodeOptions())
+      runFolder.remove(pool, "intent")
+      return ToolError(error.kind, "\(error.message)\n  the old table is in use again")
+    } catch let undo {
+      return ToolError(
+        error.kind,
+        "\(error.message)\n  \(failure("put the old table back", undo).message)\n  "
+          + "\(device.name) is still suspended; give it this table with dmsetup reload, then "
+          + "dmsetup resume: \(old.map { "\($0)" }.joined(separator: "; "))")
+    }
+  }
+
+  /// Gives an active thin device another size.
+  /// - Parameter shrinks: whether it may become smaller, which hides what is beyond the new end.
+  public func resizeThin(_ name: String, sectors: UInt64, shrinks: Bool = false)
+    throws(ToolError)
+  {
+    let thin = try thin(name)
+    guard thin.table.count == 1, let pool = try pool(numberOf: thin) else {
+      throw ToolError(
+        .request, "\(thin.name) is made of several targets; resize it with dmsetup reload")
+    }
+    guard sectors > 0 else { throw ToolError(.request, "a thin device has one sector at least") }
+    guard sectors >= thin.sectors || shrinks else {
+      throw ToolError(
+        .request,
+        "\(thin.name) has \(thin.sectors) sectors, and less would hide what is beyond; shrink the "
+          + "file system first, and give --shrink")
+    }
+    guard sectors != thin.sectors else { return }
+    try locked(pool.name) { () throws(ToolError) in
+      var line = thin.table[0]
+      line.length = sectors
+      try swapTable(pool.name, thin.info, from: thin.table, to: [line], "resize \(thin.name)")
+    }
+  }
+
+  private func pool(numberOf thin: ActiveThin) throws(ToolError) -> LivePool? {
+    guard let number = DeviceNumber(thin.target.pool) else { return nil }
+    return try pool(number)
+  }
+
+  /// The active thin device called `name`, or whose node `name` is.
+  public func thin(_ name: String) throws(ToolError) -> ActiveThin {
+    let found = try command("find \(name)") { () throws(DeviceMapperError) in
+      try backend.table(reference(name), [.noFlush])
+    }
+    guard let found else { throw ToolError(.input, "there is no active device '\(name)'") }
+    guard let line = found.lines.first, line.type == "thin",
+      let target = try? ThinTarget(KernelText.words(line.parameters))
+    else {
+      throw ToolError(
+        .request,
+        "\(found.info.name) is no thin device"
+          + (found.lines.first.map { ": its table is '\($0)'" } ?? ""))
+    }
+    return ActiveThin(
+      info: found.info, sectors: line.length, target: target, table: found.lines)
+  }
+
+  // MARK: - The pool's own table
+
+  /// Takes in what data and metadata device have become larger by.
+  public func grow(_ pool: LivePool) throws(ToolError) -> PoolGrowth {
+    try locked(pool.name) { () throws(ToolError) in
+      let before = try working(pool, to: "grow")
+      guard let data = pool.data, let sectors = SystemDevices.sectors(data) else {
+        throw ToolError(.input, "the data device of \(pool.name) cannot be found")
+      }
+      guard sectors >= pool.sectors else {
+        throw ToolError(
+          .request,
+          "the data device of \(pool.name) has \(sectors) sectors, the pool \(pool.sectors): pools "
+            + "do not shrink, so it must not become smaller")
+      }
+      // Part of a block is of no use, and differs from machine to machine.
+      let whole = max(pool.sectors, sectors - sectors % pool.target.blockSectors)
+      let line = pool.line(pool.target, sectors: whole)
+      try swapTable(
+        pool.name, pool.info, from: [pool.line(pool.target, sectors: pool.sectors)], to: [line],
+        "grow \(pool.name)")
+      let after = try working(pool, to: "grow")
+      return PoolGrowth(
+        data: (before.data.total, after.data.total),
+        metadata: (before.metadata.total, after.metadata.total))
+    }
+  }
+
+  /// Changes features and the low water mark of an active pool.
+  public func changeFeatures(
+    _ pool: LivePool, enable: Set<ThinPoolTarget.Feature>, disable: Set<ThinPoolTarget.Feature>,
+    lowWaterBlocks: UInt64? = nil
+  ) throws(ToolError) {
+    var target = pool.target
+    target.features.formUnion(enable)
+    target.features.subtract(disable)
+    target.lowWaterBlocks = lowWaterBlocks ?? target.lowWaterBlocks
+    guard target != pool.target else { return }
+    let discards = ThinPoolTarget.Feature.ignoreDiscard
+    guard target.features.contains(discards) == pool.target.features.contains(discards) else {
+      throw ToolError(
+        .request,
+        "the kernel does not change ignore_discard of an active pool; deactivate \(pool.name) and "
+          + "activate it again, with the feature or without")
+    }
+    guard target.features.count <= 4 else {
+      throw ToolError(.request, "the kernel takes four features at most")
+    }
+    try locked(pool.name) { () throws(ToolError) in
+      if target.features.contains(.readOnly) == false { _ = try working(pool, to: "change") }
+      try swapTable(
+        pool.name, pool.info, from: [pool.line(pool.target, sectors: pool.sectors)],
+        to: [pool.line(target, sectors: pool.sectors)], "change the features of \(pool.name)")
+    }
+  }
+
+  /// The status of a pool to which a new table means something.
+  private func working(_ pool: LivePool, to verb: String) throws(ToolError)
+    -> ThinPoolStatus.Details
+  {
+    let doctor = "see: dmthin pool doctor \(shellQuoted(pool.name))"
+    guard case .working(let details) = try status(pool) else {
+      throw ToolError(.request, "cannot \(verb) \(pool.name), which has failed; \(doctor)")
+    }
+    guard !details.needsCheck else {
+      throw ToolError(
+        .request, "cannot \(verb) \(pool.name), whose metadata needs a check first; \(doctor)")
+    }
+    return details
+  }
+}

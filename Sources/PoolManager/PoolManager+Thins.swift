@@ -1,0 +1,211 @@
+import DeviceMapper
+import Glibc
+public import ThinTools
+
+/// A thin device to be made active.
+public struct ThinActivation: Sendable {
+  /// The device's name.
+  public var name: String
+  /// Id in the pool.
+  public var id: UInt64
+  /// Sectors of 512 bytes.
+  public var sectors: UInt64
+  /// Path of a device that is read where nothing is mapped; nobody may write to it.
+  public var externalOrigin: String?
+  /// Whether the device refuses writes.
+  public var isReadOnly = false
+  /// Uuid, if it is to have one.
+  public var uuid: String?
+
+  /// An activation of `id` as `name`.
+  public init(name: String, id: UInt64, sectors: UInt64, externalOrigin: String? = nil) {
+    self.name = name
+    self.id = id
+    self.sectors = sectors
+    self.externalOrigin = externalOrigin
+  }
+}
+
+extension PoolManager {
+  /// Makes a thin device without blocks, and activates it if asked to. If that fails it is deleted
+  /// again.
+  public func createThin(_ pool: LivePool, _ id: UInt64, activate: ThinActivation? = nil)
+    throws(ToolError)
+  {
+    try locked(pool.name) { () throws(ToolError) in
+      if let activate { try requireFree(activate.name) }
+      try message(
+        pool, .createThin(ThinPoolMessage.id(id)), to: "make thin device \(id) in \(pool.name)")
+      guard let activate else { return }
+      try undoing(pool, [id]) { () throws(ToolError) in try self.activate(pool, activate) }
+    }
+  }
+
+  /// Deletes a thin device.
+  /// - Parameter deactivates: whether active devices of it are removed first.
+  public func delete(_ pool: LivePool, _ id: UInt64, deactivates: Bool = false)
+    throws(ToolError)
+  {
+    try locked(pool.name) { () throws(ToolError) in
+      let what = "delete thin device \(id) of \(pool.name)"
+      if deactivates {
+        for thin in try activeThins(pool) where thin.id == id { try remove(thin.name) }
+      }
+      do throws(ToolError) {
+        try message(pool, .delete(ThinPoolMessage.id(id)), to: what)
+      } catch {
+        guard error.kind == .busy else { throw error }
+        let names = try activeThins(pool).filter { $0.id == id }.map(\.name)
+        guard !names.isEmpty else { throw error }
+        let commands = names.map { "dmthin pool deactivate \(shellQuoted($0))" }
+        throw ToolError(
+          .busy,
+          "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
+            + commands.joined(separator: "; "))
+      }
+    }
+  }
+
+  /// Sets the pool's transaction id.
+  public func setTransactionID(_ pool: LivePool, from current: UInt64, to new: UInt64)
+    throws(ToolError)
+  {
+    try locked(pool.name) { () throws(ToolError) in
+      do throws(ToolError) {
+        try message(
+          pool, .setTransactionID(current: current, new: new),
+          to: "set the transaction id of \(pool.name)")
+      } catch {
+        guard case .working(let details) = try? status(pool, flushes: false),
+          details.transactionID != current
+        else { throw error }
+        throw ToolError(
+          .request,
+          "\(error.message)\n  the transaction id is \(details.transactionID), not "
+            + "\(current)")
+      }
+    }
+  }
+
+  /// Makes an existing thin device active.
+  public func activateThin(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
+    try locked(pool.name) { () throws(ToolError) in
+      try requireFree(activation.name)
+      try activate(pool, activation)
+    }
+  }
+
+  func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
+    var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
+    if let path = activation.externalOrigin {
+      target.externalOrigin = "\(try SystemDevices.number(path))"
+    }
+    guard activation.sectors > 0 else {
+      throw ToolError(.request, "a thin device has one sector at least")
+    }
+    var request = DeviceCreation(
+      name: activation.name, uuid: activation.uuid,
+      table: [
+        TableLine(
+          start: 0, length: activation.sectors, type: "thin", parameters: target.parameters)
+      ])
+    request.isReadOnly = activation.isReadOnly
+    do throws(DeviceMapperError) {
+      try backend.create(request)
+    } catch {
+      throw failure(
+        "activate thin device \(activation.id) of \(pool.name) as \(activation.name)", error,
+        hint: error.code == ENODATA ? "no thin device has that id" : nil)
+    }
+  }
+
+  /// Removes a device.
+  func remove(_ name: String, deferred: Bool = false, retry: Bool = true) throws(ToolError) {
+    do throws(DeviceMapperError) {
+      try backend.remove(.name(name), deferred: deferred, retry: retry)
+    } catch {
+      throw failure(
+        "deactivate \(name)", error,
+        hint: error.code == EBUSY ? "it is open; close or unmount what uses it" : nil)
+    }
+  }
+
+  /// Makes an active thin device, or a pool, inactive.
+  /// - Parameters:
+  ///   - all: of a pool, also its active thin devices.
+  ///   - deferred: one that is open goes away when it is closed.
+  public func deactivate(_ name: String, all: Bool = false, deferred: Bool = false)
+    throws(ToolError)
+  {
+    guard
+      let found = try command(
+        "find \(name)", { () throws(DeviceMapperError) in try backend.table(reference(name), []) })
+    else { throw ToolError(.input, "there is no active device '\(name)'") }
+    if found.lines.first?.type == "thin-pool" {
+      let pool = try pool(found.info.name)
+      return try locked(pool.name) { () throws(ToolError) in
+        try deactivatePool(pool, all: all, deferred: deferred)
+      }
+    }
+    // On a failed pool the table says nothing but that.
+    guard found.lines.contains(where: { $0.type == "thin" }) else {
+      throw ToolError(.request, "\(found.info.name) is neither a thin device nor a pool")
+    }
+    recover()
+    try remove(found.info.name, deferred: deferred)
+  }
+
+  private func deactivatePool(_ pool: LivePool, all: Bool, deferred: Bool) throws(ToolError) {
+    let names = try activeThins(pool).reduce(into: [String]()) { names, thin in
+      if !names.contains(thin.name) { names.append(thin.name) }
+    }
+    if !names.isEmpty && !all {
+      throw ToolError(
+        .busy,
+        "\(pool.name) has active thin devices: \(names.joined(separator: ", ")); "
+          + "deactivate them first, or give --all")
+    }
+    var removed: [String] = []
+    do throws(ToolError) {
+      for name in names {
+        try remove(name, deferred: deferred)
+        removed.append(name)
+      }
+      try remove(pool.name, deferred: deferred)
+    } catch {
+      guard !removed.isEmpty else { throw error }
+      throw ToolError(
+        error.kind, "\(error.message)\n  inactive by now: \(removed.joined(separator: ", "))")
+    }
+    runFolder.remove(pool.name, "lease")
+  }
+
+  /// Runs what follows the making of thin devices; they are deleted again if it fails.
+  func undoing<R>(_ pool: LivePool, _ ids: [UInt64], _ body: () throws(ToolError) -> R)
+    throws(ToolError) -> R
+  {
+    do throws(ToolError) {
+      return try body()
+    } catch {
+      var text = error.message
+      for id in ids.reversed() {
+        do throws(ToolError) {
+          try message(pool, .delete(ThinPoolMessage.id(id)), to: "delete thin device \(id) again")
+        } catch let undo {
+          text +=
+            "\n  \(undo.message)\n  it still exists; delete it with: dmthin pool delete "
+            + "\(shellQuoted(pool.name)) \(id)"
+        }
+      }
+      throw ToolError(error.kind, text)
+    }
+  }
+
+  /// Refuses a name that a device has already, before anything is done for it.
+  func requireFree(_ name: String) throws(ToolError) {
+    let taken = try command("look for \(name)") { () throws(DeviceMapperError) in
+      try backend.info(.name(name), [])
+    }
+    if taken != nil { throw ToolError(.busy, "a device '\(name)' is active already") }
+  }
+}

@@ -1,0 +1,61 @@
+import Glibc
+
+/// A process that cannot be taken for a later one of the same number: its start and the system's
+/// boot are part of it.
+public struct ProcessIdentity: Equatable, Sendable, CustomStringConvertible {
+  /// Process id.
+  public let id: Int32
+  /// Clock ticks from boot to its start.
+  public let start: UInt64
+  /// The system's name for this boot.
+  public let boot: String
+
+  /// A process with these marks.
+  public init(id: Int32, start: UInt64, boot: String) {
+    self.id = id
+    self.start = start
+    self.boot = boot
+  }
+
+  /// A process that runs now; nil where none has the number.
+  public init?(running id: Int32) {
+    guard let stat = SystemDevices.smallFile("/proc/\(id)/stat"),
+      // The second field is a name in brackets, with anything in it; the start is the 22nd.
+      let end = stat.utf8.lastIndex(of: UInt8(ascii: ")"))
+    else { return nil }
+    let fields = stat[end...].split(separator: " ")
+    guard fields.count > 20, let start = UInt64(fields[20]) else { return nil }
+    self.init(id: id, start: start, boot: Self.currentBoot)
+  }
+
+  /// This process.
+  public static var current: ProcessIdentity {
+    ProcessIdentity(running: getpid())
+      ?? ProcessIdentity(id: getpid(), start: 0, boot: currentBoot)
+  }
+
+  /// The system's name for the present boot.
+  static var currentBoot: String {
+    SystemDevices.smallFile("/proc/sys/kernel/random/boot_id") ?? "unknown"
+  }
+
+  /// Whether it still runs. A process that has ended and waits for its parent does not.
+  public var isRunning: Bool {
+    guard ProcessIdentity(running: id) == self else { return false }
+    let stat = SystemDevices.smallFile("/proc/\(id)/stat") ?? ""
+    guard let end = stat.utf8.lastIndex(of: UInt8(ascii: ")")) else { return false }
+    return stat[end...].split(separator: " ").dropFirst().first != "Z"
+  }
+
+  /// `PID START BOOT`, for files.
+  public var description: String { "\(id) \(start) \(boot)" }
+
+  /// Understands `PID START BOOT`.
+  init?(text: Substring) {
+    let words = text.split(separator: " ", omittingEmptySubsequences: false)
+    guard words.count == 3, let id = Int32(words[0]), id > 0, let start = UInt64(words[1]) else {
+      return nil
+    }
+    self.init(id: id, start: start, boot: String(words[2]))
+  }
+}

@@ -1,0 +1,115 @@
+import Glibc
+import ThinTools
+
+/// The folder in which verbs of several processes leave word for each other, gone after a reboot as
+/// the devices are: `POOL.lock`, `POOL.intent` and `POOL.lease`.
+public struct RunFolder: Sendable {
+  /// Its path.
+  public let path: String
+  /// Bytes that a file here may have.
+  private static let bytesMax = 4 << 20
+
+  /// A folder, which is made when it is needed.
+  public init(_ path: String = "/run/dmthin") { self.path = path }
+
+  /// The path of a pool's file. A pool's name has no slash.
+  func path(_ pool: String, _ kind: String) -> String { "\(path)/\(pool).\(kind)" }
+
+  /// Names of pools that have a file of `kind`, ascending.
+  func pools(with kind: String) -> [String] {
+    guard let folder = opendir(path) else { return [] }
+    defer { closedir(folder) }
+    var pools: [String] = []
+    while let entry = readdir(folder) {
+      let name = withUnsafePointer(to: &entry.pointee.d_name) {
+        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+      }
+      if name.hasSuffix(".\(kind)") { pools.append(String(name.dropLast(kind.utf8.count + 1))) }
+    }
+    return pools.sorted()
+  }
+
+  /// What a pool's file has; nil where there is none. What is too large is cut.
+  func load(_ pool: String, _ kind: String) -> String? {
+    let fd = open(path(pool, kind), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+    guard fd >= 0 else { return nil }
+    defer { close(fd) }
+    var bytes: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 65536)
+    while bytes.count < Self.bytesMax {
+      let count = read(fd, &chunk, chunk.count)
+      if count < 0 && errno == EINTR { continue }
+      if count <= 0 { break }
+      bytes += chunk[..<count]
+    }
+    return String(decoding: bytes, as: UTF8.self)
+  }
+
+  /// Writes a pool's file, so that after a crash of this process there is the old one or the new.
+  func save(_ text: String, _ pool: String, _ kind: String) throws(ToolError) {
+    try make()
+    let final = path(pool, kind)
+    let temporary = "\(final).new"
+    let fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    guard fd >= 0 else { throw Self.failure("create", temporary) }
+    var done = 0
+    let bytes = Array(text.utf8)
+    while done < bytes.count {
+      let count = bytes.withUnsafeBytes {
+        write(fd, $0.baseAddress.map { $0 + done }, $0.count - done)
+      }
+      if count < 0 && errno == EINTR { continue }
+      guard count > 0 else {
+        let error = Self.failure("write", temporary)
+        close(fd)
+        throw error
+      }
+      done += count
+    }
+    guard fsync(fd) == 0, close(fd) == 0, rename(temporary, final) == 0 else {
+      throw Self.failure("write", final)
+    }
+    let folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    if folder >= 0 {
+      fsync(folder)
+      close(folder)
+    }
+  }
+
+  /// Removes a pool's file, if there is one.
+  func remove(_ pool: String, _ kind: String) { unlink(path(pool, kind)) }
+
+  private func make() throws(ToolError) {
+    guard mkdir(path, 0o700) == 0 || errno == EEXIST else { throw Self.failure("create", path) }
+  }
+
+  private static func failure(_ verb: String, _ path: String) -> ToolError {
+    ToolError(.inputOutput, "cannot \(verb) \(path): \(String(cString: strerror(errno)))")
+  }
+
+  // MARK: - Locks
+
+  /// A lock on a pool's verbs, given up when it goes away or the process ends.
+  final class Lock {
+    private let fd: Int32
+    fileprivate init(_ fd: Int32) { self.fd = fd }
+    deinit { close(fd) }
+  }
+
+  /// Takes a pool's lock.
+  /// - Parameter seconds: how long to wait for a verb that has it.
+  /// - Returns: nil where another has it still.
+  func lock(_ pool: String, seconds: Int) throws(ToolError) -> Lock? {
+    try make()
+    let file = path(pool, "lock")
+    let fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    guard fd >= 0 else { throw Self.failure("open", file) }
+    let lock = Lock(fd)
+    for turn in 0...(seconds * 50) {
+      if flock(fd, LOCK_EX | LOCK_NB) == 0 { return lock }
+      guard errno == EWOULDBLOCK || errno == EINTR else { throw Self.failure("lock", file) }
+      if turn < seconds * 50 { usleep(20_000) }
+    }
+    return nil
+  }
+}

@@ -1,0 +1,81 @@
+import CDMThin
+import DeviceMapper
+import Glibc
+import ThinTools
+
+/// Block devices as the system knows them.
+enum SystemDevices {
+  /// The number of the block device at `path`.
+  static func number(_ path: String) throws(ToolError) -> DeviceNumber {
+    var info = stat()
+    guard stat(path, &info) == 0 else {
+      throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(errno)))")
+    }
+    guard info.st_mode & S_IFMT == S_IFBLK else {
+      let what = info.st_mode & S_IFMT == S_IFREG ? "a file" : "no block device"
+      let help =
+        info.st_mode & S_IFMT == S_IFREG
+        ? ": the kernel wants a block device; attach it with: losetup --find --show \(path)" : ""
+      throw ToolError(.input, "'\(path)' is \(what)\(help)")
+    }
+    return DeviceNumber(major: gnu_dev_major(info.st_rdev), minor: gnu_dev_minor(info.st_rdev))
+  }
+
+  /// Size in sectors of 512 bytes; nil for a device that is not there.
+  static func sectors(_ number: DeviceNumber) -> UInt64? {
+    smallFile("/sys/dev/block/\(number)/size").flatMap { UInt64($0) }
+  }
+
+  /// A path that opens the device.
+  static func path(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> String {
+    if let name = backend.blockDeviceName(number, prefersMapped: true) {
+      for path in ["/dev/mapper/\(name)", "/dev/\(name)"] where (try? self.number(path)) == number {
+        return path
+      }
+    }
+    return "/dev/block/\(number)"
+  }
+
+  /// Whether the driver of a device is device-mapper.
+  static func isMapped(_ number: DeviceNumber) -> Bool {
+    smallFile("/sys/dev/block/\(number)/dm/name") != nil
+  }
+
+  /// The contents of a file of the system, without white space at the end; nil where there is none
+  /// or it is larger than 4 KiB.
+  static func smallFile(_ path: String) -> String? {
+    let fd = open(path, O_RDONLY | O_CLOEXEC)
+    guard fd >= 0 else { return nil }
+    defer { close(fd) }
+    return withUnsafeTemporaryAllocation(byteCount: 4097, alignment: 1) { buffer in
+      let count = read(fd, buffer.baseAddress, buffer.count)
+      guard count >= 0, count < buffer.count else { return nil }
+      var text = String(decoding: UnsafeRawBufferPointer(rebasing: buffer[..<count]), as: UTF8.self)
+      while let last = text.last, last.isWhitespace { text.removeLast() }
+      return text
+    }
+  }
+}
+
+extension DeviceNumber {
+  /// Understands `major:minor`.
+  init?(_ text: String) {
+    let parts = text.split(separator: ":", omittingEmptySubsequences: false)
+    guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else {
+      return nil
+    }
+    self.init(major: major, minor: minor)
+  }
+}
+
+/// `text` as a shell takes it for one word.
+package func shellQuoted(_ text: String) -> String {
+  let plain = text.utf8.allSatisfy { byte in
+    (0x30...0x39).contains(byte) || (0x41...0x5a).contains(byte) || (0x61...0x7a).contains(byte)
+      || "_-./:+=@%,".utf8.contains(byte)
+  }
+  if plain && !text.isEmpty { return text }
+  return "'"
+    + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''")
+    + "'"
+}

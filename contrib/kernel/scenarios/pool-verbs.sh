@@ -1,0 +1,212 @@
+#!/bin/sh
+# dmthin pool manages an active pool: every verb, what each refuses, and what a killed one leaves.
+#
+# usage: contrib/kernel/run scenarios/pool-verbs.sh META DATA BASE
+#
+#   META, DATA, BASE  images of zeros, 8 MiB, 128 MiB and 8 MiB
+#
+# DMTHIN_TOOLS names the directory of dmthin. What a verb did is looked at with dmsetup. There is no
+# udev. A thousand thin devices are made and deleted, and a process is killed between suspending the
+# origins and resuming them.
+. "$DMTHIN_RIG/lib.sh"
+
+dmthin=${DMTHIN_TOOLS:?names the directory of dmthin}/dmthin
+meta=/dev/ubda data=/dev/ubdb base=/dev/ubdc
+
+pool() { must "$dmthin" pool "$@" 2>/tmp/err; }
+refused() { # STATUS WORDS ARGUMENT...
+    local wanted=$1 words=$2 status=0; shift 2
+    "$dmthin" pool "$@" >/tmp/out 2>/tmp/err || status=$?
+    expect "status of pool $*" "$wanted" $status
+    grep -q -- "$words" /tmp/err || fail "pool $*: no '$words' in: $(cat /tmp/err)"
+}
+ids() { "$dmthin" ls --no-headers -m -o DEV $meta | tr -d ' ' | tr '\n' ' '; }
+nothing_suspended() {
+    ! dmsetup info -c --noheadings -o name,suspended | grep -q ':Suspended' ||
+        fail "suspended: $(dmsetup info -c --noheadings -o name,suspended | grep ':Suspended')"
+}
+nothing_left_over() {
+    nothing_suspended
+    [ -z "$(find /run/dmthin -name '*.intent*' -o -name '*.new')" ] || fail "left over: $(ls /run/dmthin)"
+}
+
+# --- making a pool: what it refuses leaves the devices as they were
+refused 66 'a file: the kernel wants a block device' create p --metadata /etc/hostname --data $data
+refused 66 'cannot open' create p --metadata /dev/nothing --data $data
+refused 64 'same device' create p --metadata $meta --data $meta
+refused 64 'multiples of 128' create p --metadata $meta --data $data --block-size 65k
+refused 2 'a unit is missing' create p --metadata $meta --data $data --block-size 128
+echo something | dd of=$meta conv=notrunc,fsync status=none
+refused 64 'holds something already' create p --metadata $meta --data $data
+pool create p --metadata $meta --data $data --force --features error_if_no_space --low-water 7
+grep -q 'the smallest, which copy and zero least' /tmp/err || fail "no reason: $(cat /tmp/err)"
+expect table '0 262144 thin-pool 98:0 98:16 128 7 1 error_if_no_space ' "$(dmsetup table p)"
+refused 75 "'p' is active already" create p --metadata $meta --data $data
+refused 75 'in use' create q --metadata $meta --data $base
+dmsetup info q >/dev/null 2>&1 && fail "q is there"
+# A pool that the kernel gives up after it has formatted the metadata: that is zero again.
+dmsetup create huge --table "0 2147483648 zero"
+dmsetup create tiny --table "0 128 linear $base 0"
+refused 64 'cannot activate' create q --metadata /dev/mapper/tiny --data /dev/mapper/huge --block-size 64k
+cmp -s -n 4096 $base /dev/zero || fail "$base is not zero again"
+cmp -s -n 65536 $base /dev/zero && fail "the kernel has not formatted anything"
+dmsetup remove huge tiny
+say "create"
+
+# --- thin devices
+pool create-thin p 1 --activate t1 --size 16m
+thin_write t1 1 0 32
+pool create-thin p 2
+refused 64 'failed: File exists' create-thin p 1
+refused 64 'exists already' create-thin p 1 --activate t9 --size 1m
+refused 75 "'t1' is active" create-thin p 9 --activate t1 --size 1m
+refused 2 'go together' create-thin p 9 --activate t9
+refused 64 'a thin device has one sector' create-thin p 9 --activate t9 --size 0s
+refused 66 'there is no active device' create-thin nopool 1
+refused 64 't1 is no thin pool' create-thin t1 1 --backend kernel
+pool reserve-metadata-snap p >/dev/null
+expect "a device whose activation failed was deleted again" '1 2 ' "$(ids)"
+pool release-metadata-snap p
+pool activate-thin p t2 2 8m --read-only
+expect 'state of t2' r "$(blockdev --getro /dev/mapper/t2 | tr 01 wr)"
+refused 64 'there is no thin device\|no thin device has that id' activate-thin p t7 7 8m
+pool deactivate t2
+refused 66 "no active device 't2'" deactivate t2
+refused 75 'active as t1' delete p 1
+refused 64 'no such thin device' delete p 77
+pool delete p 2
+say "create-thin, activate-thin, deactivate, delete"
+
+# --- snapshots, alone and several at one moment
+pool snapshot p 11 1 --activate s1 --size 16m
+thin_verify s1 1 0 32
+thin_write t1 7 0 8
+thin_verify s1 1 0 32
+pool create-thin p 3 --activate t3 --size 16m
+thin_write t3 3 0 4
+pool snapshot p --volume 1:21 --volume 3:23
+refused 64 'there is no thin device 99' snapshot p --volume 1:31 --volume 99:32 --volume 3:33
+refused 64 'exists already' snapshot p --volume 1:31 --volume 3:23
+refused 64 'cannot have the same id' snapshot p --volume 1:31 --volume 3:31
+refused 2 'give either' snapshot p 5
+pool reserve-metadata-snap p >/dev/null
+expect "of a refused snapshot nothing stays" '1 3 11 21 23 ' "$(ids)"
+pool release-metadata-snap p
+# One that its owner holds suspended stays so.
+dmsetup suspend t3
+pool snapshot p 24 3
+expect 't3' Suspended "$(dmsetup info -c --noheadings -o suspended t3)"
+dmsetup resume t3
+nothing_left_over
+say "snapshot"
+
+# --- sizes
+pool resize t1 32m
+expect 'size of t1' 65536 "$(blockdev --getsz /dev/mapper/t1)"
+thin_verify t1 7 0 8
+refused 64 'give --shrink' resize t1 16m
+pool resize t1 16m --shrink
+expect 'size of t1' 32768 "$(blockdev --getsz /dev/mapper/t1)"
+refused 64 'is no thin device' resize p 16m
+# An external origin that is shorter, and one that is longer.
+$DMTHIN_RIG/bulk pattern 5 65536 0 128 | dd of=$base bs=64k iflag=fullblock oflag=direct conv=notrunc status=none
+blockdev --setro $base
+pool create-thin p 40
+pool activate-thin p longer 40 4m --external-origin $base
+thin_verify longer 5 0 64
+pool create-thin p 41
+pool activate-thin p shorter 41 12m --external-origin $base
+thin_verify shorter 5 0 128
+thin_verify_zero shorter 128 64
+thin_write shorter 6 127 2
+thin_verify shorter 6 127 2
+thin_verify shorter 5 0 127
+pool snapshot p 42 41
+pool activate-thin p again 42 12m --external-origin $base
+thin_verify again 6 127 2
+thin_verify again 5 0 127
+pool deactivate longer; pool deactivate shorter; pool deactivate again
+say "resize, external origins"
+
+# --- the transaction id, features, the metadata snapshot and its lease
+pool set-transaction-id p 0 5
+refused 64 'is 5, not 0' set-transaction-id p 0 6
+pool features p --enable skip_block_zeroing --disable error_if_no_space --low-water 9
+expect table '0 262144 thin-pool 98:0 98:16 128 9 1 skip_block_zeroing ' "$(dmsetup table p)"
+refused 64 'does not change ignore_discard' features p --enable ignore_discard
+pool features p --enable read_only
+expect mode ro "$(pool_field p 5)"
+refused 64 'takes no changes in its present mode' create-thin p 50
+pool features p --disable read_only
+expect mode rw "$(pool_field p 5)"
+root=$(pool reserve-metadata-snap p --owner backup --holder $$)
+expect 'held root' "$root" "$(pool_field p 4)"
+refused 75 "'backup' holds the metadata snapshot" reserve-metadata-snap p --owner other
+refused 75 'give --owner backup' release-metadata-snap p
+pool reserve-metadata-snap p --owner other --take-over >/dev/null
+pool release-metadata-snap p --owner other
+expect 'held root' - "$(pool_field p 4)"
+refused 64 'holds no metadata snapshot' release-metadata-snap p
+# A lease whose process has ended is taken over.
+sh -c "exec sleep 100" & holder=$!
+pool reserve-metadata-snap p --owner gone --holder $holder >/dev/null
+kill -9 $holder; wait $holder 2>/dev/null || :
+status=0; "$dmthin" pool doctor p >/tmp/out || status=$?
+expect "status of doctor" 65 $status
+grep -q 'left behind' /tmp/out || fail "doctor: $(cat /tmp/out)"
+pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
+grep -q "from 'gone': its process" /tmp/err || fail "no takeover: $(cat /tmp/err)"
+pool release-metadata-snap p --owner another
+pool_message p reserve_metadata_snap
+refused 75 'nothing tells whose it is' reserve-metadata-snap p
+pool release-metadata-snap p
+say "set-transaction-id, features, metadata snapshots"
+
+# --- a process that is killed while origins are suspended: the window is held open by a device below
+# the pool that answers late, so that the pool's commit takes its time.
+pool deactivate --all p
+dmsetup create slow --table "0 16384 delay $meta 0 0 $meta 0 400 $meta 0 400"
+pool activate p --metadata /dev/mapper/slow --data $data
+pool activate-thin p t1 1 16m
+pool activate-thin p t3 3 16m
+for id in 61 62 63; do
+    "$dmthin" pool snapshot p --volume 1:${id}1 --volume 3:${id}3 2>/tmp/err & killed=$!
+    n=0
+    until [ "$(dmsetup info -c --noheadings -o suspended t3 2>/dev/null)" = Suspended ]; do
+        n=$((n + 1)); [ $n -lt 500 ] || fail "t3 is not suspended: $(cat /tmp/err)"
+    done
+    kill -9 $killed; wait $killed 2>/dev/null || :
+    expect 't3 after the kill' Suspended "$(dmsetup info -c --noheadings -o suspended t3)"
+    # Which verb it is does not matter.
+    case $id in
+        61) pool status >/dev/null ;;
+        62) pool create-thin p 70 ;;
+        63) "$dmthin" pool events --timeout 0 2>/tmp/err ;;
+    esac
+    grep -q 'resumed t3, left suspended by' /tmp/err || fail "$id: $(cat /tmp/err)"
+    nothing_left_over
+done
+# One that is asked to end resumes by itself. If that is before the first snapshot, none is taken.
+"$dmthin" pool snapshot p --volume 1:641 --volume 3:643 2>/tmp/err & asked=$!
+until [ "$(dmsetup info -c --noheadings -o suspended t1 2>/dev/null)" = Suspended ]; do :; done
+kill -TERM $asked; wait $asked 2>/dev/null || :
+nothing_left_over
+thin_verify t1 7 0 8
+pool deactivate --all p
+dmsetup remove slow
+must "$dmthin" check $meta
+say "killed in the midst of a snapshot"
+
+# --- a thousand
+pool activate p --metadata $meta --data $data
+i=0
+while [ $i -lt 1000 ]; do "$dmthin" pool create-thin p $((1000 + i)) || fail "thin $i"; i=$((i + 1)); done
+pool reserve-metadata-snap p >/dev/null
+expect "thin devices" 1000 "$(ids | tr ' ' '\n' | grep -c '^[12]...$')"
+pool release-metadata-snap p
+i=0
+while [ $i -lt 1000 ]; do "$dmthin" pool delete p $((1000 + i)) || fail "delete $i"; i=$((i + 1)); done
+pool deactivate --all p
+must "$dmthin" check $meta
+nothing_left_over
+say "a thousand thin devices made and deleted"

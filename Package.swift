@@ -53,6 +53,12 @@ let package = Package(
         "ThinTools",
       ]),
     library(
+      "Targets",
+      [
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
+        "ThinMetadata",
+      ]),
+    library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
@@ -102,6 +108,12 @@ let package = Package(
       "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
+    tests(
+      "TargetsTests",
+      [
+        "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
+        "ThinFormat", "Simulation", "TestSupport",
+      ]),
     tests(
       "PersistentDataTests",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),

@@ -186,7 +186,7 @@ public final class IOQueue: PassHook {
     default: io_prep_fdsync(control, descriptor)
     }
     if request.pointee.operation == .write, request.pointee.flags.contains(.durable) {
-      control.pointee.aio_rw_flags = dmthin_rwf_dsync
+      control.pointee.aio_rw_flags = .init(truncatingIfNeeded: dmthin_rwf_dsync)
     }
     if let source { io_set_eventfd(control, source.descriptor) }
   }

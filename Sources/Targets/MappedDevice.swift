@@ -1,0 +1,275 @@
+public import DataPath
+public import DeviceMapper
+import Glibc
+
+/// A device of the userspace device-mapper: it splits requests over the targets of its live table.
+///
+/// Invariants: `outstanding` counts the parts that drivers have; parts in `parked` and requests in
+/// `queue` wait for resume. Nothing reaches a driver while `isBlocked`.
+public final class MappedDevice: BlockDestination {
+  /// Waits for the event number to change.
+  struct EventWaiter {
+    var eventNumber: UInt32
+    var body: () -> Void
+  }
+
+  unowned let mapper: UserspaceDeviceMapper
+  let loop: EventLoop
+  /// Name, 1 to 127 bytes.
+  public internal(set) var name: String
+  /// Uuid; empty where it has none.
+  public internal(set) var uuid: String
+  /// Number, with the mapper's major.
+  public let number: DeviceNumber
+  /// The table in use.
+  var live: LiveTable?
+  /// The table that waits for resume.
+  var inactive: LiveTable?
+  /// The pool that this device is, since a thin-pool table was loaded.
+  var pool: ThinPool?
+
+  /// Whether I/O is held back.
+  public internal(set) var isSuspended = false
+  var isSuspending = false
+  /// Reasons of others to hold I/O back.
+  private(set) var holds = 0
+  var isRemoved = false
+  /// Whether it goes away when it is closed.
+  public internal(set) var isDeferredRemove = false
+  /// How many have it open, tables included.
+  public internal(set) var openCount = 0
+  /// Number of the last event.
+  public private(set) var eventNumber: UInt32 = 0
+  var eventWaiters: [EventWaiter] = []
+  /// A command is under way, others wait in `commands`.
+  var isBusy = false
+  var commands: [() -> Void] = []
+
+  /// Parts that drivers have.
+  private(set) var outstanding = 0
+  private var idleWaiters: [() -> Void] = []
+  private var queue = RequestQueue()
+  private var parked = RequestQueue()
+  private let parts: RequestPool
+
+  init(mapper: UserspaceDeviceMapper, name: String, uuid: String, number: DeviceNumber) {
+    self.mapper = mapper
+    self.name = name
+    self.uuid = uuid
+    self.number = number
+    loop = mapper.loop
+    parts = mapper.parts
+  }
+
+  // MARK: - As a destination
+
+  public override var byteCount: UInt64 { live?.byteCount ?? 0 }
+  public override var logicalBlockBytes: Int {
+    live?.drivers.map(\.logicalBlockBytes).max() ?? 512
+  }
+  public override var optimalBytes: Int { live?.drivers.map(\.optimalBytes).max() ?? 0 }
+  public override var discardBytes: Int { live?.drivers.map(\.discardBytes).max() ?? 0 }
+  public override var takesDiscards: Bool { live?.takesDiscards ?? false }
+  public override var isReadOnly: Bool { live?.isReadOnly ?? false }
+
+  public override func forEachExtent(in range: Range<UInt64>, _ body: (Extent) -> Bool) {
+    guard let live else { return }
+    var at = range.lowerBound
+    while at < min(range.upperBound, live.byteCount) {
+      let driver = live.driver(at: at)
+      let end = min(range.upperBound, driver.endByte)
+      guard driver.forEachExtent(in: at..<end, body) else { return }
+      at = end
+    }
+  }
+
+  // MARK: - Requests
+
+  var isBlocked: Bool { isSuspended || isSuspending || holds > 0 }
+
+  public override func submit(_ request: RequestPointer) {
+    if isBlocked {
+      queue.append(request)
+    } else {
+      begin(request)
+    }
+  }
+
+  private func begin(_ request: RequestPointer) {
+    let operation = request.pointee.operation
+    guard let live else { return loop.finishLater(request, EIO) }
+    request.pointee.pending = 0
+    request.pointee.errorNumber = 0
+    if operation == .flush { return flush(request, live) }
+    let count = request.pointee.byteCount
+    let (end, overflow) = request.pointee.offset.addingReportingOverflow(
+      UInt64(truncatingIfNeeded: count))
+    guard count > 0, !overflow, end <= live.byteCount else {
+      return loop.finishLater(request, count == 0 ? 0 : EIO)
+    }
+    if operation != .read && live.isReadOnly { return loop.finishLater(request, EPERM) }
+    if operation == .discard && !live.takesDiscards {
+      return loop.finishLater(request, EOPNOTSUPP)
+    }
+    let driver = live.single ?? live.driver(at: request.pointee.offset)
+    let most = operation == .discard ? driver.discardBytesMax : driver.requestBytesMax
+    if most == 0 && end <= driver.endByte {
+      driver.map(part(of: request, driver))
+    } else {
+      split(request, end, live)
+    }
+  }
+
+  private func split(_ request: RequestPointer, _ end: UInt64, _ live: LiveTable) {
+    let first = request.pointee.offset
+    var at = first
+    while at < end {
+      let driver = live.driver(at: at)
+      var stop = min(end, driver.endByte)
+      let isDiscard = request.pointee.operation == .discard
+      let most = isDiscard ? driver.discardBytesMax : driver.requestBytesMax
+      if most > 0 {
+        let left = most - (at - driver.startByte) % most
+        stop = min(stop, at.addingReportingOverflow(left).overflow ? stop : at + left)
+      }
+      let piece = part(of: request, driver)
+      piece.pointee.offset = at
+      piece.pointee.byteCount = Int(truncatingIfNeeded: stop - at)
+      piece.pointee.buffer = request.pointee.buffer.map { $0 + Int(truncatingIfNeeded: at - first) }
+      driver.map(piece)
+      at = stop
+    }
+  }
+
+  private func flush(_ request: RequestPointer, _ live: LiveTable) {
+    for driver in live.drivers {
+      for index in 0..<driver.flushCount {
+        let piece = part(of: request, driver)
+        piece.pointee.context = UInt64(index)
+        driver.map(piece)
+      }
+    }
+    if request.pointee.pending == 0 { loop.finishLater(request) }
+  }
+
+  private func part(of request: RequestPointer, _ owner: RequestOwner) -> RequestPointer {
+    outstanding += 1
+    request.pointee.pending += 1
+    return parts.take(
+      request.pointee.operation, offset: request.pointee.offset,
+      byteCount: request.pointee.byteCount, buffer: request.pointee.buffer,
+      flags: request.pointee.flags, owner: owner, parent: request)
+  }
+
+  /// A further part of what `part` is a part of, the same but for what the caller changes.
+  func another(_ part: RequestPointer, owner: TargetDriver) -> RequestPointer {
+    outstanding += 1
+    part.pointee.parent?.pointee.pending += 1
+    return parts.take(
+      part.pointee.operation, offset: part.pointee.offset, byteCount: part.pointee.byteCount,
+      buffer: part.pointee.buffer, flags: part.pointee.flags, owner: owner,
+      parent: part.pointee.parent)
+  }
+
+  /// A driver is done with a part.
+  func partDone(_ part: RequestPointer) {
+    outstanding -= 1
+    if let parent = part.pointee.parent {
+      if part.pointee.errorNumber != 0 && parent.pointee.errorNumber == 0 {
+        parent.pointee.errorNumber = part.pointee.errorNumber
+      }
+      parts.give(part)
+      parent.pointee.pending -= 1
+      if parent.pointee.pending == 0 { parent.pointee.owner.requestDone(parent) }
+    }
+    if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
+  }
+
+  // MARK: - Holding back
+
+  /// A driver gives a part back, as it came, to be mapped anew after resume.
+  func park(_ part: RequestPointer) {
+    outstanding -= 1
+    part.pointee.owner = self
+    parked.append(part)
+    if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
+  }
+
+  /// Parts that were parked end here.
+  public override func requestDone(_ part: RequestPointer) { partDone(part) }
+
+  private func becameIdle() {
+    let waiters = idleWaiters
+    idleWaiters = []
+    for body in waiters { body() }
+  }
+
+  /// Calls `body` when drivers have nothing: at once, if that is so.
+  func whenIdle(_ body: @escaping () -> Void) {
+    if outstanding == 0 { body() } else { idleWaiters.append(body) }
+  }
+
+  /// Holds I/O back for the sake of another device, parts that wait for space included, and calls
+  /// `body` when nothing is on its way.
+  func hold(_ body: @escaping () -> Void) {
+    holds += 1
+    if let live { for driver in live.drivers { driver.pushBack() } }
+    whenIdle(body)
+  }
+
+  /// Ends a `hold`.
+  func release() {
+    holds -= 1
+    goOn()
+  }
+
+  /// Sends what was held back, if nothing holds it back any more.
+  func goOn() {
+    guard !isBlocked else { return }
+    var again = parked.takeAll()
+    while let part = again.takeFirst() {
+      outstanding += 1
+      begin(part)
+    }
+    var held = queue.takeAll()
+    while let request = held.takeFirst() { submit(request) }
+  }
+
+  // MARK: - Events and open count
+
+  /// Something happened that those who wait want to know.
+  func raiseEvent() {
+    eventNumber &+= 1
+    let ready = eventWaiters.filter { $0.eventNumber != eventNumber }
+    eventWaiters.removeAll { $0.eventNumber != eventNumber }
+    for waiter in ready { waiter.body() }
+    mapper.eventHappened?(self)
+  }
+
+  func wasClosed() {
+    openCount -= 1
+    if openCount == 0 && isDeferredRemove { mapper.destroy(self) }
+  }
+
+  /// Ends everything that waits, when the device goes away.
+  func failAll() {
+    var again = parked.takeAll()
+    while let part = again.takeFirst() {
+      outstanding += 1
+      loop.finishLater(part, EIO)
+    }
+    var held = queue.takeAll()
+    while let request = held.takeFirst() { loop.finishLater(request, EIO) }
+  }
+
+  /// State, with the targets of one of its tables.
+  func info(inactive isInactive: Bool) -> DeviceInfo {
+    let table = isInactive ? inactive : live
+    return DeviceInfo(
+      name: name, uuid: uuid, number: number, openCount: Int32(clamping: openCount),
+      eventNumber: eventNumber, targetCount: Int32(clamping: table?.drivers.count ?? 0),
+      isSuspended: isSuspended, isReadOnly: table?.isReadOnly ?? false,
+      hasLiveTable: live != nil, hasInactiveTable: inactive != nil,
+      isDeferredRemove: isDeferredRemove, isInternallySuspended: holds > 0)
+  }
+}

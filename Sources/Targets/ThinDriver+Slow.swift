@@ -1,0 +1,195 @@
+import BlockIO
+import DataPath
+import Glibc
+import PersistentData
+import ThinMetadata
+
+// What is not simply a mapped block of one's own. Parts have their offset on the thin device here.
+extension ThinDriver {
+  // MARK: - Reads and writes
+
+  /// A read or write within one block, which is not mapped, or shared and to be written. Nothing is
+  /// being done to it.
+  func transferSlowly(_ part: RequestPointer, _ block: UInt64, _ state: BlockState) {
+    if part.pointee.operation == .read { return readUnmapped(part) }
+    switch pool.mode {
+    case .write: prepare(part, block, state)
+    case .outOfDataSpace: pool.waitForSpace(part, self)
+    default: finishLater(part, EIO)
+    }
+  }
+
+  /// Zeros, or what the external origin has.
+  private func readUnmapped(_ part: RequestPointer) {
+    let begin = part.pointee.offset - startByte
+    let count = UInt64(part.pointee.byteCount)
+    guard let buffer = part.pointee.buffer else { return finishLater(part, EIO) }
+    guard let origin else {
+      memset(buffer, 0, Int(count))
+      return finishLater(part)
+    }
+    var there = begin < originBytes ? min(count, originBytes - begin) : 0
+    // Where nothing can be provisioned the kernel does not look where the origin ends.
+    if pool.mode >= .outOfMetadataSpace { there = count }
+    if there < count { memset(buffer + Int(there), 0, Int(count - there)) }
+    guard there > 0 else { return finishLater(part) }
+    part.pointee.offset = begin
+    part.pointee.byteCount = Int(there)
+    origin.direct.submit(part)
+  }
+
+  /// A write for which a data block is needed.
+  private func prepare(_ part: RequestPointer, _ block: UInt64, _ state: BlockState) {
+    let newBlock: UInt64
+    switch pool.allocate() {
+    case .block(let found): newBlock = found
+    case .noSpace: return pool.waitForSpace(part, self)
+    case .failed: return finishLater(part, EIO)
+    }
+    guard newBlock < pool.dataBlockLimit else { return finishLater(part, EIO) }
+    let cell = pool.lock(thin, block)
+    let preparation = Preparation(
+      self, cell, block: block, newBlock: newBlock, source: source(block, state))
+    cell.preparation = preparation
+    preparation.begin(part)
+  }
+
+  private func source(_ block: UInt64, _ state: BlockState) -> Preparation.Source {
+    if state.isMapped { return .dataBlock(state.dataBlock) }
+    let offset = block &* pool.blockBytes
+    if let origin, offset < originBytes {
+      return .origin(
+        origin, offset: offset, byteCount: min(pool.blockBytes, originBytes - offset))
+    }
+    return pool.isZeroing ? .zeros : .nothing
+  }
+
+  // MARK: - Flushes
+
+  func flush(_ part: RequestPointer) {
+    if pool.mode != .write {
+      // The kernel takes it for a write of no bytes to block 0.
+      var isMapped = false
+      do throws(PoolError) { isMapped = try look(0).isMapped } catch {
+        return finishLater(part, EIO)
+      }
+      if !isMapped {
+        if pool.mode == .outOfDataSpace { return pool.waitForSpace(part, self) }
+        return finishLater(part, EIO)
+      }
+    }
+    if thin.isAborted { return finishLater(part, EIO) }
+    if pool.metadata.hasChanged(thin.id) {
+      pool.flushWaiters.append(part)
+      pool.schedule()
+    } else {
+      pool.data.submit(part)
+    }
+  }
+
+  // MARK: - Discards and zeros
+
+  func discard(_ part: RequestPointer) {
+    guard pool.mode < .outOfMetadataSpace else { return finishLater(part) }
+    let begin = part.pointee.offset - startByte
+    let end = begin + UInt64(part.pointee.byteCount)
+    let first = pool.block(of: begin + pool.blockBytes - 1)
+    let last = pool.block(of: end)
+    guard first < last else { return finishLater(part) }
+    if let cell = pool.cell(thin.id, first..<last) {
+      cell.waiters.append(part)
+      return
+    }
+    let cell = pool.lock(thin, first..<last)
+    let job = DiscardJob(self, part, cell)
+    cell.discard = job
+    job.begin()
+  }
+
+  /// Whole blocks are unmapped where that reads as zeros and nobody wants their space; the rest is
+  /// written.
+  func writeZeroes(_ part: RequestPointer) {
+    guard pool.mode < .outOfMetadataSpace else { return finishLater(part, EIO) }
+    let begin = part.pointee.offset - startByte
+    let end = begin + UInt64(part.pointee.byteCount)
+    let unmaps = origin == nil && !part.pointee.flags.contains(.keepAllocated)
+    let first = pool.block(of: begin + pool.blockBytes - 1) * pool.blockBytes
+    let last = pool.block(of: end) * pool.blockBytes
+    let zeros = device.mapper.zeros
+    var at = begin
+    while at < end {
+      var stop: UInt64
+      let isUnmapping = unmaps && at >= first && at < last
+      if isUnmapping {
+        stop = min(last, at + discardBytesMax)
+      } else {
+        stop = min(end, at + UInt64(zeros.bytes.count))
+        if unmaps && at < first && first < last { stop = min(stop, first) }
+      }
+      let piece = stop == end ? part : device.another(part, owner: self)
+      piece.pointee.offset = startByte + at
+      piece.pointee.byteCount = Int(stop - at)
+      piece.pointee.operation = isUnmapping ? .discard : .write
+      piece.pointee.buffer = zeros.bytes.baseAddress
+      map(piece)
+      at = stop
+    }
+  }
+
+  // MARK: - Extents
+
+  /// `forEachExtent`, by runs of mappings.
+  func extents(
+    in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
+  ) -> Bool {
+    let blockBytes = pool.blockBytes
+    let end = range.upperBound - startByte
+    var at = range.lowerBound - startByte
+    while at < end {
+      let block = pool.block(of: at)
+      // A piece at a time: whoever asks may have had enough.
+      let stop = min(pool.block(of: end + blockBytes - 1), block + 4096)
+      do throws(PoolError) {
+        let run = try pool.metadata.nextRun(thin.id, block..<stop)
+        let mapped = run?.virtualBlocks ?? stop..<stop
+        let gap = at..<max(at, min(end, mapped.lowerBound * blockBytes))
+        guard unmappedExtents(gap, body) else { return false }
+        let data = max(at, gap.upperBound)..<max(gap.upperBound, min(end, mapped.upperBound * blockBytes))
+        if !data.isEmpty {
+          guard body(extent(data, isAllocated: true, isZero: false)) else { return false }
+        }
+        at = data.upperBound
+      } catch {
+        // It may hold anything.
+        return body(extent(at..<end, isAllocated: true, isZero: false))
+      }
+    }
+    return true
+  }
+
+  private func extent(_ range: Range<UInt64>, isAllocated: Bool, isZero: Bool)
+    -> BlockDestination.Extent
+  {
+    BlockDestination.Extent(
+      offset: startByte + range.lowerBound, byteCount: range.upperBound - range.lowerBound,
+      isAllocated: isAllocated, isZero: isZero)
+  }
+
+  private func unmappedExtents(
+    _ range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
+  ) -> Bool {
+    let split = max(range.lowerBound, min(range.upperBound, origin == nil ? 0 : originBytes))
+    if let origin, range.lowerBound < split {
+      var goesOn = true
+      origin.direct.forEachExtent(in: range.lowerBound..<split) { below in
+        var below = below
+        below.offset += startByte
+        goesOn = body(below)
+        return goesOn
+      }
+      guard goesOn else { return false }
+    }
+    guard split < range.upperBound else { return true }
+    return body(extent(split..<range.upperBound, isAllocated: false, isZero: true))
+  }
+}

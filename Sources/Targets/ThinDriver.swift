@@ -1,0 +1,247 @@
+import DataPath
+import DeviceMapper
+import Glibc
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+/// The target `thin`.
+///
+/// A read or write of blocks that are mapped, and for a write not shared, goes on to the data device
+/// as it came, as far as the data blocks follow each other, at the price of one look into the cache
+/// for each block. Everything else is `ThinDriver+Slow.swift`.
+final class ThinDriver: TargetDriver {
+  /// In a part's `context`: its data is on the data device already.
+  static var isWritten: UInt64 { 1 << 63 }
+
+  let pool: ThinPool
+  let thin: OpenThin
+  let origin: OpenDevice?
+  /// Bytes of the origin, as of the last resume.
+  var originBytes: UInt64
+  /// Writes that wait for space.
+  var held = RequestQueue()
+  private let id: UInt32
+
+  init(_ context: DriverContext, _ target: ThinTarget) throws(TargetError) {
+    guard let below = context.opened.last?.mapped else {
+      throw TargetError("Couldn't get pool mapped device")
+    }
+    guard let pool = below.pool else { throw TargetError("Couldn't find pool object") }
+    guard pool.mode != .fail else {
+      throw TargetError("Couldn't open thin device, Pool is in fail mode")
+    }
+    self.pool = pool
+    id = target.id
+    origin = target.externalOrigin == nil ? nil : context.opened.first
+    originBytes = origin?.direct.byteCount ?? 0
+    do throws(PoolError) {
+      thin = try pool.openThin(
+        UInt64(target.id), blockCount: context.line.length / (pool.blockBytes / 512) + 1)
+    } catch {
+      throw TargetError("Couldn't open thin internal device", code: error.systemCode)
+    }
+    guard !pool.isSuspended else {
+      pool.closeThin(thin)
+      throw TargetError("Unable to activate thin device while pool is suspended")
+    }
+    pool.users += 1
+    super.init(context)
+    pool.drivers.append(self)
+  }
+
+  override func close() {
+    pool.drivers.removeAll { $0 === self }
+    pool.closeThin(thin)
+    pool.release()
+    super.close()
+  }
+
+  // MARK: - What it is like
+
+  override var takesDiscards: Bool { !pool.features.contains(.ignoreDiscard) }
+  /// 16 GiB.
+  override var discardBytesMax: UInt64 { 1 << 34 }
+  override var discardBytes: Int { Int(clamping: pool.blockBytes) }
+  override var optimalBytes: Int { Int(clamping: pool.blockBytes) }
+  override var logicalBlockBytes: Int { pool.data.logicalBlockBytes }
+
+  // MARK: - I/O
+
+  override func map(_ part: RequestPointer) {
+    guard pool.mode != .fail else { return finishLater(part, EIO) }
+    switch part.pointee.operation {
+    case .read, .write: transfer(part)
+    case .flush: flush(part)
+    case .discard: discard(part)
+    case .writeZeroes: writeZeroes(part)
+    }
+  }
+
+  /// A read or write: one part for each run of data blocks, or for each block that needs more.
+  private func transfer(_ part: RequestPointer) {
+    let isWrite = part.pointee.operation == .write
+    let begin = part.pointee.offset &- startByte
+    let end = begin &+ UInt64(truncatingIfNeeded: part.pointee.byteCount)
+    let blockBytes = pool.blockBytes
+    var at = begin
+    while true {
+      let block = pool.block(of: at)
+      let blockStart = block &* blockBytes
+      var stop = min(end, blockStart &+ blockBytes)
+      guard let state = thin.cache.find(block) else {
+        stop = transferUnknown(part, block, at: at, begin, stop, end)
+        if stop == end { return }
+        at = stop
+        continue
+      }
+      let isDirect = state.isMapped && !(isWrite && state.isShared)
+      if isDirect {
+        var next = block &+ 1
+        // What differs by one data block, and not in being shared, goes along.
+        while stop < end, let following = thin.cache.find(next),
+          following.rawValue == state.rawValue &+ 2 &* (next &- block)
+        {
+          stop = min(end, stop &+ blockBytes)
+          next &+= 1
+        }
+      }
+      let piece = piece(of: part, from: at, to: stop, begin, end)
+      if isDirect {
+        issue(piece, state.dataBlock &* blockBytes &+ (at &- blockStart), isShared: state.isShared)
+      } else {
+        transferSlowly(piece, block, state)
+      }
+      if stop == end { return }
+      at = stop
+    }
+  }
+
+  /// The part itself for its last piece, or else another.
+  private func piece(
+    of part: RequestPointer, from: UInt64, to: UInt64, _ begin: UInt64, _ end: UInt64
+  ) -> RequestPointer {
+    if from == begin && to == end { return part }
+    let piece = to == end ? part : device.another(part, owner: self)
+    piece.pointee.offset = startByte &+ from
+    piece.pointee.byteCount = Int(truncatingIfNeeded: to &- from)
+    piece.pointee.buffer = part.pointee.buffer.map { $0 + Int(truncatingIfNeeded: from &- begin) }
+    return piece
+  }
+
+  /// A block that the cache does not have: something may be under way, or the metadata knows.
+  /// Returns where to go on.
+  private func transferUnknown(
+    _ part: RequestPointer, _ block: UInt64, at: UInt64, _ begin: UInt64, _ stop: UInt64,
+    _ end: UInt64
+  ) -> UInt64 {
+    if let cell = pool.cell(thin.id, block) {
+      let piece = piece(of: part, from: at, to: stop, begin, end)
+      if cell.preparation?.merge(piece) != true { cell.waiters.append(piece) }
+      return stop
+    }
+    do throws(PoolError) {
+      thin.cache.set(block, try look(block))
+    } catch {
+      finishLater(piece(of: part, from: at, to: stop, begin, end), EIO)
+      return stop
+    }
+    // Found in the cache when it is looked at again, unless there is none.
+    guard thin.cache.find(block) == nil else { return at }
+    finishLater(piece(of: part, from: at, to: stop, begin, end), ENOMEM)
+    return stop
+  }
+
+  /// What the metadata says of a block.
+  func look(_ block: UInt64) throws(PoolError) -> BlockState {
+    guard let found = try pool.metadata.lookup(thin.id, block) else { return .unmapped }
+    guard found.dataBlock < pool.dataBlockLimit else {
+      throw .inconsistent("data block \(found.dataBlock) is beyond the data device")
+    }
+    return BlockState(dataBlock: found.dataBlock, isShared: found.isShared)
+  }
+
+  /// Sends a part to the data device.
+  private func issue(_ part: RequestPointer, _ offset: UInt64, isShared: Bool) {
+    var context = UInt64(truncatingIfNeeded: pool.allIO.enter() + 1)
+    // A write is here only if the block is not shared.
+    if isShared { context |= UInt64(truncatingIfNeeded: pool.sharedReads.enter() + 1) << 8 }
+    part.pointee.context = context
+    part.pointee.offset = offset
+    if part.pointee.flags.contains(.durable), part.pointee.operation == .write,
+      !commitsFirst(part)
+    {
+      return
+    }
+    pool.data.submit(part)
+  }
+
+  /// For a durable write: false if it is not to be sent now, because its thin device has changes that
+  /// are to be committed before it.
+  private func commitsFirst(_ part: RequestPointer) -> Bool {
+    if thin.isAborted {
+      finishLater(part, EIO)
+      return false
+    }
+    guard pool.metadata.hasChanged(thin.id) else { return true }
+    pool.flushWaiters.append(part)
+    pool.schedule()
+    return false
+  }
+
+  override func requestDone(_ part: RequestPointer) {
+    let context = part.pointee.context & ~Self.isWritten
+    if context != 0 {
+      pool.allIO.leave(Int(truncatingIfNeeded: context & 0xff) - 1)
+      if context >> 8 != 0 { pool.sharedReads.leave(Int(truncatingIfNeeded: context >> 8) - 1) }
+    }
+    done(part)
+  }
+
+  override func forEachExtent(
+    in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
+  ) -> Bool {
+    extents(in: range, body)
+  }
+
+  // MARK: - Suspend and resume
+
+  override func pushBack() {
+    var all = held.takeAll()
+    while let part = all.takeFirst() { device.park(part) }
+  }
+
+  /// Tries writes again that waited for space.
+  func retryHeld() {
+    var all = held.takeAll()
+    while let part = all.takeFirst() { map(part) }
+  }
+
+  override func preresume() throws(TargetError) {
+    origin?.destination.refreshSize()
+    originBytes = origin?.direct.byteCount ?? 0
+  }
+
+  // MARK: - Queries
+
+  override func table() -> String {
+    if pool.mode == .fail { return ThinStatus.failed.parameters }
+    let poolNumber = opened.last.map { "\($0.number)" } ?? ""
+    return ThinTarget(pool: poolNumber, id: id, externalOrigin: origin.map { "\($0.number)" })
+      .parameters
+  }
+
+  override func status(noFlush: Bool) -> String {
+    if pool.mode == .fail { return ThinStatus.failed.parameters }
+    do throws(PoolError) {
+      let mapped = try pool.metadata.details(of: thin.id).mappedBlocks
+      let highest = try pool.metadata.highestMapped(thin.id)
+      let sectors = pool.blockBytes / 512
+      return ThinStatus.working(
+        mappedSectors: mapped &* sectors, highestSector: highest.map { ($0 &+ 1) &* sectors &- 1 }
+      ).parameters
+    } catch {
+      return ThinStatus.error.parameters
+    }
+  }
+}

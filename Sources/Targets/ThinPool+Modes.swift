@@ -1,0 +1,238 @@
+import BlockIO
+import DataPath
+import DeviceMapper
+import Glibc
+import PersistentData
+import ThinMetadata
+
+// What becomes of a pool when something fails or runs out.
+extension ThinPool {
+  /// Goes to a mode, as far as that is allowed.
+  func setMode(_ wanted: PoolMode) {
+    var new = wanted
+    if new == .write && needsCheck { new = mode == .write ? .readOnly : mode }
+    if new == .write && mapper.isReadOnly { new = .readOnly }
+    if mode == .fail { new = .fail }
+    let old = mode
+    mode = new
+    switch new {
+    case .fail, .readOnly, .outOfMetadataSpace: failHeld()
+    case .outOfDataSpace:
+      isOutOfDataSpace = true
+      armNoSpaceTimer()
+    case .write:
+      if old == .outOfDataSpace, let noSpaceTimer { loop.cancel(noSpaceTimer) }
+      isOutOfDataSpace = false
+      failsWithoutSpace = features.contains(.errorIfNoSpace)
+    }
+    if old != new {
+      mapper.log("\(device.name): switching pool to \(new.text) mode")
+      device.raiseEvent()
+    }
+  }
+
+  func armNoSpaceTimer() {
+    let seconds = mapper.noSpaceTimeoutSeconds
+    guard !failsWithoutSpace, seconds > 0, let noSpaceTimer else { return }
+    loop.set(noSpaceTimer, after: seconds.multipliedReportingOverflow(by: 1_000_000_000).partialValue)
+  }
+
+  /// Writes have waited for space long enough.
+  func noSpaceTimeout() {
+    guard mode == .outOfDataSpace, !failsWithoutSpace else { return }
+    failsWithoutSpace = true
+    mapper.log("\(device.name): switching pool to out-of-data-space (error IO) mode")
+    device.raiseEvent()
+    failHeld()
+  }
+
+  /// Ends what waits for space.
+  private func failHeld() {
+    let code = isOutOfDataSpace ? ENOSPC : EIO
+    for driver in drivers {
+      var held = driver.held.takeAll()
+      while let part = held.takeFirst() { loop.finishLater(part, code) }
+    }
+  }
+
+  /// A write needs a block, and there is none.
+  func waitForSpace(_ part: RequestPointer, _ driver: ThinDriver) {
+    if failsWithoutSpace {
+      loop.finishLater(part, ENOSPC)
+    } else {
+      driver.held.append(part)
+    }
+  }
+
+  // MARK: - Failures
+
+  /// An operation on the metadata failed: what was changed since the last commit is lost, and nothing
+  /// is changed any more.
+  func operationFailed(_ what: String, _ error: PoolError) {
+    mapper.log("\(device.name): metadata operation '\(what)' failed: \(error)")
+    abort()
+    setMode(.readOnly)
+  }
+
+  private func abort() {
+    guard mode < .readOnly else { return }
+    for thin in thins.values {
+      if metadata.hasChanged(thin.id) { thin.isAborted = true }
+      thin.cache.forgetAll()
+    }
+    isDirty = false
+    isCommitDue = false
+    if let commitTimer { loop.cancel(commitTimer) }
+    needsCheck = true
+    isNeedsCheckWritten = false
+    do throws(PoolError) {
+      try metadata.abort()
+    } catch {
+      mapper.log("\(device.name): failed to abort metadata transaction: \(error)")
+      setMode(.fail)
+      return
+    }
+    writeNeedsCheck()
+  }
+
+  /// Has the metadata say that it needs a check, if it does not yet. What stands in the way of that
+  /// may go away: it is tried again when the pool is closed.
+  func writeNeedsCheck() {
+    guard needsCheck, !isNeedsCheckWritten, mode != .fail, !mapper.isReadOnly else { return }
+    do throws(PoolError) {
+      try metadata.setNeedsCheck()
+      try metadata.commit()
+      isNeedsCheckWritten = true
+    } catch {
+      mapper.log("\(device.name): failed to write the needs-check flag: \(error)")
+      // Back to what the disk holds, so that it can still be read.
+      do throws(PoolError) { try metadata.abort() } catch { setMode(.fail) }
+    }
+  }
+
+  // MARK: - Space
+
+  /// What an allocation comes to.
+  enum Allocation {
+    case block(UInt64)
+    case noSpace
+    case failed
+  }
+
+  /// A data block for a write.
+  func allocate() -> Allocation {
+    guard mode == .write else { return .failed }
+    checkLowWater(metadata.freeDataBlocks)
+    if metadata.freeDataBlocks == 0 {
+      // Blocks freed in this transaction can be used after it.
+      guard commitNow() else { return .failed }
+      guard metadata.freeDataBlocks > 0 else {
+        setMode(.outOfDataSpace)
+        return .noSpace
+      }
+    }
+    let block: UInt64
+    do throws(PoolError) {
+      block = try metadata.allocateDataBlock()
+    } catch .dataFull {
+      setMode(.outOfDataSpace)
+      return .noSpace
+    } catch {
+      operationFailed("allocate", error)
+      return .failed
+    }
+    changed()
+    if freeMetadata == 0 { guard commitNow() else { return .failed } }
+    return .block(block)
+  }
+
+  private func checkLowWater(_ free: UInt64) {
+    guard free <= lowWaterBlocks, !isLowWaterSignalled else { return }
+    isLowWaterSignalled = true
+    mapper.log("\(device.name): reached low water mark for data device: sending event.")
+    device.raiseEvent()
+  }
+
+  /// Free metadata blocks without the reserve.
+  var freeMetadata: UInt64 {
+    let free = metadata.freeMetadataBlocks
+    return free - min(free, metadataReserve)
+  }
+
+  /// Free metadata blocks at which an event is raised.
+  var metadataLowWater: UInt64 { min(1024, metadataOpened.direct.byteCount / 4096 / 4) }
+
+  /// The metadata was changed.
+  func changed() {
+    let free = metadata.freeMetadataBlocks
+    if free <= metadataLowWater, lastFreeMetadata.map({ $0 > metadataLowWater }) ?? true {
+      mapper.log("\(device.name): reached low water mark for metadata device: sending event.")
+      device.raiseEvent()
+    }
+    lastFreeMetadata = free
+    isDirty = true
+    if let commitTimer, !commitTimer.isSet, !isCommitDue { loop.set(commitTimer, after: 1_000_000_000) }
+  }
+
+  // MARK: - Commits
+
+  /// Commits at once, and waits for it. False if that failed or is not allowed.
+  func commitNow() -> Bool {
+    guard mode < .outOfMetadataSpace else { return false }
+    guard isDirty else { return true }
+    do throws(BlockIOError) {
+      try dataOpened.destination.flushNow()
+    } catch {
+      operationFailed("commit", .io(error))
+      return false
+    }
+    return commitFlushed()
+  }
+
+  /// Commits after the data device was flushed.
+  func commitFlushed() -> Bool {
+    guard mode < .outOfMetadataSpace else { return false }
+    guard isDirty else { return true }
+    isCommitDue = false
+    if let commitTimer { loop.cancel(commitTimer) }
+    do throws(PoolError) {
+      try metadata.commit()
+    } catch {
+      operationFailed("commit", error)
+      return false
+    }
+    isDirty = false
+    lastFreeMetadata = metadata.freeMetadataBlocks
+    if freeMetadata == 0 { setMode(.outOfMetadataSpace) }
+    if mode == .outOfDataSpace && metadata.freeDataBlocks > 0 {
+      setMode(.write)
+      isRetryDue = true
+      schedule()
+    }
+    return true
+  }
+
+  /// Has the data device flushed, and then commits for all who wait.
+  func beginCommit() {
+    isCommitDue = false
+    guard !flushWaiters.isEmpty || isDirty else { return }
+    committing = flushWaiters.takeAll()
+    guard mode < .outOfMetadataSpace else { return answerFlushes(EIO) }
+    isCommitting = true
+    data.submit(requests.take(.flush, offset: 0, byteCount: 0, owner: self))
+  }
+
+  /// `code` is 0 after a commit. Durable writes to blocks that were there already go out only now.
+  func answerFlushes(_ code: Int32) {
+    var waiting = committing.takeAll()
+    while let part = waiting.takeFirst() {
+      let isToBeWritten =
+        part.pointee.operation == .write && part.pointee.context & ThinDriver.isWritten == 0
+      if code == 0 && isToBeWritten {
+        data.submit(part)
+      } else {
+        loop.finishLater(part, code)
+      }
+    }
+  }
+}

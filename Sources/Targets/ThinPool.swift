@@ -1,0 +1,356 @@
+import BlockIO
+import DataPath
+import DeviceMapper
+import Glibc
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+/// What a pool can still do; each is worse than the one before.
+enum PoolMode: Int, Comparable {
+  case write, outOfDataSpace, outOfMetadataSpace, readOnly, fail
+  static func < (left: PoolMode, right: PoolMode) -> Bool { left.rawValue < right.rawValue }
+
+  /// As the log has it.
+  var text: String {
+    switch self {
+    case .write: "write"
+    case .outOfDataSpace: "out-of-data-space"
+    case .outOfMetadataSpace: "read-only"
+    case .readOnly: "read-only"
+    case .fail: "failure"
+    }
+  }
+}
+
+/// A thin device that is open, however many targets have it.
+final class OpenThin {
+  let id: UInt64
+  var users = 0
+  var cache: MappingCache
+  /// Changes of it were lost in an aborted transaction: flushes fail until it is opened anew.
+  var isAborted = false
+
+  init(id: UInt64, blockCount: UInt64) {
+    self.id = id
+    cache = MappingCache(blockCount: blockCount)
+  }
+}
+
+/// Blocks of a thin device that something is being done to; requests to them wait.
+final class Cell {
+  let id: UInt64
+  let blocks: Range<UInt64>
+  var waiters = RequestQueue()
+  var preparation: Preparation?
+  /// Keeps it while it is under way.
+  var discard: DiscardJob?
+
+  init(id: UInt64, blocks: Range<UInt64>) {
+    self.id = id
+    self.blocks = blocks
+  }
+}
+
+/// A pool at work: its metadata, and what thin targets do through it. It outlives tables: those that
+/// are loaded one after the other for its device share it, and so do its thin targets.
+///
+/// One worker, called at the end of a pass of the loop when there is something to do, makes all
+/// changes in this order: finished preparations become mappings, discards go on, preparations are
+/// sent, and then metadata is committed if someone waits for that or a second has passed.
+///
+/// Invariants: a mapping is inserted when its block has its contents. `isCommitting` while the data
+/// device is flushed for a commit: meanwhile no mapping is inserted, so that the commit contains
+/// only mappings to blocks that were flushed. Cached mappings are of blocks that no cell covers.
+final class ThinPool: RequestOwner {
+  private final class Hook: PassHook {
+    unowned(unsafe) let pool: ThinPool
+    init(_ pool: ThinPool) { self.pool = pool }
+    override func endOfPass() { pool.work() }
+  }
+  struct CellKey: Hashable {
+    var id: UInt64
+    var block: UInt64
+  }
+
+  unowned let mapper: UserspaceDeviceMapper
+  /// The device that has the pool's table.
+  unowned let device: MappedDevice
+  let loop: EventLoop
+  let metadataOpened: OpenDevice
+  let metadata: PoolMetadata
+  var dataOpened: OpenDevice
+  /// Where data goes.
+  var data: BlockDestination
+  let blockBytes: UInt64
+  /// log2 of `blockBytes`, or -1.
+  private let blockShift: Int
+  /// Data blocks that the data device has room for: a mapping beyond is damage.
+  var dataBlockLimit: UInt64 = 0
+  /// Targets that have it, its own and thin ones.
+  var users = 0
+  private var hook: Hook?
+
+  // What the table in use asks for.
+  var features: Set<ThinPoolTarget.Feature> = []
+  var lowWaterBlocks: UInt64 = 0
+  var passesDiscardsDown = false
+  var failsWithoutSpace = false
+  var isZeroing: Bool { !features.contains(.skipBlockZeroing) }
+
+  // State.
+  var mode = PoolMode.write
+  var isOutOfDataSpace = false
+  var needsCheck = false
+  var isNeedsCheckWritten = true
+  var isSuspended = true
+  var isLowWaterSignalled = false
+  var lastFreeMetadata: UInt64?
+  var metadataReserve: UInt64 = 0
+  /// Something changed since the last commit.
+  var isDirty = false
+  var commitTimer: LoopTimer?
+  var noSpaceTimer: LoopTimer?
+
+  // Thin devices.
+  var thins: [UInt64: OpenThin] = [:]
+  var drivers: [ThinDriver] = []
+  /// Thin devices held back while the pool is suspended.
+  var heldDevices: [MappedDevice] = []
+
+  // Work.
+  let allIO = DeferredSet()
+  let sharedReads = DeferredSet()
+  var cells: [CellKey: Cell] = [:]
+  var rangeCells: [Cell] = []
+  var prepared: [Preparation] = []
+  var unsent: [Preparation] = []
+  var discards: [DiscardJob] = []
+  var waitingForBuffer: [Preparation] = []
+  var flushWaiters = RequestQueue()
+  var committing = RequestQueue()
+  var isCommitting = false
+  var isCommitDue = false
+  var isRetryDue = false
+  var isScheduled = false
+  let requests = RequestPool()
+  lazy var buffers = BufferPool(bufferBytes: Int(min(blockBytes, 1 << 20)), bytesMax: 64 << 20)
+
+  /// Opens metadata, or formats it if its first block is zero.
+  /// - Throws: with the kernel's numbers.
+  init(
+    _ device: MappedDevice, metadata opened: OpenDevice, data: OpenDevice, _ target: ThinPoolTarget
+  ) throws(TargetError) {
+    let isReadOnly = device.mapper.isReadOnly || target.features.contains(.readOnly)
+    metadata = try Self.open(
+      opened, target, isReadOnly: isReadOnly, cacheBlocks: device.mapper.metadataCacheBlocks)
+    self.device = device
+    mapper = device.mapper
+    loop = device.loop
+    metadataOpened = opened
+    dataOpened = data
+    self.data = data.direct
+    blockBytes = target.blockSectors * 512
+    blockShift = blockBytes & (blockBytes - 1) == 0 ? blockBytes.trailingZeroBitCount : -1
+    needsCheck = metadata.superblock.needsCheck
+    super.init()
+    opened.users += 1
+    let hook = Hook(self)
+    self.hook = hook
+    loop.add(hook)
+    commitTimer = LoopTimer { [unowned self] in
+      isCommitDue = true
+      schedule()
+    }
+    noSpaceTimer = LoopTimer { [unowned self] in noSpaceTimeout() }
+    device.pool = self
+    mapper.pools[opened.number] = self
+  }
+
+  private static func open(
+    _ opened: OpenDevice, _ target: ThinPoolTarget, isReadOnly: Bool, cacheBlocks: Int
+  ) throws(TargetError) -> PoolMetadata {
+    let device = MetadataDevice(opened)
+    let sectors = UInt32(truncatingIfNeeded: target.blockSectors)
+    do throws(PoolError) {
+      if try PoolMetadata.isUnformatted(device) {
+        if isReadOnly { throw PoolError.io(BlockIOError(.write, path: opened.text, code: EPERM)) }
+        return try PoolMetadata.format(
+          device, dataBlockSectors: sectors, cacheBlocksMax: cacheBlocks)
+      }
+      let metadata = try PoolMetadata.open(device, cacheBlocksMax: cacheBlocks)
+      guard metadata.superblock.dataBlockSectors == sectors else {
+        throw .invalid("a data block size of \(metadata.superblock.dataBlockSectors) sectors")
+      }
+      return metadata
+    } catch {
+      throw TargetError("Error creating metadata object", code: error.systemCode)
+    }
+  }
+
+  // MARK: - Users
+
+  /// A target has it no longer. After the last one what changed is committed.
+  func release() {
+    users -= 1
+    guard users == 0 else { return }
+    if mode < .outOfMetadataSpace { _ = commitNow() }
+    writeNeedsCheck()
+    if let commitTimer { loop.cancel(commitTimer) }
+    if let noSpaceTimer { loop.cancel(noSpaceTimer) }
+    if let hook { loop.remove(hook) }
+    hook = nil
+    if mapper.pools[metadataOpened.number] === self { mapper.pools[metadataOpened.number] = nil }
+    if device.pool === self { device.pool = nil }
+    metadataOpened.close()
+  }
+
+  /// Opens a thin device for a target of `blockCount` blocks.
+  func openThin(_ id: UInt64, blockCount: UInt64) throws(PoolError) -> OpenThin {
+    guard try metadata.hasDevice(id) else { throw .notFound }
+    try metadata.openDevice(id)
+    let thin = thins[id] ?? OpenThin(id: id, blockCount: blockCount)
+    thin.users += 1
+    thins[id] = thin
+    return thin
+  }
+
+  func closeThin(_ thin: OpenThin) {
+    // A device that went with an aborted transaction is not open any more: nothing to close.
+    do throws(PoolError) { try metadata.closeDevice(thin.id) } catch {}
+    thin.users -= 1
+    if thin.users == 0 { thins[thin.id] = nil }
+  }
+
+  // MARK: - Blocks
+
+  /// The block of a byte.
+  @inline(__always) func block(of byte: UInt64) -> UInt64 {
+    blockShift >= 0 ? byte >> UInt64(truncatingIfNeeded: blockShift) : byte / blockBytes
+  }
+
+  /// The cell that covers a block.
+  func cell(_ id: UInt64, _ block: UInt64) -> Cell? {
+    if !cells.isEmpty, let cell = cells[CellKey(id: id, block: block)] { return cell }
+    return rangeCells.first { $0.id == id && $0.blocks.contains(block) }
+  }
+
+  /// A cell that covers any of these blocks.
+  func cell(_ id: UInt64, _ blocks: Range<UInt64>) -> Cell? {
+    if let cell = rangeCells.first(where: { $0.id == id && $0.blocks.overlaps(blocks) }) {
+      return cell
+    }
+    return cells.values.first { $0.id == id && blocks.contains($0.blocks.lowerBound) }
+  }
+
+  /// Makes a cell; `forget` what is known of the blocks first.
+  func lock(_ thin: OpenThin, _ block: UInt64) -> Cell {
+    thin.cache.forget(block)
+    let cell = Cell(id: thin.id, blocks: block..<(block + 1))
+    cells[CellKey(id: thin.id, block: block)] = cell
+    return cell
+  }
+
+  func lock(_ thin: OpenThin, _ blocks: Range<UInt64>) -> Cell {
+    thin.cache.forget(blocks)
+    let cell = Cell(id: thin.id, blocks: blocks)
+    rangeCells.append(cell)
+    return cell
+  }
+
+  /// Ends a cell; what waited is looked at anew.
+  func unlock(_ cell: Cell) {
+    if rangeCells.contains(where: { $0 === cell }) {
+      rangeCells.removeAll { $0 === cell }
+    } else {
+      cells[CellKey(id: cell.id, block: cell.blocks.lowerBound)] = nil
+    }
+    cell.preparation = nil
+    cell.discard = nil
+    var waiters = cell.waiters.takeAll()
+    while let part = waiters.takeFirst() { again(part) }
+  }
+
+  /// Maps a part anew that waited.
+  func again(_ part: RequestPointer) {
+    guard let driver = part.pointee.owner as? ThinDriver else { return }
+    driver.map(part)
+  }
+
+  /// Has `work` called at the end of this pass.
+  func schedule() {
+    isScheduled = true
+    loop.passAgain()
+  }
+
+  // MARK: - Work
+
+  func work() {
+    guard isScheduled else { return }
+    isScheduled = false
+    if isRetryDue {
+      isRetryDue = false
+      for driver in drivers { driver.retryHeld() }
+    }
+    if !isCommitting {
+      let ready = prepared
+      prepared = []
+      for preparation in ready { preparation.insert() }
+    }
+    let jobs = discards
+    discards = []
+    for job in jobs { job.step() }
+    let sends = unsent
+    unsent = []
+    for preparation in sends { preparation.send() }
+    if !isCommitting && (!flushWaiters.isEmpty || isCommitDue) { beginCommit() }
+    // What was sent goes out with this pass's batch.
+    loop.passAgain()
+  }
+
+  /// The data device was flushed.
+  override func requestDone(_ request: RequestPointer) {
+    let code = request.pointee.errorNumber
+    requests.give(request)
+    isCommitting = false
+    if code != 0, isDirty {
+      operationFailed(
+        "commit", .io(BlockIOError(.flush, path: dataOpened.text, code: code)))
+    }
+    answerFlushes(code == 0 && commitFlushed() ? 0 : EIO)
+    // Preparations have waited for this.
+    schedule()
+  }
+}
+
+extension PoolError {
+  /// The system's number for it.
+  var systemCode: Int32 {
+    switch self {
+    case .block(_, let problem):
+      switch problem {
+      case .format(let fault): fault.systemCode
+      case .io(let error): error.code == 0 ? EIO : error.code
+      default: EIO
+      }
+    case .io(let error): error.code == 0 ? EIO : error.code
+    case .metadataFull, .dataFull: ENOSPC
+    case .notFound: ENODATA
+    case .exists: EEXIST
+    case .busy: EBUSY
+    case .invalid: EINVAL
+    case .inconsistent: EILSEQ
+    case .failed: EINVAL
+    }
+  }
+}
+
+extension FormatError {
+  fileprivate var systemCode: Int32 {
+    switch self {
+    case .checksum, .wrongKind, .magic: EILSEQ
+    case .blockNumber: ENOTBLK
+    case .field, .keyOrder: EINVAL
+    }
+  }
+}

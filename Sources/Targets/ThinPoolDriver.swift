@@ -1,0 +1,263 @@
+import DataPath
+import DeviceMapper
+import Glibc
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+/// The target `thin-pool`: what a table asks of the pool, which outlives the table.
+final class ThinPoolDriver: TargetDriver {
+  let pool: ThinPool
+  private let request: ThinPoolTarget
+  /// Not resumed yet: the first time it is, the pool takes on what this table says.
+  private var isFresh = true
+
+  /// - Throws: what the kernel has against a pool that others use.
+  init(_ context: DriverContext, _ target: ThinPoolTarget) throws(TargetError) {
+    let (metadata, data) = (context.opened[0], context.opened[1])
+    request = target
+    pool = try Self.find(context.device, metadata, data, target)
+    pool.users += 1
+    super.init(context)
+  }
+
+  private static func find(
+    _ device: MappedDevice, _ metadata: OpenDevice, _ data: OpenDevice, _ target: ThinPoolTarget
+  ) throws(TargetError) -> ThinPool {
+    if let pool = device.mapper.pools[metadata.number] {
+      guard pool.device === device else {
+        throw TargetError("metadata device already in use by a pool", code: EBUSY)
+      }
+      guard pool.dataOpened.number == data.number else {
+        throw TargetError("data device already in use by a pool", code: EBUSY)
+      }
+      guard
+        pool.features.contains(.ignoreDiscard) == target.features.contains(.ignoreDiscard)
+      else {
+        throw TargetError("Discard support cannot be disabled once enabled")
+      }
+      return pool
+    }
+    guard device.pool == nil else { throw TargetError("different pool cannot replace a pool") }
+    let pool = try ThinPool(device, metadata: metadata, data: data, target)
+    // Until a resume, what is asked for is all that is known.
+    pool.features = target.features
+    return pool
+  }
+
+  private var data: BlockDestination { opened[1].direct }
+
+  override var areas: [(device: OpenDevice, start: UInt64, length: UInt64)] {
+    [(opened[1], 0, length)]
+  }
+  override var takesDiscards: Bool { passesDiscardsDown }
+  override var logicalBlockBytes: Int { data.logicalBlockBytes }
+  override var optimalBytes: Int { Int(clamping: pool.blockBytes) }
+
+  private var passesDiscardsDown: Bool {
+    !request.features.contains(.ignoreDiscard) && !request.features.contains(.noDiscardPassdown)
+      && data.takesDiscards
+  }
+
+  // MARK: - I/O
+
+  override func map(_ part: RequestPointer) { data.submit(part) }
+
+  override func place(_ offset: UInt64) -> (
+    device: OpenDevice, offset: UInt64, byteCount: UInt64
+  )? { (opened[1], offset, endByte - offset) }
+
+  // MARK: - Suspend and resume
+
+  override func presuspend(noFlush: Bool, _ ready: @escaping () -> Void) {
+    var devices: [MappedDevice] = []
+    for driver in pool.drivers where !devices.contains(where: { $0 === driver.device }) {
+      devices.append(driver.device)
+    }
+    pool.heldDevices += devices
+    var waiting = devices.count + 1
+    let oneReady = {
+      waiting -= 1
+      if waiting == 0 { ready() }
+    }
+    for device in devices { device.hold(oneReady) }
+    oneReady()
+  }
+
+  override func postsuspend() {
+    if let timer = pool.noSpaceTimer { loop.cancel(timer) }
+    _ = pool.commitNow()
+    pool.isSuspended = true
+  }
+
+  override func preresume() throws(TargetError) {
+    bind()
+    do throws(TargetError) {
+      var hasGrown = try growData()
+      if try growMetadata() { hasGrown = true }
+      if hasGrown { _ = pool.commitNow() }
+      let blocks = pool.metadata.metadataBlockCount
+      pool.metadataReserve = min(4096, blocks / 10)
+    } catch {
+      // A pool that has failed can be resumed all the same, so that it can be taken away.
+      if pool.mode != .fail { throw error }
+    }
+  }
+
+  private func bind() {
+    pool.features = request.features
+    pool.lowWaterBlocks = request.lowWaterBlocks
+    pool.passesDiscardsDown = passesDiscardsDown
+    pool.dataOpened = opened[1]
+    pool.data = data
+    pool.dataBlockLimit = min(opened[1].direct.byteCount / pool.blockBytes, Limits.dataBlocksMax)
+    pool.failsWithoutSpace = request.features.contains(.errorIfNoSpace)
+    guard isFresh else { return }
+    isFresh = false
+    pool.setMode(request.features.contains(.readOnly) || device.mapper.isReadOnly ? .readOnly : .write)
+    if pool.mode == .write {
+      pool.isRetryDue = true
+      pool.schedule()
+    }
+  }
+
+  /// Whether the pool has more data blocks now.
+  private func growData() throws(TargetError) -> Bool {
+    let blocks = endByte / pool.blockBytes
+    let known = pool.metadata.dataBlockCount
+    guard blocks >= known else {
+      throw TargetError("pool target (\(blocks) blocks) too small: expected \(known)")
+    }
+    return try grow(from: known, to: blocks, "data") { () throws(PoolError) in
+      try pool.metadata.resizeData(to: blocks)
+    }
+  }
+
+  private func growMetadata() throws(TargetError) -> Bool {
+    opened[0].destination.refreshSize()
+    let blocks = min(opened[0].direct.byteCount / 4096, Limits.metadataBlocksMax)
+    let known = pool.metadata.metadataBlockCount
+    guard blocks >= known else {
+      throw TargetError("metadata device (\(blocks) blocks) too small: expected \(known)")
+    }
+    return try grow(from: known, to: blocks, "metadata") { () throws(PoolError) in
+      if pool.mode == .outOfMetadataSpace { pool.setMode(.write) }
+      try pool.metadata.resizeMetadata()
+    }
+  }
+
+  private func grow(
+    from known: UInt64, to blocks: UInt64, _ what: String,
+    _ body: () throws(PoolError) -> Void
+  ) throws(TargetError) -> Bool {
+    guard blocks > known, pool.mode < .readOnly else { return false }
+    if pool.needsCheck {
+      device.mapper.log("\(device.name): unable to grow the \(what) device until repaired.")
+      return false
+    }
+    do throws(PoolError) {
+      try body()
+      pool.changed()
+      return true
+    } catch {
+      pool.operationFailed("resize", error)
+      throw TargetError("failed to resize \(what) device")
+    }
+  }
+
+  override func resume() {
+    pool.isSuspended = false
+    pool.isLowWaterSignalled = false
+    if pool.mode == .outOfDataSpace { pool.armNoSpaceTimer() }
+    let devices = pool.heldDevices
+    pool.heldDevices = []
+    for device in devices { device.release() }
+    pool.schedule()
+  }
+
+  override func close() {
+    pool.release()
+    super.close()
+  }
+
+  // MARK: - Queries and messages
+
+  override func table() -> String {
+    var printed = request
+    printed.metadataDevice = "\(opened[0].number)"
+    printed.dataDevice = "\(opened[1].number)"
+    printed.blockSectors = pool.blockBytes / 512
+    return printed.parameters
+  }
+
+  override func status(noFlush: Bool) -> String {
+    guard pool.mode != .fail else { return ThinPoolStatus.failed.parameters }
+    if !noFlush && !device.isSuspended { _ = pool.commitNow() }
+    guard pool.mode != .fail else { return ThinPoolStatus.failed.parameters }
+    let metadata = pool.metadata
+    let total = metadata.metadataBlockCount
+    var details = ThinPoolStatus.Details(
+      transactionID: metadata.superblock.transactionID,
+      metadata: BlockUsage(used: total - min(total, pool.freeMetadata), total: total),
+      data: BlockUsage(
+        used: metadata.dataBlockCount - min(metadata.dataBlockCount, metadata.freeDataBlocks),
+        total: metadata.dataBlockCount),
+      metadataLowWater: pool.metadataLowWater)
+    let held = metadata.superblock.metadataSnapshot
+    details.heldRoot = held == 0 ? nil : held
+    switch pool.mode {
+    case .write: details.mode = .readWrite
+    case .outOfDataSpace: details.mode = .outOfDataSpace
+    default: details.mode = .readOnly
+    }
+    let wantsPassdown = isFresh ? !request.features.contains(.noDiscardPassdown) : passesDiscardsDown
+    details.discards =
+      request.features.contains(.ignoreDiscard)
+      ? .ignored : wantsPassdown ? .passedDown : .notPassedDown
+    let fails = isFresh ? request.features.contains(.errorIfNoSpace) : pool.failsWithoutSpace
+    details.noSpace = fails ? .error : .queue
+    details.needsCheck = pool.needsCheck
+    return ThinPoolStatus.working(details).parameters
+  }
+
+  override func message(_ text: String) throws(MessageError) -> String? {
+    guard pool.mode < .outOfMetadataSpace else {
+      throw MessageError("unable to service pool target messages in READ_ONLY or FAIL mode",
+        code: EOPNOTSUPP)
+    }
+    let message = try ThinPoolMessage(text)
+    do throws(PoolError) {
+      try perform(message)
+    } catch {
+      // A refusal changes nothing; a failure part way leaves only the way back.
+      if pool.metadata.hasFailed { pool.operationFailed("message", error) }
+      throw MessageError("\(error)", code: error.systemCode)
+    }
+    pool.changed()
+    _ = pool.commitNow()
+    return nil
+  }
+
+  private func perform(_ message: ThinPoolMessage) throws(PoolError) {
+    let metadata = pool.metadata
+    switch message {
+    case .createThin(let id): try metadata.createThin(UInt64(id))
+    case .createSnapshot(let id, let origin):
+      if try metadata.hasDevice(UInt64(id)) { throw .exists }
+      guard try metadata.hasDevice(UInt64(origin)) else { throw .notFound }
+      try metadata.createSnapshot(UInt64(id), origin: UInt64(origin))
+      // What was its own is shared now.
+      pool.thins[UInt64(origin)]?.cache.forgetAll()
+    case .delete(let id):
+      guard try metadata.hasDevice(UInt64(id)) else { throw .notFound }
+      try metadata.delete(UInt64(id))
+    case .setTransactionID(let current, let new): try metadata.setTransactionID(current, new)
+    case .reserveMetadataSnapshot:
+      guard metadata.superblock.metadataSnapshot == 0 else { throw .busy }
+      // It commits by itself: data first.
+      guard pool.commitNow() else { throw .failed }
+      try metadata.reserveMetadataSnapshot()
+    case .releaseMetadataSnapshot: try metadata.releaseMetadataSnapshot()
+    }
+  }
+}

@@ -1,0 +1,99 @@
+public import DataPath
+public import DeviceMapper
+import Glibc
+
+/// A `UserspaceDeviceMapper` for those outside its loop: commands that have to wait run the loop.
+/// Not to be used from within the loop.
+public final class UserspaceBackend: DeviceMapperBackend {
+  /// What carries out the commands.
+  public let mapper: UserspaceDeviceMapper
+  private let loop: EventLoop
+  public var settings = BackendSettings()
+  public var warn: (String) -> Void = { _ in }
+  public var libraryVersion: String? { nil }
+
+  /// A backend over `mapper`, which belongs to `loop`.
+  public init(_ mapper: UserspaceDeviceMapper, loop: EventLoop) {
+    self.mapper = mapper
+    self.loop = loop
+  }
+
+  private func run(_ command: (@escaping UserspaceDeviceMapper.Completion) -> Void)
+    throws(DeviceMapperError)
+  {
+    var result: Result<Void, DeviceMapperError>?
+    command { result = $0 }
+    loop.run(until: { result != nil })
+    if let result { try result.get() }
+  }
+
+  public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
+    try run { mapper.create(request, $0) }
+  }
+  public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
+    throws(DeviceMapperError)
+  { try mapper.load(device, table, readOnly: readOnly) }
+  public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
+    try mapper.clear(device)
+  }
+  public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
+    throws(DeviceMapperError)
+  { try run { mapper.suspend(device, options, $0) } }
+  public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
+    throws(DeviceMapperError)
+  { try run { mapper.resume(device, options, $0) } }
+  public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
+    throws(DeviceMapperError)
+  {
+    for _ in 0..<(retry ? 24 : 0) {
+      guard let found = mapper.find(device), found.openCount > 0 else { break }
+      let end = EventLoop.now() + 200_000_000
+      let timer = LoopTimer {}
+      loop.set(timer, after: 200_000_000)
+      loop.run(until: { EventLoop.now() >= end || found.openCount == 0 })
+      loop.cancel(timer)
+    }
+    try mapper.remove(device, deferred: deferred)
+  }
+  public func removeAll(deferred: Bool) throws(DeviceMapperError) {
+    mapper.removeAll(deferred: deferred)
+  }
+  public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
+    try mapper.rename(device, to: name)
+  }
+  public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
+    try mapper.setUUID(device, to: uuid)
+  }
+  public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
+    throws(DeviceMapperError) -> String?
+  { try mapper.message(device, sector: sector, text) }
+  public func info(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceInfo?
+  { mapper.info(device, options) }
+  public func status(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  { mapper.status(device, options) }
+  public func table(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  { mapper.table(device, options) }
+  public func dependencies(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceDependencies?
+  { mapper.dependencies(device, options) }
+  public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  {
+    try run { mapper.wait(device, eventNumber: eventNumber, $0) }
+    return mapper.status(device, options)
+  }
+  public func list() throws(DeviceMapperError) -> [DeviceEntry] { mapper.list() }
+  public func targets() throws(DeviceMapperError) -> [TargetVersion] { mapper.targets() }
+  public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
+    mapper.targets().first { $0.name == type }
+  }
+  public func driverVersion() throws(DeviceMapperError) -> String { "4.47.0" }
+  public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
+  public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
+    guard let device = mapper.find(.number(number)) else { return nil }
+    return prefersMapped ? device.name : "dm-\(number.minor)"
+  }
+}

@@ -1,0 +1,303 @@
+import DataPath
+public import DeviceMapper
+import Glibc
+
+// The driver's commands.
+extension UserspaceDeviceMapper {
+  // MARK: - Making, loading, removing
+
+  /// Makes a device; with a table also loads and resumes it, and takes it away again if that fails.
+  public func create(_ request: DeviceCreation, _ completion: @escaping Completion) {
+    let device: MappedDevice
+    do throws(DeviceMapperError) {
+      if let major = request.major, major != Self.major, request.minor != nil {
+        throw DeviceMapperError(
+          .create, device: "\(request.name) \(request.uuid ?? "")", code: ENXIO)
+      }
+      device = try makeDevice(
+        name: request.name, uuid: request.uuid ?? "", minor: request.minor)
+      if let table = request.table {
+        do throws(DeviceMapperError) {
+          try load(.name(request.name), table, readOnly: request.isReadOnly)
+        } catch {
+          destroy(device)
+          throw error
+        }
+      }
+    } catch {
+      completion(.failure(error))
+      return
+    }
+    guard request.table != nil else { return completion(.success(())) }
+    resume(.number(device.number), []) { result in
+      if case .failure = result { self.destroy(device) }
+      completion(result)
+    }
+  }
+
+  /// Puts a table into the inactive slot, replacing what was there.
+  public func load(_ reference: DeviceReference, _ table: [TableLine], readOnly: Bool)
+    throws(DeviceMapperError)
+  {
+    let device = try device(reference, .reload)
+    do throws(TargetError) {
+      let new = try makeTable(table, for: device, readOnly: readOnly)
+      let old = device.inactive
+      device.inactive = new
+      old?.close()
+    } catch {
+      log("\(device.name): \(error.message)")
+      throw self.error(.reload, device, error.code)
+    }
+  }
+
+  /// Drops the inactive table.
+  public func clear(_ reference: DeviceReference) throws(DeviceMapperError) {
+    let device = try device(reference, .clear)
+    let old = device.inactive
+    device.inactive = nil
+    old?.close()
+  }
+
+  /// Removes a device that nobody has open.
+  /// - Parameter deferred: one that is open goes away when it is closed, and this succeeds.
+  public func remove(_ reference: DeviceReference, deferred: Bool) throws(DeviceMapperError) {
+    let device = try device(reference, .remove)
+    if device.openCount > 0 {
+      guard deferred else { throw error(.remove, device, EBUSY) }
+      device.isDeferredRemove = true
+      return
+    }
+    guard !device.isBusy else { throw error(.remove, device, EBUSY) }
+    destroy(device)
+  }
+
+  /// Removes every device that nobody has open, until that makes no more difference.
+  public func removeAll(deferred: Bool = false) {
+    var again = true
+    while again {
+      again = false
+      for device in all where device.openCount == 0 && !device.isBusy && !device.isRemoved {
+        destroy(device)
+        again = true
+      }
+    }
+    if deferred { for device in all { device.isDeferredRemove = true } }
+  }
+
+  /// Gives another name.
+  public func rename(_ reference: DeviceReference, to name: String) throws(DeviceMapperError) {
+    let device = try device(reference, .rename)
+    guard Self.isName(name) else { throw error(.rename, device, EINVAL) }
+    guard find(.name(name)) == nil else { throw error(.rename, device, EBUSY) }
+    setName(device, name)
+    device.raiseEvent()
+  }
+
+  /// Gives a uuid to a device that has none.
+  public func setUUID(_ reference: DeviceReference, to uuid: String) throws(DeviceMapperError) {
+    let device = try device(reference, .rename)
+    guard (1...128).contains(uuid.utf8.count), device.uuid.isEmpty else {
+      throw error(.rename, device, EINVAL)
+    }
+    guard find(.uuid(uuid)) == nil else { throw error(.rename, device, EBUSY) }
+    device.uuid = uuid
+    device.raiseEvent()
+  }
+
+  // MARK: - Suspend and resume
+
+  /// Runs a command of a device when those before it are done.
+  private func inOrder(_ device: MappedDevice, _ body: @escaping (_ done: @escaping () -> Void) -> Void)
+  {
+    let run = {
+      device.isBusy = true
+      body {
+        device.isBusy = false
+        if !device.commands.isEmpty { device.commands.removeFirst()() }
+      }
+    }
+    if device.isBusy { device.commands.append(run) } else { run() }
+  }
+
+  /// Suspends; success where it is suspended already.
+  public func suspend(
+    _ reference: DeviceReference, _ options: SuspendOptions, _ completion: @escaping Completion
+  ) {
+    guard let device = find(reference) else {
+      return completion(.failure(.init(.suspend, device: "\(reference) ", code: ENXIO)))
+    }
+    inOrder(device) { done in
+      self.suspendNow(device, options) {
+        done()
+        completion(.success(()))
+      }
+    }
+  }
+
+  private func suspendNow(
+    _ device: MappedDevice, _ options: SuspendOptions, _ completion: @escaping () -> Void
+  ) {
+    guard !device.isSuspended else { return completion() }
+    let noFlush = options.contains(.noFlush)
+    let drivers = device.live?.drivers ?? []
+    var waiting = drivers.count + 2
+    let oneReady = {
+      waiting -= 1
+      guard waiting == 0 else { return }
+      for driver in drivers { driver.postsuspend() }
+      device.isSuspended = true
+      device.isSuspending = false
+      completion()
+    }
+    device.isSuspending = true
+    for driver in drivers { driver.presuspend(noFlush: noFlush, oneReady) }
+    if noFlush { for driver in drivers { driver.pushBack() } }
+    device.whenIdle(oneReady)
+    oneReady()
+  }
+
+  /// Makes the inactive table live, if there is one, and resumes.
+  public func resume(
+    _ reference: DeviceReference, _ options: SuspendOptions, _ completion: @escaping Completion
+  ) {
+    guard let device = find(reference) else {
+      return completion(.failure(.init(.resume, device: "\(reference) ", code: ENXIO)))
+    }
+    inOrder(device) { done in
+      guard device.inactive != nil else {
+        let result = Result { () throws(DeviceMapperError) in try self.resumeNow(device) }
+        done()
+        return completion(result)
+      }
+      self.suspendNow(device, options) {
+        let result = Result { () throws(DeviceMapperError) in
+          try self.swap(device)
+          try self.resumeNow(device)
+        }
+        done()
+        completion(result)
+      }
+    }
+  }
+
+  /// The inactive table takes the live one's place, unless a device below is too small.
+  private func swap(_ device: MappedDevice) throws(DeviceMapperError) {
+    guard let new = device.inactive else { return }
+    device.inactive = nil
+    do throws(TargetError) {
+      try new.checkAreas()
+    } catch {
+      log("\(device.name): \(error.message)")
+      new.close()
+      throw self.error(.resume, device, error.code)
+    }
+    let old = device.live
+    device.live = new
+    old?.close()
+  }
+
+  private func resumeNow(_ device: MappedDevice) throws(DeviceMapperError) {
+    guard device.isSuspended else { return }
+    guard let live = device.live else { throw error(.resume, device, EINVAL) }
+    for driver in live.drivers {
+      do throws(TargetError) {
+        try driver.preresume()
+      } catch {
+        log("\(device.name): \(error.message)")
+        throw self.error(.resume, device, error.code)
+      }
+    }
+    device.isSuspended = false
+    for driver in live.drivers { driver.resume() }
+    device.goOn()
+  }
+
+  // MARK: - Messages and queries
+
+  /// Sends a message to the target that holds a sector of the live table.
+  public func message(_ reference: DeviceReference, sector: UInt64, _ text: String)
+    throws(DeviceMapperError) -> String?
+  {
+    let device = try device(reference, .message)
+    do throws(MessageError) {
+      if let core = try CoreMessage(text) {
+        switch core {
+        case .cancelDeferredRemove: device.isDeferredRemove = false
+        }
+        return nil
+      }
+      guard let live = device.live else { throw MessageError("no table") }
+      guard sector < live.byteCount / 512 else {
+        throw MessageError("Target message sector outside device.")
+      }
+      return try live.driver(at: sector * 512).message(text)
+    } catch {
+      log("\(device.name): \(error.message)")
+      throw self.error(.message, device, error.code)
+    }
+  }
+
+  /// A device's state; nil where there is none.
+  public func info(_ reference: DeviceReference, _ options: QueryOptions) -> DeviceInfo? {
+    find(reference)?.info(inactive: options.contains(.inactive))
+  }
+
+  /// State and the status of each target. That of a pool commits its metadata, unless `options` says
+  /// otherwise.
+  public func status(_ reference: DeviceReference, _ options: QueryOptions) -> DeviceTable? {
+    let noFlush = options.contains(.noFlush)
+    return query(reference, options) { $0.status(noFlush: noFlush) }
+  }
+
+  /// State and the table.
+  public func table(_ reference: DeviceReference, _ options: QueryOptions) -> DeviceTable? {
+    query(reference, options) { $0.table() }
+  }
+
+  private func query(
+    _ reference: DeviceReference, _ options: QueryOptions, _ text: (TargetDriver) -> String
+  ) -> DeviceTable? {
+    guard let device = find(reference) else { return nil }
+    let isInactive = options.contains(.inactive)
+    let drivers = (isInactive ? device.inactive : device.live)?.drivers ?? []
+    // A status can end in an event or a change of mode: the state is that after it.
+    let lines = drivers.map {
+      TableLine(start: $0.start, length: $0.length, type: $0.target.type, parameters: text($0))
+    }
+    return DeviceTable(info: device.info(inactive: isInactive), lines: lines)
+  }
+
+  /// State and the devices below, the one opened last first.
+  public func dependencies(_ reference: DeviceReference, _ options: QueryOptions)
+    -> DeviceDependencies?
+  {
+    guard let device = find(reference) else { return nil }
+    let isInactive = options.contains(.inactive)
+    let table = isInactive ? device.inactive : device.live
+    return DeviceDependencies(
+      info: device.info(inactive: isInactive), devices: table?.dependencies ?? [])
+  }
+
+  /// Every device, ascending by name.
+  public func list() -> [DeviceEntry] {
+    all.map {
+      DeviceEntry(
+        name: $0.name, number: $0.number, eventNumber: $0.eventNumber, uuid: $0.uuid)
+    }
+  }
+
+  /// Target types that there are.
+  public func targets() -> [TargetVersion] { Self.versions }
+
+  /// Calls `completion` when the event number differs from `eventNumber`, or the device is removed.
+  public func wait(
+    _ reference: DeviceReference, eventNumber: UInt32, _ completion: @escaping Completion
+  ) {
+    guard let device = find(reference) else {
+      return completion(.failure(.init(.wait, device: "\(reference) ", code: ENXIO)))
+    }
+    if device.eventNumber != eventNumber { return completion(.success(())) }
+    device.eventWaiters.append(.init(eventNumber: eventNumber) { completion(.success(())) })
+  }
+}

@@ -1,0 +1,284 @@
+import BlockIO
+import CDMThin
+public import DataPath
+public import DeviceMapper
+import Glibc
+
+// For those who serve volumes:
+//
+//   let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+//   mapper.create(DeviceCreation(name: "pool", table: [line])) { result in ... }
+//   let volume = try mapper.open("vol", readOnly: false)   // counts as open until volume.close()
+//   volume.destination.submit(request)
+//
+// Commands that may have to wait for I/O take a closure, called from the loop or at once; the others
+// return or throw. `UserspaceBackend` makes a `DeviceMapperBackend` of it for those outside the
+// loop. At the end: `removeAll()` until nothing is left, which commits pools.
+
+/// Device-mapper in this process: devices by name, their tables, and what the targets open.
+///
+/// Everything belongs to one event loop and its thread. Errors are the kernel's error numbers.
+public final class UserspaceDeviceMapper {
+  /// How a command that may wait ends.
+  public typealias Completion = (Result<Void, DeviceMapperError>) -> Void
+
+  /// Devices have this major number, as the kernel's have on most systems.
+  public static let major: UInt32 = 254
+  /// Files have this one, which no device has.
+  static let fileMajor: UInt32 = 0
+
+  let loop: EventLoop
+  let parts = RequestPool()
+  /// What zeros are written from; never written to.
+  let zeros = AlignedBuffer(count: 1 << 20)
+  private let queue: IOQueue
+  private let worker: BlockingWorker
+  /// Nothing is ever opened for writing: pools are read-only, and so is everything else.
+  public var isReadOnly = false
+  /// How long a full pool lets writes wait; 0: for ever. Seconds.
+  public var noSpaceTimeoutSeconds: UInt64 = 60
+  /// Blocks of 4 KiB of metadata that a pool keeps in memory.
+  public var metadataCacheBlocks = 8192
+  /// Told of every event.
+  public var eventHappened: ((MappedDevice) -> Void)?
+  /// Told what the kernel would log.
+  public var log: (String) -> Void = { _ in }
+  /// Opens a disk; tests put others in its place.
+  public var openDisk: (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->
+    any SynchronousDestination
+
+  var devices: [UInt32: MappedDevice] = [:]
+  private var names: [String: UInt32] = [:]
+  /// Devices that are open, with those for writing only in the second.
+  private var openDevices: [DeviceNumber: OpenDevice] = [:]
+  private struct FileIdentity: Hashable {
+    var device: UInt64
+    var inode: UInt64
+  }
+  private var files: [FileIdentity: UInt32] = [:]
+  private var nextFile: UInt32 = 1
+  /// Pools, by the number of their metadata device.
+  var pools: [DeviceNumber: ThinPool] = [:]
+
+  /// A device-mapper without devices, whose disks use `queue` and `worker`.
+  public init(loop: EventLoop, queue: IOQueue, worker: BlockingWorker) {
+    self.loop = loop
+    self.queue = queue
+    self.worker = worker
+    openDisk = { (path, readOnly) throws(DeviceOpenError) in
+      do throws(BlockIOError) {
+        return try Disk(path: path, readOnly: readOnly, loop: loop, queue: queue, worker: worker)
+      } catch {
+        throw DeviceOpenError(code: error.code)
+      }
+    }
+  }
+
+  // MARK: - Finding devices
+
+  /// The device that a reference means.
+  public func find(_ reference: DeviceReference) -> MappedDevice? {
+    switch reference {
+    case .name(let name): names[name].flatMap { devices[$0] }
+    case .uuid(let uuid): uuid.isEmpty ? nil : devices.values.first { $0.uuid == uuid }
+    case .number(let number):
+      number.major == Self.major ? devices[number.minor] : nil
+    }
+  }
+
+  /// Every device, ascending by name.
+  public var all: [MappedDevice] {
+    devices.values.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
+  }
+
+  func device(_ reference: DeviceReference, _ operation: DeviceMapperError.Operation)
+    throws(DeviceMapperError) -> MappedDevice
+  {
+    guard let device = find(reference) else {
+      throw DeviceMapperError(operation, device: "\(reference) ", code: ENXIO)
+    }
+    return device
+  }
+
+  func error(_ operation: DeviceMapperError.Operation, _ device: MappedDevice, _ code: Int32)
+    -> DeviceMapperError
+  {
+    let identity = device.uuid.isEmpty ? "(\(device.number))" : device.uuid
+    return DeviceMapperError(operation, device: "\(device.name) \(identity)", code: code)
+  }
+
+  // MARK: - Making and naming devices
+
+  static func isName(_ name: String) -> Bool {
+    (1...127).contains(name.utf8.count) && !name.utf8.contains(UInt8(ascii: "/"))
+      && !name.utf8.contains(0)
+  }
+
+  /// Makes a device without tables.
+  func makeDevice(name: String, uuid: String, minor: UInt32?) throws(DeviceMapperError)
+    -> MappedDevice
+  {
+    func fault(_ code: Int32) -> DeviceMapperError {
+      DeviceMapperError(.create, device: "\(name) \(uuid)", code: code)
+    }
+    guard Self.isName(name), uuid.utf8.count <= 128 else { throw fault(EINVAL) }
+    guard names[name] == nil, find(.uuid(uuid)) == nil else { throw fault(EBUSY) }
+    if let minor, devices[minor] != nil || minor >= 1 << 20 { throw fault(ENXIO) }
+    var free: UInt32 = 0
+    while devices[free] != nil { free += 1 }
+    let number = DeviceNumber(major: Self.major, minor: minor ?? free)
+    let device = MappedDevice(mapper: self, name: name, uuid: uuid, number: number)
+    devices[number.minor] = device
+    names[name] = number.minor
+    return device
+  }
+
+  func setName(_ device: MappedDevice, _ name: String) {
+    names[device.name] = nil
+    device.name = name
+    names[name] = device.number.minor
+  }
+
+  /// Takes a device away that nobody has open.
+  func destroy(_ device: MappedDevice) {
+    guard !device.isRemoved else { return }
+    device.isRemoved = true
+    devices[device.number.minor] = nil
+    names[device.name] = nil
+    if !device.isSuspended, let live = device.live {
+      for driver in live.drivers { driver.presuspend(noFlush: true) {} }
+      for driver in live.drivers { driver.pushBack() }
+      for driver in live.drivers { driver.postsuspend() }
+    }
+    device.isSuspended = true
+    let (live, inactive) = (device.live, device.inactive)
+    device.live = nil
+    device.inactive = nil
+    inactive?.close()
+    live?.close()
+    device.pool = nil
+    device.failAll()
+    device.raiseEvent()
+    let waiters = device.eventWaiters
+    device.eventWaiters = []
+    for waiter in waiters { waiter.body() }
+  }
+
+  // MARK: - Opening
+
+  /// Opens a device of this device-mapper by name for I/O; it is in use until it is closed.
+  /// - Throws: `DeviceOpenError`: ENODEV where there is none, EACCES for writing where only reading
+  ///   is possible.
+  public func open(_ name: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
+    guard let device = find(.name(name)) else { throw DeviceOpenError(code: ENODEV) }
+    return try open(device, readOnly: readOnly)
+  }
+
+  private func open(_ device: MappedDevice, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
+    if !readOnly && device.isReadOnly { throw DeviceOpenError(code: EACCES) }
+    let opened =
+      openDevices[device.number]
+      ?? OpenDevice(
+        number: device.number, text: device.name, destination: device, mapped: device,
+        closed: forget)
+    openDevices[device.number] = opened
+    opened.users += 1
+    device.openCount += 1
+    return opened
+  }
+
+  private var forget: (OpenDevice) -> Void {
+    { [unowned self] opened in
+      if openDevices[opened.number] === opened { openDevices[opened.number] = nil }
+      if opened.number.major == Self.fileMajor {
+        files = files.filter { $0.value != opened.number.minor }
+      }
+    }
+  }
+
+  /// Opens what a table line names: `major:minor`, a userspace device by name or by its path in
+  /// /dev/mapper, a block device or a file by path.
+  /// - Parameter user: whose table it is, which must not be below itself.
+  func open(_ text: String, readOnly: Bool, user: MappedDevice) throws(DeviceOpenError)
+    -> OpenDevice
+  {
+    if let (number, path) = Self.number(text) {
+      guard let number else { throw DeviceOpenError(code: EOVERFLOW) }
+      if let mapped = find(.number(number)) {
+        return try open(mapped, under: user, readOnly: readOnly)
+      }
+      if let known = openDevices[number] { return try reopen(known, readOnly: readOnly) }
+      guard access(path, F_OK) == 0 else { throw DeviceOpenError(code: ENXIO) }
+      return try openDisk(at: path, readOnly: readOnly)
+    }
+    let prefix = "/dev/mapper/"
+    let name = text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text
+    if let mapped = find(.name(name)) {
+      return try open(mapped, under: user, readOnly: readOnly)
+    }
+    return try openDisk(at: text, readOnly: readOnly)
+  }
+
+  /// The number that `major:minor` means, nil in it where there is no such; nil for other texts.
+  private static func number(_ text: String) -> (DeviceNumber?, path: String)? {
+    let words = text.split(separator: ":", omittingEmptySubsequences: false)
+    guard words.count == 2, let major = KernelText.strict(String(words[0])),
+      let minor = KernelText.strict(String(words[1]))
+    else { return nil }
+    guard major < 1 << 12, minor < 1 << 20 else { return (nil, "") }
+    let number = DeviceNumber(
+      major: UInt32(truncatingIfNeeded: major), minor: UInt32(truncatingIfNeeded: minor))
+    return (number, "/dev/block/\(number)")
+  }
+
+  private func open(_ mapped: MappedDevice, under user: MappedDevice, readOnly: Bool)
+    throws(DeviceOpenError) -> OpenDevice
+  {
+    guard Self.depth(of: mapped, without: user) < 32 else { throw DeviceOpenError(code: ELOOP) }
+    return try open(mapped, readOnly: readOnly)
+  }
+
+  /// Devices one above the other from `device` down; very many where `user` is among them.
+  private static func depth(of device: MappedDevice, without user: MappedDevice) -> Int {
+    if device === user { return 1000 }
+    var most = 0
+    for table in [device.live, device.inactive] {
+      for driver in table?.drivers ?? [] {
+        for below in driver.opened {
+          if let mapped = below.mapped { most = max(most, depth(of: mapped, without: user)) }
+        }
+      }
+    }
+    return most + 1
+  }
+
+  private func reopen(_ known: OpenDevice, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
+    if !readOnly && known.direct.isReadOnly && !isReadOnly { throw DeviceOpenError(code: EBUSY) }
+    known.users += 1
+    return known
+  }
+
+  private func openDisk(at path: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
+    var info = stat()
+    guard stat(path, &info) == 0 else { throw DeviceOpenError(code: ENODEV) }
+    let type = info.st_mode & S_IFMT
+    guard type == S_IFBLK || type == S_IFREG else { throw DeviceOpenError(code: ENOTBLK) }
+    var number = DeviceNumber(
+      major: UInt32(truncatingIfNeeded: gnu_dev_major(info.st_rdev)),
+      minor: UInt32(truncatingIfNeeded: gnu_dev_minor(info.st_rdev)))
+    let identity = FileIdentity(device: UInt64(info.st_dev), inode: UInt64(info.st_ino))
+    if type == S_IFREG {
+      number = DeviceNumber(major: Self.fileMajor, minor: files[identity] ?? nextFile)
+    }
+    if let known = openDevices[number] { return try reopen(known, readOnly: readOnly) }
+    let destination = try openDisk(path, readOnly || isReadOnly)
+    if type == S_IFREG {
+      files[identity] = number.minor
+      nextFile += 1
+    }
+    let opened = OpenDevice(number: number, text: path, destination: destination, closed: forget)
+    openDevices[number] = opened
+    opened.users = 1
+    return opened
+  }
+}

@@ -1,0 +1,141 @@
+import BlockIO
+import DataPath
+import Glibc
+import Simulation
+import Targets
+
+/// A disk in memory that takes its time: requests are carried out in any order, a few in each pass of
+/// the loop. What was written since the last flush is lost by `crash`.
+final class MemoryDisk: BlockDestination, SynchronousDestination {
+  private final class Hook: PassHook {
+    unowned let disk: MemoryDisk
+    init(_ disk: MemoryDisk) { self.disk = disk }
+    override func endOfPass() { disk.work() }
+  }
+
+  /// As it reads now.
+  private(set) var bytes: [UInt8]
+  /// As it would read after a crash.
+  private(set) var durable: [UInt8]
+  private let loop: EventLoop
+  private var random: SplitMix64
+  private var pending: [RequestPointer] = []
+  private var hook: Hook?
+  /// Decides what fails: the kind of operation and how many of that kind came before it.
+  var fails: (BlockOperation, Int) -> Bool = { _, _ in false }
+  private var counts: [BlockOperation: Int] = [:]
+  /// How many of a kind were carried out, those of metadata included.
+  func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
+  /// Nothing is carried out while this is set.
+  var isHalted = false
+
+  init(_ loop: EventLoop, bytes: [UInt8], seed: UInt64) {
+    self.loop = loop
+    self.bytes = bytes
+    durable = bytes
+    random = SplitMix64(seed: seed)
+    super.init()
+    let hook = Hook(self)
+    self.hook = hook
+    loop.add(hook)
+  }
+
+  convenience init(_ loop: EventLoop, byteCount: Int, seed: UInt64 = 1) {
+    self.init(loop, bytes: [UInt8](repeating: 0, count: byteCount), seed: seed)
+  }
+
+  func grow(to byteCount: Int) {
+    bytes += [UInt8](repeating: 0, count: byteCount - bytes.count)
+    durable += [UInt8](repeating: 0, count: byteCount - durable.count)
+  }
+
+  /// Fills what was never written with something that nobody may ever see.
+  func poison() {
+    bytes = [UInt8](repeating: 0xee, count: bytes.count)
+    durable = bytes
+  }
+
+  override var byteCount: UInt64 { UInt64(bytes.count) }
+  override var takesDiscards: Bool { true }
+
+  override func submit(_ request: RequestPointer) {
+    pending.append(request)
+    loop.passAgain()
+  }
+
+  private func work() {
+    guard !isHalted else { return }
+    var left = pending.count
+    while left > 0, !pending.isEmpty, Int.random(in: 0..<4, using: &random) != 0 {
+      left -= 1
+      let request = pending.remove(at: Int.random(in: 0..<pending.count, using: &random))
+      loop.finishLater(request, perform(request.pointee))
+    }
+    if !pending.isEmpty { loop.passAgain() }
+  }
+
+  /// Whether this one fails.
+  private func isFailing(_ operation: BlockOperation) -> Bool {
+    let number = counts[operation] ?? 0
+    counts[operation] = number + 1
+    return fails(operation, number)
+  }
+
+  private func perform(_ request: BlockRequest) -> Int32 {
+    let offset = Int(request.offset)
+    guard request.operation == .flush || offset + request.byteCount <= bytes.count else {
+      return EIO
+    }
+    if isFailing(request.operation) { return EIO }
+    switch request.operation {
+    case .read:
+      bytes.withUnsafeBytes {
+        request.buffer?.copyMemory(from: $0.baseAddress.unsafelyUnwrapped + offset, byteCount: request.byteCount)
+      }
+    case .write:
+      guard let buffer = request.buffer else { return EIO }
+      store(UnsafeRawBufferPointer(start: buffer, count: request.byteCount), at: offset)
+      if request.flags.contains(.durable) {
+        durable.withUnsafeMutableBytes {
+          ($0.baseAddress.unsafelyUnwrapped + offset).copyMemory(from: buffer, byteCount: request.byteCount)
+        }
+      }
+    case .flush: durable = bytes
+    case .discard:
+      // What is discarded may hold anything.
+      for index in offset..<(offset + request.byteCount) { bytes[index] = 0xdd }
+    case .writeZeroes:
+      for index in offset..<(offset + request.byteCount) { bytes[index] = 0 }
+    }
+    return 0
+  }
+
+  private func store(_ buffer: UnsafeRawBufferPointer, at offset: Int) {
+    bytes.withUnsafeMutableBytes {
+      if let from = buffer.baseAddress {
+        ($0.baseAddress.unsafelyUnwrapped + offset).copyMemory(from: from, byteCount: buffer.count)
+      }
+    }
+  }
+
+  // MARK: - On the spot
+
+  func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    if isFailing(.read) { throw BlockIOError(.read, path: "memory", offset: offset, code: EIO) }
+    bytes.withUnsafeBytes {
+      buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<(Int(offset) + buffer.count)]))
+    }
+  }
+
+  func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    if isFailing(.write) { throw BlockIOError(.write, path: "memory", offset: offset, code: EIO) }
+    store(buffer, at: Int(offset))
+  }
+
+  func flushNow() throws(BlockIOError) {
+    if isFailing(.flush) { throw BlockIOError(.flush, path: "memory", code: EIO) }
+    durable = bytes
+  }
+
+  func refreshSize() {}
+}

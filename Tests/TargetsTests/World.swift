@@ -1,0 +1,215 @@
+import BlockIO
+import DataPath
+import DeviceMapper
+import Glibc
+import Simulation
+import Targets
+import TestSupport
+import Testing
+import ThinTools
+
+/// A userspace device-mapper whose disks are in memory, by name.
+final class World {
+  let loop: EventLoop
+  let queue: IOQueue
+  let worker: BlockingWorker
+  let mapper: UserspaceDeviceMapper
+  let dm: UserspaceBackend
+  let folder: ScratchFolder
+  var disks: [String: MemoryDisk] = [:]
+  private let requests = RequestPool()
+  /// What the kernel would have logged.
+  var log: [String] = []
+
+  init() throws {
+    loop = try EventLoop()
+    queue = try IOQueue(loop)
+    worker = try BlockingWorker(loop)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    dm = UserspaceBackend(mapper, loop: loop)
+    folder = try ScratchFolder()
+    mapper.openDisk = { [unowned self] (path, _) throws(DeviceOpenError) in
+      guard let disk = disks[String(path.split(separator: "/").last ?? "")] else {
+        throw DeviceOpenError(code: ENODEV)
+      }
+      return disk
+    }
+    mapper.log = { [unowned self] in log.append($0) }
+  }
+
+  /// Adds a disk; tables call it by the path that is returned.
+  @discardableResult
+  func add(_ name: String, _ disk: MemoryDisk) throws -> String {
+    disks[name] = disk
+    return try folder.zeros(name, size: 0)
+  }
+
+  @discardableResult
+  func add(_ name: String, byteCount: Int, seed: UInt64 = 1) throws -> String {
+    try add(name, MemoryDisk(loop, byteCount: byteCount, seed: seed))
+  }
+
+  func path(_ name: String) -> String { folder.file(name) }
+
+  // MARK: - Devices
+
+  func line(_ length: UInt64, _ type: String, _ parameters: String, start: UInt64 = 0) -> TableLine {
+    TableLine(start: start, length: length, type: type, parameters: parameters)
+  }
+
+  func create(_ name: String, _ table: [TableLine]) throws {
+    try dm.create(DeviceCreation(name: name, table: table))
+  }
+
+  /// A pool `pool` on disks `meta` and `data`, of blocks of 64 KiB.
+  func poolLine(_ dataBytes: Int, _ features: String = "0", lowWater: Int = 0) -> TableLine {
+    line(
+      UInt64(dataBytes / 512), "thin-pool",
+      "\(path("meta")) \(path("data")) 128 \(lowWater) \(features)")
+  }
+
+  func makePool(
+    metaBytes: Int = 1 << 20, dataBytes: Int, _ features: String = "0", lowWater: Int = 0,
+    seed: UInt64 = 1
+  ) throws {
+    try add("meta", byteCount: metaBytes, seed: seed)
+    try add("data", byteCount: dataBytes, seed: seed &+ 1)
+    disks["data"]?.poison()
+    try create("pool", [poolLine(dataBytes, features, lowWater: lowWater)])
+  }
+
+  func message(_ text: String) throws {
+    _ = try dm.message(.name("pool"), sector: 0, text)
+  }
+
+  func activate(_ id: Int, bytes: Int, origin: String? = nil) throws {
+    let suffix = origin.map { " \(path($0))" } ?? ""
+    try create("thin\(id)", [line(UInt64(bytes / 512), "thin", "pool \(id)\(suffix)")])
+  }
+
+  func makeThin(_ id: Int, bytes: Int) throws {
+    try message("create_thin \(id)")
+    try activate(id, bytes: bytes)
+  }
+
+  func status(_ name: String = "pool") throws -> String {
+    try dm.status(.name(name), [])?.lines.first?.parameters ?? "none"
+  }
+
+  func pool() throws -> ThinPoolStatus.Details {
+    guard case .working(let details) = try #require(ThinPoolStatus(try status())) else {
+      throw MissingRequirement("the pool has failed")
+    }
+    return details
+  }
+
+  func event(_ name: String = "pool") throws -> UInt32 {
+    try #require(try dm.info(.name(name), [])).eventNumber
+  }
+
+  // MARK: - I/O
+
+  final class Outcome: RequestOwner {
+    var isDone = false
+    var error: Int32 = 0
+    var bytes: [UInt8] = []
+    var keep: OpenDevice?
+    let buffer: AlignedBuffer
+    unowned let world: World
+    init(_ world: World, _ count: Int) {
+      self.world = world
+      buffer = AlignedBuffer(count: max(4096, (count + 4095) / 4096 * 4096))
+    }
+    override func requestDone(_ request: RequestPointer) {
+      error = request.pointee.errorNumber
+      if request.pointee.operation == .read {
+        bytes = Array(UnsafeRawBufferPointer(buffer.bytes)[0..<request.pointee.byteCount])
+      }
+      world.requests.give(request)
+      keep?.close()
+      keep = nil
+      isDone = true
+    }
+  }
+
+  /// Begins a request of a device.
+  func start(
+    _ operation: BlockOperation, _ device: String, at offset: Int = 0, count: Int = 0,
+    _ bytes: [UInt8] = [], flags: BlockFlags = []
+  ) throws -> Outcome {
+    let opened = try mapper.open(device, readOnly: true)
+    let size = bytes.isEmpty ? count : bytes.count
+    let outcome = Outcome(self, operation == .read || operation == .write ? size : 0)
+    outcome.keep = opened
+    if operation == .write { outcome.buffer.bytes.copyBytes(from: bytes) }
+    opened.destination.submit(
+      requests.take(
+        operation, offset: UInt64(offset), byteCount: size,
+        buffer: operation == .read || operation == .write ? outcome.buffer.bytes.baseAddress : nil,
+        flags: flags, owner: outcome))
+    return outcome
+  }
+
+  func finish(_ outcomes: [Outcome]) {
+    loop.run(until: { outcomes.allSatisfy(\.isDone) })
+  }
+
+  /// Runs the loop for some passes, which do not wait.
+  func passes(_ count: Int = 200) { for _ in 0..<count { loop.pass(wait: false) } }
+
+  /// Does a request; the error number.
+  @discardableResult
+  func perform(
+    _ operation: BlockOperation, _ device: String, at offset: Int = 0, count: Int = 0,
+    _ bytes: [UInt8] = [], flags: BlockFlags = []
+  ) throws -> Int32 {
+    let outcome = try start(operation, device, at: offset, count: count, bytes, flags: flags)
+    finish([outcome])
+    return outcome.error
+  }
+
+  func write(_ device: String, at offset: Int, _ bytes: [UInt8]) throws -> Int32 {
+    try perform(.write, device, at: offset, bytes)
+  }
+
+  func read(_ device: String, at offset: Int, count: Int) throws -> [UInt8] {
+    let outcome = try start(.read, device, at: offset, count: count)
+    finish([outcome])
+    #expect(outcome.error == 0)
+    return outcome.bytes
+  }
+
+  // MARK: - Afterwards
+
+  /// Takes everything down, and checks what is on the metadata disk.
+  func checkedAtEnd() throws -> CheckReport {
+    mapper.removeAll()
+    #expect(try dm.list().isEmpty)
+    return try Self.check(try #require(disks["meta"]).bytes)
+  }
+
+  static func check(_ metadata: [UInt8]) throws -> CheckReport {
+    let device = MemoryDevice(byteCount: metadata.count)
+    try metadata.withUnsafeBytes { bytes in
+      try device.write(bytes, at: 0)
+    }
+    return try ThinTools.check(device, options: CheckOptions(), progress: Progress())
+  }
+}
+
+/// `count` bytes that tell where they come from.
+func pattern(_ seed: Int, _ count: Int) -> [UInt8] {
+  var random = SplitMix64(seed: UInt64(seed) &+ 77)
+  var bytes = [UInt8](repeating: 0, count: count)
+  var index = 0
+  while index < count {
+    let word = random.next()
+    for shift in 0..<min(8, count - index) {
+      bytes[index + shift] = UInt8(truncatingIfNeeded: word >> UInt64(8 * shift))
+    }
+    index += 8
+  }
+  return bytes
+}
+
+func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count) }

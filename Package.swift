@@ -92,6 +92,10 @@ let package = Package(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
+      name: "nbd-trials",
+      dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
+      path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
+    .executableTarget(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(
@@ -104,6 +108,12 @@ let package = Package(
       "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
+    tests(
+      "TargetsTests",
+      [
+        "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
+        "ThinFormat", "Simulation", "TestSupport",
+      ]),
     tests(
       "PersistentDataTests",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),

@@ -4,6 +4,7 @@ public import DeviceMapper
 import Glibc
 
 extension KernelDeviceMapper: DeviceEventSource {
+  /// As `DeviceMapperBackend` says.
   public func dependencies(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceDependencies?
   {
@@ -20,6 +21,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     return DeviceDependencies(info: info, devices: devices)
   }
 
+  /// As `DeviceMapperBackend` says.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] {
     let task = try queryTask(Int(DM_DEVICE_LIST), .list)
     try runTask(task)
@@ -42,12 +44,14 @@ extension KernelDeviceMapper: DeviceEventSource {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func targets() throws(DeviceMapperError) -> [TargetVersion] {
     let task = try queryTask(Int(DM_DEVICE_LIST_VERSIONS), .targets)
     try runTask(task)
     return versions(task)
   }
 
+  /// As `DeviceMapperBackend` says.
   public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
     let task = try queryTask(Int(DM_DEVICE_GET_TARGET_VERSION), .target)
     try task.set { dm_task_set_name($0, type) }
@@ -81,10 +85,12 @@ extension KernelDeviceMapper: DeviceEventSource {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public var libraryVersion: String? {
     text { dm_get_library_version($0, $1) }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func driverVersion() throws(DeviceMapperError) -> String {
     _ = LibraryLog.take()
     errno = 0
@@ -97,6 +103,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     return version
   }
 
+  /// As `DeviceMapperBackend` says.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {
     var name: String?
     switch device {
@@ -121,6 +128,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     dm_task_update_nodes()
   }
 
+  /// As `DeviceMapperBackend` says.
   public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
     defer { _ = LibraryLog.take() }
     return text {
@@ -140,6 +148,7 @@ extension KernelDeviceMapper: DeviceEventSource {
 
   private static let controlPath = "/dev/mapper/control"
 
+  /// As `DeviceMapperBackend` says.
   public func armEvents() throws(DeviceMapperError) {
     if control < 0 {
       // The library creates the node where it is missing.
@@ -151,6 +160,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
     var request = pollfd(fd: control, events: Int16(POLLIN), revents: 0)
     let ready = poll(&request, 1, milliseconds.map { max(0, $0) } ?? -1)

@@ -11,6 +11,7 @@ public struct PoolGrowth: Equatable, Sendable {
   /// Whether nothing changed.
   public var isNone: Bool { data.before == data.after && metadata.before == metadata.after }
 
+  /// Whether both say the same.
   public static func == (left: PoolGrowth, right: PoolGrowth) -> Bool {
     left.data == right.data && left.metadata == right.metadata
   }

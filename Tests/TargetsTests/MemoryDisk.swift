@@ -44,6 +44,12 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
     self.init(loop, bytes: [UInt8](repeating: 0, count: byteCount), seed: seed)
   }
 
+  /// The loop forgets it.
+  func close() {
+    if let hook { loop.remove(hook) }
+    hook = nil
+  }
+
   func grow(to byteCount: Int) {
     bytes += [UInt8](repeating: 0, count: byteCount - bytes.count)
     durable += [UInt8](repeating: 0, count: byteCount - durable.count)
@@ -105,9 +111,9 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
     case .flush: durable = bytes
     case .discard:
       // What is discarded may hold anything.
-      for index in offset..<(offset + request.byteCount) { bytes[index] = 0xdd }
+      fill(offset, request.byteCount, 0xdd)
     case .writeZeroes:
-      for index in offset..<(offset + request.byteCount) { bytes[index] = 0 }
+      fill(offset, request.byteCount, 0)
     }
     return 0
   }
@@ -118,6 +124,29 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
         ($0.baseAddress.unsafelyUnwrapped + offset).copyMemory(from: from, byteCount: buffer.count)
       }
     }
+  }
+
+  private func fill(_ offset: Int, _ count: Int, _ value: UInt8) {
+    _ = bytes.withUnsafeMutableBytes {
+      UnsafeMutableRawBufferPointer(rebasing: $0[offset..<(offset + count)])
+        .initializeMemory(as: UInt8.self, repeating: value)
+    }
+  }
+
+  /// What a crash may leave: of what was written since the last flush, any part, in pieces of
+  /// `unit` bytes.
+  func crashed(_ unit: Int, _ random: inout SplitMix64) -> [UInt8] {
+    var image = durable
+    for at in stride(from: 0, to: bytes.count, by: unit) where Bool.random(using: &random) {
+      let range = at..<min(at + unit, bytes.count)
+      bytes.withUnsafeBytes { from in
+        image.withUnsafeMutableBytes { to in
+          UnsafeMutableRawBufferPointer(rebasing: to[range]).copyMemory(
+            from: UnsafeRawBufferPointer(rebasing: from[range]))
+        }
+      }
+    }
+    return image
   }
 
   // MARK: - On the spot

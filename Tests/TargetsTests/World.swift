@@ -39,6 +39,14 @@ final class World {
     mapper.log = { [unowned self] in log.append($0) }
   }
 
+  deinit {
+    mapper.removeAll()
+    for _ in 0..<10 { loop.pass() }
+    for disk in disks.values { disk.close() }
+    queue.close()
+    worker.close()
+  }
+
   /// Adds a disk; tables call it by the path that is returned.
   @discardableResult
   func add(_ name: String, _ disk: MemoryDisk) throws -> String {

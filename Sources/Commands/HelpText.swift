@@ -29,7 +29,9 @@ extension CommandSpec {
         text += wrap(example.purpose, indent: 10)
       }
     }
-    if !seeAlso.isEmpty { text += "\nSee also: \(seeAlso.joined(separator: ", ")).\n" }
+    if !seeAlso.isEmpty {
+      text += "\n" + wrap("See also: \(seeAlso.joined(separator: ", ")).", indent: 0)
+    }
     return text
   }
 

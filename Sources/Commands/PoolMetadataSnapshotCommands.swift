@@ -60,7 +60,7 @@ enum PoolReserveMetadataSnapshotCommand: PoolVerb {
         "take-over", help: "Replace a metadata snapshot that somebody may still be reading."),
     ],
     examples: [
-      ("$ pool --owner backup --holder $$", "From a script that reads it, and may be killed."),
+      ("$ pool --owner backup --holder PID", "From a script that reads it, and may be killed."),
       ("$ /dev/mapper/vg-pool_tmeta", "Make a metadata snapshot in a pool that is not active."),
     ],
     seeAlso: ["dmthin-pool-release-metadata-snap", "thin_dump", "thin_ls"])

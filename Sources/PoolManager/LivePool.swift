@@ -135,6 +135,8 @@ extension PoolManager {
         .inputOutput,
         "\(pool.name) has an unknown status: \(found.lines.first?.description ?? "nothing")")
     }
+    // The commit may be what made the pool fail; the kernel says so from the next query on.
+    if status == .error && flushes { return try self.status(pool, flushes: false) }
     return status
   }
 

@@ -200,7 +200,7 @@ private func dmthin(_ arguments: String...) -> (status: Int32, output: String, e
         arguments: ["dmthin"] + arguments, commands: Dispatcher.poolCommands,
         console: captured.console)
       #expect(status == 0)
-      #expect(captured.output.contains("Usage: dmthin pool delete [OPTIONS] <METADATA> <ID>\n"))
+      #expect(captured.output.contains("Usage: dmthin pool delete [OPTIONS] <POOL> <ID>\n"))
     }
     for arguments in [
       ["pool"], ["pool", "foo"], ["help", "pool", "foo"], ["help", "check", "x"],

@@ -122,7 +122,7 @@ enum PoolActivateCommand: Command {
     examples: [
       ("$ pool --metadata /dev/vg/meta --data /dev/vg/data", "Activate a pool."),
       (
-        "$ pool --metadata vg/meta --data vg/data --features read_only",
+        "$ p --metadata vg/meta --data vg/data --features read_only",
         "The same, and nothing is written to the metadata."
       ),
     ],

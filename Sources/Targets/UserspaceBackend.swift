@@ -112,7 +112,9 @@ public final class UserspaceBackend: DeviceMapperBackend {
     mapper.targets().first { $0.name == type }
   }
   /// As `DeviceMapperBackend` says.
-  public func driverVersion() throws(DeviceMapperError) -> String { "4.47.0" }
+  public func driverVersion() throws(DeviceMapperError) -> String {
+    UserspaceDeviceMapper.driverVersion
+  }
   /// As `DeviceMapperBackend` says.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
   /// As `DeviceMapperBackend` says.

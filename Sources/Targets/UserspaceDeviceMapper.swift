@@ -24,6 +24,8 @@ public final class UserspaceDeviceMapper {
 
   /// Devices have this major number, as the kernel's have on most systems.
   public static let major: UInt32 = 254
+  /// The version of the kernel's driver whose answers these are.
+  public static let driverVersion = "4.47.0"
   /// Files have this one, which no device has.
   static let fileMajor: UInt32 = 0
 

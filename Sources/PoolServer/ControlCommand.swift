@@ -1,3 +1,4 @@
+import DataPath
 import DeviceMapper
 import ServerControl
 import Targets
@@ -5,50 +6,61 @@ import Targets
 /// Carries out a line of the control protocol.
 struct ControlCommand {
   typealias Reply = (ControlMessage) -> Void
+  /// Has a command that waits for an event forget about it.
+  typealias Cancel = () -> Void
 
-  let mapper: UserspaceDeviceMapper
-  /// Called after commands that may have changed something.
-  let changed: () -> Void
+  let door: ControlDoor
+  private var mapper: UserspaceDeviceMapper { door.mapper }
 
-  init(_ mapper: UserspaceDeviceMapper, _ changed: @escaping () -> Void) {
-    self.mapper = mapper
-    self.changed = changed
-  }
+  init(_ door: ControlDoor) { self.door = door }
 
-  /// Carries out `request`, and calls `reply` once: at once, or when it is done.
+  /// Carries out `request`, and calls `reply` once: at once, or when it is done. A command that only
+  /// waits can be cancelled; any other goes on though nobody may hear its answer.
   /// - Throws: where the request is none; `reply` is not called then.
-  func run(_ request: ControlMessage, _ reply: @escaping Reply) throws(ControlMessage.Malformed) {
+  func run(_ request: ControlMessage, _ reply: @escaping Reply)
+    throws(ControlMessage.Malformed) -> Cancel
+  {
     var request = request
-    guard let operation = DeviceMapperError.Operation(rawValue: try request.text()) else {
+    guard let verb = ControlVerb(rawValue: try request.text()) else {
       throw ControlMessage.Malformed()
     }
-    switch operation {
-    case .info, .status, .table, .deps, .wait: try query(operation, request, reply)
+    switch verb {
+    case .wait: return try wait(request, reply)
+    case .awaitEvents: return try awaitEvents(request, reply)
+    case .info, .status, .table, .dependencies: try query(verb, request, reply)
     case .list: reply(list())
     case .targets: reply(targets())
     case .version: reply(ControlMessage(["ok", UserspaceDeviceMapper.driverVersion]))
-    case .create, .suspend, .resume: try slowCommand(operation, request, reply)
-    default:
-      var answer: ControlMessage
-      do {
-        answer = ControlMessage(["ok"])
-        if let text = try command(operation, request) { answer.put(text) }
-      } catch let error as DeviceMapperError {
-        answer = ControlMessage(error)
-      } catch {
-        throw ControlMessage.Malformed()
-      }
-      changed()
-      reply(answer)
+    case .armEvents: reply(ControlMessage(["ok", "\(door.eventCount)"]))
+    case .path:
+      let number = DeviceNumber(major: try request.number(), minor: try request.number())
+      reply(mapper.path(of: number).map { ControlMessage(["ok", $0]) } ?? .none)
+    case .create, .suspend, .resume: try slowCommand(verb, request, reply)
+    case .reload, .clear, .remove, .removeAll, .rename, .setUUID, .message:
+      reply(try quickCommand(verb, request))
+      door.volumes.changed()
     }
+    return {}
   }
 
   /// Commands that are done when they return.
-  private func command(_ operation: DeviceMapperError.Operation, _ request: ControlMessage) throws
-    -> String?
+  private func quickCommand(_ verb: ControlVerb, _ request: ControlMessage)
+    throws(ControlMessage.Malformed) -> ControlMessage
   {
+    do {
+      var answer = ControlMessage(["ok"])
+      if let text = try command(verb, request) { answer.put(text) }
+      return answer
+    } catch let error as DeviceMapperError {
+      return ControlMessage(error)
+    } catch {
+      throw ControlMessage.Malformed()
+    }
+  }
+
+  private func command(_ verb: ControlVerb, _ request: ControlMessage) throws -> String? {
     var request = request
-    switch operation {
+    switch verb {
     case .reload:
       let device = try request.reference()
       let isReadOnly = try request.flag()
@@ -60,12 +72,10 @@ struct ControlCommand {
     case .removeAll: mapper.removeAll(deferred: try request.flag())
     case .rename:
       let device = try request.reference()
-      let text = try request.text()
-      if try request.flag() {
-        try mapper.setUUID(device, to: text)
-      } else {
-        try mapper.rename(device, to: text)
-      }
+      try mapper.rename(device, to: try request.text())
+    case .setUUID:
+      let device = try request.reference()
+      try mapper.setUUID(device, to: try request.text())
     case .message:
       let device = try request.reference()
       let sector: UInt64 = try request.number()
@@ -77,17 +87,17 @@ struct ControlCommand {
 
   /// Commands that may wait for I/O.
   private func slowCommand(
-    _ operation: DeviceMapperError.Operation, _ request: ControlMessage, _ reply: @escaping Reply
+    _ verb: ControlVerb, _ request: ControlMessage, _ reply: @escaping Reply
   ) throws(ControlMessage.Malformed) {
     var request = request
     let done: UserspaceDeviceMapper.Completion = { result in
-      changed()
+      door.volumes.changed()
       switch result {
       case .success: reply(ControlMessage(["ok"]))
       case .failure(let error): reply(ControlMessage(error))
       }
     }
-    if operation == .create {
+    if verb == .create {
       var creation = DeviceCreation(name: try request.text())
       let uuid = try request.text()
       creation.uuid = uuid.isEmpty ? nil : uuid
@@ -102,7 +112,7 @@ struct ControlCommand {
     }
     let device = try request.reference()
     let options = SuspendOptions(rawValue: try request.number())
-    if operation == .suspend {
+    if verb == .suspend {
       mapper.suspend(device, options, done)
     } else {
       mapper.resume(device, options, done)
@@ -112,18 +122,18 @@ struct ControlCommand {
   // MARK: - Queries
 
   private func query(
-    _ operation: DeviceMapperError.Operation, _ request: ControlMessage, _ reply: @escaping Reply
+    _ verb: ControlVerb, _ request: ControlMessage, _ reply: @escaping Reply
   ) throws(ControlMessage.Malformed) {
     var request = request
     let device = try request.reference()
     let options = QueryOptions(rawValue: try request.number())
-    switch operation {
+    switch verb {
     case .info:
       guard let info = mapper.info(device, options) else { return reply(.none) }
       var answer = ControlMessage(["ok"])
       answer.put(info)
       reply(answer)
-    case .deps:
+    case .dependencies:
       guard let found = mapper.dependencies(device, options) else { return reply(.none) }
       var answer = ControlMessage(["ok"])
       answer.put(found.info)
@@ -132,19 +142,59 @@ struct ControlCommand {
         answer.put(number.minor)
       }
       reply(answer)
-    case .wait:
-      mapper.wait(device, eventNumber: try request.number()) { result in
-        switch result {
-        case .success: reply(answer(mapper.status(device, options)))
-        case .failure(let error): reply(ControlMessage(error))
-        }
-      }
     case .status:
       let table = mapper.status(device, options)
-      // Asking for the status of a pool can change its mode.
-      changed()
       reply(answer(table))
     default: reply(answer(mapper.table(device, options)))
+    }
+  }
+
+  /// Answers with the status when the event number differs.
+  private func wait(_ request: ControlMessage, _ reply: @escaping Reply)
+    throws(ControlMessage.Malformed) -> Cancel
+  {
+    var request = request
+    let device = try request.reference()
+    let options = QueryOptions(rawValue: try request.number())
+    return mapper.wait(device, eventNumber: try request.number()) { result in
+      switch result {
+      case .success: reply(answer(mapper.status(device, options)))
+      case .failure(let error): reply(ControlMessage(error))
+      }
+    }
+  }
+
+  /// Answers 1 upon an event of any device since the count that the request names, 0 when the time that
+  /// it names (milliseconds; none: for ever) is up.
+  private func awaitEvents(_ request: ControlMessage, _ reply: @escaping Reply)
+    throws(ControlMessage.Malformed) -> Cancel
+  {
+    var request = request
+    let known: UInt64 = try request.number()
+    let milliseconds = try request.optionalNumber()
+    if known != door.eventCount {
+      reply(ControlMessage(["ok", "1"]))
+      return {}
+    }
+    let loop = door.loop
+    guard let milliseconds else { return door.watch { reply(ControlMessage(["ok", "1"])) } }
+    var timer: LoopTimer?
+    let forget = door.watch {
+      if let set = timer { loop.cancel(set) }
+      timer = nil
+      reply(ControlMessage(["ok", "1"]))
+    }
+    let end = LoopTimer {
+      timer = nil
+      forget()
+      reply(ControlMessage(["ok", "0"]))
+    }
+    timer = end
+    loop.set(end, after: UInt64(milliseconds) * 1_000_000)
+    return {
+      if let set = timer { loop.cancel(set) }
+      timer = nil
+      forget()
     }
   }
 

@@ -1,7 +1,6 @@
 import BlockServer
 import CDMThin
 import DataPath
-import DeviceMapper
 import Glibc
 import ServerControl
 import Targets
@@ -13,17 +12,26 @@ final class ControlDoor: EventSource {
 
   let loop: EventLoop
   let mapper: UserspaceDeviceMapper
+  /// To be told of what may have changed.
+  let volumes: VolumeExports
   private let listener: Listener
   private var connections: [ControlConnection] = []
-  /// Called after each command that may have changed something.
-  var changed: () -> Void = {}
+  /// Events of all devices so far.
+  private(set) var eventCount: UInt64 = 0
+  private var watchers: [(id: UInt64, body: () -> Void)] = []
+  private var lastWatcher: UInt64 = 0
+  private let runFolder: RunFolderPath
 
-  init(_ listener: Listener, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper)
-    throws(SystemError)
-  {
-    self.listener = listener
+  init(
+    path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports
+  ) throws(SystemError) {
     self.loop = loop
     self.mapper = mapper
+    self.volumes = volumes
+    listener = try Listener.unix(path: path)
+    runFolder = RunFolderPath(control: path)
+    // What an earlier server's clients have left speaks of devices that are gone.
+    runFolder.clear()
     super.init(descriptor: listener.descriptor)
     try loop.add(self, .readable)
   }
@@ -52,25 +60,46 @@ final class ControlDoor: EventSource {
     connections.removeAll { $0 === connection }
   }
 
+  // MARK: - Events
+
+  /// Something happened to a device.
+  func eventHappened() {
+    eventCount &+= 1
+    let due = watchers
+    watchers = []
+    for watcher in due { watcher.body() }
+  }
+
+  /// Calls `body` upon the next event of any device. Returns what has it not called.
+  func watch(_ body: @escaping () -> Void) -> () -> Void {
+    lastWatcher &+= 1
+    let id = lastWatcher
+    watchers.append((id, body))
+    return { [weak self] in self?.watchers.removeAll { $0.id == id } }
+  }
+
   /// Lets nobody in any more, and closes what is open.
   func close() {
     loop.remove(self)
     listener.close()
     for connection in connections { connection.close() }
+    runFolder.clear()
   }
 }
 
 /// One who gives commands.
 final class ControlConnection: EventSource {
-  private static let requestBytesMax = 1 << 20
-
   private unowned let door: ControlDoor
   private var received: [UInt8] = []
+  /// Of `received`, what has been searched for the end of a line.
+  private var searched = 0
   private var answer: [UInt8] = []
   private var sent = 0
   private var isClosed = false
   /// A command is under way; the next one waits.
   private var isBusy = false
+  /// Has what is under way forgotten, where nothing but an event is waited for.
+  private var cancel: () -> Void = {}
 
   init(_ descriptor: Int32, _ door: ControlDoor) {
     self.door = door
@@ -79,41 +108,48 @@ final class ControlConnection: EventSource {
 
   override func ready(_ events: EventLoop.Events) {
     if events.contains(.writable) { send() }
-    if events.contains(.readable) { receive() }
+    if !isClosed, events.contains(.readable) { receive() }
     if !isClosed, !events.isDisjoint(with: .closed), !events.contains(.readable) { close() }
   }
 
   private func receive() {
-    var chunk = [UInt8](repeating: 0, count: 65_536)
-    let n = recv(descriptor, &chunk, chunk.count, 0)
-    guard n > 0 else {
-      if n == 0 || errno != EAGAIN && errno != EINTR { close() }
+    let room = ControlMessage.requestBytesMax - received.count
+    guard room > 0 else { return close() }
+    let count = withUnsafeTemporaryAllocation(byteCount: min(room, 65_536), alignment: 1) { chunk in
+      let count = recv(descriptor, chunk.baseAddress, chunk.count, 0)
+      if count > 0 { received += UnsafeRawBufferPointer(rebasing: chunk[..<count]) }
+      return count
+    }
+    guard count > 0 else {
+      if count == 0 || errno != EAGAIN && errno != EINTR { close() }
       return
     }
-    received += chunk[..<n]
-    guard received.count <= Self.requestBytesMax else { return close() }
     process()
   }
 
   private func process() {
-    while !isBusy, !isClosed, answer.isEmpty, let end = received.firstIndex(of: 10) {
+    while !isBusy, !isClosed, answer.isEmpty,
+      let end = received[searched...].firstIndex(of: ControlMessage.lineEnd)
+    {
       let line = Array(received[..<end])
       received.removeSubrange(...end)
+      searched = 0
       isBusy = true
       do throws(ControlMessage.Malformed) {
         let request = try ControlMessage(line: line)
-        try ControlCommand(door.mapper, door.changed).run(request) { [weak self] in
-          self?.reply($0)
-        }
+        let cancel = try ControlCommand(door).run(request) { [weak self] in self?.reply($0) }
+        if isBusy { self.cancel = cancel }
       } catch {
         close()
       }
     }
+    if !isBusy, answer.isEmpty { searched = received.count }
     watch()
   }
 
   private func reply(_ message: ControlMessage) {
     isBusy = false
+    cancel = {}
     guard !isClosed else { return }
     answer = message.line
     sent = 0
@@ -145,6 +181,8 @@ final class ControlConnection: EventSource {
   func close() {
     guard !isClosed else { return }
     isClosed = true
+    cancel()
+    cancel = {}
     door.loop.remove(self)
     Glibc.close(descriptor)
     door.forget(self)

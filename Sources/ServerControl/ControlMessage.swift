@@ -1,5 +1,20 @@
 public import DeviceMapper
 
+/// What a request asks for: its first field.
+public enum ControlVerb: String, Sendable {
+  case create, reload, clear, suspend, resume, remove, rename, message
+  case removeAll = "remove_all"
+  case setUUID = "set_uuid"
+  case info, status, table, list, targets, version, wait
+  case dependencies = "deps"
+  /// The path by which a device below a table was opened.
+  case path
+  /// How many events there were, of all devices.
+  case armEvents = "arm_events"
+  /// Until there are more.
+  case awaitEvents = "await_events"
+}
+
 /// A line of the control protocol: fields with tabs between them. A backslash stands before a
 /// backslash, and before `t` and `n` for a tab and a newline.
 ///
@@ -11,6 +26,11 @@ public struct ControlMessage: Equatable, Sendable {
     /// Says no more than that.
     public init() {}
   }
+
+  /// Requests are no longer than this, in bytes.
+  public static let requestBytesMax = 1 << 20
+  /// What a line ends with: a newline.
+  public static let lineEnd = UInt8(ascii: "\n")
 
   /// The fields.
   public private(set) var fields: [String]

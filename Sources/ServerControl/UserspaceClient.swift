@@ -29,23 +29,28 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   /// Sends a request, and gives the fields of its answer; nil where the device does not exist.
   private func ask(
-    _ operation: DeviceMapperError.Operation, _ device: String,
-    _ build: (inout ControlMessage) -> Void = { _ in }
+    _ verb: ControlVerb, _ device: String, _ build: (inout ControlMessage) -> Void = { _ in }
   ) throws(DeviceMapperError) -> ControlMessage? {
-    var request = ControlMessage([operation.rawValue])
+    var request = ControlMessage([verb.rawValue])
     build(&request)
-    try connect(operation, device)
-    guard send(request.line), let line = receiveLine() else {
+    let line = request.line
+    guard line.count <= ControlMessage.requestBytesMax else {
+      throw DeviceMapperError(verb.operation, device: device, code: E2BIG)
+    }
+    if descriptor < 0 { try connect(verb, device) }
+    guard send(line), let answer = receiveLine(verb) else {
       let code = errno
       close(descriptor)
       descriptor = -1
+      // A signal while waiting is what the caller waits for too.
+      if code == EINTR { throw DeviceMapperError(verb.operation, device: device, code: code) }
       throw DeviceMapperError(
-        operation, device: device, code: code,
+        verb.operation, device: device, code: code,
         messages: ["the server at \(path) has gone: \(String(cString: strerror(code)))"])
     }
     let failure: DeviceMapperError
     do throws(ControlMessage.Malformed) {
-      var answer = try ControlMessage(line: line)
+      var answer = try ControlMessage(line: answer)
       switch try answer.text() {
       case "ok": return answer
       case "none": return nil
@@ -53,35 +58,39 @@ public final class UserspaceClient: DeviceMapperBackend {
       default: throw ControlMessage.Malformed()
       }
     } catch {
-      throw malformed(operation, device)
+      throw malformed(verb, device)
     }
     throw failure
   }
 
-  private func malformed(_ operation: DeviceMapperError.Operation, _ device: String)
-    -> DeviceMapperError
-  {
+  private func malformed(_ verb: ControlVerb, _ device: String) -> DeviceMapperError {
     DeviceMapperError(
-      operation, device: device, code: EPROTO,
+      verb.operation, device: device, code: EPROTO,
       messages: ["what answers at \(path) is no dmthin serve"])
   }
 
-  private func connect(_ operation: DeviceMapperError.Operation, _ device: String)
-    throws(DeviceMapperError)
-  {
-    guard descriptor < 0 else { return }
+  private func connect(_ verb: ControlVerb, _ device: String) throws(DeviceMapperError) {
     let fd = dmthin_stream_socket(AF_UNIX)
     var status = fd < 0 ? -1 : dmthin_connect_unix(fd, path)
-    if status != 0, errno == EAGAIN {
-      // The server has its hands full.
+    // The server has its hands full.
+    for _ in 0..<50 where status != 0 && fd >= 0 && errno == EAGAIN {
       usleep(100_000)
       status = dmthin_connect_unix(fd, path)
+    }
+    var user: UInt32 = 0
+    if status == 0 {
+      status = dmthin_peer_user(fd, &user)
+      // Somebody else's server could make believe anything.
+      if status == 0, user != 0, user != geteuid(), geteuid() != 0 {
+        errno = EPERM
+        status = -1
+      }
     }
     guard status == 0 else {
       let code = errno
       if fd >= 0 { close(fd) }
       throw DeviceMapperError(
-        operation, device: device, code: code,
+        verb.operation, device: device, code: code,
         messages: ["no server answers at \(path): \(String(cString: strerror(code)))"])
     }
     _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)
@@ -104,11 +113,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     return true
   }
 
-  /// The next line; nil, with errno set, where none comes.
-  private func receiveLine() -> [UInt8]? {
+  /// The next line; nil, with errno set, where none comes. A signal ends nothing but waiting.
+  private func receiveLine(_ verb: ControlVerb) -> [UInt8]? {
     var searched = 0
+    var chunk = [UInt8](repeating: 0, count: 65_536)
     while true {
-      if let end = received[searched...].firstIndex(of: 10) {
+      if let end = received[searched...].firstIndex(of: ControlMessage.lineEnd) {
         defer { received.removeSubrange(...end) }
         return Array(received[..<end])
       }
@@ -117,8 +127,8 @@ public final class UserspaceClient: DeviceMapperBackend {
         errno = EMSGSIZE
         return nil
       }
-      var chunk = [UInt8](repeating: 0, count: 65_536)
       let n = recv(descriptor, &chunk, chunk.count, 0)
+      if n < 0, errno == EINTR, verb != .wait, verb != .awaitEvents { continue }
       guard n > 0 else {
         if n == 0 { errno = ECONNRESET }
         return nil
@@ -129,7 +139,7 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   /// Reads an answer with `body`.
   private func read<Value>(
-    _ answer: ControlMessage, _ operation: DeviceMapperError.Operation, _ device: String,
+    _ answer: ControlMessage, _ verb: ControlVerb, _ device: String,
     _ body: (inout ControlMessage) throws(ControlMessage.Malformed) -> Value
   ) throws(DeviceMapperError) -> Value {
     var answer = answer
@@ -137,12 +147,13 @@ public final class UserspaceClient: DeviceMapperBackend {
       _ = try answer.text()
       return try body(&answer)
     } catch {
-      throw malformed(operation, device)
+      throw malformed(verb, device)
     }
   }
 
   // MARK: - Commands
 
+  /// As `DeviceMapperBackend` says.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     _ = try ask(.create, "\(request.name) \(request.uuid ?? "")") { message in
       message.put(request.name)
@@ -155,6 +166,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   {
@@ -165,10 +177,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
     _ = try ask(.clear, "\(device) ") { $0.put(device) }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
     throws(DeviceMapperError)
   {
@@ -178,6 +192,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
     throws(DeviceMapperError)
   {
@@ -187,6 +202,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
     throws(DeviceMapperError)
   {
@@ -204,28 +220,28 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
     _ = try ask(.removeAll, "") { $0.put(deferred) }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
-    try rename(device, name, isUUID: false)
-  }
-
-  public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
-    try rename(device, uuid, isUUID: true)
-  }
-
-  private func rename(_ device: DeviceReference, _ text: String, isUUID: Bool)
-    throws(DeviceMapperError)
-  {
     _ = try ask(.rename, "\(device) ") { message in
       message.put(device)
-      message.put(text)
-      message.put(isUUID)
+      message.put(name)
     }
   }
 
+  /// As `DeviceMapperBackend` says.
+  public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
+    _ = try ask(.setUUID, "\(device) ") { message in
+      message.put(device)
+      message.put(uuid)
+    }
+  }
+
+  /// As `DeviceMapperBackend` says.
   public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
   {
@@ -241,19 +257,20 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   /// Asks about a device.
   private func query<Value>(
-    _ operation: DeviceMapperError.Operation, _ device: DeviceReference, _ options: QueryOptions,
+    _ verb: ControlVerb, _ device: DeviceReference, _ options: QueryOptions,
     eventNumber: UInt32? = nil,
     _ body: (inout ControlMessage) throws(ControlMessage.Malformed) -> Value
   ) throws(DeviceMapperError) -> Value? {
-    let answer = try ask(operation, "\(device) ") { message in
+    let answer = try ask(verb, "\(device) ") { message in
       message.put(device)
       message.put(options.rawValue)
       if let eventNumber { message.put(eventNumber) }
     }
     guard let answer else { return nil }
-    return try read(answer, operation, "\(device) ", body)
+    return try read(answer, verb, "\(device) ", body)
   }
 
+  /// As `DeviceMapperBackend` says.
   public func info(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceInfo?
   {
@@ -262,6 +279,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func status(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -270,6 +288,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func table(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -278,6 +297,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -287,10 +307,11 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func dependencies(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceDependencies?
   {
-    try query(.deps, device, options) { message throws(ControlMessage.Malformed) in
+    try query(.dependencies, device, options) { message throws(ControlMessage.Malformed) in
       let info = try message.info()
       var devices: [DeviceNumber] = []
       while !message.isAtEnd {
@@ -300,6 +321,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] {
     guard let answer = try ask(.list, "") else { return [] }
     return try read(answer, .list, "") { message throws(ControlMessage.Malformed) in
@@ -315,6 +337,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func targets() throws(DeviceMapperError) -> [TargetVersion] {
     guard let answer = try ask(.targets, "") else { return [] }
     return try read(answer, .targets, "") { message throws(ControlMessage.Malformed) in
@@ -329,10 +352,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
     try targets().first { $0.name == type }
   }
 
+  /// As `DeviceMapperBackend` says.
   public func driverVersion() throws(DeviceMapperError) -> String {
     guard let answer = try ask(.version, "") else { return "" }
     return try read(answer, .version, "") { message throws(ControlMessage.Malformed) in
@@ -343,8 +368,73 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// There are no nodes.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
 
+  /// As `DeviceMapperBackend` says.
   public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
     let info = try? self.info(.number(number), [])
     return info.map { prefersMapped ? $0.name : "dm-\(number.minor)" }
+  }
+
+  /// The path by which the server opened a device or file below a table.
+  public func path(of number: DeviceNumber) -> String? {
+    let answer = try? ask(.path, "\(number) ") { message in
+      message.put(number.major)
+      message.put(number.minor)
+    }
+    guard let fields = answer?.fields, fields.count == 2 else { return nil }
+    return fields[1]
+  }
+
+  /// Files serve as well as devices.
+  public var takesFiles: Bool { true }
+
+  // MARK: - Events
+
+  private var armed: UInt64 = 0
+}
+
+extension UserspaceClient: DeviceEventSource {
+  /// As `DeviceEventSource` says.
+  public func armEvents() throws(DeviceMapperError) {
+    guard let answer = try ask(.armEvents, "") else { return }
+    armed = try read(answer, .armEvents, "") { message throws(ControlMessage.Malformed) in
+      try message.number()
+    }
+  }
+
+  /// As `DeviceEventSource` says.
+  public func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
+    let answer = try ask(.awaitEvents, "") { message in
+      message.put(armed)
+      message.put(milliseconds.map { UInt32(clamping: $0) })
+    }
+    guard let answer else { return false }
+    return try read(answer, .awaitEvents, "") { message throws(ControlMessage.Malformed) in
+      try message.flag()
+    }
+  }
+}
+
+extension ControlVerb {
+  /// What messages call it.
+  fileprivate var operation: DeviceMapperError.Operation {
+    switch self {
+    case .create: .create
+    case .reload: .reload
+    case .clear: .clear
+    case .suspend: .suspend
+    case .resume: .resume
+    case .remove: .remove
+    case .rename, .setUUID: .rename
+    case .message: .message
+    case .removeAll: .removeAll
+    case .info, .path: .info
+    case .status: .status
+    case .table: .table
+    case .list: .list
+    case .targets: .targets
+    case .version: .version
+    case .wait, .armEvents, .awaitEvents: .wait
+    case .dependencies: .deps
+    }
   }
 }

@@ -122,4 +122,8 @@ public final class UserspaceBackend: DeviceMapperBackend {
     guard let device = mapper.find(.number(number)) else { return nil }
     return prefersMapped ? device.name : "dm-\(number.minor)"
   }
+  /// As `DeviceMapperBackend` says.
+  public var takesFiles: Bool { true }
+  /// As `DeviceMapperBackend` says.
+  public func path(of number: DeviceNumber) -> String? { mapper.path(of: number) }
 }

@@ -72,7 +72,7 @@ let package = Package(
       "Commands",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
-        "DeviceMapper", "PoolManager", "Cgetopt",
+        "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
     library("ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),

@@ -195,7 +195,11 @@ public final class UserspaceDeviceMapper {
   /// The path by which a device or file below a table was opened; nil for one that is not open, or that
   /// is a device of this device-mapper.
   public func path(of number: DeviceNumber) -> String? {
-    openDevices[number].flatMap { $0.mapped == nil ? $0.text : nil }
+    guard let opened = openDevices[number], opened.mapped == nil,
+      let path = realpath(opened.text, nil)
+    else { return nil }
+    defer { free(path) }
+    return String(cString: path)
   }
 
   private var forget: (OpenDevice) -> Void {

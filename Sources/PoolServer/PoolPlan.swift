@@ -29,7 +29,7 @@ extension PoolPlan {
       features: features)
     devices.append(
       ConciseTable.Device(
-        name: options.name, isReadOnly: options.isReadOnly,
+        name: options.name,
         table: [
           TableLine(
             start: 0, length: dataSectors, type: "thin-pool", parameters: target.parameters)
@@ -89,7 +89,9 @@ extension PoolPlan {
     ConciseTable.parse(list) { (result: Result<ConciseTable.Device, ConciseTable.FormatError>) in
       switch result {
       case .success(var device):
-        device.isReadOnly = device.isReadOnly || isReadOnly
+        // A pool's table is not to be read-only; that nothing is written is seen to elsewhere.
+        let hasPool = device.table.contains { $0.type == "thin-pool" }
+        device.isReadOnly = device.isReadOnly || isReadOnly && !hasPool
         devices.append(device)
       case .failure(let error): fault = error
       }

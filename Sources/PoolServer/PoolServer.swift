@@ -133,7 +133,7 @@ public final class PoolServer {
       if let address = options.metrics {
         place = address
         metrics = try MetricsDoor.open(address, loop) { [unowned self] in
-          MetricsText(mapper, server).text
+          MetricsText(mapper, server, volumes.exports).text
         }
       }
       place = "signals"

@@ -74,7 +74,8 @@ let package = Package(
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
         "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
-    library("ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
+    library(
+      "ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
       name: "bench-engine",

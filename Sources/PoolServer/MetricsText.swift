@@ -50,8 +50,9 @@ struct MetricsText {
       "pool_events_total", "counter", "Events that a pool has raised.",
       pools.map { (label($0.device), UInt64($0.device.eventNumber)) })
     // What has failed says so instead of numbers.
-    var working: [(labels: [(String, String)], block: UInt64, low: UInt64, ThinPoolStatus.Details)] =
-      []
+    var working:
+      [(labels: [(String, String)], block: UInt64, low: UInt64, ThinPoolStatus.Details)] =
+        []
     for (device, target, status) in pools {
       if case .working(let details) = status {
         working.append((label(device), target.blockSectors * 512, target.lowWaterBlocks, details))

@@ -144,8 +144,15 @@ extension PoolPlan {
     do {
       let pool = try PoolMetadata.open(device)
       return try MetadataView(device, source: .current).deviceDetails().map { id, _ in
-        let end = try pool.highestMapped(id).map { ($0 + 1).multipliedReportingOverflow(by: blockSectors) }
-        return (id, end.map { $0.overflow ? VolumeSpec.sectorsMax : min($0.partialValue, VolumeSpec.sectorsMax) })
+        let end = try pool.highestMapped(id).map {
+          ($0 + 1).multipliedReportingOverflow(by: blockSectors)
+        }
+        return (
+          id,
+          end.map {
+            $0.overflow ? VolumeSpec.sectorsMax : min($0.partialValue, VolumeSpec.sectorsMax)
+          }
+        )
       }
     } catch {
       throw ServeError(.damaged, "\(metadata): \(error)")

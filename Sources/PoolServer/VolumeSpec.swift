@@ -61,7 +61,8 @@ public struct VolumeSpec: Equatable, Sendable {
     let shifts: [String: UInt64] = ["s": 0, "k": 1, "m": 11, "g": 21, "t": 31, "p": 41]
     guard let shift = shifts[unit] else {
       throw Malformed(
-        description: "a size has a unit: s is sectors of 512 bytes; k, m, g, t and p are KiB and so on"
+        description:
+          "a size has a unit: s is sectors of 512 bytes; k, m, g, t and p are KiB and so on"
       )
     }
     guard let count = UInt64(digits), count > 0, count <= sectorsMax >> shift else {

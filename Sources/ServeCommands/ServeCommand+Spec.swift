@@ -112,7 +112,8 @@ extension ServeCommand {
         """),
     OptionSpec(
       "metrics", value: .required(placeholder: "ADDRESS:PORT|PATH", .text),
-      help: "Answer GET /metrics there, for Prometheus. A PATH, with a slash in it, is a unix socket."
+      help:
+        "Answer GET /metrics there, for Prometheus. A PATH, with a slash in it, is a unix socket."
     ),
     OptionSpec(
       "connections", value: .required(placeholder: "NUMBER", .number(max: 65_536)),

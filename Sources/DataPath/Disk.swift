@@ -15,7 +15,6 @@ public final class Disk: BlockDestination {
   public let isDirect: Bool
   /// The open descriptor, which stays the disk's.
   public let descriptor: Int32
-  private let loop: EventLoop
   private let queue: IOQueue
   private let worker: BlockingWorker
   private let readOnly: Bool
@@ -52,13 +51,12 @@ public final class Disk: BlockDestination {
     self.path = path
     self.isDirect = isDirect
     self.readOnly = readOnly
-    self.loop = loop
     self.queue = queue
     self.worker = worker
     descriptor = fd
     sectorBytes = isBlockDevice ? Int(sector) : 512
     bytes = 0
-    super.init()
+    super.init(loop)
     try updateSize()
   }
 

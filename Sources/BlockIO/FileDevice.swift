@@ -20,7 +20,7 @@ public final class FileDevice: BlockDevice {
 
   /// Opens `path`, past the page cache where the file system allows that.
   /// - Parameter exclusive: refuse a block device that is mounted, held by device-mapper, or
-  ///   opened exclusively by another program.
+  ///   opened exclusively by another program, and a file that another program has locked (flock).
   /// - Throws: `BlockIOError`, with `ENOTBLK` for something that is neither file nor device.
   public init(path: String, access: Access, exclusive: Bool) throws(BlockIOError) {
     file = try OpenFile(path: path, readOnly: access == .readOnly, exclusive: exclusive)

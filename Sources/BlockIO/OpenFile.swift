@@ -15,8 +15,9 @@ public struct OpenFile: Sendable {
 
   /// Opens `path`, past the page cache where the file system allows that.
   /// - Parameter exclusive: refuse a block device that is mounted, held by device-mapper, or
-  ///   opened exclusively by another program. It means nothing for files.
-  /// - Throws: `BlockIOError`, with `ENOTBLK` for something that is neither file nor device.
+  ///   opened exclusively by another program, and a file that another program has locked (flock).
+  /// - Throws: `BlockIOError`, with `ENOTBLK` for something that is neither file nor device, and
+  ///   `EBUSY` for one that is somebody's.
   public init(path: String, readOnly: Bool, exclusive: Bool) throws(BlockIOError) {
     var info = stat()
     guard stat(path, &info) == 0 else { throw BlockIOError(.open, path: path, code: errno) }
@@ -32,6 +33,14 @@ public struct OpenFile: Sendable {
     isDirect = fd >= 0
     if fd < 0 && errno == EINVAL { fd = open(path, flags) }
     guard fd >= 0 else { throw BlockIOError(.open, path: path, code: errno) }
+    if exclusive && !isBlockDevice {
+      // Readers among themselves do no harm. File systems without locks have nobody to exclude.
+      let status = flock(fd, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB)
+      if status != 0 && errno == EWOULDBLOCK {
+        Glibc.close(fd)
+        throw BlockIOError(.open, path: path, code: EBUSY, isLocked: true)
+      }
+    }
     descriptor = fd
     self.path = path
   }

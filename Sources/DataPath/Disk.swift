@@ -38,12 +38,7 @@ public final class Disk: BlockDestination {
     sectorBytes = Int(sector)
     bytes = 0
     super.init(loop)
-    // From here on the descriptor is closed with the disk, also where it is of no use.
-    if exclusive && !isBlockDevice
-      && flock(descriptor, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0
-    {
-      throw BlockIOError(.open, path: path, code: errno == EWOULDBLOCK ? EBUSY : errno)
-    }
+    // From here on the descriptor is closed with the disk.
     try updateSize()
   }
 

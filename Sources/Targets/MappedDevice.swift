@@ -15,7 +15,6 @@ public final class MappedDevice: BlockDestination {
   }
 
   unowned let mapper: UserspaceDeviceMapper
-  let loop: EventLoop
   /// Name, 1 to 127 bytes.
   public internal(set) var name: String
   /// Uuid; empty where it has none.
@@ -58,8 +57,8 @@ public final class MappedDevice: BlockDestination {
     self.name = name
     self.uuid = uuid
     self.number = number
-    loop = mapper.loop
     parts = mapper.parts
+    super.init(mapper.loop)
   }
 
   // MARK: - As a destination

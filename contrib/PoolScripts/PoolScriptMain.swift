@@ -30,17 +30,25 @@ import Simulation
 ///                                   DIR/N.played, what was done, and DIR/N.kernel, what it came to
 ///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
 ///
-/// The devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
+/// With --verbose every line is told before it is played. The devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
 /// "cannot play: REASON". See contrib/kernel/compare-pools.
 @main
 enum PoolScriptMain {
+  nonisolated(unsafe) private static var isVerbose = false
+  nonisolated(unsafe) private static var current = ""
+
   static func main() {
+    signal(SIGALRM) { _ in
+      PoolScriptMain.say("pool-script: does not come to an end: \(PoolScriptMain.current)")
+      _exit(1)
+    }
     var lineCount = 120
     var words: [String] = []
     var arguments = CommandLine.arguments.dropFirst()
     while let argument = arguments.popFirst() {
       switch argument {
       case "--lines": lineCount = arguments.popFirst().flatMap { Int($0) } ?? lineCount
+      case "--verbose": isVerbose = true
       default: words.append(argument)
       }
     }
@@ -74,7 +82,7 @@ enum PoolScriptMain {
         fail("cannot read script \(name)")
       }
       for attempt in 1...8 {
-        let (player, problem) = play(lines, isKernel, scratch)
+        let (player, problem) = play(name, lines, isKernel, scratch)
         if problem == "late" && attempt < 8 { continue }
         var results = player?.results ?? []
         if let problem { results.append("cannot play: \(problem)") }
@@ -85,7 +93,9 @@ enum PoolScriptMain {
     }
   }
 
-  private static func play(_ lines: [String], _ isKernel: Bool, _ scratch: String)
+  private static func play(
+    _ name: String, _ lines: [String], _ isKernel: Bool, _ scratch: String
+  )
     -> (ScriptPlayer?, String?)
   {
     defer { for file in files(in: scratch) { unlink("\(scratch)/\(file)") } }
@@ -93,6 +103,11 @@ enum PoolScriptMain {
       let world: any PoolWorld =
         isKernel ? KernelWorld(folder: scratch) : try UserspaceWorld(folder: scratch)
       let player = ScriptPlayer(world, addsCommits: isKernel)
+      player.willPlay = { line in
+        current = "\(name): \(line)"
+        if isVerbose { say(current) }
+      }
+      alarm(60)
       do { try player.play(lines) } catch { return (player, "\(error)") }
       return (player, nil)
     } catch {
@@ -100,10 +115,16 @@ enum PoolScriptMain {
     }
   }
 
+  /// At once, not when the program ends in good order.
+  private static func say(_ text: String) {
+    let line = text + "\n"
+    _ = Glibc.write(1, line, line.utf8.count)
+  }
+
   // MARK: - Files
 
   private static func fail(_ text: String) -> Never {
-    print("pool-script: \(text)")
+    say("pool-script: \(text)")
     exit(1)
   }
 

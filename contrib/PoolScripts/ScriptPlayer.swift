@@ -18,6 +18,8 @@ final class ScriptPlayer {
   /// Every line with what it came to.
   private(set) var results: [String] = []
 
+  /// Told of every line before it is played.
+  var willPlay: (String) -> Void = { _ in }
   var blockSectors = 128
   private var metadataBytes = 0
   /// The pool's live and waiting tables ask for errors when there is no space.
@@ -177,6 +179,7 @@ final class ScriptPlayer {
       line = rest
     }
     try checkTime()
+    willPlay(line.text)
     played.append(line.text)
     results.append(line.text)
     let first = results.count

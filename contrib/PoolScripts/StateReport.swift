@@ -43,7 +43,15 @@ struct StateReport {
     let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
       count = max(0, pread(descriptor, buffer.baseAddress, size, 0))
     }
-    return String(decoding: bytes, as: UTF8.self).split(separator: "\n").map(String.init)
+    // Shared runs are named by metadata blocks: which those are does not matter here.
+    var names: [String: Int] = [:]
+    return String(decoding: bytes, as: UTF8.self).split(separator: "\n").map { line in
+      let parts = line.split(separator: "\"", omittingEmptySubsequences: false)
+      guard parts.count == 3, line.contains("ef name=") else { return String(line) }
+      let name = names[String(parts[1])] ?? names.count
+      names[String(parts[1])] = name
+      return "\(parts[0])\"\(name)\"\(parts[2])"
+    }
   }
 
   /// A digest for each device, of what its mapped blocks hold.

@@ -101,7 +101,15 @@ final class KernelWorld: PoolWorld {
     waiting.append(BackgroundWrite { self.perform(request) })
   }
 
-  func settle() { usleep(30_000) }
+  func settle() {
+    var (last, same) = ("", 0)
+    for _ in 0..<50 where same < 4 && waiting.contains(where: { $0.result == nil }) {
+      usleep(20_000)
+      let status = (try? backend.status(.name("pool"), .noFlush))?.lines.first?.parameters ?? ""
+      same = status == last ? same + 1 : 0
+      last = status
+    }
+  }
 
   func finish() -> [Int32?] {
     for _ in 0..<300 where waiting.contains(where: { $0.result == nil }) { usleep(10_000) }

@@ -30,7 +30,7 @@ import Simulation
 ///                                   DIR/N.played, what was done, and DIR/N.kernel, what it came to
 ///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
 ///
-/// With --verbose every line is told before it is played. The devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
+/// With --verbose every line is told before it is played, in the rig to the kernel's log. The devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
 /// "cannot play: REASON". See contrib/kernel/compare-pools.
 @main
 enum PoolScriptMain {
@@ -105,7 +105,7 @@ enum PoolScriptMain {
       let player = ScriptPlayer(world, addsCommits: isKernel)
       player.willPlay = { line in
         current = "\(name): \(line)"
-        if isVerbose { say(current) }
+        if isVerbose { isKernel ? log(current) : say(current) }
       }
       alarm(60)
       do { try player.play(lines) } catch { return (player, "\(error)") }
@@ -113,6 +113,15 @@ enum PoolScriptMain {
     } catch {
       return (nil, "\(error)")
     }
+  }
+
+  /// Into the kernel's log, where it says why it refuses something.
+  private static func log(_ text: String) {
+    let fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC)
+    guard fd >= 0 else { return }
+    defer { close(fd) }
+    let line = "script " + text + "\n"
+    _ = Glibc.write(fd, line, line.utf8.count)
   }
 
   /// At once, not when the program ends in good order.

@@ -230,7 +230,10 @@ struct ScriptGenerator {
   // MARK: - The pool
 
   private mutating func retable() {
-    if chance(3) {
+    isReadOnly = chance(8)
+    // The kernel also grows a pool that is read-only. Nothing is committed then, so it does it again the
+    // next time, and the pool ends up larger than its device.
+    if !isReadOnly && chance(3) {
       dataSectors = min(
         dataSectorsMax, dataSectors + number(0...dataSectorsMax / 4) + (chance(3) ? 1 : 0))
     }
@@ -241,8 +244,7 @@ struct ScriptGenerator {
       add("status pool")
     }
     var wanted = someFeatures()
-    isReadOnly = chance(8)
-    if isReadOnly && wanted.count < 4 { wanted.append("read_only") } else { isReadOnly = false }
+    if isReadOnly { wanted = Array(wanted.prefix(3)) + ["read_only"] }
     add("table \(dataSectors) \(number(0...6)) \(wanted.joined(separator: " "))")
     if chance(2) { add("suspend pool\(chance(3) ? " noflush" : "")") }
     add("resume pool")
@@ -250,6 +252,7 @@ struct ScriptGenerator {
   }
 
   private mutating func growMetadata() {
+    guard !isReadOnly else { return }
     metadataBlocks += number(0...300)
     add("growmeta \(metadataBlocks)")
     add("suspend pool")
@@ -296,10 +299,16 @@ struct ScriptGenerator {
     add("flush \(name)")
     add("table \(dataSectors) 0 \(ending)")
     add("resume pool")
-    for _ in 0..<number(1...4) {
-      let (first, count) = range(device.sectors)
+    // The kernel sorts what waits; here it comes sorted, so that it is clear who gets what there is.
+    var first = 0
+    for _ in 0..<number(1...4) where first < device.sectors {
+      first += number(0...(device.sectors - first) / 2)
+      let count = min(
+        device.sectors - first, chance(2) ? blockSectors : number(1...3 * blockSectors))
+      guard count > 0 else { break }
       tag += 2
       add("start \(name) \(first) \(count) \(tag)")
+      first += count
     }
     add("status pool noflush")
     switch number(0...2) {

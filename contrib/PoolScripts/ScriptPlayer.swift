@@ -63,7 +63,7 @@ final class ScriptPlayer {
     }
     cleanUp()
     let state = StateReport(metadataPath: world.metadataPath, dataPath: world.dataPath)
-    results += ["at the end:"] + state.lines() + ["data \(state.dataDigest())"]
+    results += ["at the end:"] + state.lines() + state.dataDigests(blockBytes: blockSectors * 512)
   }
 
   private func cleanUp() {
@@ -302,6 +302,7 @@ final class ScriptPlayer {
           if name == "pool" && swaps { failsWhenFull = nextFailsWhenFull }
           try dm.resume(.name(name), [], node: NodeOptions())
           if name == "pool" && swaps { wasCommitted() }
+          if pendingWrites > 0 { world.settle() }
         }
       })
   }
@@ -396,12 +397,22 @@ final class ScriptPlayer {
         for line in table.lines { tell(withoutNumbers("\(line)")) }
       default:
         guard let table = try dm.status(device, options) else { return tell("none") }
-        for line in table.lines { tell("\(line)") }
+        for line in table.lines { tell(statusText(line, isCommitted: options.isEmpty)) }
         if line.word(0) == "pool" && options.isEmpty && !table.info.isSuspended { wasCommitted() }
       }
     } catch {
       tell(errorName(error.code))
     }
+  }
+
+  /// A status without what is by chance: where in the metadata a metadata snapshot is, which follows
+  /// from the number of commits, and how many blocks of metadata a transaction has used so far.
+  private func statusText(_ line: TableLine, isCommitted: Bool) -> String {
+    var words = line.parameters.split(separator: " ").map(String.init)
+    guard line.type == "thin-pool", words.count > 3 else { return "\(line)" }
+    if UInt64(words[3]) != nil { words[3] = "HELD" }
+    if !isCommitted { words[1] = "USED" }
+    return words.joined(separator: " ") + (line.parameters.last == " " ? " ." : ".")
   }
 
   /// Device numbers are each world's own.

@@ -78,19 +78,20 @@ struct StateReport {
     }
   }
 
-  /// A digest of the whole data device, space that nobody uses included.
-  func dataDigest() -> String {
+  /// Digests of the blocks of the whole data device, space that nobody uses included.
+  func dataDigests(blockBytes: Int) -> [String] {
     let fd = open(dataPath, O_RDONLY | O_CLOEXEC)
-    guard fd >= 0 else { return "none" }
+    guard fd >= 0 else { return ["none"] }
     defer { close(fd) }
-    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: blockBytes, alignment: 4096)
     defer { buffer.deallocate() }
-    var digest = Digest()
+    var lines: [String] = []
     while true {
       let count = read(fd, buffer.baseAddress, buffer.count)
-      guard count > 0 else { break }
+      guard count > 0 else { return lines }
+      var digest = Digest()
       digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<count]))
+      lines.append("data block \(lines.count): \(digest.text)")
     }
-    return digest.text
   }
 }

@@ -99,12 +99,36 @@ final class UserspaceWorld: PoolWorld {
   }
 
   func perform(_ request: ScriptRequest) -> Int32 {
-    let outcome = submit(request)
-    loop.run(until: { outcome.result != nil })
+    if request.kind == .discard { return discard(request) }
+    let result = wait(for: submit(request))
     // What the kernel does for a file that is open with O_DSYNC.
-    if request.kind == .durableWrite && outcome.result == 0 {
-      return perform(ScriptRequest(kind: .flush, device: request.device, buffer: request.buffer))
+    guard request.kind == .durableWrite, result == 0 else { return result }
+    return perform(ScriptRequest(kind: .flush, device: request.device, buffer: request.buffer))
+  }
+
+  /// As the kernel's block layer does it, above the target: what is before the first whole unit goes
+  /// alone. With units that are no powers of two that comes out oddly: the rest can begin elsewhere.
+  private func discard(_ request: ScriptRequest) -> Int32 {
+    guard let unit = mapper.find(.name(request.device))?.discardBytes, unit >= 512 else {
+      return wait(for: submit(request))
     }
+    var at = request.offset / 512
+    let end = (request.offset + request.byteCount) / 512
+    while at < end {
+      let aligned = at == 0 ? 0 : ((at - 1) | (unit / 512 - 1)) + 1
+      let stop = aligned > at ? min(aligned, end) : end
+      var piece = request
+      piece.offset = at * 512
+      piece.byteCount = (stop - at) * 512
+      let result = wait(for: submit(piece))
+      guard result == 0 else { return result }
+      at = stop
+    }
+    return 0
+  }
+
+  private func wait(for outcome: Outcome) -> Int32 {
+    loop.run(until: { outcome.result != nil })
     return outcome.result ?? EIO
   }
 

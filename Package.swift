@@ -86,6 +86,13 @@ let package = Package(
       path: "contrib/TraceReplay",
       swiftSettings: settings),
     .executableTarget(
+      name: "pool-script",
+      dependencies: [
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "KernelDeviceMapper", "PersistentData",
+        "Simulation", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
+      ],
+      path: "contrib/PoolScripts", swiftSettings: settings),
+    .executableTarget(
       name: "trace-generate", dependencies: ["Simulation"], path: "contrib/TraceGenerate",
       swiftSettings: settings),
     .executableTarget(

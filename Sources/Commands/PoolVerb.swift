@@ -56,21 +56,11 @@ extension PoolVerb {
 enum InactiveMetadata {
   /// Opens it so that nobody else does: a device exclusively, a file with a lock.
   static func open(_ path: String) throws(ToolError) -> FileDevice {
-    let device: FileDevice
     do throws(BlockIOError) {
-      device = try FileDevice(path: path, access: .readWrite, exclusive: true)
+      return try FileDevice(path: path, access: .readWrite, exclusive: true)
     } catch {
       throw ToolError(error)
     }
-    guard !device.isBlockDevice, let descriptor = device.descriptor else { return device }
-    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-      let code = errno
-      if code == EWOULDBLOCK {
-        throw ToolError(.busy, "cannot open \(path): another program has locked it")
-      }
-      throw ToolError(.inputOutput, "cannot lock \(path): \(String(cString: strerror(code)))")
-    }
-    return device
   }
 
   /// Makes a change in one transaction.

@@ -9,12 +9,12 @@ import Glibc
 public final class MappedDevice: BlockDestination {
   /// Waits for the event number to change.
   struct EventWaiter {
+    var id: UInt64
     var eventNumber: UInt32
     var body: () -> Void
   }
 
   unowned let mapper: UserspaceDeviceMapper
-  let loop: EventLoop
   /// Name, 1 to 127 bytes.
   public internal(set) var name: String
   /// Uuid; empty where it has none.
@@ -57,8 +57,8 @@ public final class MappedDevice: BlockDestination {
     self.name = name
     self.uuid = uuid
     self.number = number
-    loop = mapper.loop
     parts = mapper.parts
+    super.init(mapper.loop)
   }
 
   // MARK: - As a destination

@@ -124,6 +124,7 @@ let package = Package(
     tests(
       "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
+    tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(
       "TargetsTests",
@@ -150,6 +151,6 @@ let package = Package(
       exclude: ["Vectors"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
-    tests("KernelTests", ["TestSupport"]),
+    tests("KernelTests", ["DeviceMapper", "TestSupport"]),
   ]
 )

@@ -115,6 +115,12 @@ let package = Package(
         "ThinFormat", "Simulation", "TestSupport",
       ]),
     tests(
+      "PoolManagerTests",
+      [
+        "PoolManager", "DeviceMapper", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools",
+        "TestSupport",
+      ]),
+    tests(
       "PersistentDataTests",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),
     tests(

@@ -1,7 +1,34 @@
 import CDMThin
-import DeviceMapper
+public import DeviceMapper
 import Glibc
-import ThinTools
+public import ThinTools
+
+/// What block devices there are, for paths and numbers that verbs are given: the system's, unless a
+/// backend has its own.
+public struct BlockDevices: Sendable {
+  /// The number of the block device at a path.
+  public var number: @Sendable (_ path: String) throws(ToolError) -> DeviceNumber
+  /// Size in sectors of 512 bytes; nil for a device that is not there.
+  public var sectors: @Sendable (DeviceNumber) -> UInt64?
+  /// A path that opens the device.
+  public var path: @Sendable (DeviceNumber, any DeviceMapperBackend) -> String
+
+  /// Those of the system.
+  public static let system = BlockDevices(
+    number: { path throws(ToolError) in try SystemDevices.number(path) },
+    sectors: { SystemDevices.sectors($0) }, path: { SystemDevices.path($0, $1) })
+
+  /// Others.
+  public init(
+    number: @escaping @Sendable (String) throws(ToolError) -> DeviceNumber,
+    sectors: @escaping @Sendable (DeviceNumber) -> UInt64?,
+    path: @escaping @Sendable (DeviceNumber, any DeviceMapperBackend) -> String
+  ) {
+    self.number = number
+    self.sectors = sectors
+    self.path = path
+  }
+}
 
 /// Block devices as the system knows them.
 enum SystemDevices {

@@ -118,7 +118,7 @@ let package = Package(
       "PoolManagerTests",
       [
         "PoolManager", "DeviceMapper", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools",
-        "TestSupport",
+        "Simulation", "TestSupport",
       ]),
     tests(
       "PersistentDataTests",

@@ -133,6 +133,12 @@ let package = Package(
         "ThinFormat", "Simulation", "TestSupport",
       ]),
     tests(
+      "PoolManagerTests",
+      [
+        "PoolManager", "DeviceMapper", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools",
+        "Simulation", "TestSupport",
+      ]),
+    tests(
       "PersistentDataTests",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "TestSupport", "Simulation"]),
     tests(

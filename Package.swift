@@ -66,6 +66,9 @@ let package = Package(
         "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
       ]),
     library(
+      "TargetSimulation",
+      ["BlockIO", "DataPath", "DeviceMapper", "Simulation", "Targets", "ThinTools"]),
+    library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
@@ -105,6 +108,9 @@ let package = Package(
       name: "crash-trials", dependencies: ["Simulation"], path: "contrib/fuzz/CrashTrials",
       swiftSettings: settings),
     .executableTarget(
+      name: "pool-crash-trials", dependencies: ["TargetSimulation"],
+      path: "contrib/fuzz/PoolCrashTrials", swiftSettings: settings),
+    .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
@@ -130,7 +136,7 @@ let package = Package(
       "TargetsTests",
       [
         "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
-        "ThinFormat", "Simulation", "TestSupport",
+        "ThinFormat", "Simulation", "TargetSimulation", "TestSupport",
       ]),
     tests(
       "PoolManagerTests",

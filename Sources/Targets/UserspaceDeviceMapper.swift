@@ -39,6 +39,8 @@ public final class UserspaceDeviceMapper {
   public var isReadOnly = false
   /// How long a full pool lets writes wait; 0: for ever. Seconds.
   public var noSpaceTimeoutSeconds: UInt64 = 60
+  /// How long changes stay uncommitted while nobody asks for it; 0: for ever. Nanoseconds.
+  public var commitIntervalNanoseconds: UInt64 = 1_000_000_000
   /// Blocks of 4 KiB of metadata that a pool keeps in memory.
   public var metadataCacheBlocks = 8192
   /// Told of every event.

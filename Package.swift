@@ -58,6 +58,13 @@ let package = Package(
         "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
         "ThinMetadata",
       ]),
+    library("ServerControl", ["CDMThin", "DeviceMapper"]),
+    library(
+      "PoolServer",
+      [
+        "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "PersistentData",
+        "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
+      ]),
     library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
@@ -65,8 +72,9 @@ let package = Package(
       "Commands",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
-        "DeviceMapper", "PoolManager", "Cgetopt",
+        "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
+    library("ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
       name: "bench-engine",
@@ -103,7 +111,8 @@ let package = Package(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(
-      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper"], swiftSettings: settings),
+      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper", "ServeCommands"],
+      swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
       path: "Tests/TestSupport",

@@ -21,7 +21,7 @@ public final class FileDevice: BlockDevice {
 
   /// Opens `path`, past the page cache where the file system allows that.
   /// - Parameter exclusive: refuse a block device that is mounted, held by device-mapper, or
-  ///   opened exclusively by another program.
+  ///   opened exclusively by another program, and a file that another program has locked (flock).
   /// - Throws: `BlockIOError`, with `ENOTBLK` for something that is neither file nor device.
   public init(path: String, access: Access, exclusive: Bool) throws(BlockIOError) {
     var info = stat()
@@ -39,6 +39,14 @@ public final class FileDevice: BlockDevice {
     var fd = open(path, flags | dmthin_o_direct)
     if fd < 0 && errno == EINVAL { fd = open(path, flags) }
     guard fd >= 0 else { throw BlockIOError(.open, path: path, code: errno) }
+    if exclusive && !isBlockDevice {
+      // Readers among themselves do no harm. File systems without locks have nobody to exclude.
+      let status = flock(fd, (access == .readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB)
+      if status != 0 && errno == EWOULDBLOCK {
+        close(fd)
+        throw BlockIOError(.open, path: path, code: EBUSY)
+      }
+    }
     self.fd = fd
     self.path = path
     if isBlockDevice {

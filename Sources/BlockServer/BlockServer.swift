@@ -236,6 +236,13 @@ public final class BlockServer: PassHook {
     loop.passAgain()
   }
 
+  /// Having been told to stop, does not wait for clients any longer.
+  public func hurry() {
+    guard isStopping, ended != nil else { return }
+    deadline = EventLoop.now()
+    loop.set(timer, after: 0)
+  }
+
   private func end() {
     guard let done = ended else { return }
     ended = nil

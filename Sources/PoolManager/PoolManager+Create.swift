@@ -63,9 +63,9 @@ extension PoolManager {
   /// Looks at both devices and makes the metadata device ready to be formatted, which the kernel does.
   /// The devices are free again afterwards.
   private func prepare(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
-    let metadata = try Self.claim(request.metadata, "metadata")
-    try Self.requireDistinct(request)
-    let data = try Self.claim(request.data, "data")
+    let metadata = try claim(request.metadata, "metadata")
+    try requireDistinct(request)
+    let data = try claim(request.data, "data")
     let sector = UInt64(Limits.sectorBytes)
     let geometry = try PoolGeometry(
       dataSectors: data.byteCount / sector, metadataSectors: metadata.byteCount / sector,
@@ -95,9 +95,9 @@ extension PoolManager {
   /// The superblock of a pool that can be activated, and the data blocks that the data device has. The
   /// devices are free again afterwards.
   private func inspect(_ request: PoolActivation) throws(ToolError) -> (Superblock, UInt64) {
-    let metadata = try Self.claim(request.metadata, "metadata")
-    try Self.requireDistinct(request)
-    let data = try Self.claim(request.data, "data")
+    let metadata = try claim(request.metadata, "metadata")
+    try requireDistinct(request)
+    let data = try claim(request.data, "data")
     let superblock = try Self.soundSuperblock(metadata, request)
     let sectors = data.byteCount / UInt64(Limits.sectorBytes)
     let present = sectors / UInt64(superblock.dataBlockSectors)
@@ -116,8 +116,8 @@ extension PoolManager {
     _ request: PoolActivation, sectors: UInt64
   ) throws(ToolError) {
     let target = ThinPoolTarget(
-      metadataDevice: "\(try SystemDevices.number(request.metadata))",
-      dataDevice: "\(try SystemDevices.number(request.data))",
+      metadataDevice: try SystemDevices.word(request.metadata, backend),
+      dataDevice: try SystemDevices.word(request.data, backend),
       blockSectors: UInt64(request.blockSectors ?? 0),
       lowWaterBlocks: request.lowWaterBlocks ?? 0, features: request.features)
     let line = TableLine(
@@ -128,8 +128,8 @@ extension PoolManager {
   }
 
   /// Opens a device so that nobody else can use it.
-  private static func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
-    _ = try SystemDevices.number(path)
+  private func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
+    _ = try SystemDevices.word(path, backend)
     do throws(BlockIOError) {
       return try FileDevice(path: path, access: .readWrite, exclusive: true)
     } catch {
@@ -143,8 +143,12 @@ extension PoolManager {
     }
   }
 
-  private static func requireDistinct(_ request: PoolActivation) throws(ToolError) {
-    guard try SystemDevices.number(request.metadata) != SystemDevices.number(request.data) else {
+  private func requireDistinct(_ request: PoolActivation) throws(ToolError) {
+    let words = (
+      try SystemDevices.word(request.metadata, backend),
+      try SystemDevices.word(request.data, backend)
+    )
+    guard words.0 != words.1 else {
       throw ToolError(.request, "metadata and data cannot be on the same device")
     }
   }

@@ -116,7 +116,7 @@ extension PoolManager {
   func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
     var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
     if let path = activation.externalOrigin {
-      target.externalOrigin = "\(try SystemDevices.number(path))"
+      target.externalOrigin = try SystemDevices.word(path, backend)
     }
     guard activation.sectors > 0 else {
       throw ToolError(.request, "a thin device has one sector at least")

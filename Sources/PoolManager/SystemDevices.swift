@@ -21,6 +21,30 @@ enum SystemDevices {
     return DeviceNumber(major: gnu_dev_major(info.st_rdev), minor: gnu_dev_minor(info.st_rdev))
   }
 
+  /// What a table says to have the backend open `path`: its number, or, where files will do, the path
+  /// in full.
+  static func word(_ path: String, _ backend: any DeviceMapperBackend) throws(ToolError) -> String {
+    guard backend.takesFiles else { return "\(try number(path))" }
+    guard let full = realpath(path, nil) else {
+      throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(errno)))")
+    }
+    defer { free(full) }
+    return String(cString: full).reduce(into: "") { word, character in
+      if character.isWhitespace || character == "\\" { word.append("\\") }
+      word.append(character)
+    }
+  }
+
+  /// Size in sectors of 512 bytes of a device below a table, or of a file there; nil where there is
+  /// none.
+  static func sectors(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> UInt64? {
+    guard let path = backend.path(of: number) else { return sectors(number) }
+    var info = stat()
+    guard stat(path, &info) == 0 else { return nil }
+    guard info.st_mode & S_IFMT == S_IFREG else { return sectors(number) }
+    return UInt64(max(0, info.st_size)) / 512
+  }
+
   /// Size in sectors of 512 bytes; nil for a device that is not there.
   static func sectors(_ number: DeviceNumber) -> UInt64? {
     smallFile("/sys/dev/block/\(number)/size").flatMap { UInt64($0) }
@@ -28,6 +52,7 @@ enum SystemDevices {
 
   /// A path that opens the device.
   static func path(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> String {
+    if let path = backend.path(of: number) { return path }
     if let name = backend.blockDeviceName(number, prefersMapped: true) {
       for path in ["/dev/mapper/\(name)", "/dev/\(name)"] where (try? self.number(path)) == number {
         return path

@@ -9,6 +9,7 @@ import Glibc
 public final class MappedDevice: BlockDestination {
   /// Waits for the event number to change.
   struct EventWaiter {
+    var id: UInt64
     var eventNumber: UInt32
     var body: () -> Void
   }

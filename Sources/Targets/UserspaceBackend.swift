@@ -112,7 +112,9 @@ public final class UserspaceBackend: DeviceMapperBackend {
     mapper.targets().first { $0.name == type }
   }
   /// As `DeviceMapperBackend` says.
-  public func driverVersion() throws(DeviceMapperError) -> String { "4.47.0" }
+  public func driverVersion() throws(DeviceMapperError) -> String {
+    UserspaceDeviceMapper.driverVersion
+  }
   /// As `DeviceMapperBackend` says.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
   /// As `DeviceMapperBackend` says.
@@ -120,4 +122,8 @@ public final class UserspaceBackend: DeviceMapperBackend {
     guard let device = mapper.find(.number(number)) else { return nil }
     return prefersMapped ? device.name : "dm-\(number.minor)"
   }
+  /// As `DeviceMapperBackend` says.
+  public var takesFiles: Bool { true }
+  /// As `DeviceMapperBackend` says.
+  public func path(of number: DeviceNumber) -> String? { mapper.path(of: number) }
 }

@@ -85,6 +85,15 @@ extension UserspaceDeviceMapper {
     if deferred { for device in all { device.isDeferredRemove = true } }
   }
 
+  /// Ends, with an error, all I/O that waits for a resume or for space: for those who are about to
+  /// remove everything and cannot wait any longer.
+  public func failWaiting() {
+    for device in all {
+      for driver in device.live?.drivers ?? [] { driver.pushBack() }
+      device.failAll()
+    }
+  }
+
   /// Gives another name.
   public func rename(_ reference: DeviceReference, to name: String) throws(DeviceMapperError) {
     let device = try device(reference, .rename)
@@ -292,13 +301,23 @@ extension UserspaceDeviceMapper {
   public func targets() -> [TargetVersion] { Self.versions }
 
   /// Calls `completion` when the event number differs from `eventNumber`, or the device is removed.
+  /// - Returns: what has it not called any more, if it has not been.
+  @discardableResult
   public func wait(
     _ reference: DeviceReference, eventNumber: UInt32, _ completion: @escaping Completion
-  ) {
+  ) -> () -> Void {
     guard let device = find(reference) else {
-      return completion(.failure(.init(.wait, device: "\(reference) ", code: ENXIO)))
+      completion(.failure(.init(.wait, device: "\(reference) ", code: ENXIO)))
+      return {}
     }
-    if device.eventNumber != eventNumber { return completion(.success(())) }
-    device.eventWaiters.append(.init(eventNumber: eventNumber) { completion(.success(())) })
+    guard device.eventNumber == eventNumber else {
+      completion(.success(()))
+      return {}
+    }
+    lastWaiter &+= 1
+    let id = lastWaiter
+    device.eventWaiters.append(
+      .init(id: id, eventNumber: eventNumber) { completion(.success(())) })
+    return { [weak device] in device?.eventWaiters.removeAll { $0.id == id } }
   }
 }

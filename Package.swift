@@ -114,6 +114,10 @@ let package = Package(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
+      name: "bench-targets",
+      dependencies: ["BlockIO", "CDMThin", "DataPath", "DeviceMapper", "Simulation", "Targets"],
+      path: "contrib/bench/Targets", swiftSettings: settings),
+    .executableTarget(
       name: "nbd-trials",
       dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
       path: "contrib/fuzz/NbdTrials", swiftSettings: settings),

@@ -79,12 +79,12 @@ final class DiscardJob: RequestOwner {
   private func passDown(_ blocks: Range<UInt64>, mayBeShared: Bool) throws(PoolError) {
     var at = blocks.lowerBound
     while at < blocks.upperBound {
-      guard try isToGo(at, mayBeShared) else {
+      guard try isOurs(at, mayBeShared) else {
         at += 1
         continue
       }
       var end = at + 1
-      while end < blocks.upperBound, try isToGo(end, mayBeShared) { end += 1 }
+      while end < blocks.upperBound, try isOurs(end, mayBeShared) { end += 1 }
       if end <= pool.dataBlockLimit {
         pending += 1
         pool.data.submit(
@@ -96,7 +96,7 @@ final class DiscardJob: RequestOwner {
     }
   }
 
-  private func isToGo(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
+  private func isOurs(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
     if !mayBeShared { return true }
     return try pool.metadata.dataCount(block) == 1
   }

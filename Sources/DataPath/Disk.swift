@@ -85,6 +85,8 @@ public final class Disk: BlockDestination {
   public override var logicalBlockBytes: Int { sectorBytes }
   /// Whether it was opened for writing.
   public override var takesDiscards: Bool { !readOnly }
+  /// Files get a hole.
+  public override var discardsToZeroes: Bool { !isBlockDevice }
   /// Whether it was opened for reading only.
   public override var isReadOnly: Bool { readOnly }
 

@@ -31,10 +31,10 @@ final class PoolLoad {
   let origin: [UInt64]
   /// Contents of the disks before anything happened.
   let images: [[UInt8]]
-  /// After something failed in the pool, changes that nobody flushed may be lost.
-  var mayHaveLost = false
   /// Whether requests may fail for other reasons than lack of space.
   var mayFail = false
+  /// Requests that failed for other reasons.
+  private(set) var failures = 0
   private var random: SplitMix64
   private var running: [Running] = []
   private var nextID = 0
@@ -93,10 +93,14 @@ final class PoolLoad {
 
   // MARK: - Steps
 
-  /// Makes the pool and its first volume, and does so many things.
-  func run(_ steps: Int) throws(TrialFailure) {
+  /// Makes the pool and its first volume.
+  func prepare() throws(TrialFailure) {
     try rig.makePool(shape.features)
     try create()
+  }
+
+  /// Does so many things.
+  func run(_ steps: Int) throws(TrialFailure) {
     for _ in 0..<steps { try step() }
     try drain()
   }
@@ -184,11 +188,15 @@ final class PoolLoad {
     running.removeAll(where: \.outcome.isDone)
     for ended in done {
       let error = ended.outcome.error
-      guard error == 0 || error == ENOSPC || mayFail else {
-        throw TrialFailure("a request ends with \(error)")
+      if error != 0 && error != ENOSPC {
+        failures += 1
+        if !mayFail { throw TrialFailure("a request ends with \(error)") }
       }
-      if ended.request != nil {
-        note(.end(number: ended.number, succeeded: error == 0))
+      if let request = ended.request {
+        var isDone = error == 0
+        // Pools that take no changes end discards without doing them.
+        if case .discard = request.kind, mayFail, rig.isDegraded { isDone = false }
+        note(.end(number: ended.number, succeeded: isDone))
       } else if error == 0 {
         try compare(ended.volume, ended.sectors, ended.outcome)
       }
@@ -199,6 +207,8 @@ final class PoolLoad {
     throws(TrialFailure)
   {
     let bytes = UnsafeRawBufferPointer(outcome.buffer.bytes)
+    // When a transaction was aborted, changes that nobody flushed are lost.
+    let mayHaveLost = mayFail && rig.isDegraded
     for (index, sector) in sectors.enumerated() {
       let found = word(bytes, sector: index)
       let isRight = found.map {
@@ -238,15 +248,18 @@ final class PoolLoad {
   }
 
   private func activate(_ id: Int, hasOrigin: Bool) throws(TrialFailure) {
-    names[id] = ["thin\(id)"]
-    try rig.activate(id, as: "thin\(id)", hasOrigin: hasOrigin)
-    guard Int.random(in: 0..<4, using: &random) == 0 else { return }
-    names[id]?.append("twin\(id)")
-    try rig.activate(id, as: "twin\(id)", hasOrigin: hasOrigin)
+    for name in Int.random(in: 0..<4, using: &random) == 0 ? ["thin", "twin"] : ["thin"] {
+      do throws(TrialFailure) {
+        try rig.activate(id, as: "\(name)\(id)", hasOrigin: hasOrigin)
+        names[id, default: []].append("\(name)\(id)")
+      } catch {
+        if !mayFail { throw error }
+      }
+    }
   }
 
   private func create() throws(TrialFailure) {
-    guard names.count < shape.volumesMax else { return }
+    guard model.volumes.count < shape.volumesMax else { return }
     nextID += 1
     let hasOrigin = Int.random(in: 0..<3, using: &random) == 0
     guard try send(.create(nextID, hasOrigin: hasOrigin), "create_thin \(nextID)") else { return }
@@ -254,7 +267,7 @@ final class PoolLoad {
   }
 
   private func snapshot() throws(TrialFailure) {
-    guard names.count < shape.volumesMax, let origin = pick() else { return }
+    guard model.volumes.count < shape.volumesMax, let origin = pick() else { return }
     nextID += 1
     for name in names[origin] ?? [] { try rig.suspend(name) }
     try collect()

@@ -16,7 +16,9 @@ extension ThinPool {
     let old = mode
     mode = new
     switch new {
-    case .fail, .readOnly, .outOfMetadataSpace: failHeld()
+    case .fail, .readOnly, .outOfMetadataSpace:
+      failHeld()
+      tellDiscards()
     case .outOfDataSpace:
       isOutOfDataSpace = true
       armNoSpaceTimer()
@@ -206,6 +208,7 @@ extension ThinPool {
       return false
     }
     isDirty = false
+    tellDiscards()
     lastFreeMetadata = metadata.freeMetadataBlocks
     if freeMetadata == 0 { setMode(.outOfMetadataSpace) }
     if mode == .outOfDataSpace && metadata.freeDataBlocks > 0 {
@@ -214,6 +217,13 @@ extension ThinPool {
       schedule()
     }
     return true
+  }
+
+  /// Discards that wait for a commit go on.
+  private func tellDiscards() {
+    let jobs = discardsAfterCommit
+    discardsAfterCommit = []
+    for job in jobs { job.committed() }
   }
 
   /// Has the data device flushed, and then commits for all who wait.

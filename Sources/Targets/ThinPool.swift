@@ -126,6 +126,7 @@ final class ThinPool: RequestOwner {
   var prepared: [Preparation] = []
   var unsent: [Preparation] = []
   var discards: [DiscardJob] = []
+  var discardsAfterCommit: [DiscardJob] = []
   var waitingForBuffer: [Preparation] = []
   var flushWaiters = RequestQueue()
   var committing = RequestQueue()

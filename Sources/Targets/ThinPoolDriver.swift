@@ -237,7 +237,8 @@ final class ThinPoolDriver: TargetDriver {
       throw MessageError("\(error)", code: error.systemCode)
     }
     pool.changed()
-    _ = pool.commitNow()
+    // The kernel says nothing of this; but what was asked for is undone.
+    guard pool.commitNow() else { throw MessageError("commit failed", code: EIO) }
     return nil
   }
 

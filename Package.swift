@@ -58,6 +58,13 @@ let package = Package(
         "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
         "ThinMetadata",
       ]),
+    library("ServerControl", ["CDMThin", "DeviceMapper"]),
+    library(
+      "PoolServer",
+      [
+        "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "PersistentData",
+        "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
+      ]),
     library(
       "TargetSimulation",
       ["BlockIO", "DataPath", "DeviceMapper", "Simulation", "Targets", "ThinTools"]),
@@ -68,8 +75,10 @@ let package = Package(
       "Commands",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
-        "DeviceMapper", "PoolManager", "Cgetopt",
+        "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
+    library(
+      "ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
       name: "bench-engine",
@@ -79,6 +88,13 @@ let package = Package(
       name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
       path: "contrib/TraceReplay",
       swiftSettings: settings),
+    .executableTarget(
+      name: "pool-script",
+      dependencies: [
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "KernelDeviceMapper", "PersistentData",
+        "Simulation", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
+      ],
+      path: "contrib/PoolScripts", swiftSettings: settings),
     .executableTarget(
       name: "trace-generate", dependencies: ["Simulation"], path: "contrib/TraceGenerate",
       swiftSettings: settings),
@@ -98,6 +114,10 @@ let package = Package(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
+      name: "bench-targets",
+      dependencies: ["BlockIO", "CDMThin", "DataPath", "DeviceMapper", "Simulation", "Targets"],
+      path: "contrib/bench/Targets", swiftSettings: settings),
+    .executableTarget(
       name: "nbd-trials",
       dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
       path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
@@ -105,7 +125,8 @@ let package = Package(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(
-      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper"], swiftSettings: settings),
+      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper", "ServeCommands"],
+      swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
       path: "Tests/TestSupport",
@@ -113,12 +134,19 @@ let package = Package(
     tests(
       "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
+    tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(
       "TargetsTests",
       [
         "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
         "ThinFormat", "Simulation", "TargetSimulation", "TestSupport",
+      ]),
+    tests(
+      "PoolManagerTests",
+      [
+        "PoolManager", "DeviceMapper", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools",
+        "Simulation", "TestSupport",
       ]),
     tests(
       "PersistentDataTests",
@@ -139,6 +167,6 @@ let package = Package(
       exclude: ["Vectors"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
-    tests("KernelTests", ["TestSupport"]),
+    tests("KernelTests", ["DeviceMapper", "TestSupport"]),
   ]
 )

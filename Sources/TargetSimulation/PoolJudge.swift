@@ -63,7 +63,7 @@ struct PoolJudge {
       let sectors = start..<(start + step)
       let outcome = try rig.start(.read, "thin\(id)", sectors)
       try rig.run("reading") { outcome.isDone }
-      if outcome.error != 0 && mayEnd && sectors.upperBound > origin.count / 512 { continue }
+      if outcome.error != 0 && mayEnd && sectors.upperBound > shape.originSectors { continue }
       guard outcome.error == 0 else {
         throw TrialFailure("volume \(id) cannot be read: \(outcome.error)")
       }

@@ -82,8 +82,8 @@ final class DiscardJob: RequestOwner {
   private func unmapSome() throws(PoolError) {
     let stop = min(cell.blocks.upperBound, next + Self.blocksPerStep)
     while next < stop {
-      guard let run = try pool.metadata.nextRun(thin.id, next..<stop) else {
-        next = stop
+      guard let run = try find(next..<stop) else {
+        next = max(next, stop)
         break
       }
       let count = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
@@ -93,7 +93,21 @@ final class DiscardJob: RequestOwner {
       pool.changed()
       held.append(blocks)
       next = run.virtualBlocks.upperBound
-      try passDown(blocks, wereShared: run.isShared)
+      try passDown(blocks, mayBeShared: run.isShared)
+    }
+  }
+
+  /// What cannot be read is left as it is, as the kernel does.
+  private func find(_ range: Range<UInt64>) throws(PoolError) -> (
+    virtualBlocks: Range<UInt64>, dataBlock: UInt64, isShared: Bool
+  )? {
+    do throws(PoolError) {
+      return try pool.metadata.nextRun(thin.id, range)
+    } catch {
+      // What could not be written is another matter.
+      if pool.metadata.hasFailed { throw error }
+      next = cell.blocks.upperBound
+      return nil
     }
   }
 
@@ -115,18 +129,22 @@ final class DiscardJob: RequestOwner {
     pool.schedule()
   }
 
-  /// Discards those of `blocks` that have no reference but ours.
-  private func passDown(_ blocks: Range<UInt64>, wereShared: Bool) throws(PoolError) {
+  /// Discards `blocks`; if they may have been shared, those of them that have no reference but ours,
+  /// and after a commit. The others can have one by a metadata snapshot, which needs no data: then they
+  /// are discarded too.
+  private func passDown(_ blocks: Range<UInt64>, mayBeShared: Bool) throws(PoolError) {
     var at = blocks.lowerBound
     while at < blocks.upperBound {
-      guard try pool.metadata.dataCount(at) == 1 else {
+      guard try !mayBeShared || pool.metadata.dataCount(at) == 1 else {
         at += 1
         continue
       }
       var end = at + 1
-      while end < blocks.upperBound, try pool.metadata.dataCount(end) == 1 { end += 1 }
+      while end < blocks.upperBound, try !mayBeShared || pool.metadata.dataCount(end) == 1 {
+        end += 1
+      }
       if end <= pool.dataBlockLimit {
-        if wereShared { uncommitted.append(at..<end) } else { discard(at..<end) }
+        if mayBeShared { uncommitted.append(at..<end) } else { discard(at..<end) }
       }
       at = end
     }

@@ -71,7 +71,7 @@ final class ThinDriver: TargetDriver {
   // MARK: - I/O
 
   override func map(_ part: RequestPointer) {
-    guard pool.mode != .fail else { return finishLater(part, EIO) }
+    guard pool.mode != .fail, !pool.isDetached else { return finishLater(part, EIO) }
     switch part.pointee.operation {
     case .read, .write: transfer(part)
     case .flush: flush(part)

@@ -36,8 +36,8 @@ extension ThinPool {
   func armNoSpaceTimer() {
     let seconds = mapper.noSpaceTimeoutSeconds
     guard !failsWithoutSpace, seconds > 0, let noSpaceTimer else { return }
-    loop.set(
-      noSpaceTimer, after: seconds.multipliedReportingOverflow(by: 1_000_000_000).partialValue)
+    // More than a century is for ever.
+    loop.set(noSpaceTimer, after: min(seconds, 1 << 32) * 1_000_000_000)
   }
 
   /// Writes have waited for space long enough.
@@ -233,6 +233,7 @@ extension ThinPool {
     committing = flushWaiters.takeAll()
     guard mode < .outOfMetadataSpace else { return answerFlushes(EIO) }
     isCommitting = true
+    keptForFlush = self
     data.submit(requests.take(.flush, offset: 0, byteCount: 0, owner: self))
   }
 

@@ -58,7 +58,8 @@ public struct PoolFaultTrial {
 
   /// Nil where so many things were not done: nothing has failed.
   private func fails(_ after: Int, _ isLasting: Bool) throws -> Int? {
-    let load = PoolLoad(ground, seed: seed)
+    let isForgetful = kind.disk == 0 && kind.operation == .read
+    let load = PoolLoad(ground, seed: seed, isForgetful: isForgetful)
     var isClosed = false
     defer { if !isClosed { load.rig.close() } }
     do {

@@ -42,7 +42,8 @@ final class PoolLoad {
   /// The devices of each volume: the same one may be active twice.
   private var names: [Int: [String]] = [:]
 
-  init(_ ground: TrialGround, seed: UInt64) {
+  /// - Parameter isForgetful: metadata is read again and again.
+  init(_ ground: TrialGround, seed: UInt64, isForgetful: Bool = false) {
     random = SplitMix64(seed: seed)
     var shape = Shape()
     if Bool.random(using: &random) { shape.features = "2 no_discard_passdown error_if_no_space" }
@@ -65,7 +66,8 @@ final class PoolLoad {
       sectorCount: shape.volumeBlocks * PoolRig.sectorsPerBlock, origin: origin)
     rig = PoolRig(ground, disks: disks, volumeBytes: shape.volumeBlocks * PoolRig.blockBytes)
     // Metadata is written before the commit too.
-    if Int.random(in: 0..<3, using: &random) == 0 { rig.mapper.metadataCacheBlocks = 16 }
+    if Int.random(in: 0..<3, using: &random) == 0 { rig.mapper.metadataCacheBlocks = 8 }
+    if isForgetful { rig.mapper.metadataCacheBlocks = 2 }
   }
 
   static func bytes(_ words: [UInt64]) -> [UInt8] {

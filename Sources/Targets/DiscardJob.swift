@@ -135,14 +135,12 @@ final class DiscardJob: RequestOwner {
   private func passDown(_ blocks: Range<UInt64>, mayBeShared: Bool) throws(PoolError) {
     var at = blocks.lowerBound
     while at < blocks.upperBound {
-      guard try !mayBeShared || pool.metadata.dataCount(at) == 1 else {
+      guard try isOurs(at, mayBeShared) else {
         at += 1
         continue
       }
       var end = at + 1
-      while end < blocks.upperBound, try !mayBeShared || pool.metadata.dataCount(end) == 1 {
-        end += 1
-      }
+      while end < blocks.upperBound, try isOurs(end, mayBeShared) { end += 1 }
       if end <= pool.dataBlockLimit {
         if mayBeShared { uncommitted.append(at..<end) } else { discard(at..<end) }
       }
@@ -157,6 +155,11 @@ final class DiscardJob: RequestOwner {
         .discard, offset: blocks.lowerBound * pool.blockBytes,
         byteCount: Int(clamping: (blocks.upperBound - blocks.lowerBound) * pool.blockBytes),
         owner: self))
+  }
+
+  private func isOurs(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
+    if !mayBeShared { return true }
+    return try pool.metadata.dataCount(block) == 1
   }
 
   /// A discard that was passed down has ended; whether it did anything does not matter.

@@ -57,6 +57,16 @@ let package = Package(
         "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
         "ThinMetadata",
       ]),
+    library("ServerControl", ["CDMThin", "DeviceMapper"]),
+    library(
+      "PoolServer",
+      [
+        "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "PersistentData",
+        "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
+      ]),
+    library(
+      "TargetSimulation",
+      ["BlockIO", "DataPath", "DeviceMapper", "Simulation", "Targets", "ThinTools"]),
     library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
@@ -64,8 +74,10 @@ let package = Package(
       "Commands",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
-        "DeviceMapper", "PoolManager", "Cgetopt",
+        "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
+    library(
+      "ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
     .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
     .executableTarget(
       name: "bench-engine",
@@ -75,6 +87,13 @@ let package = Package(
       name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
       path: "contrib/TraceReplay",
       swiftSettings: settings),
+    .executableTarget(
+      name: "pool-script",
+      dependencies: [
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "KernelDeviceMapper", "PersistentData",
+        "Simulation", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
+      ],
+      path: "contrib/PoolScripts", swiftSettings: settings),
     .executableTarget(
       name: "trace-generate", dependencies: ["Simulation"], path: "contrib/TraceGenerate",
       swiftSettings: settings),
@@ -88,8 +107,15 @@ let package = Package(
       name: "crash-trials", dependencies: ["Simulation"], path: "contrib/fuzz/CrashTrials",
       swiftSettings: settings),
     .executableTarget(
+      name: "pool-crash-trials", dependencies: ["TargetSimulation"],
+      path: "contrib/fuzz/PoolCrashTrials", swiftSettings: settings),
+    .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
+    .executableTarget(
+      name: "bench-targets",
+      dependencies: ["BlockIO", "CDMThin", "DataPath", "DeviceMapper", "Simulation", "Targets"],
+      path: "contrib/bench/Targets", swiftSettings: settings),
     .executableTarget(
       name: "nbd-trials",
       dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
@@ -98,7 +124,8 @@ let package = Package(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(
-      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper"], swiftSettings: settings),
+      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper", "ServeCommands"],
+      swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
       path: "Tests/TestSupport",
@@ -106,12 +133,13 @@ let package = Package(
     tests(
       "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
+    tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(
       "TargetsTests",
       [
         "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
-        "ThinFormat", "Simulation", "TestSupport",
+        "ThinFormat", "Simulation", "TargetSimulation", "TestSupport",
       ]),
     tests(
       "PoolManagerTests",
@@ -138,6 +166,6 @@ let package = Package(
       exclude: ["Vectors"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
-    tests("KernelTests", ["TestSupport"]),
+    tests("KernelTests", ["DeviceMapper", "TestSupport"]),
   ]
 )

@@ -20,9 +20,14 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
   public let offset: UInt64?
   /// The system's error number; 0 for an unexpected end.
   public let code: Int32
+  /// Whether it is a file that another program has locked; `code` is then EBUSY.
+  public let isLocked: Bool
 
   /// An error of `operation` on `path`.
-  public init(_ operation: Operation, path: String, offset: UInt64? = nil, code: Int32) {
+  public init(
+    _ operation: Operation, path: String, offset: UInt64? = nil, code: Int32, isLocked: Bool = false
+  ) {
+    self.isLocked = isLocked
     self.operation = operation
     self.path = path
     self.offset = offset
@@ -31,7 +36,8 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
 
   /// The system's words for `code`.
   public var reason: String {
-    code == 0 ? "unexpected end" : String(cString: strerror(code))
+    if isLocked { return "another program has locked it" }
+    return code == 0 ? "unexpected end" : String(cString: strerror(code))
   }
 
   /// One line, with what to do where that is known.
@@ -39,7 +45,7 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
     var text = "cannot \(operation.rawValue) \(path)"
     if let offset { text += " at byte \(offset)" }
     text += ": \(reason)"
-    if code == EBUSY && operation == .open {
+    if code == EBUSY && operation == .open && !isLocked {
       text += " (it is in use; deactivate the pool first, or use its metadata snapshot with -m)"
     }
     return text

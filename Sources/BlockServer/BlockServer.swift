@@ -95,7 +95,9 @@ public final class BlockServer: PassHook {
   /// Takes a connected stream socket as a client's; it is closed when the connection ends.
   public func adopt(_ descriptor: Int32) {
     counters.accepted += 1
-    guard !isStopping, connections.count < limits.connections || dropOldestHandshake() else {
+    guard !isStopping, connections.count < limits.connections || dropOldestHandshake(),
+      let connection = Connection(descriptor, self)
+    else {
       counters.dropped += 1
       close(descriptor)
       return
@@ -103,7 +105,6 @@ public final class BlockServer: PassHook {
     _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
     Listener.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY)
     Listener.set(descriptor, SOL_SOCKET, SO_KEEPALIVE)
-    let connection = Connection(descriptor, self)
     guard connection.begin() else {
       counters.dropped += 1
       return
@@ -234,6 +235,13 @@ public final class BlockServer: PassHook {
     for connection in connections { connection.finish() }
     loop.set(timer, after: Self.tickNanoseconds)
     loop.passAgain()
+  }
+
+  /// Having been told to stop, does not wait for clients any longer.
+  public func hurry() {
+    guard isStopping, ended != nil else { return }
+    deadline = EventLoop.now()
+    loop.set(timer, after: 0)
   }
 
   private func end() {

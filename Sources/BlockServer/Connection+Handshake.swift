@@ -106,7 +106,9 @@ extension Connection {
   // MARK: - Options
 
   private func exportName(_ data: UnsafeRawBufferPointer) {
-    guard let export = server.exports.find(Array(data)), !server.isStopping else { return drop() }
+    guard let export = server.exports.find(Array(data)), !server.isStopping, export.open() else {
+      return drop()
+    }
     var writer = WireWriter()
     writer.put(export.byteCount)
     writer.put(export.flags(structured: isStructured).rawValue)
@@ -115,8 +117,8 @@ extension Connection {
     enter(export, name: Array(data))
   }
 
+  /// Goes on to requests, with an export that has been opened.
   private func enter(_ export: Export, name: [UInt8]) {
-    export.open()
     self.export = export
     // Contexts hold for the name that they were asked for.
     sendsStatus = isStructured && contextExport == name
@@ -154,6 +156,9 @@ extension Connection {
     }
     guard let export = server.exports.find(name) else {
       return reply(code, .unknown, message: "there is no such export")
+    }
+    if entersTransmission, !export.open() {
+      return reply(code, .unknown, message: "the export cannot be opened")
     }
     if !wanted.contains(.export) { wanted.append(.export) }
     for info in wanted { tell(info, export, code) }

@@ -79,10 +79,11 @@ final class Connection: RequestOwner {
   private var lastProgress = EventLoop.now()
   private var wasDropped = false
 
-  init(_ descriptor: Int32, _ server: BlockServer) {
+  /// Nil where there is no memory for it; the descriptor is then still the caller's.
+  init?(_ descriptor: Int32, _ server: BlockServer) {
     self.server = server
     self.descriptor = descriptor
-    guard let buffer = server.buffers.take(Self.receiveBytes) else { fatalError("out of memory") }
+    guard let buffer = server.buffers.take(Self.receiveBytes) else { return nil }
     receiveBuffer = buffer
     received = buffer.bytes
     super.init()

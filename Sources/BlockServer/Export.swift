@@ -8,33 +8,37 @@ public final class Export {
   public let summary: String
   /// Where requests go.
   public let destination: BlockDestination
-  /// Whether writes are refused, whatever the destination takes.
-  public let isReadOnly: Bool
+  /// Whether writes are refused.
+  public var isReadOnly: Bool { refusesWrites || destination.isReadOnly }
   /// Connections that use it.
   public private(set) var connections = 0
-  private let opened: (Bool) -> Void
+  private let refusesWrites: Bool
+  private let opened: (Bool) -> Bool
 
-  /// An export of `destination`. `opened` is called with true when the first connection starts to
-  /// use it, with false when the last one has ended.
+  /// An export of `destination`, where nothing can be written if `isReadOnly` is set. `opened` is
+  /// called with true when the first connection is to use it, and returns whether that is possible;
+  /// with false when the last one has ended.
   public init(
     name: String, summary: String = "", destination: BlockDestination, isReadOnly: Bool = false,
-    opened: @escaping (Bool) -> Void = { _ in }
+    opened: @escaping (Bool) -> Bool = { _ in true }
   ) {
     self.name = name
     self.summary = summary
     self.destination = destination
-    self.isReadOnly = isReadOnly || destination.isReadOnly
+    refusesWrites = isReadOnly
     self.opened = opened
   }
 
-  func open() {
+  /// Another connection begins; false if it cannot.
+  func open() -> Bool {
+    if connections == 0, !opened(true) { return false }
     connections += 1
-    if connections == 1 { opened(true) }
+    return true
   }
 
   func close() {
     connections -= 1
-    if connections == 0 { opened(false) }
+    if connections == 0 { _ = opened(false) }
   }
 
   /// What can be addressed: whole blocks.

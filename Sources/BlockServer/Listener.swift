@@ -6,7 +6,8 @@ import Glibc
 public final class Listener {
   /// What messages call it: a path, or an address with its port.
   public let name: String
-  let descriptor: Int32
+  /// The listening socket.
+  public let descriptor: Int32
   /// The file that goes when the listener does, and what identifies it.
   private var file: (path: String, device: UInt, inode: UInt)?
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -69,4 +70,17 @@ int dmthin_next_signal(int fd) {
     if (n == sizeof info) return (int)info.ssi_signo;
     if (n >= 0) errno = EAGAIN;
     return -1;
+}
+
+int dmthin_notify(const char *path, const char *text) {
+    struct sockaddr_un address;
+    if (unix_address(&address, path)) return -1;
+    socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path));
+    if (address.sun_path[0] == '@') address.sun_path[0] = 0;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return -1;
+    ssize_t n = sendto(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT,
+                       (struct sockaddr *)&address, length);
+    close(fd);
+    return n < 0 ? -1 : 0;
 }

@@ -56,21 +56,11 @@ extension PoolVerb {
 enum InactiveMetadata {
   /// Opens it so that nobody else does: a device exclusively, a file with a lock.
   static func open(_ path: String) throws(ToolError) -> FileDevice {
-    let device: FileDevice
     do throws(BlockIOError) {
-      device = try FileDevice(path: path, access: .readWrite, exclusive: true)
+      return try FileDevice(path: path, access: .readWrite, exclusive: true)
     } catch {
       throw ToolError(error)
     }
-    guard !device.isBlockDevice, let descriptor = device.descriptor else { return device }
-    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-      let code = errno
-      if code == EWOULDBLOCK {
-        throw ToolError(.busy, "cannot open \(path): another program has locked it")
-      }
-      throw ToolError(.inputOutput, "cannot lock \(path): \(String(cString: strerror(code)))")
-    }
-    return device
   }
 
   /// Makes a change in one transaction.
@@ -138,7 +128,7 @@ extension CommandSpec {
         change is one transaction, so that it is made as a whole or not at all.
         """,
       ],
-      options: options + [.poolBackend, .quiet], positionals: [.pool] + operands,
+      options: options + [.poolBackend, .control, .quiet], positionals: [.pool] + operands,
       examples: examples,
       exitStatus: [
         (
@@ -159,7 +149,8 @@ extension CommandSpec {
   ) -> CommandSpec {
     CommandSpec(
       name: "pool \(verb)", fieldName: "dmthin-pool-\(verb)", summary: summary,
-      description: description, options: options + [.quiet], positionals: operands,
+      description: description, options: options + [.liveBackend, .control, .quiet],
+      positionals: operands,
       examples: examples, exitStatus: statuses, seeAlso: seeAlso)
   }
 }

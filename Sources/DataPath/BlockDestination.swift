@@ -1,3 +1,5 @@
+import Glibc
+
 /// Where block requests go: a disk, or a userspace target over others. All of it belongs to one
 /// event loop and its thread.
 ///
@@ -25,6 +27,12 @@ open class BlockDestination: RequestOwner {
     }
   }
 
+  /// The loop that tells owners of their requests.
+  public final let loop: EventLoop
+
+  /// A destination of requests of `loop`'s thread.
+  public init(_ loop: EventLoop) { self.loop = loop }
+
   /// Size in bytes; can change while in use.
   open var byteCount: UInt64 { 0 }
   /// Requests are multiples of this: 512 to 4096, a power of two.
@@ -40,8 +48,8 @@ open class BlockDestination: RequestOwner {
   /// Whether nothing may be written.
   open var isReadOnly: Bool { false }
 
-  /// Takes a request.
-  open func submit(_ request: RequestPointer) { fatalError("\(Self.self) takes no requests") }
+  /// Takes a request. What is not said otherwise takes none: they end with EOPNOTSUPP.
+  open func submit(_ request: RequestPointer) { loop.finishLater(request, EOPNOTSUPP) }
 
   /// Calls `body` with what `range` (bytes) holds, in order and without gaps, until it returns
   /// false. By default all of it is allocated.

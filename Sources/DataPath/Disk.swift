@@ -7,15 +7,15 @@ import Glibc
 /// Past the page cache (O_DIRECT) its requests go through the queue. Where that is refused (tmpfs) they
 /// are copies in memory, and done on the spot.
 public final class Disk: BlockDestination {
+  private let file: OpenFile
   /// What messages call it.
-  public let path: String
+  public var path: String { file.path }
   /// Whether it is a block device rather than a file.
-  public let isBlockDevice: Bool
+  public var isBlockDevice: Bool { file.isBlockDevice }
   /// Whether the page cache is passed by.
-  public let isDirect: Bool
+  public var isDirect: Bool { file.isDirect }
   /// The open descriptor, which stays the disk's.
-  public let descriptor: Int32
-  private let loop: EventLoop
+  public var descriptor: Int32 { file.descriptor }
   private let queue: IOQueue
   private let worker: BlockingWorker
   private let readOnly: Bool
@@ -29,53 +29,39 @@ public final class Disk: BlockDestination {
     path: String, readOnly: Bool, exclusive: Bool = true, loop: EventLoop, queue: IOQueue,
     worker: BlockingWorker
   ) throws(BlockIOError) {
-    var info = stat()
-    guard stat(path, &info) == 0 else { throw BlockIOError(.open, path: path, code: errno) }
-    let type = info.st_mode & S_IFMT
-    guard type == S_IFREG || type == S_IFBLK else {
-      throw BlockIOError(.open, path: path, code: ENOTBLK)
-    }
-    isBlockDevice = type == S_IFBLK
-    var flags = O_CLOEXEC | (readOnly ? O_RDONLY : O_RDWR)
-    if exclusive && isBlockDevice { flags |= O_EXCL }
-    var fd = open(path, flags | dmthin_o_direct)
-    let isDirect = fd >= 0
-    if fd < 0 && errno == EINVAL { fd = open(path, flags) }
-    guard fd >= 0 else { throw BlockIOError(.open, path: path, code: errno) }
-    if exclusive && !isBlockDevice && flock(fd, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0 {
-      let code = errno == EWOULDBLOCK ? EBUSY : errno
-      Glibc.close(fd)
-      throw BlockIOError(.open, path: path, code: code)
-    }
-    var sector: Int32 = 512
-    if isBlockDevice { _ = dmthin_block_device_sector_bytes(fd, &sector) }
-    self.path = path
-    self.isDirect = isDirect
+    file = try OpenFile(path: path, readOnly: readOnly, exclusive: exclusive)
     self.readOnly = readOnly
-    self.loop = loop
     self.queue = queue
     self.worker = worker
-    descriptor = fd
-    sectorBytes = isBlockDevice ? Int(sector) : 512
+    var sector: Int32 = 512
+    if file.isBlockDevice { _ = dmthin_block_device_sector_bytes(file.descriptor, &sector) }
+    sectorBytes = Int(sector)
     bytes = 0
-    super.init()
+    super.init(loop)
+    // From here on the descriptor is closed with the disk.
     try updateSize()
   }
 
-  deinit { Glibc.close(descriptor) }
+  deinit { file.close() }
 
   /// Looks up the size anew: devices and files can grow while in use.
-  public func updateSize() throws(BlockIOError) {
-    if isBlockDevice {
-      guard dmthin_block_device_bytes(descriptor, &bytes) == 0 else {
-        throw BlockIOError(.size, path: path, code: errno)
-      }
-    } else {
-      var info = stat()
-      guard fstat(descriptor, &info) == 0 else {
-        throw BlockIOError(.size, path: path, code: errno)
-      }
-      bytes = UInt64(max(0, info.st_size))
+  public func updateSize() throws(BlockIOError) { bytes = try file.byteCount() }
+
+  /// Fills `buffer` from byte `offset` on; the loop waits meanwhile.
+  public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
+    throws(BlockIOError)
+  { try file.read(into: buffer, at: offset) }
+
+  /// Writes all of `buffer` at byte `offset`; the loop waits meanwhile.
+  public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    try file.write(buffer, at: offset)
+  }
+
+  /// Returns when everything acknowledged before is durable; the loop waits meanwhile.
+  public func flushNow() throws(BlockIOError) {
+    if readOnly { return }
+    while fdatasync(descriptor) != 0 {
+      if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }
     }
   }
 
@@ -114,46 +100,42 @@ public final class Disk: BlockDestination {
         queue.submit(request, descriptor: descriptor)
       }
     case .discard, .writeZeroes:
-      let (descriptor, isBlockDevice) = (descriptor, isBlockDevice)
+      let (file, flags) = (file, request.pointee.flags)
       let (offset, count) = (request.pointee.offset, request.pointee.byteCount)
-      let (flags, isDiscard) = (request.pointee.flags, operation == .discard)
+      let isDiscard = operation == .discard
       worker.submit(request) {
-        Self.clear(
-          descriptor, isBlockDevice: isBlockDevice, offset, count, isDiscard: isDiscard, flags)
+        Self.clear(file, offset, count, isDiscard: isDiscard, flags)
       }
     }
   }
 
   /// A read or write through the page cache; returns the error number.
   private func copy(_ request: RequestPointer) -> Int32 {
-    var done = 0
-    let count = request.pointee.byteCount
-    while done < count {
-      let part = request.pointee.buffer.map { $0 + done }
-      let offset = Int(clamping: request.pointee.offset) + done
-      let n: Int
+    let bytes = UnsafeMutableRawBufferPointer(
+      start: request.pointee.buffer, count: request.pointee.byteCount)
+    let offset = request.pointee.offset
+    do throws(BlockIOError) {
       if request.pointee.operation == .read {
-        n = pread(descriptor, part, count - done, offset)
-      } else if request.pointee.flags.contains(.durable) {
-        n = dmthin_pwrite_dsync(descriptor, part, count - done, Int64(offset))
+        try file.read(into: bytes, at: offset)
       } else {
-        n = pwrite(descriptor, part, count - done, offset)
+        try file.write(
+          UnsafeRawBufferPointer(bytes), at: offset,
+          durable: request.pointee.flags.contains(.durable))
       }
-      if n < 0 && errno == EINTR { continue }
-      guard n > 0 else { return n < 0 ? errno : EIO }
-      done += n
+      return 0
+    } catch {
+      return error.code == 0 ? EIO : error.code
     }
-    return 0
   }
 
-  /// Discards or zeroes a range; on the worker's thread.
+  /// Discards or zeroes a range; on the worker's thread. Returns the error number.
   private static func clear(
-    _ descriptor: Int32, isBlockDevice: Bool, _ offset: UInt64, _ count: Int, isDiscard: Bool,
-    _ flags: BlockFlags
+    _ file: OpenFile, _ offset: UInt64, _ count: Int, isDiscard: Bool, _ flags: BlockFlags
   ) -> Int32 {
     let (start, length) = (Int64(clamping: offset), Int64(count))
+    let descriptor = file.descriptor
     var status: Int32
-    if isBlockDevice {
+    if file.isBlockDevice {
       status =
         isDiscard
         ? dmthin_block_device_discard(descriptor, offset, UInt64(count))
@@ -163,24 +145,25 @@ public final class Disk: BlockDestination {
     } else {
       status = dmthin_fallocate(descriptor, dmthin_zero_range, start, length)
     }
-    if status != 0 && !isDiscard { status = writeZeroes(descriptor, start, length) }
-    if status == 0 && flags.contains(.durable) { status = fdatasync(descriptor) }
-    return status == 0 ? 0 : errno
+    if status != 0 {
+      guard !isDiscard else { return errno }
+      do throws(BlockIOError) { try writeZeroes(file, offset, count) } catch { return error.code }
+    }
+    if flags.contains(.durable) && fdatasync(descriptor) != 0 { return errno }
+    return 0
   }
 
-  private static func writeZeroes(_ descriptor: Int32, _ start: Int64, _ length: Int64) -> Int32 {
-    let buffer = AlignedBuffer(count: 1 << 20)
-    var done: Int64 = 0
-    while done < length {
-      let n = pwrite(
-        descriptor, buffer.bytes.baseAddress, Int(min(length - done, 1 << 20)), Int(start + done))
-      if n < 0 && errno == EINTR { continue }
-      guard n > 0 else {
-        if n == 0 { errno = EIO }
-        return -1
-      }
-      done += Int64(n)
+  private static func writeZeroes(_ file: OpenFile, _ offset: UInt64, _ count: Int)
+    throws(BlockIOError)
+  {
+    let zeros = AlignedBuffer(count: 1 << 20)
+    defer { withExtendedLifetime(zeros) {} }
+    var done = 0
+    while done < count {
+      let part = UnsafeRawBufferPointer(
+        rebasing: UnsafeRawBufferPointer(zeros.bytes)[0..<min(count - done, zeros.bytes.count)])
+      try file.write(part, at: offset + UInt64(done))
+      done += part.count
     }
-    return 0
   }
 }

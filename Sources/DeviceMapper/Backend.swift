@@ -74,6 +74,19 @@ public protocol DeviceMapperBackend: AnyObject {
   /// What the system calls a block device of any kind: `dm-0`, `sda`. Nil where there is none.
   /// - Parameter prefersMapped: the device-mapper name where it is one, like `vg-pool`.
   func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String?
+
+  /// Whether tables take files by path as well as block devices, because it is not the system that opens
+  /// them.
+  var takesFiles: Bool { get }
+  /// The path by which a device or file below a table was opened, where only the backend knows.
+  func path(of number: DeviceNumber) -> String?
+}
+
+extension DeviceMapperBackend {
+  /// Block devices only.
+  public var takesFiles: Bool { false }
+  /// The system knows.
+  public func path(of number: DeviceNumber) -> String? { nil }
 }
 
 /// How a backend carries out commands; what does not apply to it is ignored.

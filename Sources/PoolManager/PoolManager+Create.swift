@@ -129,8 +129,8 @@ extension PoolManager {
     _ request: PoolActivation, sectors: UInt64
   ) throws(ToolError) {
     let target = ThinPoolTarget(
-      metadataDevice: "\(try devices.number(request.metadata))",
-      dataDevice: "\(try devices.number(request.data))",
+      metadataDevice: try devices.word(request.metadata, backend),
+      dataDevice: try devices.word(request.data, backend),
       blockSectors: UInt64(request.blockSectors ?? 0),
       lowWaterBlocks: request.lowWaterBlocks ?? 0, features: request.features)
     let line = TableLine(
@@ -142,7 +142,7 @@ extension PoolManager {
 
   /// Opens a device so that nobody else can use it.
   private func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
-    _ = try devices.number(path)
+    _ = try devices.word(path, backend)
     do throws(BlockIOError) {
       return try FileDevice(path: path, access: .readWrite, exclusive: true)
     } catch {
@@ -157,7 +157,11 @@ extension PoolManager {
   }
 
   private func requireDistinct(_ request: PoolActivation) throws(ToolError) {
-    guard try devices.number(request.metadata) != devices.number(request.data) else {
+    let words = (
+      try devices.word(request.metadata, backend),
+      try devices.word(request.data, backend)
+    )
+    guard words.0 != words.1 else {
       throw ToolError(.request, "metadata and data cannot be on the same device")
     }
   }

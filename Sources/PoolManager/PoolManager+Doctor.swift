@@ -23,8 +23,8 @@ extension PoolManager {
       name: pool.name, status: status, target: pool.target, tableSectors: pool.sectors,
       metadataPath: metadataPath ?? pool.target.metadataDevice,
       dataPath: dataPath ?? pool.target.dataDevice)
-    symptoms.dataDeviceSectors = pool.data.flatMap { devices.sectors($0) }
-    symptoms.metadataDeviceBlocks = pool.metadata.flatMap { devices.sectors($0) }
+    symptoms.dataDeviceSectors = pool.data.flatMap { devices.sectors($0, backend) }
+    symptoms.metadataDeviceBlocks = pool.metadata.flatMap { devices.sectors($0, backend) }
       .map { $0 / UInt64(Limits.blockSectors) }
     if let metadataPath { symptoms.metadataFault = Self.superblockFault(metadataPath) }
     symptoms.isSuspended = pool.info.isSuspended

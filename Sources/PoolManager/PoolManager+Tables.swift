@@ -128,7 +128,7 @@ extension PoolManager {
   public func grow(_ pool: LivePool) throws(ToolError) -> PoolGrowth {
     try locked(pool) { () throws(ToolError) in
       let before = try working(pool, to: "grow")
-      guard let data = pool.data, let sectors = devices.sectors(data) else {
+      guard let data = pool.data, let sectors = devices.sectors(data, backend) else {
         throw ToolError(.input, "the data device of \(pool.name) cannot be found")
       }
       guard sectors >= pool.sectors else {

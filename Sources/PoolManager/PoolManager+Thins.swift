@@ -126,7 +126,7 @@ extension PoolManager {
   func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
     var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
     if let path = activation.externalOrigin {
-      target.externalOrigin = "\(try devices.number(path))"
+      target.externalOrigin = try devices.word(path, backend)
     }
     guard activation.sectors > 0 else {
       throw ToolError(.request, "a thin device has one sector at least")

@@ -10,7 +10,6 @@ public final class MemoryDestination: BlockDestination {
   /// What it holds; holes are zeros.
   public private(set) var bytes: [UInt8]
   private var allocated: [Bool]
-  private let loop: EventLoop
   private var held: [RequestPointer] = []
   private var random: SplitMix64?
   private lazy var timer = LoopTimer { [unowned self] in self.letGo() }
@@ -34,11 +33,11 @@ public final class MemoryDestination: BlockDestination {
 
   /// `byteCount` bytes of nothing. With a seed, requests end in another order than they came.
   public init(_ loop: EventLoop, byteCount: Int, seed: UInt64? = nil) {
-    self.loop = loop
     bytes = [UInt8](repeating: 0, count: byteCount)
     allocated = [Bool](
       repeating: false, count: (byteCount + Self.blockBytes - 1) / Self.blockBytes)
     random = seed.map { SplitMix64(seed: $0) }
+    super.init(loop)
   }
 
   public override var byteCount: UInt64 { UInt64(bytes.count) }

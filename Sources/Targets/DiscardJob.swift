@@ -70,20 +70,23 @@ final class DiscardJob: RequestOwner {
       pool.changed()
       held.append(blocks)
       next = run.virtualBlocks.upperBound
-      try passDown(blocks)
+      try passDown(blocks, mayBeShared: run.isShared)
     }
   }
 
-  /// Discards those of `blocks` that have no reference but ours.
-  private func passDown(_ blocks: Range<UInt64>) throws(PoolError) {
+  /// Discards `blocks`; if they may have been shared, those of them that have no reference but ours. The
+  /// others can have one by a metadata snapshot, which needs no data: then they are discarded too.
+  private func passDown(_ blocks: Range<UInt64>, mayBeShared: Bool) throws(PoolError) {
     var at = blocks.lowerBound
     while at < blocks.upperBound {
-      guard try pool.metadata.dataCount(at) == 1 else {
+      guard try !mayBeShared || pool.metadata.dataCount(at) == 1 else {
         at += 1
         continue
       }
       var end = at + 1
-      while end < blocks.upperBound, try pool.metadata.dataCount(end) == 1 { end += 1 }
+      while end < blocks.upperBound, try !mayBeShared || pool.metadata.dataCount(end) == 1 {
+        end += 1
+      }
       if end <= pool.dataBlockLimit {
         pending += 1
         pool.data.submit(

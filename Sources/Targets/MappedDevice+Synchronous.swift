@@ -16,30 +16,37 @@ extension MappedDevice: SynchronousDestination {
     return place
   }
 
+  /// Calls `body` for each run of bytes that lies on one device below: where that is, and which of
+  /// the `count` bytes it is.
+  private func forEachPlace(
+    _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64,
+    _ body: (_ below: any SynchronousDestination, _ part: Range<Int>, _ place: UInt64)
+      throws(BlockIOError) -> Void
+  ) throws(BlockIOError) {
+    var done = 0
+    while done < count {
+      let place = try place(operation, offset &+ UInt64(done))
+      let part = done..<(done + min(count - done, Int(clamping: place.byteCount)))
+      try body(place.device.destination, part, place.offset)
+      done = part.upperBound
+    }
+  }
+
   /// Fills `buffer` from byte `offset` on.
   public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
     throws(BlockIOError)
   {
-    var done = 0
-    while done < buffer.count {
-      let place = try place(.read, offset &+ UInt64(done))
-      let count = min(buffer.count - done, Int(clamping: place.byteCount))
-      try place.device.destination.readNow(
-        UnsafeMutableRawBufferPointer(rebasing: buffer[done..<(done + count)]), at: place.offset)
-      done += count
+    try forEachPlace(.read, buffer.count, at: offset) { (below, part, place) throws(BlockIOError) in
+      try below.readNow(UnsafeMutableRawBufferPointer(rebasing: buffer[part]), at: place)
     }
   }
 
   /// Writes all of `buffer` at byte `offset`.
   public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     if isReadOnly { throw BlockIOError(.write, path: name, offset: offset, code: EPERM) }
-    var done = 0
-    while done < buffer.count {
-      let place = try place(.write, offset &+ UInt64(done))
-      let count = min(buffer.count - done, Int(clamping: place.byteCount))
-      try place.device.destination.writeNow(
-        UnsafeRawBufferPointer(rebasing: buffer[done..<(done + count)]), at: place.offset)
-      done += count
+    try forEachPlace(.write, buffer.count, at: offset) {
+      (below, part, place) throws(BlockIOError) in
+      try below.writeNow(UnsafeRawBufferPointer(rebasing: buffer[part]), at: place)
     }
   }
 

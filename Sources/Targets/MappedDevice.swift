@@ -9,12 +9,12 @@ import Glibc
 public final class MappedDevice: BlockDestination {
   /// Waits for the event number to change.
   struct EventWaiter {
+    var id: UInt64
     var eventNumber: UInt32
     var body: () -> Void
   }
 
   unowned let mapper: UserspaceDeviceMapper
-  let loop: EventLoop
   /// Name, 1 to 127 bytes.
   public internal(set) var name: String
   /// Uuid; empty where it has none.
@@ -57,8 +57,8 @@ public final class MappedDevice: BlockDestination {
     self.name = name
     self.uuid = uuid
     self.number = number
-    loop = mapper.loop
     parts = mapper.parts
+    super.init(mapper.loop)
   }
 
   // MARK: - As a destination
@@ -195,8 +195,12 @@ public final class MappedDevice: BlockDestination {
     if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
   }
 
-  /// Parts that were parked end here.
-  public override func requestDone(_ part: RequestPointer) { partDone(part) }
+  /// Parts that were parked end here. Since then it was not they who were outstanding, but the parts
+  /// made of them.
+  public override func requestDone(_ part: RequestPointer) {
+    outstanding += 1
+    partDone(part)
+  }
 
   private func becameIdle() {
     let waiters = idleWaiters
@@ -227,10 +231,7 @@ public final class MappedDevice: BlockDestination {
   func goOn() {
     guard !isBlocked else { return }
     var again = parked.takeAll()
-    while let part = again.takeFirst() {
-      outstanding += 1
-      begin(part)
-    }
+    while let part = again.takeFirst() { begin(part) }
     var held = queue.takeAll()
     while let request = held.takeFirst() { submit(request) }
   }
@@ -254,10 +255,7 @@ public final class MappedDevice: BlockDestination {
   /// Ends everything that waits, when the device goes away.
   func failAll() {
     var again = parked.takeAll()
-    while let part = again.takeFirst() {
-      outstanding += 1
-      loop.finishLater(part, EIO)
-    }
+    while let part = again.takeFirst() { loop.finishLater(part, EIO) }
     var held = queue.takeAll()
     while let request = held.takeFirst() { loop.finishLater(request, EIO) }
   }

@@ -1,5 +1,4 @@
 public import BlockIO
-import CDMThin
 public import DataPath
 import Glibc
 
@@ -17,48 +16,6 @@ public protocol SynchronousDestination: BlockDestination {
 }
 
 extension Disk: SynchronousDestination {
-  /// Fills `buffer` from byte `offset` on.
-  public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
-    throws(BlockIOError)
-  {
-    var done = 0
-    while done < buffer.count {
-      let n = pread(
-        descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done,
-        Int(clamping: offset) + done)
-      if n < 0 && errno == EINTR { continue }
-      guard n > 0 else {
-        throw BlockIOError(
-          .read, path: path, offset: offset + UInt64(done), code: n < 0 ? errno : 0)
-      }
-      done += n
-    }
-  }
-
-  /// Writes all of `buffer` at byte `offset`.
-  public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    var done = 0
-    while done < buffer.count {
-      let n = pwrite(
-        descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done,
-        Int(clamping: offset) + done)
-      if n < 0 && errno == EINTR { continue }
-      guard n > 0 else {
-        throw BlockIOError(
-          .write, path: path, offset: offset + UInt64(done), code: n < 0 ? errno : EIO)
-      }
-      done += n
-    }
-  }
-
-  /// Returns when everything acknowledged before is durable.
-  public func flushNow() throws(BlockIOError) {
-    if isReadOnly { return }
-    while fdatasync(descriptor) != 0 {
-      if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }
-    }
-  }
-
   /// Looks at the size anew.
   public func refreshSize() { do throws(BlockIOError) { try updateSize() } catch {} }
 }

@@ -52,8 +52,8 @@ public class TargetDriver: RequestOwner {
 
   // MARK: - I/O
 
-  /// Takes a part.
-  func map(_ part: RequestPointer) { fatalError("\(Self.self) takes no requests") }
+  /// Takes a part; without a word to the contrary it fails.
+  func map(_ part: RequestPointer) { finishLater(part, EIO) }
 
   /// A part that was sent on has ended.
   public override func requestDone(_ part: RequestPointer) { done(part) }

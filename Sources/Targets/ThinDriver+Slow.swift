@@ -30,7 +30,7 @@ extension ThinDriver {
     }
     var there = begin < originBytes ? min(count, originBytes - begin) : 0
     // Where nothing can be provisioned the kernel does not look where the origin ends.
-    if pool.mode >= .outOfMetadataSpace { there = count }
+    if pool.mode != .write { there = count }
     if there < count { memset(buffer + Int(there), 0, Int(count - there)) }
     guard there > 0 else { return finishLater(part) }
     part.pointee.offset = begin

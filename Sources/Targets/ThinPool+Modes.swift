@@ -172,8 +172,9 @@ extension ThinPool {
     }
     lastFreeMetadata = free
     isDirty = true
-    if let commitTimer, !commitTimer.isSet, !isCommitDue {
-      loop.set(commitTimer, after: 1_000_000_000)
+    let interval = mapper.commitIntervalNanoseconds
+    if let commitTimer, interval > 0, !commitTimer.isSet, !isCommitDue {
+      loop.set(commitTimer, after: interval)
     }
   }
 

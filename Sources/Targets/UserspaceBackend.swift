@@ -100,8 +100,10 @@ public final class UserspaceBackend: DeviceMapperBackend {
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
-    try run { mapper.wait(device, eventNumber: eventNumber, $0) }
-    return mapper.status(device, options)
+    var result: Result<DeviceTable, DeviceMapperError>?
+    mapper.wait(device, eventNumber: eventNumber, options) { result = $0 }
+    loop.run(until: { result != nil })
+    return try result?.get()
   }
   /// As `DeviceMapperBackend` says.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] { mapper.list() }
@@ -112,7 +114,9 @@ public final class UserspaceBackend: DeviceMapperBackend {
     mapper.targets().first { $0.name == type }
   }
   /// As `DeviceMapperBackend` says.
-  public func driverVersion() throws(DeviceMapperError) -> String { "4.47.0" }
+  public func driverVersion() throws(DeviceMapperError) -> String {
+    UserspaceDeviceMapper.driverVersion
+  }
   /// As `DeviceMapperBackend` says.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
   /// As `DeviceMapperBackend` says.
@@ -120,4 +124,8 @@ public final class UserspaceBackend: DeviceMapperBackend {
     guard let device = mapper.find(.number(number)) else { return nil }
     return prefersMapped ? device.name : "dm-\(number.minor)"
   }
+  /// As `DeviceMapperBackend` says.
+  public var takesFiles: Bool { true }
+  /// As `DeviceMapperBackend` says.
+  public func path(of number: DeviceNumber) -> String? { mapper.path(of: number) }
 }

@@ -85,6 +85,15 @@ extension UserspaceDeviceMapper {
     if deferred { for device in all { device.isDeferredRemove = true } }
   }
 
+  /// Ends, with an error, all I/O that waits for a resume or for space: for those who are about to
+  /// remove everything and cannot wait any longer.
+  public func failWaiting() {
+    for device in all {
+      for driver in device.live?.drivers ?? [] { driver.pushBack() }
+      device.failAll()
+    }
+  }
+
   /// Gives another name.
   public func rename(_ reference: DeviceReference, to name: String) throws(DeviceMapperError) {
     let device = try device(reference, .rename)
@@ -291,14 +300,31 @@ extension UserspaceDeviceMapper {
   /// Target types that there are.
   public func targets() -> [TargetVersion] { Self.versions }
 
-  /// Calls `completion` when the event number differs from `eventNumber`, or the device is removed.
+  /// Calls `completion` with the status when the event number differs from `eventNumber`, or the device
+  /// is removed; its state is all that there is then.
+  /// - Returns: what has it not called any more, if it has not been.
+  @discardableResult
   public func wait(
-    _ reference: DeviceReference, eventNumber: UInt32, _ completion: @escaping Completion
-  ) {
+    _ reference: DeviceReference, eventNumber: UInt32, _ options: QueryOptions,
+    _ completion: @escaping (Result<DeviceTable, DeviceMapperError>) -> Void
+  ) -> () -> Void {
     guard let device = find(reference) else {
-      return completion(.failure(.init(.wait, device: "\(reference) ", code: ENXIO)))
+      completion(.failure(.init(.wait, device: "\(reference) ", code: ENXIO)))
+      return {}
     }
-    if device.eventNumber != eventNumber { return completion(.success(())) }
-    device.eventWaiters.append(.init(eventNumber: eventNumber) { completion(.success(())) })
+    let answer = { [unowned self] in
+      let status = device.isRemoved ? nil : self.status(.number(device.number), options)
+      completion(.success(status ?? DeviceTable(info: device.info(inactive: false), lines: [])))
+    }
+    guard device.eventNumber == eventNumber else {
+      answer()
+      return {}
+    }
+    // Events are raised in the midst of things, and a status may commit.
+    let body = { [unowned self] in loop.set(LoopTimer(answer), after: 0) }
+    lastWaiter &+= 1
+    let id = lastWaiter
+    device.eventWaiters.append(.init(id: id, eventNumber: eventNumber, body: body))
+    return { [weak device] in device?.eventWaiters.removeAll { $0.id == id } }
   }
 }

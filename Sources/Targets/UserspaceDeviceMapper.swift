@@ -24,6 +24,8 @@ public final class UserspaceDeviceMapper {
 
   /// Devices have this major number, as the kernel's have on most systems.
   public static let major: UInt32 = 254
+  /// The version of the kernel's driver whose answers these are.
+  public static let driverVersion = "4.47.0"
   /// Files have this one, which no device has.
   static let fileMajor: UInt32 = 0
 
@@ -37,6 +39,8 @@ public final class UserspaceDeviceMapper {
   public var isReadOnly = false
   /// How long a full pool lets writes wait; 0: for ever. Seconds.
   public var noSpaceTimeoutSeconds: UInt64 = 60
+  /// How long changes stay uncommitted while nobody asks for it; 0: for ever. Nanoseconds.
+  public var commitIntervalNanoseconds: UInt64 = 1_000_000_000
   /// Blocks of 4 KiB of metadata that a pool keeps in memory.
   public var metadataCacheBlocks = 8192
   /// Told of every event.
@@ -58,6 +62,8 @@ public final class UserspaceDeviceMapper {
   }
   private var files: [FileIdentity: UInt32] = [:]
   private var nextFile: UInt32 = 1
+  /// Number of the last who waits for an event.
+  var lastWaiter: UInt64 = 0
   /// Pools, by the number of their metadata device.
   var pools: [DeviceNumber: ThinPool] = [:]
 
@@ -186,6 +192,16 @@ public final class UserspaceDeviceMapper {
     opened.users += 1
     device.openCount += 1
     return opened
+  }
+
+  /// The path by which a device or file below a table was opened; nil for one that is not open, or that
+  /// is a device of this device-mapper.
+  public func path(of number: DeviceNumber) -> String? {
+    guard let opened = openDevices[number], opened.mapped == nil,
+      let path = realpath(opened.text, nil)
+    else { return nil }
+    defer { free(path) }
+    return String(cString: path)
   }
 
   private var forget: (OpenDevice) -> Void {

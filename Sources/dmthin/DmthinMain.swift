@@ -1,6 +1,7 @@
 import Commands
 import Glibc
 import KernelDeviceMapper
+import ServeCommands
 
 /// Everything, in one program.
 @main
@@ -12,6 +13,6 @@ struct DmthinMain {
       runMain(
         arguments: CommandLine.arguments,
         commands: Dispatcher.metadataCommands + Dispatcher.deviceMapperCommands
-          + Dispatcher.poolCommands, console: console))
+          + Dispatcher.poolCommands + serveCommands, console: console))
   }
 }

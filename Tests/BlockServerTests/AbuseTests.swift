@@ -65,7 +65,10 @@ struct AbuseTests {
     let fixture = try Fixture()
     var opened: [Bool] = []
     fixture.exports.add(
-      Export(name: "watched", destination: fixture.volume) { opened.append($0) })
+      Export(name: "watched", destination: fixture.volume) {
+        opened.append($0)
+        return true
+      })
     fixture.volume.holds = true
     do {
       let client = fixture.client()

@@ -155,7 +155,9 @@ struct IOQueueTests {
   func exclusion() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
-    #expect(throws: BlockIOError(.open, path: bench.path, code: EBUSY)) { _ = try bench.disk() }
+    #expect(throws: BlockIOError(.open, path: bench.path, code: EBUSY, isLocked: true)) {
+      _ = try bench.disk()
+    }
     withExtendedLifetime(disk) {}
   }
 }

@@ -17,7 +17,6 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   private(set) var bytes: [UInt8]
   /// As it would read after a crash.
   private(set) var durable: [UInt8]
-  private let loop: EventLoop
   private var random: SplitMix64
   private var pending: [RequestPointer] = []
   private var hook: Hook?
@@ -30,11 +29,10 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   var isHalted = false
 
   init(_ loop: EventLoop, bytes: [UInt8], seed: UInt64) {
-    self.loop = loop
     self.bytes = bytes
     durable = bytes
     random = SplitMix64(seed: seed)
-    super.init()
+    super.init(loop)
     let hook = Hook(self)
     self.hook = hook
     loop.add(hook)

@@ -7,7 +7,7 @@ import Testing
 import ThinTools
 
 private let kib = 1024
-private let block = 64 * 1024
+private let block = blockBytes
 
 @Suite("Thin pools in user space")
 struct ThinPoolTests {
@@ -70,16 +70,12 @@ struct ThinPoolTests {
   @Test("a full pool holds writes back, and they go on when it has grown")
   func queueing() throws {
     let world = try World()
-    try world.makePool(dataBytes: 4 * block)
-    try world.makeThin(1, bytes: 16 * block)
-    #expect(try world.write("thin1", at: 0, pattern(5, 4 * block)) == 0)
+    try world.makeFullPool()
     let late = try world.start(.write, "thin1", at: 8 * block, pattern(6, 4 * kib))
     world.passes()
     #expect(!late.isDone)
     #expect(try world.pool().mode == .outOfDataSpace)
-    world.disks["data"]?.grow(to: 8 * block)
-    try world.dm.load(.name("pool"), [world.poolLine(8 * block)], readOnly: false)
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.growPool(to: 8 * block)
     world.finish([late])
     #expect(late.error == 0)
     #expect(try world.pool().mode == .readWrite)
@@ -105,9 +101,7 @@ struct ThinPoolTests {
     #expect(try world.write("thin1", at: 8 * block, pattern(6, 4 * kib)) == 0)
     let other = try World()
     other.mapper.noSpaceTimeoutSeconds = 1
-    try other.makePool(dataBytes: 4 * block)
-    try other.makeThin(1, bytes: 16 * block)
-    #expect(try other.write("thin1", at: 0, pattern(5, 4 * block)) == 0)
+    try other.makeFullPool()
     #expect(try other.write("thin1", at: 8 * block, pattern(6, 4 * kib)) == ENOSPC)
     #expect(try other.pool().noSpace == .error)
     #expect(try other.pool().mode == .outOfDataSpace)
@@ -191,15 +185,11 @@ struct ThinPoolTests {
   @Test("suspending a thin device without flush takes back writes that wait for space")
   func suspendHeld() throws {
     let world = try World()
-    try world.makePool(dataBytes: 4 * block)
-    try world.makeThin(1, bytes: 16 * block)
-    #expect(try world.write("thin1", at: 0, pattern(5, 4 * block)) == 0)
+    try world.makeFullPool()
     let late = try world.start(.write, "thin1", at: 8 * block, pattern(6, 4 * kib))
     world.passes()
     try world.dm.suspend(.name("thin1"), .noFlush)
-    world.disks["data"]?.grow(to: 8 * block)
-    try world.dm.load(.name("pool"), [world.poolLine(8 * block)], readOnly: false)
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.growPool(to: 8 * block)
     world.passes()
     #expect(!late.isDone)
     try world.dm.resume(.name("thin1"), [], node: NodeOptions())

@@ -89,6 +89,20 @@ final class World {
     try create("pool", [poolLine(dataBytes, features, lowWater: lowWater)])
   }
 
+  /// The data disk grows, and with it the pool.
+  func growPool(to dataBytes: Int) throws {
+    disks["data"]?.grow(to: dataBytes)
+    try dm.load(.name("pool"), [poolLine(dataBytes)], readOnly: false)
+    try dm.resume(.name("pool"), [], node: NodeOptions())
+  }
+
+  /// A pool of four data blocks, all of them taken by the first four of thin device 1, which has 16.
+  func makeFullPool() throws {
+    try makePool(dataBytes: 4 * blockBytes)
+    try makeThin(1, bytes: 16 * blockBytes)
+    #expect(try write("thin1", at: 0, pattern(5, 4 * blockBytes)) == 0)
+  }
+
   func message(_ text: String) throws {
     _ = try dm.message(.name("pool"), sector: 0, text)
   }
@@ -207,6 +221,9 @@ final class World {
     return try ThinTools.check(device, options: CheckOptions(), progress: .init())
   }
 }
+
+/// Bytes of a data block of `World.makePool`.
+let blockBytes = 64 * 1024
 
 /// `count` bytes that tell where they come from.
 func pattern(_ seed: Int, _ count: Int) -> [UInt8] {

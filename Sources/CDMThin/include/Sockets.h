@@ -27,4 +27,7 @@ int dmthin_signal_descriptor(uint64_t mask);
 /// The next signal of such a descriptor; -1 with errno set, EAGAIN where there is none.
 int dmthin_next_signal(int fd);
 
+/// Tells the service manager, whose socket is at `path` (`@` for an abstract one); -1 with errno set.
+int dmthin_notify(const char *path, const char *text);
+
 #endif

@@ -120,6 +120,7 @@ private final class Window: BlockDestination {
     self.below = below
     self.start = start
     self.count = count
+    super.init(below.loop)
   }
 
   override var byteCount: UInt64 { count }

@@ -1,0 +1,112 @@
+import CDMThin
+import Glibc
+
+/// A block device or regular file that is open: what everything that reads and writes one has in
+/// common. It does not close the descriptor by itself; its owner does.
+public struct OpenFile: Sendable {
+  /// What messages call it.
+  public let path: String
+  /// The open descriptor.
+  public let descriptor: Int32
+  /// Whether it is a block device rather than a file.
+  public let isBlockDevice: Bool
+  /// Whether the page cache is passed by (O_DIRECT).
+  public let isDirect: Bool
+
+  /// Opens `path`, past the page cache where the file system allows that.
+  /// - Parameter exclusive: refuse a block device that is mounted, held by device-mapper, or
+  ///   opened exclusively by another program, and a file that another program has locked (flock).
+  /// - Throws: `BlockIOError`, with `ENOTBLK` for something that is neither file nor device, and
+  ///   `EBUSY` for one that is somebody's.
+  public init(path: String, readOnly: Bool, exclusive: Bool) throws(BlockIOError) {
+    var info = stat()
+    guard stat(path, &info) == 0 else { throw BlockIOError(.open, path: path, code: errno) }
+    let type = info.st_mode & S_IFMT
+    guard type == S_IFREG || type == S_IFBLK else {
+      throw BlockIOError(.open, path: path, code: ENOTBLK)
+    }
+    isBlockDevice = type == S_IFBLK
+    var flags = O_CLOEXEC | (readOnly ? O_RDONLY : O_RDWR)
+    // O_EXCL without O_CREAT means something for block devices only.
+    if exclusive && isBlockDevice { flags |= O_EXCL }
+    var fd = open(path, flags | dmthin_o_direct)
+    isDirect = fd >= 0
+    if fd < 0 && errno == EINVAL { fd = open(path, flags) }
+    guard fd >= 0 else { throw BlockIOError(.open, path: path, code: errno) }
+    if exclusive && !isBlockDevice {
+      // Readers among themselves do no harm. File systems without locks have nobody to exclude.
+      let status = flock(fd, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB)
+      if status != 0 && errno == EWOULDBLOCK {
+        Glibc.close(fd)
+        throw BlockIOError(.open, path: path, code: EBUSY, isLocked: true)
+      }
+    }
+    descriptor = fd
+    self.path = path
+  }
+
+  /// A descriptor that was opened by other means, as a regular file.
+  init(adopting fd: Int32, path: String) {
+    descriptor = fd
+    self.path = path
+    isBlockDevice = false
+    isDirect = false
+  }
+
+  /// Closes the descriptor, which must not be used any more.
+  public func close() { Glibc.close(descriptor) }
+
+  /// Size in bytes, now.
+  public func byteCount() throws(BlockIOError) -> UInt64 {
+    if isBlockDevice {
+      var bytes: UInt64 = 0
+      guard dmthin_block_device_bytes(descriptor, &bytes) == 0 else {
+        throw BlockIOError(.size, path: path, code: errno)
+      }
+      return bytes
+    }
+    var info = stat()
+    guard fstat(descriptor, &info) == 0 else { throw BlockIOError(.size, path: path, code: errno) }
+    return UInt64(max(0, info.st_size))
+  }
+
+  /// Fills `buffer` from byte `offset` on.
+  /// - Throws: `BlockIOError`, with code 0 where the file ends before.
+  public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
+    throws(BlockIOError)
+  {
+    try whole(.read, buffer.count, at: offset, atEnd: 0) { done, place in
+      pread(descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done, place)
+    }
+  }
+
+  /// Writes all of `buffer` at byte `offset`.
+  /// - Parameter durable: return when the bytes are where a power cut does not reach them.
+  public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool = false)
+    throws(BlockIOError)
+  {
+    try whole(.write, buffer.count, at: offset, atEnd: EIO) { done, place in
+      let (start, count) = (buffer.baseAddress.map { $0 + done }, buffer.count - done)
+      return durable
+        ? dmthin_pwrite_dsync(descriptor, start, count, Int64(place))
+        : pwrite(descriptor, start, count, place)
+    }
+  }
+
+  /// Repeats a call that may do a part only, until all `count` bytes are done.
+  private func whole(
+    _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64, atEnd: Int32,
+    _ call: (_ done: Int, _ place: Int) -> Int
+  ) throws(BlockIOError) {
+    var done = 0
+    while done < count {
+      let n = call(done, Int(clamping: offset &+ UInt64(done)))
+      if n < 0 && errno == EINTR { continue }
+      guard n > 0 else {
+        throw BlockIOError(
+          operation, path: path, offset: offset &+ UInt64(done), code: n < 0 ? errno : atEnd)
+      }
+      done += n
+    }
+  }
+}

@@ -1,0 +1,256 @@
+import BlockServer
+import CDMThin
+import DataPath
+import DeviceMapper
+import Glibc
+import ServerControl
+import Targets
+
+/// A pool without the kernel: its devices in this process, its volumes for NBD clients, and commands by
+/// a control socket. Everything is on the thread that calls `run`.
+public final class PoolServer {
+  private let options: ServeOptions
+  private let note: (String) -> Void
+  private let loop: EventLoop
+  private let queue: IOQueue
+  private let worker: BlockingWorker
+  private let mapper: UserspaceDeviceMapper
+  private let volumes: VolumeExports
+  private let server: BlockServer
+  private var control: ControlDoor?
+  private var metrics: [MetricsDoor] = []
+  private var signals: SignalSource?
+  private var stopRequests = 0
+  private lazy var patience = LoopTimer { [unowned self] in failWaiting() }
+  /// Pools that had failed or asked for a check when they came.
+  private var troubled: Set<String> = []
+
+  /// A server that has not begun yet. `note` is told what the user should know.
+  /// - Throws: where the system gives no event loop.
+  public init(_ options: ServeOptions, note: @escaping (String) -> Void) throws(ServeError) {
+    self.options = options
+    self.note = note
+    do throws(SystemError) {
+      loop = try EventLoop()
+      queue = try IOQueue(loop)
+      worker = try BlockingWorker(loop)
+    } catch {
+      throw ServeError(.inputOutput, "\(error)")
+    }
+    loop.spinNanoseconds = options.spinMicroseconds * 1000
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    mapper.isReadOnly = options.isReadOnly
+    mapper.noSpaceTimeoutSeconds = options.noSpaceTimeoutSeconds
+    mapper.metadataCacheBlocks = options.metadataCacheBlocks
+    mapper.log = note
+    volumes = VolumeExports(mapper, loop)
+    server = BlockServer(
+      loop, exports: volumes.exports, limits: options.limits, security: options.security)
+    mapper.eventHappened = { [unowned self] _ in
+      volumes.changed()
+      control?.eventHappened()
+    }
+  }
+
+  /// Serves until the process is told to end (SIGTERM, SIGINT, SIGHUP), and gives the pool back.
+  /// - Throws: `ServeError`; nothing of the pool is in use then.
+  public func run() throws(ServeError) {
+    do throws(ServeError) {
+      try makeDevices()
+      try openDoors()
+    } catch {
+      _ = giveBack()
+      throw error
+    }
+    announce()
+    loop.run()
+    if let fault = giveBack() { throw fault }
+  }
+
+  // MARK: - Beginning
+
+  private func makeDevices() throws(ServeError) {
+    let plan: PoolPlan
+    switch options.source {
+    case .devices(let metadata, let data):
+      plan = try PoolPlan(options, metadata: metadata, data: data)
+    case .tables(let path): plan = try PoolPlan(tables: path, isReadOnly: options.isReadOnly)
+    case .none: plan = PoolPlan()
+    }
+    plan.notes.forEach(note)
+    for device in plan.devices { try make(device) }
+    troubled = Set(failedPools())
+    for name in troubled where !options.isReadOnly {
+      note("warning: the pool '\(name)' asks for a check; until then it is read-only")
+    }
+    volumes.update()
+  }
+
+  private func make(_ device: ConciseTable.Device) throws(ServeError) {
+    var creation = DeviceCreation(
+      name: device.name, uuid: device.uuid.isEmpty ? nil : device.uuid,
+      table: device.table.isEmpty ? nil : device.table)
+    creation.minor = device.minor
+    creation.isReadOnly = device.isReadOnly
+    var result: Result<Void, DeviceMapperError>?
+    mapper.create(creation) { result = $0 }
+    loop.run(until: { result != nil })
+    do throws(DeviceMapperError) {
+      try result?.get()
+    } catch {
+      let kind: ServeError.Kind =
+        switch error.code {
+        case EBUSY: .busy
+        case EIO, EILSEQ: .damaged
+        default: .request
+        }
+      throw ServeError(kind, "cannot make '\(device.name)': \(error.reason)")
+    }
+  }
+
+  private func openDoors() throws(ServeError) {
+    let passed = Listener.passed()
+    let controlPath = options.control ?? options.sockets.first.map { $0 + ".control" }
+    guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
+      throw ServeError(.request, "nobody could connect: give --socket or --listen")
+    }
+    var place = ""
+    do throws(SystemError) {
+      for path in options.sockets {
+        place = path
+        try server.add(try Listener.unix(path: path))
+      }
+      for address in options.addresses {
+        place = address
+        for listener in try Listener.tcp(address) {
+          note("listening on \(listener.name)")
+          try server.add(listener)
+        }
+      }
+      for listener in passed { try server.add(listener) }
+      if let controlPath {
+        place = controlPath
+        control = try ControlDoor(path: controlPath, loop, mapper, volumes)
+      }
+      if let address = options.metrics {
+        place = address
+        metrics = try MetricsDoor.open(address, loop) { [unowned self] in
+          MetricsText(mapper, server, volumes.exports).text
+        }
+      }
+      place = "signals"
+      try watchSignals()
+    } catch {
+      let kind: ServeError.Kind =
+        switch error.code {
+        case EADDRINUSE: .busy
+        case EINVAL, EADDRNOTAVAIL, ENAMETOOLONG: .request
+        default: .missing
+        }
+      throw ServeError(kind, "\(place): \(error)")
+    }
+  }
+
+  private func watchSignals() throws(SystemError) {
+    var mask: UInt64 = 0
+    for signal in [SIGTERM, SIGINT, SIGHUP] { mask |= 1 << UInt64(signal) }
+    let descriptor = dmthin_signal_descriptor(mask)
+    guard descriptor >= 0 else { throw SystemError("signalfd", errno) }
+    let source = SignalSource(descriptor: descriptor) { [unowned self] in stop() }
+    signals = source
+    try loop.add(source, .readable)
+  }
+
+  private func announce() {
+    let names = volumes.exports.exports.map(\.name).joined(separator: " ")
+    note("serving \(names.isEmpty ? "no volume yet" : names)")
+    notify("READY=1")
+  }
+
+  private func notify(_ text: String) {
+    if let path = getenv("NOTIFY_SOCKET") { _ = dmthin_notify(path, text) }
+  }
+
+  // MARK: - Ending
+
+  /// Ends `run`: nobody is let in any more, what is under way is finished, for some seconds if need be.
+  /// Called again, it does not wait for clients.
+  public func stop() {
+    stopRequests += 1
+    guard stopRequests == 1 else {
+      server.hurry()
+      return failWaiting()
+    }
+    notify("STOPPING=1")
+    loop.set(patience, after: 5_000_000_000)
+    server.stop { [unowned self] in
+      loop.cancel(patience)
+      loop.stop()
+    }
+  }
+
+  /// Ends I/O that would wait for ever, now that nobody resumes anything or makes space.
+  private func failWaiting() {
+    mapper.failWaiting()
+    // What comes of that may wait again.
+    loop.set(patience, after: 100_000_000)
+  }
+
+  /// Commits and lets go of everything; returns what went wrong, if something did.
+  private func giveBack() -> ServeError? {
+    control?.close()
+    metrics.forEach { $0.close() }
+    if let signals {
+      loop.remove(signals)
+      close(signals.descriptor)
+    }
+    let failed = failedPools(commits: true).filter { !troubled.contains($0) }
+    let end = EventLoop.now() &+ 10_000_000_000
+    let timer = LoopTimer {}
+    loop.set(timer, after: 10_000_000_000)
+    loop.run(until: {
+      mapper.removeAll()
+      return mapper.all.isEmpty && worker.inFlight == 0 && queue.inFlight == 0
+        || EventLoop.now() >= end
+    })
+    loop.cancel(timer)
+    guard mapper.all.isEmpty else {
+      let names = mapper.all.map(\.name).joined(separator: " ")
+      return ServeError(.busy, "still in use at the end: \(names)")
+    }
+    worker.close()
+    queue.close()
+    guard let name = failed.first else { return nil }
+    return ServeError(
+      .damaged, "the pool '\(name)' has failed: check its metadata before it is used again")
+  }
+
+  /// Pools that have failed or ask for a check.
+  /// - Parameter commits: whether they are to commit what has changed first.
+  private func failedPools(commits: Bool = false) -> [String] {
+    mapper.all.filter { device in
+      let status = mapper.status(.number(device.number), commits ? [] : .noFlush)
+      return (status?.lines ?? []).contains { line in
+        guard line.type == "thin-pool" else { return false }
+        switch ThinPoolStatus(line.parameters) {
+        case .working(let details): return details.needsCheck
+        default: return true
+        }
+      }
+    }.map(\.name)
+  }
+}
+
+/// Signals that end the process.
+private final class SignalSource: EventSource {
+  private let body: () -> Void
+
+  init(descriptor: Int32, _ body: @escaping () -> Void) {
+    self.body = body
+    super.init(descriptor: descriptor)
+  }
+
+  override func ready(_ events: EventLoop.Events) {
+    while dmthin_next_signal(descriptor) >= 0 { body() }
+  }
+}

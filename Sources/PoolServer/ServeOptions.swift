@@ -1,0 +1,82 @@
+public import BlockServer
+public import DeviceMapper
+import Glibc
+
+/// What `dmthin serve` is told.
+public struct ServeOptions {
+  /// Where the pool comes from.
+  public enum Source: Equatable, Sendable {
+    /// Its metadata and data: devices or files.
+    case devices(metadata: String, data: String)
+    /// A file of concise tables.
+    case tables(String)
+    /// Nothing yet: commands make it.
+    case none
+  }
+
+  /// Where the pool comes from.
+  public var source = Source.none
+  /// The pool's name.
+  public var name = "pool"
+  /// What is served; every device of the pool where there is nothing.
+  public var volumes: [VolumeSpec] = []
+  /// Unix sockets for clients.
+  public var sockets: [String] = []
+  /// Addresses for clients, `ADDRESS:PORT`.
+  public var addresses: [String] = []
+  /// The control socket.
+  public var control: String?
+  /// Where metrics are told: `ADDRESS:PORT`, or the path of a unix socket.
+  public var metrics: String?
+  /// Nothing is written, by nobody.
+  public var isReadOnly = false
+  /// Features of the pool.
+  public var features: Set<ThinPoolTarget.Feature> = []
+  /// Free data blocks at which an event is raised; nil stands for a twentieth.
+  public var lowWaterBlocks: UInt64?
+  /// How long a full pool lets writes wait, in seconds; 0 for ever.
+  public var noSpaceTimeoutSeconds: UInt64 = 60
+  /// Blocks of 4 KiB of metadata that are kept in memory.
+  public var metadataCacheBlocks = 8192
+  /// How long to look for completions before sleeping, in microseconds.
+  public var spinMicroseconds: UInt64 = 0
+  /// How clients are authenticated.
+  public var security = Security.plain
+  /// What clients may take up.
+  public var limits = ServerLimits()
+
+  /// Nothing is told yet.
+  public init() {}
+}
+
+/// Why serving cannot begin, or how it ended.
+public struct ServeError: Error, Equatable, Sendable, CustomStringConvertible {
+  /// What kind of fault it is.
+  public enum Kind: Sendable {
+    /// Something given does not fit.
+    case request
+    /// The pool's metadata is damaged.
+    case damaged
+    /// A device is in use.
+    case busy
+    /// A device or file is missing, or cannot be opened.
+    case missing
+    /// Reading or writing failed.
+    case inputOutput
+  }
+
+  /// What kind of fault it is.
+  public let kind: Kind
+  /// One line.
+  public let description: String
+
+  init(_ kind: Kind, _ description: String) {
+    self.kind = kind
+    self.description = description
+  }
+
+  /// What happened to a device or file.
+  init(_ code: Int32, _ description: String) {
+    self.init(code == EBUSY || code == EADDRINUSE ? .busy : .missing, description)
+  }
+}

@@ -1,0 +1,100 @@
+import BlockServer
+public import Commands
+import DeviceMapper
+import PoolServer
+import ThinTools
+
+/// The commands of this target.
+public var serveCommands: [any Command.Type] { [ServeCommand.self] }
+
+/// `dmthin serve`.
+public enum ServeCommand: Command {
+  /// Serves until the process is told to end.
+  public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let options = try options(arguments)
+    do throws(ServeError) {
+      try PoolServer(options) { [unowned console] in console.note($0) }.run()
+    } catch {
+      throw ToolError(error.kind.toolKind, error.description)
+    }
+    return ExitStatus.ok.rawValue
+  }
+
+  static func options(_ arguments: ParsedArguments) throws -> ServeOptions {
+    var options = ServeOptions()
+    options.source = try source(arguments)
+    options.name = arguments.text("name") ?? options.name
+    // They were looked at when the command line was parsed.
+    options.volumes = arguments.texts("volume").compactMap { try? VolumeSpec($0) }
+    options.sockets = arguments.texts("socket")
+    options.addresses = arguments.texts("listen")
+    options.control = arguments.text("control")
+    options.metrics = arguments.text("metrics")
+    options.isReadOnly = arguments.has("read-only")
+    options.features = Set(
+      (arguments.words("features") ?? []).compactMap { ThinPoolTarget.Feature(rawValue: $0) })
+    options.lowWaterBlocks = arguments.number("low-water")
+    options.noSpaceTimeoutSeconds =
+      arguments.number("no-space-timeout") ?? options.noSpaceTimeoutSeconds
+    options.metadataCacheBlocks =
+      arguments.number("metadata-cache").map { Int(clamping: $0) * 256 }
+      ?? options.metadataCacheBlocks
+    options.spinMicroseconds = arguments.number("spin") ?? 0
+    options.limits.connections =
+      arguments.number("connections").map { Int(clamping: $0) } ?? options.limits.connections
+    options.security = try security(arguments)
+    return options
+  }
+
+  private static func source(_ arguments: ParsedArguments) throws -> ServeOptions.Source {
+    if let tables = arguments.text("tables") { return .tables(tables) }
+    switch (arguments.text("metadata"), arguments.text("data")) {
+    case (let metadata?, let data?): return .devices(metadata: metadata, data: data)
+    case (nil, nil):
+      guard arguments.has("control") else {
+        throw UsageError(
+          "no pool: give --metadata and --data, or --tables",
+          tip: "with --control alone the server starts empty, and pools are activated through it")
+      }
+      return .none
+    default: throw UsageError("a pool has two devices: give both --metadata and --data")
+    }
+  }
+
+  private static func security(_ arguments: ParsedArguments) throws -> Security {
+    let mode: Security.Mode = arguments.has("tls-required") ? .require : .allow
+    do throws(TLSError) {
+      if let keys = arguments.text("tls-psk") {
+        return Security(mode, try TLSCredentials(sharedKeys: keys))
+      }
+      if let certificate = arguments.text("tls-certificate"), let key = arguments.text("tls-key") {
+        let authority = arguments.text("tls-client-ca")
+        return Security(
+          mode,
+          try TLSCredentials(certificate: certificate, key: key, clientAuthority: authority))
+      }
+    } catch {
+      throw ToolError(.input, error.description)
+    }
+    if let option = ["tls-certificate", "tls-key", "tls-client-ca", "tls-required"].first(
+      where: arguments.has)
+    {
+      throw UsageError(
+        "'--\(option)' is of no use alone: give --tls-certificate and --tls-key, or --tls-psk")
+    }
+    return .plain
+  }
+}
+
+extension ServeError.Kind {
+  fileprivate var toolKind: ToolError.Kind {
+    switch self {
+    case .request: .request
+    case .damaged: .damaged
+    case .busy: .busy
+    case .missing: .input
+    case .inputOutput: .inputOutput
+    }
+  }
+}

@@ -1,0 +1,89 @@
+import BlockIO
+import DataPath
+import DeviceMapper
+import Simulation
+import Targets
+import ThinTools
+
+/// Looks at what is left of a pool: its metadata is clean or has leaked blocks, every volume is there,
+/// and each of its sectors holds what it may hold.
+struct PoolJudge {
+  let ground: TrialGround
+  let shape: PoolLoad.Shape
+  let origin: [UInt8]
+
+  static func check(_ metadata: [UInt8]) throws -> CheckReport {
+    let device = MemoryDevice(byteCount: metadata.count)
+    try metadata.withUnsafeBytes { try device.write($0, at: 0) }
+    return try ThinTools.check(device, options: CheckOptions(), progress: Progress())
+  }
+
+  /// - Parameter goesOn: the pool is also written to, taken down and checked again.
+  func judge(_ images: [[UInt8]], _ model: PoolModel, goesOn: Bool) throws {
+    // Before there was a pool.
+    if model.volumes.isEmpty { return }
+    let report = try Self.check(images[0])
+    guard !report.isDamaged && report.minorCount == 0 else {
+      throw TrialFailure("metadata is damaged: \(report.findings.prefix(3))")
+    }
+    let disks = (images + [origin]).enumerated().map { number, bytes in
+      TraceDisk(
+        ground.loop, number: number, bytes: bytes, isPrompt: true, isReadOnly: number == 2)
+    }
+    let rig = PoolRig(
+      ground, disks: disks, volumeBytes: shape.volumeBlocks * PoolRig.blockBytes)
+    var isClosed = false
+    defer { if !isClosed { rig.close() } }
+    try rig.makePool(shape.features)
+    for (id, volume) in model.volumes.sorted(by: { $0.key < $1.key }) {
+      do throws(TrialFailure) {
+        try rig.activate(id, as: "thin\(id)", hasOrigin: volume.hasOrigin)
+      } catch {
+        if volume.existence == .certain { throw error }
+        continue
+      }
+      try compare(rig, id, model)
+    }
+    guard goesOn else { return }
+    try goOn(rig, model, isAskingForCheck: report.needsCheck)
+    rig.close()
+    isClosed = true
+    let after = try Self.check(disks[0].bytes)
+    guard !after.isDamaged && after.minorCount == 0 else {
+      throw TrialFailure("metadata is damaged later: \(after.findings.prefix(3))")
+    }
+  }
+
+  private func compare(_ rig: PoolRig, _ id: Int, _ model: PoolModel) throws(TrialFailure) {
+    let outcome = try rig.start(.read, "thin\(id)", 0..<model.sectorCount)
+    try rig.run("reading") { outcome.isDone }
+    guard outcome.error == 0 else {
+      throw TrialFailure("volume \(id) cannot be read: \(outcome.error)")
+    }
+    let bytes = UnsafeRawBufferPointer(outcome.buffer.bytes)
+    for sector in 0..<model.sectorCount {
+      let found = word(bytes, sector: sector)
+      guard let found, model.mayHold(id, sector, found) else {
+        throw TrialFailure(
+          "volume \(id) holds \(found.map(hex) ?? "a mixture") in sector \(sector), expected "
+            + model.describe(id, sector))
+      }
+    }
+  }
+
+  /// Writes to every volume and flushes it.
+  private func goOn(_ rig: PoolRig, _ model: PoolModel, isAskingForCheck: Bool)
+    throws(TrialFailure)
+  {
+    for id in model.volumes.keys.sorted() where rig.mapper.find(.name("thin\(id)")) != nil {
+      let write = try rig.start(.write, "thin\(id)", 3..<140)
+      let flush = try rig.start(.flush, "thin\(id)")
+      try rig.run("writing") { write.isDone && flush.isDone }
+      let isRefused = write.error != 0 || flush.error != 0
+      // Full pools and those that ask for a check take nothing new.
+      if isRefused, !isAskingForCheck, try rig.status()?.mode == .readWrite {
+        throw TrialFailure("volume \(id) cannot be written: \(write.error), \(flush.error)")
+      }
+    }
+  }
+}

@@ -32,7 +32,7 @@ let package = Package(
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Cgetopt"),
-    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
+    .target(name: "Cgnutls"),
     .systemLibrary(name: "Cdevmapper", providers: [.apt(["libdevmapper-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),

@@ -17,7 +17,6 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
   }
 
   private let number: Int
-  private let loop: EventLoop
   private let trace: Trace?
   /// Its contents.
   public private(set) var bytes: [UInt8]
@@ -44,14 +43,13 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
     _ loop: EventLoop, number: Int, bytes: [UInt8], trace: Trace? = nil, seed: UInt64 = 0,
     isPrompt: Bool = false, isReadOnly: Bool = false
   ) {
-    self.loop = loop
     self.number = number
     self.bytes = bytes
     self.trace = trace
     self.isPrompt = isPrompt
     readOnly = isReadOnly
     random = SplitMix64(seed: seed)
-    super.init()
+    super.init(loop)
     let hook = Hook(self)
     self.hook = hook
     loop.add(hook)

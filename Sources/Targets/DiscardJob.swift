@@ -79,14 +79,12 @@ final class DiscardJob: RequestOwner {
   private func passDown(_ blocks: Range<UInt64>, mayBeShared: Bool) throws(PoolError) {
     var at = blocks.lowerBound
     while at < blocks.upperBound {
-      guard try !mayBeShared || pool.metadata.dataCount(at) == 1 else {
+      guard try isToGo(at, mayBeShared) else {
         at += 1
         continue
       }
       var end = at + 1
-      while end < blocks.upperBound, try !mayBeShared || pool.metadata.dataCount(end) == 1 {
-        end += 1
-      }
+      while end < blocks.upperBound, try isToGo(end, mayBeShared) { end += 1 }
       if end <= pool.dataBlockLimit {
         pending += 1
         pool.data.submit(
@@ -96,6 +94,11 @@ final class DiscardJob: RequestOwner {
       }
       at = end
     }
+  }
+
+  private func isToGo(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
+    if !mayBeShared { return true }
+    return try pool.metadata.dataCount(block) == 1
   }
 
   /// A discard that was passed down has ended; whether it did anything does not matter.

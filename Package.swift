@@ -32,9 +32,8 @@ let package = Package(
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Cgetopt"),
-    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
-    .systemLibrary(
-      name: "Cdevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
+    .target(name: "Cgnutls"),
+    .systemLibrary(name: "Cdevmapper", providers: [.apt(["libdevmapper-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),

@@ -165,6 +165,12 @@ let package = Package(
       ],
       exclude: ["Vectors"], swiftSettings: settings),
     tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
+    tests(
+      "PoolServerTests",
+      [
+        "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "PoolServer",
+        "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
+      ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["DeviceMapper", "TestSupport"]),
   ]

@@ -299,16 +299,16 @@ struct ScriptGenerator {
     add("flush \(name)")
     add("table \(dataSectors) 0 \(ending)")
     add("resume pool")
-    // The kernel sorts what waits; here it comes sorted, so that it is clear who gets what there is.
+    // In order and each within a block, so that it is clear who gets what there is: the kernel sorts
+    // what waits, but can put the pieces of a larger request in another order.
     var first = 0
     for _ in 0..<number(1...4) where first < device.sectors {
       first += number(0...(device.sectors - first) / 2)
-      let count = min(
-        device.sectors - first, chance(2) ? blockSectors : number(1...3 * blockSectors))
-      guard count > 0 else { break }
+      let left = min(device.sectors - first, blockSectors - first % blockSectors)
+      guard left > 0 else { break }
       tag += 2
-      add("start \(name) \(first) \(count) \(tag)")
-      first += count
+      add("start \(name) \(first) \(chance(2) ? left : number(1...left)) \(tag)")
+      first += blockSectors
     }
     add("status pool noflush")
     switch number(0...2) {

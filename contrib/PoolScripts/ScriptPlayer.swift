@@ -179,12 +179,22 @@ final class ScriptPlayer {
       line = rest
     }
     try checkTime()
+    let isDone = try record(line)
+    if addsCommits && pendingWrites > 0 && ["start", "resume"].contains(line.verb) {
+      // Waiting has taken its time: whether the worker has committed or not, now it is.
+      try record(ScriptLine("status pool"))
+    }
+    try checkTime()
+    return isDone
+  }
+
+  @discardableResult
+  private func record(_ line: ScriptLine) throws(PlayerError) -> Bool {
     willPlay(line.text)
     played.append(line.text)
     results.append(line.text)
     let first = results.count
     try carryOut(line)
-    try checkTime()
     return results.count > first && results[first] == "    ok"
   }
 
@@ -399,6 +409,8 @@ final class ScriptPlayer {
         guard let table = try dm.status(device, options) else { return tell("none") }
         for line in table.lines { tell(statusText(line, isCommitted: options.isEmpty)) }
         if line.word(0) == "pool" && options.isEmpty && !table.info.isSuspended { wasCommitted() }
+        // After a commit there may be space for what waits.
+        if pendingWrites > 0 { world.settle() }
       }
     } catch {
       tell(errorName(error.code))

@@ -10,6 +10,14 @@ public protocol Command {
   /// Does the work and returns the exit status. Errors are printed by the caller, which takes the
   /// status from their kind.
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32
+  /// The command itself if it is a `RawCommand`; finding that out by a cast takes longer than many a
+  /// command.
+  static var raw: (any RawCommand.Type)? { get }
+}
+
+extension Command {
+  /// No `RawCommand`.
+  public static var raw: (any RawCommand.Type)? { nil }
 }
 
 /// A command that understands its command line itself, because it is that of another program.
@@ -18,6 +26,11 @@ public protocol RawCommand: Command {
   static var names: [String] { get }
   /// Runs a command line, which does not include the program's name; returns the exit status.
   static func run(raw arguments: [String], program: String, console: Console) -> Int32
+}
+
+extension RawCommand {
+  /// This command.
+  public static var raw: (any RawCommand.Type)? { self }
 }
 
 /// The project's version, printed by `--version` as the only thing on the line.

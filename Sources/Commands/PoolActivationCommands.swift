@@ -53,7 +53,7 @@ enum PoolCreateCommand: Command {
       request.blockSectors = UInt32(clamping: try parsedSectors(size, "SIZE"))
     }
     request.overwrites = arguments.has("force")
-    let manager = try PoolManager.make(console)
+    let manager = try PoolManager.make(console, arguments)
     let geometry = try manager.create(request)
     if let warning = geometry.warning { console.warning(warning) }
     console.note("\(request.name): \(geometry.reason)")
@@ -97,7 +97,7 @@ enum PoolActivateCommand: Command {
     console.isQuiet = arguments.has("quiet")
     var request = arguments.poolActivation()
     request.skipsCheck = arguments.has("no-check")
-    let blocks = try PoolManager.make(console).activatePool(request)
+    let blocks = try PoolManager.make(console, arguments).activatePool(request)
     if blocks.present > blocks.recorded {
       console.note(
         "\(request.name): data has grown from \(blocks.recorded) to \(blocks.present) blocks")
@@ -145,7 +145,7 @@ enum PoolActivateThinCommand: Command {
       externalOrigin: arguments.text("external-origin"))
     activation.isReadOnly = arguments.has("read-only")
     activation.uuid = arguments.text("uuid")
-    let manager = try PoolManager.make(console)
+    let manager = try PoolManager.make(console, arguments)
     try manager.activateThin(manager.pool(PoolPlace.mappedName(operands[0])), activation)
     return ExitStatus.ok.rawValue
   }
@@ -186,7 +186,7 @@ enum PoolActivateThinCommand: Command {
 enum PoolDeactivateCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    try PoolManager.make(console).deactivate(
+    try PoolManager.make(console, arguments).deactivate(
       PoolPlace.mappedName(arguments.positionals[0]), all: arguments.has("all"),
       deferred: arguments.has("deferred"))
     return ExitStatus.ok.rawValue
@@ -215,7 +215,7 @@ enum PoolDeactivateCommand: Command {
 enum PoolResizeCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    try PoolManager.make(console).resizeThin(
+    try PoolManager.make(console, arguments).resizeThin(
       arguments.positionals[0], sectors: parsedSectors(arguments.positionals[1], "SIZE"),
       shrinks: arguments.has("shrink"))
     return ExitStatus.ok.rawValue
@@ -246,7 +246,7 @@ enum PoolResizeCommand: Command {
 enum PoolGrowCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    let manager = try PoolManager.make(console)
+    let manager = try PoolManager.make(console, arguments)
     let growth = try manager.grow(
       manager.pool(PoolPlace.mappedName(arguments.positionals[0])))
     for (what, blocks) in [("data", growth.data), ("metadata", growth.metadata)] {
@@ -280,7 +280,7 @@ enum PoolFeaturesCommand: Command {
     if let both = enable.intersection(disable).first {
       throw UsageError("'\(both.rawValue)' cannot be both enabled and disabled")
     }
-    let manager = try PoolManager.make(console)
+    let manager = try PoolManager.make(console, arguments)
     try manager.changeFeatures(
       manager.pool(PoolPlace.mappedName(arguments.positionals[0])), enable: enable,
       disable: disable, lowWaterBlocks: arguments.number("low-water"))

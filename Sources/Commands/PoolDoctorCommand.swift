@@ -81,7 +81,7 @@ enum PoolDoctorCommand: Command {
           "Check every mapping, which takes as long as thin_check. Pools that are not active only."),
       OptionSpec(
         "json", help: "Print one JSON object: findings, each with severity, code, cause, next."),
-      .poolBackend,
+      .poolBackend, .control,
     ],
     positionals: [.pool],
     examples: [

@@ -6,7 +6,7 @@ import ThinTools
 /// `dmthin pool events`.
 enum PoolEventsCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
-    let manager = try PoolManager.make(console)
+    let manager = try PoolManager.make(console, arguments)
     manager.recover()
     let watch = try PoolWatch(manager, arguments.positionals.map { PoolPlace.mappedName($0) })
     let start = monotonicNanoseconds()

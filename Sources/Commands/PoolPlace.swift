@@ -1,6 +1,7 @@
 import DeviceMapper
 import Glibc
 import PoolManager
+import ServerControl
 import ThinTools
 
 /// What a POOL on the command line means.
@@ -16,12 +17,12 @@ enum PoolPlace {
   /// an active pool, unless a file has it.
   init(_ arguments: ParsedArguments, console: Console) throws {
     let text = arguments.positionals[0]
-    switch arguments.text("backend") ?? "auto" {
-    case "offline": self = .offline(text)
-    case "kernel":
-      let manager = try PoolManager.make(console)
+    switch BackendChoice(arguments) {
+    case .offline: self = .offline(text)
+    case .automatic: self = try Self.automatic(text, console)
+    case .kernel, .userspace:
+      let manager = try PoolManager.make(console, arguments)
       self = .live(manager, try manager.pool(Self.mappedName(text)))
-    default: self = try Self.automatic(text, console)
     }
   }
 
@@ -34,7 +35,7 @@ enum PoolPlace {
       return .offline(text)
     }
     if exists {
-      guard let manager = try? PoolManager.make(console), manager.isPool(text) else {
+      guard let manager = try? PoolManager.makeForKernel(console), manager.isPool(text) else {
         return .offline(text)
       }
       if isFile {
@@ -46,7 +47,7 @@ enum PoolPlace {
       return .live(manager, try manager.pool(text))
     }
     if text.hasPrefix("/") || text.hasPrefix(".") { return .offline(text) }
-    let manager = try PoolManager.make(console)
+    let manager = try PoolManager.makeForKernel(console)
     return .live(manager, try manager.pool(mappedName(text)))
   }
 
@@ -60,13 +61,59 @@ enum PoolPlace {
   }
 }
 
+/// Which device-mapper is meant.
+enum BackendChoice: Equatable {
+  /// The kernel's, or metadata at rest: whatever the argument is.
+  case automatic
+  case kernel
+  case offline
+  /// A running `dmthin serve`, by its control socket.
+  case userspace(control: String)
+
+  /// Where a server's control socket is unless something else is said.
+  static let defaultControl = "/run/dmthin/control"
+
+  /// What `--backend` and `--control` say, or else the environment: a control socket there has the same
+  /// effect as `--control`.
+  init(backend: String?, control: String?) {
+    let environment = getenv("DMTHIN_CONTROL").map { String(cString: $0) }
+    let path = control ?? environment.flatMap { $0.isEmpty ? nil : $0 }
+    switch backend ?? (path == nil ? "auto" : "userspace") {
+    case "kernel": self = .kernel
+    case "offline": self = .offline
+    case "userspace": self = .userspace(control: path ?? Self.defaultControl)
+    default: self = .automatic
+    }
+  }
+
+  init(_ arguments: ParsedArguments) {
+    self.init(backend: arguments.text("backend"), control: arguments.text("control"))
+  }
+}
+
 extension PoolManager {
-  /// A manager over what this program has, that speaks through `console`.
-  static func make(_ console: Console) throws(ToolError) -> PoolManager {
+  /// A manager over the backend that is asked for, that speaks through `console`.
+  static func make(_ console: Console, _ arguments: ParsedArguments) throws(ToolError)
+    -> PoolManager
+  {
+    guard case .userspace(let control) = BackendChoice(arguments) else {
+      return try makeForKernel(console)
+    }
+    return make(
+      UserspaceClient(path: control), RunFolder(RunFolderPath(control: control).path), console)
+  }
+
+  static func makeForKernel(_ console: Console) throws(ToolError) -> PoolManager {
     guard let make = console.makeDeviceMapper else {
       throw ToolError(.request, "this program has no device-mapper; use dmthin")
     }
-    let manager = PoolManager(make())
+    return self.make(make(), RunFolder(), console)
+  }
+
+  private static func make(
+    _ backend: any DeviceMapperBackend, _ folder: RunFolder, _ console: Console
+  ) -> PoolManager {
+    let manager = PoolManager(backend, runFolder: folder)
     manager.note = { [unowned console] in console.note("note: \($0)") }
     manager.warn = { [unowned console] in console.warning($0) }
     manager.backend.warn = { [unowned console] in console.warning($0) }
@@ -77,10 +124,24 @@ extension PoolManager {
 extension OptionSpec {
   /// Where a pool is.
   static let poolBackend = OptionSpec(
-    "backend", value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "offline"])),
+    "backend",
+    value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "userspace", "offline"])),
     help: """
-      Where the pool is: kernel, an active one; offline, one that is not active, by its metadata. \
-      Default: auto, which looks what the argument is.
+      Where the pool is: kernel, an active one; userspace, one that dmthin serve has; offline, one that \
+      is not active, by its metadata. Default: auto, which looks what the argument is.
+      """)
+
+  /// Where an active pool is.
+  static let liveBackend = OptionSpec(
+    "backend", value: .required(placeholder: "WHERE", .choice(["kernel", "userspace"])),
+    help: "Whose device-mapper: the kernel's, or a running dmthin serve. Default: kernel.")
+
+  /// Which server.
+  static let control = OptionSpec(
+    "control", value: .required(placeholder: "PATH", .path),
+    help: """
+      The control socket of a running dmthin serve; implies --backend userspace, as a path in \
+      DMTHIN_CONTROL does. Default: /run/dmthin/control.
       """)
 
   /// A size with its unit.

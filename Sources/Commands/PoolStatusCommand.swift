@@ -15,7 +15,7 @@ enum PoolStatusCommand: Command {
   }
 
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
-    let manager = try PoolManager.make(console)
+    let manager = try PoolManager.make(console, arguments)
     manager.recover()
     let names = arguments.positionals
     let pools =

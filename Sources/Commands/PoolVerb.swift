@@ -128,7 +128,7 @@ extension CommandSpec {
         change is one transaction, so that it is made as a whole or not at all.
         """,
       ],
-      options: options + [.poolBackend, .quiet], positionals: [.pool] + operands,
+      options: options + [.poolBackend, .control, .quiet], positionals: [.pool] + operands,
       examples: examples,
       exitStatus: [
         (
@@ -149,7 +149,8 @@ extension CommandSpec {
   ) -> CommandSpec {
     CommandSpec(
       name: "pool \(verb)", fieldName: "dmthin-pool-\(verb)", summary: summary,
-      description: description, options: options + [.quiet], positionals: operands,
+      description: description, options: options + [.liveBackend, .control, .quiet],
+      positionals: operands,
       examples: examples, exitStatus: statuses, seeAlso: seeAlso)
   }
 }

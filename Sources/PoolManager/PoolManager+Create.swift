@@ -39,7 +39,8 @@ extension PoolManager {
   /// Makes a pool on two devices that nobody uses, and activates it. If that fails, the metadata
   /// device is as it was, but for what `overwrites` allowed to overwrite.
   public func create(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
-    try locked(request.name) { () throws(ToolError) in
+    let key = try key(request)
+    return try locked(key: key, request.name) { () throws(ToolError) in
       try requireFree(request.name)
       let geometry = try prepare(request)
       var request = request
@@ -48,24 +49,33 @@ extension PoolManager {
       do throws(ToolError) {
         try start(request, sectors: geometry.dataBlocks * UInt64(geometry.blockSectors))
       } catch {
-        // The kernel may have formatted it before it found what is wrong.
-        if let device = try? FileDevice(
-          path: request.metadata, access: .readWrite, exclusive: true)
-        {
-          try? Self.wipe(device)
-        }
-        throw error
+        throw unformatted(request.metadata, error)
       }
+      runFolder.remove(key, "lease")
       return geometry
+    }
+  }
+
+  /// Takes back what the kernel may have written before it found what is wrong.
+  /// - Returns: `error`, and where that fails what stands.
+  private func unformatted(_ path: String, _ error: ToolError) -> ToolError {
+    do {
+      try Self.wipe(FileDevice(path: path, access: .readWrite, exclusive: true))
+      return error
+    } catch let undo {
+      return ToolError(
+        error.kind,
+        "\(error.message)\n  \(undo)\n  \(path) may hold an empty pool by now; before it is used for "
+          + "another: wipefs -a \(shellQuoted(path)), or give --force")
     }
   }
 
   /// Looks at both devices and makes the metadata device ready to be formatted, which the kernel does.
   /// The devices are free again afterwards.
   private func prepare(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
-    let metadata = try Self.claim(request.metadata, "metadata")
-    try Self.requireDistinct(request)
-    let data = try Self.claim(request.data, "data")
+    let metadata = try claim(request.metadata, "metadata")
+    try requireDistinct(request)
+    let data = try claim(request.data, "data")
     let sector = UInt64(Limits.sectorBytes)
     let geometry = try PoolGeometry(
       dataSectors: data.byteCount / sector, metadataSectors: metadata.byteCount / sector,
@@ -79,7 +89,8 @@ extension PoolManager {
   public func activatePool(_ request: PoolActivation) throws(ToolError)
     -> (recorded: UInt64, present: UInt64)
   {
-    try locked(request.name) { () throws(ToolError) in
+    let key = try key(request)
+    return try locked(key: key, request.name) { () throws(ToolError) in
       try requireFree(request.name)
       let (superblock, present) = try inspect(request)
       var request = request
@@ -88,6 +99,8 @@ extension PoolManager {
         request.lowWaterBlocks
         ?? PoolGeometry.lowWater(blocks: present, blockSectors: superblock.dataBlockSectors)
       try start(request, sectors: present * UInt64(superblock.dataBlockSectors))
+      // A metadata snapshot outlives its pool's activation, and so does its lease.
+      if superblock.metadataSnapshot == 0 { runFolder.remove(key, "lease") }
       return (superblock.dataSpaceMap.blockCount, present)
     }
   }
@@ -95,9 +108,9 @@ extension PoolManager {
   /// The superblock of a pool that can be activated, and the data blocks that the data device has. The
   /// devices are free again afterwards.
   private func inspect(_ request: PoolActivation) throws(ToolError) -> (Superblock, UInt64) {
-    let metadata = try Self.claim(request.metadata, "metadata")
-    try Self.requireDistinct(request)
-    let data = try Self.claim(request.data, "data")
+    let metadata = try claim(request.metadata, "metadata")
+    try requireDistinct(request)
+    let data = try claim(request.data, "data")
     let superblock = try Self.soundSuperblock(metadata, request)
     let sectors = data.byteCount / UInt64(Limits.sectorBytes)
     let present = sectors / UInt64(superblock.dataBlockSectors)
@@ -116,8 +129,8 @@ extension PoolManager {
     _ request: PoolActivation, sectors: UInt64
   ) throws(ToolError) {
     let target = ThinPoolTarget(
-      metadataDevice: "\(try SystemDevices.number(request.metadata))",
-      dataDevice: "\(try SystemDevices.number(request.data))",
+      metadataDevice: try devices.word(request.metadata, backend),
+      dataDevice: try devices.word(request.data, backend),
       blockSectors: UInt64(request.blockSectors ?? 0),
       lowWaterBlocks: request.lowWaterBlocks ?? 0, features: request.features)
     let line = TableLine(
@@ -128,8 +141,8 @@ extension PoolManager {
   }
 
   /// Opens a device so that nobody else can use it.
-  private static func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
-    _ = try SystemDevices.number(path)
+  private func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
+    _ = try devices.word(path, backend)
     do throws(BlockIOError) {
       return try FileDevice(path: path, access: .readWrite, exclusive: true)
     } catch {
@@ -143,8 +156,18 @@ extension PoolManager {
     }
   }
 
-  private static func requireDistinct(_ request: PoolActivation) throws(ToolError) {
-    guard try SystemDevices.number(request.metadata) != SystemDevices.number(request.data) else {
+  /// What a pool that is not active yet is called in the run folder. A file has no number of its own:
+  /// the server that is to open it gives it one.
+  private func key(_ request: PoolActivation) throws(ToolError) -> String {
+    backend.takesFiles ? request.name : "\(try devices.number(request.metadata))"
+  }
+
+  private func requireDistinct(_ request: PoolActivation) throws(ToolError) {
+    let words = (
+      try devices.word(request.metadata, backend),
+      try devices.word(request.data, backend)
+    )
+    guard words.0 != words.1 else {
       throw ToolError(.request, "metadata and data cannot be on the same device")
     }
   }

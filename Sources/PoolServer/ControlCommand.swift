@@ -156,9 +156,9 @@ struct ControlCommand {
     var request = request
     let device = try request.reference()
     let options = QueryOptions(rawValue: try request.number())
-    return mapper.wait(device, eventNumber: try request.number()) { result in
+    return mapper.wait(device, eventNumber: try request.number(), options) { result in
       switch result {
-      case .success: reply(answer(mapper.status(device, options)))
+      case .success(let status): reply(answer(status))
       case .failure(let error): reply(ControlMessage(error))
       }
     }

@@ -20,6 +20,7 @@ final class ControlDoor: EventSource {
   private(set) var eventCount: UInt64 = 0
   private var watchers: [(id: UInt64, body: () -> Void)] = []
   private var lastWatcher: UInt64 = 0
+  private lazy var eventTimer = LoopTimer { [unowned self] in tellWatchers() }
   private let runFolder: RunFolderPath
 
   init(
@@ -62,9 +63,13 @@ final class ControlDoor: EventSource {
 
   // MARK: - Events
 
-  /// Something happened to a device.
+  /// Something happened to a device. Events are raised in the midst of things: who waits is told later.
   func eventHappened() {
     eventCount &+= 1
+    if !eventTimer.isSet { loop.set(eventTimer, after: 0) }
+  }
+
+  private func tellWatchers() {
     let due = watchers
     watchers = []
     for watcher in due { watcher.body() }
@@ -81,6 +86,7 @@ final class ControlDoor: EventSource {
   /// Lets nobody in any more, and closes what is open.
   func close() {
     loop.remove(self)
+    loop.cancel(eventTimer)
     listener.close()
     for connection in connections { connection.close() }
     runFolder.clear()
@@ -98,6 +104,10 @@ final class ControlConnection: EventSource {
   private var isClosed = false
   /// A command is under way; the next one waits.
   private var isBusy = false
+  /// Commands are being taken from `received`.
+  private var isProcessing = false
+  /// A command can end in the midst of things; the next one is begun from the loop.
+  private lazy var nextTimer = LoopTimer { [unowned self] in process() }
   /// Has what is under way forgotten, where nothing but an event is waited for.
   private var cancel: () -> Void = {}
 
@@ -128,6 +138,8 @@ final class ControlConnection: EventSource {
   }
 
   private func process() {
+    isProcessing = true
+    defer { isProcessing = false }
     while !isBusy, !isClosed, answer.isEmpty,
       let end = received[searched...].firstIndex(of: ControlMessage.lineEnd)
     {
@@ -156,6 +168,10 @@ final class ControlConnection: EventSource {
     send()
   }
 
+  private func goOn() {
+    if !isProcessing, !isClosed, !nextTimer.isSet { door.loop.set(nextTimer, after: 0) }
+  }
+
   private func send() {
     while sent < answer.count {
       let n = answer.withUnsafeBytes { raw in
@@ -170,7 +186,7 @@ final class ControlConnection: EventSource {
     }
     answer = []
     sent = 0
-    process()
+    goOn()
   }
 
   private func watch() {
@@ -183,6 +199,7 @@ final class ControlConnection: EventSource {
     isClosed = true
     cancel()
     cancel = {}
+    door.loop.cancel(nextTimer)
     door.loop.remove(self)
     Glibc.close(descriptor)
     door.forget(self)

@@ -2,56 +2,108 @@ import BlockServer
 import DeviceMapper
 import Targets
 
-/// What is told of pools, volumes and clients, in the words of the kernel's status.
+/// Pools, volumes and clients in Prometheus' text format. Sizes are in bytes.
+///
+/// Nothing is committed for it: numbers of a pool are those of this moment.
 struct MetricsText {
+  private typealias Sample = (labels: [(String, String)], value: UInt64)
   private(set) var text = ""
 
-  init(_ mapper: UserspaceDeviceMapper, _ server: BlockServer) {
-    var pools: [(name: String, words: [String])] = []
-    var volumes: [(name: String, words: [String])] = []
+  init(_ mapper: UserspaceDeviceMapper, _ server: BlockServer, _ exports: ExportList) {
+    var pools: [(device: MappedDevice, target: ThinPoolTarget, status: ThinPoolStatus)] = []
+    var thins: [(device: MappedDevice, id: String, sectors: UInt64, status: ThinStatus)] = []
     for device in mapper.all {
-      for line in mapper.status(.number(device.number), .noFlush)?.lines ?? [] {
-        let words = line.parameters.split(separator: " ").map { String($0) }
-        if line.type == "thin-pool" { pools.append((device.name, words)) }
-        if line.type == "thin" { volumes.append((device.name, words)) }
-      }
-    }
-    addPools(pools)
-    add("thin_mapped_sectors", "gauge", "Sectors mapped in a thin volume.")
-    for (name, words) in volumes { value("thin_mapped_sectors", "volume", name, words.first) }
-    addServer(server)
-  }
-
-  private mutating func addPools(_ pools: [(name: String, words: [String])]) {
-    let fractions = [
-      (1, "metadata_blocks", "Metadata blocks of 4 KiB"), (2, "data_blocks", "Data blocks"),
-    ]
-    for (index, metric, help) in fractions {
-      for (part, which) in ["used", "total"].enumerated() {
-        add("pool_\(metric)_\(which)", "gauge", "\(help), \(which).")
-        for (name, words) in pools where words.count > index {
-          let numbers = words[index].split(separator: "/")
-          value(
-            "pool_\(metric)_\(which)", "pool", name,
-            numbers.count == 2 ? String(numbers[part]) : nil)
+      let reference = DeviceReference.number(device.number)
+      let table = mapper.table(reference, [])?.lines ?? []
+      let status = mapper.status(reference, .noFlush)?.lines ?? []
+      for (line, state) in zip(table, status) {
+        let words = KernelText.words(line.parameters)
+        if line.type == "thin-pool", let target = try? ThinPoolTarget(words),
+          let status = ThinPoolStatus(state.parameters)
+        {
+          pools.append((device, target, status))
+        } else if line.type == "thin", words.count > 1,
+          let status = ThinStatus(state.parameters)
+        {
+          thins.append((device, words[1], line.length, status))
         }
       }
     }
-    add("pool_writable", "gauge", "1 in mode rw, 0 in any other.")
-    for (name, words) in pools {
-      value("pool_writable", "pool", name, words.contains("rw") ? "1" : "0")
+    addPools(pools)
+    addThins(thins)
+    add(
+      "volume_clients", "gauge", "Connections that use a volume.",
+      exports.exports.map { ([("volume", $0.name)], UInt64($0.connections)) })
+    addServer(server)
+  }
+
+  private mutating func addPools(
+    _ pools: [(device: MappedDevice, target: ThinPoolTarget, status: ThinPoolStatus)]
+  ) {
+    add(
+      "pool_failed", "gauge", "1 where a pool has failed and takes no requests.",
+      pools.map {
+        if case .working = $0.status { return (label($0.device), 0) }
+        return (label($0.device), 1)
+      })
+    add(
+      "pool_events_total", "counter", "Events that a pool has raised.",
+      pools.map { (label($0.device), UInt64($0.device.eventNumber)) })
+    // What has failed says so instead of numbers.
+    var working:
+      [(labels: [(String, String)], block: UInt64, low: UInt64, ThinPoolStatus.Details)] =
+        []
+    for (device, target, status) in pools {
+      if case .working(let details) = status {
+        working.append((label(device), target.blockSectors * 512, target.lowWaterBlocks, details))
+      }
     }
-    add("pool_needs_check", "gauge", "Whether the metadata has to be checked.")
-    for (name, words) in pools {
-      value("pool_needs_check", "pool", name, words.contains("needs_check") ? "1" : "0")
+    add(
+      "pool_data_bytes", "gauge", "Size of a pool's data.",
+      working.map { ($0.labels, $0.3.data.total &* $0.block) })
+    add(
+      "pool_data_used_bytes", "gauge", "Data that is in use.",
+      working.map { ($0.labels, $0.3.data.used &* $0.block) })
+    add(
+      "pool_data_low_water_bytes", "gauge", "Free data at which an event is raised.",
+      working.map { ($0.labels, $0.low.multipliedFullWidth(by: $0.block).low) })
+    add(
+      "pool_metadata_bytes", "gauge", "Size of a pool's metadata.",
+      working.map { ($0.labels, $0.3.metadata.total &* 4096) })
+    add(
+      "pool_metadata_used_bytes", "gauge", "Metadata that is in use.",
+      working.map { ($0.labels, $0.3.metadata.used &* 4096) })
+    add(
+      "pool_transaction_id", "gauge", "Transaction id of a pool.",
+      working.map { ($0.labels, $0.3.transactionID) })
+    add(
+      "pool_needs_check", "gauge", "1 where a pool's metadata has to be checked.",
+      working.map { ($0.labels, $0.3.needsCheck ? 1 : 0) })
+    add(
+      "pool_mode", "gauge", "1 for the mode that a pool is in.",
+      working.map { ($0.labels + [("mode", "\($0.3.mode.rawValue)")], 1) })
+  }
+
+  private mutating func addThins(
+    _ thins: [(device: MappedDevice, id: String, sectors: UInt64, status: ThinStatus)]
+  ) {
+    add(
+      "volume_bytes", "gauge", "Size of a thin volume.",
+      thins.map { ([("volume", $0.device.name), ("id", $0.id)], $0.sectors &* 512) })
+    var mapped: [Sample] = []
+    for (device, id, _, status) in thins {
+      if case .working(let sectors, _) = status {
+        mapped.append(([("volume", device.name), ("id", id)], sectors &* 512))
+      }
     }
+    add("volume_mapped_bytes", "gauge", "What is mapped of it, shared or not.", mapped)
   }
 
   private mutating func addServer(_ server: BlockServer) {
     let counters = server.counters
     for (metric, help, count) in [
-      ("accepted", "Connections accepted.", counters.accepted),
-      ("dropped", "Connections dropped by the server.", counters.dropped),
+      ("connections_accepted", "Connections accepted.", counters.accepted),
+      ("connections_dropped", "Connections that the server has ended.", counters.dropped),
       ("reads", "Requests to read.", counters.reads),
       ("writes", "Requests to write.", counters.writes),
       ("flushes", "Requests to flush.", counters.flushes),
@@ -61,28 +113,31 @@ struct MetricsText {
       ("written_bytes", "Bytes that clients asked to write.", counters.bytesWritten),
       ("errors", "Requests that ended with an error.", counters.errors),
     ] {
-      add("nbd_\(metric)_total", "counter", help)
-      text += "dmthin_nbd_\(metric)_total \(count)\n"
+      add("nbd_\(metric)_total", "counter", help, [([], count)])
     }
-    add("nbd_connections", "gauge", "Connections.")
-    text += "dmthin_nbd_connections \(server.connectionCount)\n"
-    add("nbd_buffer_bytes", "gauge", "Bytes in buffers.")
-    text += "dmthin_nbd_buffer_bytes \(server.bytesInUse)\n"
+    add(
+      "nbd_connections", "gauge", "Connections that are open.",
+      [([], UInt64(server.connectionCount))])
+    add(
+      "nbd_buffer_bytes", "gauge", "Bytes in buffers for clients' requests.",
+      [([], UInt64(clamping: server.bytesInUse))])
   }
 
-  private mutating func add(_ metric: String, _ type: String, _ help: String) {
+  private func label(_ device: MappedDevice) -> [(String, String)] { [("pool", device.name)] }
+
+  private mutating func add(_ metric: String, _ type: String, _ help: String, _ samples: [Sample]) {
+    guard !samples.isEmpty else { return }
     text += "# HELP dmthin_\(metric) \(help)\n# TYPE dmthin_\(metric) \(type)\n"
+    for (labels, value) in samples {
+      let list = labels.map { "\($0.0)=\"\(Self.escaped($0.1))\"" }.joined(separator: ",")
+      text += "dmthin_\(metric)\(list.isEmpty ? "" : "{\(list)}") \(value)\n"
+    }
   }
 
-  private mutating func value(
-    _ metric: String, _ label: String, _ name: String, _ number: String?
-  ) {
-    // What has failed says so instead of numbers.
-    guard let number, UInt64(number) != nil else { return }
-    let escaped = name.reduce(into: "") { result, character in
+  private static func escaped(_ text: String) -> String {
+    text.reduce(into: "") { result, character in
       if character == "\\" || character == "\"" { result.append("\\") }
       result += character == "\n" ? "\\n" : String(character)
     }
-    text += "dmthin_\(metric){\(label)=\"\(escaped)\"} \(number)\n"
   }
 }

@@ -21,6 +21,7 @@ public final class PoolServer {
   private var metrics: [MetricsDoor] = []
   private var signals: SignalSource?
   private var stopRequests = 0
+  private lazy var patience = LoopTimer { [unowned self] in failWaiting() }
   /// Pools that had failed or asked for a check when they came.
   private var troubled: Set<String> = []
 
@@ -108,6 +109,11 @@ public final class PoolServer {
   }
 
   private func openDoors() throws(ServeError) {
+    let passed = Listener.passed()
+    let controlPath = options.control ?? options.sockets.first.map { $0 + ".control" }
+    guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
+      throw ServeError(.request, "nobody could connect: give --socket or --listen")
+    }
     var place = ""
     do throws(SystemError) {
       for path in options.sockets {
@@ -121,19 +127,15 @@ public final class PoolServer {
           try server.add(listener)
         }
       }
-      let passed = Listener.passed()
       for listener in passed { try server.add(listener) }
-      let controlPath = options.control ?? options.sockets.first.map { $0 + ".control" }
       if let controlPath {
         place = controlPath
         control = try ControlDoor(path: controlPath, loop, mapper, volumes)
-      } else if options.addresses.isEmpty && passed.isEmpty {
-        throw SystemError("nobody could connect: no socket and no address given", EINVAL)
       }
       if let address = options.metrics {
         place = address
         metrics = try MetricsDoor.open(address, loop) { [unowned self] in
-          MetricsText(mapper, server).text
+          MetricsText(mapper, server, volumes.exports).text
         }
       }
       place = "signals"
@@ -175,10 +177,11 @@ public final class PoolServer {
   /// Called again, it does not wait for clients.
   public func stop() {
     stopRequests += 1
-    guard stopRequests == 1 else { return server.hurry() }
+    guard stopRequests == 1 else {
+      server.hurry()
+      return failWaiting()
+    }
     notify("STOPPING=1")
-    // I/O that waits for a resume or for space would wait for ever.
-    let patience = LoopTimer { [unowned self] in failWaiting() }
     loop.set(patience, after: 5_000_000_000)
     server.stop { [unowned self] in
       loop.cancel(patience)
@@ -186,10 +189,11 @@ public final class PoolServer {
     }
   }
 
+  /// Ends I/O that would wait for ever, now that nobody resumes anything or makes space.
   private func failWaiting() {
     mapper.failWaiting()
-    // What came of it may wait again.
-    loop.set(LoopTimer { [unowned self] in failWaiting() }, after: 100_000_000)
+    // What comes of that may wait again.
+    loop.set(patience, after: 100_000_000)
   }
 
   /// Commits and lets go of everything; returns what went wrong, if something did.

@@ -137,14 +137,13 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// Reads an answer with `body`.
+  /// Reads with `body` what an answer says after its first field.
   private func read<Value>(
     _ answer: ControlMessage, _ verb: ControlVerb, _ device: String,
     _ body: (inout ControlMessage) throws(ControlMessage.Malformed) -> Value
   ) throws(DeviceMapperError) -> Value {
     var answer = answer
     do throws(ControlMessage.Malformed) {
-      _ = try answer.text()
       return try body(&answer)
     } catch {
       throw malformed(verb, device)

@@ -100,8 +100,10 @@ public final class UserspaceBackend: DeviceMapperBackend {
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
-    try run { mapper.wait(device, eventNumber: eventNumber, $0) }
-    return mapper.status(device, options)
+    var result: Result<DeviceTable, DeviceMapperError>?
+    mapper.wait(device, eventNumber: eventNumber, options) { result = $0 }
+    loop.run(until: { result != nil })
+    return try result?.get()
   }
   /// As `DeviceMapperBackend` says.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] { mapper.list() }

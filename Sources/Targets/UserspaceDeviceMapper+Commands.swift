@@ -220,6 +220,7 @@ extension UserspaceDeviceMapper {
     }
     device.isSuspended = false
     for driver in live.drivers { driver.resume() }
+    if let pool = device.pool, !(live.single is ThinPoolDriver) { pool.detach() }
     device.goOn()
   }
 
@@ -300,24 +301,31 @@ extension UserspaceDeviceMapper {
   /// Target types that there are.
   public func targets() -> [TargetVersion] { Self.versions }
 
-  /// Calls `completion` when the event number differs from `eventNumber`, or the device is removed.
+  /// Calls `completion` with the status when the event number differs from `eventNumber`, or the device
+  /// is removed; its state is all that there is then.
   /// - Returns: what has it not called any more, if it has not been.
   @discardableResult
   public func wait(
-    _ reference: DeviceReference, eventNumber: UInt32, _ completion: @escaping Completion
+    _ reference: DeviceReference, eventNumber: UInt32, _ options: QueryOptions,
+    _ completion: @escaping (Result<DeviceTable, DeviceMapperError>) -> Void
   ) -> () -> Void {
     guard let device = find(reference) else {
       completion(.failure(.init(.wait, device: "\(reference) ", code: ENXIO)))
       return {}
     }
+    let answer = { [unowned self] in
+      let status = device.isRemoved ? nil : self.status(.number(device.number), options)
+      completion(.success(status ?? DeviceTable(info: device.info(inactive: false), lines: [])))
+    }
     guard device.eventNumber == eventNumber else {
-      completion(.success(()))
+      answer()
       return {}
     }
+    // Events are raised in the midst of things, and a status may commit.
+    let body = { [unowned self] in loop.set(LoopTimer(answer), after: 0) }
     lastWaiter &+= 1
     let id = lastWaiter
-    device.eventWaiters.append(
-      .init(id: id, eventNumber: eventNumber) { completion(.success(())) })
+    device.eventWaiters.append(.init(id: id, eventNumber: eventNumber, body: body))
     return { [weak device] in device?.eventWaiters.removeAll { $0.id == id } }
   }
 }

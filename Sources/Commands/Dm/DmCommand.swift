@@ -26,7 +26,7 @@ public enum DmCommand: Command, RawCommand {
           return lines.joined(separator: "\n") + "\n" + verb.summary + "."
         }.joined(separator: "\n"),
     ],
-    options: DmOption.all.compactMap { option in
+    options: (DmOption.all + DmOption.own).compactMap { option in
       guard let help = option.help, !["help", "version"].contains(option.name) else { return nil }
       return OptionSpec(
         option.name, short: option.letters.first,

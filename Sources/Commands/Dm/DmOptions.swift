@@ -94,6 +94,21 @@ struct DmOption: Sendable {
   ]
 }
 
+extension DmOption {
+  /// Options that dmsetup has not; only in full, so that they do not make its own ambiguous.
+  static let own: [DmOption] = [
+    DmOption(
+      "backend", value: "WHERE",
+      help: "Whose devices: those of the kernel, or of userspace, a running dmthin serve."),
+    DmOption(
+      "control", value: "PATH",
+      help: """
+        The server's control socket; implies userspace, as a path in DMTHIN_CONTROL does. Default: \
+        /run/dmthin/control.
+        """),
+  ]
+}
+
 /// A command line of `dmthin dm`, taken apart.
 struct DmArguments {
   /// Values of options in order; an option without value has empty ones.
@@ -130,7 +145,7 @@ struct DmArguments {
     let parts = text.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
     let name = parts.first ?? ""
     let candidates = DmOption.all.filter { $0.name.hasPrefix(name) }
-    let exact = candidates.first { $0.name == name }
+    let exact = (candidates + DmOption.own).first { $0.name == name }
     guard let option = exact ?? candidates.first else {
       throw Fault(message: "unrecognized option '--\(text)'")
     }

@@ -1,6 +1,7 @@
 import BlockIO
 import DeviceMapper
 import Glibc
+import ServerControl
 
 /// One run of `dmthin dm`: its options, and the backend.
 final class DmSession {
@@ -25,14 +26,25 @@ final class DmSession {
   var backend: any DeviceMapperBackend {
     get throws {
       if let made { return made }
-      guard let backend = console.makeDeviceMapper?() else {
-        throw DmFailure.failed("This program has no device-mapper in it.")
-      }
+      let backend = try makeBackend()
       backend.settings = try settings()
       backend.warn = { [console] in console.note($0) }
       made = backend
       return backend
     }
+  }
+
+  private func makeBackend() throws(DmFailure) -> any DeviceMapperBackend {
+    let name = arguments.text("backend")
+    if let name, !["kernel", "userspace"].contains(name) {
+      throw .commandLine("Unknown backend '\(name)': kernel and userspace are known.")
+    }
+    let choice = BackendChoice(backend: name, control: arguments.text("control"))
+    if case .userspace(let control) = choice { return UserspaceClient(path: control) }
+    guard let backend = console.makeDeviceMapper?() else {
+      throw .failed("This program has no device-mapper in it.")
+    }
+    return backend
   }
 
   private func settings() throws(DmFailure) -> BackendSettings {
@@ -54,10 +66,7 @@ final class DmSession {
     settings.verbosity = max(0, arguments.count("verbose") - 1)
     let environment = getenv("DM_UDEV_COOKIE").map { String(cString: $0) }
     if let cookie = arguments.text("udevcookie") ?? environment {
-      let digits = cookie.hasPrefix("0x") ? cookie.dropFirst(2) : cookie[...]
-      let value = UInt32(digits, radix: cookie.hasPrefix("0x") ? 16 : 10) ?? 0
-      guard value != 0 else { throw .failed("Incorrect cookie value.") }
-      settings.udevCookie = value
+      settings.udevCookie = try Self.cookie(cookie)
     }
     return settings
   }

@@ -299,16 +299,16 @@ struct ScriptGenerator {
     add("flush \(name)")
     add("table \(dataSectors) 0 \(ending)")
     add("resume pool")
-    // In order and each within a block, so that it is clear who gets what there is: the kernel sorts
-    // what waits, but can put the pieces of a larger request in another order.
-    var first = 0
-    for _ in 0..<number(1...4) where first < device.sectors {
-      first += number(0...(device.sectors - first) / 2)
-      let left = min(device.sectors - first, blockSectors - first % blockSectors)
-      guard left > 0 else { break }
+    // All within a block: in which order the kernel comes back to what has waited is not certain, and
+    // who gets the space would not be either.
+    let (place, _) = range(device.sectors)
+    let end = min(device.sectors, (place / blockSectors + 1) * blockSectors)
+    var first = place / blockSectors * blockSectors
+    for _ in 0..<number(1...3) where first < end {
+      let count = number(1...(end - first))
       tag += 2
-      add("start \(name) \(first) \(chance(2) ? left : number(1...left)) \(tag)")
-      first += blockSectors
+      add("start \(name) \(first) \(count) \(tag)")
+      first += count
     }
     add("status pool noflush")
     switch number(0...2) {

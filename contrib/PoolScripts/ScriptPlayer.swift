@@ -153,10 +153,11 @@ final class ScriptPlayer {
       var piece = line
       piece.set(1, at)
       piece.set(2, stop - at)
-      let isDone = try run(piece, isAdded: true)
-      try run(ScriptLine("flush \(line.word(0))"), isAdded: true)
+      // Whether the worker commits in the middle or at the flush, in the end all is committed.
+      let isDone = try record(piece)
+      try record(ScriptLine("flush \(line.word(0))"))
       let after = superblock()
-      try run(ScriptLine("status pool"), isAdded: true)
+      try record(ScriptLine("status pool"))
       if isDone && before != after { workerCommit = start }
       at = stop
     }

@@ -315,7 +315,7 @@ struct ScriptGenerator {
     case 0:
       if let other = someActive(), let sectors = active[other]?.sectors {
         add("discard \(other) 0 \(sectors)")
-        add("status pool")
+        add("pause")
       }
     case 1: dataSectors = min(dataSectorsMax, dataSectors + number(0...dataSectorsMax / 8))
     default: break

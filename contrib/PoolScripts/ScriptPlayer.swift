@@ -25,6 +25,8 @@ final class ScriptPlayer {
   /// The pool's live and waiting tables ask for errors when there is no space.
   private var failsWhenFull = true
   private var nextFailsWhenFull = true
+  private var passesDown = true
+  private var nextPassesDown = true
   private var dataSectors = 0
   private var pendingWrites = 0
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 8 << 20, alignment: 4096)
@@ -181,10 +183,12 @@ final class ScriptPlayer {
     }
     try checkTime()
     let isDone = try record(line)
-    if addsCommits && pendingWrites > 0 && ["start", "resume"].contains(line.verb) {
-      // Waiting has taken its time: whether the worker has committed or not, now it is.
-      try record(ScriptLine("status pool"))
-    }
+    // Waiting has taken its time: whether the worker has committed or not, now it is. In user space a
+    // discard that is passed down can need a commit on its way, which the kernel does not make.
+    let needsCommit =
+      pendingWrites > 0 && ["start", "resume", "pause"].contains(line.verb)
+      || line.verb == "discard" && isDone && passesDown
+    if addsCommits && needsCommit { try record(ScriptLine("status pool")) }
     try checkTime()
     return isDone
   }
@@ -206,12 +210,14 @@ final class ScriptPlayer {
     case "origin": try world.makeOrigin(name, byteCount: line.number(1) * 512)
     case "create":
       failsWhenFull = line.words.contains("error_if_no_space")
+      passesDown = !line.words.contains("no_discard_passdown")
       dataSectors = line.number(0)
       workerCommit = start
       tell(attempt { () throws(DeviceMapperError) in try create("pool", poolLine(line.words)) })
       wasCommitted()
     case "table":
       nextFailsWhenFull = line.words.contains("error_if_no_space")
+      nextPassesDown = !line.words.contains("no_discard_passdown")
       tell(attempt { () throws(DeviceMapperError) in try load("pool", [poolLine(line.words)]) })
     case "message":
       let text = line.words.joined(separator: " ")
@@ -230,6 +236,9 @@ final class ScriptPlayer {
     case "write", "writefua", "read", "discard", "flush": transfer(line)
     case "start": begin(line)
     case "finish": finish()
+    case "pause":
+      world.pause()
+      wasCommitted()
     case "growmeta":
       metadataBytes = max(metadataBytes, line.number(0) * 4096)
       try world.growMetadata(toBytes: metadataBytes)
@@ -310,7 +319,9 @@ final class ScriptPlayer {
           if name == "pool" { wasCommitted() }
         default:
           let swaps = (try dm.info(.name(name), []))?.hasInactiveTable ?? false
-          if name == "pool" && swaps { failsWhenFull = nextFailsWhenFull }
+          if name == "pool" && swaps {
+            (failsWhenFull, passesDown) = (nextFailsWhenFull, nextPassesDown)
+          }
           try dm.resume(.name(name), [], node: NodeOptions())
           if name == "pool" && swaps { wasCommitted() }
           if pendingWrites > 0 { world.settle() }

@@ -46,7 +46,7 @@ struct KernelSemanticsTests {
     #expect(try world.perform(.read, "thin1", at: 2 * block, count: 4096) == EIO)
   }
 
-  @Test("blocks of one device alone are discarded below although a metadata snapshot refers to them")
+  @Test("a device's own blocks are discarded below though a metadata snapshot refers to them")
   func discardWithMetadataSnapshot() throws {
     let world = try World()
     try world.makePool(dataBytes: 16 * block)

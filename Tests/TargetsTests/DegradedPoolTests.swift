@@ -206,7 +206,7 @@ struct DegradedPoolTests {
     let data = try world.add("data", byteCount: 16 * block)
     try world.create("m", [world.line(2048, "linear", "\(meta) 0")])
     try world.create("d d", [world.line(UInt64(16 * block / 512), "linear", "\(data) 0")])
-    let parameters = "/dev/dm-0 /dev/mapper/d\\\\x20d 128 0 0"
+    let parameters = "/dev/dm-0 /dev/mapper/d\\x20d 128 0 0"
     try world.create("pool", [world.line(UInt64(16 * block / 512), "thin-pool", parameters)])
     try world.makeThin(1, bytes: 8 * block)
     #expect(try world.write("thin1", at: 0, pattern(1, block)) == 0)

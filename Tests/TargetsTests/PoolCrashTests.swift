@@ -18,8 +18,8 @@ struct PoolCrashTests {
   func faults(_ kind: PoolFaultTrial.Kind) throws {
     let ground = try TrialGround()
     var count = 0
-    for seed in 1...3 as ClosedRange<UInt64> where count < 6 {
-      count += try PoolFaultTrial(ground, kind, seed: seed, steps: 50).run(stride: 9)[0]
+    for seed in 1...40 as ClosedRange<UInt64> where count < 8 {
+      count += try PoolFaultTrial(ground, kind, seed: seed, steps: 50).run(stride: 5)[0]
     }
     #expect(count > 0)
   }

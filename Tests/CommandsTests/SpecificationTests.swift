@@ -34,9 +34,10 @@ import ThinTools
     ] {
       #expect(help.contains(part), "\(part)")
     }
-    for status in ExitStatus.allCases where status != .leaks {
-      #expect(help.contains("\n  \(status.rawValue) "))
-    }
+    let statuses = ExitStatus.allCases.filter { $0 != .leaks }.map(\.rawValue)
+    let own = spec.onlyExitStatus.map(\.status)
+    for status in own.isEmpty ? statuses : own { #expect(help.contains("\n  \(status) ")) }
+    if !own.isEmpty { #expect(!help.contains("\n  64 ")) }
     for line in help.split(separator: "\n") where !line.hasPrefix("Usage:") {
       #expect(line.count <= 80, "\(line)")
     }
@@ -54,6 +55,18 @@ import ThinTools
       for conflict in option.conflicts { #expect(spec.option(named: conflict) != nil) }
       #expect(option.help.hasSuffix("."), "\(option.label)")
     }
+  }
+
+  @Test("verbs of dm are in help and manual page, which shows command lines that can be typed")
+  func dmIsDocumented() {
+    let (help, man) = (DmCommand.spec.helpText(program: "dmthin dm"), DmCommand.spec.manPage)
+    for verb in DmVerb.all {
+      let names = verb.names.joined(separator: "|")
+      #expect(help.contains("\n  \(names)"), "\(names)")
+      #expect(man.contains("\\fB\(roff(names))"), "\(names)")
+    }
+    #expect(man.contains("dmthin dm create t0"))
+    #expect(!man.contains(roff("dmthin-dm [OPTIONS]")) && !man.contains(roff("dmthin-dm create")))
   }
 
   @Test("roff takes no character of a text for a command")

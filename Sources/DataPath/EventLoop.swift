@@ -22,9 +22,9 @@ open class PassHook {
   public init() {}
   /// The end of a pass.
   open func endOfPass() {}
-  /// Whether `poll` may find something soon, so that the loop should look again for a while before
-  /// it sleeps.
-  open var expectsSoon: Bool { false }
+  /// Whether `poll` can be expected to find something within so many nanoseconds, so that the loop
+  /// should look again for a while before it sleeps.
+  open func expects(within nanoseconds: UInt64) -> Bool { false }
   /// Deals with what can be seen to be ready without a system call; returns whether anything was.
   open func poll() -> Bool { false }
 }
@@ -47,8 +47,9 @@ public final class LoopTimer {
 /// The data path's one thread: waits for descriptors and timers, and does what they ask for.
 ///
 /// A pass: finished requests are handed to their owners, hooks send what has come up (`IOQueue` its
-/// batch, connections their replies), then the loop waits. Before it sleeps it looks for completions
-/// for up to `spinNanoseconds`: sleeping and being woken takes longer than a fast disk does.
+/// batch, connections their replies), then the loop waits. Where a hook expects something within
+/// `spinNanoseconds` it looks for that, for as long, before it sleeps: being woken can take longer than
+/// a fast disk does.
 public final class EventLoop {
   /// Why a descriptor is ready, or shall be watched.
   public struct Events: OptionSet, Sendable {
@@ -228,7 +229,8 @@ public final class EventLoop {
 
   /// Looks for completions for a while; true if something was dealt with.
   private func spin() -> Bool {
-    guard hooks.contains(where: { $0.expectsSoon }), finished.isEmpty, !isAnotherPassDue
+    guard finished.isEmpty, !isAnotherPassDue,
+      hooks.contains(where: { $0.expects(within: spinNanoseconds) })
     else { return false }
     let end = Self.now() &+ spinNanoseconds
     repeat {

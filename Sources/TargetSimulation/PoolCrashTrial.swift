@@ -18,6 +18,7 @@ public struct PoolCrashTrial {
     load = PoolLoad(ground, seed: seed)
     judge = PoolJudge(ground: ground, shape: load.shape, origin: load.images[2])
     do {
+      try load.prepare()
       try load.run(steps)
       try load.verify()
     } catch {

@@ -1,6 +1,7 @@
 import BlockIO
 import DataPath
 import DeviceMapper
+import Glibc
 import Simulation
 import Targets
 import ThinTools
@@ -55,18 +56,25 @@ struct PoolJudge {
   }
 
   private func compare(_ rig: PoolRig, _ id: Int, _ model: PoolModel) throws(TrialFailure) {
-    let outcome = try rig.start(.read, "thin\(id)", 0..<model.sectorCount)
-    try rig.run("reading") { outcome.isDone }
-    guard outcome.error == 0 else {
-      throw TrialFailure("volume \(id) cannot be read: \(outcome.error)")
-    }
-    let bytes = UnsafeRawBufferPointer(outcome.buffer.bytes)
-    for sector in 0..<model.sectorCount {
-      let found = word(bytes, sector: sector)
-      guard let found, model.mayHold(id, sector, found) else {
-        throw TrialFailure(
-          "volume \(id) holds \(found.map(hex) ?? "a mixture") in sector \(sector), expected "
-            + model.describe(id, sector))
+    // Pools that take no changes read unmapped blocks beyond the end of the origin, which fails.
+    let mayEnd = rig.isDegraded && model.volumes[id]?.hasOrigin == true
+    let step = mayEnd ? PoolRig.sectorsPerBlock : model.sectorCount
+    for start in stride(from: 0, to: model.sectorCount, by: step) {
+      let sectors = start..<(start + step)
+      let outcome = try rig.start(.read, "thin\(id)", sectors)
+      try rig.run("reading") { outcome.isDone }
+      if outcome.error != 0 && mayEnd && sectors.upperBound > shape.originSectors { continue }
+      guard outcome.error == 0 else {
+        throw TrialFailure("volume \(id) cannot be read: \(outcome.error)")
+      }
+      let bytes = UnsafeRawBufferPointer(outcome.buffer.bytes)
+      for sector in sectors {
+        let found = word(bytes, sector: sector - start)
+        guard let found, model.mayHold(id, sector, found) else {
+          throw TrialFailure(
+            "volume \(id) holds \(found.map(hex) ?? "a mixture") in sector \(sector), expected "
+              + model.describe(id, sector))
+        }
       }
     }
   }
@@ -79,9 +87,9 @@ struct PoolJudge {
       let write = try rig.start(.write, "thin\(id)", 3..<140)
       let flush = try rig.start(.flush, "thin\(id)")
       try rig.run("writing") { write.isDone && flush.isDone }
-      let isRefused = write.error != 0 || flush.error != 0
       // Full pools and those that ask for a check take nothing new.
-      if isRefused, !isAskingForCheck, try rig.status()?.mode == .readWrite {
+      let isRefused = [write.error, flush.error].contains { $0 != 0 && $0 != ENOSPC }
+      if isRefused && !isAskingForCheck {
         throw TrialFailure("volume \(id) cannot be written: \(write.error), \(flush.error)")
       }
     }

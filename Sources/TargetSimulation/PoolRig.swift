@@ -169,6 +169,14 @@ final class PoolRig {
     }
   }
 
+  /// Whether the pool takes no more changes.
+  var isDegraded: Bool {
+    switch try? status(noFlush: true)?.mode {
+    case .readWrite, .outOfDataSpace: false
+    default: true
+    }
+  }
+
   // MARK: - Requests
 
   /// A request and what became of it.

@@ -69,6 +69,9 @@ public final class MappedDevice: BlockDestination {
   }
   public override var optimalBytes: Int { live?.drivers.map(\.optimalBytes).max() ?? 0 }
   public override var discardBytes: Int { live?.drivers.map(\.discardBytes).max() ?? 0 }
+  public override var discardMaxBytes: UInt64 {
+    live?.drivers.map(\.discardMaxBytes).min() ?? .max
+  }
   public override var takesDiscards: Bool { live?.takesDiscards ?? false }
   public override var isReadOnly: Bool { live?.isReadOnly ?? false }
 

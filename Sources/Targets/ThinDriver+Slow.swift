@@ -130,6 +130,7 @@ extension ThinDriver {
       piece.pointee.offset = startByte + at
       piece.pointee.byteCount = Int(stop - at)
       piece.pointee.operation = isUnmapping ? .discard : .write
+      piece.pointee.context = isUnmapping ? Self.isZeroing : 0
       piece.pointee.buffer = zeros.bytes.baseAddress
       map(piece)
       at = stop

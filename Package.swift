@@ -164,7 +164,7 @@ let package = Package(
         "Simulation",
       ],
       exclude: ["Vectors"], swiftSettings: settings),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools"]),
     tests(
       "PoolServerTests",
       [

@@ -1,4 +1,5 @@
 import Testing
+import ThinMetadata
 import ThinTools
 
 @testable import Commands
@@ -140,17 +141,17 @@ import ThinTools
   func dumpRequest() throws {
     let plain = DumpRequest(try parsed(DumpCommand.spec, "in"))
     #expect(plain.format == .xml && plain.output == nil && plain.deviceIDs == nil)
-    #expect(plain.metadataSnapshot == .none)
+    #expect(plain.source == .current)
     let full = DumpRequest(
       try parsed(
         DumpCommand.spec, "-m=5", "-f", "human_readable", "-o", "out", "--dev-id", "3",
         "--dev-id", "1", "--data-block-size", "128", "--nr-data-blocks=9", "--transaction-id", "2",
         "--skip-mappings", "in"))
-    #expect(full.metadataSnapshot == .block(5) && full.format == .humanReadable)
+    #expect(full.source == .metadataSnapshotAt(5) && full.format == .humanReadable)
     #expect(full.deviceIDs == [3, 1] && full.output == "out" && full.skipMappings)
     #expect(full.overrides.dataBlockSectors == 128 && full.overrides.dataBlockCount == 9)
     #expect(full.overrides.transactionID == 2)
-    #expect(DumpRequest(try parsed(DumpCommand.spec, "-m", "in")).metadataSnapshot == .current)
+    #expect(DumpRequest(try parsed(DumpCommand.spec, "-m", "in")).source == .metadataSnapshot)
     #expect(throws: UsageError.self) { try DumpCommand.spec.parse(["-r", "-m=5", "in"]) }
   }
 
@@ -161,7 +162,7 @@ import ThinTools
     let ls = LsRequest(
       try parsed(LsCommand.spec, "-o", "DEV,HIGHEST_MAPPED", "--no-headers", "-m", "in"))
     #expect(ls.fields == [.device, .highestMapped] && !ls.hasHeaders)
-    #expect(ls.metadataSnapshot == .current)
+    #expect(ls.source == .metadataSnapshot)
     #expect(LsRequest(try parsed(LsCommand.spec, "in")).fields == LsField.standard)
     for bad in ["", "DEV,", ",DEV", "dev", "DEV,FOO"] {
       #expect(throws: UsageError.self) { try LsCommand.spec.parse(["-o", bad, "in"]) }

@@ -47,7 +47,8 @@ struct PoolPlanTests {
     }
   }
 
-  @Test("Without volumes every device is served up to its last mapped block, and empty ones are named")
+  @Test(
+    "Without volumes every device is served up to its last mapped block, and empty ones are named")
   func everything() throws {
     let plan = try plan()
     #expect(plan.devices.map(\.name) == ["pool", "thin1", "thin3"])

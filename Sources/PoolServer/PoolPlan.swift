@@ -14,7 +14,8 @@ extension PoolPlan {
     let pool = try PoolInspection(metadata: metadata, data: data)
     if pool.blockCount > pool.knownBlockCount, !options.isReadOnly {
       notes.append(
-        "data has grown from \(pool.knownBlockCount) to \(pool.blockCount) blocks, which are taken in")
+        "data has grown from \(pool.knownBlockCount) to \(pool.blockCount) blocks, which are taken in"
+      )
     }
     var features = options.features
     if options.isReadOnly { features.insert(.readOnly) }

@@ -32,9 +32,8 @@ let package = Package(
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Cgetopt"),
-    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
-    .systemLibrary(
-      name: "Cdevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
+    .target(name: "Cgnutls"),
+    .systemLibrary(name: "Cdevmapper", providers: [.apt(["libdevmapper-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
@@ -66,6 +65,9 @@ let package = Package(
         "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
       ]),
     library(
+      "TargetSimulation",
+      ["BlockIO", "DataPath", "DeviceMapper", "Simulation", "Targets", "ThinTools"]),
+    library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
@@ -86,6 +88,13 @@ let package = Package(
       path: "contrib/TraceReplay",
       swiftSettings: settings),
     .executableTarget(
+      name: "pool-script",
+      dependencies: [
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "KernelDeviceMapper", "PersistentData",
+        "Simulation", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
+      ],
+      path: "contrib/PoolScripts", swiftSettings: settings),
+    .executableTarget(
       name: "trace-generate", dependencies: ["Simulation"], path: "contrib/TraceGenerate",
       swiftSettings: settings),
     .executableTarget(
@@ -98,8 +107,15 @@ let package = Package(
       name: "crash-trials", dependencies: ["Simulation"], path: "contrib/fuzz/CrashTrials",
       swiftSettings: settings),
     .executableTarget(
+      name: "pool-crash-trials", dependencies: ["TargetSimulation"],
+      path: "contrib/fuzz/PoolCrashTrials", swiftSettings: settings),
+    .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
       swiftSettings: settings),
+    .executableTarget(
+      name: "bench-targets",
+      dependencies: ["BlockIO", "CDMThin", "DataPath", "DeviceMapper", "Simulation", "Targets"],
+      path: "contrib/bench/Targets", swiftSettings: settings),
     .executableTarget(
       name: "nbd-trials",
       dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
@@ -117,12 +133,19 @@ let package = Package(
     tests(
       "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
+    tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
     tests(
       "TargetsTests",
       [
         "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
-        "ThinFormat", "Simulation", "TestSupport",
+        "ThinFormat", "Simulation", "TargetSimulation", "TestSupport",
+      ]),
+    tests(
+      "PoolManagerTests",
+      [
+        "PoolManager", "DeviceMapper", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools",
+        "Simulation", "TestSupport",
       ]),
     tests(
       "PersistentDataTests",
@@ -141,7 +164,7 @@ let package = Package(
         "Simulation",
       ],
       exclude: ["Vectors"], swiftSettings: settings),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools"]),
     tests(
       "PoolServerTests",
       [
@@ -149,6 +172,6 @@ let package = Package(
         "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
       ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
-    tests("KernelTests", ["TestSupport"]),
+    tests("KernelTests", ["DeviceMapper", "TestSupport"]),
   ]
 )

@@ -5,6 +5,7 @@
 // bytes, which is linear and so a table look-up per byte of the register.
 #include "CDMThin.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #define POLYNOMIAL 0x82F63B78u  // 0x1EDC6F41 reflected
@@ -14,8 +15,10 @@ static uint32_t byte_table[256];
 static uint32_t skip_one_lane[4][256];   // register after LANE zero bytes, by register byte
 static uint32_t skip_two_lanes[4][256];  // register after 2 * LANE zero bytes
 static int has_instruction;
+static int is_ready;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-uint32_t dmthin_crc32c_reference(uint32_t crc, const void *bytes, size_t count) {
+static uint32_t by_table(uint32_t crc, const void *bytes, size_t count) {
     const uint8_t *p = bytes;
     while (count--) crc = byte_table[(crc ^ *p++) & 0xff] ^ (crc >> 8);
     return crc;
@@ -26,8 +29,9 @@ static uint32_t advance(uint32_t crc, size_t zero_bytes) {
     return crc;
 }
 
-// Runs before main, so that the tables are never written while threads read them.
-__attribute__((constructor)) static void build_tables(void) {
+// Runs when a checksum is first asked for: most calls of dmthin need none, and on a virtual machine
+// asking the processor what it can do takes as long as many of them.
+static void build_tables(void) {
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t r = i;
         for (int bit = 0; bit < 8; bit++) r = (r >> 1) ^ (r & 1 ? POLYNOMIAL : 0);
@@ -99,11 +103,26 @@ static uint32_t by_instruction(uint32_t crc, const uint8_t *p, size_t count) {
 }
 #endif
 
+static void make_ready(void) {
+    if (__atomic_load_n(&is_ready, __ATOMIC_ACQUIRE)) return;
+    pthread_once(&once, build_tables);
+    __atomic_store_n(&is_ready, 1, __ATOMIC_RELEASE);
+}
+
+uint32_t dmthin_crc32c_reference(uint32_t crc, const void *bytes, size_t count) {
+    make_ready();
+    return by_table(crc, bytes, count);
+}
+
 uint32_t dmthin_crc32c(uint32_t crc, const void *bytes, size_t count) {
 #if defined(__x86_64__)
+    make_ready();
     if (has_instruction) return by_instruction(crc, bytes, count);
+    return by_table(crc, bytes, count);
 #elif defined(__ARM_FEATURE_CRC32)
     return by_instruction(crc, bytes, count);
+#else
+    make_ready();
+    return by_table(crc, bytes, count);
 #endif
-    return dmthin_crc32c_reference(crc, bytes, count);
 }

@@ -44,11 +44,21 @@ public struct Dispatcher {
   public func run(_ arguments: [String], console: Console) -> Int32 {
     let program = arguments.first?.split(separator: "/").last.map { String($0) } ?? "dmthin"
     let rest = Array(arguments.dropFirst())
-    if let command = commands.first(where: { $0.spec.fieldName == program || $0.isNamed(program) })
-    {
+    if let command = command(ofProgram: program) {
       return run(command, program: program, rest, console)
     }
     return console.finish(runVerb(rest, program: program, console))
+  }
+
+  private func command(ofProgram name: String) -> (any Command.Type)? {
+    if Self.isOwnName(name) { return nil }
+    return wellKnown(name)
+      ?? commands.first { $0.spec.fieldName == name || $0.raw?.names.contains(name) ?? false }
+  }
+
+  /// The same, if this program has it.
+  private func wellKnown(_ name: String) -> (any Command.Type)? {
+    Self.wellKnown(name).flatMap { known in commands.contains { $0 == known } ? known : nil }
   }
 
   private func command(_ verb: String) -> (any Command.Type)? {
@@ -59,7 +69,10 @@ public struct Dispatcher {
   /// first is that of a group.
   private func command(_ words: ArraySlice<String>) -> (command: any Command.Type, words: Int)? {
     guard let first = words.first else { return nil }
-    if let command = command(first) { return (command, 1) }
+    if let second = words.dropFirst().first, let command = wellKnown("\(first) \(second)") {
+      return (command, 2)
+    }
+    if let command = wellKnown(first) ?? command(first) { return (command, 1) }
     guard let second = words.dropFirst().first else { return nil }
     return command("\(first) \(second)").map { ($0, 2) }
   }
@@ -85,7 +98,7 @@ public struct Dispatcher {
   private func run(
     _ command: any Command.Type, program: String, _ arguments: [String], _ console: Console
   ) -> Int32 {
-    if let command = command as? any RawCommand.Type {
+    if let command = command.raw {
       return console.finish(command.run(raw: arguments, program: program, console: console))
     }
     do {
@@ -189,13 +202,6 @@ public struct Dispatcher {
     } catch {
       throw ToolError(error.operation == .open ? .output : .inputOutput, error.description)
     }
-  }
-}
-
-extension Command {
-  /// Whether the command stands in for a program of this name.
-  static func isNamed(_ program: String) -> Bool {
-    (self as? any RawCommand.Type)?.names.contains(program) ?? false
   }
 }
 

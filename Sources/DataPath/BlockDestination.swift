@@ -43,6 +43,10 @@ open class BlockDestination: RequestOwner {
   open var discardBytes: Int { 0 }
   /// Whether discards are taken; without, they end with EOPNOTSUPP.
   open var takesDiscards: Bool { false }
+  /// Most bytes that one discard of what is below may have.
+  open var discardMaxBytes: UInt64 { .max }
+  /// Whether what is discarded reads as zeros then, unless it stays as it was.
+  open var discardsToZeroes: Bool { false }
   /// Whether `writeZeroes` takes less time than writing zeros would.
   open var zeroesFast: Bool { false }
   /// Whether nothing may be written.

@@ -21,6 +21,7 @@ public final class Disk: BlockDestination {
   private let readOnly: Bool
   private let sectorBytes: Int
   private var bytes: UInt64
+  private let discardLimits: (most: UInt64, granularity: Int)
 
   /// Opens `path`: a block device exclusively (O_EXCL), a file with a lock (flock), so that nobody
   /// else who asks for either has it.
@@ -36,6 +37,7 @@ public final class Disk: BlockDestination {
     var sector: Int32 = 512
     if file.isBlockDevice { _ = dmthin_block_device_sector_bytes(file.descriptor, &sector) }
     sectorBytes = Int(sector)
+    discardLimits = file.isBlockDevice ? Self.discardLimits(file.descriptor) : (.max, 4096)
     bytes = 0
     super.init(loop)
     // From here on the descriptor is closed with the disk.
@@ -43,6 +45,28 @@ public final class Disk: BlockDestination {
   }
 
   deinit { file.close() }
+
+  /// What the system says of a block device; nothing where it says nothing.
+  private static func discardLimits(_ descriptor: Int32) -> (most: UInt64, granularity: Int) {
+    var info = stat()
+    guard fstat(descriptor, &info) == 0 else { return (0, 0) }
+    let number = "\(gnu_dev_major(info.st_rdev)):\(gnu_dev_minor(info.st_rdev))"
+    func attribute(_ name: String) -> UInt64 {
+      // Partitions have the queue of the whole device.
+      for folder in ["", "../"] {
+        let path = "/sys/dev/block/\(number)/\(folder)queue/\(name)"
+        let fd = open(path, O_RDONLY | O_CLOEXEC)
+        guard fd >= 0 else { continue }
+        defer { Glibc.close(fd) }
+        var text = [UInt8](repeating: 0, count: 32)
+        let count = read(fd, &text, text.count)
+        let digits = text.prefix(max(0, count)).prefix { $0 != UInt8(ascii: "\n") }
+        return UInt64(String(decoding: digits, as: UTF8.self)) ?? 0
+      }
+      return 0
+    }
+    return (attribute("discard_max_bytes"), Int(clamping: attribute("discard_granularity")))
+  }
 
   /// Looks up the size anew: devices and files can grow while in use.
   public func updateSize() throws(BlockIOError) { bytes = try file.byteCount() }
@@ -69,8 +93,14 @@ public final class Disk: BlockDestination {
   public override var byteCount: UInt64 { bytes }
   /// The device's logical sector; 512 for a file.
   public override var logicalBlockBytes: Int { sectorBytes }
-  /// Whether it was opened for writing.
-  public override var takesDiscards: Bool { !readOnly }
+  /// Whether it was opened for writing and there is something that discards do.
+  public override var takesDiscards: Bool { !readOnly && discardMaxBytes > 0 }
+  /// As the device has it.
+  public override var discardMaxBytes: UInt64 { discardLimits.most }
+  /// As the device has it; 4 KiB for files.
+  public override var discardBytes: Int { discardLimits.granularity }
+  /// Files get a hole.
+  public override var discardsToZeroes: Bool { !isBlockDevice }
   /// Whether it was opened for reading only.
   public override var isReadOnly: Bool { readOnly }
 

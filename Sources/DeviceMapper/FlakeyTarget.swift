@@ -100,9 +100,7 @@ public struct FlakeyTarget: Hashable, Sendable {
   private static func corruption(_ arguments: inout ArgumentList) throws(TargetError) -> Corruption
   {
     let byte = try arguments.number(in: 1...UInt32.max, orSay: "Invalid corrupt bio byte")
-    guard let direction = arguments.shift() else {
-      throw TargetError("Insufficient feature arguments")
-    }
+    let direction = arguments.shift() ?? ""
     let isWrite = KernelText.isSame(direction, "w")
     guard isWrite || KernelText.isSame(direction, "r") else {
       throw TargetError("Invalid corrupt bio direction (r or w)")

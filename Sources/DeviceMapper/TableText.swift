@@ -116,7 +116,7 @@ public enum ConciseTable {
         device.isReadOnly ? "ro" : "rw",
       ]
       fields += device.table.map {
-        "\($0.start) \($0.length) \($0.type) \(escaped($0.parameters))"
+        "\($0.start) \($0.length) \(escaped($0.type)) \(escaped($0.parameters))"
       }
       return fields.joined(separator: ",")
     }.joined(separator: ";")

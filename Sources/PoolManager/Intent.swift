@@ -8,10 +8,34 @@ struct Intent: Equatable {
   struct Device: Equatable {
     var number: DeviceNumber
     var name: String
+    /// `digest(of:)` of the table that it had: tells it from another device that got its number, also
+    /// after it was renamed.
+    var digest: UInt64
+    /// The table that it goes back to; nil where none is exchanged.
+    var oldTable: [TableLine]?
+
+    /// A device as it was found. With `swaps` it gets another table.
+    init(_ info: DeviceInfo, _ table: [TableLine], swaps: Bool = false) {
+      number = info.number
+      name = info.name
+      digest = Intent.digest(of: table)
+      oldTable = swaps ? table : nil
+    }
+
+    fileprivate init(number: DeviceNumber, name: String, digest: UInt64) {
+      (self.number, self.name, self.digest) = (number, name, digest)
+    }
+
+    /// Whether what has the number now is still that device.
+    func isStill(_ found: DeviceTable) -> Bool {
+      found.info.name == name || Intent.digest(of: found.lines) == digest
+    }
   }
 
   /// Whose it is.
   var owner: ProcessIdentity
+  /// The pool's name, for messages.
+  var pool: String
   /// The verb, for messages.
   var action: String
   /// Devices to be suspended that were not before.
@@ -21,45 +45,85 @@ struct Intent: Equatable {
 
   private static let heading = "dmthin intent 1"
 
-  /// The file's text.
-  var text: String {
-    var text = "\(Self.heading)\nowner \(owner)\naction \(action)\n"
-    for device in devices { text += "suspends \(device.number) \(escaped(device.name))\n" }
-    for id in created { text += "creates \(id)\n" }
-    return text + "end\n"
-  }
-
   init(
-    owner: ProcessIdentity = .current, action: String, devices: [Device], created: [UInt64] = []
+    owner: ProcessIdentity = .current, pool: String, action: String, devices: [Device],
+    created: [UInt64] = []
   ) {
     self.owner = owner
+    self.pool = pool
     self.action = action
     self.devices = devices
     self.created = created
   }
 
+  /// The file's text.
+  var text: String {
+    var text = "\(Self.heading)\nowner \(owner)\npool \(escaped(pool))\n"
+    text += "action \(escaped(action))\n"
+    for device in devices {
+      let verb = device.oldTable == nil ? "suspends" : "swaps"
+      text += "\(verb) \(device.number) \(device.digest) \(escaped(device.name))\n"
+      for line in device.oldTable ?? [] { text += "table \(escaped("\(line)"))\n" }
+    }
+    for id in created { text += "creates \(id)\n" }
+    return text + "end\n"
+  }
+
   /// Understands a file's text; nil where it is anything else, or not all of it.
   init?(_ text: String) {
     let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
-    guard lines.count >= 5, lines.first == Substring(Self.heading), lines.last == "",
-      lines[lines.count - 2] == "end", lines[1].hasPrefix("owner "), lines[2].hasPrefix("action "),
-      let owner = ProcessIdentity(text: lines[1].dropFirst(6))
+    guard lines.count >= 6, lines.first == Substring(Self.heading), lines.last == "",
+      lines[lines.count - 2] == "end", lines[1].hasPrefix("owner "), lines[2].hasPrefix("pool "),
+      lines[3].hasPrefix("action "), let owner = ProcessIdentity(text: lines[1].dropFirst(6)),
+      let pool = unescaped(lines[2].dropFirst(5)), let action = unescaped(lines[3].dropFirst(7))
     else { return nil }
-    self.init(owner: owner, action: String(lines[2].dropFirst(7)), devices: [])
-    for line in lines[3..<(lines.count - 2)] {
-      let words = line.split(separator: " ", maxSplits: 2, omittingEmptySubsequences: false)
-      switch (words.first, words.count) {
-      case ("suspends", 3):
-        guard let number = DeviceNumber(String(words[1])), let name = unescaped(words[2]) else {
-          return nil
-        }
-        devices.append(Device(number: number, name: name))
-      case ("creates", 2):
-        guard let id = UInt64(words[1]) else { return nil }
-        created.append(id)
-      default: return nil
-      }
+    self.init(owner: owner, pool: pool, action: action, devices: [])
+    for line in lines[4..<(lines.count - 2)] {
+      guard add(line) else { return nil }
     }
+  }
+
+  /// Takes in a line of the file's middle; false where it is none.
+  private mutating func add(_ line: Substring) -> Bool {
+    let words = line.split(separator: " ", maxSplits: 3, omittingEmptySubsequences: false)
+    switch (words.first, words.count) {
+    case ("suspends", 4), ("swaps", 4):
+      guard let number = DeviceNumber(String(words[1])), let digest = UInt64(words[2]),
+        let name = unescaped(words[3])
+      else { return false }
+      devices.append(Device(number: number, name: name, digest: digest))
+      if words[0] == "swaps" { devices[devices.count - 1].oldTable = [] }
+    case ("table", _):
+      guard let text = unescaped(line.dropFirst(6)), let parsed = TableLine(intentText: text),
+        let last = devices.indices.last, devices[last].oldTable != nil
+      else { return false }
+      devices[last].oldTable?.append(parsed)
+    case ("creates", 2):
+      guard let id = UInt64(words[1]) else { return false }
+      created.append(id)
+    default: return false
+    }
+    return true
+  }
+
+  /// A number that two tables share only if they are the same, or by a rare chance (FNV-1a).
+  static func digest(of table: [TableLine]) -> UInt64 {
+    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
+    for line in table {
+      for byte in "\(line)\n".utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
+    }
+    return hash
+  }
+}
+
+extension TableLine {
+  /// Understands the line's `description`.
+  fileprivate init?(intentText text: String) {
+    let words = text.split(separator: " ", maxSplits: 3, omittingEmptySubsequences: false)
+    guard words.count == 4, let start = UInt64(words[0]), let length = UInt64(words[1]) else {
+      return nil
+    }
+    self.init(start: start, length: length, type: String(words[2]), parameters: String(words[3]))
   }
 }
 

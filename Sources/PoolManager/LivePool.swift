@@ -66,7 +66,7 @@ extension PoolManager {
   /// The device that the user means by a name or the path of its node.
   func reference(_ text: String) -> DeviceReference {
     guard text.contains("/") else { return .name(text) }
-    if let number = try? SystemDevices.number(text) { return .number(number) }
+    if let number = try? devices.number(text) { return .number(number) }
     let prefix = "/dev/mapper/"
     return .name(text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text)
   }

@@ -39,7 +39,8 @@ extension PoolManager {
   /// Makes a pool on two devices that nobody uses, and activates it. If that fails, the metadata
   /// device is as it was, but for what `overwrites` allowed to overwrite.
   public func create(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
-    try locked(request.name) { () throws(ToolError) in
+    let key = try key(request)
+    return try locked(key: key, request.name) { () throws(ToolError) in
       try requireFree(request.name)
       let geometry = try prepare(request)
       var request = request
@@ -48,15 +49,24 @@ extension PoolManager {
       do throws(ToolError) {
         try start(request, sectors: geometry.dataBlocks * UInt64(geometry.blockSectors))
       } catch {
-        // The kernel may have formatted it before it found what is wrong.
-        if let device = try? FileDevice(
-          path: request.metadata, access: .readWrite, exclusive: true)
-        {
-          try? Self.wipe(device)
-        }
-        throw error
+        throw unformatted(request.metadata, error)
       }
+      runFolder.remove(key, "lease")
       return geometry
+    }
+  }
+
+  /// Takes back what the kernel may have written before it found what is wrong.
+  /// - Returns: `error`, and where that fails what stands.
+  private func unformatted(_ path: String, _ error: ToolError) -> ToolError {
+    do {
+      try Self.wipe(FileDevice(path: path, access: .readWrite, exclusive: true))
+      return error
+    } catch let undo {
+      return ToolError(
+        error.kind,
+        "\(error.message)\n  \(undo)\n  \(path) may hold an empty pool by now; before it is used for "
+          + "another: wipefs -a \(shellQuoted(path)), or give --force")
     }
   }
 
@@ -79,7 +89,8 @@ extension PoolManager {
   public func activatePool(_ request: PoolActivation) throws(ToolError)
     -> (recorded: UInt64, present: UInt64)
   {
-    try locked(request.name) { () throws(ToolError) in
+    let key = try key(request)
+    return try locked(key: key, request.name) { () throws(ToolError) in
       try requireFree(request.name)
       let (superblock, present) = try inspect(request)
       var request = request
@@ -88,6 +99,8 @@ extension PoolManager {
         request.lowWaterBlocks
         ?? PoolGeometry.lowWater(blocks: present, blockSectors: superblock.dataBlockSectors)
       try start(request, sectors: present * UInt64(superblock.dataBlockSectors))
+      // A metadata snapshot outlives its pool's activation, and so does its lease.
+      if superblock.metadataSnapshot == 0 { runFolder.remove(key, "lease") }
       return (superblock.dataSpaceMap.blockCount, present)
     }
   }
@@ -116,8 +129,8 @@ extension PoolManager {
     _ request: PoolActivation, sectors: UInt64
   ) throws(ToolError) {
     let target = ThinPoolTarget(
-      metadataDevice: try SystemDevices.word(request.metadata, backend),
-      dataDevice: try SystemDevices.word(request.data, backend),
+      metadataDevice: try devices.word(request.metadata, backend),
+      dataDevice: try devices.word(request.data, backend),
       blockSectors: UInt64(request.blockSectors ?? 0),
       lowWaterBlocks: request.lowWaterBlocks ?? 0, features: request.features)
     let line = TableLine(
@@ -129,7 +142,7 @@ extension PoolManager {
 
   /// Opens a device so that nobody else can use it.
   private func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
-    _ = try SystemDevices.word(path, backend)
+    _ = try devices.word(path, backend)
     do throws(BlockIOError) {
       return try FileDevice(path: path, access: .readWrite, exclusive: true)
     } catch {
@@ -143,10 +156,16 @@ extension PoolManager {
     }
   }
 
+  /// What a pool that is not active yet is called in the run folder. A file has no number of its own:
+  /// the server that is to open it gives it one.
+  private func key(_ request: PoolActivation) throws(ToolError) -> String {
+    backend.takesFiles ? request.name : "\(try devices.number(request.metadata))"
+  }
+
   private func requireDistinct(_ request: PoolActivation) throws(ToolError) {
     let words = (
-      try SystemDevices.word(request.metadata, backend),
-      try SystemDevices.word(request.data, backend)
+      try devices.word(request.metadata, backend),
+      try devices.word(request.data, backend)
     )
     guard words.0 != words.1 else {
       throw ToolError(.request, "metadata and data cannot be on the same device")

@@ -17,14 +17,14 @@ extension PoolManager {
     let first = try status(pool, flushes: false)
     if seconds > 0 { sleep(seconds) }
     let status = seconds > 0 ? try status(pool, flushes: false) : first
-    let metadataPath = pool.metadata.map { SystemDevices.path($0, backend) }
-    let dataPath = pool.data.map { SystemDevices.path($0, backend) }
+    let metadataPath = pool.metadata.map { devices.path($0, backend) }
+    let dataPath = pool.data.map { devices.path($0, backend) }
     var symptoms = PoolSymptoms(
       name: pool.name, status: status, target: pool.target, tableSectors: pool.sectors,
       metadataPath: metadataPath ?? pool.target.metadataDevice,
       dataPath: dataPath ?? pool.target.dataDevice)
-    symptoms.dataDeviceSectors = pool.data.flatMap { SystemDevices.sectors($0, backend) }
-    symptoms.metadataDeviceBlocks = pool.metadata.flatMap { SystemDevices.sectors($0, backend) }
+    symptoms.dataDeviceSectors = pool.data.flatMap { devices.sectors($0, backend) }
+    symptoms.metadataDeviceBlocks = pool.metadata.flatMap { devices.sectors($0, backend) }
       .map { $0 / UInt64(Limits.blockSectors) }
     if let metadataPath { symptoms.metadataFault = Self.superblockFault(metadataPath) }
     symptoms.isSuspended = pool.info.isSuspended

@@ -24,30 +24,57 @@ extension PoolManager {
   public func reserveMetadataSnapshot(_ pool: LivePool, _ request: LeaseRequest)
     throws(ToolError) -> UInt64
   {
-    try locked(pool.name) { () throws(ToolError) in
-      if let held = try heldRoot(pool) {
+    try locked(pool) { () throws(ToolError) in
+      let held = try heldRoot(pool)
+      if let held {
         try requireTakeover(pool, held, request)
-        try message(
-          pool, .releaseMetadataSnapshot, to: "release the metadata snapshot of \(pool.name)")
-        runFolder.remove(pool.name, "lease")
+        try release(pool)
       }
-      try message(
-        pool, .reserveMetadataSnapshot, to: "make a metadata snapshot of \(pool.name)")
       do throws(ToolError) {
-        guard let root = try heldRoot(pool) else {
-          throw ToolError(.inputOutput, "\(pool.name) does not say where its metadata snapshot is")
-        }
-        let lease = Lease(
-          owner: request.owner, holder: request.holder, boot: ProcessIdentity.currentBoot,
-          taken: now(), seconds: request.seconds, heldRoot: root)
-        try runFolder.save(lease.text, pool.name, "lease")
-        return root
+        return try reserve(pool, request)
       } catch {
-        // Without a lease nobody would know whose it is.
-        try message(
-          pool, .releaseMetadataSnapshot, to: "\(error.message); release the metadata snapshot")
-        throw error
+        guard held != nil else { throw error }
+        throw ToolError(
+          error.kind, "\(error.message)\n  the one that was held before has been released")
       }
+    }
+  }
+
+  private func reserve(_ pool: LivePool, _ request: LeaseRequest) throws(ToolError) -> UInt64 {
+    try message(
+      pool, .reserveMetadataSnapshot, to: "make a metadata snapshot of \(pool.name)")
+    do throws(ToolError) {
+      guard let root = try heldRoot(pool) else {
+        throw ToolError(.inputOutput, "\(pool.name) does not say where its metadata snapshot is")
+      }
+      let lease = Lease(
+        owner: request.owner, holder: request.holder, boot: ProcessIdentity.currentBoot,
+        taken: now(), seconds: request.seconds, heldRoot: root)
+      try runFolder.save(lease.text, key(pool), "lease")
+      return root
+    } catch {
+      // Without a lease nobody would know whose it is.
+      throw released(pool, error)
+    }
+  }
+
+  private func release(_ pool: LivePool) throws(ToolError) {
+    try message(
+      pool, .releaseMetadataSnapshot, to: "release the metadata snapshot of \(pool.name)")
+    runFolder.remove(key(pool), "lease")
+  }
+
+  /// Takes a reservation back.
+  /// - Returns: `error`, and where that fails what stands.
+  private func released(_ pool: LivePool, _ error: ToolError) -> ToolError {
+    do throws(ToolError) {
+      try release(pool)
+      return error
+    } catch let undo {
+      return ToolError(
+        error.kind,
+        "\(error.message)\n  \(undo.message)\n  the metadata snapshot is still held; release it with: "
+          + "dmthin pool release-metadata-snap \(shellQuoted(pool.name))")
     }
   }
 
@@ -58,7 +85,7 @@ extension PoolManager {
   public func releaseMetadataSnapshot(_ pool: LivePool, owner: String?, force: Bool = false)
     throws(ToolError)
   {
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       let held = try heldRoot(pool)
       if let held, let lease = lease(pool), lease.owner != owner, !force,
         lease.fault(now: now(), heldRoot: held) == nil
@@ -68,9 +95,7 @@ extension PoolManager {
           "\(describe(lease, pool)); give --owner \(shellQuoted(lease.owner)) if that is you, "
             + "or --force")
       }
-      try message(
-        pool, .releaseMetadataSnapshot, to: "release the metadata snapshot of \(pool.name)")
-      runFolder.remove(pool.name, "lease")
+      try release(pool)
     }
   }
 
@@ -98,7 +123,7 @@ extension PoolManager {
 
   /// The lease on a pool's metadata snapshot, if one was written down here.
   public func lease(_ pool: LivePool) -> Lease? {
-    runFolder.load(pool.name, "lease").flatMap { Lease($0) }
+    runFolder.load(key(pool), "lease").flatMap { Lease($0) }
   }
 
   /// A sentence on who holds the metadata snapshot, and since when.

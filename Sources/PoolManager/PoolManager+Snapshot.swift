@@ -28,7 +28,7 @@ extension PoolManager {
     guard Set(volumes.map(\.new)).count == volumes.count else {
       throw ToolError(.request, "two snapshots cannot have the same id")
     }
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       if let activate { try requireFree(activate.name) }
       let origins = try devicesToSuspend(pool, volumes)
       if origins.isEmpty {
@@ -36,10 +36,10 @@ extension PoolManager {
       } else {
         try requireNoHeldWrites(pool, origins)
         let intent = Intent(
-          action: "snapshot", devices: origins, created: volumes.map(\.new))
+          pool: pool.name, action: "snapshot", devices: origins, created: volumes.map(\.new))
         try Interrupts.deferred { () throws(ToolError) in
-          try withIntent(pool.name, intent) { () throws(ToolError) in
-            ((), isSettled: try snapshotSuspended(pool, volumes, origins))
+          try withIntent(pool, intent) { stands throws(ToolError) in
+            try snapshotSuspended(pool, volumes, origins, &stands)
           }
         }
       }
@@ -57,7 +57,15 @@ extension PoolManager {
     let origins = Set(volumes.map(\.origin))
     var devices: [Intent.Device] = []
     for thin in try activeThins(pool) where origins.contains(thin.id) && !thin.info.isSuspended {
-      let device = Intent.Device(number: thin.info.number, name: thin.name)
+      // Our resume would bring somebody else's table in.
+      guard !thin.info.hasInactiveTable else {
+        throw ToolError(
+          .busy,
+          "cannot suspend \(thin.name): a table waits for its next resume; bring it in with: dmthin "
+            + "dm resume \(shellQuoted(thin.name)), or drop it with: dmthin dm clear "
+            + shellQuoted(thin.name))
+      }
+      let device = Intent.Device(thin.info, thin.table)
       if !devices.contains(device) { devices.append(device) }
     }
     return devices
@@ -77,46 +85,49 @@ extension PoolManager {
         + "device and run: dmthin pool grow \(shellQuoted(pool.name))")
   }
 
-  /// - Returns: whether every origin runs again.
+  /// - Parameter stands: set where an origin stays suspended.
   private func snapshotSuspended(
-    _ pool: LivePool, _ volumes: [SnapshotVolume], _ origins: [Intent.Device]
-  ) throws(ToolError) -> Bool {
-    var suspended: [Intent.Device] = []
+    _ pool: LivePool, _ volumes: [SnapshotVolume], _ origins: [Intent.Device],
+    _ stands: inout Bool
+  ) throws(ToolError) {
     var failed: ToolError?
     do throws(ToolError) {
       for origin in origins {
-        if Interrupts.isPending { throw ToolError(.request, "interrupted") }
+        if Interrupts.isPending { throw ToolError(.request, "interrupted; no snapshot was taken") }
         try command("suspend \(origin.name)") { () throws(DeviceMapperError) in
           try backend.suspend(.number(origin.number), [])
         }
-        suspended.append(origin)
       }
-      if Interrupts.isPending { throw ToolError(.request, "interrupted") }
+      if Interrupts.isPending { throw ToolError(.request, "interrupted; no snapshot was taken") }
       try takeSnapshots(pool, volumes)
     } catch {
       failed = error
     }
-    let stuck = resume(suspended)
-    if let failed, stuck.isEmpty {
-      runFolder.remove(pool.name, "intent")
-      throw ToolError(failed.kind, "\(failed.message)")
-    }
-    if stuck.isEmpty { return true }
+    let stuck = resume(origins, looksFirst: failed != nil)
+    stands = !stuck.isEmpty
+    if let failed, stuck.isEmpty { throw failed }
+    guard !stuck.isEmpty else { return }
+    let ids = volumes.map { "\($0.new)" }.joined(separator: ", ")
     throw ToolError(
       .inputOutput,
-      ([failed?.message ?? "the snapshots were taken"] + stuck).joined(separator: "\n  "))
+      ([failed?.message ?? "the snapshots were taken and stay: \(ids)"] + stuck).joined(
+        separator: "\n  "))
   }
 
-  /// Resumes devices in reverse; returns what is to be said of those that stay suspended.
-  private func resume(_ devices: [Intent.Device]) -> [String] {
+  /// Resumes devices in reverse; returns what is to be said of those that may still be suspended.
+  /// - Parameter looksFirst: whether some may not have been suspended, or not for all that was said.
+  private func resume(_ devices: [Intent.Device], looksFirst: Bool) -> [String] {
     var stuck: [String] = []
     for device in devices.reversed() {
       do throws(DeviceMapperError) {
-        try backend.resume(.number(device.number), [], node: NodeOptions())
+        if looksFirst {
+          _ = try settle(device)
+        } else {
+          try backend.resume(.number(device.number), [], node: NodeOptions())
+        }
       } catch {
         stuck.append(
-          "\(failure("resume \(device.name)", error).message)\n  it is still suspended; "
-            + "resume it with: dmsetup resume \(shellQuoted(device.name))")
+          "\(failure("resume \(device.name)", error).message)\n  \(standing(device))")
       }
     }
     return stuck

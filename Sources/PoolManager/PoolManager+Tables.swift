@@ -1,4 +1,5 @@
 public import DeviceMapper
+import Glibc
 public import ThinTools
 
 /// What became of a pool that was to grow, in blocks.
@@ -22,50 +23,58 @@ extension PoolManager {
   /// run with the new one gets the old one back.
   /// - Parameter what: what is being done, for errors, like `resize thin1`.
   func swapTable(
-    _ pool: String, _ device: DeviceInfo, from old: [TableLine], to new: [TableLine],
+    _ pool: LivePool, _ device: DeviceInfo, from old: [TableLine], to new: [TableLine],
     _ what: String
   ) throws(ToolError) {
     let reference = DeviceReference.number(device.number)
-    do throws(DeviceMapperError) {
-      try backend.load(reference, new, readOnly: device.isReadOnly)
-    } catch {
-      throw failure("\(what): the new table was refused, nothing has changed", error)
-    }
     // Somebody who holds it suspended has a reason; the new table comes in with their resume.
-    if device.isSuspended {
-      return note("\(device.name) is suspended; the change takes effect when it is resumed")
+    let waits = device.isSuspended
+    guard !waits || !device.hasInactiveTable else {
+      throw ToolError(
+        .busy,
+        "cannot \(what): \(device.name) is suspended and another table waits for its resume; "
+          + "look at it with: dmthin dm table --inactive \(shellQuoted(device.name))")
     }
-    let intent = Intent(
-      action: what, devices: [Intent.Device(number: device.number, name: device.name)])
-    try withIntent(pool, intent) { () throws(ToolError) in
+    let entry = Intent.Device(device, old, swaps: true)
+    let intent = Intent(pool: pool.name, action: what, devices: waits ? [] : [entry])
+    try withIntent(pool, intent) { stands throws(ToolError) in
+      do throws(DeviceMapperError) {
+        try backend.load(reference, new, readOnly: device.isReadOnly)
+      } catch {
+        let error = failure("\(what): the new table was refused", error)
+        throw waits ? error : putBack(entry, error, &stands)
+      }
+      guard !waits else {
+        return note("\(device.name) is suspended; the change takes effect when it is resumed")
+      }
       do throws(DeviceMapperError) {
         // With a table waiting this suspends, exchanges the tables and resumes, all in the kernel.
         try backend.resume(reference, [], node: NodeOptions())
       } catch {
-        throw putBack(pool, device, old, failure(what, error))
+        let hint =
+          error.code == ENOSPC
+          ? "the metadata has no room to record it; enlarge the metadata device first" : nil
+        throw putBack(entry, failure(what, error, hint: hint), &stands)
       }
-      return ((), isSettled: true)
     }
   }
 
-  /// After a resume that failed: has the device run with its old table again.
-  private func putBack(
-    _ pool: String, _ device: DeviceInfo, _ old: [TableLine], _ error: ToolError
-  ) -> ToolError {
-    let reference = DeviceReference.number(device.number)
+  /// After a load or a resume that failed: has the device run with its old table.
+  private func putBack(_ device: Intent.Device, _ error: ToolError, _ stands: inout Bool)
+    -> ToolError
+  {
     do throws(DeviceMapperError) {
-      try backend.clear(reference)
-      guard let now = try backend.table(reference, [.noFlush]) else { return error }
-      if now.lines != old { try backend.load(reference, old, readOnly: device.isReadOnly) }
-      try backend.resume(reference, [], node: NodeOptions())
-      runFolder.remove(pool, "intent")
-      return ToolError(error.kind, "\(error.message)\n  the old table is in use again")
+      _ = try settle(device)
+      let now = try backend.table(.number(device.number), [.noFlush])
+      let isOld = now?.lines == device.oldTable
+      return ToolError(
+        error.kind, "\(error.message)\n  the \(isOld ? "old" : "new") table is in use")
     } catch let undo {
+      stands = true
       return ToolError(
         error.kind,
         "\(error.message)\n  \(failure("put the old table back", undo).message)\n  "
-          + "\(device.name) is still suspended; give it this table with dmsetup reload, then "
-          + "dmsetup resume: \(old.map { "\($0)" }.joined(separator: "; "))")
+          + standing(device))
     }
   }
 
@@ -87,10 +96,10 @@ extension PoolManager {
           + "file system first, and give --shrink")
     }
     guard sectors != thin.sectors else { return }
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       var line = thin.table[0]
       line.length = sectors
-      try swapTable(pool.name, thin.info, from: thin.table, to: [line], "resize \(thin.name)")
+      try swapTable(pool, thin.info, from: thin.table, to: [line], "resize \(thin.name)")
     }
   }
 
@@ -121,9 +130,9 @@ extension PoolManager {
 
   /// Takes in what data and metadata device have become larger by.
   public func grow(_ pool: LivePool) throws(ToolError) -> PoolGrowth {
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       let before = try working(pool, to: "grow")
-      guard let data = pool.data, let sectors = SystemDevices.sectors(data, backend) else {
+      guard let data = pool.data, let sectors = devices.sectors(data, backend) else {
         throw ToolError(.input, "the data device of \(pool.name) cannot be found")
       }
       guard sectors >= pool.sectors else {
@@ -136,9 +145,14 @@ extension PoolManager {
       let whole = max(pool.sectors, sectors - sectors % pool.target.blockSectors)
       let line = pool.line(pool.target, sectors: whole)
       try swapTable(
-        pool.name, pool.info, from: [pool.line(pool.target, sectors: pool.sectors)], to: [line],
+        pool, pool.info, from: [pool.line(pool.target, sectors: pool.sectors)], to: [line],
         "grow \(pool.name)")
-      let after = try working(pool, to: "grow")
+      let after: ThinPoolStatus.Details
+      do throws(ToolError) {
+        after = try working(pool, to: "look at")
+      } catch {
+        throw ToolError(error.kind, "\(pool.name) has grown, but: \(error.message)")
+      }
       return PoolGrowth(
         data: (before.data.total, after.data.total),
         metadata: (before.metadata.total, after.metadata.total))
@@ -165,10 +179,10 @@ extension PoolManager {
     guard target.features.count <= 4 else {
       throw ToolError(.request, "the kernel takes four features at most")
     }
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       if target.features.contains(.readOnly) == false { _ = try working(pool, to: "change") }
       try swapTable(
-        pool.name, pool.info, from: [pool.line(pool.target, sectors: pool.sectors)],
+        pool, pool.info, from: [pool.line(pool.target, sectors: pool.sectors)],
         to: [pool.line(target, sectors: pool.sectors)], "change the features of \(pool.name)")
     }
   }

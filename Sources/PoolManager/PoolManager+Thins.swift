@@ -31,7 +31,7 @@ extension PoolManager {
   public func createThin(
     _ pool: LivePool, _ ids: ClosedRange<UInt64>, activate: ThinActivation? = nil
   ) throws(ToolError) {
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       if let activate { try requireFree(activate.name) }
       var made: [UInt64] = []
       do throws(ToolError) {
@@ -52,18 +52,28 @@ extension PoolManager {
   public func delete(_ pool: LivePool, _ ids: ClosedRange<UInt64>, deactivates: Bool = false)
     throws(ToolError)
   {
-    try locked(pool.name) { () throws(ToolError) in
-      if deactivates {
-        for thin in try activeThins(pool) where ids.contains(thin.id) { try remove(thin.name) }
-      }
-      for id in ids {
-        do throws(ToolError) {
-          try delete(pool, id)
-        } catch {
-          guard id > ids.lowerBound else { throw error }
-          throw ToolError(
-            error.kind, "\(error.message)\n  deleted by then: \(ids.lowerBound) to \(id - 1)")
+    try locked(pool) { () throws(ToolError) in
+      var done: [String] = []
+      var deleted: ClosedRange<UInt64>?
+      do throws(ToolError) {
+        if deactivates {
+          for thin in try activeThins(pool) where ids.contains(thin.id) {
+            if done.contains(thin.name) { continue }
+            try remove(thin.name)
+            done.append(thin.name)
+          }
         }
+        for id in ids {
+          try delete(pool, id)
+          deleted = ids.lowerBound...id
+        }
+      } catch {
+        var text = error.message
+        if !done.isEmpty { text += "\n  inactive by now: \(done.joined(separator: ", "))" }
+        if let deleted {
+          text += "\n  deleted by then: \(deleted.lowerBound) to \(deleted.upperBound)"
+        }
+        throw ToolError(error.kind, text)
       }
     }
   }
@@ -88,7 +98,7 @@ extension PoolManager {
   public func setTransactionID(_ pool: LivePool, from current: UInt64, to new: UInt64)
     throws(ToolError)
   {
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       do throws(ToolError) {
         try message(
           pool, .setTransactionID(current: current, new: new),
@@ -107,7 +117,7 @@ extension PoolManager {
 
   /// Makes an existing thin device active.
   public func activateThin(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
-    try locked(pool.name) { () throws(ToolError) in
+    try locked(pool) { () throws(ToolError) in
       try requireFree(activation.name)
       try activate(pool, activation)
     }
@@ -116,7 +126,7 @@ extension PoolManager {
   func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
     var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
     if let path = activation.externalOrigin {
-      target.externalOrigin = try SystemDevices.word(path, backend)
+      target.externalOrigin = try devices.word(path, backend)
     }
     guard activation.sectors > 0 else {
       throw ToolError(.request, "a thin device has one sector at least")
@@ -161,16 +171,22 @@ extension PoolManager {
     else { throw ToolError(.input, "there is no active device '\(name)'") }
     if found.lines.first?.type == "thin-pool" {
       let pool = try pool(found.info.name)
-      return try locked(pool.name) { () throws(ToolError) in
+      return try locked(pool) { () throws(ToolError) in
         try deactivatePool(pool, all: all, deferred: deferred)
       }
     }
     // On a failed pool the table says nothing but that.
-    guard found.lines.contains(where: { $0.type == "thin" }) else {
+    guard let line = found.lines.first(where: { $0.type == "thin" }) else {
       throw ToolError(.request, "\(found.info.name) is neither a thin device nor a pool")
     }
-    recover()
-    try remove(found.info.name, deferred: deferred)
+    let number = (try? ThinTarget(KernelText.words(line.parameters))).flatMap {
+      DeviceNumber($0.pool)
+    }
+    guard let number, let pool = try pool(number) else {
+      recover()
+      return try remove(found.info.name, deferred: deferred)
+    }
+    try locked(pool) { () throws(ToolError) in try remove(found.info.name, deferred: deferred) }
   }
 
   private func deactivatePool(_ pool: LivePool, all: Bool, deferred: Bool) throws(ToolError) {
@@ -195,7 +211,6 @@ extension PoolManager {
       throw ToolError(
         error.kind, "\(error.message)\n  inactive by now: \(removed.joined(separator: ", "))")
     }
-    runFolder.remove(pool.name, "lease")
   }
 
   /// Runs what follows the making of thin devices; they are deleted again if it fails.

@@ -101,19 +101,19 @@ public struct PoolSymptoms: Sendable {
       found.append(
         Diagnosis(
           .problem, "suspended", "the pool is suspended, so that all its I/O waits",
-          next: ["dmsetup resume \(quoted)"]))
+          next: ["dmthin dm resume \(quoted)"]))
     } else if hasInactiveTable {
       found.append(
         Diagnosis(
           .warning, "table-waits",
           "a table waits for the next resume; somebody may have stopped half "
-            + "way", next: ["dmsetup table --inactive \(quoted)", "dmsetup clear \(quoted)"]))
+            + "way", next: ["dmthin dm table --inactive \(quoted)", "dmthin dm clear \(quoted)"]))
     }
     for name in suspendedThins {
       found.append(
         Diagnosis(
           .problem, "thin-suspended", "thin device \(name) is suspended, so that its I/O waits",
-          next: ["dmsetup resume \(shellQuoted(name))"]))
+          next: ["dmthin dm resume \(shellQuoted(name))"]))
     }
     return found
   }

@@ -2,7 +2,8 @@ import Glibc
 import ThinTools
 
 /// The folder in which verbs of several processes leave word for each other, gone after a reboot as
-/// the devices are: `POOL.lock`, `POOL.intent` and `POOL.lease`.
+/// the devices are: `KEY.lock`, `KEY.intent` and `KEY.lease`, where KEY is the number of a pool's metadata
+/// device.
 public struct RunFolder: Sendable {
   /// Its path.
   public let path: String
@@ -54,6 +55,11 @@ public struct RunFolder: Sendable {
     guard fd >= 0 else { throw Self.failure("create", temporary) }
     var done = 0
     let bytes = Array(text.utf8)
+    guard bytes.count <= Self.bytesMax else {
+      close(fd)
+      unlink(temporary)
+      throw ToolError(.request, "\(final) would be larger than \(Self.bytesMax) bytes")
+    }
     while done < bytes.count {
       let count = bytes.withUnsafeBytes {
         write(fd, $0.baseAddress.map { $0 + done }, $0.count - done)
@@ -62,6 +68,7 @@ public struct RunFolder: Sendable {
       guard count > 0 else {
         let error = Self.failure("write", temporary)
         close(fd)
+        unlink(temporary)
         throw error
       }
       done += count

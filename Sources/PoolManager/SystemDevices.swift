@@ -1,7 +1,60 @@
 import CDMThin
-import DeviceMapper
+public import DeviceMapper
 import Glibc
-import ThinTools
+public import ThinTools
+
+/// What block devices there are, for paths and numbers that verbs are given: the system's, unless a
+/// backend has its own.
+public struct BlockDevices: Sendable {
+  /// The number of the block device at a path.
+  public var number: @Sendable (_ path: String) throws(ToolError) -> DeviceNumber
+  /// Size in sectors of 512 bytes; nil for a device that is not there.
+  public var sectors: @Sendable (DeviceNumber) -> UInt64?
+  /// A path that opens the device.
+  public var path: @Sendable (DeviceNumber, any DeviceMapperBackend) -> String
+
+  /// Those of the system.
+  public static let system = BlockDevices(
+    number: { path throws(ToolError) in try SystemDevices.number(path) },
+    sectors: { SystemDevices.sectors($0) }, path: { SystemDevices.path($0, $1) })
+
+  /// Others.
+  public init(
+    number: @escaping @Sendable (String) throws(ToolError) -> DeviceNumber,
+    sectors: @escaping @Sendable (DeviceNumber) -> UInt64?,
+    path: @escaping @Sendable (DeviceNumber, any DeviceMapperBackend) -> String
+  ) {
+    self.number = number
+    self.sectors = sectors
+    self.path = path
+  }
+}
+
+extension BlockDevices {
+  /// What a table says to have the backend open `path`: its number, or, where files will do, the path
+  /// in full.
+  func word(_ path: String, _ backend: any DeviceMapperBackend) throws(ToolError) -> String {
+    guard backend.takesFiles else { return "\(try number(path))" }
+    guard let full = realpath(path, nil) else {
+      throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(errno)))")
+    }
+    defer { free(full) }
+    return String(cString: full).reduce(into: "") { word, character in
+      if character.isWhitespace || character == "\\" { word.append("\\") }
+      word.append(character)
+    }
+  }
+
+  /// Size in sectors of 512 bytes of a device below a table, or of a file there; nil where there is
+  /// none.
+  func sectors(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> UInt64? {
+    guard let path = backend.path(of: number) else { return sectors(number) }
+    var info = stat()
+    guard stat(path, &info) == 0 else { return nil }
+    guard info.st_mode & S_IFMT == S_IFREG else { return sectors(number) }
+    return UInt64(max(0, info.st_size)) / 512
+  }
+}
 
 /// Block devices as the system knows them.
 enum SystemDevices {
@@ -19,30 +72,6 @@ enum SystemDevices {
       throw ToolError(.input, "'\(path)' is \(what)\(help)")
     }
     return DeviceNumber(major: gnu_dev_major(info.st_rdev), minor: gnu_dev_minor(info.st_rdev))
-  }
-
-  /// What a table says to have the backend open `path`: its number, or, where files will do, the path
-  /// in full.
-  static func word(_ path: String, _ backend: any DeviceMapperBackend) throws(ToolError) -> String {
-    guard backend.takesFiles else { return "\(try number(path))" }
-    guard let full = realpath(path, nil) else {
-      throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(errno)))")
-    }
-    defer { free(full) }
-    return String(cString: full).reduce(into: "") { word, character in
-      if character.isWhitespace || character == "\\" { word.append("\\") }
-      word.append(character)
-    }
-  }
-
-  /// Size in sectors of 512 bytes of a device below a table, or of a file there; nil where there is
-  /// none.
-  static func sectors(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> UInt64? {
-    guard let path = backend.path(of: number) else { return sectors(number) }
-    var info = stat()
-    guard stat(path, &info) == 0 else { return nil }
-    guard info.st_mode & S_IFMT == S_IFREG else { return sectors(number) }
-    return UInt64(max(0, info.st_size)) / 512
   }
 
   /// Size in sectors of 512 bytes; nil for a device that is not there.

@@ -69,6 +69,9 @@ public final class MappedDevice: BlockDestination {
   }
   public override var optimalBytes: Int { live?.drivers.map(\.optimalBytes).max() ?? 0 }
   public override var discardBytes: Int { live?.drivers.map(\.discardBytes).max() ?? 0 }
+  public override var discardMaxBytes: UInt64 {
+    live?.drivers.map(\.discardMaxBytes).min() ?? .max
+  }
   public override var takesDiscards: Bool { live?.takesDiscards ?? false }
   public override var isReadOnly: Bool { live?.isReadOnly ?? false }
 
@@ -195,8 +198,12 @@ public final class MappedDevice: BlockDestination {
     if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
   }
 
-  /// Parts that were parked end here.
-  public override func requestDone(_ part: RequestPointer) { partDone(part) }
+  /// Parts that were parked end here. Since then it was not they who were outstanding, but the parts
+  /// made of them.
+  public override func requestDone(_ part: RequestPointer) {
+    outstanding += 1
+    partDone(part)
+  }
 
   private func becameIdle() {
     let waiters = idleWaiters
@@ -227,10 +234,7 @@ public final class MappedDevice: BlockDestination {
   func goOn() {
     guard !isBlocked else { return }
     var again = parked.takeAll()
-    while let part = again.takeFirst() {
-      outstanding += 1
-      begin(part)
-    }
+    while let part = again.takeFirst() { begin(part) }
     var held = queue.takeAll()
     while let request = held.takeFirst() { submit(request) }
   }
@@ -254,10 +258,7 @@ public final class MappedDevice: BlockDestination {
   /// Ends everything that waits, when the device goes away.
   func failAll() {
     var again = parked.takeAll()
-    while let part = again.takeFirst() {
-      outstanding += 1
-      loop.finishLater(part, EIO)
-    }
+    while let part = again.takeFirst() { loop.finishLater(part, EIO) }
     var held = queue.takeAll()
     while let request = held.takeFirst() { loop.finishLater(request, EIO) }
   }

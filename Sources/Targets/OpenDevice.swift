@@ -32,6 +32,16 @@ public final class OpenDevice {
   /// Size in sectors.
   var sectorCount: UInt64 { direct.byteCount / 512 }
 
+  /// Keeps it open for as long as a pool needs it, whatever becomes of tables; does not count as
+  /// another use of the device.
+  func keep() { users += 1 }
+
+  /// Ends a `keep`.
+  func giveUp() {
+    users -= 1
+    if users == 0 { closed(self) }
+  }
+
   /// Closes it once.
   public func close() {
     precondition(users > 0, "closed more often than opened")

@@ -44,6 +44,10 @@ public class TargetDriver: RequestOwner {
   var takesDiscards: Bool { opened.allSatisfy { $0.direct.takesDiscards } }
   /// Discards are split at multiples of this; 0: not at all.
   var discardBytesMax: UInt64 { 0 }
+  /// Most bytes that one discard may have without being split.
+  var discardMaxBytes: UInt64 {
+    discardBytesMax > 0 ? discardBytesMax : opened.map(\.direct.discardMaxBytes).min() ?? .max
+  }
   var discardBytes: Int { opened.map(\.direct.discardBytes).max() ?? 0 }
   var optimalBytes: Int { opened.map(\.direct.optimalBytes).max() ?? 0 }
   var logicalBlockBytes: Int { opened.map(\.direct.logicalBlockBytes).max() ?? 512 }

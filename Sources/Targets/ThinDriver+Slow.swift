@@ -30,7 +30,7 @@ extension ThinDriver {
     }
     var there = begin < originBytes ? min(count, originBytes - begin) : 0
     // Where nothing can be provisioned the kernel does not look where the origin ends.
-    if pool.mode >= .outOfMetadataSpace { there = count }
+    if pool.mode != .write { there = count }
     if there < count { memset(buffer + Int(there), 0, Int(count - there)) }
     guard there > 0 else { return finishLater(part) }
     part.pointee.offset = begin
@@ -130,6 +130,7 @@ extension ThinDriver {
       piece.pointee.offset = startByte + at
       piece.pointee.byteCount = Int(stop - at)
       piece.pointee.operation = isUnmapping ? .discard : .write
+      piece.pointee.context = isUnmapping ? Self.isZeroing : 0
       piece.pointee.buffer = zeros.bytes.baseAddress
       map(piece)
       at = stop

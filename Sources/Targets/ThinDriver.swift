@@ -13,6 +13,8 @@ import ThinMetadata
 final class ThinDriver: TargetDriver {
   /// In a part's `context`: its data is on the data device already.
   static var isWritten: UInt64 { 1 << 63 }
+  /// In the `context` of a discard: it is for zeros.
+  static var isZeroing: UInt64 { 1 << 62 }
 
   let pool: ThinPool
   let thin: OpenThin
@@ -69,7 +71,7 @@ final class ThinDriver: TargetDriver {
   // MARK: - I/O
 
   override func map(_ part: RequestPointer) {
-    guard pool.mode != .fail else { return finishLater(part, EIO) }
+    guard pool.mode != .fail, !pool.isDetached else { return finishLater(part, EIO) }
     switch part.pointee.operation {
     case .read, .write: transfer(part)
     case .flush: flush(part)
@@ -190,7 +192,7 @@ final class ThinDriver: TargetDriver {
   }
 
   override func requestDone(_ part: RequestPointer) {
-    let context = part.pointee.context & ~Self.isWritten
+    let context = part.pointee.context & ~(Self.isWritten | Self.isZeroing)
     if context != 0 {
       pool.allIO.leave(Int(truncatingIfNeeded: context & 0xff) - 1)
       if context >> 8 != 0 { pool.sharedReads.leave(Int(truncatingIfNeeded: context >> 8) - 1) }

@@ -16,7 +16,9 @@ extension ThinPool {
     let old = mode
     mode = new
     switch new {
-    case .fail, .readOnly, .outOfMetadataSpace: failHeld()
+    case .fail, .readOnly, .outOfMetadataSpace:
+      failHeld()
+      tellDiscards()
     case .outOfDataSpace:
       isOutOfDataSpace = true
       armNoSpaceTimer()
@@ -34,8 +36,8 @@ extension ThinPool {
   func armNoSpaceTimer() {
     let seconds = mapper.noSpaceTimeoutSeconds
     guard !failsWithoutSpace, seconds > 0, let noSpaceTimer else { return }
-    loop.set(
-      noSpaceTimer, after: seconds.multipliedReportingOverflow(by: 1_000_000_000).partialValue)
+    // More than a century is for ever.
+    loop.set(noSpaceTimer, after: min(seconds, 1 << 32) * 1_000_000_000)
   }
 
   /// Writes have waited for space long enough.
@@ -172,8 +174,9 @@ extension ThinPool {
     }
     lastFreeMetadata = free
     isDirty = true
-    if let commitTimer, !commitTimer.isSet, !isCommitDue {
-      loop.set(commitTimer, after: 1_000_000_000)
+    let interval = mapper.commitIntervalNanoseconds
+    if let commitTimer, interval > 0, !commitTimer.isSet, !isCommitDue {
+      loop.set(commitTimer, after: interval)
     }
   }
 
@@ -205,6 +208,7 @@ extension ThinPool {
       return false
     }
     isDirty = false
+    tellDiscards()
     lastFreeMetadata = metadata.freeMetadataBlocks
     if freeMetadata == 0 { setMode(.outOfMetadataSpace) }
     if mode == .outOfDataSpace && metadata.freeDataBlocks > 0 {
@@ -215,6 +219,13 @@ extension ThinPool {
     return true
   }
 
+  /// Discards that wait for a commit go on.
+  private func tellDiscards() {
+    let jobs = discardsAfterCommit
+    discardsAfterCommit = []
+    for job in jobs { job.committed() }
+  }
+
   /// Has the data device flushed, and then commits for all who wait.
   func beginCommit() {
     isCommitDue = false
@@ -222,6 +233,7 @@ extension ThinPool {
     committing = flushWaiters.takeAll()
     guard mode < .outOfMetadataSpace else { return answerFlushes(EIO) }
     isCommitting = true
+    keptForFlush = self
     data.submit(requests.take(.flush, offset: 0, byteCount: 0, owner: self))
   }
 

@@ -104,6 +104,8 @@ final class ThinPool: RequestOwner {
   var needsCheck = false
   var isNeedsCheckWritten = true
   var isSuspended = true
+  /// Its device has a table without it, and thin devices have nowhere to go.
+  var isDetached = false
   var isLowWaterSignalled = false
   var lastFreeMetadata: UInt64?
   var metadataReserve: UInt64 = 0
@@ -126,10 +128,13 @@ final class ThinPool: RequestOwner {
   var prepared: [Preparation] = []
   var unsent: [Preparation] = []
   var discards: [DiscardJob] = []
+  var discardsAfterCommit: [DiscardJob] = []
   var waitingForBuffer: [Preparation] = []
   var flushWaiters = RequestQueue()
   var committing = RequestQueue()
   var isCommitting = false
+  /// Itself, while the data device has a request of its own.
+  var keptForFlush: ThinPool?
   var isCommitDue = false
   var isRetryDue = false
   var isScheduled = false
@@ -154,7 +159,8 @@ final class ThinPool: RequestOwner {
     blockShift = blockBytes & (blockBytes - 1) == 0 ? blockBytes.trailingZeroBitCount : -1
     needsCheck = metadata.superblock.needsCheck
     super.init()
-    opened.users += 1
+    opened.keep()
+    data.keep()
     let hook = Hook(self)
     self.hook = hook
     loop.add(hook)
@@ -202,7 +208,8 @@ final class ThinPool: RequestOwner {
     hook = nil
     if mapper.pools[metadataOpened.number] === self { mapper.pools[metadataOpened.number] = nil }
     if device.pool === self { device.pool = nil }
-    metadataOpened.close()
+    dataOpened.giveUp()
+    metadataOpened.giveUp()
   }
 
   /// Opens a thin device for a target of `blockCount` blocks.
@@ -220,6 +227,20 @@ final class ThinPool: RequestOwner {
     do throws(PoolError) { try metadata.closeDevice(thin.id) } catch {}
     thin.users -= 1
     if thin.users == 0 { thins[thin.id] = nil }
+  }
+
+  /// The thin devices that it held back go on.
+  func releaseDevices() {
+    let devices = heldDevices
+    heldDevices = []
+    for device in devices { device.release() }
+  }
+
+  /// Another table has taken the place of the pool's: requests of thin devices fail, rather than
+  /// wait for a pool that may not come back.
+  func detach() {
+    isDetached = true
+    releaseDevices()
   }
 
   // MARK: - Blocks
@@ -313,6 +334,9 @@ final class ThinPool: RequestOwner {
     let code = request.pointee.errorNumber
     requests.give(request)
     isCommitting = false
+    defer { keptForFlush = nil }
+    // It was closed meanwhile, and has committed.
+    guard users > 0 else { return }
     if code != 0, isDirty {
       operationFailed(
         "commit", .io(BlockIOError(.flush, path: dataOpened.text, code: code)))

@@ -54,9 +54,16 @@ final class ThinPoolDriver: TargetDriver {
   override var logicalBlockBytes: Int { data.logicalBlockBytes }
   override var optimalBytes: Int { Int(clamping: pool.blockBytes) }
 
-  private var passesDiscardsDown: Bool {
+  private var wantsPassdown: Bool {
     !request.features.contains(.ignoreDiscard) && !request.features.contains(.noDiscardPassdown)
-      && data.takesDiscards
+  }
+
+  private var passesDiscardsDown: Bool { wantsPassdown && whyNoPassdown == nil }
+
+  private var whyNoPassdown: String? {
+    if !data.takesDiscards { return "discard unsupported" }
+    return data.discardMaxBytes < pool.blockBytes
+      ? "max discard sectors smaller than a block" : nil
   }
 
   // MARK: - I/O
@@ -107,6 +114,10 @@ final class ThinPoolDriver: TargetDriver {
   private func bind() {
     pool.features = request.features
     pool.lowWaterBlocks = request.lowWaterBlocks
+    if wantsPassdown, let reason = whyNoPassdown {
+      device.mapper.log(
+        "Data device (\(opened[1].text)) \(reason): Disabling discard passdown.")
+    }
     pool.passesDiscardsDown = passesDiscardsDown
     pool.dataOpened = opened[1]
     pool.data = data
@@ -168,11 +179,10 @@ final class ThinPoolDriver: TargetDriver {
 
   override func resume() {
     pool.isSuspended = false
+    pool.isDetached = false
     pool.isLowWaterSignalled = false
     if pool.mode == .outOfDataSpace { pool.armNoSpaceTimer() }
-    let devices = pool.heldDevices
-    pool.heldDevices = []
-    for device in devices { device.release() }
+    pool.releaseDevices()
     pool.schedule()
   }
 
@@ -211,11 +221,11 @@ final class ThinPoolDriver: TargetDriver {
     case .outOfDataSpace: details.mode = .outOfDataSpace
     default: details.mode = .readOnly
     }
-    let wantsPassdown =
+    let passesDown =
       isFresh ? !request.features.contains(.noDiscardPassdown) : passesDiscardsDown
     details.discards =
       request.features.contains(.ignoreDiscard)
-      ? .ignored : wantsPassdown ? .passedDown : .notPassedDown
+      ? .ignored : passesDown ? .passedDown : .notPassedDown
     let fails = isFresh ? request.features.contains(.errorIfNoSpace) : pool.failsWithoutSpace
     details.noSpace = fails ? .error : .queue
     details.needsCheck = pool.needsCheck
@@ -237,7 +247,8 @@ final class ThinPoolDriver: TargetDriver {
       throw MessageError("\(error)", code: error.systemCode)
     }
     pool.changed()
-    _ = pool.commitNow()
+    // The kernel says nothing of this; but what was asked for is undone.
+    guard pool.commitNow() else { throw MessageError("commit failed", code: EIO) }
     return nil
   }
 

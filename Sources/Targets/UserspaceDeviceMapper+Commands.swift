@@ -220,6 +220,7 @@ extension UserspaceDeviceMapper {
     }
     device.isSuspended = false
     for driver in live.drivers { driver.resume() }
+    if let pool = device.pool, !(live.single is ThinPoolDriver) { pool.detach() }
     device.goOn()
   }
 

@@ -39,6 +39,8 @@ public final class UserspaceDeviceMapper {
   public var isReadOnly = false
   /// How long a full pool lets writes wait; 0: for ever. Seconds.
   public var noSpaceTimeoutSeconds: UInt64 = 60
+  /// How long changes stay uncommitted while nobody asks for it; 0: for ever. Nanoseconds.
+  public var commitIntervalNanoseconds: UInt64 = 1_000_000_000
   /// Blocks of 4 KiB of metadata that a pool keeps in memory.
   public var metadataCacheBlocks = 8192
   /// Told of every event.
@@ -226,12 +228,20 @@ public final class UserspaceDeviceMapper {
       guard access(path, F_OK) == 0 else { throw DeviceOpenError(code: ENXIO) }
       return try openDisk(at: path, readOnly: readOnly)
     }
-    let prefix = "/dev/mapper/"
-    let name = text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text
-    if let mapped = find(.name(name)) {
-      return try open(mapped, under: user, readOnly: readOnly)
-    }
+    if let mapped = named(text) { return try open(mapped, under: user, readOnly: readOnly) }
     return try openDisk(at: text, readOnly: readOnly)
+  }
+
+  /// The device that a name means, or a path in /dev/mapper, where names may be mangled, or /dev/dm-N.
+  private func named(_ text: String) -> MappedDevice? {
+    func dropping(_ prefix: String) -> String? {
+      text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : nil
+    }
+    if let minor = dropping("/dev/dm-") {
+      return KernelText.strict(minor).flatMap { UInt32(exactly: $0) }.flatMap { devices[$0] }
+    }
+    let name = dropping("/dev/mapper/") ?? text
+    return find(.name(name)) ?? find(.name(NameMangling.decoded(name)))
   }
 
   /// The number that `major:minor` means, nil in it where there is no such; nil for other texts.

@@ -163,3 +163,24 @@ import ThinTools
     #expect(message(.inputOutput) == "bad")
   }
 }
+
+@Suite struct WellKnownNamesTests {
+  @Test("every command is found by its names without a look at specifications, and no other is")
+  func names() {
+    let commands =
+      Dispatcher.metadataCommands + Dispatcher.deviceMapperCommands + Dispatcher.poolCommands
+    for command in commands {
+      let spec = command.spec
+      #expect(Dispatcher.wellKnown(spec.name) == command, "\(spec.name)")
+      if spec.group == nil {
+        for name in [spec.fieldName] + (command.raw?.names ?? []) {
+          #expect(Dispatcher.wellKnown(name) == command, "\(name)")
+        }
+      }
+      #expect(!Dispatcher.isOwnName(spec.fieldName) && !Dispatcher.isOwnName(spec.name))
+    }
+    for name in ["", "pool", "dmthin", "pool nothing", "check "] {
+      #expect(Dispatcher.wellKnown(name) == nil)
+    }
+  }
+}

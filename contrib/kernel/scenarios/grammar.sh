@@ -14,6 +14,8 @@
 
 tables=${1:?names a file with tables}
 dmesg -n 1
+# What is written into the log is limited otherwise, to a few lines in some seconds.
+echo on >/proc/sys/kernel/printk_devkmsg
 show() { # DEVICE...
     for device; do
         dmsetup table "$device" | sed 's/^/table /'
@@ -22,16 +24,21 @@ show() { # DEVICE...
 }
 mode() { echo "mode $1"; shift; show "$@"; }
 
+# The kernel keeps 16 KiB of log, the end of it.
+keep_log() { dmesg -c | grep -o 'case [0-9]*$\|device-mapper: .*' >>/tmp/log || :; }
+
 n=0
 while read -r table; do
     n=$((n + 1))
+    [ $((n % 25)) -ne 0 ] || keep_log
     echo "case $n $table"
     echo "case $n" >/dev/kmsg
-    if dmsetup create case --concise "case,,,,$table" 2>/dev/null; then
+    if dmsetup create --concise "case,,,,$table" 2>/dev/null; then
         show case
         dmsetup remove case
     fi
 done <"$tables"
+keep_log
 
 # Pool and thin device in every mode. Its metadata device is one whose failing can be switched on.
 meta=$(blockdev --getsz /dev/ubda)
@@ -150,4 +157,4 @@ wait
 must dmsetup remove slow
 
 echo log
-dmesg | grep -o 'case [0-9]*$\|device-mapper: .*'
+cat /tmp/log

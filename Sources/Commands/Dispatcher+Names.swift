@@ -1,0 +1,39 @@
+extension Dispatcher {
+  /// The command of this package that a word or two mean, or a program's name, without making every
+  /// command's specification to find out: a call of `dmthin` takes less than the time of one. What is
+  /// not here is found by its specification.
+  static func wellKnown(_ name: String) -> (any Command.Type)? {
+    switch name {
+    case "check", "thin_check": CheckCommand.self
+    case "dump", "thin_dump": DumpCommand.self
+    case "restore", "thin_restore": RestoreCommand.self
+    case "ls", "thin_ls": LsCommand.self
+    case "size", "thin_metadata_size": MetadataSizeCommand.self
+    case "dm", "dmsetup", "dmthin-dm": DmCommand.self
+    case "pool create": PoolCreateCommand.self
+    case "pool activate": PoolActivateCommand.self
+    case "pool deactivate": PoolDeactivateCommand.self
+    case "pool status": PoolStatusCommand.self
+    case "pool events": PoolEventsCommand.self
+    case "pool doctor": PoolDoctorCommand.self
+    case "pool create-thin": PoolCreateThinCommand.self
+    case "pool snapshot": PoolSnapshotCommand.self
+    case "pool create-snap": PoolCreateSnapshotCommand.self
+    case "pool activate-thin": PoolActivateThinCommand.self
+    case "pool resize": PoolResizeCommand.self
+    case "pool delete": PoolDeleteCommand.self
+    case "pool grow": PoolGrowCommand.self
+    case "pool features": PoolFeaturesCommand.self
+    case "pool set-transaction-id": PoolSetTransactionIDCommand.self
+    case "pool reserve-metadata-snap": PoolReserveMetadataSnapshotCommand.self
+    case "pool release-metadata-snap": PoolReleaseMetadataSnapshotCommand.self
+    case "pool format": PoolFormatCommand.self
+    default: nil
+    }
+  }
+
+  /// Names of programs that are no command's.
+  static func isOwnName(_ program: String) -> Bool {
+    program == "dmthin" || program == "thin-tools"
+  }
+}

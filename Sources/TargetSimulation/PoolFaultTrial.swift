@@ -1,0 +1,117 @@
+import DataPath
+import DeviceMapper
+import Simulation
+import ThinTools
+
+/// Has each read, write, flush and discard of a pool's disks fail, one after the other, under load.
+///
+/// The rule: requests that need what failed end with an error, and all end. A failure of the data
+/// device costs these requests alone; a failed change of the metadata, or a failed flush in a
+/// commit, makes the pool read-only and asks for a check; metadata that cannot be read any more makes
+/// it fail. Nothing that was acknowledged and flushed is lost, no flush is acknowledged that kept
+/// nothing, and what is on the disks afterwards is clean or has leaked blocks.
+public struct PoolFaultTrial {
+  /// What fails.
+  public struct Kind: Sendable, CustomStringConvertible {
+    let disk: Int
+    let operation: BlockOperation
+
+    /// Every kind.
+    public static let all =
+      [.read, .write, .flush].map { Kind(disk: 0, operation: $0) }
+      + [.read, .write, .flush, .discard].map { Kind(disk: 1, operation: $0) }
+      + [Kind(disk: 2, operation: .read)]
+
+    /// For reports.
+    public var description: String { "\(["metadata", "data", "origin"][disk]) \(operation)" }
+  }
+
+  private let ground: TrialGround
+  private let kind: Kind
+  private let seed: UInt64
+  private let steps: Int
+
+  /// Faults of a kind, in a load of so many steps.
+  public init(_ ground: TrialGround, _ kind: Kind, seed: UInt64, steps: Int = 60) {
+    self.ground = ground
+    self.kind = kind
+    self.seed = seed
+    self.steps = steps
+  }
+
+  /// Tries every fault.
+  /// - Parameter stride: or each so many-th.
+  /// - Returns: how many there were, and in how many the pool went on as before, became read-only
+  ///   and failed.
+  public func run(stride: Int = 1) throws -> [Int] {
+    var counts = [0, 0, 0, 0]
+    for isLasting in [false, true] {
+      var after = Int(seed % UInt64(stride))
+      while let end = try fails(after, isLasting) {
+        counts[0] += 1
+        counts[end] += 1
+        after += stride
+      }
+    }
+    return counts
+  }
+
+  /// Nil where so many things were not done: nothing has failed.
+  private func fails(_ after: Int, _ isLasting: Bool) throws -> Int? {
+    let isForgetful = kind.disk == 0 && kind.operation == .read
+    let load = PoolLoad(ground, seed: seed, isForgetful: isForgetful)
+    var isClosed = false
+    defer { if !isClosed { load.rig.close() } }
+    do {
+      try load.prepare()
+      let disk = load.rig.disks[kind.disk]
+      disk.fault = (kind.operation, disk.count(kind.operation) + after, isLasting)
+      load.mayFail = true
+      try load.run(steps)
+      let hasFailed = disk.hasFailed
+      disk.fault = nil
+      if !hasFailed { return nil }
+      let end = try judge(load)
+      isClosed = true
+      return end
+    } catch {
+      throw TrialFailure(
+        "seed \(seed), \(kind) \(after) fails\(isLasting ? " for good" : ""): \(error)\n  log: "
+          + load.rig.log.joined(separator: "\n  log: "))
+    }
+  }
+
+  /// With the fault gone.
+  private func judge(_ load: PoolLoad) throws -> Int {
+    func expect(_ condition: Bool, _ what: String) throws(TrialFailure) {
+      if !condition { throw TrialFailure(what) }
+    }
+    let status = try load.rig.status(noFlush: true)
+    try expect(
+      kind.disk == 0 || kind.operation == .discard || kind.operation == .flush
+        || load.failures > 0, "no request has failed")
+    if !load.rig.isDegraded {
+      try expect(status?.needsCheck == false, "the pool asks for a check")
+      try expect(
+        kind.disk != 0 || kind.operation == .read, "the pool goes on as if nothing had been")
+    } else {
+      try expect(
+        kind.disk == 0 || kind.operation == .flush, "the pool takes no changes any more")
+      try expect(status == nil || status?.needsCheck == true, "the pool asks for no check")
+      try expect(status != nil || kind.operation == .read && kind.disk == 0, "the pool has failed")
+    }
+    let end = status == nil ? 3 : load.rig.isDegraded ? 2 : 1
+    if end < 3 {
+      load.mayFail = end == 2
+      try load.verify()
+    }
+    load.rig.close()
+    let images = load.rig.disks.prefix(2).map(\.bytes)
+    let report = try PoolJudge.check(images[0])
+    try expect(
+      report.needsCheck == (end == 2) || end == 3, "the flag for a check is not as it should be")
+    let judge = PoolJudge(ground: ground, shape: load.shape, origin: load.images[2])
+    try judge.judge(images, load.model, goesOn: true)
+    return end
+  }
+}

@@ -1,0 +1,224 @@
+import BlockIO
+public import DataPath
+import DeviceMapper
+import Glibc
+import Targets
+
+/// Something that does not hold, with what there is to say about it.
+public struct TrialFailure: Error, CustomStringConvertible {
+  /// What, and of which trial.
+  public let description: String
+  /// A failure.
+  public init(_ description: String) { self.description = description }
+}
+
+/// What all trials of a process share: the loop, and files that give disks in memory a name.
+public final class TrialGround {
+  /// Everything runs here.
+  public let loop: EventLoop
+  let queue: IOQueue
+  let worker: BlockingWorker
+  private let folder: String
+  private static let names = ["meta", "data", "origin"]
+
+  /// - Throws: what the system has against it.
+  public init() throws {
+    loop = try EventLoop()
+    queue = try IOQueue(loop)
+    worker = try BlockingWorker(loop)
+    var template = Array("/tmp/dmthin-trial-XXXXXX".utf8CString)
+    guard let made = mkdtemp(&template).map({ String(cString: $0) }) else {
+      throw SystemError("mkdtemp", errno)
+    }
+    folder = made
+    for name in Self.names {
+      let descriptor = open(path(name), O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+      guard descriptor >= 0 else { throw SystemError("open", errno) }
+      Glibc.close(descriptor)
+    }
+  }
+
+  deinit {
+    for name in Self.names { unlink(path(name)) }
+    rmdir(folder)
+    queue.close()
+    worker.close()
+  }
+
+  func path(_ name: String) -> String { "\(folder)/\(name)" }
+}
+
+/// A pool `pool` over disks in memory, and clients of its volumes. Nothing in it takes for ever: what
+/// does not end after very many passes of the loop is a failure.
+final class PoolRig {
+  static let blockBytes = 64 << 10
+  static let metadataBytes = 1 << 20
+  static let sectorsPerBlock = blockBytes / 512
+
+  let ground: TrialGround
+  let loop: EventLoop
+  let mapper: UserspaceDeviceMapper
+  /// Metadata, data, external origin.
+  let disks: [TraceDisk]
+  private let requests = RequestPool()
+  private let volumeBytes: Int
+  /// What the kernel would have logged.
+  private(set) var log: [String] = []
+
+  init(_ ground: TrialGround, disks: [TraceDisk], volumeBytes: Int) {
+    self.ground = ground
+    self.disks = disks
+    self.volumeBytes = volumeBytes
+    loop = ground.loop
+    mapper = UserspaceDeviceMapper(loop: loop, queue: ground.queue, worker: ground.worker)
+    // What happens must follow from the seed, not from the time it takes.
+    mapper.commitIntervalNanoseconds = 0
+    mapper.noSpaceTimeoutSeconds = 0
+    let paths = ["meta", "data", "origin"].map(ground.path)
+    mapper.openDisk = { (path, _) throws(DeviceOpenError) in
+      guard let index = paths.firstIndex(of: path) else { throw DeviceOpenError(code: ENODEV) }
+      return disks[index]
+    }
+    mapper.log = { [unowned self] in log.append($0) }
+  }
+
+  /// Takes everything down.
+  func close() {
+    mapper.removeAll()
+    for _ in 0..<4 { loop.pass() }
+    for disk in disks { disk.close() }
+  }
+
+  // MARK: - Waiting
+
+  /// Runs the loop until something is done.
+  func run(_ what: @autoclosure () -> String, until isDone: () -> Bool) throws(TrialFailure) {
+    var passes = 0
+    while !isDone() {
+      loop.pass()
+      passes += 1
+      if passes > 100_000 { throw TrialFailure("\(what()) does not end") }
+    }
+  }
+
+  private func wait(
+    _ what: String, _ body: (@escaping UserspaceDeviceMapper.Completion) -> Void
+  ) throws(TrialFailure) {
+    var result: Result<Void, DeviceMapperError>?
+    body { result = $0 }
+    try run(what) { result != nil }
+    if case .failure(let error) = result { throw TrialFailure("\(what): \(error)") }
+  }
+
+  // MARK: - Devices
+
+  func poolLine(_ features: String) -> TableLine {
+    TableLine(
+      start: 0, length: disks[1].byteCount / 512, type: "thin-pool",
+      parameters: "\(ground.path("meta")) \(ground.path("data")) 128 0 \(features)")
+  }
+
+  func makePool(_ features: String) throws(TrialFailure) {
+    try wait("creating the pool") {
+      mapper.create(DeviceCreation(name: "pool", table: [poolLine(features)]), $0)
+    }
+  }
+
+  /// The error number.
+  func message(_ text: String) -> Int32 {
+    do throws(DeviceMapperError) {
+      _ = try mapper.message(.name("pool"), sector: 0, text)
+      return 0
+    } catch {
+      return error.code
+    }
+  }
+
+  func activate(_ id: Int, as name: String, hasOrigin: Bool) throws(TrialFailure) {
+    let parameters = "pool \(id)" + (hasOrigin ? " \(ground.path("origin"))" : "")
+    let line = TableLine(
+      start: 0, length: UInt64(volumeBytes / 512), type: "thin", parameters: parameters)
+    try wait("activating \(name)") {
+      mapper.create(DeviceCreation(name: name, table: [line]), $0)
+    }
+  }
+
+  func suspend(_ name: String) throws(TrialFailure) {
+    try wait("suspending \(name)") { mapper.suspend(.name(name), [], $0) }
+  }
+
+  func resume(_ name: String) throws(TrialFailure) {
+    try wait("resuming \(name)") { mapper.resume(.name(name), [], $0) }
+  }
+
+  func remove(_ name: String) throws(TrialFailure) {
+    do throws(DeviceMapperError) {
+      try mapper.remove(.name(name), deferred: false)
+    } catch {
+      throw TrialFailure("removing \(name): \(error)")
+    }
+  }
+
+  /// Nil where the pool has failed.
+  func status(noFlush: Bool = false) throws(TrialFailure) -> ThinPoolStatus.Details? {
+    let text = mapper.status(.name("pool"), noFlush ? .noFlush : [])?.lines.first?.parameters
+    switch text.flatMap({ ThinPoolStatus($0) }) {
+    case .working(let details): return details
+    case .failed: return nil
+    default: throw TrialFailure("the pool's status is \(text ?? "missing")")
+    }
+  }
+
+  /// Whether the pool takes no more changes.
+  var isDegraded: Bool {
+    switch try? status(noFlush: true)?.mode {
+    case .readWrite, .outOfDataSpace: false
+    default: true
+    }
+  }
+
+  // MARK: - Requests
+
+  /// A request and what became of it.
+  final class Outcome: RequestOwner {
+    fileprivate(set) var isDone = false
+    fileprivate(set) var error: Int32 = 0
+    /// What is written or was read.
+    let buffer: AlignedBuffer
+    fileprivate var opened: OpenDevice?
+    private let requests: RequestPool
+
+    fileprivate init(_ requests: RequestPool, _ count: Int) {
+      self.requests = requests
+      buffer = AlignedBuffer(count: max(4096, (count + 4095) / 4096 * 4096))
+    }
+
+    override func requestDone(_ request: RequestPointer) {
+      error = request.pointee.errorNumber
+      requests.give(request)
+      opened?.close()
+      opened = nil
+      isDone = true
+    }
+  }
+
+  /// Begins a request; `fill` puts what is to be written where it belongs.
+  func start(
+    _ operation: BlockOperation, _ name: String, _ sectors: Range<Int> = 0..<0,
+    _ flags: BlockFlags = [], fill: (UnsafeMutableRawBufferPointer) -> Void = { _ in }
+  ) throws(TrialFailure) -> Outcome {
+    let hasData = operation == .read || operation == .write
+    let outcome = Outcome(requests, hasData ? sectors.count * 512 : 0)
+    do throws(DeviceOpenError) {
+      outcome.opened = try mapper.open(name, readOnly: operation == .read)
+    } catch {
+      throw TrialFailure("opening \(name): \(error)")
+    }
+    if operation == .write { fill(outcome.buffer.bytes) }
+    outcome.opened?.destination.submit(
+      requests.take(
+        operation, offset: UInt64(sectors.lowerBound * 512), byteCount: sectors.count * 512,
+        buffer: hasData ? outcome.buffer.bytes.baseAddress : nil, flags: flags, owner: outcome))
+    return outcome
+  }
+}

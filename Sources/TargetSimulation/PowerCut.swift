@@ -1,0 +1,72 @@
+/// Disks as power cuts may leave them: what was flushed is there, of the rest any part.
+struct PowerCut {
+  /// What survives of what was not flushed.
+  enum Survivors: CaseIterable {
+    case nothing, everything, sectors, blocks
+  }
+  private struct Write {
+    var position: Int
+    var offset: Int
+    var bytes: [UInt8]
+    var isCertain: Bool
+  }
+  private struct Disk {
+    /// With everything that is certain and before everything that is not.
+    var bytes: [UInt8]
+    var writes: [Write] = []
+  }
+
+  private var disks: [Disk]
+
+  /// Disks as they were when the trace began.
+  init(_ images: [[UInt8]]) { disks = images.map { Disk(bytes: $0) } }
+
+  /// Whether anything may be lost.
+  var isUncertain: Bool { disks.contains { !$0.writes.isEmpty } }
+
+  /// Takes in what happened next.
+  mutating func apply(_ event: Trace.Event, at position: Int) {
+    switch event {
+    case .write(let disk, let offset, let bytes, let isDurable):
+      disks[disk].writes.append(
+        Write(position: position, offset: offset, bytes: bytes, isCertain: isDurable))
+      settle(disk)
+    case .flush(let disk, let before):
+      for index in disks[disk].writes.indices where disks[disk].writes[index].position < before {
+        disks[disk].writes[index].isCertain = true
+      }
+      settle(disk)
+    case .client: break
+    }
+  }
+
+  /// What is certain and has nothing uncertain before it goes into the image.
+  private mutating func settle(_ disk: Int) {
+    let count = disks[disk].writes.firstIndex { !$0.isCertain } ?? disks[disk].writes.count
+    for write in disks[disk].writes.prefix(count) {
+      copy(write.bytes[...], into: &disks[disk].bytes, at: write.offset)
+    }
+    disks[disk].writes.removeFirst(count)
+  }
+
+  /// What may be left of each disk.
+  func images(_ survivors: Survivors, _ random: inout some RandomNumberGenerator) -> [[UInt8]] {
+    disks.map { disk in
+      var bytes = disk.bytes
+      for write in disk.writes {
+        if write.isCertain || survivors == .everything {
+          copy(write.bytes[...], into: &bytes, at: write.offset)
+          continue
+        }
+        guard survivors != .nothing else { continue }
+        let unit = survivors == .sectors ? 512 : 4096
+        for at in stride(from: 0, to: write.bytes.count, by: unit)
+        where Bool.random(using: &random) {
+          let end = min(at + unit, write.bytes.count)
+          copy(write.bytes[at..<end], into: &bytes, at: write.offset + at)
+        }
+      }
+      return bytes
+    }
+  }
+}

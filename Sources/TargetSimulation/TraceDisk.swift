@@ -1,0 +1,195 @@
+public import BlockIO
+public import DataPath
+import Glibc
+import Simulation
+public import Targets
+
+/// A disk in memory that keeps a trace of what reaches it. Requests end in any order, a few in each
+/// pass of the loop, or all at once. What fails may have been done in part.
+public final class TraceDisk: BlockDestination, SynchronousDestination {
+  /// What discards leave of a sector's words: something that nobody wrote.
+  static let discarded: UInt64 = 0xdddd_dddd_dddd_dddd
+
+  private final class Hook: PassHook {
+    unowned let disk: TraceDisk
+    init(_ disk: TraceDisk) { self.disk = disk }
+    override func endOfPass() { disk.work() }
+  }
+
+  private let number: Int
+  private let trace: Trace?
+  /// Its contents.
+  public private(set) var bytes: [UInt8]
+  private var pending: [(request: RequestPointer, position: Int)] = []
+  private var random: SplitMix64
+  private var hook: Hook?
+  private let isPrompt: Bool
+  private let readOnly: Bool
+  private var counts: [BlockOperation: Int] = [:]
+
+  /// What fails: an operation, how many of its kind are done before, and whether all of its kind fail
+  /// from then on.
+  public var fault: (operation: BlockOperation, after: Int, isLasting: Bool)?
+  /// Whether something has failed.
+  public private(set) var hasFailed = false
+  /// Requests wait while it is set.
+  public var isHalted = false
+
+  /// A disk that holds `bytes`.
+  /// - Parameters:
+  ///   - number: what the trace calls it.
+  ///   - isPrompt: requests end in the pass in which they come, in order.
+  public init(
+    _ loop: EventLoop, number: Int, bytes: [UInt8], trace: Trace? = nil, seed: UInt64 = 0,
+    isPrompt: Bool = false, isReadOnly: Bool = false
+  ) {
+    self.number = number
+    self.bytes = bytes
+    self.trace = trace
+    self.isPrompt = isPrompt
+    readOnly = isReadOnly
+    random = SplitMix64(seed: seed)
+    super.init(loop)
+    let hook = Hook(self)
+    self.hook = hook
+    loop.add(hook)
+  }
+
+  /// The loop forgets it.
+  public func close() {
+    if let hook { loop.remove(hook) }
+    hook = nil
+  }
+
+  /// How many of a kind came, those of metadata included.
+  public func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
+
+  /// Makes it larger, with zeros.
+  public func grow(to byteCount: Int) {
+    bytes += [UInt8](repeating: 0, count: byteCount - bytes.count)
+  }
+
+  /// Size in bytes.
+  public override var byteCount: UInt64 { UInt64(bytes.count) }
+  /// It does.
+  public override var takesDiscards: Bool { true }
+  /// As it was made.
+  public override var isReadOnly: Bool { readOnly }
+
+  /// Takes a request.
+  public override func submit(_ request: RequestPointer) {
+    pending.append((request, trace?.position ?? 0))
+    loop.passAgain()
+  }
+
+  private func work() {
+    guard !isHalted, !pending.isEmpty else { return }
+    if isPrompt {
+      let all = pending
+      pending = []
+      for (request, position) in all {
+        loop.finishLater(request, perform(request.pointee, position))
+      }
+      return
+    }
+    var left = pending.count
+    while left > 0, !pending.isEmpty, Int.random(in: 0..<4, using: &random) != 0 {
+      left -= 1
+      let (request, position) = pending.remove(
+        at: Int.random(in: 0..<pending.count, using: &random))
+      loop.finishLater(request, perform(request.pointee, position))
+    }
+    if !pending.isEmpty { loop.passAgain() }
+  }
+
+  private func isFailing(_ operation: BlockOperation) -> Bool {
+    let number = count(operation)
+    counts[operation] = number + 1
+    guard let fault, fault.operation == operation, number >= fault.after else { return false }
+    guard fault.isLasting || number == fault.after else { return false }
+    hasFailed = true
+    return true
+  }
+
+  private func perform(_ request: BlockRequest, _ position: Int) -> Int32 {
+    let offset = Int(clamping: request.offset)
+    let count = request.byteCount
+    guard request.operation == .flush || offset <= bytes.count && count <= bytes.count - offset
+    else { return EIO }
+    let fails = isFailing(request.operation)
+    switch request.operation {
+    case .read:
+      guard !fails else { return EIO }
+      bytes.withUnsafeBytes {
+        UnsafeMutableRawBufferPointer(start: request.buffer, count: count)
+          .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[offset..<(offset + count)]))
+      }
+      return 0
+    case .write:
+      let data = UnsafeRawBufferPointer(start: request.buffer, count: count)
+      store(Array(data), at: offset, isDurable: request.flags.contains(.durable), fails)
+    case .flush:
+      if !fails { trace?.append(.flush(disk: number, before: position)) }
+    case .discard:
+      let left = [UInt64](repeating: Self.discarded, count: count / 8)
+      store(left.withUnsafeBytes { Array($0) }, at: offset, isDurable: false, fails)
+    case .writeZeroes:
+      let isDurable = request.flags.contains(.durable)
+      store([UInt8](repeating: 0, count: count), at: offset, isDurable: isDurable, fails)
+    }
+    return fails ? EIO : 0
+  }
+
+  /// Of what fails any sectors are stored.
+  private func store(_ data: [UInt8], at offset: Int, isDurable: Bool, _ fails: Bool) {
+    guard fails else { return store(data[...], at: offset, isDurable: isDurable) }
+    for at in stride(from: 0, to: data.count, by: 512) where Bool.random(using: &random) {
+      store(data[at..<min(at + 512, data.count)], at: offset + at, isDurable: false)
+    }
+  }
+
+  private func store(_ data: ArraySlice<UInt8>, at offset: Int, isDurable: Bool) {
+    copy(data, into: &bytes, at: offset)
+    trace?.append(
+      .write(disk: number, offset: offset, bytes: Array(data), isDurable: isDurable))
+  }
+
+  // MARK: - On the spot
+
+  /// Fills `buffer` from byte `offset` on.
+  public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
+    throws(BlockIOError)
+  {
+    if isFailing(.read) { throw BlockIOError(.read, path: "memory", offset: offset, code: EIO) }
+    bytes.withUnsafeBytes {
+      buffer.copyMemory(
+        from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<(Int(offset) + buffer.count)]))
+    }
+  }
+
+  /// Writes all of `buffer` at byte `offset`.
+  public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    let fails = isFailing(.write)
+    store(Array(buffer), at: Int(offset), isDurable: false, fails)
+    if fails { throw BlockIOError(.write, path: "memory", offset: offset, code: EIO) }
+  }
+
+  /// Has what was written so far survive.
+  public func flushNow() throws(BlockIOError) {
+    if isFailing(.flush) { throw BlockIOError(.flush, path: "memory", code: EIO) }
+    if let trace { trace.append(.flush(disk: number, before: trace.position)) }
+  }
+
+  /// Does nothing.
+  public func refreshSize() {}
+}
+
+/// Puts `data` at `offset` of `bytes`.
+func copy(_ data: ArraySlice<UInt8>, into bytes: inout [UInt8], at offset: Int) {
+  data.withUnsafeBytes { from in
+    bytes.withUnsafeMutableBytes {
+      UnsafeMutableRawBufferPointer(rebasing: $0[offset..<(offset + from.count)])
+        .copyMemory(from: from)
+    }
+  }
+}

@@ -1,0 +1,214 @@
+import DeviceMapper
+import Simulation
+import Testing
+
+/// Text from anywhere: whatever it is, parsers take it or refuse it with their own errors. What they
+/// take has to come back as it was understood.
+@Suite struct HostileTextTests {
+  private static let seed: UInt64 = 20_261_121
+
+  private static let types = [
+    "linear", "striped", "zero", "error", "delay", "flakey", "thin-pool", "thin", "snapshot",
+    "snapshot-merge", "snapshot-origin", "crypt", "nosuch", "",
+  ]
+
+  private static let words = [
+    "", "0", "1", "8", "128", "-1", "+", "+8", "0x8", "4294967295", "4294967296",
+    "18446744073709551615", "18446744073709551616", "18446744073709551624", "x", "\u{a0}", "é",
+    "\0",
+    "98:0", "98:16", "/dev/x", "-", "P", "PO", "N", "r", "w", "Fail", "Error", "1/2", "/", "1/",
+    "rw", "ro", "out_of_data_space", "discard_passdown", "queue_if_no_space", "needs_check",
+    "corrupt_bio_byte", "drop_writes", "error_writes", "skip_block_zeroing", "discard_zeroes_cow",
+    "allow_discards", "sector_size:4096", "sector_size:", "integrity:1:none", ":", "::", ":1:a:b",
+    String(repeating: "9", count: 1000), String(repeating: ":", count: 1000),
+  ]
+
+  /// Sound lines, of which mutations keep enough to get deep into the parsers.
+  private static let sound = [
+    "linear 98:16 8", "striped 2 8 98:16 0 98:0 16", "delay 98:16 0 5 98:16 8 6 98:16 16 7",
+    "flakey 98:16 0 1 2 6 drop_writes corrupt_bio_byte 32 r 255 4294967295",
+    "thin-pool 254:0 98:16 128 32768 2 skip_block_zeroing read_only", "thin 254:1 7 254:3",
+    "snapshot 254:0 254:1 PO 8 1 discard_zeroes_cow", "snapshot-merge 254:0 254:1 P 16",
+    "snapshot-origin 254:0",
+    "crypt aes-xts-plain64 :32:logon:k 8 98:16 0 2 sector_size:4096 integrity:28:aead",
+    "thin-pool 1 113/1024 7/8 30 ro no_discard_passdown error_if_no_space needs_check 256 ",
+    "thin 128 511", "snapshot 16/64 16", "striped 2 98:0 98:16 1 AD", "delay 0 1 2",
+  ]
+
+  private struct Words {
+    var random: SplitMix64
+
+    mutating func any<T>(_ list: [T]) -> T { list[Int.random(in: 0..<list.count, using: &random)] }
+
+    /// A sound line with up to three faults, or words in no order at all.
+    mutating func line() -> TableLine {
+      let length: UInt64 = any([0, 8, 16, 4096, .max])
+      if Bool.random(using: &random) {
+        let count = Int.random(in: 0..<12, using: &random)
+        let text = (0..<count).map { _ in any(HostileTextTests.words) }.joined(separator: " ")
+        return TableLine(
+          start: 0, length: length, type: any(HostileTextTests.types), parameters: text)
+      }
+      var words = any(HostileTextTests.sound).split(
+        separator: " ", omittingEmptySubsequences: false
+      ).map { String($0) }
+      for _ in 0..<Int.random(in: 0...3, using: &random) {
+        let at = Int.random(in: 1...words.count, using: &random)
+        switch Int.random(in: 0..<4, using: &random) {
+        case 0 where at < words.count: words.remove(at: at)
+        case 1: words.insert(any(HostileTextTests.words), at: at)
+        case 2 where at < words.count: words[at] = mutated(words[at])
+        default: if at < words.count { words[at] = any(HostileTextTests.words) }
+        }
+      }
+      return TableLine(
+        start: 0, length: length, type: words[0],
+        parameters: words.dropFirst().joined(separator: " "))
+    }
+
+    /// A word with a byte changed, added or taken away.
+    mutating func mutated(_ text: String) -> String {
+      var bytes = Array(text.utf8)
+      let byte = UInt8.random(in: 0...255, using: &random)
+      let at = Int.random(in: 0...bytes.count, using: &random)
+      switch Int.random(in: 0..<3, using: &random) {
+      case 0 where at < bytes.count: bytes[at] = byte
+      case 1 where at < bytes.count: bytes.remove(at: at)
+      default: bytes.insert(byte, at: at)
+      }
+      return String(decoding: bytes, as: UTF8.self)
+    }
+  }
+
+  @Test("of any words a target is made or refused; one that is made says itself again")
+  func targets() {
+    var words = Words(random: SplitMix64(seed: Self.seed))
+    var taken: [String: Int] = [:]
+    for _ in 0..<15_000 {
+      let line = words.line()
+      let target: Target
+      do throws(TargetError) {
+        target = try Target(line)
+      } catch {
+        #expect(!error.message.isEmpty && error.code > 0, "\(line)")
+        continue
+      }
+      taken[line.type, default: 0] += 1
+      let again = try? Target(target.line(start: 0, length: line.length))
+      #expect(again == target, "\(line)")
+    }
+    // Enough of each type got through for this to mean something.
+    for type in Self.types.dropLast() { #expect(taken[type, default: 0] > 5, "\(type)") }
+  }
+
+  @Test("any status is understood or kept, and comes back as it was")
+  func statuses() {
+    var words = Words(random: SplitMix64(seed: Self.seed + 1))
+    var understood = 0
+    for _ in 0..<15_000 {
+      let line = words.line()
+      let status = TargetStatus(line)
+      #expect(status.parameters == line.parameters, "\(line)")
+      if case .other = status { continue }
+      understood += 1
+    }
+    #expect(understood > 300)
+  }
+
+  @Test("any text is a table or has a line at fault, and tables come back")
+  func tables() throws {
+    var words = Words(random: SplitMix64(seed: Self.seed + 2))
+    var taken = 0
+    for _ in 0..<5_000 {
+      var text = ""
+      for _ in 0..<Int.random(in: 0..<4, using: &words.random) {
+        text += "\(words.any(Self.words)) \(words.any(Self.words)) "
+        text += "\(words.any(Self.sound))\(words.any(["\n", "\n\n", "\r\n", "#"]))"
+      }
+      text = words.mutated(text)
+      do throws(TableText.FormatError) {
+        let table = try TableText.parse(text)
+        taken += 1
+        for line in table { #expect(try TableText.parse("\(line)") == [line], "\(text)") }
+        // No rule about tables can be broken by numbers.
+        try? TableRules.check(table) { _ throws(TargetError) in }
+      } catch {
+        #expect(error.line > 0)
+      }
+    }
+    #expect(taken > 100)
+  }
+
+  @Test("any text is a concise table up to where it is none")
+  func concise() {
+    var words = Words(random: SplitMix64(seed: Self.seed + 3))
+    var devices = 0
+    for _ in 0..<5_000 {
+      var text = "a,u\\,,7,ro,0 8 zero,8 8 linear a 0;b,,,,0 8 error;"
+      for _ in 0..<Int.random(in: 0..<6, using: &words.random) { text = words.mutated(text) }
+      var faults = 0
+      ConciseTable.parse(text) { result in
+        #expect(faults == 0)
+        switch result {
+        case .success(let device):
+          devices += 1
+          // What has a table is printed so that it is read again, and as the same.
+          guard !device.table.isEmpty else { return }
+          var again: [ConciseTable.Device] = []
+          ConciseTable.parse(ConciseTable.text([device])) { result in
+            if case .success(let device) = result { again.append(device) }
+          }
+          #expect(again == [device], "\(text)")
+        case .failure(let error):
+          faults += 1
+          #expect(!error.messages.isEmpty)
+        }
+      }
+    }
+    #expect(devices > 4_000)
+  }
+
+  @Test("any message is understood or refused, and what was understood says itself again")
+  func messages() throws {
+    var words = Words(random: SplitMix64(seed: Self.seed + 4))
+    let keywords = [
+      "create_thin", "create_snap", "delete", "set_transaction_id", "reserve_metadata_snap",
+      "release_metadata_snap", "key set", "key wipe", "@cancel_deferred_remove", "nosuch",
+    ]
+    var taken = 0
+    for _ in 0..<8_000 {
+      var text = words.any(keywords)
+      for _ in 0..<Int.random(in: 0..<4, using: &words.random) {
+        text += words.any([" ", "  ", "\t", "\\ ", "\\"]) + words.any(Self.words)
+      }
+      if Bool.random(using: &words.random) { text = words.mutated(text) }
+      do throws(MessageError) {
+        let message = try ThinPoolMessage(text)
+        taken += 1
+        #expect(try ThinPoolMessage(message.text) == message, "\(text)")
+      } catch {
+        #expect(error.code == 22, "\(text)")
+      }
+      _ = try? CryptMessage(text)
+      _ = try? CoreMessage(text)
+    }
+    #expect(taken > 200)
+  }
+
+  @Test("any name is mangled into bytes that udev allows, and comes back")
+  func names() {
+    var words = Words(random: SplitMix64(seed: Self.seed + 5))
+    for _ in 0..<8_000 {
+      let name = words.mutated(words.mutated(words.any(Self.words) + "\\x4" + "a b"))
+      do throws(NameMangling.MixedName) {
+        let stored = try NameMangling.hex.mangled(name)
+        #expect(stored.utf8.allSatisfy { $0 > 0x20 && $0 < 0x7f })
+        #expect(NameMangling.hex.unmangled(stored) == name)
+        let other = try NameMangling.auto.mangled(name)
+        #expect(try NameMangling.auto.mangled(other) == other, "\(name)")
+      } catch {
+        #expect(error.name == name)
+      }
+    }
+  }
+}

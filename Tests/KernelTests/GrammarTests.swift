@@ -1,0 +1,116 @@
+import DeviceMapper
+import TestSupport
+import Testing
+
+/// The parsers of `DeviceMapper` on what the kernel of the rig takes, refuses and prints.
+@Suite(.serialized) struct GrammarTests {
+  /// What a scenario said, taken apart.
+  private struct Transcript {
+    /// A table that was tried, and what came of it.
+    struct Trial {
+      var table: [TableLine]
+      var isTaken = false
+    }
+    var trials: [Int: Trial] = [:]
+    /// The first thing that the log has against a table.
+    var refusals: [Int: Substring] = [:]
+    var tables: [(mode: Substring, line: TableLine)] = []
+    var statuses: [(mode: Substring, line: TableLine)] = []
+
+    init(_ text: String) throws {
+      var mode: Substring = ""
+      var trial = 0
+      var isLog = false
+      for line in text.split(separator: "\n") {
+        let (word, rest) = Self.firstWord(line)
+        switch word {
+        case "log": isLog = true
+        case "case" where isLog: trial = Int(rest) ?? 0
+        case "device-mapper:" where isLog:
+          if rest.hasPrefix("table: "), refusals[trial] == nil {
+            refusals[trial] = rest.dropFirst(7)
+          }
+        case "case":
+          let (number, table) = Self.firstWord(rest)
+          trial = try #require(Int(number))
+          mode = "case \(number)"
+          let text = table.split(separator: ",").joined(separator: "\n")
+          trials[trial] = Trial(table: try TableText.parse(text))
+        case "mode":
+          mode = rest
+          trial = 0
+        case "table":
+          trials[trial]?.isTaken = true
+          tables += try TableText.parse(String(rest)).map { (mode, $0) }
+        case "status": statuses += try TableText.parse(String(rest)).map { (mode, $0) }
+        default: break
+        }
+      }
+    }
+
+    private static func firstWord(_ line: Substring) -> (Substring, Substring) {
+      let word = line.prefix { $0 != " " }
+      return (word, line.dropFirst(word.count + 1))
+    }
+  }
+
+  private static let errorNames: [Int32: String] = [22: "EINVAL", 19: "ENODEV", 12: "ENOMEM"]
+
+  /// What our rules and parsers have against a table, as the kernel's log says it.
+  private func refusal(_ table: [TableLine]) -> String? {
+    do throws(TargetError) {
+      try TableRules.check(table) { line throws(TargetError) in
+        do throws(TargetError) {
+          _ = try Target(line) { request throws(DeviceOpenError) in
+            if request.text.hasPrefix("/dev/nonexistent") { throw DeviceOpenError(code: 19) }
+          }
+        } catch {
+          throw TargetError("\(line.type): \(error.message)", code: error.code)
+        }
+      }
+      return nil
+    } catch {
+      // Where no target type is to blame the log has no error number.
+      let isTarget = table.contains { error.message.hasPrefix("\($0.type): ") }
+      let isUnknown = error.message.hasSuffix("unknown target type")
+      let name = Self.errorNames[error.code] ?? "\(error.code)"
+      return isTarget && !isUnknown ? "\(error.message) (-\(name))" : error.message
+    }
+  }
+
+  @Test("tables are taken and refused as by the kernel, and lines come back as it prints them")
+  func grammar() throws {
+    let folder = try ScratchFolder()
+    let kernel = "\(Repository.root)/contrib/kernel"
+    let meta = try folder.zeros("meta", size: 4 << 20)
+    let data = try folder.zeros("data", size: 64 << 20)
+    let result = try shell(
+      "cd '\(kernel)' && ./run scenarios/grammar.sh '\(meta)' '\(data)' -- tables")
+    try #require(result.status == 0, "\(result.text)\(result.errors)")
+    let transcript = try Transcript(result.text)
+
+    #expect(transcript.trials.count > 100)
+    for (number, trial) in transcript.trials.sorted(by: { $0.key < $1.key }) {
+      // The log has `254:0: linear: TEXT (-EINVAL)`.
+      let said = transcript.refusals[number].map { String($0.drop { $0 != " " }.dropFirst()) }
+      let table = trial.table.map { "\($0)" }.joined(separator: ",")
+      #expect(trial.isTaken == (said == nil), "\(table)")
+      #expect(refusal(trial.table) == said, "\(table)")
+    }
+
+    let modes = Set(transcript.statuses.map(\.mode))
+    for mode in ["new", "held", "out-of-data-queue", "read-only", "needs-check", "failed"] {
+      #expect(modes.contains(mode[...]))
+    }
+    for (mode, line) in transcript.tables {
+      let target = try Target(printed: line)
+      #expect(target.parameters == line.parameters, "\(mode): \(line)")
+      if case .other = target { Issue.record("\(mode): no parser for \(line)") }
+    }
+    for (mode, line) in transcript.statuses {
+      let status = TargetStatus(line)
+      #expect(status.parameters == line.parameters, "\(mode): \(line)")
+      if case .other = status { Issue.record("\(mode): no parser for \(line)") }
+    }
+  }
+}

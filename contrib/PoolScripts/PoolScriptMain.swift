@@ -1,0 +1,178 @@
+import Glibc
+import Simulation
+
+// Scripts for thin pools, one operation in a line; NAME is a device's name, the pool's is `pool`:
+//
+//     devices METABLOCKS DATASECTORS BLOCKSECTORS   first: metadata of zeros, data of a pattern
+//     origin NAME SECTORS                           a device that can be an external origin
+//     create SECTORS LOWWATER [FEATURE...]          makes the pool
+//     table SECTORS LOWWATER [FEATURE...]           loads another table for it
+//     growmeta METABLOCKS                           enlarges the metadata device
+//     activate NAME ID SECTORS [ORIGIN]             makes a thin device
+//     resize NAME ID SECTORS [ORIGIN]               load, suspend, resume
+//     deactivate NAME, remove NAME                  removes a thin device, the pool
+//     suspend NAME [noflush], resume NAME
+//     message WORD...                               to the pool
+//     write NAME SECTOR COUNT TAG                   a pattern made of TAG and the place
+//     writefua NAME SECTOR COUNT TAG                the same, durable when it is done
+//     read NAME SECTOR COUNT, discard NAME SECTOR COUNT, flush NAME
+//     start NAME SECTOR COUNT TAG                   a write that may wait for space
+//     pause                                         until the pool has committed by itself
+//     finish                                        waits for those
+//     status NAME [noflush], gettable NAME, info NAME
+//     dump                                          commits; metadata, check, and data of devices
+//
+// I/O to what is suspended, or outside a device, is skipped.
+
+/// Makes and plays such scripts:
+///
+///     pool-script generate [--lines N] SEED COUNT DIR    makes DIR/SEED.script, DIR/SEED+1.script, ...
+///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves
+///                                   DIR/N.played, what was done, and DIR/N.kernel, what it came to
+///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
+///
+/// With --verbose every line is told before it is played, in the rig to the kernel's log. The devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
+/// "cannot play: REASON". See contrib/kernel/compare-pools.
+@main
+enum PoolScriptMain {
+  nonisolated(unsafe) private static var isVerbose = false
+  nonisolated(unsafe) private static var current = ""
+
+  static func main() {
+    signal(SIGALRM) { _ in
+      PoolScriptMain.say("pool-script: does not come to an end: \(PoolScriptMain.current)")
+      _exit(1)
+    }
+    var lineCount = 120
+    var words: [String] = []
+    var arguments = CommandLine.arguments.dropFirst()
+    while let argument = arguments.popFirst() {
+      switch argument {
+      case "--lines": lineCount = arguments.popFirst().flatMap { Int($0) } ?? lineCount
+      case "--verbose": isVerbose = true
+      default: words.append(argument)
+      }
+    }
+    switch (words.first, words.count) {
+    case ("generate", 4):
+      guard let seed = UInt64(words[1]), let count = UInt64(words[2]) else { usage() }
+      for seed in seed..<seed + count {
+        var generator = ScriptGenerator(seed: seed)
+        write(generator.make(lineCount), to: "\(words[3])/\(seed).script")
+      }
+    case ("kernel", 2), ("userspace", 2): play(words[0], words[1])
+    default: usage()
+    }
+  }
+
+  private static func usage() -> Never {
+    print("usage: pool-script generate [--lines N] SEED COUNT DIR | kernel DIR | userspace DIR")
+    exit(2)
+  }
+
+  private static func play(_ kind: String, _ folder: String) {
+    let isKernel = kind == "kernel"
+    let base = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+    let scratch = "\(base)/pool-script.\(getpid())"
+    guard mkdir(scratch, 0o700) == 0 else {
+      fail("\(scratch): \(String(cString: strerror(errno)))")
+    }
+    defer { remove(scratch) }
+    for name in scripts(in: folder, isKernel ? ".script" : ".played") {
+      guard let lines = readLines("\(folder)/\(name).\(isKernel ? "script" : "played")") else {
+        fail("cannot read script \(name)")
+      }
+      for attempt in 1...8 {
+        let (player, problem) = play(name, lines, isKernel, scratch)
+        if problem == "late" && attempt < 8 { continue }
+        var results = player?.results ?? []
+        if let problem { results.append("cannot play: \(problem)") }
+        if isKernel { write(player?.played ?? [], to: "\(folder)/\(name).played") }
+        write(results, to: "\(folder)/\(name).\(kind)")
+        break
+      }
+    }
+  }
+
+  private static func play(
+    _ name: String, _ lines: [String], _ isKernel: Bool, _ scratch: String
+  )
+    -> (ScriptPlayer?, String?)
+  {
+    defer { for file in files(in: scratch) { unlink("\(scratch)/\(file)") } }
+    do {
+      let world: any PoolWorld =
+        isKernel ? KernelWorld(folder: scratch) : try UserspaceWorld(folder: scratch)
+      let player = ScriptPlayer(world, addsCommits: isKernel)
+      player.willPlay = { line in
+        current = "\(name): \(line)"
+        if isVerbose { isKernel ? log(current) : say(current) }
+      }
+      alarm(60)
+      do { try player.play(lines) } catch { return (player, "\(error)") }
+      return (player, nil)
+    } catch {
+      return (nil, "\(error)")
+    }
+  }
+
+  /// Into the kernel's log, where it says why it refuses something.
+  private static func log(_ text: String) {
+    let fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC)
+    guard fd >= 0 else { return }
+    defer { close(fd) }
+    let line = "script " + text + "\n"
+    _ = Glibc.write(fd, line, line.utf8.count)
+  }
+
+  /// At once, not when the program ends in good order.
+  private static func say(_ text: String) {
+    let line = text + "\n"
+    _ = Glibc.write(1, line, line.utf8.count)
+  }
+
+  // MARK: - Files
+
+  private static func fail(_ text: String) -> Never {
+    say("pool-script: \(text)")
+    exit(1)
+  }
+
+  private static func files(in folder: String) -> [String] {
+    guard let directory = opendir(folder) else { return [] }
+    defer { closedir(directory) }
+    var names: [String] = []
+    while let entry = readdir(directory) {
+      let name = withUnsafePointer(to: &entry.pointee.d_name) {
+        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+      }
+      if name != "." && name != ".." { names.append(name) }
+    }
+    return names
+  }
+
+  /// Names without their suffix, by their numbers.
+  private static func scripts(in folder: String, _ suffix: String) -> [String] {
+    files(in: folder).filter { $0.hasSuffix(suffix) }.map { String($0.dropLast(suffix.count)) }
+      .sorted { (UInt64($0) ?? 0, $0) < (UInt64($1) ?? 0, $1) }
+  }
+
+  private static func readLines(_ path: String) -> [String]? {
+    guard let file = fopen(path, "r") else { return nil }
+    defer { fclose(file) }
+    var text: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 1 << 16)
+    while true {
+      let count = fread(&chunk, 1, chunk.count, file)
+      guard count > 0 else { break }
+      text += chunk[0..<count]
+    }
+    return String(decoding: text, as: UTF8.self).split(separator: "\n").map(String.init)
+  }
+
+  private static func write(_ lines: [String], to path: String) {
+    guard let file = fopen(path, "w") else { fail("cannot write \(path)") }
+    for line in lines { fputs(line + "\n", file) }
+    guard fclose(file) == 0 else { fail("cannot write \(path)") }
+  }
+}

@@ -1,0 +1,120 @@
+import DeviceMapper
+import Glibc
+
+/// Where scripts are played: a device-mapper, the files below it, and I/O to its devices. The same
+/// calls have to come to the same in every world.
+protocol PoolWorld: AnyObject {
+  var backend: any DeviceMapperBackend { get }
+  /// Files of the metadata and the data device.
+  var metadataPath: String { get }
+  var dataPath: String { get }
+  /// What tables call the devices.
+  var metadataName: String { get }
+  var dataName: String { get }
+
+  /// Makes both devices: metadata of zeros, data of what was there before the pool.
+  func makeDevices(metadataBytes: Int, dataBytes: Int) throws(PlayerError)
+  /// Makes a device that can be an external origin.
+  func makeOrigin(_ name: String, byteCount: Int) throws(PlayerError)
+  /// What tables call an external origin.
+  func originName(_ name: String) -> String
+  /// Enlarges the metadata device.
+  func growMetadata(toBytes bytes: Int) throws(PlayerError)
+
+  /// Does a request and waits for it.
+  /// - Returns: 0 or an error number.
+  func perform(_ request: ScriptRequest) -> Int32
+  /// Begins a write that may have to wait for space.
+  func start(_ request: ScriptRequest)
+  /// Waits, for a few seconds at most, for what was begun.
+  /// - Returns: results in the order of `start`, nil for what is still not done.
+  func finish() -> [Int32?]
+  /// Has what was begun go as far as it can.
+  func settle()
+  /// Waits until the pool has committed by itself, and what that brings has happened.
+  func pause()
+  /// Takes everything away, devices included.
+  func close()
+}
+
+/// A request to a device by its device-mapper name.
+struct ScriptRequest {
+  enum Kind {
+    case read, write, durableWrite, flush, discard
+  }
+  var kind: Kind
+  var device: String
+  var offset = 0
+  var buffer: UnsafeMutableRawBufferPointer
+  var byteCount = 0
+}
+
+/// Why a script cannot be played on.
+enum PlayerError: Error, CustomStringConvertible {
+  /// A commit may have come by itself: what follows depends on the time.
+  case late
+  /// The script or the machine is at fault.
+  case fault(String)
+
+  var description: String {
+    switch self {
+    case .late: "late"
+    case .fault(let text): text
+    }
+  }
+
+  /// What `errno` says of `what`.
+  static func system(_ what: String) -> PlayerError {
+    .fault("\(what): \(String(cString: strerror(errno)))")
+  }
+}
+
+/// Creates a file of `byteCount` bytes, filled sector by sector with what `tag` gives, or empty.
+func makeFile(_ path: String, byteCount: Int, tag: UInt64?) throws(PlayerError) {
+  unlink(path)
+  let fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+  guard fd >= 0, ftruncate(fd, byteCount) == 0 else { throw PlayerError.system(path) }
+  defer { close(fd) }
+  guard let tag else { return }
+  let chunk = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+  defer { chunk.deallocate() }
+  var at = 0
+  while at < byteCount {
+    let count = min(chunk.count, byteCount - at)
+    fillPattern(
+      UnsafeMutableRawBufferPointer(rebasing: chunk[0..<count]), tag: tag, sector: at / 512)
+    guard pwrite(fd, chunk.baseAddress, count, at) == count else { throw PlayerError.system(path) }
+    at += count
+  }
+}
+
+/// Bytes that tell who wrote them and where; `sector` is the first one's.
+func fillPattern(_ buffer: UnsafeMutableRawBufferPointer, tag: UInt64, sector: Int) {
+  let words = buffer.bindMemory(to: UInt64.self)
+  let first = UInt64(sector) &* 64
+  for i in 0..<words.count {
+    words[i] = (tag &+ 1) &* 0x9E37_79B9_7F4A_7C15 ^ (first &+ UInt64(i)) &* 0xD6E8_FEB8_6659_FD93
+  }
+}
+
+/// A digest that is cheap in the rig.
+struct Digest {
+  private(set) var value: UInt64 = 0x1234_5678_9ABC_DEF1
+
+  mutating func add(_ bytes: UnsafeRawBufferPointer) {
+    let words = bytes.bindMemory(to: UInt64.self)
+    var state = value
+    for word in words {
+      state = (state ^ word) &* 0xFF51_AFD7_ED55_8CCD
+      state ^= state >> 29
+    }
+    value = state
+  }
+
+  mutating func add(_ word: UInt64) {
+    value = (value ^ word) &* 0xFF51_AFD7_ED55_8CCD
+    value ^= value >> 29
+  }
+
+  var text: String { String(value, radix: 16) }
+}

@@ -1,0 +1,97 @@
+import BlockIO
+import CDMThin
+import Glibc
+import PersistentData
+import ThinFormat
+import ThinMetadata
+import ThinTools
+
+/// What is on a pool's two devices now, in lines.
+struct StateReport {
+  let metadataPath: String
+  let dataPath: String
+
+  /// The dump of the metadata, what a check finds, and the contents of every device's mappings.
+  func lines() -> [String] {
+    do {
+      let device = try FileDevice(path: metadataPath, access: .readOnly, exclusive: false)
+      var lines = try Self.dump(device, .current)
+      let view = try MetadataView(device, source: .current)
+      if view.superblock.metadataSnapshot != 0 {
+        lines.append("metadata snapshot:")
+        lines += try Self.dump(device, .metadataSnapshot)
+      }
+      let report = try check(device, options: CheckOptions(), progress: Progress())
+      lines.append(
+        "check: \(report.fatalCount) fatal, \(report.leakCount) leaks, "
+          + "\(report.minorCount) minor\(report.needsCheck ? ", needs check" : "")")
+      lines += report.findings.map { "check: \($0.message)" }
+      return lines + (try contents(view))
+    } catch {
+      return ["state: \(error)"]
+    }
+  }
+
+  private static func dump(_ device: FileDevice, _ source: MetadataView.Source) throws -> [String] {
+    let descriptor = dmthin_memory_file("dump")
+    defer { close(descriptor) }
+    let sink = ByteSink(descriptor: descriptor, path: "memory")
+    var options = DumpOptions()
+    options.source = source
+    try ThinTools.dump(device, to: sink, options: options, progress: Progress())
+    let size = Int(lseek(descriptor, 0, SEEK_END))
+    let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
+      count = max(0, pread(descriptor, buffer.baseAddress, size, 0))
+    }
+    // Shared runs are named by metadata blocks: which those are does not matter here.
+    var names: [String: Int] = [:]
+    return String(decoding: bytes, as: UTF8.self).split(separator: "\n").map { line in
+      let parts = line.split(separator: "\"", omittingEmptySubsequences: false)
+      guard parts.count == 3, line.contains("ef name=") else { return String(line) }
+      let name = names[String(parts[1])] ?? names.count
+      names[String(parts[1])] = name
+      return "\(parts[0])\"\(name)\"\(parts[2])"
+    }
+  }
+
+  /// A digest for each device, of what its mapped blocks hold.
+  private func contents(_ view: MetadataView) throws -> [String] {
+    let fd = open(dataPath, O_RDONLY | O_CLOEXEC)
+    guard fd >= 0 else { throw PlayerError.system(dataPath) }
+    defer { close(fd) }
+    let blockBytes = Int(view.superblock.dataBlockSectors) * 512
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: blockBytes, alignment: 4096)
+    defer { buffer.deallocate() }
+    return try view.devices().map { device in
+      var digest = Digest()
+      var mappings: [(UInt64, UInt64)] = []
+      try TreeReader(view.reader, .mappings).forEach(root: device.root) { node, i in
+        mappings.append((node.key(i), Mapping(rawValue: node.value64(i)).dataBlock))
+      }
+      for (block, dataBlock) in mappings {
+        let count = pread(fd, buffer.baseAddress, blockBytes, Int(dataBlock) * blockBytes)
+        digest.add(block)
+        digest.add(UInt64(max(0, count)))
+        digest.add(UnsafeRawBufferPointer(buffer))
+      }
+      return "device \(device.id): \(mappings.count) blocks, \(digest.text)"
+    }
+  }
+
+  /// Digests of the blocks of the whole data device, space that nobody uses included.
+  func dataDigests(blockBytes: Int) -> [String] {
+    let fd = open(dataPath, O_RDONLY | O_CLOEXEC)
+    guard fd >= 0 else { return ["none"] }
+    defer { close(fd) }
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: blockBytes, alignment: 4096)
+    defer { buffer.deallocate() }
+    var lines: [String] = []
+    while true {
+      let count = read(fd, buffer.baseAddress, buffer.count)
+      guard count > 0 else { return lines }
+      var digest = Digest()
+      digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<count]))
+      lines.append("data block \(lines.count): \(digest.text)")
+    }
+  }
+}

@@ -1,0 +1,70 @@
+import Glibc
+import TargetSimulation
+
+/// Cuts the power at every write and flush of pools in user space under load, and has every read,
+/// write, flush and discard of their disks fail.
+///
+///     pool-crash-trials [--count IMAGES] [--seed N]
+///
+/// `count` images of power cuts, and a tenth as many faults.
+///
+/// A trial follows from its seed alone, so `--count 1 --seed S` repeats one. A trap ends the program
+/// with a signal after it has printed the seed.
+@main
+enum PoolCrashTrialsMain {
+  nonisolated(unsafe) static var currentSeed: UInt64 = 0
+
+  static func main() throws {
+    var count = 10_000
+    var first = UInt64.random(in: 0..<1_000_000_000)
+    var arguments = CommandLine.arguments.dropFirst()
+    while let argument = arguments.popFirst() {
+      let value = arguments.popFirst().flatMap { UInt64($0) }
+      switch (argument, value) {
+      case ("--count", let value?): count = Int(clamping: value)
+      case ("--seed", let value?): first = value
+      default:
+        print("usage: pool-crash-trials [--count IMAGES] [--seed N]")
+        exit(2)
+      }
+    }
+    print("seed \(first)")
+    fflush(nil)
+    for signal in [SIGILL, SIGTRAP, SIGSEGV, SIGABRT, SIGBUS] {
+      Glibc.signal(signal) { number in
+        print("signal \(number) in the trial of seed \(PoolCrashTrialsMain.currentSeed)")
+        _exit(1)
+      }
+    }
+    let ground = try TrialGround()
+    var (images, trials, failures) = (0, 0, 0)
+    var faults: [String: [Int]] = [:]
+    func attempt(_ body: () throws -> Void) {
+      do { try body() } catch {
+        failures += 1
+        print("\(error)")
+        fflush(nil)
+      }
+    }
+    while images < count && failures < 100 {
+      currentSeed = first &+ UInt64(trials)
+      trials += 1
+      attempt { images += try PoolCrashTrial(ground, seed: currentSeed).run() }
+      guard faults.values.reduce(0, { $0 + $1[0] }) < count / 10 else { continue }
+      for kind in PoolFaultTrial.Kind.all {
+        attempt {
+          let counts = try PoolFaultTrial(ground, kind, seed: currentSeed).run()
+          faults["\(kind)"] = zip(faults["\(kind)"] ?? [0, 0, 0, 0], counts).map(+)
+        }
+      }
+    }
+    print("\(images) images of power cuts in \(trials) trials")
+    for (kind, counts) in faults.sorted(by: { $0.key < $1.key }) {
+      print(
+        "\(counts[0]) faults of \(kind): \(counts[1]) times the pool went on, "
+          + "\(counts[2]) times it became read-only, \(counts[3]) times it failed")
+    }
+    print("\(failures) failures")
+    exit(failures == 0 ? 0 : 1)
+  }
+}

@@ -1,0 +1,11 @@
+#!/bin/sh
+# The kernel plays scripts of pool operations; what they come to is left for others to compare.
+#
+# usage: contrib/kernel/run scenarios/pool-scripts.sh -- DIR
+#
+#   DIR  has the scripts, DIR/N.script; DMTHIN_SCRIPTS names it as well, so that it is seen in here
+#
+# DMTHIN_PROGRAMS names the folder of pool-script, which says in its head what is left in DIR.
+. "$DMTHIN_RIG/lib.sh"
+
+must "${DMTHIN_PROGRAMS:?names the directory of pool-script}/pool-script" kernel "$1"

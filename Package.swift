@@ -164,7 +164,13 @@ let package = Package(
         "Simulation",
       ],
       exclude: ["Vectors"], swiftSettings: settings),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools"]),
+    tests(
+      "PoolServerTests",
+      [
+        "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "PoolServer",
+        "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
+      ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["DeviceMapper", "TestSupport"]),
   ]

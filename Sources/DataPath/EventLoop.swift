@@ -70,6 +70,9 @@ public final class EventLoop {
   }
 
   private static let eventsMax = 64
+  /// A turn of the spinning loop takes a microsecond; one that takes so long was interrupted.
+  private static let preemptionNanoseconds: UInt64 = 40_000
+  private static let spinPauseNanoseconds: UInt64 = 20_000_000
 
   private let epoll: Int32
   private let events: UnsafeMutablePointer<epoll_event>
@@ -82,6 +85,8 @@ public final class EventLoop {
   private var finished = RequestQueue()
   private var isStopping = false
   private var isAnotherPassDue = false
+  /// No spinning before this.
+  private var spinAgainTime: UInt64 = 0
 
   /// How long to look for completions before sleeping, in nanoseconds; 0: never.
   public var spinNanoseconds: UInt64 = 0
@@ -232,13 +237,22 @@ public final class EventLoop {
     guard finished.isEmpty, !isAnotherPassDue,
       hooks.contains(where: { $0.expects(within: spinNanoseconds) })
     else { return false }
-    let end = Self.now() &+ spinNanoseconds
+    var now = Self.now()
+    guard now >= spinAgainTime else { return false }
+    let end = now &+ spinNanoseconds
     repeat {
       for _ in 0..<16 {
         for hook in hooks where hook.poll() { return true }
       }
       if dispatch(timeout: 0) > 0 { return true }
-    } while Self.now() < min(end, nextDeadline)
+      let before = now
+      now = Self.now()
+      if now &- before > Self.preemptionNanoseconds {
+        // Others want the processor: those who sleep are given it sooner than those who spin.
+        spinAgainTime = now &+ Self.spinPauseNanoseconds
+        return false
+      }
+    } while now < min(end, nextDeadline)
     return false
   }
 

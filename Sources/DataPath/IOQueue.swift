@@ -11,6 +11,8 @@ public final class IOQueue: PassHook {
   private static let depth = 256
   /// With more on their way than this, completions come close enough together without spinning.
   private static let spinDepthMax = 4
+  /// Flushes that take longer are left to another thread.
+  private static let flushQuickNanoseconds: UInt64 = 500_000
   /// Most parts of a merged request, and its most bytes.
   private static let partsMax = 32
   private static let bytesMax = 1 << 20
@@ -43,6 +45,9 @@ public final class IOQueue: PassHook {
   /// How long reads and writes, and flushes, take of late where few are on their way, in nanoseconds.
   private var averages: (data: UInt64, flush: UInt64) = (0, 0)
   private var reapTime: UInt64 = 0
+  /// Of flushes with nothing else to do: how many there were, and how long those on the spot take.
+  private var flushesAlone: UInt64 = 0
+  private var averageAlone: UInt64 = 0
   /// Requests sent so far, for those who measure.
   public private(set) var submitted: UInt64 = 0
   /// System calls that it took to send them.
@@ -126,10 +131,30 @@ public final class IOQueue: PassHook {
 
   /// Sends what has come up.
   public override func endOfPass() {
+    if flushAlone() { return }
     while freeSlot >= 0, !waiting.isEmpty {
       let prepared = prepare()
       guard send(prepared) else { return }
     }
+  }
+
+  /// Flushes on the spot if there is nothing else to do, and it has not been slow of late: libaio has
+  /// another thread do it, and both have to be woken.
+  private func flushAlone() -> Bool {
+    guard inFlight == 0, waiting.count == 1, let request = waiting.first,
+      request.pointee.operation == .flush
+    else { return false }
+    flushesAlone &+= 1
+    guard averageAlone < Self.flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
+    _ = waiting.takeFirst()
+    let start = EventLoop.now()
+    let status = fdatasync(Int32(truncatingIfNeeded: request.pointee.context2))
+    let code = status == 0 ? 0 : errno
+    let taken = min(EventLoop.now() &- start, 8 * Self.flushQuickNanoseconds)
+    averageAlone = averageAlone &- averageAlone / 8 &+ taken / 8
+    submitted += 1
+    loop.finishLater(request, code)
+    return true
   }
 
   /// Fills slots from what waits; returns how many.

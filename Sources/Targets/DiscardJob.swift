@@ -24,6 +24,7 @@ final class DiscardJob: RequestOwner {
   private var uncommitted: [Range<UInt64>] = []
   private var waitsForCommit = false
   private let isZeroing: Bool
+  private var failure: Int32 = 0
   private let passesDown: Bool
 
   init(_ driver: ThinDriver, _ part: RequestPointer, _ cell: Cell) {
@@ -74,7 +75,7 @@ final class DiscardJob: RequestOwner {
       pool.schedule()
     }
     if pending > 0 || waitsForCommit { return }
-    if next >= cell.blocks.upperBound && held.isEmpty { return end(0) }
+    if next >= cell.blocks.upperBound && held.isEmpty { return end(failure) }
     pool.discards.append(self)
     pool.schedule()
   }
@@ -97,7 +98,8 @@ final class DiscardJob: RequestOwner {
     }
   }
 
-  /// What cannot be read is left as it is, as the kernel does.
+  /// What cannot be read is left as it is, as the kernel does it: nobody relies on a discard. Zeros
+  /// are another matter.
   private func find(_ range: Range<UInt64>) throws(PoolError) -> (
     virtualBlocks: Range<UInt64>, dataBlock: UInt64, isShared: Bool
   )? {
@@ -107,6 +109,7 @@ final class DiscardJob: RequestOwner {
       // What could not be written is another matter.
       if pool.metadata.hasFailed { throw error }
       next = cell.blocks.upperBound
+      if isZeroing { failure = EIO }
       return nil
     }
   }

@@ -73,5 +73,6 @@ final class ZeroDriver: TargetDriver {
 /// All I/O fails, as a driver's does that says nothing else.
 final class ErrorDriver: TargetDriver {
   override var flushCount: Int { 0 }
-  override var takesDiscards: Bool { true }
+  /// Not until version 1.6 of the kernel's.
+  override var takesDiscards: Bool { false }
 }

@@ -36,6 +36,19 @@ extension UserspaceDeviceMapper {
     }
   }
 
+  /// The metadata of a pool that is to be read-only, which a later table may allow to be written: it is
+  /// only then that it is. What cannot be opened for writing is opened for reading.
+  private func openMetadata(_ text: String, user: MappedDevice) throws(DeviceOpenError)
+    -> OpenDevice
+  {
+    do throws(DeviceOpenError) {
+      return try open(text, readOnly: false, user: user)
+    } catch {
+      guard error.code == EACCES || error.code == EROFS || error.code == EPERM else { throw error }
+      return try open(text, readOnly: true, user: user)
+    }
+  }
+
   private func makeDriver(_ line: TableLine, for device: MappedDevice, readOnly: Bool)
     throws(TargetError) -> TargetDriver
   {
@@ -44,7 +57,10 @@ extension UserspaceDeviceMapper {
       let target = try Target(line) { (request) throws(DeviceOpenError) in
         let forReading =
           request.access == .read || (request.access == .table && readOnly)
-        opened.append(try self.open(request.text, readOnly: forReading, user: device))
+        opened.append(
+          line.type == "thin-pool" && request.access == .read
+            ? try self.openMetadata(request.text, user: device)
+            : try self.open(request.text, readOnly: forReading, user: device))
       }
       let context = DriverContext(
         target: target, line: line, device: device, opened: opened, isReadOnly: readOnly)

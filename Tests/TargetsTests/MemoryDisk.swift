@@ -60,7 +60,10 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   }
 
   override var byteCount: UInt64 { UInt64(bytes.count) }
-  override var takesDiscards: Bool { true }
+  override var takesDiscards: Bool { discardLimit > 0 }
+  /// What it takes at once.
+  var discardLimit = UInt64.max
+  override var discardMaxBytes: UInt64 { discardLimit }
 
   override func submit(_ request: RequestPointer) {
     pending.append(request)

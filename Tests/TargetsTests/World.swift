@@ -23,20 +23,22 @@ final class World {
   /// What the kernel would have logged.
   var log: [String] = []
 
-  init() throws {
+  /// - Parameter onFiles: disks are what their paths lead to.
+  init(onFiles: Bool = false) throws {
     loop = try EventLoop()
     queue = try IOQueue(loop)
     worker = try BlockingWorker(loop)
     mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
     dm = UserspaceBackend(mapper, loop: loop)
     folder = try ScratchFolder()
+    mapper.log = { [unowned self] in log.append($0) }
+    if onFiles { return }
     mapper.openDisk = { [unowned self] (path, _) throws(DeviceOpenError) in
       guard let disk = disks[String(path.split(separator: "/").last ?? "")] else {
         throw DeviceOpenError(code: ENODEV)
       }
       return disk
     }
-    mapper.log = { [unowned self] in log.append($0) }
   }
 
   deinit {

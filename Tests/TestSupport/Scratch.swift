@@ -5,9 +5,9 @@ public final class ScratchFolder {
   /// The folder.
   public let path: String
 
-  /// A new folder.
-  public init() throws {
-    let base = environment("TMPDIR") ?? "/tmp"
+  /// A new folder, in `base` where that is given.
+  public init(in base: String? = nil) throws {
+    let base = base ?? environment("TMPDIR") ?? "/tmp"
     var template = Array("\(base)/dmthin-test-XXXXXX".utf8CString)
     guard let made = mkdtemp(&template).map({ String(cString: $0) }) else {
       throw MissingRequirement("cannot make a folder in \(base)")

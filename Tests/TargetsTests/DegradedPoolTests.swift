@@ -1,0 +1,225 @@
+import DataPath
+import DeviceMapper
+import Glibc
+import Targets
+import TestSupport
+import Testing
+import ThinTools
+
+private let kib = 1024
+private let block = blockBytes
+
+@Suite("Thin pools in user space that lack something")
+struct DegradedPoolTests {
+  @Test("without metadata space nothing new is mapped, until the metadata device has grown")
+  func metadataSpace() throws {
+    let world = try World()
+    try world.makePool(metaBytes: 64 * 4096, dataBytes: 16 * block)
+    try world.makeThin(1, bytes: 8 * block)
+    let old = pattern(1, block)
+    #expect(try world.write("thin1", at: 0, old) == 0)
+    // Each takes a block of metadata.
+    var id = 1
+    while try world.pool().mode == .readWrite {
+      id += 1
+      try world.message("create_thin \(id)")
+      try #require(id < 64)
+    }
+    let pool = try world.pool()
+    #expect(pool.mode == .readOnly && !pool.needsCheck && pool.metadata.used == 64)
+    #expect(try world.write("thin1", at: block, old) == EIO)
+    #expect(try world.write("thin1", at: 0, old) == 0)
+    #expect(try world.perform(.writeZeroes, "thin1", at: 0, count: block) == EIO)
+    #expect(try world.perform(.discard, "thin1", at: 0, count: block) == 0)
+    #expect(try world.read("thin1", at: 0, count: 2 * block) == old + zeros(block))
+    #expect(throws: DeviceMapperError(.message, device: "pool (254:0)", code: EOPNOTSUPP)) {
+      try world.message("create_thin 100")
+    }
+    world.disks["meta"]?.grow(to: 1 << 20)
+    try world.dm.suspend(.name("pool"), [])
+    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    #expect(try world.pool().mode == .readWrite && world.pool().metadata.total == 256)
+    try world.message("create_thin 100")
+    #expect(try world.write("thin1", at: block, old) == 0)
+    let report = try world.checkedAtEnd()
+    #expect(report.isClean, "\(report.findings)")
+  }
+
+  @Test("a pool whose metadata cannot be read back has failed, and loses only what was not flushed")
+  func failure() throws {
+    let world = try World()
+    try world.makePool(dataBytes: 16 * block)
+    try world.makeThin(1, bytes: 8 * block)
+    let old = pattern(1, block)
+    #expect(try world.write("thin1", at: 0, old) == 0)
+    #expect(try world.perform(.flush, "thin1") == 0)
+    #expect(try world.write("thin1", at: block, old) == 0)
+    world.disks["meta"]?.fails = { operation, _ in operation != .flush }
+    #expect(try world.perform(.flush, "thin1") == EIO)
+    #expect(try world.status() == "Fail" && world.status("thin1") == "Fail")
+    let read = try world.start(.read, "thin1", count: block)
+    world.finish([read])
+    #expect(read.error == EIO)
+    #expect(try world.write("thin1", at: 0, old) == EIO)
+    #expect(try world.perform(.discard, "thin1", at: 0, count: block) == EIO)
+    world.disks["meta"]?.fails = { _, _ in false }
+    #expect(throws: DeviceMapperError(.message, device: "pool (254:0)", code: EOPNOTSUPP)) {
+      try world.message("create_thin 2")
+    }
+    #expect(throws: DeviceMapperError.self) { try world.activate(1, bytes: block) }
+    try world.dm.suspend(.name("pool"), [])
+    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    #expect(try world.status() == "Fail")
+    let report = try world.checkedAtEnd()
+    #expect(report.isClean, "\(report.findings)")
+    try world.create("pool", [world.poolLine(16 * block)])
+    try world.activate(1, bytes: 8 * block)
+    #expect(try world.read("thin1", at: 0, count: 2 * block) == old + zeros(block))
+  }
+
+  @Test("what waits for space fails at the timeout, flushes too; a grown pool lets it wait again")
+  func timeout() throws {
+    let world = try World()
+    world.mapper.noSpaceTimeoutSeconds = 1
+    try world.makeFullPool()
+    try world.makeThin(2, bytes: 8 * block)
+    let held = [
+      try world.start(.write, "thin1", at: 8 * block, pattern(6, 4 * kib)),
+      try world.start(.write, "thin2", at: 100, pattern(7, 512)),
+      try world.start(.flush, "thin2"),
+    ]
+    world.passes()
+    #expect(held.allSatisfy { !$0.isDone })
+    let event = try world.event()
+    world.finish(held)
+    #expect(held.allSatisfy { $0.error == ENOSPC })
+    #expect(try world.event() == event + 1 && world.pool().noSpace == .error)
+    #expect(try world.write("thin2", at: 0, pattern(7, 512)) == ENOSPC)
+    #expect(try world.read("thin1", at: 0, count: 4 * block) == pattern(5, 4 * block))
+    try world.growPool(to: 6 * block)
+    #expect(try world.pool().noSpace == .queue)
+    #expect(try world.write("thin2", at: 0, pattern(7, 2 * block)) == 0)
+    let late = try world.start(.write, "thin1", at: 8 * block, pattern(6, 4 * kib))
+    world.passes()
+    #expect(!late.isDone)
+    world.finish([late])
+    #expect(late.error == ENOSPC)
+  }
+
+  @Test("thin devices of a pool whose table became an error fail, and go on when it is back")
+  func replaced() throws {
+    let world = try World()
+    try world.makePool(dataBytes: 16 * block)
+    try world.makeThin(1, bytes: 8 * block)
+    let old = pattern(1, block)
+    #expect(try world.write("thin1", at: 0, old) == 0)
+    try world.dm.suspend(.name("pool"), .noFlush)
+    let held = try world.start(.write, "thin1", at: block, old)
+    world.passes()
+    #expect(!held.isDone)
+    try world.dm.load(.name("pool"), [world.line(2048, "error", "")], readOnly: false)
+    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    world.finish([held])
+    #expect(held.error == EIO)
+    #expect(try world.write("thin1", at: block, old) == EIO)
+    try world.dm.load(.name("pool"), [world.poolLine(16 * block)], readOnly: false)
+    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    #expect(try world.read("thin1", at: 0, count: 2 * block) == old + zeros(block))
+    #expect(try world.write("thin1", at: block, old) == 0)
+    let report = try world.checkedAtEnd()
+    #expect(report.isClean, "\(report.findings)")
+  }
+
+  @Test("a message fails when its commit does, and what it asked for has not happened")
+  func message() throws {
+    let world = try World()
+    try world.makePool(dataBytes: 16 * block)
+    try world.message("create_thin 1")
+    world.disks["data"]?.fails = { operation, _ in operation == .flush }
+    #expect(throws: DeviceMapperError(.message, device: "pool (254:0)", code: EIO)) {
+      try world.message("create_thin 2")
+    }
+    #expect(try world.pool().mode == .readOnly)
+    #expect(throws: DeviceMapperError.self) { try world.activate(2, bytes: block) }
+    try world.activate(1, bytes: block)
+  }
+
+  @Test("what was written is committed after a while though nobody asks for it")
+  func periodicCommit() throws {
+    let world = try World()
+    #expect(world.mapper.commitIntervalNanoseconds == 1_000_000_000)
+    world.mapper.commitIntervalNanoseconds = 20_000_000
+    try world.makePool(dataBytes: 16 * block)
+    try world.makeThin(1, bytes: 8 * block)
+    let meta = try #require(world.disks["meta"])
+    let flushes = meta.count(.flush)
+    let bytes = pattern(1, 3 * block)
+    #expect(try world.write("thin1", at: 512, bytes) == 0)
+    world.loop.run(until: { meta.count(.flush) >= flushes + 2 })
+    let other = try World()
+    try other.add("meta", MemoryDisk(other.loop, bytes: meta.durable, seed: 1))
+    let data = try #require(world.disks["data"])
+    try other.add("data", MemoryDisk(other.loop, bytes: data.durable, seed: 2))
+    try other.create("pool", [other.poolLine(16 * block)])
+    try other.activate(1, bytes: 8 * block)
+    #expect(try other.read("thin1", at: 512, count: 3 * block) == bytes)
+  }
+
+  @Test("a pool that is taken down while a commit waits for the data device outlives it")
+  func takenDown() throws {
+    let world = try World()
+    world.mapper.commitIntervalNanoseconds = 1
+    try world.makePool(dataBytes: 16 * block)
+    try world.makeThin(1, bytes: 8 * block)
+    #expect(try world.write("thin1", at: 0, pattern(1, block)) == 0)
+    world.disks["data"]?.isHalted = true
+    world.passes(20)
+    let report = try world.checkedAtEnd()
+    #expect(report.isClean, "\(report.findings)")
+    world.disks["data"]?.isHalted = false
+    world.passes()
+  }
+
+  @Test(
+    "discards are passed down only where a block is not more than the data device takes at once")
+  func passdown() throws {
+    for (limit, isPassedDown) in [(block / 2, false), (block, true), (0, false)] {
+      let world = try World()
+      try world.add("meta", byteCount: 1 << 20)
+      try world.add("data", byteCount: 16 * block)
+      world.disks["data"]?.discardLimit = UInt64(limit)
+      try world.create("pool", [world.poolLine(16 * block)])
+      try world.makeThin(1, bytes: 8 * block)
+      #expect(try world.pool().discards == (isPassedDown ? .passedDown : .notPassedDown))
+      #expect(try world.write("thin1", at: 0, pattern(1, 2 * block)) == 0)
+      #expect(try world.perform(.discard, "thin1", at: 0, count: 2 * block) == 0)
+      #expect((world.disks["data"]?.count(.discard) ?? 0 > 0) == isPassedDown)
+      #expect(try world.read("thin1", at: 0, count: block) == zeros(block))
+      #expect(try world.pool().data.used == 0)
+    }
+  }
+
+  @Test("tables may name devices as the kernel has them, and metadata may be on another device")
+  func names() throws {
+    let world = try World()
+    let meta = try world.add("meta", byteCount: 1 << 20)
+    let data = try world.add("data", byteCount: 16 * block)
+    try world.create("m", [world.line(2048, "linear", "\(meta) 0")])
+    try world.create("d d", [world.line(UInt64(16 * block / 512), "linear", "\(data) 0")])
+    let parameters = "/dev/dm-0 /dev/mapper/d\\x20d 128 0 0"
+    try world.create("pool", [world.line(UInt64(16 * block / 512), "thin-pool", parameters)])
+    try world.makeThin(1, bytes: 8 * block)
+    #expect(try world.write("thin1", at: 0, pattern(1, block)) == 0)
+    for name in ["m", "d d"] {
+      #expect(try world.dm.info(.name(name), [])?.openCount == 1)
+      #expect(throws: DeviceMapperError.self) {
+        try world.dm.remove(.name(name), deferred: false, retry: false)
+      }
+    }
+    try world.dm.remove(.name("thin1"), deferred: false, retry: false)
+    try world.dm.remove(.name("pool"), deferred: false, retry: false)
+    for name in ["m", "d d"] { #expect(try world.dm.info(.name(name), [])?.openCount == 0) }
+    let report = try world.checkedAtEnd()
+    #expect(report.isClean, "\(report.findings)")
+  }
+}

@@ -1,0 +1,26 @@
+import TargetSimulation
+import TestSupport
+import Testing
+
+@Suite("Power cuts and faults under pools in user space", .serialized)
+struct PoolCrashTests {
+  @Test(
+    "a power cut at any write costs nothing that was flushed, and shows nobody what was not theirs",
+    arguments: [UInt64](1...3))
+  func powerCuts(_ seed: UInt64) throws {
+    let images = try PoolCrashTrial(TrialGround(), seed: seed, steps: 120).run(oneOf: 12)
+    #expect(images > 20)
+  }
+
+  @Test(
+    "whatever fails costs the requests that need it, brings the kernel's mode and loses nothing",
+    arguments: PoolFaultTrial.Kind.all)
+  func faults(_ kind: PoolFaultTrial.Kind) throws {
+    let ground = try TrialGround()
+    var count = 0
+    for seed in 1...40 as ClosedRange<UInt64> where count < 8 {
+      count += try PoolFaultTrial(ground, kind, seed: seed, steps: 50).run(stride: 5)[0]
+    }
+    #expect(count > 0)
+  }
+}

@@ -32,9 +32,8 @@ let package = Package(
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Cgetopt"),
-    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
-    .systemLibrary(
-      name: "Cdevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
+    .target(name: "Cgnutls"),
+    .systemLibrary(name: "Cdevmapper", providers: [.apt(["libdevmapper-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
@@ -165,7 +164,13 @@ let package = Package(
         "Simulation",
       ],
       exclude: ["Vectors"], swiftSettings: settings),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinTools"]),
+    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools"]),
+    tests(
+      "PoolServerTests",
+      [
+        "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "PoolServer",
+        "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
+      ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["DeviceMapper", "TestSupport"]),
   ]

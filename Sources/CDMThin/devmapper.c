@@ -1,10 +1,12 @@
 // What device-mapper's headers ask for and Swift cannot give: a function of variable arguments for
-// libdevmapper's log, and an ioctl that the library keeps to a descriptor of its own.
+// libdevmapper's log, an ioctl that the library keeps to a descriptor of its own, and calls of variable
+// arguments for the semaphores that udev's cookies are.
 #include "CDMThin.h"
 
 #include <linux/dm-ioctl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/sem.h>
 
 static dmthin_dm_log_sink log_sink;
 
@@ -29,3 +31,7 @@ int dmthin_dm_arm_events(int fd) {
     struct dm_ioctl request = {.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof request};
     return ioctl(fd, DM_DEV_ARM_POLL, &request);
 }
+
+int dmthin_semaphore_value(int set) { return semctl(set, 0, GETVAL); }
+
+int dmthin_semaphore_remove(int set) { return semctl(set, 0, IPC_RMID); }

@@ -71,40 +71,19 @@ extension OptionSpec {
   }
 }
 
-/// Values that replace or raise those of the superblock.
-public struct OverrideArguments: Equatable, Sendable {
-  /// Data block size in sectors, from `--data-block-size`.
-  public var dataBlockSectors: UInt32?
-  /// Data blocks of the pool, from `--nr-data-blocks`.
-  public var dataBlockCount: UInt64?
-  /// Transaction id, from `--transaction-id`.
-  public var transactionID: UInt64?
-
-  init(_ arguments: ParsedArguments) {
-    dataBlockSectors = arguments.number("data-block-size").map { UInt32(clamping: $0) }
-    dataBlockCount = arguments.number("nr-data-blocks")
-    transactionID = arguments.number("transaction-id")
-  }
-}
-
-extension SnapshotArgument {
-  /// The same for the engine.
+extension ParsedArguments {
+  /// Which state of the pool `--metadata-snap` asks for.
   var source: MetadataView.Source {
-    switch self {
-    case .none: .current
-    case .current: .metadataSnapshot
-    case .block(let block): .metadataSnapshotAt(block)
-    }
+    if let block = number("metadata-snap") { return .metadataSnapshotAt(block) }
+    return has("metadata-snap") ? .metadataSnapshot : .current
   }
-}
 
-extension OverrideArguments {
-  /// The same for the engine.
+  /// What `--data-block-size`, `--nr-data-blocks` and `--transaction-id` ask for.
   var overrides: SuperblockOverrides {
     var overrides = SuperblockOverrides()
-    overrides.dataBlockSectors = dataBlockSectors
-    overrides.dataBlockCount = dataBlockCount
-    overrides.transactionID = transactionID
+    overrides.dataBlockSectors = number("data-block-size").map { UInt32(clamping: $0) }
+    overrides.dataBlockCount = number("nr-data-blocks")
+    overrides.transactionID = number("transaction-id")
     return overrides
   }
 }
@@ -116,22 +95,4 @@ func warnOfSize(_ device: FileDevice, _ console: Console) {
   console.warning(
     "\(device.path) is larger than \(Limits.metadataSectorsMax) sectors: "
       + "excess space will not be used")
-}
-
-/// Which metadata snapshot to read, if any.
-public enum SnapshotArgument: Equatable, Sendable {
-  /// The metadata itself.
-  case none
-  /// The snapshot that the superblock names.
-  case current
-  /// The snapshot whose superblock is at this block.
-  case block(UInt64)
-
-  init(_ arguments: ParsedArguments) {
-    if let block = arguments.number("metadata-snap") {
-      self = .block(block)
-    } else {
-      self = arguments.has("metadata-snap") ? .current : .none
-    }
-  }
 }

@@ -17,6 +17,10 @@ public struct CommandSpec: Sendable {
   public let examples: [(line: String, purpose: String)]
   /// Exit statuses beyond those that every command has.
   public let exitStatus: [(status: ExitStatus, meaning: String)]
+  /// All statuses that there are, for a command that has its own instead of those of the others.
+  public let onlyExitStatus: [(status: Int32, meaning: String)]
+  /// Verbs of a command that has such, with how each is written and what it does.
+  public let verbs: [(forms: [String], help: String)]
   /// Commands worth knowing next, by their field names.
   public let seeAlso: [String]
 
@@ -25,7 +29,9 @@ public struct CommandSpec: Sendable {
     name: String, fieldName: String, summary: String, description: [String] = [],
     options: [OptionSpec] = [], positionals: [PositionalSpec] = [],
     examples: [(line: String, purpose: String)] = [],
-    exitStatus: [(status: ExitStatus, meaning: String)] = [], seeAlso: [String] = []
+    exitStatus: [(status: ExitStatus, meaning: String)] = [],
+    onlyExitStatus: [(status: Int32, meaning: String)] = [],
+    verbs: [(forms: [String], help: String)] = [], seeAlso: [String] = []
   ) {
     self.name = name
     self.fieldName = fieldName
@@ -35,6 +41,8 @@ public struct CommandSpec: Sendable {
     self.positionals = positionals
     self.examples = examples
     self.exitStatus = exitStatus
+    self.onlyExitStatus = onlyExitStatus
+    self.verbs = verbs
     self.seeAlso = seeAlso
   }
 
@@ -47,6 +55,10 @@ public struct CommandSpec: Sendable {
   public var group: String? {
     name.contains(" ") ? name.split(separator: " ").first.map { String($0) } : nil
   }
+
+  /// The program that is this command alone, like `thin_check`; nil where the manual page's name is
+  /// none of a program.
+  public var ownProgram: String? { fieldName.hasPrefix("dmthin-") ? nil : fieldName }
 
   /// Options that help shows, sorted as it shows them.
   public var visibleOptions: [OptionSpec] { options.filter { !$0.isHidden } }

@@ -1,4 +1,5 @@
 import BlockIO
+public import ThinMetadata
 public import ThinTools
 
 /// What `thin_dump` is asked to do.
@@ -11,24 +12,24 @@ public struct DumpRequest: Equatable, Sendable {
   public var format: DumpFormat
   /// Salvage what can be read of damaged metadata.
   public var repair: Bool
-  /// Which metadata snapshot to read, if any.
-  public var metadataSnapshot: SnapshotArgument
+  /// Which state of the pool to read.
+  public var source: MetadataView.Source
   /// Devices without their mappings.
   public var skipMappings: Bool
   /// Devices to dump, in the order given; nil for all. An id that no device has is no error.
   public var deviceIDs: [UInt64]?
   /// Values that replace or raise those of the superblock.
-  public var overrides: OverrideArguments
+  public var overrides: SuperblockOverrides
 
   init(_ arguments: ParsedArguments) {
     input = arguments.positionals[0]
     output = arguments.text("output")
     format = arguments.text("format").flatMap { DumpFormat(rawValue: $0) } ?? .xml
     repair = arguments.has("repair")
-    metadataSnapshot = SnapshotArgument(arguments)
+    source = arguments.source
     skipMappings = arguments.has("skip-mappings")
     deviceIDs = arguments.has("dev-id") ? arguments.numbers("dev-id") : nil
-    overrides = OverrideArguments(arguments)
+    overrides = arguments.overrides
   }
 }
 
@@ -38,13 +39,13 @@ public enum DumpCommand: Command {
   static func runEngine(_ request: DumpRequest, console: Console) throws -> Int32 {
     var options = DumpOptions()
     options.format = request.format
-    options.source = request.metadataSnapshot.source
+    options.source = request.source
     options.skipMappings = request.skipMappings
     options.deviceIDs = request.deviceIDs.map { Set($0) }
     options.repair = request.repair
-    options.overrides = request.overrides.overrides
+    options.overrides = request.overrides
     let device = try FileDevice(
-      path: request.input, access: .readOnly, exclusive: request.metadataSnapshot == .none)
+      path: request.input, access: .readOnly, exclusive: request.source == .current)
     warnOfSize(device, console)
     var sink = console.output
     if let path = request.output {

@@ -5,6 +5,10 @@ extension CommandSpec {
     for paragraph in description {
       text += "\n" + wrap(paragraph, indent: 0)
     }
+    if !verbs.isEmpty { text += "\nVerbs:\n" }
+    for verb in verbs {
+      text += verb.forms.map { "  \($0)\n" }.joined() + wrap(verb.help, indent: 10)
+    }
     if !positionals.isEmpty {
       text += "\nArguments:\n"
       for positional in positionals {
@@ -18,7 +22,7 @@ extension CommandSpec {
     }
     text += "\nExit status:\n"
     for (status, meaning) in exitStatuses {
-      let number = String(status.rawValue)
+      let number = String(status)
       let lines = wrap(meaning, indent: 6).dropFirst(6)
       text += "  \(number)\(String(repeating: " ", count: 4 - number.count))\(lines)"
     }
@@ -36,11 +40,14 @@ extension CommandSpec {
   }
 
   /// Every status that the command may return, with what it means here.
-  var exitStatuses: [(ExitStatus, String)] {
-    ExitStatus.allCases.compactMap { status in
-      if let own = exitStatus.first(where: { $0.status == status }) { return (status, own.meaning) }
+  var exitStatuses: [(status: Int32, meaning: String)] {
+    guard onlyExitStatus.isEmpty else { return onlyExitStatus }
+    return ExitStatus.allCases.compactMap { status in
+      if let own = exitStatus.first(where: { $0.status == status }) {
+        return (status.rawValue, own.meaning)
+      }
       // Leaks are found by commands that look for them.
-      return status == .leaks ? nil : (status, status.meaning)
+      return status == .leaks ? nil : (status.rawValue, status.meaning)
     }
   }
 }

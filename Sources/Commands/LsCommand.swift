@@ -1,4 +1,5 @@
 import BlockIO
+public import ThinMetadata
 public import ThinTools
 
 /// What `thin_ls` is asked to do.
@@ -9,8 +10,8 @@ public struct LsRequest: Equatable, Sendable {
   public var fields: [LsField]
   /// Whether the names of the columns come first.
   public var hasHeaders: Bool
-  /// Which metadata snapshot to read, if any.
-  public var metadataSnapshot: SnapshotArgument
+  /// Which state of the pool to read.
+  public var source: MetadataView.Source
   /// Print the result as JSON.
   public var isJSON: Bool
 
@@ -18,7 +19,7 @@ public struct LsRequest: Equatable, Sendable {
     input = arguments.positionals[0]
     fields = arguments.words("format")?.compactMap { LsField(rawValue: $0) } ?? LsField.standard
     hasHeaders = !arguments.has("no-headers")
-    metadataSnapshot = SnapshotArgument(arguments)
+    source = arguments.source
     isJSON = arguments.has("json")
   }
 }
@@ -28,11 +29,11 @@ public enum LsCommand: Command {
   /// Lists devices on `console`, by `printDevices`. Returns the exit status.
   static func runEngine(_ request: LsRequest, console: Console) throws -> Int32 {
     var options = LsOptions()
-    options.source = request.metadataSnapshot.source
+    options.source = request.source
     options.countsExclusive = request.fields.contains { $0.source == .allMappings }
     options.findsHighest = request.fields.contains { $0.source == .lastMapping }
     let device = try FileDevice(
-      path: request.input, access: .readOnly, exclusive: request.metadataSnapshot == .none)
+      path: request.input, access: .readOnly, exclusive: request.source == .current)
     warnOfSize(device, console)
     let result = try listDevices(device, options: options, progress: console.makeProgress())
     try printDevices(

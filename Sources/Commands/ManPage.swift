@@ -2,10 +2,15 @@ extension CommandSpec {
   /// The manual page, section 8, in roff.
   public var manPage: String {
     var page = manHeader(name: fieldName, summary: summary)
-    let own = ".B \(roff(fieldName))\n\(roff(usage))\n.PP\n"
-    page += ".SH SYNOPSIS\n" + (group == nil ? own : "")
+    page += ".SH SYNOPSIS\n"
+    if let ownProgram { page += ".B \(roff(ownProgram))\n\(roff(usage))\n.PP\n" }
     page += ".B dmthin \(roff(name))\n\(roff(usage))\n"
     page += ".SH DESCRIPTION\n" + description.map(manParagraph).joined(separator: ".PP\n")
+    if !verbs.isEmpty { page += ".SH VERBS\n" }
+    for verb in verbs {
+      page += ".TP\n" + verb.forms.map { "\\fB\(roff($0))\\fR\n" }.joined(separator: ".TQ\n")
+      page += "\(roff(verb.help))\n"
+    }
     page += ".SH OPTIONS\n"
     for positional in positionals {
       page += ".TP\n.I \(roff(positional.name))\n\(roff(positional.help))\n"
@@ -16,11 +21,11 @@ extension CommandSpec {
     }
     page += ".SH EXIT STATUS\n"
     for (status, meaning) in exitStatuses {
-      page += ".TP\n.B \(status.rawValue)\n\(roff(meaning))\n"
+      page += ".TP\n.B \(status)\n\(roff(meaning))\n"
     }
     if !examples.isEmpty { page += ".SH EXAMPLES\n" }
     for example in examples {
-      let line = substitute("$", by: group == nil ? fieldName : "dmthin \(name)", in: example.line)
+      let line = substitute("$", by: ownProgram ?? "dmthin \(name)", in: example.line)
       page += ".PP\n\(roff(example.purpose))\n.PP\n.RS 4\n.nf\n\(roff(line))\n.fi\n.RE\n"
     }
     let others = seeAlso + ["dmthin"]

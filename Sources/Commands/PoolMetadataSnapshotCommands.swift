@@ -42,7 +42,8 @@ enum PoolReserveMetadataSnapshotCommand: PoolVerb {
       Keeps the metadata as it is now for the tools that have -m. There can be one metadata snapshot; \
       of an active pool it is written down who has it, since when and for how long, and the block of \
       its superblock is printed. One whose lease is over (its process has ended, its time is up, or it \
-      was taken before the last boot) is replaced; one that others made without this command, and one \
+      was taken before the last boot) is replaced; a lease stays with its pool when that is renamed, or \
+      deactivated and activated again; one that others made without this command, and one \
       whose lease still counts, with --take-over only.
       """,
     options: [

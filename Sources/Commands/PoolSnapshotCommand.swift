@@ -63,7 +63,8 @@ enum PoolSnapshotCommand: Command {
       Makes thin devices that start with the contents of others. Active origins are suspended before \
       the first snapshot is taken and resumed after the last, so that all show the same moment, with \
       mounted file systems in order. If one cannot be taken, none stays. Should the command be killed, \
-      the next command on any pool resumes the origins.
+      the next command on any pool resumes the origins. An origin that somebody else suspended stays so; \
+      one for which a table waits is not touched, and the command refuses.
       """,
     options: [
       OptionSpec(

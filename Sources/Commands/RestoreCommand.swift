@@ -1,6 +1,6 @@
 import BlockIO
 import Glibc
-import ThinTools
+public import ThinTools
 
 /// What `thin_restore` is asked to do.
 public struct RestoreRequest: Equatable, Sendable {
@@ -9,12 +9,12 @@ public struct RestoreRequest: Equatable, Sendable {
   /// The metadata device or file to write; exists, and is large enough for an empty pool.
   public var output: String
   /// Values that replace or raise those of the dump.
-  public var overrides: OverrideArguments
+  public var overrides: SuperblockOverrides
 
   init(_ arguments: ParsedArguments) {
     input = arguments.text("input") ?? ""
     output = arguments.text("output") ?? ""
-    overrides = OverrideArguments(arguments)
+    overrides = arguments.overrides
   }
 }
 

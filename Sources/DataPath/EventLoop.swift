@@ -22,9 +22,9 @@ open class PassHook {
   public init() {}
   /// The end of a pass.
   open func endOfPass() {}
-  /// Whether `poll` may find something soon, so that the loop should look again for a while before
-  /// it sleeps.
-  open var expectsSoon: Bool { false }
+  /// Whether `poll` can be expected to find something within so many nanoseconds, so that the loop
+  /// should look again for a while before it sleeps.
+  open func expects(within nanoseconds: UInt64) -> Bool { false }
   /// Deals with what can be seen to be ready without a system call; returns whether anything was.
   open func poll() -> Bool { false }
 }
@@ -47,8 +47,9 @@ public final class LoopTimer {
 /// The data path's one thread: waits for descriptors and timers, and does what they ask for.
 ///
 /// A pass: finished requests are handed to their owners, hooks send what has come up (`IOQueue` its
-/// batch, connections their replies), then the loop waits. Before it sleeps it looks for completions
-/// for up to `spinNanoseconds`: sleeping and being woken takes longer than a fast disk does.
+/// batch, connections their replies), then the loop waits. Where a hook expects something within
+/// `spinNanoseconds` it looks for that, for as long, before it sleeps: being woken can take longer than
+/// a fast disk does.
 public final class EventLoop {
   /// Why a descriptor is ready, or shall be watched.
   public struct Events: OptionSet, Sendable {
@@ -69,6 +70,9 @@ public final class EventLoop {
   }
 
   private static let eventsMax = 64
+  /// A turn of the spinning loop takes a microsecond; one that takes so long was interrupted.
+  private static let preemptionNanoseconds: UInt64 = 40_000
+  private static let spinPauseNanoseconds: UInt64 = 20_000_000
 
   private let epoll: Int32
   private let events: UnsafeMutablePointer<epoll_event>
@@ -81,6 +85,8 @@ public final class EventLoop {
   private var finished = RequestQueue()
   private var isStopping = false
   private var isAnotherPassDue = false
+  /// No spinning before this.
+  private var spinAgainTime: UInt64 = 0
 
   /// How long to look for completions before sleeping, in nanoseconds; 0: never.
   public var spinNanoseconds: UInt64 = 0
@@ -228,15 +234,25 @@ public final class EventLoop {
 
   /// Looks for completions for a while; true if something was dealt with.
   private func spin() -> Bool {
-    guard hooks.contains(where: { $0.expectsSoon }), finished.isEmpty, !isAnotherPassDue
+    guard finished.isEmpty, !isAnotherPassDue,
+      hooks.contains(where: { $0.expects(within: spinNanoseconds) })
     else { return false }
-    let end = Self.now() &+ spinNanoseconds
+    var now = Self.now()
+    guard now >= spinAgainTime else { return false }
+    let end = now &+ spinNanoseconds
     repeat {
       for _ in 0..<16 {
         for hook in hooks where hook.poll() { return true }
       }
       if dispatch(timeout: 0) > 0 { return true }
-    } while Self.now() < min(end, nextDeadline)
+      let before = now
+      now = Self.now()
+      if now &- before > Self.preemptionNanoseconds {
+        // Others want the processor: those who sleep are given it sooner than those who spin.
+        spinAgainTime = now &+ Self.spinPauseNanoseconds
+        return false
+      }
+    } while now < min(end, nextDeadline)
     return false
   }
 

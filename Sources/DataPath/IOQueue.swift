@@ -9,6 +9,10 @@ import Glibc
 /// beyond the number of slots wait in `waiting`.
 public final class IOQueue: PassHook {
   private static let depth = 256
+  /// With more on their way than this, completions come close enough together without spinning.
+  private static let spinDepthMax = 4
+  /// Flushes that take longer are left to another thread.
+  private static let flushQuickNanoseconds: UInt64 = 500_000
   /// Most parts of a merged request, and its most bytes.
   private static let partsMax = 32
   private static let bytesMax = 1 << 20
@@ -19,6 +23,8 @@ public final class IOQueue: PassHook {
     var last: RequestPointer?
     var bytes = 0
     var nextFree = -1
+    /// When it was sent, in nanoseconds; 0 where others were on their way too.
+    var sentTime: UInt64 = 0
   }
 
   private let loop: EventLoop
@@ -34,6 +40,14 @@ public final class IOQueue: PassHook {
   private var source: Source?
   /// Requests that the system has; merged ones count once.
   public private(set) var inFlight = 0
+  /// Of these, the flushes.
+  private var flushesInFlight = 0
+  /// How long reads and writes, and flushes, take of late where few are on their way, in nanoseconds.
+  private var averages: (data: UInt64, flush: UInt64) = (0, 0)
+  private var reapTime: UInt64 = 0
+  /// Of flushes with nothing else to do: how many there were, and how long those on the spot take.
+  private var flushesAlone: UInt64 = 0
+  private var averageAlone: UInt64 = 0
   /// Requests sent so far, for those who measure.
   public private(set) var submitted: UInt64 = 0
   /// System calls that it took to send them.
@@ -117,10 +131,30 @@ public final class IOQueue: PassHook {
 
   /// Sends what has come up.
   public override func endOfPass() {
+    if flushAlone() { return }
     while freeSlot >= 0, !waiting.isEmpty {
       let prepared = prepare()
       guard send(prepared) else { return }
     }
+  }
+
+  /// Flushes on the spot if there is nothing else to do, and it has not been slow of late: libaio has
+  /// another thread do it, and both have to be woken.
+  private func flushAlone() -> Bool {
+    guard inFlight == 0, waiting.count == 1, let request = waiting.first,
+      request.pointee.operation == .flush
+    else { return false }
+    flushesAlone &+= 1
+    guard averageAlone < Self.flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
+    _ = waiting.takeFirst()
+    let start = EventLoop.now()
+    let status = fdatasync(Int32(truncatingIfNeeded: request.pointee.context2))
+    let code = status == 0 ? 0 : errno
+    let taken = min(EventLoop.now() &- start, 8 * Self.flushQuickNanoseconds)
+    averageAlone = averageAlone &- averageAlone / 8 &+ taken / 8
+    submitted += 1
+    loop.finishLater(request, code)
+    return true
   }
 
   /// Fills slots from what waits; returns how many.
@@ -162,10 +196,12 @@ public final class IOQueue: PassHook {
   }
 
   private func canFollow(_ last: RequestPointer, _ next: RequestPointer) -> Bool {
+    guard last.pointee.context2 == next.pointee.context2 else { return false }
+    if last.pointee.operation == .flush { return next.pointee.operation == .flush }
     let isData = next.pointee.operation == .read || next.pointee.operation == .write
     return isData && last.pointee.operation == next.pointee.operation
       && last.pointee.flags == next.pointee.flags && !next.pointee.flags.contains(.alone)
-      && last.pointee.context2 == next.pointee.context2 && last.pointee.end == next.pointee.offset
+      && last.pointee.end == next.pointee.offset
   }
 
   private func extends(_ part: iovec, _ next: RequestPointer) -> Bool {
@@ -198,8 +234,8 @@ public final class IOQueue: PassHook {
       let n = io_submit(context, prepared - done, batch + done)
       submissions += 1
       if n > 0 {
+        noteSent(done, done + Int(n))
         done += Int(n)
-        inFlight += Int(n)
         submitted += UInt64(n)
         continue
       }
@@ -214,6 +250,16 @@ public final class IOQueue: PassHook {
       done += 1
     }
     return true
+  }
+
+  private func noteSent(_ start: Int, _ end: Int) {
+    inFlight += end - start
+    let time = inFlight <= Self.spinDepthMax ? EventLoop.now() : 0
+    for i in start..<end {
+      let index = Int(bitPattern: batch[i]?.pointee.data) - 1
+      slots[index].sentTime = time
+      if slots[index].first?.pointee.operation == .flush { flushesInFlight += 1 }
+    }
   }
 
   /// Undoes the preparation, last first, so that the order stays.
@@ -239,8 +285,21 @@ public final class IOQueue: PassHook {
 
   // MARK: - Completions
 
-  /// Whether anything is in flight.
-  public override var expectsSoon: Bool { inFlight > 0 }
+  /// Whether so little is on its way that it is waited for, and takes less than that as a rule.
+  public override func expects(within nanoseconds: UInt64) -> Bool {
+    guard inFlight > 0, inFlight <= Self.spinDepthMax else { return false }
+    return (flushesInFlight < inFlight ? averages.data : averages.flush) < nanoseconds
+  }
+
+  /// Keeps in mind how long the request of a slot took.
+  private func note(_ slot: Slot, isFlush: Bool) {
+    guard slot.sentTime > 0 else { return }
+    // A single long delay does not say that the disk has become slow.
+    let taken = min(reapTime &- min(reapTime, slot.sentTime), 1_000_000)
+    let old = isFlush ? averages.flush : averages.data
+    let new = old &- old / 8 &+ taken / 8
+    if isFlush { averages.flush = new } else { averages.data = new }
+  }
 
   /// Takes completions that the kernel has left in memory.
   public override func poll() -> Bool {
@@ -264,12 +323,13 @@ public final class IOQueue: PassHook {
         count = Int(io_getevents(context, 0, Self.depth, events, &none))
       }
       guard count > 0 else { break }
+      reapTime = EventLoop.now()
       inFlight -= count
       total += count
       for i in 0..<count {
-        end(
-          Int(bitPattern: events[i].data) - 1,
-          result: Int(Int64(bitPattern: UInt64(events[i].res))))
+        let index = Int(bitPattern: events[i].data) - 1
+        if slots[index].first?.pointee.operation == .flush { flushesInFlight -= 1 }
+        end(index, result: Int(Int64(bitPattern: UInt64(events[i].res))))
       }
     }
     return total
@@ -280,6 +340,7 @@ public final class IOQueue: PassHook {
     let slot = slots[index]
     release(index)
     guard let first = slot.first else { return }
+    note(slot, isFlush: first.pointee.operation == .flush)
     let whole = result == slot.bytes || (first.pointee.operation == .flush && result == 0)
     if !whole, first != slot.last {
       // Which part failed is not known: each goes by itself, so that one bad sector costs one.

@@ -192,6 +192,8 @@ public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvert
     case target = "target-version"
     case version
     case makeNodes = "mknodes"
+    case setGeometry = "setgeometry"
+    case udevCookie = "udev cookie"
   }
 
   /// What failed. A creation with a table may fail as `reload` or `resume`.

@@ -39,7 +39,7 @@ extension PoolManager {
   /// Makes a pool on two devices that nobody uses, and activates it. If that fails, the metadata
   /// device is as it was, but for what `overwrites` allowed to overwrite.
   public func create(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
-    let key = "\(try devices.number(request.metadata))"
+    let key = try key(request)
     return try locked(key: key, request.name) { () throws(ToolError) in
       try requireFree(request.name)
       let geometry = try prepare(request)
@@ -89,7 +89,7 @@ extension PoolManager {
   public func activatePool(_ request: PoolActivation) throws(ToolError)
     -> (recorded: UInt64, present: UInt64)
   {
-    let key = "\(try devices.number(request.metadata))"
+    let key = try key(request)
     return try locked(key: key, request.name) { () throws(ToolError) in
       try requireFree(request.name)
       let (superblock, present) = try inspect(request)
@@ -154,6 +154,12 @@ extension PoolManager {
       }
       throw ToolError(error)
     }
+  }
+
+  /// What a pool that is not active yet is called in the run folder. A file has no number of its own:
+  /// the server that is to open it gives it one.
+  private func key(_ request: PoolActivation) throws(ToolError) -> String {
+    backend.takesFiles ? request.name : "\(try devices.number(request.metadata))"
   }
 
   private func requireDistinct(_ request: PoolActivation) throws(ToolError) {

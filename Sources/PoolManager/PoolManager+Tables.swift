@@ -1,4 +1,5 @@
 public import DeviceMapper
+import Glibc
 public import ThinTools
 
 /// What became of a pool that was to grow, in blocks.
@@ -50,7 +51,10 @@ extension PoolManager {
         // With a table waiting this suspends, exchanges the tables and resumes, all in the kernel.
         try backend.resume(reference, [], node: NodeOptions())
       } catch {
-        throw putBack(entry, failure(what, error), &stands)
+        let hint =
+          error.code == ENOSPC
+          ? "the metadata has no room to record it; enlarge the metadata device first" : nil
+        throw putBack(entry, failure(what, error, hint: hint), &stands)
       }
     }
   }

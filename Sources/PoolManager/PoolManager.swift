@@ -92,15 +92,18 @@ public final class PoolManager {
 
   private func settle(_ intent: Intent) throws(ToolError) {
     let who = "'\(intent.action)' by process \(intent.owner.id), which was interrupted"
+    var stuck: [String] = []
     for device in intent.devices {
       do throws(DeviceMapperError) {
         if let done = try settle(device) { note("\(done), left by \(who)") }
       } catch {
-        throw ToolError(
-          .inputOutput,
+        stuck.append(
           "\(failure("put \(device.name) right, left by \(who)", error).message)\n  "
             + standing(device))
       }
+    }
+    guard stuck.isEmpty else {
+      throw ToolError(.inputOutput, stuck.joined(separator: "\n  "))
     }
     if !intent.created.isEmpty {
       let ids = intent.created.map { "\($0)" }.joined(separator: ", ")

@@ -83,6 +83,9 @@ final class ControlDoor: EventSource {
     return { [weak self] in self?.watchers.removeAll { $0.id == id } }
   }
 
+  /// How many wait for an event of any device.
+  var watcherCount: Int { watchers.count }
+
   /// Lets nobody in any more, and closes what is open.
   func close() {
     loop.remove(self)

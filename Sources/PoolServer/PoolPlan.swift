@@ -1,9 +1,5 @@
-import BlockIO
 import DeviceMapper
 import Glibc
-import PersistentData
-import ThinFormat
-import ThinMetadata
 
 /// The devices to make so that a pool and its volumes are served, in order.
 struct PoolPlan {
@@ -15,68 +11,66 @@ struct PoolPlan {
 extension PoolPlan {
   /// The devices for a pool on two devices or files.
   init(_ options: ServeOptions, metadata: String, data: String) throws(ServeError) {
-    let superblock = try Self.superblock(metadata)
-    let blockSectors = UInt64(superblock.dataBlockSectors)
-    let dataSectors = try Self.sectors(data) / blockSectors * blockSectors
-    guard dataSectors > 0 else {
-      throw ServeError(.request, "\(data) is smaller than a data block of the pool")
+    let pool = try PoolInspection(metadata: metadata, data: data)
+    if pool.blockCount > pool.knownBlockCount, !options.isReadOnly {
+      notes.append(
+        "data has grown from \(pool.knownBlockCount) to \(pool.blockCount) blocks, which are taken in"
+      )
     }
     var features = options.features
     if options.isReadOnly { features.insert(.readOnly) }
+    // A twentieth of all, but no more than is enough for somebody to act upon.
+    let lowWater = min(pool.blockCount / 20, (16 << 30) / (pool.blockSectors * 512))
     let target = ThinPoolTarget(
-      metadataDevice: Self.word(metadata), dataDevice: Self.word(data), blockSectors: blockSectors,
-      lowWaterBlocks: options.lowWaterBlocks ?? dataSectors / blockSectors / 20,
+      metadataDevice: Self.word(metadata), dataDevice: Self.word(data),
+      blockSectors: pool.blockSectors, lowWaterBlocks: options.lowWaterBlocks ?? max(1, lowWater),
       features: features)
-    devices.append(
-      ConciseTable.Device(
-        name: options.name,
-        table: [
-          TableLine(
-            start: 0, length: dataSectors, type: "thin-pool", parameters: target.parameters)
-        ]))
-    let sizes = try findSizes(metadata, blockSectors)
-    for volume in try volumes(options, sizes) {
+    add(options.name, "thin-pool", target.parameters, sectors: pool.blockCount * pool.blockSectors)
+    for volume in try volumes(options, pool) {
       guard volume.name != options.name else {
         throw ServeError(.request, "'\(volume.name)' is the name of the pool itself (see --name)")
       }
       let thin = ThinTarget(
         pool: "/dev/mapper/\(Self.word(options.name))", id: volume.id,
         externalOrigin: volume.origin.map { Self.word($0) })
-      devices.append(
-        ConciseTable.Device(
-          name: volume.name, isReadOnly: options.isReadOnly,
-          table: [
-            TableLine(
-              start: 0, length: volume.sectors ?? 0, type: "thin", parameters: thin.parameters)
-          ]))
+      add(
+        volume.name, "thin", thin.parameters, sectors: volume.sectors ?? 0,
+        isReadOnly: options.isReadOnly)
     }
   }
 
+  private mutating func add(
+    _ name: String, _ type: String, _ parameters: String, sectors: UInt64, isReadOnly: Bool = false
+  ) {
+    let line = TableLine(start: 0, length: sectors, type: type, parameters: parameters)
+    devices.append(ConciseTable.Device(name: name, isReadOnly: isReadOnly, table: [line]))
+  }
+
   /// The volumes that are asked for, or else one for every device, each with its size.
-  private mutating func volumes(
-    _ options: ServeOptions, _ sizes: [(id: UInt64, sectors: UInt64?)]
-  ) throws(ServeError) -> [VolumeSpec] {
+  private mutating func volumes(_ options: ServeOptions, _ pool: PoolInspection) throws(ServeError)
+    -> [VolumeSpec]
+  {
     let isEverything = options.volumes.isEmpty
-    var volumes =
+    let wanted =
       isEverything
-      ? sizes.map {
-        VolumeSpec(name: "thin\($0.id)", id: UInt32(truncatingIfNeeded: $0.id), sectors: nil)
-      } : options.volumes
-    for (i, volume) in volumes.enumerated().reversed() where volume.sectors == nil {
-      guard let found = sizes.first(where: { $0.id == UInt64(volume.id) }) else {
-        throw ServeError(.request, "the pool has no thin device \(volume.id) for '\(volume.name)'")
-      }
-      if let sectors = found.sectors {
-        volumes[i].sectors = sectors
+      ? try pool.deviceIDs().map { VolumeSpec(name: "thin\($0)", id: $0, sectors: nil) }
+      : options.volumes
+    var volumes: [VolumeSpec] = []
+    for var volume in wanted {
+      if volume.sectors == nil {
+        do throws(ServeError) {
+          volume.sectors = try pool.mappedSectors(volume.id)
+        } catch {
+          // One of many does not keep the others from being served.
+          guard isEverything else { throw error }
+          notes.append("\(error): it is not served (give --volume NAME=\(volume.id):SIZE)")
+          continue
+        }
         notes.append(
-          "\(volume.name): \(sectors) sectors, up to the last block mapped; how large it was made is "
-            + "not known (give --volume \(volume.name)=\(volume.id):SIZE)")
-        continue
+          "\(volume.name): \(volume.sectors ?? 0) sectors, up to the last block mapped; how large it was "
+            + "made is not known (give --volume \(volume.name)=\(volume.id):SIZE)")
       }
-      let fault = "thin device \(volume.id) has nothing mapped, and its size is not known"
-      guard isEverything else { throw ServeError(.request, "\(fault): give --volume with a size") }
-      notes.append("\(fault): it is not served (give --volume NAME=\(volume.id):SIZE)")
-      volumes.remove(at: i)
+      volumes.append(volume)
     }
     return volumes
   }
@@ -101,61 +95,11 @@ extension PoolPlan {
     }
   }
 
-  // MARK: - Looking at the pool
-
   /// A text as one word of a table.
   private static func word(_ text: String) -> String {
     text.reduce(into: "") { word, character in
       if character.isWhitespace || character == "\\" { word.append("\\") }
       word.append(character)
-    }
-  }
-
-  private static func open(_ path: String) throws(ServeError) -> FileDevice {
-    do throws(BlockIOError) {
-      return try FileDevice(path: path, access: .readOnly, exclusive: true)
-    } catch {
-      throw ServeError(error.code, "\(error)")
-    }
-  }
-
-  private static func superblock(_ path: String) throws(ServeError) -> Superblock {
-    let device = try open(path)
-    // The kernel's target would format it there and then.
-    if let isBlank = try? PoolMetadata.isUnformatted(device), isBlank {
-      throw ServeError(.request, "\(path) holds no metadata yet: see 'dmthin pool format'")
-    }
-    do throws(MetadataError) {
-      return try MetadataView(device, source: .current).superblock
-    } catch {
-      throw ServeError(.damaged, "\(path): \(error)")
-    }
-  }
-
-  private static func sectors(_ path: String) throws(ServeError) -> UInt64 {
-    try open(path).byteCount / 512
-  }
-
-  /// Every thin device of the pool with the end of its last mapped block; nil where nothing is mapped.
-  private func findSizes(_ metadata: String, _ blockSectors: UInt64) throws(ServeError)
-    -> [(id: UInt64, sectors: UInt64?)]
-  {
-    let device = try Self.open(metadata)
-    do {
-      let pool = try PoolMetadata.open(device)
-      return try MetadataView(device, source: .current).deviceDetails().map { id, _ in
-        let end = try pool.highestMapped(id).map {
-          ($0 + 1).multipliedReportingOverflow(by: blockSectors)
-        }
-        return (
-          id,
-          end.map {
-            $0.overflow ? VolumeSpec.sectorsMax : min($0.partialValue, VolumeSpec.sectorsMax)
-          }
-        )
-      }
-    } catch {
-      throw ServeError(.damaged, "\(metadata): \(error)")
     }
   }
 

@@ -38,8 +38,9 @@ public struct ServeOptions {
   public var noSpaceTimeoutSeconds: UInt64 = 60
   /// Blocks of 4 KiB of metadata that are kept in memory.
   public var metadataCacheBlocks = 8192
-  /// How long to look for completions before sleeping, in microseconds.
-  public var spinMicroseconds: UInt64 = 0
+  /// How long to look for completions before sleeping, in microseconds, where the disk answers within
+  /// that as a rule.
+  public var spinMicroseconds: UInt64 = 100
   /// How clients are authenticated.
   public var security = Security.plain
   /// What clients may take up.

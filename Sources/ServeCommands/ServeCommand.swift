@@ -40,7 +40,7 @@ public enum ServeCommand: Command {
     options.metadataCacheBlocks =
       arguments.number("metadata-cache").map { Int(clamping: $0) * 256 }
       ?? options.metadataCacheBlocks
-    options.spinMicroseconds = arguments.number("spin") ?? 0
+    options.spinMicroseconds = arguments.number("spin") ?? options.spinMicroseconds
     options.limits.connections =
       arguments.number("connections").map { Int(clamping: $0) } ?? options.limits.connections
     options.security = try security(arguments)

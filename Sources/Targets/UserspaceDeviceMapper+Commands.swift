@@ -301,6 +301,9 @@ extension UserspaceDeviceMapper {
   /// Target types that there are.
   public func targets() -> [TargetVersion] { Self.versions }
 
+  /// How many wait for an event.
+  public var waiterCount: Int { devices.values.reduce(0) { $0 + $1.eventWaiters.count } }
+
   /// Calls `completion` with the status when the event number differs from `eventNumber`, or the device
   /// is removed; its state is all that there is then.
   /// - Returns: what has it not called any more, if it has not been.

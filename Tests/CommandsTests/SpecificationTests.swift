@@ -1,4 +1,5 @@
 import Testing
+import ThinMetadata
 import ThinTools
 
 @testable import Commands
@@ -34,9 +35,10 @@ import ThinTools
     ] {
       #expect(help.contains(part), "\(part)")
     }
-    for status in ExitStatus.allCases where status != .leaks {
-      #expect(help.contains("\n  \(status.rawValue) "))
-    }
+    let statuses = ExitStatus.allCases.filter { $0 != .leaks }.map(\.rawValue)
+    let own = spec.onlyExitStatus.map(\.status)
+    for status in own.isEmpty ? statuses : own { #expect(help.contains("\n  \(status) ")) }
+    if !own.isEmpty { #expect(!help.contains("\n  64 ")) }
     for line in help.split(separator: "\n") where !line.hasPrefix("Usage:") {
       #expect(line.count <= 80, "\(line)")
     }
@@ -54,6 +56,18 @@ import ThinTools
       for conflict in option.conflicts { #expect(spec.option(named: conflict) != nil) }
       #expect(option.help.hasSuffix("."), "\(option.label)")
     }
+  }
+
+  @Test("verbs of dm are in help and manual page, which shows command lines that can be typed")
+  func dmIsDocumented() {
+    let (help, man) = (DmCommand.spec.helpText(program: "dmthin dm"), DmCommand.spec.manPage)
+    for verb in DmVerb.all {
+      let names = verb.names.joined(separator: "|")
+      #expect(help.contains("\n  \(names)"), "\(names)")
+      #expect(man.contains("\\fB\(roff(names))"), "\(names)")
+    }
+    #expect(man.contains("dmthin dm create t0"))
+    #expect(!man.contains(roff("dmthin-dm [OPTIONS]")) && !man.contains(roff("dmthin-dm create")))
   }
 
   @Test("roff takes no character of a text for a command")
@@ -127,17 +141,17 @@ import ThinTools
   func dumpRequest() throws {
     let plain = DumpRequest(try parsed(DumpCommand.spec, "in"))
     #expect(plain.format == .xml && plain.output == nil && plain.deviceIDs == nil)
-    #expect(plain.metadataSnapshot == .none)
+    #expect(plain.source == .current)
     let full = DumpRequest(
       try parsed(
         DumpCommand.spec, "-m=5", "-f", "human_readable", "-o", "out", "--dev-id", "3",
         "--dev-id", "1", "--data-block-size", "128", "--nr-data-blocks=9", "--transaction-id", "2",
         "--skip-mappings", "in"))
-    #expect(full.metadataSnapshot == .block(5) && full.format == .humanReadable)
+    #expect(full.source == .metadataSnapshotAt(5) && full.format == .humanReadable)
     #expect(full.deviceIDs == [3, 1] && full.output == "out" && full.skipMappings)
     #expect(full.overrides.dataBlockSectors == 128 && full.overrides.dataBlockCount == 9)
     #expect(full.overrides.transactionID == 2)
-    #expect(DumpRequest(try parsed(DumpCommand.spec, "-m", "in")).metadataSnapshot == .current)
+    #expect(DumpRequest(try parsed(DumpCommand.spec, "-m", "in")).source == .metadataSnapshot)
     #expect(throws: UsageError.self) { try DumpCommand.spec.parse(["-r", "-m=5", "in"]) }
   }
 
@@ -148,7 +162,7 @@ import ThinTools
     let ls = LsRequest(
       try parsed(LsCommand.spec, "-o", "DEV,HIGHEST_MAPPED", "--no-headers", "-m", "in"))
     #expect(ls.fields == [.device, .highestMapped] && !ls.hasHeaders)
-    #expect(ls.metadataSnapshot == .current)
+    #expect(ls.source == .metadataSnapshot)
     #expect(LsRequest(try parsed(LsCommand.spec, "in")).fields == LsField.standard)
     for bad in ["", "DEV,", ",DEV", "dev", "DEV,FOO"] {
       #expect(throws: UsageError.self) { try LsCommand.spec.parse(["-o", bad, "in"]) }

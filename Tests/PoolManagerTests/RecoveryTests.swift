@@ -87,6 +87,25 @@ import ThinTools
     #expect(scene.notes.contains { $0.contains("resumed elsewhere, left by 'snapshot'") })
   }
 
+  @Test("a device that cannot be resumed keeps no other one suspended, and is told of until it can")
+  func stuck() throws {
+    var intent = try intent("t1")
+    intent.devices += try self.intent("t2").devices
+    try leave(intent)
+    try scene.backend.suspend(.name("t2"), [])
+    let table = scene.backend.state.devices["t1"]?.live
+    scene.backend.refusesToRun = { $0 == table }
+    let manager = scene.manager()
+    for _ in 0..<2 {
+      let error = refusal { try manager.createThin(manager.pool("p"), 50...50) }
+      #expect(error?.message.contains("or run: dmthin dm resume t1") == true)
+      #expect(scene.suspended == ["t1"] && !scene.pool.thins.contains(50))
+    }
+    scene.backend.refusesToRun = { _ in false }
+    try manager.createThin(manager.pool("p"), 50...50)
+    #expect(scene.suspended == [] && scene.files("intent") == [:])
+  }
+
   @Test("another device that got the number is left alone")
   func another() throws {
     var intent = try intent("t1")

@@ -111,6 +111,12 @@ final class KernelWorld: PoolWorld {
     }
   }
 
+  func pause() {
+    // The worker looks every second, and who waits comes on only when it does so again.
+    usleep(2_300_000)
+    settle()
+  }
+
   func finish() -> [Int32?] {
     for _ in 0..<300 where waiting.contains(where: { $0.result == nil }) { usleep(10_000) }
     defer { waiting.removeAll { $0.result != nil } }

@@ -17,6 +17,7 @@ import Simulation
 //     writefua NAME SECTOR COUNT TAG                the same, durable when it is done
 //     read NAME SECTOR COUNT, discard NAME SECTOR COUNT, flush NAME
 //     start NAME SECTOR COUNT TAG                   a write that may wait for space
+//     pause                                         until the pool has committed by itself
 //     finish                                        waits for those
 //     status NAME [noflush], gettable NAME, info NAME
 //     dump                                          commits; metadata, check, and data of devices

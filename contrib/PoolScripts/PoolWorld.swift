@@ -31,6 +31,8 @@ protocol PoolWorld: AnyObject {
   func finish() -> [Int32?]
   /// Has what was begun go as far as it can.
   func settle()
+  /// Waits until the pool has committed by itself, and what that brings has happened.
+  func pause()
   /// Takes everything away, devices included.
   func close()
 }

@@ -299,13 +299,13 @@ struct ScriptGenerator {
     add("flush \(name)")
     add("table \(dataSectors) 0 \(ending)")
     add("resume pool")
-    // The kernel sorts what waits; here it comes sorted, so that it is clear who gets what there is.
-    var first = 0
-    for _ in 0..<number(1...4) where first < device.sectors {
-      first += number(0...(device.sectors - first) / 2)
-      let count = min(
-        device.sectors - first, chance(2) ? blockSectors : number(1...3 * blockSectors))
-      guard count > 0 else { break }
+    // All within a block: in which order the kernel comes back to what has waited is not certain, and
+    // who gets the space would not be either.
+    let (place, _) = range(device.sectors)
+    let end = min(device.sectors, (place / blockSectors + 1) * blockSectors)
+    var first = place / blockSectors * blockSectors
+    for _ in 0..<number(1...3) where first < end {
+      let count = number(1...(end - first))
       tag += 2
       add("start \(name) \(first) \(count) \(tag)")
       first += count
@@ -315,7 +315,7 @@ struct ScriptGenerator {
     case 0:
       if let other = someActive(), let sectors = active[other]?.sectors {
         add("discard \(other) 0 \(sectors)")
-        add("status pool")
+        add("pause")
       }
     case 1: dataSectors = min(dataSectorsMax, dataSectors + number(0...dataSectorsMax / 8))
     default: break

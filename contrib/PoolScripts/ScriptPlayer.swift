@@ -25,6 +25,8 @@ final class ScriptPlayer {
   /// The pool's live and waiting tables ask for errors when there is no space.
   private var failsWhenFull = true
   private var nextFailsWhenFull = true
+  private var passesDown = true
+  private var nextPassesDown = true
   private var dataSectors = 0
   private var pendingWrites = 0
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 8 << 20, alignment: 4096)
@@ -153,10 +155,11 @@ final class ScriptPlayer {
       var piece = line
       piece.set(1, at)
       piece.set(2, stop - at)
-      let isDone = try run(piece, isAdded: true)
-      try run(ScriptLine("flush \(line.word(0))"), isAdded: true)
+      // Whether the worker commits in the middle or at the flush, in the end all is committed.
+      let isDone = try record(piece)
+      try record(ScriptLine("flush \(line.word(0))"))
       let after = superblock()
-      try run(ScriptLine("status pool"), isAdded: true)
+      try record(ScriptLine("status pool"))
       if isDone && before != after { workerCommit = start }
       at = stop
     }
@@ -179,12 +182,24 @@ final class ScriptPlayer {
       line = rest
     }
     try checkTime()
+    let isDone = try record(line)
+    // Waiting has taken its time: whether the worker has committed or not, now it is. In user space a
+    // discard that is passed down can need a commit on its way, which the kernel does not make.
+    let needsCommit =
+      pendingWrites > 0 && ["start", "resume", "pause"].contains(line.verb)
+      || line.verb == "discard" && isDone && passesDown
+    if addsCommits && needsCommit { try record(ScriptLine("status pool")) }
+    try checkTime()
+    return isDone
+  }
+
+  @discardableResult
+  private func record(_ line: ScriptLine) throws(PlayerError) -> Bool {
     willPlay(line.text)
     played.append(line.text)
     results.append(line.text)
     let first = results.count
     try carryOut(line)
-    try checkTime()
     return results.count > first && results[first] == "    ok"
   }
 
@@ -195,12 +210,14 @@ final class ScriptPlayer {
     case "origin": try world.makeOrigin(name, byteCount: line.number(1) * 512)
     case "create":
       failsWhenFull = line.words.contains("error_if_no_space")
+      passesDown = !line.words.contains("no_discard_passdown")
       dataSectors = line.number(0)
       workerCommit = start
       tell(attempt { () throws(DeviceMapperError) in try create("pool", poolLine(line.words)) })
       wasCommitted()
     case "table":
       nextFailsWhenFull = line.words.contains("error_if_no_space")
+      nextPassesDown = !line.words.contains("no_discard_passdown")
       tell(attempt { () throws(DeviceMapperError) in try load("pool", [poolLine(line.words)]) })
     case "message":
       let text = line.words.joined(separator: " ")
@@ -219,6 +236,9 @@ final class ScriptPlayer {
     case "write", "writefua", "read", "discard", "flush": transfer(line)
     case "start": begin(line)
     case "finish": finish()
+    case "pause":
+      world.pause()
+      wasCommitted()
     case "growmeta":
       metadataBytes = max(metadataBytes, line.number(0) * 4096)
       try world.growMetadata(toBytes: metadataBytes)
@@ -299,7 +319,9 @@ final class ScriptPlayer {
           if name == "pool" { wasCommitted() }
         default:
           let swaps = (try dm.info(.name(name), []))?.hasInactiveTable ?? false
-          if name == "pool" && swaps { failsWhenFull = nextFailsWhenFull }
+          if name == "pool" && swaps {
+            (failsWhenFull, passesDown) = (nextFailsWhenFull, nextPassesDown)
+          }
           try dm.resume(.name(name), [], node: NodeOptions())
           if name == "pool" && swaps { wasCommitted() }
           if pendingWrites > 0 { world.settle() }
@@ -399,6 +421,8 @@ final class ScriptPlayer {
         guard let table = try dm.status(device, options) else { return tell("none") }
         for line in table.lines { tell(statusText(line, isCommitted: options.isEmpty)) }
         if line.word(0) == "pool" && options.isEmpty && !table.info.isSuspended { wasCommitted() }
+        // After a commit there may be space for what waits.
+        if pendingWrites > 0 { world.settle() }
       }
     } catch {
       tell(errorName(error.code))

@@ -136,6 +136,8 @@ final class UserspaceWorld: PoolWorld {
 
   func settle() { turn(forNanoseconds: 20_000_000) }
 
+  func pause() { turn(forNanoseconds: 1_300_000_000) }
+
   func finish() -> [Int32?] {
     for _ in 0..<50 where waiting.contains(where: { $0.result == nil }) {
       turn(forNanoseconds: 20_000_000)

@@ -52,4 +52,9 @@ void dmthin_dm_log_to(dmthin_dm_log_sink sink);
 /// -1 and sets errno as ioctl(2) does.
 int dmthin_dm_arm_events(int fd);
 
+/// The value of the first semaphore of a set; -1 with errno.
+int dmthin_semaphore_value(int set);
+/// Removes a set of semaphores; -1 with errno.
+int dmthin_semaphore_remove(int set);
+
 #endif

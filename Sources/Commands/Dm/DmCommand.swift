@@ -17,14 +17,12 @@ public enum DmCommand: Command, RawCommand {
     description: [
       "Takes dmsetup's verbs and options, in any order, prints what dmsetup prints, and ends with "
         + "status 0 or 1 as dmsetup does. Through a link of the name dmsetup it stands in for it.",
-      "A DEVICE is a name, or an option -u UUID, or -j MAJOR -m MINOR, in its place. A table is "
-        + "lines of START LENGTH TYPE PARAMETERS..., in sectors of 512 bytes.",
-      "Verbs:\n"
-        + DmVerb.all.map { verb in
-          let lines = verb.synopsis.split(separator: "\n", omittingEmptySubsequences: false)
-            .map { "\(verb.names.joined(separator: "|")) \($0)" }
-          return lines.joined(separator: "\n") + "\n" + verb.summary + "."
-        }.joined(separator: "\n"),
+      "A DEVICE is a name, or an option -u UUID, or -j MAJOR -m MINOR, in its place; the path of its "
+        + "node will do too. A table is lines of START LENGTH TYPE PARAMETERS..., in sectors of 512 "
+        + "bytes. A device has a table in use, and one that waits in the inactive slot: load puts one "
+        + "there, resume makes it the one in use.",
+      "Where it is not dmsetup: there is no stats; summaries and lists of fields are worded in other "
+        + "ways; info -c -o all shows all fields of devices; what -vv adds goes to the error output.",
     ],
     options: (DmOption.all + DmOption.own).compactMap { option in
       guard let help = option.help, !["help", "version"].contains(option.name) else { return nil }
@@ -34,13 +32,30 @@ public enum DmCommand: Command, RawCommand {
     },
     positionals: [
       PositionalSpec("VERB", help: "What to do: one of those above."),
-      PositionalSpec("DEVICE", help: "To which device, and with what.", isRequired: false),
+      PositionalSpec(
+        "ARGUMENT", help: "To which devices, and with what.", isRequired: false,
+        isRepeatable: true),
     ],
     examples: [
       ("$ create t0 --table '0 2048 zero'", "Make a device of 1 MiB that reads as zeros."),
       ("$ info -c -o name,open --noheadings --separator ' '", "List devices for a script."),
+      ("$ ls --tree -o ascii", "Show which devices stand on which."),
       ("$ message vg-pool-tpool 0 reserve_metadata_snap", "Hold a metadata snapshot of a pool."),
     ],
+    onlyExitStatus: [
+      (0, "Success; also where a device that is open is left by remove_all."),
+      (
+        1,
+        "Anything that did not work, a command line that makes no sense included. The error output "
+          + "has the reason, and \"Command failed.\" as its last line."
+      ),
+    ],
+    verbs: DmVerb.all.map { verb in
+      let forms = verb.synopsis.split(separator: "\n", omittingEmptySubsequences: false).map {
+        "\(verb.names.joined(separator: "|"))\($0.isEmpty ? "" : " ")\($0)"
+      }
+      return (forms, verb.summary + ".")
+    },
     seeAlso: ["dmsetup"])
 
   /// Never used: `run(raw:program:console:)` is.

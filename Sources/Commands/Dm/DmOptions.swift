@@ -31,7 +31,9 @@ struct DmOption: Sendable {
     DmOption("concise", help: "Takes or shows devices as name,uuid,minor,flags,table;..."),
     DmOption("count", value: "NUMBER", help: "Shows the report so often; 0 for ever."),
     DmOption("deferred", help: "Removes open devices when they are closed."),
-    DmOption("select", "S", value: "CONDITION", help: "Shows devices for which this holds."),
+    DmOption(
+      "select", "S", value: "CONDITION",
+      help: "Shows devices for which this holds, like open>0 or name=~^vg."),
     DmOption("exec", value: "COMMAND", help: "Runs this for each device, with its node's path."),
     DmOption("filemap"), DmOption("follow", value: "MODE"),
     DmOption("force", "f", help: "Replaces tables by one that fails all I/O, where that helps."),
@@ -63,7 +65,13 @@ struct DmOption: Sendable {
     DmOption("nomonitor"),
     DmOption("noudevrules", help: "Makes nodes without udev's rules."),
     DmOption("noudevsync", help: "Does not wait for udev."),
-    DmOption("options", "o", value: "FIELDS", help: "What to show; of names, trees and columns."),
+    DmOption(
+      "options", "o", value: "FIELDS",
+      help:
+        "What to show. With -c: fields, of which help -c has a list; a plus in front adds them to the "
+        + "usual ones. Of devices in ls and deps: devno, devname or blkdevname. With --tree, any of "
+        + "[no]device, blkdevname, active, open, rw, uuid, inverted, compact, notrunc, and one of "
+        + "ascii, utf, vt100."),
     DmOption("precise"), DmOption("programid", value: "ID"), DmOption("raw"),
     DmOption(
       "readahead", value: "SECTORS", help: "How far ahead is read: SECTORS, +SECTORS, auto, none."),
@@ -85,10 +93,13 @@ struct DmOption: Sendable {
     DmOption("unquoted", help: "With --nameprefixes: no quotes around values."),
     DmOption("userdata", value: "DATA"),
     DmOption("uuid", "u", value: "UUID", help: "The device's, or a new device's, uuid."),
-    DmOption("verbose", "v", help: "Shows the device afterwards; more of them, what is done."),
+    DmOption(
+      "verbose", "v",
+      help: "Shows the device afterwards; given twice or more, also what the library does, on the "
+        + "error output."),
     DmOption("verifyudev", help: "Mends nodes that udev left out."),
     DmOption("version", help: "Prints the versions of library and driver."),
-    DmOption("yes", "y", help: "Accepted; nothing is asked."),
+    DmOption("yes", "y", help: "Answers the question of udevcomplete_all."),
     DmOption("addnodeonresume", help: "Makes the node when the device is resumed."),
     DmOption("addnodeoncreate", help: "Makes the node when the device is created."),
   ]

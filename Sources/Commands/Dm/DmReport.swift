@@ -42,7 +42,11 @@ final class DmReport {
     case "all": return DmField.all
     case "name_all": return Array(DmField.all.prefix(7))
     case "info_all": return Array(DmField.all.dropFirst(7).prefix(11))
-    case "deps_all": return Array(DmField.all.dropFirst(18).prefix(7))
+    case "deps_all":
+      return ["device_count", "devnos_used", "blkdevs_used"].compactMap(DmField.named)
+    case "tree_all":
+      return ["devs_used", "device_ref_count", "names_using_dev", "devnos_using_dev"]
+        .compactMap(DmField.named)
     case "splitname_all": return Array(DmField.all.suffix(4))
     case "selected":
       return [

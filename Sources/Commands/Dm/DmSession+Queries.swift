@@ -5,7 +5,7 @@ import Glibc
 // Verbs that show devices.
 extension DmSession {
   /// Runs `body` for the device that is named, or for every one.
-  private func each(_ operands: [String], _ body: (DeviceReference) throws -> Void) throws {
+  func each(_ operands: [String], _ body: (DeviceReference) throws -> Void) throws {
     if let device = optionalDevice(operands) { return try body(device) }
     let entries = try backend.list()
     guard !entries.isEmpty else { return try print("No devices found\n") }
@@ -13,7 +13,8 @@ extension DmSession {
     for entry in entries { try body(.name(entry.name)) }
   }
 
-  private func doesNotExist() -> DmFailure { .failed("Device does not exist.") }
+  /// What `info` and its kin say of a device that is not there.
+  func doesNotExist() -> DmFailure { .failed("Device does not exist.") }
 
   // MARK: - info
 
@@ -75,11 +76,13 @@ extension DmSession {
     }
   }
 
-  private var verboseOptions: QueryOptions {
+  /// How queries ask that show a device's state too, if that is wanted.
+  var verboseOptions: QueryOptions {
     isVerbose ? queryOptions.union(.readAhead) : queryOptions
   }
 
-  private func show(_ table: DeviceTable) throws {
+  /// Shows lines of a table or status, those of the wanted type.
+  func show(_ table: DeviceTable) throws {
     let wanted = arguments.text("target")
     let lines = table.lines.filter { wanted == nil || $0.type == wanted }
     if wanted != nil, lines.isEmpty { return }

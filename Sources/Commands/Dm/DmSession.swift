@@ -66,10 +66,7 @@ final class DmSession {
     settings.verbosity = max(0, arguments.count("verbose") - 1)
     let environment = getenv("DM_UDEV_COOKIE").map { String(cString: $0) }
     if let cookie = arguments.text("udevcookie") ?? environment {
-      let digits = cookie.hasPrefix("0x") ? cookie.dropFirst(2) : cookie[...]
-      let value = UInt32(digits, radix: cookie.hasPrefix("0x") ? 16 : 10) ?? 0
-      guard value != 0 else { throw .failed("Incorrect cookie value.") }
-      settings.udevCookie = value
+      settings.udevCookie = try Self.cookie(cookie)
     }
     return settings
   }

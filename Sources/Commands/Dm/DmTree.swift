@@ -13,7 +13,13 @@ struct DmTree {
     var showsUUID = false
     var isInverted = false
     /// Nil leaves it to the locale.
-    var isASCII: Bool?
+    var style: Style?
+    var isCompact = false
+    /// Whether lines end at the terminal's edge.
+    var isTruncated = true
+
+    /// Whether there is something in brackets behind each device.
+    var showsAttributes: Bool { showsState || showsOpenCount || showsAccess || showsUUID }
 
     /// Understands a list of words, separated by commas.
     init(_ text: String?) throws(DmFailure) {
@@ -28,10 +34,33 @@ struct DmTree {
         case "rw": showsAccess = true
         case "uuid": showsUUID = true
         case "inverted": isInverted = true
-        case "ascii": isASCII = true
-        case "utf", "vt100": isASCII = false
-        case "compact", "notrunc": break
+        case "ascii": style = .ascii
+        case "utf": style = .utf
+        case "vt100": style = .vt100
+        case "compact": isCompact = true
+        case "notrunc": isTruncated = false
         default: throw .commandLine("Tree options not recognised: \(text).")
+        }
+      }
+    }
+  }
+
+  /// What lines between devices are drawn with.
+  enum Style {
+    case ascii, utf, vt100
+
+    /// Lines by the letters that terminals of the kind vt100 have for them: q a line, x a line
+    /// downwards, t and m branches, the last one of a device, w where they begin.
+    func drawn(_ letters: String) -> String {
+      if self == .vt100 { return "\u{1b}(0\u{0f}\(letters)\u{1b}(B" }
+      return letters.reduce(into: "") { text, letter in
+        switch letter {
+        case "q": text += self == .ascii ? "-" : "\u{2500}"
+        case "x": text += self == .ascii ? "|" : "\u{2502}"
+        case "t": text += self == .ascii ? "|" : "\u{251c}"
+        case "m": text += self == .ascii ? "`" : "\u{2514}"
+        case "w": text += self == .ascii ? "+" : "\u{252c}"
+        default: text.append(letter)
         }
       }
     }
@@ -45,7 +74,9 @@ struct DmTree {
 
   private let session: DmSession
   private let options: Options
-  private let isASCII: Bool
+  private let style: Style
+  /// Characters that fit into a line.
+  private let lineMax: Int
   private var nodes: [DeviceNumber: Node] = [:]
   /// Devices in the order in which they were met.
   private var order: [DeviceNumber] = []
@@ -56,7 +87,8 @@ struct DmTree {
     options = try Options(session.arguments.text("options"))
     setlocale(LC_CTYPE, "")
     let codeset = nl_langinfo(Int32(CODESET)).map { String(cString: $0) }
-    isASCII = options.isASCII ?? (codeset != "UTF-8")
+    style = options.style ?? (codeset == "UTF-8" ? .utf : .ascii)
+    lineMax = options.isTruncated ? Self.terminalWidth : .max
     let backend = try session.backend
     for entry in try backend.list() {
       guard let found = try backend.dependencies(.name(entry.name), session.queryOptions) else {
@@ -80,14 +112,35 @@ struct DmTree {
     order.append(number)
   }
 
+  /// Columns of the terminal that the output goes to, or else of a usual one.
+  private static var terminalWidth: Int {
+    var size = winsize()
+    guard ioctl(1, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 3 else { return 80 }
+    return Int(size.ws_col)
+  }
+
   /// Prints the tree.
   func print() throws {
     guard !order.isEmpty else { return try session.print("No devices found\n") }
     for number in order {
       guard let node = nodes[number], (options.isInverted ? node.below : node.above).isEmpty
       else { continue }
-      try print(number, line: "", prefix: "", depth: 0)
+      // As with dmsetup, what is said of a device's state needs lines of its own.
+      if options.isCompact, !options.showsAttributes {
+        var lines = [""]
+        try addCompact(number, Position(column: 0, bars: []), &lines, depth: 0)
+        for line in lines { try printLine(line) }
+      } else {
+        try print(number, line: "", prefix: "", depth: 0)
+      }
     }
+  }
+
+  /// Prints a line up to where the terminal ends.
+  private func printLine(_ line: String) throws {
+    guard line.unicodeScalars.count > lineMax else { return try session.print(line + "\n") }
+    try session.print(
+      String(String.UnicodeScalarView(line.unicodeScalars.prefix(lineMax - 1))) + "...\n")
   }
 
   /// - Parameters:
@@ -98,16 +151,64 @@ struct DmTree {
     guard let node = nodes[number] else { return }
     let text = try label(number, node.info)
     // A device that is not of device-mapper may have nothing to show; then it has no line either.
-    if !text.isEmpty { try session.print(line + text + "\n") }
+    if !text.isEmpty { try printLine(line + text) }
     let children = options.isInverted ? node.above : node.below
-    guard depth < 64 else { return }
+    guard depth < Self.depthMax else { return }
     for (index, child) in children.enumerated() {
       let isLast = index == children.count - 1
-      let branch =
-        isASCII ? (isLast ? " `-" : " |-") : (isLast ? " \u{2514}\u{2500}" : " \u{251c}\u{2500}")
-      let below = isLast ? "   " : isASCII ? " | " : " \u{2502} "
+      let branch = " " + style.drawn(isLast ? "mq" : "tq")
+      let below = isLast ? "   " : " \(style.drawn("x")) "
       try print(child, line: prefix + branch, prefix: prefix + below, depth: depth + 1)
     }
+  }
+
+  // MARK: - Compact
+
+  private static let depthMax = 64
+
+  /// Where a device stands: the column of its label, and those of lines that go by on its left.
+  private struct Position {
+    var column: Int
+    var bars: [Int]
+  }
+
+  /// Adds a device and what stands below it: its first child on the same line, each other one on a
+  /// line of its own.
+  private func addCompact(
+    _ number: DeviceNumber, _ position: Position, _ lines: inout [String], depth: Int
+  ) throws {
+    guard let node = nodes[number], depth < Self.depthMax else { return }
+    let text = try label(number, node.info)
+    lines[lines.count - 1] += text
+    let end = position.column + text.unicodeScalars.count
+    let children = try (options.isInverted ? node.above : node.below).filter {
+      try !label($0, nodes[$0]?.info).isEmpty
+    }
+    for (index, child) in children.enumerated() {
+      let isLast = index == children.count - 1
+      var below = Position(column: end + 3, bars: position.bars)
+      if !isLast { below.bars.append(end + 1) }
+      if index == 0 {
+        let line = style.drawn(children.count == 1 ? "qqq" : "qwq")
+        lines[lines.count - 1] += line
+        // Dmsetup counts this line twice, the second time with the bytes that switch a terminal; its
+        // later lines stand so much to the right.
+        below.column += line.unicodeScalars.count
+      } else {
+        lines.append(indentation(position.bars, upTo: end + 1) + style.drawn(isLast ? "mq" : "tq"))
+      }
+      try addCompact(child, below, &lines, depth: depth + 1)
+    }
+  }
+
+  private func indentation(_ bars: [Int], upTo column: Int) -> String {
+    var text = ""
+    var at = 0
+    for bar in bars {
+      text += String(repeating: " ", count: max(0, bar - at)) + style.drawn("x")
+      at = bar + 1
+    }
+    return text + String(repeating: " ", count: max(0, column - at))
   }
 
   private func label(_ number: DeviceNumber, _ info: DeviceInfo?) throws -> String {

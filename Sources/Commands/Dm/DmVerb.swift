@@ -108,6 +108,45 @@ struct DmVerb: Sendable {
       operands: any, repeats: true
     ) { try $0.makeNodes($1) },
     DmVerb(
+      "mangle", synopsis: "[DEVICE...]",
+      summary: "Stores names as --manglename says, with bytes that udev does not allow as \\xHH",
+      operands: any, repeats: true
+    ) { try $0.mangle($1) },
+    DmVerb(
+      "measure", synopsis: "[DEVICE...]",
+      summary: "Shows what the kernel's measurement architecture is told of targets",
+      operands: any, repeats: true
+    ) { try $0.measure($1) },
+    DmVerb(
+      "setgeometry", synopsis: "DEVICE CYLINDERS HEADS SECTORS START",
+      summary: "Sets what the device says of its geometry", operands: 5...5
+    ) { try $0.setGeometry($1) },
+    DmVerb(
+      "udevcreatecookie", synopsis: "",
+      summary: "Makes a cookie to gather udev's events under, for --udevcookie", operands: 0...0
+    ) { session, _ in try session.createCookie() },
+    DmVerb(
+      "udevreleasecookie", synopsis: "[COOKIE]",
+      summary: "Waits until udev has handled what was gathered under a cookie", operands: 0...1
+    ) { try $0.releaseCookie($1) },
+    DmVerb(
+      "udevcomplete", synopsis: "COOKIE",
+      summary: "Tells whoever waits for a cookie that an event has been handled; for udev's rules",
+      operands: 1...1
+    ) { try $0.completeCookie($1) },
+    DmVerb(
+      "udevcomplete_all", synopsis: "[-y] [MINUTES]",
+      summary: "Removes all cookies, or those not touched for so long; whoever waits goes on",
+      operands: 0...1
+    ) { try $0.completeAllCookies($1) },
+    DmVerb(
+      "udevflags", synopsis: "COOKIE", summary: "Shows what a cookie tells udev's rules",
+      operands: 1...1
+    ) { try $0.showCookieFlags($1) },
+    DmVerb(
+      "udevcookies", synopsis: "", summary: "Lists cookies", operands: 0...0
+    ) { session, _ in try session.listCookies() },
+    DmVerb(
       "targets", synopsis: "", summary: "Lists target types", operands: 0...0
     ) { session, _ in try session.targets() },
     DmVerb(

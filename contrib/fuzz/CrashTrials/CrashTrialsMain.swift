@@ -10,20 +10,9 @@ import Simulation
 @main
 enum CrashTrialsMain {
   static func main() {
-    var count = 100_000
-    var seed: UInt64?
-    var arguments = CommandLine.arguments.dropFirst()
-    while let argument = arguments.popFirst() {
-      let value = arguments.popFirst().flatMap { UInt64($0) }
-      switch (argument, value) {
-      case ("--count", let value?): count = Int(clamping: value)
-      case ("--seed", let value?): seed = value
-      default:
-        print("usage: crash-trials [--count N] [--seed N]")
-        exit(2)
-      }
-    }
-    let first = seed ?? UInt64.random(in: 0..<1_000_000_000)
+    let arguments = TrialArguments.ofProcess(
+      usage: "crash-trials [--count N] [--seed N]", count: 100_000)
+    let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     print("seed \(first)")
     var images: [String: Int] = [:]
     var faults: [String: Int] = [:]

@@ -11,22 +11,9 @@ import Simulation
 @main
 enum DamageTrialsMain {
   static func main() throws {
-    var count: UInt64 = 10_000
-    var seed: UInt64?
-    var images: [String] = []
-    var arguments = CommandLine.arguments.dropFirst()
-    while let argument = arguments.popFirst() {
-      switch argument {
-      case "--count": count = arguments.popFirst().flatMap { UInt64($0) } ?? count
-      case "--seed": seed = arguments.popFirst().flatMap { UInt64($0) }
-      default: images.append(argument)
-      }
-    }
-    guard !images.isEmpty else {
-      print("usage: damage-trials [--count N] [--seed N] IMAGE...")
-      exit(2)
-    }
-    let first = seed ?? UInt64.random(in: 0..<1_000_000_000)
+    let arguments = TrialArguments.ofProcess(
+      usage: "damage-trials [--count N] [--seed N] IMAGE...", count: 10_000, takesOperands: true)
+    let (count, first, images) = (arguments.count, arguments.seed, arguments.operands)
     print("seed \(first), \(count) images of \(images.count) pools")
     installHandler()
 

@@ -11,22 +11,11 @@ import Simulation
 @main
 enum ModelTrialsMain {
   static func main() {
-    var count = 1_000_000
-    var snapshots = 0
-    var seed: UInt64?
-    var arguments = CommandLine.arguments.dropFirst()
-    while let argument = arguments.popFirst() {
-      let value = arguments.popFirst().flatMap { UInt64($0) }
-      switch (argument, value) {
-      case ("--count", let value?): count = Int(clamping: value)
-      case ("--seed", let value?): seed = value
-      case ("--snapshots", let value?): snapshots = Int(clamping: value)
-      default:
-        print("usage: model-trials [--count N] [--seed N] [--snapshots N]")
-        exit(2)
-      }
-    }
-    let first = seed ?? UInt64.random(in: 0..<1_000_000_000)
+    let arguments = TrialArguments.ofProcess(
+      usage: "model-trials [--count N] [--seed N] [--snapshots N]", count: 1_000_000,
+      options: ["snapshots"])
+    let (count, first) = (Int(clamping: arguments.count), arguments.seed)
+    let snapshots = Int(clamping: arguments.numbers["snapshots"] ?? 0)
     print("seed \(first), \(count) operations, \(snapshots) snapshots")
     let start = now()
     var tally: [String: Int] = [:]

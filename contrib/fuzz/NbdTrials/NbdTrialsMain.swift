@@ -18,18 +18,9 @@ enum NbdTrialsMain {
   static let half = UInt64(exportBytes / 2)
 
   static func main() throws {
-    var count = 10_000
-    var first = UInt64.random(in: 0..<1_000_000_000)
-    var arguments = CommandLine.arguments.dropFirst()
-    while let argument = arguments.popFirst() {
-      switch argument {
-      case "--count": count = arguments.popFirst().flatMap { Int($0) } ?? count
-      case "--seed": first = arguments.popFirst().flatMap { UInt64($0) } ?? first
-      default:
-        print("usage: nbd-trials [--count MESSAGES] [--seed N]")
-        exit(2)
-      }
-    }
+    let arguments = TrialArguments.ofProcess(
+      usage: "nbd-trials [--count MESSAGES] [--seed N]", count: 10_000)
+    let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     print("seed \(first), \(count) messages")
     for signal in [SIGILL, SIGTRAP, SIGSEGV, SIGABRT, SIGBUS, SIGALRM] {
       Glibc.signal(signal) { number in

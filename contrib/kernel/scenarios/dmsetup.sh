@@ -4,7 +4,8 @@
 # usage: contrib/kernel/run scenarios/dmsetup.sh DISK DISK [-- PART...]
 #
 #   DISK  images of zeros of 64 MiB
-#   PART  of names_and_tables, showing, changing, paths, concise, types, pool; without any, all
+#   PART  of names_and_tables, showing, trees, changing, paths, concise, types, pool, stored, udev;
+#         without any, all
 #
 # DMTHIN_TOOLS names the directory of dmthin. The same calls are made twice, of the system's dmsetup
 # and of dmthin through a link of that name, on fresh devices; what each call said is compared. Not
@@ -27,10 +28,12 @@ d() { # ARGUMENT...
     echo "$calls_made \$ dmsetup $*" >&4
     if "$program" "$@" >&3 2>&4 <"$input"; then :; else echo "[$?]" >&3; fi
 }
-# What follows a summary or a list of fields is each program's own.
+# What follows a summary or a list of fields is each program's own; cookies and times are new each time.
 protocol() { # FILE
     sed -e '/^Usage:/,/^\(\[\|[0-9]* \$\)/{/^\[/b;/^[0-9]* \$/b;d}' -e '/^Mapped Device Name Fields/,/^  ?  /d' \
-        -e '/^Fields:/,/^$/d' -e '/^ $/d' "$1"
+        -e '/^Fields:/,/^$/d' -e '/^ $/d' -e 's/0x0*[dD]4[dD][0-9a-fA-F]\{4\}/COOKIE/g' \
+        -e 's/\(COOKIE *\)[0-9]* /\1SET /' -e 's/value 223[0-9]\{6\}/value COOKIE/' \
+        -e 's/[A-Z][a-z][a-z] [A-Z][a-z][a-z] [ 0-9][0-9] [0-9:]\{8\} 20[0-9][0-9]/TIME/g' "$1"
 }
 from() { input=$work/in; cat >$input; "$@"; input=/dev/null; }     # the call reads the standard input
 
@@ -475,6 +478,163 @@ paths() {
     d ls
 }
 
+# Trees that are deep, wide, and cut off at the edge of a terminal that there is not.
+trees() {
+    local options n
+    d ls --tree
+    d create a --table '0 8 linear /dev/ubda 0
+8 8 linear /dev/ubdb 0'
+    d create bb -u u-b --table '0 8 linear /dev/mapper/a 0
+8 8 linear /dev/ubdb 0'
+    d create ccc --table '0 8 linear /dev/mapper/bb 0
+8 8 linear /dev/mapper/a 0
+16 8 linear /dev/ubdb 0'
+    d create chain --table '0 8 linear /dev/mapper/ccc 0'
+    d create chained --table '0 8 linear /dev/mapper/chain 0'
+    d create top --table '0 8 linear /dev/mapper/chained 0
+8 8 linear /dev/mapper/bb 0'
+    for options in ascii utf vt100 notrunc ascii,inverted vt100,inverted ascii,uuid,active,open,rw,blkdevname; do
+        d ls --tree -o $options
+        d ls --tree -o compact,$options
+    done
+    for options in active open rw uuid blkdevname device notrunc,ascii notrunc,vt100 notrunc,utf,inverted; do
+        d ls --tree -o compact,$options
+    done
+    for n in 60 70 71 72 73 74 75; do
+        d create "$(printf 'n%.0s' $(seq $n))" --table '0 8 linear /dev/mapper/ccc 8'
+    done
+    for options in ascii utf vt100 ascii,notrunc ascii,open compact compact,ascii compact,vt100 compact,notrunc; do
+        d ls --tree -o $options
+    done
+    d info -c -o name_all a
+    d info -c -o info_all a
+    d info -c -o deps_all a
+    d info -c -o tree_all a
+    d info -c -o splitname_all a
+    d info -c -o name,deps_all,tree_all
+}
+
+# Names as they are stored, and what the kernel is asked of a device beyond tables.
+stored() {
+    d mangle
+    d create a --table '0 8 zero
+8 8 linear /dev/ubda 0'
+    d create b -u u-b --table '0 8 linear /dev/mapper/a 0'
+    d create empty -n
+    d --manglename none create 'x y\x20' -n
+    d --manglename none create 'x\x20z' -n -u 'u v'
+    d --manglename none create 'q w' -n -u 'u\x20w'
+    d --manglename none create 'q r' -n -u 'u%w'
+    d --manglename none create 's%t' -n
+    d mangle
+    d mangle a b
+    d mangle nope
+    d mangle -u nope
+    d --manglename none info -c -o name,uuid
+    d --manglename auto mangle 'x y\x20'
+    d --manglename hex mangle 'x y\x20'
+    d --manglename hex mangle
+    d --manglename none create 'n e w' -n
+    d --manglename hex mangle 'n e w'
+    d --manglename none mangle 'n\x20e\x20w'
+    d --manglename none mangle
+    d --manglename none info -c -o name,uuid
+    d measure
+    d measure a
+    d measure a b
+    d measure nope
+    d measure -u u-b
+    d measure --target linear a
+    d measure --target nosuch a
+    d -v measure a
+    d load a --table '0 8 error'
+    d measure --inactive a
+    d measure empty
+    d setgeometry a 1 2 3 4
+    d -v setgeometry a 1 2 3 4
+    d setgeometry a 65535 255 255 1
+    d setgeometry a 65535 256 255 1
+    d setgeometry a 65536 1 1 1
+    d setgeometry a 99999999999999999999 1 1 1
+    d setgeometry a a b c d
+    d setgeometry a 1x 2 3 4
+    d setgeometry a '' 2 3 4
+    d setgeometry a 1 2 3
+    d setgeometry a 1 2 3 4 5
+    d setgeometry -u u-b 1 2 3 4
+    d setgeometry nope 1 2 3 4
+    d setgeometry
+}
+
+# Cookies: with no udev, and with what looks like one, in which this script handles the events.
+udev() {
+    local cookie
+    d udevcookies
+    d udevcookie
+    d udevcreatecookie
+    d udevcreatecookie x
+    d udevreleasecookie
+    d udevreleasecookie 1
+    d udevreleasecookie 0xd4d1234
+    d udevcomplete
+    d udevcomplete 1
+    d udevcomplete 0x00210d4d
+    d udevcomplete 0
+    d udevcomplete x
+    d udevcomplete_all
+    from d udevcomplete_all <<T
+n
+T
+    from d udevcomplete_all 7 <<T
+xyz
+T
+    d -y udevcomplete_all
+    d -y udevcomplete_all 5
+    d udevcomplete_all x
+    for cookie in 0 x 1 017 0x1234567 0xffff0d4d 0x00210d4d 4294967295 4294967296; do d udevflags $cookie; done
+    d udevflags
+    unset DM_DISABLE_UDEV
+    mkdir -p /run/udev
+    : >/run/udev/control
+    d udevcreatecookie
+    cookie=$("$program" udevcreatecookie)
+    d udevcookies
+    d create w1 --udevcookie "$cookie" --table '0 8 zero'
+    DM_UDEV_COOKIE=$cookie d create w2 --table '0 8 zero'
+    d udevcookies
+    d suspend --udevcookie "$cookie" w1
+    d resume --udevcookie "$cookie" w1
+    d rename --udevcookie "$cookie" w1 w3
+    d remove --udevcookie "$cookie" w3
+    d udevcookies
+    for n in 1 2 3 4; do d udevcomplete "$cookie"; done
+    d udevcookies
+    # One event is left, which comes while it is waited for.
+    (sleep 1; "$program" udevcomplete "$cookie" >/dev/null) &
+    DM_UDEV_COOKIE=$cookie d udevreleasecookie
+    wait
+    d udevcookies
+    d udevreleasecookie "$cookie"
+    d udevcomplete "$cookie"
+    d udevcomplete 0
+    d udevcomplete x
+    d create w4 --udevcookie 0x1 --table '0 8 zero'
+    d create w5 --noudevsync --table '0 8 zero'
+    # Without a cookie of its own a call makes one and waits; what it waits for is removed here.
+    (sleep 1; "$program" -y udevcomplete_all >/dev/null) &
+    d create w6 --table '0 8 zero'
+    wait
+    d ls
+    d udevcookies
+    d -y udevcomplete_all 5
+    d udevcookies
+    d -y udevcomplete_all
+    d udevcookies
+    nodes
+    rm -r /run/udev
+    export DM_DISABLE_UDEV=1
+}
+
 # A pool's messages with sense and without, its tables, and what it then says.
 pool() {
     local line
@@ -551,7 +711,7 @@ T
     d ls
 }
 
-[ $# -gt 0 ] || set -- names_and_tables showing changing paths concise types pool
+[ $# -gt 0 ] || set -- names_and_tables showing trees changing paths concise types pool stored udev
 for side in theirs ours; do
     export PATH="$work/$side:$PATH"
     for part; do

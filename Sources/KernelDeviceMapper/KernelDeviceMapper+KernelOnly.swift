@@ -1,0 +1,94 @@
+import CDMThin
+import Cdevmapper
+public import DeviceMapper
+import Glibc
+
+extension KernelDeviceMapper: KernelOnlyCommands {
+  /// As `KernelOnlyCommands` says.
+  public func measurements(_ device: DeviceReference, _ options: QueryOptions)
+    throws(DeviceMapperError) -> DeviceTable?
+  {
+    // The driver has this for a kind of status.
+    let task = try queryTask(Int(DM_DEVICE_STATUS), .status, device)
+    try task.set { dm_task_ima_measurement($0) }
+    guard try runQuery(task, options),
+      let info = try task.info(withReadAhead: options.contains(.readAhead))
+    else { return nil }
+    return DeviceTable(info: info, lines: task.lines())
+  }
+
+  /// As `KernelOnlyCommands` says.
+  public func setGeometry(
+    _ device: DeviceReference, cylinders: String, heads: String, sectors: String, start: String
+  ) throws(DeviceMapperError) {
+    let task = try queryTask(Int(DM_DEVICE_SET_GEOMETRY), .setGeometry, device)
+    try task.set { dm_task_set_geometry($0, cylinders, heads, sectors, start) }
+    try runTask(task)
+  }
+
+  // MARK: - Cookies
+
+  /// As `KernelOnlyCommands` says.
+  public func createUdevCookie() throws(DeviceMapperError) -> UInt32? {
+    var cookie: UInt32 = 0
+    try cookieCall { dm_udev_create_cookie(&cookie) }
+    return cookie == 0 ? nil : cookie
+  }
+
+  /// As `KernelOnlyCommands` says.
+  public func completeUdevCookie(_ cookie: UInt32) throws(DeviceMapperError) {
+    try cookieCall { dm_udev_complete(cookie) }
+  }
+
+  /// As `KernelOnlyCommands` says.
+  public func releaseUdevCookie(_ cookie: UInt32) throws(DeviceMapperError) {
+    try cookieCall { dm_udev_wait(cookie) }
+  }
+
+  private func cookieCall(_ body: () -> Int32) throws(DeviceMapperError) {
+    _ = LibraryLog.take()
+    errno = 0
+    let succeeded = body() != 0
+    let code = errno
+    let messages = LibraryLog.take().filter { $0.level <= 4 }.map(\.text)
+    guard succeeded else {
+      throw DeviceMapperError(
+        .udevCookie, device: "", code: code == 0 ? EINVAL : code, messages: messages)
+    }
+    for message in messages { warn(message) }
+  }
+
+  /// As `KernelOnlyCommands` says.
+  public func udevCookies() throws(DeviceMapperError) -> [UdevCookie] {
+    let path = "/proc/sysvipc/sem"
+    guard let file = fopen(path, "re") else {
+      throw DeviceMapperError(.udevCookie, device: path, code: errno)
+    }
+    defer { fclose(file) }
+    var cookies: [UdevCookie] = []
+    var line: UnsafeMutablePointer<CChar>?
+    var capacity = 0
+    defer { free(line) }
+    while getline(&line, &capacity, file) > 0 {
+      guard let text = line else { break }
+      // key id perms count uid gid cuid cgid otime ctime; the first line has no numbers.
+      let words = String(cString: text).split { $0 == " " || $0 == "\n" }
+      guard words.count >= 10, let key = Int32(words[0]).map({ UInt32(bitPattern: $0) }),
+        key >> 16 == UdevCookie.magic, let id = Int32(words[1]),
+        let operated = Int64(words[8]), let changed = Int64(words[9])
+      else { continue }
+      let value = dmthin_semaphore_value(id)
+      // It may have gone since.
+      guard value >= 0 else { continue }
+      cookies.append(
+        UdevCookie(
+          key: key, semaphore: id, value: value, lastOperation: operated, lastChange: changed))
+    }
+    return cookies
+  }
+
+  /// As `KernelOnlyCommands` says.
+  public func destroyUdevCookie(_ cookie: UdevCookie) -> Bool {
+    dmthin_semaphore_remove(cookie.semaphore) == 0
+  }
+}

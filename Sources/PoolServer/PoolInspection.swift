@@ -1,0 +1,92 @@
+import BlockIO
+import Glibc
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+/// A pool's two devices, looked at before it is served. Both are locked as long as this lives, so that
+/// what it says is so.
+struct PoolInspection {
+  private let metadata: FileDevice
+  private let data: FileDevice
+  private let superblock: Superblock
+  /// Sectors in a data block.
+  var blockSectors: UInt64 { UInt64(superblock.dataBlockSectors) }
+  /// Whole data blocks that the data device has.
+  var blockCount: UInt64 { data.byteCount / 512 / blockSectors }
+  /// Data blocks that the metadata knows of.
+  var knownBlockCount: UInt64 { superblock.dataSpaceMap.blockCount }
+
+  /// Opens both, and sees whether they belong together.
+  init(metadata metadataPath: String, data dataPath: String) throws(ServeError) {
+    guard !Self.areSame(metadataPath, dataPath) else {
+      throw ServeError(.request, "metadata and data cannot be on the same device")
+    }
+    metadata = try Self.open(metadataPath)
+    data = try Self.open(dataPath)
+    // The kernel's target would format it there and then.
+    if let isBlank = try? PoolMetadata.isUnformatted(metadata), isBlank {
+      throw ServeError(.request, "\(metadataPath) holds no metadata yet: see 'dmthin pool format'")
+    }
+    do throws(MetadataError) {
+      superblock = try MetadataView(metadata, source: .current).superblock
+    } catch {
+      let isSwapped = (try? MetadataView(data, source: .current)) != nil
+      throw ServeError(
+        .damaged,
+        "\(metadataPath): \(error)"
+          + (isSwapped ? "\n\(dataPath) holds metadata: the two have changed places" : ""))
+    }
+    guard blockCount >= knownBlockCount, blockCount > 0 else {
+      throw ServeError(
+        .request,
+        "\(dataPath) has \(blockCount) blocks of \(blockSectors) sectors, but the pool in "
+          + "\(metadataPath) has \(knownBlockCount): that is not its data device, or it has become "
+          + "smaller")
+    }
+  }
+
+  private static func open(_ path: String) throws(ServeError) -> FileDevice {
+    do throws(BlockIOError) {
+      return try FileDevice(path: path, access: .readOnly, exclusive: true)
+    } catch {
+      throw ServeError(error.code, "\(error)")
+    }
+  }
+
+  /// Whether two paths lead to the same device or file.
+  private static func areSame(_ left: String, _ right: String) -> Bool {
+    var (a, b) = (stat(), stat())
+    guard stat(left, &a) == 0, stat(right, &b) == 0 else { return false }
+    let isDevice = a.st_mode & S_IFMT == S_IFBLK && b.st_mode & S_IFMT == S_IFBLK
+    return isDevice ? a.st_rdev == b.st_rdev : a.st_dev == b.st_dev && a.st_ino == b.st_ino
+  }
+
+  /// Ids of all thin devices, ascending.
+  func deviceIDs() throws(ServeError) -> [UInt32] {
+    do throws(MetadataError) {
+      return try MetadataView(metadata, source: .current).deviceDetails()
+        .map { UInt32(truncatingIfNeeded: $0.0) }
+    } catch {
+      throw ServeError(.damaged, "\(metadata.path): \(error)")
+    }
+  }
+
+  /// Sectors of a thin device up to the end of its last mapped block: how large it was made is written
+  /// nowhere.
+  func mappedSectors(_ id: UInt32) throws(ServeError) -> UInt64 {
+    let last: UInt64?
+    do throws(PoolError) {
+      let pool = try PoolMetadata.open(metadata)
+      guard try pool.hasDevice(UInt64(id)) else { throw .notFound }
+      last = try pool.highestMapped(UInt64(id))
+    } catch {
+      if error == .notFound { throw ServeError(.request, "the pool has no thin device \(id)") }
+      throw ServeError(.damaged, "\(metadata.path): thin device \(id): \(error)")
+    }
+    guard let last else {
+      throw ServeError(.request, "thin device \(id) has nothing mapped, and its size is not known")
+    }
+    return min(last, VolumeSpec.sectorsMax / blockSectors - 1) * blockSectors + blockSectors
+  }
+}

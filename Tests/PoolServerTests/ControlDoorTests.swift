@@ -1,0 +1,267 @@
+import BlockServer
+import CDMThin
+import DataPath
+import DeviceMapper
+import Glibc
+import ServerControl
+import Simulation
+import Targets
+import TestSupport
+import Testing
+
+@testable import PoolServer
+
+/// A control socket, with the loop in the hands of the test.
+private final class Fixture {
+  let folder: ScratchFolder
+  let loop: EventLoop
+  let mapper: UserspaceDeviceMapper
+  let volumes: VolumeExports
+  let door: ControlDoor
+  let path: String
+  private let queue: IOQueue
+  private let worker: BlockingWorker
+
+  init() throws {
+    folder = try ScratchFolder()
+    loop = try EventLoop()
+    queue = try IOQueue(loop)
+    worker = try BlockingWorker(loop)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    volumes = VolumeExports(mapper, loop)
+    path = folder.file("control")
+    door = try ControlDoor(path: path, loop, mapper, volumes)
+    mapper.eventHappened = { [unowned door] _ in door.eventHappened() }
+  }
+
+  deinit {
+    door.close()
+    mapper.removeAll()
+    worker.close()
+    queue.close()
+  }
+
+  func client() -> Client {
+    let descriptor = dmthin_stream_socket(AF_UNIX)
+    #expect(dmthin_connect_unix(descriptor, path) == 0)
+    return Client(descriptor, loop)
+  }
+}
+
+/// A client that sends what it is told to.
+private final class Client {
+  private let descriptor: Int32
+  private let loop: EventLoop
+  private var received: [UInt8] = []
+
+  init(_ descriptor: Int32, _ loop: EventLoop) {
+    self.descriptor = descriptor
+    self.loop = loop
+  }
+
+  deinit { close(descriptor) }
+
+  func send(_ bytes: [UInt8]) {
+    var rest = bytes[...]
+    for _ in 0..<2000 where !rest.isEmpty {
+      let n = rest.withUnsafeBytes {
+        Glibc.send(
+          descriptor, $0.baseAddress, $0.count, Int32(truncatingIfNeeded: MSG_NOSIGNAL))
+      }
+      if n > 0 { rest = rest.dropFirst(n) }
+      // The server has hung up.
+      if n < 0 && errno != EAGAIN { return }
+      loop.pass()
+    }
+  }
+
+  func send(_ fields: String...) { send(ControlMessage(fields).line) }
+
+  /// The fields of the next answer; nil where none comes for now.
+  func answer() -> [String]? {
+    for _ in 0..<50 {
+      if let end = received.firstIndex(of: ControlMessage.lineEnd) {
+        let line = Array(received[..<end])
+        received.removeSubrange(...end)
+        return (try? ControlMessage(line: line))?.fields
+      }
+      loop.pass()
+      var chunk = [UInt8](repeating: 0, count: 65_536)
+      let n = recv(descriptor, &chunk, chunk.count, 0)
+      if n > 0 { received += chunk[..<n] }
+    }
+    return nil
+  }
+
+  /// Whether the server has hung up.
+  func isClosed() -> Bool {
+    for _ in 0..<50 {
+      loop.pass()
+      var chunk = [UInt8](repeating: 0, count: 65_536)
+      let n = recv(descriptor, &chunk, chunk.count, 0)
+      if n == 0 || n < 0 && errno != EAGAIN { return true }
+    }
+    return false
+  }
+}
+
+@Suite("Clients of the control socket")
+struct ControlDoorTests {
+  private let fixture: Fixture
+  init() throws { fixture = try Fixture() }
+
+  private func makeZero(_ name: String) {
+    let client = fixture.client()
+    client.send("create", name, "", "", "", "0", "1", "0", "64", "zero", "")
+    #expect(client.answer() == ["ok"])
+  }
+
+  @Test("Commands are carried out in the order in which they come, however they are cut up")
+  func pieces() {
+    let client = fixture.client()
+    var bytes = ControlMessage(["create", "z", "u", "", "", "0", "1", "0", "64", "zero", ""]).line
+    bytes += ControlMessage(["rename", "name:z", "y"]).line
+    bytes += ControlMessage(["list"]).line
+    for byte in bytes { client.send([byte]) }
+    #expect(client.answer() == ["ok"])
+    #expect(client.answer() == ["ok"])
+    #expect(client.answer() == ["ok", "y", "254", "0", "1", "u"])
+    client.send(bytes)
+    #expect(client.answer()?.prefix(4) == ["error", "create", "z u", "16"])
+    #expect(client.answer()?.prefix(4) == ["error", "rename", "z ", "6"])
+  }
+
+  @Test("What is no command ends the connection, and no other")
+  func malformed() {
+    let other = fixture.client()
+    for line in [
+      "", "nothing", "create", "list\\", "info\tname", "info\tname:x\t256", "message\tname:x\t0",
+      "reload\tname:x\t0\t0\t1\tzero", "create\ta\t\t\t\t0\t1\t0", "wait\tname:x\t0\t-1",
+      "await_events\t0\tx", "remove\tname:x\t2", "path\t1",
+    ] {
+      let client = fixture.client()
+      client.send(Array("\(line)\n".utf8))
+      #expect(client.isClosed(), "\(line)")
+    }
+    other.send("version")
+    #expect(other.answer() == ["ok", "4.47.0"])
+    #expect(fixture.mapper.all.isEmpty)
+  }
+
+  @Test("A line without end is read up to a limit only")
+  func endless() {
+    let client = fixture.client()
+    client.send([UInt8](repeating: 65, count: ControlMessage.requestBytesMax + 65_536))
+    #expect(client.isClosed())
+  }
+
+  @Test("Random bytes bring down neither the server nor other clients")
+  func randomBytes() {
+    var generator = SplitMix64(seed: 3)
+    let words = [
+      "create", "reload", "remove", "info", "status", "wait", "name:a", "number:254:0", "0", "1",
+      "zero", "linear", "thin-pool", "/none 0", "\t", "\n", "\n", "\\", "18446744073709551615",
+    ]
+    for _ in 0..<500 {
+      let client = fixture.client()
+      for _ in 0..<10 {
+        var bytes: [UInt8] = []
+        for _ in 0..<Int.random(in: 1..<12, using: &generator) {
+          bytes += Array((words.randomElement(using: &generator) ?? "").utf8)
+          bytes += Bool.random(using: &generator) ? [9] : []
+        }
+        if Int.random(in: 0..<9, using: &generator) == 0 {
+          bytes.append(UInt8.random(in: 0...255, using: &generator))
+        }
+        client.send(bytes)
+      }
+    }
+    let client = fixture.client()
+    client.send("version")
+    #expect(client.answer() == ["ok", "4.47.0"])
+  }
+
+  @Test("Who waits is answered upon an event, and leaves nothing behind when gone")
+  func waiting() {
+    makeZero("z")
+    let waiting = fixture.client()
+    waiting.send("wait", "name:z", "0", "0")
+    #expect(waiting.answer() == nil)
+    do {
+      let gone = fixture.client()
+      gone.send("wait", "name:z", "0", "0")
+      let follower = fixture.client()
+      follower.send("await_events", "0", "")
+      fixture.loop.pass()
+    }
+    for _ in 0..<10 { fixture.loop.pass() }
+    #expect(fixture.mapper.waiterCount == 1)
+    #expect(fixture.door.watcherCount == 0)
+    let client = fixture.client()
+    client.send("rename", "name:z", "y")
+    #expect(client.answer() == ["ok"])
+    #expect(waiting.answer()?.prefix(2) == ["ok", "y"])
+    // The count differs now: no need to wait.
+    waiting.send("wait", "name:y", "0", "0")
+    #expect(waiting.answer()?.prefix(2) == ["ok", "y"])
+    waiting.send("wait", "name:y", "0", "1")
+    #expect(waiting.answer() == nil)
+    client.send("remove", "name:y", "0")
+    #expect(client.answer() == ["ok"])
+    #expect(waiting.answer()?.prefix(2) == ["ok", "y"])
+  }
+
+  @Test("Waiting for any event ends with one, or when the time is up")
+  func watching() {
+    makeZero("z")
+    let client = fixture.client()
+    client.send("await_events", "0", "0")
+    #expect(client.answer() == ["ok", "0"])
+    client.send("await_events", "0", "60000")
+    #expect(client.answer() == nil)
+    fixture.client().send("rename", "name:z", "y")
+    #expect(client.answer() == ["ok", "1"])
+    client.send("arm_events")
+    #expect(client.answer() == ["ok", "1"])
+    client.send("await_events", "7", "")
+    #expect(client.answer() == ["ok", "1"])
+  }
+
+  @Test("Exports follow the devices; one that is open cannot be removed")
+  func exports() throws {
+    makeZero("z")
+    #expect(fixture.volumes.exports.exports.map(\.name) == ["z"])
+    let opened = try fixture.mapper.open("z", readOnly: true)
+    let client = fixture.client()
+    client.send("remove", "name:z", "0")
+    #expect(client.answer()?.prefix(4) == ["error", "remove", "z (254:0)", "16"])
+    opened.close()
+    client.send("create", "l", "", "", "", "0", "1", "0", "8", "linear", "/dev/mapper/z 0")
+    #expect(client.answer() == ["ok"])
+    fixture.loop.pass()
+    // What another device stands on is not for clients.
+    #expect(fixture.volumes.exports.exports.map(\.name) == ["l"])
+    client.send("remove", "name:l", "0")
+    #expect(client.answer() == ["ok"])
+    client.send("rename", "name:z", "y")
+    #expect(client.answer() == ["ok"])
+    fixture.loop.pass()
+    #expect(fixture.volumes.exports.exports.map(\.name) == ["y"])
+    client.send("remove_all", "0")
+    #expect(client.answer() == ["ok"])
+    fixture.loop.pass()
+    #expect(fixture.volumes.exports.exports.isEmpty)
+  }
+
+  @Test("Beyond so many connections nobody is let in, until others go")
+  func many() {
+    var clients = (0..<64).map { _ in fixture.client() }
+    fixture.loop.pass()
+    #expect(fixture.client().isClosed())
+    clients.removeAll()
+    for _ in 0..<5 { fixture.loop.pass() }
+    let client = fixture.client()
+    client.send("version")
+    #expect(client.answer()?.first == "ok")
+  }
+}

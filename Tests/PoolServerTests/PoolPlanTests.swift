@@ -1,0 +1,143 @@
+import BlockIO
+import DeviceMapper
+import Glibc
+import TestSupport
+import Testing
+import ThinMetadata
+
+@testable import PoolServer
+
+@Suite("What is made of a pool's two devices")
+struct PoolPlanTests {
+  private let folder: ScratchFolder
+  private let metadata: String
+  private let data: String
+
+  /// A pool of 100 blocks: device 1 ends with block 6, device 2 is empty, device 3 has block 0.
+  init() throws {
+    folder = try ScratchFolder()
+    metadata = try folder.zeros("meta data", size: 4 << 20)
+    data = try folder.zeros("data", size: 100 * 65_536 + 512)
+    let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
+    let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
+    try pool.resizeData(to: 100)
+    // Blocks are allocated from what the last commit had.
+    try pool.commit()
+    for id in [1, 2, 3] as [UInt64] { try pool.createThin(id) }
+    for (id, block) in [(1, 2), (1, 6), (3, 0)] as [(UInt64, UInt64)] {
+      try pool.openDevice(id)
+      try pool.insert(id, block, dataBlock: try pool.allocateDataBlock())
+      try pool.closeDevice(id)
+    }
+    try pool.commit()
+  }
+
+  private func plan(_ change: (inout ServeOptions) throws -> Void = { _ in }) throws -> PoolPlan {
+    var options = ServeOptions()
+    try change(&options)
+    return try PoolPlan(options, metadata: metadata, data: data)
+  }
+
+  private func refusal(_ change: (inout ServeOptions) throws -> Void) -> ServeError.Kind? {
+    do {
+      _ = try plan(change)
+      return nil
+    } catch {
+      return (error as? ServeError)?.kind
+    }
+  }
+
+  @Test(
+    "Without volumes every device is served up to its last mapped block, and empty ones are named")
+  func everything() throws {
+    let plan = try plan()
+    #expect(plan.devices.map(\.name) == ["pool", "thin1", "thin3"])
+    let lines = plan.devices.flatMap(\.table)
+    let word = metadata.replacing(" ", with: "\\ ")
+    #expect(lines[0].parameters == "\(word) \(data) 128 5 0 ")
+    #expect(lines.map(\.length) == [12_800, 896, 128])
+    #expect(lines[1].parameters == "/dev/mapper/pool 1")
+    #expect(plan.notes.contains { $0.hasPrefix("thin device 2 has nothing mapped") })
+    #expect(plan.notes.count == 3)
+  }
+
+  @Test("Volumes that are named are served as they are named")
+  func named() throws {
+    let plan = try plan {
+      $0.name = "p"
+      $0.volumes = [try VolumeSpec("b=2:1m"), try VolumeSpec("a=1"), try VolumeSpec("c=9:8s:/o p")]
+      $0.features = [.skipBlockZeroing]
+      $0.lowWaterBlocks = 77
+    }
+    #expect(
+      plan.devices.flatMap(\.table).map(\.description).map { $0.replacing(metadata, with: "") }
+        .dropFirst() == [
+          "0 2048 thin /dev/mapper/p 2", "0 896 thin /dev/mapper/p 1",
+          "0 8 thin /dev/mapper/p 9 /o\\ p",
+        ])
+    #expect(plan.devices[0].table[0].parameters.hasSuffix(" 128 77 1 skip_block_zeroing "))
+    #expect(plan.notes.count == 1)
+  }
+
+  @Test("Read-only, tables of volumes are, and the pool has the feature")
+  func readOnly() throws {
+    let plan = try plan { $0.isReadOnly = true }
+    // The kernel refuses pools in read-only tables.
+    #expect(plan.devices.map(\.isReadOnly) == [false, true, true])
+    #expect(plan.devices[0].table[0].parameters.hasSuffix(" 1 read_only "))
+  }
+
+  @Test("What does not fit the pool is refused")
+  func refusals() throws {
+    #expect(refusal { $0.volumes = [try VolumeSpec("a=2")] } == .request)
+    #expect(refusal { $0.volumes = [try VolumeSpec("a=9")] } == .request)
+    #expect(refusal { $0.volumes = [try VolumeSpec("pool=1:1m")] } == .request)
+    #expect(throws: ServeError.self) { try PoolInspection(metadata: metadata, data: metadata) }
+    #expect(truncate(data, 99 * 65_536) == 0)
+    #expect(refusal { _ in } == .request)
+    #expect(truncate(data, 200 * 65_536) == 0)
+    #expect(try plan().notes.contains { $0.contains("grown from 100 to 200 blocks") })
+  }
+
+  @Test("A pool that somebody has locked is busy, though its metadata may make no sense meanwhile")
+  func busy() throws {
+    let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
+    try device.write(UnsafeRawBufferPointer(AlignedBuffer(count: 4096).bytes), at: 0)
+    #expect(refusal { _ in } == .busy)
+    withExtendedLifetime(device) {}
+  }
+
+  @Test("Blank, damaged and missing metadata are told apart")
+  func noMetadata() throws {
+    let blank = try folder.zeros("blank", size: 1 << 20)
+    let junk = try folder.file("junk", bytes: Array(repeating: 7, count: 8192))
+    for (path, kind) in [(blank, ServeError.Kind.request), (junk, .damaged), ("/none", .missing)] {
+      do {
+        _ = try PoolInspection(metadata: path, data: data)
+        Issue.record("taken")
+      } catch {
+        #expect(error.kind == kind, "\(error)")
+      }
+    }
+  }
+
+  @Test("A file of tables is a list of devices, one to a line or all on one")
+  func tables() throws {
+    let text = """
+      # comment
+      d,,,rw,0 8 zero
+      p,,3,rw,0 128 thin-pool m d 128 0;v,,,rw,0 8 thin p 1,8 8 error
+      """
+    for isReadOnly in [false, true] {
+      let plan = try PoolPlan(
+        tables: folder.file("tables", text: text), isReadOnly: isReadOnly)
+      #expect(plan.devices.map(\.name) == ["d", "p", "v"])
+      #expect(plan.devices.map(\.isReadOnly) == [isReadOnly, false, isReadOnly])
+      #expect(plan.devices[2].table.count == 2)
+    }
+    let broken = try folder.file("broken", text: "d,,,rw")
+    #expect(throws: ServeError.self) { try PoolPlan(tables: broken, isReadOnly: false) }
+    let binary = try folder.file("binary", bytes: [0xff, 0xfe])
+    #expect(throws: ServeError.self) { try PoolPlan(tables: binary, isReadOnly: false) }
+  }
+}

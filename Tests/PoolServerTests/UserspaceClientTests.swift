@@ -1,0 +1,88 @@
+import CDMThin
+import DeviceMapper
+import Glibc
+import ServerControl
+import TestSupport
+import Testing
+
+/// Answers whoever connects with the same bytes, once for each line, and hangs up after the last.
+private func answering(_ folder: ScratchFolder, _ answers: [String]) throws -> String {
+  let path = folder.file("s")
+  let listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+  try #require(dmthin_bind_unix(listener, path) == 0 && listen(listener, 4) == 0)
+  Task.detached {
+    let client = accept(listener, nil, nil)
+    var byte: UInt8 = 0
+    for answer in answers {
+      while recv(client, &byte, 1, 0) == 1, byte != 10 {}
+      _ = send(client, answer, answer.utf8.count, Int32(truncatingIfNeeded: MSG_NOSIGNAL))
+    }
+    close(client)
+    close(listener)
+  }
+  return path
+}
+
+@Suite("The client of a server that cannot be trusted")
+struct UserspaceClientTests {
+  private let folder: ScratchFolder
+  init() throws { folder = try ScratchFolder() }
+
+  private func code(_ body: () throws(DeviceMapperError) -> Void) -> Int32? {
+    do throws(DeviceMapperError) {
+      try body()
+      return nil
+    } catch {
+      return error.code
+    }
+  }
+
+  @Test(
+    "Answers that make no sense are errors",
+    arguments: [
+      "\n", "yes\n", "ok\n", "ok\ta\n", "ok\ta\tb\tc\td\te\tf\tg\th\ti\tj\tk\tl\tm\n", "\\\n",
+      "error\n", "error\tno-such\tx\t1\n", "error\tinfo\tx\tmany\n", "\u{0}\n",
+    ])
+  func nonsense(_ answer: String) throws {
+    let client = UserspaceClient(path: try answering(folder, [answer]))
+    #expect(code { () throws(DeviceMapperError) in _ = try client.info(.name("x"), []) } == EPROTO)
+  }
+
+  @Test("A server that goes in the midst of an answer, or is not there, is an error")
+  func gone() throws {
+    let client = UserspaceClient(path: try answering(folder, ["ok\tx"]))
+    #expect(code { () throws(DeviceMapperError) in try client.clear(.name("x")) } == ECONNRESET)
+    #expect(
+      code { () throws(DeviceMapperError) in
+        try UserspaceClient(path: folder.file("none")).clear(.name("x"))
+      } == ENOENT)
+    let long = String(repeating: "d", count: 200)
+    #expect(
+      code { () throws(DeviceMapperError) in
+        try UserspaceClient(path: folder.file(long)).clear(.name("x"))
+      } == ENAMETOOLONG)
+  }
+
+  @Test("A request that no server would read is not sent")
+  func tooLong() throws {
+    let client = UserspaceClient(path: try answering(folder, []))
+    let text = String(repeating: "x", count: ControlMessage.requestBytesMax)
+    #expect(
+      code { () throws(DeviceMapperError) in
+        _ = try client.message(.name("x"), sector: 0, text)
+      } == E2BIG)
+  }
+
+  @Test("Errors come as the server means them, and a device that is not there as nil")
+  func errors() throws {
+    let client = UserspaceClient(
+      path: try answering(folder, ["error\tremove\tx (254:0)\t16\n", "none\n"]))
+    do {
+      try client.remove(.name("x"), deferred: false, retry: false)
+      Issue.record("removed")
+    } catch {
+      #expect(error == DeviceMapperError(.remove, device: "x (254:0)", code: EBUSY))
+    }
+    #expect(try client.status(.name("x"), []) == nil)
+  }
+}

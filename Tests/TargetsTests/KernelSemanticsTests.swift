@@ -1,0 +1,65 @@
+import DataPath
+import DeviceMapper
+import Glibc
+import Targets
+import TestSupport
+import Testing
+import ThinTools
+
+private let block = blockBytes
+
+/// What `contrib/kernel/compare-pools` has found, without a kernel.
+@Suite("What the kernel's pools do, and ours have not always done")
+struct KernelSemanticsTests {
+  @Test("a write that waits for space outlives any number of new tables")
+  func heldThroughTables() throws {
+    let world = try World()
+    try world.makeFullPool()
+    let late = try world.start(.write, "thin1", at: 8 * block, pattern(6, block))
+    for _ in 0..<3 {
+      world.passes()
+      #expect(!late.isDone)
+      // No larger than before: it waits again.
+      try world.growPool(to: 4 * block)
+    }
+    try world.growPool(to: 5 * block)
+    world.finish([late])
+    #expect(late.error == 0)
+    #expect(try world.read("thin1", at: 8 * block, count: block) == pattern(6, block))
+    let report = try world.checkedAtEnd()
+    #expect(report.isClean, "\(report.findings)")
+  }
+
+  @Test("a full pool does not look where an external origin ends")
+  func originOfFullPool() throws {
+    let world = try World()
+    try world.makePool(dataBytes: 4 * block, "1 error_if_no_space")
+    let origin = pattern(9, block + 4096)
+    try world.add("origin", MemoryDisk(world.loop, bytes: origin, seed: 3))
+    try world.message("create_thin 1")
+    try world.activate(1, bytes: 16 * block, origin: "origin")
+    #expect(try world.read("thin1", at: block, count: 8192) == origin[block...] + zeros(4096))
+    #expect(try world.write("thin1", at: 4 * block, pattern(5, 4 * block)) == 0)
+    #expect(try world.write("thin1", at: 9 * block, pattern(5, 4096)) == ENOSPC)
+    #expect(try world.read("thin1", at: block, count: 4096) == Array(origin[block...]))
+    #expect(try world.perform(.read, "thin1", at: block, count: 8192) == EIO)
+    #expect(try world.perform(.read, "thin1", at: 2 * block, count: 4096) == EIO)
+  }
+
+  @Test("a device's own blocks are discarded below though a metadata snapshot refers to them")
+  func discardWithMetadataSnapshot() throws {
+    let world = try World()
+    try world.makePool(dataBytes: 16 * block)
+    try world.makeThin(1, bytes: 16 * block)
+    #expect(try world.write("thin1", at: 0, pattern(5, 4 * block)) == 0)
+    try world.message("reserve_metadata_snap")
+    #expect(try world.perform(.discard, "thin1", at: 0, count: 2 * block) == 0)
+    #expect(world.disks["data"]?.count(.discard) == 1)
+    // They are not free before the metadata snapshot is gone.
+    #expect(try world.pool().data.used == 4)
+    try world.message("release_metadata_snap")
+    #expect(try world.pool().data.used == 2)
+    let report = try world.checkedAtEnd()
+    #expect(report.isClean, "\(report.findings)")
+  }
+}

@@ -221,7 +221,7 @@ struct DegradedPoolTests {
     try other.add("data", MemoryDisk(other.loop, bytes: data, seed: 2))
     try other.create("pool", [other.poolLine(16 * block)])
     try other.activate(1, bytes: 8 * block)
-    #expect(try other.read("thin1", at: 512, count: block - 512) == old[512...])
+    #expect(try other.read("thin1", at: 512, count: block - 512) == Array(old[512...]))
   }
 
   @Test("tables may name devices as the kernel has them, and metadata may be on another device")

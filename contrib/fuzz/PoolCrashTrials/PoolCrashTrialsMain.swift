@@ -36,6 +36,12 @@ enum PoolCrashTrialsMain {
         _exit(1)
       }
     }
+    let failures = try run(count, first)
+    exit(failures == 0 ? 0 : 1)
+  }
+
+  /// Returns how many trials failed.
+  private static func run(_ count: Int, _ first: UInt64) throws -> Int {
     let ground = try TrialGround()
     var (images, trials, failures) = (0, 0, 0)
     var faults: [String: [Int]] = [:]
@@ -65,6 +71,6 @@ enum PoolCrashTrialsMain {
           + "\(counts[2]) times it became read-only, \(counts[3]) times it failed")
     }
     print("\(failures) failures")
-    exit(failures == 0 ? 0 : 1)
+    return failures
   }
 }

@@ -1,6 +1,5 @@
 import BlockServer
 import DataPath
-import DeviceMapper
 import Targets
 
 /// Keeps what clients are offered in step with the devices there are: every device with a table is
@@ -44,36 +43,30 @@ final class VolumeExports: PassHook {
     update()
   }
 
-  /// Looks at the devices anew.
+  /// Looks at the devices anew. There may be thousands, so it does next to nothing for one that is as it
+  /// was.
   func update() {
-    let devices = mapper.all
-    let present = Set(devices.map { ObjectIdentifier($0) })
+    var present: Set<ObjectIdentifier> = []
+    var wanted: [(volume: Volume, summary: String)] = []
+    mapper.forEachDevice { device in
+      let key = ObjectIdentifier(device)
+      present.insert(key)
+      let volume = volumes[key] ?? Volume(device)
+      volumes[key] = volume
+      // What the table of another has open is not for clients.
+      let isFree = device.openCount <= (volume.opened == nil ? 0 : 1)
+      let summary = isFree ? device.summary : nil
+      if let export = volume.export, export.name != device.name || export.summary != summary {
+        withdraw(volume)
+      }
+      if let summary, volume.export == nil { wanted.append((volume, summary)) }
+    }
     for (key, volume) in volumes where !present.contains(key) {
       withdraw(volume)
       volumes[key] = nil
     }
-    // A name can go from one device to another: first away with old ones.
-    var wanted: [(volume: Volume, summary: String)] = []
-    for device in devices {
-      let volume = volumes[ObjectIdentifier(device)] ?? Volume(device)
-      volumes[ObjectIdentifier(device)] = volume
-      let summary = describe(volume)
-      if volume.export?.name != device.name || summary == nil { withdraw(volume) }
-      if let summary, volume.export == nil { wanted.append((volume, summary)) }
-    }
+    wanted.sort { $0.volume.device.name < $1.volume.device.name }
     for (volume, summary) in wanted { offer(volume, summary) }
-  }
-
-  /// A line about a device that clients are offered; nil for others.
-  private func describe(_ volume: Volume) -> String? {
-    let table = mapper.table(.number(volume.device.number), [])
-    guard let table, let line = table.lines.first,
-      !table.lines.contains(where: { $0.type == "thin-pool" }),
-      volume.device.openCount <= (volume.opened == nil ? 0 : 1)
-    else { return nil }
-    guard line.type == "thin", let id = line.parameters.split(separator: " ").dropFirst().first
-    else { return "\(line.type) device" }
-    return "thin device \(id)"
   }
 
   private func withdraw(_ volume: Volume) {

@@ -6,7 +6,7 @@ extension ServeCommand {
   /// What the command takes.
   public static let spec = CommandSpec(
     name: "serve", fieldName: "dmthin-serve",
-    summary: "serve a pool's thin volumes by NBD, without the kernel's device-mapper",
+    summary: "serve a pool's thin volumes by NBD, without the kernel",
     description: [
       """
       Takes a pool's two devices or files, as the kernel's thin-pool target would, and offers its thin \
@@ -33,16 +33,20 @@ extension ServeCommand {
     options: poolOptions + doorOptions + targetOptions + tlsOptions + [quietOption],
     examples: [
       (
-        "$ --metadata pool.meta --data pool.data --volume root=1:10g --socket pool.sock",
-        "Serve thin device 1 of a pool in two files as nbd+unix:///root?socket=pool.sock."
+        "$ --metadata meta --data data --volume root=1:10g --socket s",
+        "Serve thin device 1 of a pool in two files as nbd+unix:///root?socket=s."
       ),
       (
-        "$ --metadata /dev/vg/meta --data /dev/vg/data --read-only --listen 127.0.0.1:10809",
+        "dmthin pool snapshot --control s.control pool 2 1",
+        "Make thin device 2 of that pool, a snapshot of 1, while clients write."
+      ),
+      (
+        "$ --metadata meta --data data --read-only --listen 127.0.0.1:10809",
         "Look at every volume of a pool without writing a byte."
       ),
       (
-        "$ --metadata m --data d --socket s --control c & dmthin pool snapshot --control c pool 2 1",
-        "Make thin device 2, a snapshot of 1, while clients write."
+        "$ --control /run/dmthin/control --socket /run/dmthin/nbd",
+        "Start without a pool; dmthin pool activate --backend userspace brings one."
       ),
     ],
     exitStatus: [

@@ -22,6 +22,9 @@ public struct PoolFaultTrial {
       + [.read, .write, .flush, .discard].map { Kind(disk: 1, operation: $0) }
       + [Kind(disk: 2, operation: .read)]
 
+    /// Whether a load does so many of them that a part will do for a test.
+    public var isFrequent: Bool { operation == .write || disk == 0 && operation == .read }
+
     /// For reports.
     public var description: String { "\(["metadata", "data", "origin"][disk]) \(operation)" }
   }

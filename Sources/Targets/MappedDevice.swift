@@ -263,6 +263,16 @@ public final class MappedDevice: BlockDestination {
     while let request = held.takeFirst() { loop.finishLater(request, EIO) }
   }
 
+  /// A few words on what it is, for lists, like `thin device 7`; nil for a pool, and for a device without
+  /// a table.
+  public var summary: String? {
+    guard let drivers = live?.drivers, let first = drivers.first,
+      !drivers.contains(where: { $0 is ThinPoolDriver })
+    else { return nil }
+    if case .thin(let thin) = first.target { return "thin device \(thin.id)" }
+    return "\(first.line.type) device"
+  }
+
   /// State, with the targets of one of its tables.
   func info(inactive isInactive: Bool) -> DeviceInfo {
     let table = isInactive ? inactive : live

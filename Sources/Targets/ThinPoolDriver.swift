@@ -205,6 +205,8 @@ final class ThinPoolDriver: TargetDriver {
     guard pool.mode != .fail else { return ThinPoolStatus.failed.parameters }
     if !noFlush && !device.isSuspended { _ = pool.commitNow() }
     guard pool.mode != .fail else { return ThinPoolStatus.failed.parameters }
+    // The last field is that of the device as it is now, before a resume has looked at it.
+    opened[0].destination.refreshSize()
     let metadata = pool.metadata
     let total = metadata.metadataBlockCount
     var details = ThinPoolStatus.Details(

@@ -93,6 +93,9 @@ public final class UserspaceDeviceMapper {
     }
   }
 
+  /// Every device, in no order.
+  public func forEachDevice(_ body: (MappedDevice) -> Void) { devices.values.forEach(body) }
+
   /// Every device, ascending by name.
   public var all: [MappedDevice] {
     devices.values.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }

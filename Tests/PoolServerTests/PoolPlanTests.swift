@@ -47,7 +47,8 @@ struct PoolPlanTests {
     }
   }
 
-  @Test("Without volumes every device is served up to its last mapped block, and empty ones are named")
+  @Test(
+    "Without volumes every device is served up to its last mapped block, empty ones are named")
   func everything() throws {
     let plan = try plan()
     #expect(plan.devices.map(\.name) == ["pool", "thin1", "thin3"])
@@ -101,9 +102,10 @@ struct PoolPlanTests {
   @Test("A pool that somebody has locked is busy, though its metadata may make no sense meanwhile")
   func busy() throws {
     let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
-    try device.write(UnsafeRawBufferPointer(AlignedBuffer(count: 4096).bytes), at: 0)
+    let zeros = AlignedBuffer(count: 4096)
+    try device.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
     #expect(refusal { _ in } == .busy)
-    withExtendedLifetime(device) {}
+    withExtendedLifetime((device, zeros)) {}
   }
 
   @Test("Blank, damaged and missing metadata are told apart")

@@ -9,8 +9,9 @@ import Testing
 @Suite("The command line of dmthin serve")
 struct ServeCommandTests {
   private func options(_ line: String) throws -> ServeOptions {
-    guard case .run(let arguments) = try ServeCommand.spec.parse(
-      line.split(separator: " ").map { String($0) })
+    guard
+      case .run(let arguments) = try ServeCommand.spec.parse(
+        line.split(separator: " ").map { String($0) })
     else { throw UsageError("no run") }
     return try ServeCommand.options(arguments)
   }

@@ -5,12 +5,18 @@ import ServerControl
 import TestSupport
 import Testing
 
+private final class Work: Sendable {
+  let body: @Sendable () -> Void
+  init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+}
+
 /// Answers whoever connects with the same bytes, once for each line, and hangs up after the last.
 private func answering(_ folder: ScratchFolder, _ answers: [String]) throws -> String {
   let path = folder.file("s")
   let listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
   try #require(dmthin_bind_unix(listener, path) == 0 && listen(listener, 4) == 0)
-  Task.detached {
+  // A thread of its own: tasks would wait for the test's, which waits for the answer.
+  let work = Work {
     let client = accept(listener, nil, nil)
     var byte: UInt8 = 0
     for answer in answers {
@@ -20,6 +26,15 @@ private func answering(_ folder: ScratchFolder, _ answers: [String]) throws -> S
     close(client)
     close(listener)
   }
+  var thread = pthread_t()
+  let status = pthread_create(
+    &thread, nil,
+    { argument in
+      if let argument { Unmanaged<Work>.fromOpaque(argument).takeRetainedValue().body() }
+      return nil
+    }, Unmanaged.passRetained(work).toOpaque())
+  try #require(status == 0)
+  pthread_detach(thread)
   return path
 }
 
@@ -65,7 +80,7 @@ struct UserspaceClientTests {
 
   @Test("A request that no server would read is not sent")
   func tooLong() throws {
-    let client = UserspaceClient(path: try answering(folder, []))
+    let client = UserspaceClient(path: folder.file("none"))
     let text = String(repeating: "x", count: ControlMessage.requestBytesMax)
     #expect(
       code { () throws(DeviceMapperError) in

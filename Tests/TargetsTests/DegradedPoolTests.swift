@@ -199,6 +199,31 @@ struct DegradedPoolTests {
     }
   }
 
+  @Test("a block that two devices gave up is discarded only when that is committed")
+  func sharedDiscard() throws {
+    let world = try World()
+    try world.makePool(dataBytes: 16 * block)
+    try world.makeThin(1, bytes: 8 * block)
+    let old = pattern(1, block)
+    #expect(try world.write("thin1", at: 0, old) == 0)
+    try world.dm.suspend(.name("thin1"), [])
+    try world.message("create_snap 2 1")
+    try world.dm.resume(.name("thin1"), [], node: NodeOptions())
+    try world.activate(2, bytes: 8 * block)
+    #expect(try world.write("thin1", at: 0, pattern(2, 512)) == 0)
+    #expect(try world.perform(.discard, "thin2", at: 0, count: block) == 0)
+    #expect(world.disks["data"]?.count(.discard) == 1)
+    // The power fails: data is as it is, metadata as of the last flush.
+    let other = try World()
+    let meta = try #require(world.disks["meta"]).durable
+    let data = try #require(world.disks["data"]).bytes
+    try other.add("meta", MemoryDisk(other.loop, bytes: meta, seed: 1))
+    try other.add("data", MemoryDisk(other.loop, bytes: data, seed: 2))
+    try other.create("pool", [other.poolLine(16 * block)])
+    try other.activate(1, bytes: 8 * block)
+    #expect(try other.read("thin1", at: 512, count: block - 512) == Array(old[512...]))
+  }
+
   @Test("tables may name devices as the kernel has them, and metadata may be on another device")
   func names() throws {
     let world = try World()

@@ -6,7 +6,7 @@ import Testing
 struct PoolCrashTests {
   @Test(
     "a power cut at any write costs nothing that was flushed, and shows nobody what was not theirs",
-    arguments: [UInt64](1...3))
+    arguments: [UInt64](1...(UInt64(environment("DMTHIN_SEEDS") ?? "") ?? 3)))
   func powerCuts(_ seed: UInt64) throws {
     let images = try PoolCrashTrial(TrialGround(), seed: seed, steps: 120).run(oneOf: 12)
     #expect(images > 20)
@@ -19,7 +19,9 @@ struct PoolCrashTests {
     let ground = try TrialGround()
     var count = 0
     for seed in 1...40 as ClosedRange<UInt64> where count < 8 {
-      count += try PoolFaultTrial(ground, kind, seed: seed, steps: 50).run(stride: 5)[0]
+      count +=
+        try PoolFaultTrial(ground, kind, seed: seed, steps: 50).run(
+          stride: kind.isFrequent ? 15 : 2)[0]
     }
     #expect(count > 0)
   }

@@ -82,9 +82,9 @@ enum PoolScriptMain {
       guard let lines = readLines("\(folder)/\(name).\(isKernel ? "script" : "played")") else {
         fail("cannot read script \(name)")
       }
-      for attempt in 1...8 {
+      for attempt in 1...20 {
         let (player, problem) = play(name, lines, isKernel, scratch)
-        if problem == "late" && attempt < 8 { continue }
+        if problem == "late" && attempt < 20 { continue }
         var results = player?.results ?? []
         if let problem { results.append("cannot play: \(problem)") }
         if isKernel { write(player?.played ?? [], to: "\(folder)/\(name).played") }

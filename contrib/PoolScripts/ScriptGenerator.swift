@@ -255,6 +255,7 @@ struct ScriptGenerator {
     guard !isReadOnly else { return }
     metadataBlocks += number(0...300)
     add("growmeta \(metadataBlocks)")
+    if chance(2) { add("status pool") }
     add("suspend pool")
     add("resume pool")
   }

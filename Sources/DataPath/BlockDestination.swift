@@ -55,6 +55,9 @@ open class BlockDestination: RequestOwner {
   /// Takes a request. What is not said otherwise takes none: they end with EOPNOTSUPP.
   open func submit(_ request: RequestPointer) { loop.finishLater(request, EOPNOTSUPP) }
 
+  /// Whether all of `range` (bytes) is known to read as zeros, without reading it: a hole in a file.
+  open func isHole(_ range: Range<UInt64>) -> Bool { false }
+
   /// Calls `body` with what `range` (bytes) holds, in order and without gaps, until it returns
   /// false. By default all of it is allocated.
   open func forEachExtent(in range: Range<UInt64>, _ body: (Extent) -> Bool) {

@@ -104,6 +104,13 @@ public final class Disk: BlockDestination {
   /// Whether it was opened for reading only.
   public override var isReadOnly: Bool { readOnly }
 
+  /// Whether a file has a hole there, or nothing written yet.
+  public override func isHole(_ range: Range<UInt64>) -> Bool {
+    guard !isBlockDevice, range.upperBound <= bytes else { return false }
+    let data = lseek(descriptor, Int(clamping: range.lowerBound), SEEK_DATA)
+    return data < 0 ? errno == ENXIO : data >= Int(clamping: range.upperBound)
+  }
+
   /// Takes a request.
   public override func submit(_ request: RequestPointer) {
     let operation = request.pointee.operation

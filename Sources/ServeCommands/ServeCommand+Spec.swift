@@ -145,8 +145,9 @@ extension ServeCommand {
     OptionSpec(
       "spin", value: .required(placeholder: "MICROSECONDS", .number(max: 1_000_000)),
       help: """
-        How long to look for completed I/O before sleeping, while little is on its way and the disk \
-        answers within that time: less latency for more processor time. 0 is never. Default: 100.
+        How long to look for completed I/O before sleeping, while little is on its way and the \
+        disk answers within that time: less latency for more processor time. 0 is never. Default: \
+        100.
         """),
   ]
 

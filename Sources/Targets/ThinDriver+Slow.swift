@@ -49,19 +49,26 @@ extension ThinDriver {
     guard newBlock < pool.dataBlockLimit else { return finishLater(part, EIO) }
     let cell = pool.lock(thin, block)
     let preparation = Preparation(
-      self, cell, block: block, newBlock: newBlock, source: source(block, state))
+      self, cell, block: block, newBlock: newBlock, source: source(block, state, newBlock))
     cell.preparation = preparation
     preparation.begin(part)
   }
 
-  private func source(_ block: UInt64, _ state: BlockState) -> Preparation.Source {
+  private func source(
+    _ block: UInt64, _ state: BlockState, _ newBlock: UInt64
+  ) -> Preparation.Source {
     if state.isMapped { return .dataBlock(state.dataBlock) }
     let offset = block &* pool.blockBytes
     if let origin, offset < originBytes {
       return .origin(
         origin, offset: offset, byteCount: min(pool.blockBytes, originBytes - offset))
     }
-    return pool.isZeroing ? .zeros : .nothing
+    guard pool.isZeroing else { return .nothing }
+    // A hole has its zeros already. Where several blocks are made ready at once, writing them whole is
+    // quicker all the same: they follow each other, and a file system gets one extent for all.
+    let start = newBlock &* pool.blockBytes
+    return pool.cells.count == 1 && pool.data.isHole(start..<start &+ pool.blockBytes)
+      ? .nothing : .zeros
   }
 
   // MARK: - Flushes

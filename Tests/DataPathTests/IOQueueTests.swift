@@ -139,6 +139,44 @@ struct IOQueueTests {
     #expect((0..<16).map { whole.bytes[$0 * 4096 + 4095] } == expected)
   }
 
+  @Test("Flushes that come together go as one, and all of them end")
+  func flushes() throws {
+    let bench = try Bench(pages: 2)
+    let disk = try bench.disk()
+    try #require(disk.isDirect)
+    let buffer = AlignedBuffer(count: 4096)
+    disk.submit(bench.take(.write, page: 0, buffer.bytes.baseAddress))
+    for _ in 0..<5 { disk.submit(bench.take(.flush, page: 0, pages: 0, nil)) }
+    bench.finish(6)
+    #expect(bench.recorder.ended.allSatisfy { $0.error == 0 })
+    #expect(bench.queue.submitted == 2)
+    // One that comes alone is another.
+    disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
+    bench.finish(7)
+    #expect(bench.queue.submitted == 3)
+  }
+
+  @Test(
+    "A hole is known to be one, and nothing else is", arguments: ["/var/tmp", "/dev/shm"])
+  func holes(folder: String) throws {
+    let bench = try Bench(pages: 16, folder: folder)
+    let disk = try bench.disk()
+    let page: UInt64 = 4096
+    #expect(!disk.isHole(4 * page..<8 * page))
+    disk.submit(bench.take(.discard, page: 4, pages: 4, nil))
+    bench.finish(1)
+    #expect(disk.isHole(4 * page..<8 * page))
+    #expect(!disk.isHole(3 * page..<8 * page))
+    #expect(!disk.isHole(4 * page..<9 * page))
+    let buffer = AlignedBuffer(count: 4096)
+    disk.submit(bench.take(.write, page: 5, buffer.bytes.baseAddress))
+    bench.finish(2)
+    #expect(!disk.isHole(4 * page..<8 * page))
+    #expect(disk.isHole(6 * page..<8 * page))
+    // What is beyond the end is not there at all.
+    #expect(!disk.isHole(16 * page..<17 * page))
+  }
+
   @Test("A request beyond the end, and a write to what was opened for reading, are refused")
   func refusals() throws {
     let bench = try Bench(pages: 2)

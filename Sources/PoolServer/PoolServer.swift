@@ -218,6 +218,9 @@ public final class PoolServer {
       let names = mapper.all.map(\.name).joined(separator: " ")
       return ServeError(.busy, "still in use at the end: \(names)")
     }
+    guard worker.inFlight == 0, queue.inFlight == 0 else {
+      return ServeError(.inputOutput, "a disk has not answered for ten seconds")
+    }
     worker.close()
     queue.close()
     guard let name = failed.first else { return nil }

@@ -174,7 +174,7 @@ doctor 64 transaction-id 'dmthin pool set-transaction-id p 0 5' p --expect-trans
 pool activate-thin p t1 1 64m
 dmsetup suspend t1
 dmsetup reload p --table "$(dmsetup table p)"
-doctor 64 table-waits,thin-suspended 'dmsetup resume t1' p
+doctor 64 table-waits,thin-suspended 'dmthin dm resume t1' p
 dmsetup clear p
 dmsetup resume t1
 pool_message p reserve_metadata_snap

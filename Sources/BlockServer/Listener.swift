@@ -10,6 +10,7 @@ public final class Listener {
   public let descriptor: Int32
   /// The file that goes when the listener does, and what identifies it.
   private var file: (path: String, device: UInt, inode: UInt)?
+  private var isClosed = false
 
   private init(descriptor: Int32, name: String) {
     self.descriptor = descriptor
@@ -20,12 +21,12 @@ public final class Listener {
 
   /// Stops listening; a unix socket's file is removed if it is still the listener's own.
   public func close() {
-    guard let file else {
-      Glibc.close(descriptor)
-      return
+    // Closed twice, it could be somebody else's descriptor the second time.
+    guard !isClosed else { return }
+    isClosed = true
+    if let file, let now = Self.identity(file.path), now == (file.device, file.inode) {
+      unlink(file.path)
     }
-    self.file = nil
-    if let now = Self.identity(file.path), now == (file.device, file.inode) { unlink(file.path) }
     Glibc.close(descriptor)
   }
 

@@ -107,7 +107,7 @@ let package = Package(
       name: "crash-trials", dependencies: ["Simulation"], path: "contrib/fuzz/CrashTrials",
       swiftSettings: settings),
     .executableTarget(
-      name: "pool-crash-trials", dependencies: ["TargetSimulation"],
+      name: "pool-crash-trials", dependencies: ["Simulation", "TargetSimulation"],
       path: "contrib/fuzz/PoolCrashTrials", swiftSettings: settings),
     .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",

@@ -33,8 +33,7 @@ public enum NameMangling: String, CaseIterable, Sendable {
         result.append(bytes[at])
       } else {
         needsMangling = true
-        result += [UInt8(ascii: "\\"), UInt8(ascii: "x")]
-        result += [Self.digits[Int(bytes[at] >> 4)], Self.digits[Int(bytes[at] & 15)]]
+        result += Self.escaped(bytes[at])
       }
       at += 1
     }
@@ -61,6 +60,22 @@ public enum NameMangling: String, CaseIterable, Sendable {
       }
     }
     return String(decoding: result, as: UTF8.self)
+  }
+
+  /// A path as one word of a table line: what separates words there, and backslashes, as `\xHH`.
+  /// `decoded` undoes it.
+  public static func word(_ path: String) -> String {
+    var result: [UInt8] = []
+    for scalar in path.unicodeScalars {
+      let bytes = UTF8.encode(scalar) ?? UTF8.encodedReplacementCharacter
+      let needsEscape = bytes.contains { KernelText.isBlank($0) || $0 == UInt8(ascii: "\\") }
+      for byte in bytes { result += needsEscape ? escaped(byte) : [byte] }
+    }
+    return String(decoding: result, as: UTF8.self)
+  }
+
+  private static func escaped(_ byte: UInt8) -> [UInt8] {
+    [UInt8(ascii: "\\"), UInt8(ascii: "x"), digits[Int(byte >> 4)], digits[Int(byte & 15)]]
   }
 
   private static let digits = Array("0123456789abcdef".utf8)

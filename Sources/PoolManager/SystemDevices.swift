@@ -39,10 +39,7 @@ extension BlockDevices {
       throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
     defer { free(full) }
-    return String(cString: full).reduce(into: "") { word, character in
-      if character.isWhitespace || character == "\\" { word.append("\\") }
-      word.append(character)
-    }
+    return NameMangling.word(String(cString: full))
   }
 
   /// Size in sectors of 512 bytes of a device below a table, or of a file there; nil where there is

@@ -22,7 +22,7 @@ extension PoolPlan {
     // A twentieth of all, but no more than is enough for somebody to act upon.
     let lowWater = min(pool.blockCount / 20, (16 << 30) / (pool.blockSectors * 512))
     let target = ThinPoolTarget(
-      metadataDevice: Self.word(metadata), dataDevice: Self.word(data),
+      metadataDevice: NameMangling.word(metadata), dataDevice: NameMangling.word(data),
       blockSectors: pool.blockSectors, lowWaterBlocks: options.lowWaterBlocks ?? max(1, lowWater),
       features: features)
     add(options.name, "thin-pool", target.parameters, sectors: pool.blockCount * pool.blockSectors)
@@ -31,8 +31,8 @@ extension PoolPlan {
         throw ServeError(.request, "'\(volume.name)' is the name of the pool itself (see --name)")
       }
       let thin = ThinTarget(
-        pool: "/dev/mapper/\(Self.word(options.name))", id: volume.id,
-        externalOrigin: volume.origin.map { Self.word($0) })
+        pool: "/dev/mapper/\(NameMangling.word(options.name))", id: volume.id,
+        externalOrigin: volume.origin.map { NameMangling.word($0) })
       add(
         volume.name, "thin", thin.parameters, sectors: volume.sectors ?? 0,
         isReadOnly: options.isReadOnly)
@@ -92,14 +92,6 @@ extension PoolPlan {
     }
     if let fault {
       throw ServeError(.request, "\(path): \(fault.messages.joined(separator: " "))")
-    }
-  }
-
-  /// A text as one word of a table.
-  private static func word(_ text: String) -> String {
-    text.reduce(into: "") { word, character in
-      if character.isWhitespace || character == "\\" { word.append("\\") }
-      word.append(character)
     }
   }
 

@@ -232,7 +232,9 @@ public final class UserspaceDeviceMapper {
       return try openDisk(at: path, readOnly: readOnly)
     }
     if let mapped = named(text) { return try open(mapped, under: user, readOnly: readOnly) }
-    return try openDisk(at: text, readOnly: readOnly)
+    // A path with blanks comes as one word.
+    let path = access(text, F_OK) == 0 ? text : NameMangling.decoded(text)
+    return try openDisk(at: path, readOnly: readOnly)
   }
 
   /// The device that a name means, or a path in /dev/mapper, where names may be mangled, or /dev/dm-N.

@@ -211,4 +211,15 @@ import Testing
       }
     }
   }
+
+  @Test("any path is one word of a table, and comes back")
+  func paths() {
+    var words = Words(random: SplitMix64(seed: Self.seed + 6))
+    for _ in 0..<8_000 {
+      let path = "/" + words.mutated(words.any(Self.words) + "\\x4à b").replacing("\0", with: "")
+      let word = NameMangling.word(path)
+      #expect(KernelText.parameterWords("0 \(word) 1") == ["0", word, "1"])
+      #expect(NameMangling.decoded(word) == path)
+    }
+  }
 }

@@ -53,7 +53,7 @@ struct PoolPlanTests {
     let plan = try plan()
     #expect(plan.devices.map(\.name) == ["pool", "thin1", "thin3"])
     let lines = plan.devices.flatMap(\.table)
-    let word = metadata.replacing(" ", with: "\\ ")
+    let word = metadata.replacing(" ", with: "\\x20")
     #expect(lines[0].parameters == "\(word) \(data) 128 5 0 ")
     #expect(lines.map(\.length) == [12_800, 896, 128])
     #expect(lines[1].parameters == "/dev/mapper/pool 1")
@@ -73,7 +73,7 @@ struct PoolPlanTests {
       plan.devices.flatMap(\.table).map(\.description).map { $0.replacing(metadata, with: "") }
         .dropFirst() == [
           "0 2048 thin /dev/mapper/p 2", "0 896 thin /dev/mapper/p 1",
-          "0 8 thin /dev/mapper/p 9 /o\\ p",
+          "0 8 thin /dev/mapper/p 9 /o\\x20p",
         ])
     #expect(plan.devices[0].table[0].parameters.hasSuffix(" 128 77 1 skip_block_zeroing "))
     #expect(plan.notes.count == 1)

@@ -24,11 +24,12 @@ struct RealDiskTests {
     if let base, access(base, W_OK) != 0 { return }
     let folder = try ScratchFolder(in: base)
     let (meta, data) = (
-      try folder.zeros("meta", size: 1 << 20), try folder.zeros("data", size: UInt64(64 * block))
+      try folder.zeros("à meta", size: 1 << 20),
+      try folder.zeros("da\\ta", size: UInt64(64 * block))
     )
     let line = TableLine(
       start: 0, length: UInt64(64 * block / 512), type: "thin-pool",
-      parameters: "\(meta) \(data) 128 0 0")
+      parameters: "\(NameMangling.word(meta)) \(data) 128 0 0")
     let old = pattern(1, 9 * block)
     let change = pattern(2, 4096)
     var new = old

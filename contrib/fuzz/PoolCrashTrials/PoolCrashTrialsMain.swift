@@ -1,4 +1,5 @@
 import Glibc
+import Simulation
 import TargetSimulation
 
 /// Cuts the power at every write and flush of pools in user space under load, and has every read,
@@ -15,19 +16,9 @@ enum PoolCrashTrialsMain {
   nonisolated(unsafe) static var currentSeed: UInt64 = 0
 
   static func main() throws {
-    var count = 10_000
-    var first = UInt64.random(in: 0..<1_000_000_000)
-    var arguments = CommandLine.arguments.dropFirst()
-    while let argument = arguments.popFirst() {
-      let value = arguments.popFirst().flatMap { UInt64($0) }
-      switch (argument, value) {
-      case ("--count", let value?): count = Int(clamping: value)
-      case ("--seed", let value?): first = value
-      default:
-        print("usage: pool-crash-trials [--count IMAGES] [--seed N]")
-        exit(2)
-      }
-    }
+    let arguments = TrialArguments.ofProcess(
+      usage: "pool-crash-trials [--count IMAGES] [--seed N]", count: 10_000)
+    let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     print("seed \(first)")
     fflush(nil)
     for signal in [SIGILL, SIGTRAP, SIGSEGV, SIGABRT, SIGBUS] {

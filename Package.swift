@@ -62,7 +62,7 @@ let package = Package(
       "PoolServer",
       [
         "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "PersistentData",
-        "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
+        "PoolManager", "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
       ]),
     library(
       "TargetSimulation",

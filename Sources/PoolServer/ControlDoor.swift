@@ -2,6 +2,7 @@ import BlockServer
 import CDMThin
 import DataPath
 import Glibc
+import PoolManager
 import ServerControl
 import Targets
 
@@ -21,7 +22,7 @@ final class ControlDoor: EventSource {
   private var watchers: [(id: UInt64, body: () -> Void)] = []
   private var lastWatcher: UInt64 = 0
   private lazy var eventTimer = LoopTimer { [unowned self] in tellWatchers() }
-  private let runFolder: RunFolderPath
+  private let runFolder: RunFolder
 
   init(
     path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports
@@ -30,7 +31,7 @@ final class ControlDoor: EventSource {
     self.mapper = mapper
     self.volumes = volumes
     listener = try Listener.unix(path: path)
-    runFolder = RunFolderPath(control: path)
+    runFolder = RunFolder(control: path)
     // What an earlier server's clients have left speaks of devices that are gone.
     runFolder.clear()
     super.init(descriptor: listener.descriptor)

@@ -131,7 +131,8 @@ let package = Package(
       path: "Tests/TestSupport",
       swiftSettings: settings),
     tests(
-      "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
+      "BlockServerTests",
+      ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation", "TestSupport"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),

@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 import ThinTools
 
@@ -61,20 +62,15 @@ public struct RunFolder: Sendable {
     return names
   }
 
-  /// What a pool's file has; nil where there is none. What is too large is cut.
+  /// What a pool's file has; nil where there is none, nothing where it cannot be read or is too large.
   func load(_ pool: String, _ kind: Kind) -> String? {
-    let fd = open(path(pool, kind), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
-    guard fd >= 0 else { return nil }
-    defer { close(fd) }
-    var bytes: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 65536)
-    while bytes.count < Self.bytesMax {
-      let count = read(fd, &chunk, chunk.count)
-      if count < 0 && errno == EINTR { continue }
-      if count <= 0 { break }
-      bytes += chunk[..<count]
+    do throws(BlockIOError) {
+      let bytes = try WholeFile.bytes(
+        at: path(pool, kind), upTo: Self.bytesMax, flags: O_NOFOLLOW)
+      return String(decoding: bytes, as: UTF8.self)
+    } catch {
+      return error.operation == .open ? nil : ""
     }
-    return String(decoding: bytes, as: UTF8.self)
   }
 
   /// Writes a pool's file, so that after a crash of this process there is the old one or the new.

@@ -5,6 +5,18 @@ import Testing
 @testable import PoolManager
 
 @Suite struct RunFolderTests {
+  @Test("a file that cannot be read or is too large is there, and says nothing")
+  func unreadable() throws {
+    let scratch = try ScratchFolder()
+    let run = RunFolder(scratch.path)
+    #expect(run.load("7:0", .intent) == nil)
+    try run.save("x", "7:0", .intent)
+    #expect(run.load("7:0", .intent) == "x")
+    _ = try scratch.zeros("7:0.intent", size: (4 << 20) + 1)
+    #expect(run.load("7:0", .intent) == "")
+    #expect(Intent("") == nil && Lease("") == nil)
+  }
+
   @Test("clearing takes the files of every kind and half-written ones, and leaves what is not ours")
   func cleared() throws {
     let scratch = try ScratchFolder()

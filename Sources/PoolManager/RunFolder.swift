@@ -66,36 +66,35 @@ public struct RunFolder: Sendable {
     try make()
     let final = path(pool, kind)
     let temporary = final + Self.temporarySuffix
-    let fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
-    guard fd >= 0 else { throw Self.failure("create", temporary) }
-    var done = 0
-    let bytes = Array(text.utf8)
-    guard bytes.count <= Self.bytesMax else {
-      close(fd)
-      unlink(temporary)
+    guard text.utf8.count <= Self.bytesMax else {
       throw ToolError(.request, "\(final) would be larger than \(Self.bytesMax) bytes")
     }
-    while done < bytes.count {
-      let count = bytes.withUnsafeBytes {
-        write(fd, $0.baseAddress.map { $0 + done }, $0.count - done)
-      }
-      if count < 0 && errno == EINTR { continue }
-      guard count > 0 else {
-        let error = Self.failure("write", temporary)
-        close(fd)
-        unlink(temporary)
-        throw error
-      }
-      done += count
-    }
-    guard fsync(fd) == 0, close(fd) == 0, rename(temporary, final) == 0 else {
-      throw Self.failure("write", final)
+    let fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
+    guard fd >= 0 else { throw Self.failure("create", temporary) }
+    do throws(ToolError) {
+      defer { close(fd) }
+      try Self.write(text, fd, temporary)
+      guard rename(temporary, final) == 0 else { throw Self.failure("write", final) }
+    } catch {
+      unlink(temporary)
+      throw error
     }
     let folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     if folder >= 0 {
       fsync(folder)
       close(folder)
     }
+  }
+
+  private static func write(_ text: String, _ fd: Int32, _ path: String) throws(ToolError) {
+    do throws(BlockIOError) {
+      let output = ByteSink(descriptor: fd, path: path)
+      try output.write(text)
+      try output.flush()
+    } catch {
+      throw ToolError(.inputOutput, error.description)
+    }
+    guard fsync(fd) == 0 else { throw failure("write", path) }
   }
 
   /// Removes a pool's file, if there is one.

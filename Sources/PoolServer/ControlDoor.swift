@@ -97,8 +97,7 @@ final class ControlConnection: EventSource {
   private var received: [UInt8] = []
   /// Of `received`, what has been searched for the end of a line.
   private var searched = 0
-  private var answer: [UInt8] = []
-  private var sent = 0
+  private var answer = OutgoingBytes()
   private var isClosed = false
   /// A command is under way; the next one waits.
   private var isBusy = false
@@ -161,8 +160,7 @@ final class ControlConnection: EventSource {
     isBusy = false
     cancel = {}
     guard !isClosed else { return }
-    answer = message.line
-    sent = 0
+    answer = OutgoingBytes(message.line)
     send()
   }
 
@@ -171,20 +169,11 @@ final class ControlConnection: EventSource {
   }
 
   private func send() {
-    while sent < answer.count {
-      let n = answer.withUnsafeBytes { raw in
-        Glibc.send(
-          descriptor, raw.baseAddress.map { $0 + sent }, raw.count - sent,
-          Int32(truncatingIfNeeded: MSG_NOSIGNAL))
-      }
-      if n < 0 && errno == EAGAIN { return watch() }
-      if n < 0 && errno == EINTR { continue }
-      guard n > 0 else { return close() }
-      sent += n
+    switch answer.send(to: descriptor) {
+    case .done: goOn()
+    case .waits: watch()
+    case .failed: close()
     }
-    answer = []
-    sent = 0
-    goOn()
   }
 
   private func watch() {

@@ -1,6 +1,7 @@
 import BlockServer
 import DataPath
 import Glibc
+import ServerControl
 
 /// Answers `GET /metrics` with what Prometheus reads, one request to a connection.
 final class MetricsDoor {
@@ -51,8 +52,7 @@ final class MetricsDoor {
 private final class MetricsConnection: EventSource {
   private unowned let door: MetricsDoor
   private var request: [UInt8] = []
-  private var answer: [UInt8] = []
-  private var sent = 0
+  private var answer = OutgoingBytes()
   private var isClosed = false
 
   init(_ descriptor: Int32, _ door: MetricsDoor) {
@@ -81,33 +81,26 @@ private final class MetricsConnection: EventSource {
   }
 
   private func respond(_ status: String, _ body: String) {
-    answer = Array(
-      """
+    let head = """
       HTTP/1.1 \(status)\r
       Content-Type: text/plain; version=0.0.4; charset=utf-8\r
       Content-Length: \(body.utf8.count)\r
       Connection: close\r
       \r
 
-      """.utf8)
-    answer += Array(body.utf8)
+      """
+    answer = OutgoingBytes(Array((head + body).utf8))
     send()
   }
 
   private func send() {
-    while sent < answer.count {
-      let n = answer.withUnsafeBytes { raw in
-        Glibc.send(
-          descriptor, raw.baseAddress.map { $0 + sent }, raw.count - sent,
-          Int32(truncatingIfNeeded: MSG_NOSIGNAL))
-      }
-      if n < 0 && errno == EAGAIN { return door.loop.change(self, .writable) }
-      if n < 0 && errno == EINTR { continue }
-      guard n > 0 else { return close() }
-      sent += n
+    switch answer.send(to: descriptor) {
+    case .waits: door.loop.change(self, .writable)
+    case .failed: close()
+    case .done:
+      shutdown(descriptor, Int32(SHUT_WR))
+      close()
     }
-    shutdown(descriptor, Int32(SHUT_WR))
-    close()
   }
 
   func close() {

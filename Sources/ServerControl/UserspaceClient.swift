@@ -38,7 +38,8 @@ public final class UserspaceClient: DeviceMapperBackend {
       throw DeviceMapperError(verb.operation, device: device, code: E2BIG)
     }
     if descriptor < 0 { try connect(verb, device) }
-    guard send(line), let answer = receiveLine(verb) else {
+    var outgoing = OutgoingBytes(line)
+    guard outgoing.send(to: descriptor) == .done, let answer = receiveLine(verb) else {
       let code = errno
       close(descriptor)
       descriptor = -1
@@ -96,21 +97,6 @@ public final class UserspaceClient: DeviceMapperBackend {
     _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)
     descriptor = fd
     received = []
-  }
-
-  private func send(_ bytes: [UInt8]) -> Bool {
-    var done = 0
-    while done < bytes.count {
-      let n = bytes.withUnsafeBytes { raw in
-        Glibc.send(
-          descriptor, raw.baseAddress.map { $0 + done }, raw.count - done,
-          Int32(truncatingIfNeeded: MSG_NOSIGNAL))
-      }
-      if n < 0 && errno == EINTR { continue }
-      guard n > 0 else { return false }
-      done += n
-    }
-    return true
   }
 
   /// The next line; nil, with errno set, where none comes. A signal ends nothing but waiting.

@@ -1,0 +1,40 @@
+import Glibc
+
+/// Bytes on their way out by a socket that may not take them all at once.
+public struct OutgoingBytes {
+  /// What has become of them.
+  public enum Progress: Sendable {
+    /// There is nothing left to send.
+    case done
+    /// The socket takes no more for now.
+    case waits
+    /// The other side has gone, or the socket has failed; errno says how.
+    case failed
+  }
+
+  private var bytes: [UInt8]
+  private var sent = 0
+
+  /// Bytes of which none is sent yet.
+  public init(_ bytes: [UInt8] = []) { self.bytes = bytes }
+
+  /// Whether there is nothing left to send.
+  public var isEmpty: Bool { bytes.isEmpty }
+
+  /// Sends as much as `socket` takes.
+  public mutating func send(to socket: Int32) -> Progress {
+    while sent < bytes.count {
+      let n = bytes.withUnsafeBytes { raw in
+        Glibc.send(
+          socket, raw.baseAddress.map { $0 + sent }, raw.count - sent,
+          Int32(truncatingIfNeeded: MSG_NOSIGNAL))
+      }
+      if n < 0 && errno == EINTR { continue }
+      if n < 0 && errno == EAGAIN { return .waits }
+      guard n > 0 else { return .failed }
+      sent += n
+    }
+    self = OutgoingBytes()
+    return .done
+  }
+}

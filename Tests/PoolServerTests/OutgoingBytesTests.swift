@@ -1,0 +1,50 @@
+import Glibc
+import ServerControl
+import Testing
+
+@Suite("Bytes on their way out")
+struct OutgoingBytesTests {
+  private func pair() throws -> (Int32, Int32) {
+    var ends: [Int32] = [0, 0]
+    try #require(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
+    for end in ends { _ = fcntl(end, F_SETFL, O_NONBLOCK) }
+    return (ends[0], ends[1])
+  }
+
+  @Test("More than a socket takes at once comes through whole, in order")
+  func pieces() throws {
+    let (near, far) = try pair()
+    defer {
+      close(near)
+      close(far)
+    }
+    let bytes = (0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 7 &>> 3) }
+    var outgoing = OutgoingBytes(bytes)
+    var received: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 50_000)
+    var waits = 0
+    while received.count < bytes.count {
+      switch outgoing.send(to: near) {
+      case .waits:
+        waits += 1
+        #expect(!outgoing.isEmpty)
+      case .done: #expect(outgoing.isEmpty)
+      case .failed: Issue.record("failed")
+      }
+      let n = recv(far, &chunk, chunk.count, 0)
+      try #require(n > 0)
+      received += chunk[..<n]
+    }
+    #expect(waits > 0 && received == bytes)
+  }
+
+  @Test("When the other side has gone, that is told, and no signal comes")
+  func gone() throws {
+    let (near, far) = try pair()
+    close(far)
+    defer { close(near) }
+    var outgoing = OutgoingBytes([1])
+    #expect(outgoing.send(to: near) == .failed)
+    #expect(errno == EPIPE)
+  }
+}

@@ -18,7 +18,7 @@ struct OutgoingBytesTests {
       close(near)
       close(far)
     }
-    let bytes = (0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 7 &>> 3) }
+    let bytes = (0..<3_000_000).map { UInt8($0 % 251) }
     var outgoing = OutgoingBytes(bytes)
     var received: [UInt8] = []
     var chunk = [UInt8](repeating: 0, count: 50_000)

@@ -62,7 +62,7 @@ let package = Package(
       "PoolServer",
       [
         "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "PersistentData",
-        "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
+        "PoolManager", "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
       ]),
     library(
       "TargetSimulation",
@@ -131,7 +131,8 @@ let package = Package(
       path: "Tests/TestSupport",
       swiftSettings: settings),
     tests(
-      "BlockServerTests", ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"]),
+      "BlockServerTests",
+      ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation", "TestSupport"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
     tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),

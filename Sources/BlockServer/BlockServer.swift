@@ -1,4 +1,3 @@
-import CDMThin
 public import DataPath
 import Glibc
 
@@ -7,17 +6,6 @@ import Glibc
 /// A connection is read from only as long as there are requests and buffers for what comes; it waits
 /// otherwise, and the client with it. Replies of a pass go out together at its end.
 public final class BlockServer: PassHook {
-  private final class Door: EventSource {
-    let listener: Listener
-    unowned(unsafe) let server: BlockServer
-    init(_ listener: Listener, _ server: BlockServer) {
-      self.listener = listener
-      self.server = server
-      super.init(descriptor: listener.descriptor)
-    }
-    override func ready(_ events: EventLoop.Events) { server.accept(self) }
-  }
-
   /// What is exported; can change at any time.
   public let exports: ExportList
   /// What clients may take up.
@@ -50,7 +38,7 @@ public final class BlockServer: PassHook {
   /// New requests and options are refused: the end is near.
   private(set) var isStopping = false
 
-  private var doors: [Door] = []
+  private var doors: [AcceptingDoor] = []
   private var connections: [Connection] = []
   /// Connections with replies to send.
   private var dirty: [Connection] = []
@@ -60,7 +48,6 @@ public final class BlockServer: PassHook {
   private var buried: [Connection] = []
   private var ended: (() -> Void)?
   private lazy var timer = LoopTimer { [unowned self] in self.tick() }
-  private lazy var acceptTimer = LoopTimer { [unowned self] in self.watchDoors() }
   private static let tickNanoseconds: UInt64 = 250_000_000
 
   /// A server of `exports` on `loop`; `add` lets clients in.
@@ -92,9 +79,7 @@ public final class BlockServer: PassHook {
   /// Lets clients in by a listener, which is the server's then.
   /// - Throws: `SystemError` where it cannot be watched.
   public func add(_ listener: Listener) throws(SystemError) {
-    let door = Door(listener, self)
-    try loop.add(door, .readable)
-    doors.append(door)
+    doors.append(try AcceptingDoor(listener, loop) { [unowned self] in adopt($0) })
   }
 
   /// Takes a connected stream socket as a client's; it is closed when the connection ends.
@@ -116,26 +101,6 @@ public final class BlockServer: PassHook {
     }
     connections.append(connection)
     if !timer.isSet { loop.set(timer, after: Self.tickNanoseconds) }
-  }
-
-  private func accept(_ door: Door) {
-    for _ in 0..<64 {
-      let fd = dmthin_accept(door.descriptor)
-      if fd >= 0 {
-        adopt(fd)
-      } else if errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS {
-        // It would be told again at once, for as long as nothing is freed.
-        for door in doors { loop.change(door, []) }
-        loop.set(acceptTimer, after: 100_000_000)
-        return
-      } else if errno != EINTR && errno != ECONNABORTED {
-        return
-      }
-    }
-  }
-
-  private func watchDoors() {
-    for door in doors { loop.change(door, .readable) }
   }
 
   /// Makes room for a new client where one has not said yet what it wants, and has had some time to.
@@ -258,10 +223,7 @@ public final class BlockServer: PassHook {
     isStopping = true
     ended = done
     deadline = EventLoop.now() &+ nanoseconds
-    for door in doors {
-      loop.remove(door)
-      door.listener.close()
-    }
+    for door in doors { door.close() }
     doors.removeAll()
     for connection in connections { connection.finish() }
     loop.set(timer, after: Self.tickNanoseconds)
@@ -279,7 +241,6 @@ public final class BlockServer: PassHook {
     guard let done = ended else { return }
     ended = nil
     loop.cancel(timer)
-    loop.cancel(acceptTimer)
     loop.remove(self)
     done()
   }

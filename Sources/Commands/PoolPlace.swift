@@ -100,7 +100,7 @@ extension PoolManager {
       return try makeForKernel(console)
     }
     return make(
-      UserspaceClient(path: control), RunFolder(RunFolderPath(control: control).path), console)
+      UserspaceClient(path: control), RunFolder(control: control), console)
   }
 
   static func makeForKernel(_ console: Console) throws(ToolError) -> PoolManager {

@@ -55,13 +55,7 @@ public final class Disk: BlockDestination {
       // Partitions have the queue of the whole device.
       for folder in ["", "../"] {
         let path = "/sys/dev/block/\(number)/\(folder)queue/\(name)"
-        let fd = open(path, O_RDONLY | O_CLOEXEC)
-        guard fd >= 0 else { continue }
-        defer { Glibc.close(fd) }
-        var text = [UInt8](repeating: 0, count: 32)
-        let count = read(fd, &text, text.count)
-        let digits = text.prefix(max(0, count)).prefix { $0 != UInt8(ascii: "\n") }
-        return UInt64(String(decoding: digits, as: UTF8.self)) ?? 0
+        if let text = WholeFile.systemText(path) { return UInt64(text) ?? 0 }
       }
       return 0
     }

@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 
 /// What lvm2 has written down about a pool.
@@ -32,9 +33,9 @@ public enum LVMRecords {
   /// a device that is not lvm2's, or where lvm2 is not there.
   public static func transactionID(ofPath path: String) -> UInt64? {
     guard let number = try? SystemDevices.number(path),
-      let uuid = SystemDevices.smallFile("/sys/dev/block/\(number)/dm/uuid"),
+      let uuid = WholeFile.systemText("/sys/dev/block/\(number)/dm/uuid"),
       uuid.hasPrefix("LVM-"),
-      let name = SystemDevices.smallFile("/sys/dev/block/\(number)/dm/name")
+      let name = WholeFile.systemText("/sys/dev/block/\(number)/dm/name")
     else { return nil }
     return volume(ofDevice: name).flatMap { transactionID($0) }
   }
@@ -59,7 +60,6 @@ public enum LVMRecords {
     var ends: [Int32] = [0, 0]
     guard pipe(&ends) == 0 else { return nil }
     for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-    defer { close(ends[0]) }
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
     defer { posix_spawn_file_actions_destroy(&actions) }
@@ -71,17 +71,12 @@ public enum LVMRecords {
     var child: pid_t = 0
     let code = posix_spawn(&child, arguments[0], &actions, nil, &words, environ)
     close(ends[1])
+    let bytes = code == 0 ? try? WholeFile.bytes(of: ends[0], path: arguments[0], upTo: 4096) : nil
+    // Before the child is waited for, which may have more to say.
+    close(ends[0])
     guard code == 0 else { return nil }
-    var bytes: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 4096)
-    while true {
-      let count = read(ends[0], &chunk, chunk.count)
-      if count < 0 && errno == EINTR { continue }
-      if count <= 0 { break }
-      if bytes.count < 4096 { bytes += chunk[..<count] }
-    }
     var status: Int32 = 0
     while waitpid(child, &status, 0) < 0 && errno == EINTR {}
-    return status == 0 ? String(decoding: bytes, as: UTF8.self) : nil
+    return status == 0 ? bytes.map { String(decoding: $0, as: UTF8.self) } : nil
   }
 }

@@ -51,7 +51,7 @@ extension PoolManager {
       } catch {
         throw unformatted(request.metadata, error)
       }
-      runFolder.remove(key, "lease")
+      runFolder.remove(key, .lease)
       return geometry
     }
   }
@@ -100,7 +100,7 @@ extension PoolManager {
         ?? PoolGeometry.lowWater(blocks: present, blockSectors: superblock.dataBlockSectors)
       try start(request, sectors: present * UInt64(superblock.dataBlockSectors))
       // A metadata snapshot outlives its pool's activation, and so does its lease.
-      if superblock.metadataSnapshot == 0 { runFolder.remove(key, "lease") }
+      if superblock.metadataSnapshot == 0 { runFolder.remove(key, .lease) }
       return (superblock.dataSpaceMap.blockCount, present)
     }
   }

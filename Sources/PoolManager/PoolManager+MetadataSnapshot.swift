@@ -50,7 +50,7 @@ extension PoolManager {
       let lease = Lease(
         owner: request.owner, holder: request.holder, boot: ProcessIdentity.currentBoot,
         taken: now(), seconds: request.seconds, heldRoot: root)
-      try runFolder.save(lease.text, key(pool), "lease")
+      try runFolder.save(lease.text, key(pool), .lease)
       return root
     } catch {
       // Without a lease nobody would know whose it is.
@@ -61,7 +61,7 @@ extension PoolManager {
   private func release(_ pool: LivePool) throws(ToolError) {
     try message(
       pool, .releaseMetadataSnapshot, to: "release the metadata snapshot of \(pool.name)")
-    runFolder.remove(key(pool), "lease")
+    runFolder.remove(key(pool), .lease)
   }
 
   /// Takes a reservation back.
@@ -123,7 +123,7 @@ extension PoolManager {
 
   /// The lease on a pool's metadata snapshot, if one was written down here.
   public func lease(_ pool: LivePool) -> Lease? {
-    runFolder.load(key(pool), "lease").flatMap { Lease($0) }
+    runFolder.load(key(pool), .lease).flatMap { Lease($0) }
   }
 
   /// A sentence on who holds the metadata snapshot, and since when.

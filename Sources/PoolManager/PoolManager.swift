@@ -48,7 +48,7 @@ public final class PoolManager {
       throw ToolError(
         .busy,
         "another dmthin works on \(name) and does not come to an end "
-          + "(\(runFolder.path(key, "lock")) is locked)")
+          + "(\(runFolder.path(key, .lock)) is locked)")
     }
     defer { withExtendedLifetime(lock) {} }
     try finish(key)
@@ -61,7 +61,7 @@ public final class PoolManager {
   public func recover() { recoverOthers(than: nil) }
 
   private func recoverOthers(than key: String?) {
-    for other in runFolder.pools(with: "intent") where other != key {
+    for other in runFolder.pools(with: .intent) where other != key {
       do throws(ToolError) {
         guard let lock = try runFolder.lock(other, seconds: 0) else { continue }
         defer { withExtendedLifetime(lock) {} }
@@ -74,20 +74,20 @@ public final class PoolManager {
 
   /// Puts right what a process that is gone has left. The pool's lock is held.
   private func finish(_ key: String) throws(ToolError) {
-    guard let text = runFolder.load(key, "intent") else { return }
+    guard let text = runFolder.load(key, .intent) else { return }
     guard let intent = Intent(text) else {
       // Nobody of ours wrote it. It names no device that could be trusted to be the right one.
       warn(
-        "\(runFolder.path(key, "intent")) was not what this program writes, and is removed; "
+        "\(runFolder.path(key, .intent)) was not what this program writes, and is removed; "
           + "should a device have stayed suspended, dmthin pool doctor tells")
-      return runFolder.remove(key, "intent")
+      return runFolder.remove(key, .intent)
     }
     guard !intent.owner.isRunning || intent.owner == .current else {
       throw ToolError(
         .busy, "process \(intent.owner.id) is in the midst of '\(intent.action)' on \(intent.pool)")
     }
     if intent.owner.boot == ProcessIdentity.currentBoot { try settle(intent) }
-    runFolder.remove(key, "intent")
+    runFolder.remove(key, .intent)
   }
 
   private func settle(_ intent: Intent) throws(ToolError) {
@@ -167,12 +167,12 @@ public final class PoolManager {
   ) throws(ToolError) -> R {
     let key = key(pool)
     do throws(ToolError) {
-      try runFolder.save(intent.text, key, "intent")
+      try runFolder.save(intent.text, key, .intent)
     } catch {
       throw ToolError(error.kind, "\(error.message)\n  nothing was changed")
     }
     var stands = false
-    defer { if !stands { runFolder.remove(key, "intent") } }
+    defer { if !stands { runFolder.remove(key, .intent) } }
     return try body(&stands)
   }
 

@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 
 /// A process that cannot be taken for a later one of the same number: its start and the system's
@@ -19,7 +20,7 @@ public struct ProcessIdentity: Equatable, Sendable, CustomStringConvertible {
 
   /// A process that runs now; nil where none has the number.
   public init?(running id: Int32) {
-    guard let stat = SystemDevices.smallFile("/proc/\(id)/stat"),
+    guard let stat = WholeFile.systemText("/proc/\(id)/stat"),
       // The second field is a name in brackets, with anything in it; the start is the 22nd.
       let end = stat.utf8.lastIndex(of: UInt8(ascii: ")"))
     else { return nil }
@@ -36,13 +37,13 @@ public struct ProcessIdentity: Equatable, Sendable, CustomStringConvertible {
 
   /// The system's name for the present boot.
   static var currentBoot: String {
-    SystemDevices.smallFile("/proc/sys/kernel/random/boot_id") ?? "unknown"
+    WholeFile.systemText("/proc/sys/kernel/random/boot_id") ?? "unknown"
   }
 
   /// Whether it still runs. A process that has ended and waits for its parent does not.
   public var isRunning: Bool {
     guard ProcessIdentity(running: id) == self else { return false }
-    let stat = SystemDevices.smallFile("/proc/\(id)/stat") ?? ""
+    let stat = WholeFile.systemText("/proc/\(id)/stat") ?? ""
     guard let end = stat.utf8.lastIndex(of: UInt8(ascii: ")")) else { return false }
     return stat[end...].split(separator: " ").dropFirst().first != "Z"
   }

@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 import ThinTools
 
@@ -5,52 +6,78 @@ import ThinTools
 /// the devices are: `KEY.lock`, `KEY.intent` and `KEY.lease`, where KEY is the number of a pool's metadata
 /// device.
 public struct RunFolder: Sendable {
+  /// What a pool's files are for, and how their names end.
+  enum Kind: String, CaseIterable {
+    /// Held by the verb that works on the pool.
+    case lock
+    /// What a verb is about to do, and how to go back (`Intent`).
+    case intent
+    /// Whose the metadata snapshot is (`Lease`).
+    case lease
+
+    fileprivate var suffix: String { ".\(rawValue)" }
+  }
+
   /// Its path.
   public let path: String
   /// Bytes that a file here may have.
   private static let bytesMax = 4 << 20
+  /// Comes after the name of a file that is not whole yet.
+  private static let temporarySuffix = ".new"
 
   /// A folder, which is made when it is needed.
   public init(_ path: String = "/run/dmthin") { self.path = path }
 
+  /// The folder for the devices of a server, beside its control socket. It ends with the server.
+  public init(control: String) { path = "\(control).run" }
+
   /// The path of a pool's file. A pool's name has no slash.
-  func path(_ pool: String, _ kind: String) -> String { "\(path)/\(pool).\(kind)" }
+  func path(_ pool: String, _ kind: Kind) -> String { "\(path)/\(pool)\(kind.suffix)" }
 
   /// Names of pools that have a file of `kind`, ascending.
-  func pools(with kind: String) -> [String] {
-    guard let folder = opendir(path) else { return [] }
-    defer { closedir(folder) }
-    var pools: [String] = []
-    while let entry = readdir(folder) {
-      let name = withUnsafePointer(to: &entry.pointee.d_name) {
-        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-      }
-      if name.hasSuffix(".\(kind)") { pools.append(String(name.dropLast(kind.utf8.count + 1))) }
-    }
-    return pools.sorted()
+  func pools(with kind: Kind) -> [String] {
+    names.filter { $0.hasSuffix(kind.suffix) }.map { String($0.dropLast(kind.suffix.count)) }
+      .sorted()
   }
 
-  /// What a pool's file has; nil where there is none. What is too large is cut.
-  func load(_ pool: String, _ kind: String) -> String? {
-    let fd = open(path(pool, kind), O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
-    guard fd >= 0 else { return nil }
-    defer { close(fd) }
-    var bytes: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 65536)
-    while bytes.count < Self.bytesMax {
-      let count = read(fd, &chunk, chunk.count)
-      if count < 0 && errno == EINTR { continue }
-      if count <= 0 { break }
-      bytes += chunk[..<count]
+  /// Removes the folder with the files that verbs make; anything else in it stays, and the folder then
+  /// does too.
+  public func clear() {
+    let suffixes = Kind.allCases.map(\.suffix) + [Self.temporarySuffix]
+    for name in names where suffixes.contains(where: name.hasSuffix) { unlink("\(path)/\(name)") }
+    rmdir(path)
+  }
+
+  /// What there is in the folder; nothing where there is no folder.
+  private var names: [String] {
+    guard let folder = opendir(path) else { return [] }
+    defer { closedir(folder) }
+    var names: [String] = []
+    while let entry = readdir(folder) {
+      names.append(
+        withUnsafePointer(to: &entry.pointee.d_name) {
+          $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+        })
     }
-    return String(decoding: bytes, as: UTF8.self)
+    return names
+  }
+
+  /// What a pool's file has; nil where there is none, nothing where it cannot be read or is too large.
+  func load(_ pool: String, _ kind: Kind) -> String? {
+    do throws(BlockIOError) {
+      let bytes = try WholeFile.bytes(
+        at: path(pool, kind), upTo: Self.bytesMax, flags: O_NOFOLLOW)
+      return String(decoding: bytes, as: UTF8.self)
+    } catch {
+      return error.operation == .open ? nil : ""
+    }
   }
 
   /// Writes a pool's file, so that after a crash of this process there is the old one or the new.
-  func save(_ text: String, _ pool: String, _ kind: String) throws(ToolError) {
+  func save(_ text: String, _ pool: String, _ kind: Kind) throws(ToolError) {
     try make()
     let final = path(pool, kind)
-    let temporary = "\(final).new"
+    let temporary = final + Self.temporarySuffix
     let fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
     guard fd >= 0 else { throw Self.failure("create", temporary) }
     var done = 0
@@ -84,7 +111,7 @@ public struct RunFolder: Sendable {
   }
 
   /// Removes a pool's file, if there is one.
-  func remove(_ pool: String, _ kind: String) { unlink(path(pool, kind)) }
+  func remove(_ pool: String, _ kind: Kind) { unlink(path(pool, kind)) }
 
   private func make() throws(ToolError) {
     guard mkdir(path, 0o700) == 0 || errno == EEXIST else { throw Self.failure("create", path) }
@@ -108,7 +135,7 @@ public struct RunFolder: Sendable {
   /// - Returns: nil where another has it still.
   func lock(_ pool: String, seconds: Int) throws(ToolError) -> Lock? {
     try make()
-    let file = path(pool, "lock")
+    let file = path(pool, .lock)
     let fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
     guard fd >= 0 else { throw Self.failure("open", file) }
     let lock = Lock(fd)

@@ -1,3 +1,4 @@
+import BlockIO
 import CDMThin
 public import DeviceMapper
 import Glibc
@@ -73,7 +74,7 @@ enum SystemDevices {
 
   /// Size in sectors of 512 bytes; nil for a device that is not there.
   static func sectors(_ number: DeviceNumber) -> UInt64? {
-    smallFile("/sys/dev/block/\(number)/size").flatMap { UInt64($0) }
+    WholeFile.systemText("/sys/dev/block/\(number)/size").flatMap { UInt64($0) }
   }
 
   /// A path that opens the device.
@@ -89,22 +90,7 @@ enum SystemDevices {
 
   /// Whether the driver of a device is device-mapper.
   static func isMapped(_ number: DeviceNumber) -> Bool {
-    smallFile("/sys/dev/block/\(number)/dm/name") != nil
-  }
-
-  /// The contents of a file of the system, without white space at the end; nil where there is none
-  /// or it is larger than 4 KiB.
-  static func smallFile(_ path: String) -> String? {
-    let fd = open(path, O_RDONLY | O_CLOEXEC)
-    guard fd >= 0 else { return nil }
-    defer { close(fd) }
-    return withUnsafeTemporaryAllocation(byteCount: 4097, alignment: 1) { buffer in
-      let count = read(fd, buffer.baseAddress, buffer.count)
-      guard count >= 0, count < buffer.count else { return nil }
-      var text = String(decoding: UnsafeRawBufferPointer(rebasing: buffer[..<count]), as: UTF8.self)
-      while let last = text.last, last.isWhitespace { text.removeLast() }
-      return text
-    }
+    WholeFile.systemText("/sys/dev/block/\(number)/dm/name") != nil
   }
 }
 

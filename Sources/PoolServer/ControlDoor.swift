@@ -2,26 +2,27 @@ import BlockServer
 import CDMThin
 import DataPath
 import Glibc
+import PoolManager
 import ServerControl
 import Targets
 
 /// The control socket: device-mapper's commands for the userspace device-mapper, one line each. Only
 /// the server's own user and root are let in.
-final class ControlDoor: EventSource {
+final class ControlDoor {
   private static let connectionsMax = 64
 
   let loop: EventLoop
   let mapper: UserspaceDeviceMapper
   /// To be told of what may have changed.
   let volumes: VolumeExports
-  private let listener: Listener
+  private var door: AcceptingDoor?
   private var connections: [ControlConnection] = []
   /// Events of all devices so far.
   private(set) var eventCount: UInt64 = 0
   private var watchers: [(id: UInt64, body: () -> Void)] = []
   private var lastWatcher: UInt64 = 0
   private lazy var eventTimer = LoopTimer { [unowned self] in tellWatchers() }
-  private let runFolder: RunFolderPath
+  private let runFolder: RunFolder
 
   init(
     path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports
@@ -29,31 +30,26 @@ final class ControlDoor: EventSource {
     self.loop = loop
     self.mapper = mapper
     self.volumes = volumes
-    listener = try Listener.unix(path: path)
-    runFolder = RunFolderPath(control: path)
+    runFolder = RunFolder(control: path)
+    let listener = try Listener.unix(path: path)
     // What an earlier server's clients have left speaks of devices that are gone.
     runFolder.clear()
-    super.init(descriptor: listener.descriptor)
-    try loop.add(self, .readable)
+    door = try AcceptingDoor(listener, loop) { [unowned self] in letIn($0) }
   }
 
-  override func ready(_ events: EventLoop.Events) {
-    while true {
-      let fd = dmthin_accept(descriptor)
-      guard fd >= 0 else { return }
-      var user: UInt32 = .max
-      let isKnown = dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
-      guard isKnown, connections.count < Self.connectionsMax else {
-        Glibc.close(fd)
-        continue
-      }
-      let connection = ControlConnection(fd, self)
-      do throws(SystemError) {
-        try loop.add(connection, .readable)
-        connections.append(connection)
-      } catch {
-        Glibc.close(fd)
-      }
+  private func letIn(_ fd: Int32) {
+    var user: UInt32 = .max
+    let isKnown = dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
+    guard isKnown, connections.count < Self.connectionsMax else {
+      Glibc.close(fd)
+      return
+    }
+    let connection = ControlConnection(fd, self)
+    do throws(SystemError) {
+      try loop.add(connection, .readable)
+      connections.append(connection)
+    } catch {
+      Glibc.close(fd)
     }
   }
 
@@ -88,9 +84,8 @@ final class ControlDoor: EventSource {
 
   /// Lets nobody in any more, and closes what is open.
   func close() {
-    loop.remove(self)
+    door?.close()
     loop.cancel(eventTimer)
-    listener.close()
     for connection in connections { connection.close() }
     runFolder.clear()
   }

@@ -1,52 +1,41 @@
 import BlockServer
-import CDMThin
 import DataPath
 import Glibc
 
 /// Answers `GET /metrics` with what Prometheus reads, one request to a connection.
-final class MetricsDoor: EventSource {
+final class MetricsDoor {
   private static let connectionsMax = 16
 
   fileprivate let loop: EventLoop
   fileprivate let text: () -> String
-  private let listener: Listener
+  private var doors: [AcceptingDoor] = []
   private var connections: [MetricsConnection] = []
 
-  /// Doors at `place`: a path if there is a slash in it, an address otherwise, which may stand for
-  /// several.
-  static func open(_ place: String, _ loop: EventLoop, _ text: @escaping () -> String)
-    throws(SystemError) -> [MetricsDoor]
-  {
-    let listeners =
-      place.contains("/") ? [try Listener.unix(path: place)] : try Listener.tcp(place)
-    var doors: [MetricsDoor] = []
-    for listener in listeners { doors.append(try MetricsDoor(listener, loop, text)) }
-    return doors
-  }
-
-  private init(_ listener: Listener, _ loop: EventLoop, _ text: @escaping () -> String)
-    throws(SystemError)
-  {
+  /// Listens at `place`: a path if there is a slash in it, an address otherwise, which may stand for
+  /// several. `text` is asked for what there is to tell with each request.
+  /// - Throws: as `Listener` does.
+  init(_ place: String, _ loop: EventLoop, _ text: @escaping () -> String) throws(SystemError) {
     self.loop = loop
     self.text = text
-    self.listener = listener
-    super.init(descriptor: listener.descriptor)
-    try loop.add(self, .readable)
+    let listeners =
+      place.contains("/") ? [try Listener.unix(path: place)] : try Listener.tcp(place)
+    for listener in listeners {
+      doors.append(try AcceptingDoor(listener, loop) { [unowned self] in letIn($0) })
+    }
   }
 
-  override func ready(_ events: EventLoop.Events) {
-    while true {
-      let fd = dmthin_accept(descriptor)
-      guard fd >= 0 else { return }
-      // The oldest has had its time.
-      if connections.count >= Self.connectionsMax { connections[0].close() }
-      let connection = MetricsConnection(fd, self)
-      guard (try? loop.add(connection, .readable)) != nil else {
-        Glibc.close(fd)
-        continue
-      }
-      connections.append(connection)
+  // Some may be open where another could not be.
+  deinit { for door in doors { door.close() } }
+
+  private func letIn(_ fd: Int32) {
+    // The oldest has had its time.
+    if connections.count >= Self.connectionsMax { connections[0].close() }
+    let connection = MetricsConnection(fd, self)
+    guard (try? loop.add(connection, .readable)) != nil else {
+      Glibc.close(fd)
+      return
     }
+    connections.append(connection)
   }
 
   fileprivate func forget(_ connection: MetricsConnection) {
@@ -54,8 +43,7 @@ final class MetricsDoor: EventSource {
   }
 
   func close() {
-    loop.remove(self)
-    listener.close()
+    for door in doors { door.close() }
     for connection in connections { connection.close() }
   }
 }

@@ -1,3 +1,4 @@
+import BlockIO
 import DeviceMapper
 import Glibc
 
@@ -96,21 +97,12 @@ extension PoolPlan {
   }
 
   private static func contents(_ path: String) throws(ServeError) -> String {
-    let fd = Glibc.open(path, O_RDONLY | O_CLOEXEC)
-    guard fd >= 0 else {
-      throw ServeError(errno, "cannot open \(path): \(String(cString: strerror(errno)))")
+    do throws(BlockIOError) {
+      let bytes = try WholeFile.bytes(at: path, upTo: 16 << 20)
+      if let text = String(validating: bytes, as: UTF8.self) { return text }
+    } catch {
+      guard error.code == EFBIG else { throw ServeError(error.code, error.description) }
     }
-    defer { close(fd) }
-    var bytes: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 65_536)
-    while bytes.count <= 16 << 20 {
-      let n = read(fd, &chunk, chunk.count)
-      guard n > 0 else { break }
-      bytes += chunk[..<n]
-    }
-    guard bytes.count <= 16 << 20, let text = String(validating: bytes, as: UTF8.self) else {
-      throw ServeError(.request, "\(path) is no file of tables")
-    }
-    return text
+    throw ServeError(.request, "\(path) is no file of tables")
   }
 }

@@ -18,7 +18,7 @@ public final class PoolServer {
   private let volumes: VolumeExports
   private let server: BlockServer
   private var control: ControlDoor?
-  private var metrics: [MetricsDoor] = []
+  private var metrics: MetricsDoor?
   private var signals: SignalSource?
   private var stopRequests = 0
   private lazy var patience = LoopTimer { [unowned self] in failWaiting() }
@@ -134,7 +134,7 @@ public final class PoolServer {
       }
       if let address = options.metrics {
         place = address
-        metrics = try MetricsDoor.open(address, loop) { [unowned self] in
+        metrics = try MetricsDoor(address, loop) { [unowned self] in
           MetricsText(mapper, server, volumes.exports).text
         }
       }
@@ -199,7 +199,7 @@ public final class PoolServer {
   /// Commits and lets go of everything; returns what went wrong, if something did.
   private func giveBack() -> ServeError? {
     control?.close()
-    metrics.forEach { $0.close() }
+    metrics?.close()
     if let signals {
       loop.remove(signals)
       close(signals.descriptor)

@@ -138,7 +138,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
     scene.backend.reset()
     scene.manager().recover()
     #expect(scene.suspended == [], what)
-    #expect(scene.files("intent") == [:], what)
+    #expect(scene.files(.intent) == [:], what)
     for (name, device) in scene.backend.state.devices {
       #expect(device.inactive == nil, "\(what): a table waits for \(name)")
     }
@@ -151,8 +151,8 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
   func oneFault(_ verb: Verb) throws {
     let sound = try run(verb, .none)
     #expect(
-      sound.error == nil && sound.scene.suspended.isEmpty && sound.scene.files("intent").isEmpty)
-    let hasNewLease = sound.scene.files("lease").values.contains { $0.contains("owner new") }
+      sound.error == nil && sound.scene.suspended.isEmpty && sound.scene.files(.intent).isEmpty)
+    let hasNewLease = sound.scene.files(.lease).values.contains { $0.contains("owner new") }
     #expect(sound.scene.backend.state != sound.before || hasNewLease, "it does nothing")
     let calls = sound.scene.backend.calls
     try #require(calls > 0)
@@ -193,10 +193,10 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
       try verb.prepare(scene)
       let before = scene.backend.state
       var left: [String: String] = [:]
-      scene.backend.atDeath = { left = scene.files("intent") }
+      scene.backend.atDeath = { left = scene.files(.intent) }
       scene.backend.reset(.death(call))
       _ = refusal { try verb.run(scene, scene.manager()) }
-      for (key, text) in left { try scene.run.save(text, key, "intent") }
+      for (key, text) in left { try scene.run.save(text, key, .intent) }
       expectSettled(scene, before, "killed before call \(call)")
       for (name, device) in scene.backend.state.devices {
         let tables = [before, sound.scene.backend.state].map { $0.devices[name]?.live }
@@ -234,7 +234,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
       let error = refusal { try verb.run(scene, scene.manager()) }
       #expect(error?.message.contains("the old table is in use") == true)
       #expect(scene.backend.state == before, "\(verb.name)")
-      #expect(scene.files("intent") == [:])
+      #expect(scene.files(.intent) == [:])
     }
   }
 

@@ -47,7 +47,7 @@ import ThinTools
     #expect(release?.message.contains("--owner backup") == true)
     #expect(try reserve(request("other", takesOver: true)) == 7)
     try manager.releaseMetadataSnapshot(manager.pool("p"), owner: "other")
-    #expect(scene.pool.status.heldRoot == nil && scene.files("lease") == [:])
+    #expect(scene.pool.status.heldRoot == nil && scene.files(.lease) == [:])
   }
 
   @Test("a lease is over with its process, its time, its boot, or its metadata snapshot")
@@ -74,7 +74,7 @@ import ThinTools
     _ = try reserve(short)
     _ = try reserve(request("next"))
     #expect(scene.notes.contains { $0.contains("from 'short': its time") })
-    try scene.run.save("dmthin lease 1\nowner", "7:0", "lease")
+    try scene.run.save("dmthin lease 1\nowner", "7:0", .lease)
     let error = refusal { _ = try reserve(request("third")) }
     #expect(error?.message.contains("nothing tells whose it is") == true)
     #expect(try reserve(request("third", takesOver: true)) == 7)
@@ -97,8 +97,8 @@ import ThinTools
   func notInherited() throws {
     try scene.run.save(
       Lease(owner: "x", holder: nil, boot: "b", taken: 1, seconds: nil, heldRoot: 7).text, "7:2",
-      "lease")
+      .lease)
     _ = try manager.create(scene.activation())
-    #expect(scene.files("lease") == [:])
+    #expect(scene.files(.lease) == [:])
   }
 }

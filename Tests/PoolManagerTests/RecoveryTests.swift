@@ -27,7 +27,7 @@ import ThinTools
   }
 
   private func leave(_ intent: Intent) throws {
-    try scene.run.save(intent.text, "7:0", "intent")
+    try scene.run.save(intent.text, "7:0", .intent)
     try scene.backend.suspend(.name("t1"), [])
   }
 
@@ -68,11 +68,11 @@ import ThinTools
     let texts = ["", "\n", "dmthin intent 1\nend\n", try String(intent("t1").text.dropLast(3))]
     for text in texts {
       scene.forgetWords()
-      try scene.run.save(text, "7:0", "intent")
+      try scene.run.save(text, "7:0", .intent)
       let manager = scene.manager()
       try manager.createThin(manager.pool("p"), 50...50)
       #expect(scene.warnings.count == 1 && scene.warnings[0].contains("is removed"))
-      #expect(scene.files("intent") == [:])
+      #expect(scene.files(.intent) == [:])
       try manager.delete(manager.pool("p"), 50...50)
       #expect(scene.warnings.count == 1)
     }
@@ -103,7 +103,7 @@ import ThinTools
     }
     scene.backend.refusesToRun = { _ in false }
     try manager.createThin(manager.pool("p"), 50...50)
-    #expect(scene.suspended == [] && scene.files("intent") == [:])
+    #expect(scene.suspended == [] && scene.files(.intent) == [:])
   }
 
   @Test("another device that got the number is left alone")
@@ -114,7 +114,7 @@ import ThinTools
     try leave(intent)
     scene.manager().recover()
     #expect(scene.suspended == ["t1"])
-    #expect(scene.files("intent") == [:])
+    #expect(scene.files(.intent) == [:])
   }
 
   @Test("an intent from before the last boot resumes nothing")
@@ -122,7 +122,7 @@ import ThinTools
     try leave(intent("t1", owner: ProcessIdentity(id: 1, start: 1, boot: "another")))
     scene.manager().recover()
     #expect(scene.suspended == ["t1"])
-    #expect(scene.files("intent") == [:])
+    #expect(scene.files(.intent) == [:])
   }
 
   @Test("a verb that still runs is not finished for")
@@ -133,7 +133,7 @@ import ThinTools
     let error = refusal { try manager.createThin(manager.pool("p"), 50...50) }
     #expect(error?.kind == .busy && error?.message.contains("process \(parent.id)") == true)
     #expect(scene.suspended == ["t1"] && scene.pool.thins.contains(50) == false)
-    #expect(scene.files("intent").count == 1)
+    #expect(scene.files(.intent).count == 1)
   }
 
   @Test("a verb waits for no other process's lock for ever")
@@ -159,7 +159,7 @@ import ThinTools
     let bad = [scene.line("thin", "254:0 1", sectors: 4)]
     // Killed after the load, after the kernel gave up with the new table, and after it succeeded.
     for stage in 0...2 {
-      try scene.run.save(intent.text, "7:0", "intent")
+      try scene.run.save(intent.text, "7:0", .intent)
       try scene.backend.load(.name("t1"), bad, readOnly: false)
       if stage == 1 {
         scene.backend.refusesToRun = { $0 == bad }
@@ -172,7 +172,7 @@ import ThinTools
         try scene.backend.resume(.name("t1"), [], node: NodeOptions())
       }
       scene.manager().recover()
-      #expect(scene.suspended == [] && scene.files("intent") == [:], "stage \(stage)")
+      #expect(scene.suspended == [] && scene.files(.intent) == [:], "stage \(stage)")
       let device = scene.backend.state.devices["t1"]
       #expect(device?.inactive == nil, "stage \(stage)")
       #expect(device?.live == (stage == 2 ? bad : intent.devices[0].oldTable), "stage \(stage)")

@@ -76,7 +76,7 @@ final class Scene {
   func forgetWords() { (notes, warnings) = ([], []) }
 
   /// The files of the run folder of a kind, by key.
-  func files(_ kind: String) -> [String: String] {
+  func files(_ kind: RunFolder.Kind) -> [String: String] {
     run.pools(with: kind).reduce(into: [:]) { $0[$1] = run.load($1, kind) }
   }
 

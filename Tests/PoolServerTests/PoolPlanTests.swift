@@ -141,4 +141,17 @@ struct PoolPlanTests {
     let binary = try folder.file("binary", bytes: [0xff, 0xfe])
     #expect(throws: ServeError.self) { try PoolPlan(tables: binary, isReadOnly: false) }
   }
+
+  @Test("A file of tables that cannot be read whole is an error, not a shorter list")
+  func unreadableTables() throws {
+    let large = try folder.zeros("large", size: (16 << 20) + 1)
+    for (path, kind) in [("/none", ServeError.Kind.missing), ("/", .missing), (large, .request)] {
+      do throws(ServeError) {
+        _ = try PoolPlan(tables: path, isReadOnly: false)
+        Issue.record("taken: \(path)")
+      } catch {
+        #expect(error.kind == kind, "\(error)")
+      }
+    }
+  }
 }

@@ -21,6 +21,8 @@
 #     thin_verify_zero NAME FIRST COUNT
 #     thin_discard NAME FIRST COUNT    thin_discards NAME <lines "FIRST COUNT"
 #     thin_mapped NAME                 (number of mapped blocks)
+#     lvm_configure DISKS [LINE...]    lvm2 on disks whose names begin so; LINEs for its section "global"
+#     quietly COMMAND...               shows what it says only if it fails
 set -eu
 
 rig_dir=${DMTHIN_RIG:?is set in the rig only: start this script with contrib/kernel/run}
@@ -34,6 +36,7 @@ fail() {
 }
 must() { "$@" || fail "$* (status $?)"; }
 expect() { [ "$2" = "$3" ] || fail "$1: expected '$2', found '$3'"; }
+quietly() { "$@" >/tmp/log 2>&1 || fail "$* (status $?): $(cat /tmp/log)"; }
 say() { echo "${0##*/}: $*"; }
 
 pool_table() { # META DATA BLOCKSECTORS LOWWATER [FEATURE...]
@@ -120,4 +123,37 @@ thin_mapped() {
     local line
     line=$(dmsetup status "$1") || fail "status of $1"
     echo $(($(printf '%s\n' "$line" | cut -d' ' -f4) / block_sectors))
+}
+
+# No udev, no daemons, and nothing of the host's: only the rig's disks (lvm has to be told that kind),
+# and no files outside /tmp.
+lvm_configure() {
+    export LVM_SYSTEM_DIR=/tmp/lvm LVM_SUPPRESS_FD_WARNINGS=1
+    local disks=$1; shift
+    mkdir -p $LVM_SYSTEM_DIR
+    {
+        cat <<C
+devices {
+    global_filter = [ "a|^/dev/$disks|", "r|.*|" ]
+    use_devicesfile = 0
+    obtain_device_list_from_udev = 0
+    external_device_info_source = "none"
+    types = [ "ubd", 16 ]
+}
+activation {
+    udev_sync = 0
+    udev_rules = 0
+    monitoring = 0
+}
+backup {
+    backup = 0
+    archive = 0
+}
+global {
+    use_lvmpolld = 0
+    notify_dbus = 0
+    event_activation = 0
+C
+        printf '    %s\n' "$@" '}'
+    } >$LVM_SYSTEM_DIR/lvm.conf
 }

@@ -84,18 +84,8 @@ extension DmSession {
   private func readAll(_ descriptor: Int32, name: String) throws -> String {
     /// More than a table of the most lines that the driver takes.
     let bytesMax = 256 << 20
-    var bytes: [UInt8] = []
-    var buffer = [UInt8](repeating: 0, count: 1 << 16)
-    while true {
-      let count = read(descriptor, &buffer, buffer.count)
-      if count < 0, errno == EINTR { continue }
-      guard count >= 0 else { throw BlockIOError(.read, path: name, code: errno) }
-      if count == 0 { return String(decoding: bytes, as: UTF8.self) }
-      bytes += buffer[..<count]
-      guard bytes.count <= bytesMax else {
-        throw DmFailure.failed("\(name) has more than \(bytesMax) bytes.")
-      }
-    }
+    let bytes = try WholeFile.bytes(of: descriptor, path: name, upTo: bytesMax)
+    return String(decoding: bytes, as: UTF8.self)
   }
 
   func load(_ operands: [String]) throws {

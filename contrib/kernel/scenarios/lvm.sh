@@ -12,7 +12,6 @@
 . "$DMTHIN_RIG/lib.sh"
 
 tools=${DMTHIN_TOOLS:?names the directory of the tools}
-export LVM_SYSTEM_DIR=/tmp/lvm LVM_SUPPRESS_FD_WARNINGS=1
 calls=/tmp/lvm/calls
 mkdir -p /tmp/lvm/bin
 
@@ -31,59 +30,30 @@ done
 tool() { [ ! -x "/tmp/lvm/bin/$1" ] || echo "$1_executable = \"/tmp/lvm/bin/$1\""; }
 known() { lvmconfig --typeconfig default --withfullpath 2>/dev/null | grep -q "^$1="; }
 
-# No udev, no daemons, and nothing of the host's: only the rig's disks (lvm has to be told that kind),
-# and no files outside /tmp.
-: >/tmp/lvm/lvm.conf
+lvm_configure ubd
 restore=''
 if known global/thin_restore_executable; then restore=$(tool thin_restore); fi
-cat >/tmp/lvm/lvm.conf <<C
-devices {
-    global_filter = [ "a|^/dev/ubd|", "r|.*|" ]
-    use_devicesfile = 0
-    obtain_device_list_from_udev = 0
-    external_device_info_source = "none"
-    types = [ "ubd", 16 ]
-}
-global {
-    $(tool thin_check)
-    $(tool thin_dump)
-    $(tool thin_repair)
-    $restore
-    use_lvmpolld = 0
-    notify_dbus = 0
-    event_activation = 0
-}
-activation {
-    udev_sync = 0
-    udev_rules = 0
-    monitoring = 0
-}
-backup {
-    backup = 0
-    archive = 0
-}
-C
+lvm_configure ubd "$(tool thin_check)" "$(tool thin_dump)" "$(tool thin_repair)" "$restore"
 
-lvm_do() { "$@" >/tmp/log 2>&1 || fail "$* (status $?): $(cat /tmp/log)"; }
 write() { "$rig_dir/bulk" pattern "$2" 65536 0 "$3" | must dd of="/dev/vg/$1" bs=64k iflag=fullblock conv=fsync,notrunc status=none; }
 digest() { for volume in vol1 vol2 snap1; do must sha256sum "/dev/vg/$volume"; done; }
-down() { lvm_do vgchange -an vg; : >$calls; }
-up() { lvm_do lvchange -ay -K vg/pool vg/vol1 vg/vol2 vg/snap1; }
+down() { quietly vgchange -an vg; : >$calls; }
+up() { quietly lvchange -ay -K vg/pool vg/vol1 vg/vol2 vg/snap1; }
 checked() { # PATTERN: thin_check was called by lvm and ended with such a status
     grep -q "^thin_check $1 " $calls || fail "$2: no thin_check with status $1, but: $(cat $calls)"
     say "$2: $(grep -c . $calls) call(s), $(head -n 1 $calls)"
 }
-swap() { lvm_do lvconvert --yes --thinpool vg/pool --poolmetadata "vg/$1"; }
+swap() { quietly lvconvert --yes --thinpool vg/pool --poolmetadata "vg/$1"; }
 
-lvm_do pvcreate /dev/ubda
-lvm_do vgcreate vg /dev/ubda
-lvm_do lvcreate --type thin-pool -L 128M --poolmetadatasize 4M --chunksize 64k -n pool vg
-lvm_do lvcreate -V 48M -n vol1 --thinpool vg/pool
-lvm_do lvcreate -V 24M -n vol2 --thinpool vg/pool
+quietly pvcreate /dev/ubda
+quietly vgcreate vg /dev/ubda
+quietly lvcreate --type thin-pool -L 128M --poolmetadatasize 4M --chunksize 64k -n pool vg
+quietly lvcreate -V 48M -n vol1 --thinpool vg/pool
+quietly lvcreate -V 24M -n vol2 --thinpool vg/pool
 write vol1 1 500
 write vol2 2 300
-lvm_do lvcreate -s -n snap1 vg/vol1
-lvm_do lvchange -ay -K vg/snap1
+quietly lvcreate -s -n snap1 vg/vol1
+quietly lvchange -ay -K vg/snap1
 write vol1 3 100
 digest >/tmp/digest
 
@@ -94,14 +64,14 @@ digest | must cmp - /tmp/digest
 
 # The pool's metadata, taken out by putting another volume in its place; rewritten to a third one.
 down
-lvm_do lvcreate -an -Zn -Wn -L 4M -n old vg
-lvm_do lvcreate -an -Zn -Wn -L 4M -n new vg
+quietly lvcreate -an -Zn -Wn -L 4M -n old vg
+quietly lvcreate -an -Zn -Wn -L 4M -n new vg
 swap old
-lvm_do lvchange -ay vg/old vg/new
-lvm_do "$tools/thin_dump" /dev/vg/old -o /tmp/xml
-lvm_do "$tools/thin_restore" -i /tmp/xml -o /dev/vg/new
+quietly lvchange -ay vg/old vg/new
+quietly "$tools/thin_dump" /dev/vg/old -o /tmp/xml
+quietly "$tools/thin_restore" -i /tmp/xml -o /dev/vg/new
 must dd if=/dev/vg/old of=/tmp/good bs=1M status=none
-lvm_do lvchange -an vg/old vg/new
+quietly lvchange -an vg/old vg/new
 swap new
 up
 checked 0 "activation on restored metadata"
@@ -112,30 +82,30 @@ digest >/tmp/digest2
 # Damage below the superblock: thin_check finds it, and lvm leaves the pool alone.
 down
 swap old        # old now is the live metadata, new the damaged
-lvm_do lvchange -ay vg/old
+quietly lvchange -ay vg/old
 must dd if=/dev/vg/old of=/tmp/good bs=1M status=none
 must dd if=/dev/urandom of=/dev/vg/old bs=4096 seek=1 count=64 conv=fsync,notrunc status=none
-lvm_do lvchange -an vg/old
+quietly lvchange -an vg/old
 swap old
 if lvchange -ay vg/pool >/tmp/log 2>&1; then fail "lvm activated a pool on damaged metadata: $(cat /tmp/log)"; fi
 checked "[1-9][0-9]*" "activation on damaged metadata (refused)"
 
 swap new        # new now holds the damage
-lvm_do lvchange -ay vg/new
+quietly lvchange -ay vg/new
 must dd if=/tmp/good of=/dev/vg/new bs=1M conv=fsync,notrunc status=none
-lvm_do lvchange -an vg/new
+quietly lvchange -an vg/new
 swap new
 up
 digest | must cmp - /tmp/digest2
 
 if [ -x /tmp/lvm/bin/thin_repair ]; then
     down
-    lvm_do lvconvert --yes --repair vg/pool
+    quietly lvconvert --yes --repair vg/pool
     grep -q '^thin_repair 0 ' $calls || fail "lvconvert --repair did not call thin_repair: $(cat $calls)"
     say "lvconvert --repair: $(paste -sd'|' $calls)"
     up
     digest | must cmp - /tmp/digest2
 fi
 down
-lvm_do vgremove --yes --force vg
+quietly vgremove --yes --force vg
 say "all done"

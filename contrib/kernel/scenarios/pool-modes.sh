@@ -9,18 +9,10 @@
 # DMTHIN_TOOLS names the directory of dmthin. Modes are reached for real: full data with both policies,
 # full metadata, metadata whose writes fail (read-only, needs a check), metadata whose reads fail as
 # well (failed), a metadata device given as data and the other way round.
-. "$DMTHIN_RIG/lib.sh"
+. "$DMTHIN_RIG/verbs.sh"
 
-dmthin=${DMTHIN_TOOLS:?names the directory of dmthin}/dmthin
 meta=/dev/mapper/meta data=/dev/mapper/data
 
-pool() { must "$dmthin" pool "$@" 2>/tmp/err; }
-refused() { # STATUS WORDS ARGUMENT...
-    local wanted=$1 words=$2 status=0; shift 2
-    "$dmthin" pool "$@" >/tmp/out 2>/tmp/err || status=$?
-    expect "status of pool $*" "$wanted" $status
-    grep -q -- "$words" /tmp/err || fail "pool $*: no '$words' in: $(cat /tmp/err)"
-}
 doctor() { # STATUS CODE[,CODE...] WORDS ARGUMENT...: the codes that are found, and words of a command
     local wanted=$1 codes=$2 words=$3 status=0; shift 3
     "$dmthin" pool doctor --json "$@" >/tmp/out 2>/tmp/err || status=$?

@@ -7,18 +7,10 @@
 #   META, DATA, DISK  images of zeros, 2 MiB, 32 MiB and 256 MiB
 #
 # DMTHIN_TOOLS names the directory of dmthin. What the doctor says to run next is run. There is no udev.
-. "$DMTHIN_RIG/lib.sh"
+. "$DMTHIN_RIG/verbs.sh"
 
-dmthin=${DMTHIN_TOOLS:?names the directory of dmthin}/dmthin
 meta=/dev/ubda data=/dev/ubdb disk=/dev/ubdc
 
-pool() { must "$dmthin" pool "$@" 2>/tmp/err; }
-refused() { # STATUS WORDS ARGUMENT...
-    local wanted=$1 words=$2 status=0; shift 2
-    "$dmthin" pool "$@" >/tmp/out 2>/tmp/err || status=$?
-    expect "status of pool $* ($(cat /tmp/err))" "$wanted" $status
-    grep -q -- "$words" /tmp/err || fail "pool $*: no '$words' in: $(cat /tmp/err)"
-}
 doctor() { # STATUS WORDS ARGUMENT...; what it says is in /tmp/out
     local wanted=$1 words=$2 status=0; shift 2
     "$dmthin" pool doctor "$@" >/tmp/out 2>/tmp/err || status=$?
@@ -32,10 +24,6 @@ next() { # WORDS: runs the command that the doctor names with these words
     must sh -c "\"$dmthin\" $command"
 }
 suspended() { dmsetup info -c --noheadings -o suspended "$1"; }
-nothing_left_over() {
-    ! dmsetup info -c --noheadings -o name,suspended | grep -q ':Suspended' || fail "something is suspended"
-    [ -z "$(find /run/dmthin -name '*.intent*' -o -name '*.new')" ] || fail "left over: $(ls /run/dmthin)"
-}
 
 # --- a table that the kernel loads and does not resume with: data has become larger than the metadata can
 # record. The old table is put back, and the pool goes on, read-only until it was checked.
@@ -153,29 +141,7 @@ dmsetup remove data
 say "doctor of a pool at rest"
 
 # --- lvm2's transaction id and the pool's differ: who expects which, and the way back
-export LVM_SYSTEM_DIR=/tmp/lvm LVM_SUPPRESS_FD_WARNINGS=1
-mkdir -p /tmp/lvm
-cat >/tmp/lvm/lvm.conf <<C
-devices {
-    global_filter = [ "a|^/dev/ubdc|", "r|.*|" ]
-    use_devicesfile = 0
-    obtain_device_list_from_udev = 0
-    external_device_info_source = "none"
-    types = [ "ubd", 16 ]
-}
-global {
-    thin_check_executable = ""
-    use_lvmpolld = 0
-    notify_dbus = 0
-    event_activation = 0
-}
-activation {
-    udev_sync = 0
-    udev_rules = 0
-    monitoring = 0
-}
-C
-quietly() { "$@" >/tmp/log 2>&1 || fail "$*: $(cat /tmp/log)"; }
+lvm_configure ubdc 'thin_check_executable = ""'
 quietly vgcreate vg $disk
 quietly lvcreate -Zn -L 64m -V 32m -T vg/pool -n one
 doctor 0 'nothing is wrong' vg/pool

@@ -8,27 +8,11 @@
 # DMTHIN_TOOLS names the directory of dmthin. What a verb did is looked at with dmsetup. There is no
 # udev. A thousand thin devices are made and deleted, and a process is killed between suspending the
 # origins and resuming them.
-. "$DMTHIN_RIG/lib.sh"
+. "$DMTHIN_RIG/verbs.sh"
 
-dmthin=${DMTHIN_TOOLS:?names the directory of dmthin}/dmthin
 meta=/dev/ubda data=/dev/ubdb base=/dev/ubdc
 
-pool() { must "$dmthin" pool "$@" 2>/tmp/err; }
-refused() { # STATUS WORDS ARGUMENT...
-    local wanted=$1 words=$2 status=0; shift 2
-    "$dmthin" pool "$@" >/tmp/out 2>/tmp/err || status=$?
-    expect "status of pool $*" "$wanted" $status
-    grep -q -- "$words" /tmp/err || fail "pool $*: no '$words' in: $(cat /tmp/err)"
-}
 ids() { "$dmthin" ls --no-headers -m -o DEV $meta | tr -d ' ' | tr '\n' ' '; }
-nothing_suspended() {
-    ! dmsetup info -c --noheadings -o name,suspended | grep -q ':Suspended' ||
-        fail "suspended: $(dmsetup info -c --noheadings -o name,suspended | grep ':Suspended')"
-}
-nothing_left_over() {
-    nothing_suspended
-    [ -z "$(find /run/dmthin -name '*.intent*' -o -name '*.new')" ] || fail "left over: $(ls /run/dmthin)"
-}
 
 # --- making a pool: what it refuses leaves the devices as they were
 refused 66 'a file: the kernel wants a block device' create p --metadata /etc/hostname --data $data

@@ -1,0 +1,61 @@
+import CDMThin
+import DataPath
+import Glibc
+import TestSupport
+import Testing
+
+@testable import BlockServer
+
+@Suite("Listeners")
+struct ListenerTests {
+  private let folder: ScratchFolder
+  init() throws { folder = try ScratchFolder() }
+
+  @Test("A listener that was closed leaves alone who has its descriptor by then")
+  func closedOnce() throws {
+    var listener: Listener? = try Listener.unix(path: folder.file("s"))
+    let number = listener?.descriptor
+    listener?.close()
+    // The system gives the lowest free number, unless another thread was quicker.
+    let next = open("/dev/null", O_RDONLY | O_CLOEXEC)
+    defer { close(next) }
+    listener = nil
+    #expect(fcntl(next, F_GETFD) >= 0, "descriptor \(next) after \(number ?? -1)")
+    #expect(access(folder.file("s"), F_OK) != 0)
+  }
+
+  @Test(
+    "Without a descriptor or memory for a client a door rests, and lets the client in afterwards",
+    arguments: [EMFILE, ENFILE, ENOBUFS, ENOMEM])
+  func exhausted(_ code: Int32) throws {
+    let loop = try EventLoop()
+    var clients: [Int32] = []
+    let door = try AcceptingDoor(try Listener.unix(path: folder.file("s")), loop) {
+      clients.append($0)
+    }
+    let client = dmthin_stream_socket(AF_UNIX)
+    defer {
+      door.close()
+      for descriptor in clients + [client] { close(descriptor) }
+    }
+    try #require(dmthin_connect_unix(client, folder.file("s")) == 0)
+    let accept = door.accept
+    var attempts = 0
+    door.accept = { _ in
+      attempts += 1
+      errno = code
+      return -1
+    }
+    var isOver = false
+    let end = LoopTimer { isOver = true }
+    loop.set(end, after: 250_000_000)
+    loop.run(until: { isOver })
+    #expect((1...3).contains(attempts))
+    #expect(loop.passes < 50)
+    door.accept = accept
+    isOver = false
+    loop.set(end, after: 10_000_000_000)
+    loop.run(until: { isOver || !clients.isEmpty })
+    #expect(clients.count == 1)
+  }
+}

@@ -1,0 +1,31 @@
+# verbs.sh: what scenarios of dmthin pool have in common; to be sourced:
+#
+#     . "$DMTHIN_RIG/verbs.sh"
+#
+# It sources lib.sh. DMTHIN_TOOLS names the directory of dmthin.
+#
+#     pool ARGUMENT...                    dmthin pool; what it says on standard error is in /tmp/err
+#     refused STATUS WORDS ARGUMENT...    dmthin pool ends with that status and says these words
+#     nothing_suspended                   no device is
+#     nothing_left_over                   nor is there an intent or a half-written file in /run/dmthin
+. "$DMTHIN_RIG/lib.sh"
+
+dmthin=${DMTHIN_TOOLS:?names the directory of dmthin}/dmthin
+
+pool() { must "$dmthin" pool "$@" 2>/tmp/err; }
+refused() {
+    local wanted=$1 words=$2 status=0; shift 2
+    "$dmthin" pool "$@" >/tmp/out 2>/tmp/err || status=$?
+    expect "status of pool $* ($(cat /tmp/err))" "$wanted" $status
+    grep -q -- "$words" /tmp/err || fail "pool $*: no '$words' in: $(cat /tmp/err)"
+}
+
+nothing_suspended() {
+    local suspended
+    ! suspended=$(dmsetup info -c --noheadings -o name,suspended | grep ':Suspended') ||
+        fail "suspended: $suspended"
+}
+nothing_left_over() {
+    nothing_suspended
+    [ -z "$(find /run/dmthin -name '*.intent*' -o -name '*.new')" ] || fail "left over: $(ls /run/dmthin)"
+}

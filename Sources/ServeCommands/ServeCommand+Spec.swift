@@ -82,9 +82,9 @@ extension ServeCommand {
           }
         }),
       help: """
-        A thin device to serve. SIZE is like 204800s (sectors of 512 bytes) or 10g (GiB, in either case); \
-        without it, up to the last mapped block. ORIGIN is a device or file that is read where nothing \
-        is mapped. May be repeated. Default: every thin device.
+        A thin device to serve. SIZE is like 204800s or 10g; without it, up to the last mapped block. \
+        ORIGIN is a device or file that is read where nothing is mapped. May be repeated. Default: every \
+        thin device. \(DeviceSize.rule)
         """, isRepeatable: true),
     OptionSpec(
       "name", value: .required(placeholder: "NAME", .text),

@@ -31,6 +31,10 @@ public final class BlockServer: PassHook {
   let buffers = BufferPool()
   /// Bytes in buffers of all connections.
   public private(set) var bytesInUse = 0
+  /// Of these, what connections have beyond their shares.
+  private var bytesBeyondShares = 0
+  /// What each connection may have without regard to the others.
+  private let share: Int
   /// New requests and options are refused: the end is near.
   private(set) var isStopping = false
 
@@ -38,6 +42,8 @@ public final class BlockServer: PassHook {
   private var connections: [Connection] = []
   /// Connections with replies to send.
   private var dirty: [Connection] = []
+  /// Those of them that are being looked after; empty between passes, and kept for its memory.
+  private var sending: [Connection] = []
   /// Connections that wait for others to give buffers back.
   private var waiting: [Connection] = []
   /// Connections that have ended, until none of their methods can be running any more.
@@ -54,6 +60,7 @@ public final class BlockServer: PassHook {
     self.loop = loop
     self.exports = exports
     self.limits = limits
+    share = limits.bytes / 2 / max(1, limits.connections)
     self.security = security
     super.init()
     runs.initialize(repeating: Run(count: 0, isZero: false), count: Self.runsMax)
@@ -109,13 +116,28 @@ public final class BlockServer: PassHook {
 
   // MARK: - Buffers
 
-  /// Whether `bytes` more fit. Nothing waits while nothing is in use, however large.
-  func hasRoom(_ bytes: Int) -> Bool { bytesInUse == 0 || bytesInUse + bytes <= limits.bytes }
+  /// Whether `bytes` more fit for a connection that has `used`: in its share, or in what is there for
+  /// all. Of that nothing is waited for while nothing is in use, however large.
+  func hasRoom(_ bytes: Int, used: Int) -> Bool {
+    let beyond = beyondShare(bytes, used: used)
+    return beyond == 0 || bytesBeyondShares == 0
+      || bytesBeyondShares + beyond <= limits.bytes - share * limits.connections
+  }
 
-  func charge(_ bytes: Int) { bytesInUse += bytes }
+  private func beyondShare(_ bytes: Int, used: Int) -> Int {
+    max(0, used + bytes - share) - max(0, used - share)
+  }
 
-  func refund(_ bytes: Int) {
+  /// A connection that has `used` gets `bytes` more.
+  func charge(_ bytes: Int, used: Int) {
+    bytesInUse += bytes
+    bytesBeyondShares += beyondShare(bytes, used: used)
+  }
+
+  /// A connection gives `bytes` back and has `used` then.
+  func refund(_ bytes: Int, used: Int) {
     bytesInUse -= bytes
+    bytesBeyondShares -= beyondShare(bytes, used: used)
     // Those who wait are looked after at the end of the pass.
     if !waiting.isEmpty { loop.passAgain() }
   }
@@ -132,24 +154,36 @@ public final class BlockServer: PassHook {
 
   public override func endOfPass() {
     if !dirty.isEmpty {
-      let connections = dirty
-      dirty.removeAll(keepingCapacity: true)
-      for connection in connections { connection.flush() }
+      // Whoever gets something to send meanwhile is for the next time.
+      swap(&dirty, &sending)
+      for connection in sending { connection.flush() }
+      sending.removeAll(keepingCapacity: true)
     }
     if !waiting.isEmpty { wake() }
     buried.removeAll(keepingCapacity: true)
     if isStopping, connections.isEmpty { end() }
   }
 
-  /// Lets those go on who wait, in turn, as far as there is room.
+  /// Lets those go on who wait, in turn, as far as there is room; those out of turn who have it in
+  /// their own shares.
   private func wake() {
-    guard hasRoom(waiting[0].bytesWanted) else { return }
+    func isDue(_ connection: Connection, _ isFirst: Bool) -> Bool {
+      let (wanted, used) = (connection.bytesWanted, connection.bytesInUse)
+      return used + wanted <= share || isFirst && hasRoom(wanted, used: used)
+    }
+    guard isDue(waiting[0], true) || waiting.contains(where: { isDue($0, false) }) else { return }
     let connections = waiting
     waiting.removeAll(keepingCapacity: true)
-    // Those for whom there is still no room get in line again.
-    for connection in connections {
-      connection.isWaitingForServer = false
-      connection.goOn()
+    var isFirst = true
+    for connection in connections where connection.phase != .ended {
+      if isDue(connection, isFirst) {
+        connection.isWaitingForServer = false
+        // It may get in line again.
+        connection.goOn()
+      } else {
+        isFirst = false
+        waiting.append(connection)
+      }
     }
   }
 

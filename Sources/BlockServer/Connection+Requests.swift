@@ -77,7 +77,7 @@ extension Connection {
     guard bytesInUse == 0 || bytesInUse + bytes <= server.limits.bytesPerConnection else {
       return false
     }
-    if server.hasRoom(bytes) { return true }
+    if server.hasRoom(bytes, used: bytesInUse) { return true }
     if !isWaitingForServer {
       isWaitingForServer = true
       server.wait(self)
@@ -273,8 +273,8 @@ extension Connection {
 
   func charge(_ slot: Int, _ bytes: Int) {
     table?.slots[slot].charged += bytes
+    server.charge(bytes, used: bytesInUse)
     bytesInUse += bytes
-    server.charge(bytes)
   }
 
   /// Gives back a slot with all it has.
@@ -288,7 +288,7 @@ extension Connection {
     slot.pointee.payload = nil
     if slot.pointee.charged > 0 {
       bytesInUse -= slot.pointee.charged
-      server.refund(slot.pointee.charged)
+      server.refund(slot.pointee.charged, used: bytesInUse)
       slot.pointee.charged = 0
     }
     table?.give(index)

@@ -173,7 +173,7 @@ enum PoolActivateThinCommand: Command {
     ],
     operands: [
       .activePool, PositionalSpec("NAME", help: "The name that the device gets."),
-      thinDeviceOperand, PositionalSpec("SIZE", help: "Its size, like 10g; s is sectors."),
+      thinDeviceOperand, .size("Its size, like 10g."),
     ],
     examples: [
       ("$ pool thin1 1 10g", "Activate thin device 1 as /dev/mapper/thin1."),
@@ -236,7 +236,7 @@ enum PoolResizeCommand: Command {
     ],
     operands: [
       PositionalSpec("NAME", help: "Name of an active thin device."),
-      PositionalSpec("SIZE", help: "Its new size, like 20g; s is sectors."),
+      .size("Its new size, like 20g."),
     ],
     examples: [("$ thin1 20g", "Make it 20 GiB large.")],
     seeAlso: ["dmthin-pool-grow", "dmthin-pool-activate-thin"])

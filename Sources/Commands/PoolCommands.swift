@@ -17,7 +17,7 @@ extension OptionSpec {
     "activate", value: .required(placeholder: "NAME", .text),
     help: "Activate the new device under this name; --size says how large. Active pools only.")
   static let activateSize = size(
-    "size", "Size of the activated device, like 10g; s is sectors of 512 bytes.")
+    "size", "Size of the activated device, like 10g.")
 }
 
 extension ThinActivation {

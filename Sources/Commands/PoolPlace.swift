@@ -144,15 +144,21 @@ extension OptionSpec {
       DMTHIN_CONTROL does. Default: /run/dmthin/control.
       """)
 
-  /// A size with its unit.
+  /// A size; the help ends with the rule for them.
   static func size(_ name: String, _ help: String, isRequired: Bool = false) -> OptionSpec {
     OptionSpec(
-      name, value: .required(placeholder: "SIZE", .checked { sizeFault($0) }), help: help,
+      name, value: .required(placeholder: "SIZE", .checked { sizeFault($0) }),
+      help: "\(help) \(DeviceSize.rule)",
       isRequired: isRequired)
   }
 }
 
 extension PositionalSpec {
+  /// A size; the help ends with the rule for them.
+  static func size(_ help: String) -> PositionalSpec {
+    PositionalSpec("SIZE", help: "\(help) \(DeviceSize.rule)")
+  }
+
   /// An active pool.
   static let activePool = PositionalSpec(
     "POOL", help: "Name of an active pool, the path of its node, or VG/LV for one of lvm2.")
@@ -163,23 +169,21 @@ extension PositionalSpec {
 }
 
 private func sizeFault(_ text: String) -> String? {
-  do throws(ToolError) {
-    let bytes = try parseStorageSize(text)
-    guard text.last?.isNumber == false else {
-      return "a unit is missing: 64s is sectors, 64k, 64m, 64g and 64t are 1024 bytes and so on"
-    }
-    return bytes % 512 == 0 ? nil : "not a whole number of sectors of 512 bytes"
+  do throws(DeviceSize.Malformed) {
+    _ = try DeviceSize.sectors(text)
+    return nil
   } catch {
-    return error.message
+    return error.description
   }
 }
 
 /// Sectors of an operand that is a size with its unit.
 func parsedSectors(_ text: String, _ operand: String) throws(UsageError) -> UInt64 {
-  if let fault = sizeFault(text) {
-    throw UsageError("invalid value '\(text)' for '<\(operand)>': \(fault)")
+  do throws(DeviceSize.Malformed) {
+    return try DeviceSize.sectors(text)
+  } catch {
+    throw UsageError("invalid value '\(text)' for '<\(operand)>': \(error)")
   }
-  return ((try? parseStorageSize(text)) ?? 0) / 512
 }
 
 /// A whole number of at most `max` in an operand.

@@ -13,11 +13,13 @@ package final class DataSpaceMap: DiskSpaceMap {
   private var oldCached = [Cached?](repeating: nil, count: 64)
   /// Blocks taken less blocks given back in this transaction.
   private(set) var netAllocated: Int64 = 0
+  private var withheld = WithheldBlocks()
 
-  /// Free blocks by the last commit, less those taken since, plus those given back.
+  /// Free blocks by the last commit, less those taken since and those withheld, plus those given back.
   package var freeCount: UInt64 {
     UInt64(
-      clamping: Int64(clamping: old.blockCount) - Int64(clamping: old.allocated) - netAllocated)
+      clamping: Int64(clamping: old.blockCount) - Int64(clamping: old.allocated) - netAllocated
+        - Int64(withheld.freeCount))
   }
 
   private func slot(_ bitmap: UInt64) -> Int { Int(truncatingIfNeeded: bitmap &* 59) & 63 }
@@ -86,6 +88,7 @@ package final class DataSpaceMap: DiskSpaceMap {
     cached = Array(repeating: nil, count: 64)
     oldCached = cached
     netAllocated = 0
+    withheld.noneIsFree()
   }
 
   package func format(_ tm: TransactionManager) throws(PoolError) {
@@ -96,6 +99,8 @@ package final class DataSpaceMap: DiskSpaceMap {
     forget()
   }
 
+  override package func isWithheld(_ block: UInt64) -> Bool { withheld.contains(block) }
+
   package func allocate(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
     guard let block = try findCommonFree(tm) else { throw .dataFull }
     begin = block + 1
@@ -103,14 +108,50 @@ package final class DataSpaceMap: DiskSpaceMap {
     return block
   }
 
+  /// Finds a free block and withholds it. Metadata blocks are taken as if it was allocated.
+  package func reserve(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
+    guard let block = try findCommonFree(tm) else { throw .dataFull }
+    begin = block + 1
+    try touch(block, tm)
+    try withhold(block..<(block + 1), tm)
+    return block
+  }
+
+  /// Keeps blocks from being allocated, whatever their counts are and come to be: in memory alone.
+  /// - Throws: `.inconsistent` where one is withheld already.
+  package func withhold(_ blocks: Range<UInt64>, _ tm: TransactionManager) throws(PoolError) {
+    if let known = blocks.first(where: { withheld.contains($0) }) {
+      throw .inconsistent("data block \(known) is in use twice")
+    }
+    for block in blocks {
+      withheld.insert(block, isFree: try bits(of: block, tm) == 0)
+    }
+  }
+
+  /// Ends `withhold`.
+  package func restore(_ blocks: Range<UInt64>) {
+    for block in blocks { withheld.remove(block) }
+  }
+
   package func increment(_ start: UInt64, _ end: UInt64, _ tm: TransactionManager) throws(PoolError)
   {
     try counted { () throws(PoolError) in try adjust(start, end, by: 1, tm) }
+    try lookAgain(start, end, tm)
   }
 
   package func decrement(_ start: UInt64, _ end: UInt64, _ tm: TransactionManager) throws(PoolError)
   {
     try counted { () throws(PoolError) in try adjust(start, end, by: -1, tm) }
+    try lookAgain(start, end, tm)
+  }
+
+  /// Counts of blocks have changed: those withheld may be free now, or not any more.
+  private func lookAgain(_ start: UInt64, _ end: UInt64, _ tm: TransactionManager) throws(PoolError)
+  {
+    guard !withheld.isEmpty else { return }
+    for block in start..<end where withheld.contains(block) {
+      withheld.insert(block, isFree: try bits(of: block, tm) == 0)
+    }
   }
 
   private func counted(_ body: () throws(PoolError) -> Void) throws(PoolError) {

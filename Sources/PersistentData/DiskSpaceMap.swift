@@ -117,13 +117,16 @@ package class DiskSpaceMap {
     return nil
   }
 
+  /// Whether a block is not to be found although it is free.
+  package func isWithheld(_ block: UInt64) -> Bool { false }
+
   /// A block that is free now and was free at the last commit, so that writing to it does no harm
   /// to what is committed. Next fit: from `begin` to the end, then from 0.
   func findCommonFree(_ tm: TransactionManager) throws(PoolError) -> UInt64? {
     for start in [begin, 0] {
       var candidate = try findFree(from: start, tm)
       while let block = candidate {
-        if try wasFree(block, tm) { return block }
+        if !isWithheld(block), try wasFree(block, tm) { return block }
         candidate = try findFree(from: block + 1, tm)
       }
     }
@@ -156,6 +159,14 @@ package class DiskSpaceMap {
       }
       try setIndexEntry(bitmap, entry, tm)
     }
+  }
+
+  /// Makes the bitmap of a block one of this transaction, as a change of the block's count does.
+  func touch(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) {
+    let bitmap = block / Self.perBitmap
+    var entry = try indexEntry(bitmap, tm)
+    entry.bitmapBlock = try tm.shadow(entry.bitmapBlock, .bitmap).block
+    try setIndexEntry(bitmap, entry, tm)
   }
 
   private func setBits(_ bitmap: UInt64, _ index: Int, _ count: UInt8, _ tm: TransactionManager)

@@ -1,4 +1,5 @@
 import BlockIO
+import DeviceMapper
 import Glibc
 import PersistentData
 import ThinFormat
@@ -87,6 +88,6 @@ struct PoolInspection {
     guard let last else {
       throw ServeError(.request, "thin device \(id) has nothing mapped, and its size is not known")
     }
-    return min(last, VolumeSpec.sectorsMax / blockSectors - 1) * blockSectors + blockSectors
+    return min(last, DeviceSize.sectorsMax / blockSectors - 1) * blockSectors + blockSectors
   }
 }

@@ -17,10 +17,6 @@ public struct VolumeSpec: Equatable, Sendable {
     public let description: String
   }
 
-  /// The largest size, in sectors: more bytes than a signed number of 64 bits can count are of no use
-  /// to anybody.
-  static let sectorsMax: UInt64 = UInt64(Int64.max) / 512
-
   /// A volume.
   public init(name: String, id: UInt32, sectors: UInt64?, origin: String? = nil) {
     self.name = name
@@ -46,28 +42,13 @@ public struct VolumeSpec: Equatable, Sendable {
     }
     self.init(name: name, id: id, sectors: nil)
     guard words.count > 1 else { return }
-    sectors = try Self.sectors(words[1])
+    do throws(DeviceSize.Malformed) {
+      sectors = try DeviceSize.sectors(words[1])
+    } catch {
+      throw Malformed(description: error.description)
+    }
     guard words.count > 2 else { return }
     guard !words[2].isEmpty else { throw Malformed(description: "an origin is missing") }
     origin = String(words[2])
-  }
-
-  /// Sectors of `204800s`, `10G` or `10GiB`. Units are multiples of 1024 in either case: a size that is
-  /// taken for a smaller one would hide the end of a file system.
-  static func sectors(_ text: Substring) throws(Malformed) -> UInt64 {
-    let digits = text.prefix { $0.isASCII && $0.isNumber }
-    var unit = text.dropFirst(digits.count).lowercased()
-    if unit.count == 3, unit.hasSuffix("ib") { unit.removeLast(2) }
-    let shifts: [String: UInt64] = ["s": 0, "k": 1, "m": 11, "g": 21, "t": 31, "p": 41]
-    guard let shift = shifts[unit] else {
-      throw Malformed(
-        description:
-          "a size has a unit: s is sectors of 512 bytes; k, m, g, t and p are KiB and so on"
-      )
-    }
-    guard let count = UInt64(digits), count > 0, count <= sectorsMax >> shift else {
-      throw Malformed(description: "a size is at least a sector and less than 8 EiB")
-    }
-    return count << shift
   }
 }

@@ -82,9 +82,9 @@ extension ServeCommand {
           }
         }),
       help: """
-        A thin device to serve. SIZE is like 204800s (sectors of 512 bytes) or 10g (GiB, in either case); \
-        without it, up to the last mapped block. ORIGIN is a device or file that is read where nothing \
-        is mapped. May be repeated. Default: every thin device.
+        A thin device to serve. SIZE is like 204800s or 10g; without it, up to the last mapped block. \
+        ORIGIN is a device or file that is read where nothing is mapped. May be repeated. Default: every \
+        thin device. \(DeviceSize.rule)
         """, isRepeatable: true),
     OptionSpec(
       "name", value: .required(placeholder: "NAME", .text),
@@ -146,8 +146,8 @@ extension ServeCommand {
       "spin", value: .required(placeholder: "MICROSECONDS", .number(max: 1_000_000)),
       help: """
         How long to look for completed I/O before sleeping, while little is on its way and the \
-        disk answers within that time: less latency for more processor time. 0 is never. Default: \
-        100.
+        disk answers within that time. It helps on a machine with processors to spare, and costs \
+        throughput on a virtual machine or a busy one: measure before you set it. Default: 0, never.
         """),
   ]
 

@@ -3,19 +3,30 @@ import Simulation
 /// Cuts the power at every write and flush of a pool under load, its metadata and data devices
 /// together, and looks at what is left.
 ///
-/// The rule: the metadata is clean or has leaked blocks. Every volume is there, and what was
+/// The rule: the metadata is clean, without leaks. Every volume is there, and what was
 /// acknowledged before an acknowledged flush, or as durable, is on it. What was written since is
 /// there or not, sector by sector; nothing is ever there that the volume did not have, be it another
 /// volume's or what a block held before.
 public struct PoolCrashTrial {
+  /// What a pool is like.
+  public enum Kind: String, CaseIterable, Sendable {
+    case usual
+    /// Data blocks that take more than one request to be made ready, and are no power of two.
+    case largeBlocks
+    /// Both devices grow while the pool is used.
+    case growing
+    /// Data is in a file, whose holes need no zeros.
+    case holes
+  }
+
   private let seed: UInt64
   private let load: PoolLoad
   private let judge: PoolJudge
 
   /// Puts a load on a new pool, and records it.
-  public init(_ ground: TrialGround, seed: UInt64, steps: Int = 250) throws {
+  public init(_ ground: TrialGround, _ kind: Kind, seed: UInt64, steps: Int = 250) throws {
     self.seed = seed
-    load = PoolLoad(ground, seed: seed)
+    load = PoolLoad(ground, kind, seed: seed)
     judge = PoolJudge(ground: ground, shape: load.shape, origin: load.images[2])
     do {
       try load.prepare()
@@ -23,7 +34,7 @@ public struct PoolCrashTrial {
       try load.verify()
     } catch {
       load.rig.close()
-      throw TrialFailure("seed \(seed), under load: \(error)")
+      throw TrialFailure("seed \(seed), \(kind), under load: \(error)")
     }
     load.rig.close()
   }

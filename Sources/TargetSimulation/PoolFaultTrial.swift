@@ -9,7 +9,7 @@ import ThinTools
 /// device costs these requests alone; a failed change of the metadata, or a failed flush in a
 /// commit, makes the pool read-only and asks for a check; metadata that cannot be read any more makes
 /// it fail. Nothing that was acknowledged and flushed is lost, no flush is acknowledged that kept
-/// nothing, and what is on the disks afterwards is clean or has leaked blocks.
+/// nothing, and what is on the disks afterwards is clean, without leaks.
 public struct PoolFaultTrial {
   /// What fails.
   public struct Kind: Sendable, CustomStringConvertible {
@@ -62,7 +62,7 @@ public struct PoolFaultTrial {
   /// Nil where so many things were not done: nothing has failed.
   private func fails(_ after: Int, _ isLasting: Bool) throws -> Int? {
     let isForgetful = kind.disk == 0 && kind.operation == .read
-    let load = PoolLoad(ground, seed: seed, isForgetful: isForgetful)
+    let load = PoolLoad(ground, .usual, seed: seed, isForgetful: isForgetful)
     var isClosed = false
     defer { if !isClosed { load.rig.close() } }
     do {

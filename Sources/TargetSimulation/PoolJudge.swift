@@ -6,11 +6,11 @@ import Simulation
 import Targets
 import ThinTools
 
-/// Looks at what is left of a pool: its metadata is clean or has leaked blocks, every volume is there,
-/// and each of its sectors holds what it may hold.
+/// Looks at what is left of a pool: its metadata is clean, without leaks, every volume is there, and
+/// each of its sectors holds what it may hold.
 struct PoolJudge {
   let ground: TrialGround
-  let shape: PoolLoad.Shape
+  let shape: PoolShape
   let origin: [UInt8]
 
   static func check(_ metadata: [UInt8]) throws -> CheckReport {
@@ -24,15 +24,14 @@ struct PoolJudge {
     // Before there was a pool.
     if model.volumes.isEmpty { return }
     let report = try Self.check(images[0])
-    guard !report.isDamaged && report.minorCount == 0 else {
-      throw TrialFailure("metadata is damaged: \(report.findings.prefix(3))")
+    guard report.findings.isEmpty else {
+      throw TrialFailure("metadata is not clean: \(report.findings.prefix(3))")
     }
     let disks = (images + [origin]).enumerated().map { number, bytes in
       TraceDisk(
         ground.loop, number: number, bytes: bytes, isPrompt: true, isReadOnly: number == 2)
     }
-    let rig = PoolRig(
-      ground, disks: disks, volumeBytes: shape.volumeBlocks * PoolRig.blockBytes)
+    let rig = PoolRig(ground, disks: disks, shape)
     var isClosed = false
     defer { if !isClosed { rig.close() } }
     try rig.makePool(shape.features)
@@ -50,15 +49,15 @@ struct PoolJudge {
     rig.close()
     isClosed = true
     let after = try Self.check(disks[0].bytes)
-    guard !after.isDamaged && after.minorCount == 0 else {
-      throw TrialFailure("metadata is damaged later: \(after.findings.prefix(3))")
+    guard after.findings.isEmpty else {
+      throw TrialFailure("metadata is not clean later: \(after.findings.prefix(3))")
     }
   }
 
   private func compare(_ rig: PoolRig, _ id: Int, _ model: PoolModel) throws(TrialFailure) {
     // Pools that take no changes read unmapped blocks beyond the end of the origin, which fails.
     let mayEnd = rig.isDegraded && model.volumes[id]?.hasOrigin == true
-    let step = mayEnd ? PoolRig.sectorsPerBlock : model.sectorCount
+    let step = mayEnd ? shape.sectorsPerBlock : model.sectorCount
     for start in stride(from: 0, to: model.sectorCount, by: step) {
       let sectors = start..<(start + step)
       let outcome = try rig.start(.read, "thin\(id)", sectors)

@@ -8,13 +8,6 @@ import Targets
 /// Clients at work on a pool: random requests, several at once, and messages between them. What they
 /// ask for and are told goes into a trace; what they read is compared with a model.
 final class PoolLoad {
-  struct Shape {
-    var volumeBlocks = 6
-    var dataBlocks = 24
-    var originSectors = 4 * 128 + 40
-    var volumesMax = 4
-    var features = "1 error_if_no_space"
-  }
   /// A request on its way.
   private struct Running {
     var number: Int
@@ -24,7 +17,7 @@ final class PoolLoad {
     var outcome: PoolRig.Outcome
   }
 
-  let shape: Shape
+  let shape: PoolShape
   let trace = Trace()
   let model: PoolModel
   let rig: PoolRig
@@ -43,16 +36,19 @@ final class PoolLoad {
   private var names: [Int: [String]] = [:]
 
   /// - Parameter isForgetful: metadata is read again and again.
-  init(_ ground: TrialGround, seed: UInt64, isForgetful: Bool = false) {
+  init(
+    _ ground: TrialGround, _ kind: PoolCrashTrial.Kind, seed: UInt64, isForgetful: Bool = false
+  ) {
     random = SplitMix64(seed: seed)
-    var shape = Shape()
+    var shape = PoolShape(kind)
     if Bool.random(using: &random) { shape.features = "2 no_discard_passdown error_if_no_space" }
     self.shape = shape
     origin = (0..<shape.originSectors).map { 0xaa00_0000_0000 &+ UInt64($0) }
     let unused = [UInt64](
-      repeating: 0xeeee_eeee_eeee_eeee, count: shape.dataBlocks * PoolRig.blockBytes / 8)
+      repeating: shape.hasHoles ? 0 : 0xeeee_eeee_eeee_eeee,
+      count: shape.dataBlocks * shape.blockBytes / 8)
     images = [
-      [UInt8](repeating: 0, count: PoolRig.metadataBytes),
+      [UInt8](repeating: 0, count: shape.metadataBytes),
       unused.withUnsafeBytes { Array($0) }, Self.bytes(origin),
     ]
     var disks: [TraceDisk] = []
@@ -60,11 +56,13 @@ final class PoolLoad {
       disks.append(
         TraceDisk(
           ground.loop, number: number, bytes: image, trace: number < 2 ? trace : nil,
-          seed: seed &+ UInt64(number), isReadOnly: number == 2))
+          seed: seed &+ UInt64(number), isReadOnly: number == 2,
+          hasHoles: number == 1 && shape.hasHoles))
     }
-    model = PoolModel(
-      sectorCount: shape.volumeBlocks * PoolRig.sectorsPerBlock, origin: origin)
-    rig = PoolRig(ground, disks: disks, volumeBytes: shape.volumeBlocks * PoolRig.blockBytes)
+    disks[0].resize(to: shape.metadataBytesAtFirst)
+    disks[1].resize(to: shape.dataBlocksAtFirst * shape.blockBytes)
+    model = PoolModel(sectorCount: shape.sectorCount, origin: origin)
+    rig = PoolRig(ground, disks: disks, shape)
     // Metadata is written before the commit too.
     if Int.random(in: 0..<3, using: &random) == 0 { rig.mapper.metadataCacheBlocks = 8 }
     if isForgetful { rig.mapper.metadataCacheBlocks = 2 }
@@ -113,6 +111,7 @@ final class PoolLoad {
     case 3..<6: try snapshot()
     case 6..<8: try delete()
     case 8..<10: _ = try rig.status()
+    case 10..<12 where isGrowing: try grow()
     case 10..<15: try drain()
     default: if running.count < 8 { try request() }
     }
@@ -129,9 +128,9 @@ final class PoolLoad {
   private func pick() -> Int? { names.keys.sorted().randomElement(using: &random) }
 
   private func sectors() -> Range<Int> {
-    let (count, block) = (model.sectorCount, PoolRig.sectorsPerBlock)
+    let (count, block) = (model.sectorCount, shape.sectorsPerBlock)
     let lower = Int.random(in: 0..<count, using: &random)
-    let most = [1, 8, 8, 100, 300].randomElement(using: &random) ?? 1
+    let most = shape.requestSectors.randomElement(using: &random) ?? 1
     let upper = min(count, lower + Int.random(in: 1...most, using: &random))
     guard Int.random(in: 0..<4, using: &random) == 0 else { return lower..<upper }
     return lower / block * block..<(upper + block - 1) / block * block
@@ -159,7 +158,7 @@ final class PoolLoad {
     switch choice {
     case 0..<12: outcome = try rig.start(.read, name, sectors)
     case 12..<24:
-      let block = PoolRig.sectorsPerBlock
+      let block = shape.sectorsPerBlock
       let lower = (sectors.lowerBound + block - 1) / block * block
       let whole = lower..<max(lower, sectors.upperBound / block * block)
       made(.discard, whole)
@@ -283,6 +282,26 @@ final class PoolLoad {
     for name in names[origin] ?? [] { try rig.resume(name) }
     guard isMade else { return }
     try activate(nextID, hasOrigin: model.volumes[origin]?.hasOrigin ?? false)
+  }
+
+  private var isGrowing: Bool {
+    rig.disks[0].byteCount < images[0].count || rig.disks[1].byteCount < images[1].count
+  }
+
+  /// Makes the disks larger, one of them or both, and has the pool take that in while requests are on
+  /// their way.
+  private func grow() throws(TrialFailure) {
+    let choice = Int.random(in: 0..<3, using: &random)
+    if choice > 0 {
+      let blocks = Int.random(in: 1...6, using: &random)
+      rig.disks[1].resize(to: Int(rig.disks[1].byteCount) + blocks * shape.blockBytes)
+    }
+    if choice < 2 {
+      let blocks = Int.random(in: 1...80, using: &random)
+      rig.disks[0].resize(to: Int(rig.disks[0].byteCount) + blocks * 4096)
+    }
+    try rig.growPool(shape.features)
+    try collect()
   }
 
   private func delete() throws(TrialFailure) {

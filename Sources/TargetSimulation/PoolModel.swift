@@ -7,7 +7,8 @@
 final class PoolModel {
   struct Version {
     var value: UInt64
-    /// Until a flush the sector may hold anything that was in the block before, or nobody's words.
+    /// Until a flush the sector may hold anything that was in the block before, nobody's words, or
+    /// zeros.
     var isDiscard = false
     /// When it was acknowledged; nil while it was not, and for ever where it failed.
     var acknowledged: Int?
@@ -144,7 +145,7 @@ final class PoolModel {
   func mayHold(_ id: Int, _ sector: Int, _ value: UInt64) -> Bool {
     guard let versions = volumes[id]?.sectors[sector] else { return false }
     return versions.contains {
-      $0.value == value || $0.isDiscard && value == TraceDisk.discarded
+      $0.value == value || $0.isDiscard && (value == TraceDisk.discarded || value == 0)
     }
   }
 

@@ -46,24 +46,20 @@ public final class TrialGround {
 /// A pool `pool` over disks in memory, and clients of its volumes. Nothing in it takes for ever: what
 /// does not end after very many passes of the loop is a failure.
 final class PoolRig {
-  static let blockBytes = 64 << 10
-  static let metadataBytes = 1 << 20
-  static let sectorsPerBlock = blockBytes / 512
-
   let ground: TrialGround
   let loop: EventLoop
   let mapper: UserspaceDeviceMapper
   /// Metadata, data, external origin.
   let disks: [TraceDisk]
   private let requests = RequestPool()
-  private let volumeBytes: Int
+  private let shape: PoolShape
   /// What the kernel would have logged.
   private(set) var log: [String] = []
 
-  init(_ ground: TrialGround, disks: [TraceDisk], volumeBytes: Int) {
+  init(_ ground: TrialGround, disks: [TraceDisk], _ shape: PoolShape) {
     self.ground = ground
     self.disks = disks
-    self.volumeBytes = volumeBytes
+    self.shape = shape
     loop = ground.loop
     mapper = UserspaceDeviceMapper(loop: loop, queue: ground.queue, worker: ground.worker)
     // What happens must follow from the seed, not from the time it takes.
@@ -107,16 +103,28 @@ final class PoolRig {
 
   // MARK: - Devices
 
-  func poolLine(_ features: String) -> TableLine {
+  private func poolLine(_ features: String) -> TableLine {
     TableLine(
       start: 0, length: disks[1].byteCount / 512, type: "thin-pool",
-      parameters: "\(ground.path("meta")) \(ground.path("data")) 128 0 \(features)")
+      parameters: "\(ground.path("meta")) \(ground.path("data")) "
+        + "\(shape.sectorsPerBlock) 0 \(features)")
   }
 
   func makePool(_ features: String) throws(TrialFailure) {
     try wait("creating the pool") {
       mapper.create(DeviceCreation(name: "pool", table: [poolLine(features)]), $0)
     }
+  }
+
+  /// Gives the pool a table for the sizes that its disks have now.
+  func growPool(_ features: String) throws(TrialFailure) {
+    do throws(DeviceMapperError) {
+      try mapper.load(.name("pool"), [poolLine(features)], readOnly: false)
+    } catch {
+      throw TrialFailure("loading the pool's table: \(error)")
+    }
+    try suspend("pool")
+    try resume("pool")
   }
 
   /// The error number.
@@ -132,7 +140,7 @@ final class PoolRig {
   func activate(_ id: Int, as name: String, hasOrigin: Bool) throws(TrialFailure) {
     let parameters = "pool \(id)" + (hasOrigin ? " \(ground.path("origin"))" : "")
     let line = TableLine(
-      start: 0, length: UInt64(volumeBytes / 512), type: "thin", parameters: parameters)
+      start: 0, length: UInt64(shape.sectorCount), type: "thin", parameters: parameters)
     try wait("activating \(name)") {
       mapper.create(DeviceCreation(name: name, table: [line]), $0)
     }

@@ -13,13 +13,14 @@ struct PowerCut {
   private struct Disk {
     /// With everything that is certain and before everything that is not.
     var bytes: [UInt8]
+    var size: Int
     var writes: [Write] = []
   }
 
   private var disks: [Disk]
 
   /// Disks as they were when the trace began.
-  init(_ images: [[UInt8]]) { disks = images.map { Disk(bytes: $0) } }
+  init(_ images: [[UInt8]]) { disks = images.map { Disk(bytes: $0, size: $0.count) } }
 
   /// Whether anything may be lost.
   var isUncertain: Bool { disks.contains { !$0.writes.isEmpty } }
@@ -36,6 +37,7 @@ struct PowerCut {
         disks[disk].writes[index].isCertain = true
       }
       settle(disk)
+    case .resize(let disk, let byteCount): disks[disk].size = byteCount
     case .client: break
     }
   }
@@ -66,7 +68,7 @@ struct PowerCut {
           copy(write.bytes[at..<end], into: &bytes, at: write.offset + at)
         }
       }
-      return bytes
+      return Array(bytes.prefix(disk.size))
     }
   }
 }

@@ -6,6 +6,8 @@ public final class Trace {
     case write(disk: Int, offset: Int, bytes: [UInt8], isDurable: Bool)
     /// A disk was flushed: what happened to it before event `before` survives power cuts.
     case flush(disk: Int, before: Int)
+    /// A disk has another size.
+    case resize(disk: Int, byteCount: Int)
     case client(ClientEvent)
   }
 

@@ -18,8 +18,11 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
 
   private let number: Int
   private let trace: Trace?
-  /// Its contents.
+  /// Its contents, those of its largest size.
   public private(set) var bytes: [UInt8]
+  private var size: Int
+  /// For each piece of 512 bytes whether it is a hole; empty where there are none.
+  private var holes: [Bool]
   private var pending: [(request: RequestPointer, position: Int)] = []
   private var random: SplitMix64
   private var hook: Hook?
@@ -39,12 +42,15 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
   /// - Parameters:
   ///   - number: what the trace calls it.
   ///   - isPrompt: requests end in the pass in which they come, in order.
+  ///   - hasHoles: it is a file and one hole: `bytes` are zeros, and discards leave holes.
   public init(
     _ loop: EventLoop, number: Int, bytes: [UInt8], trace: Trace? = nil, seed: UInt64 = 0,
-    isPrompt: Bool = false, isReadOnly: Bool = false
+    isPrompt: Bool = false, isReadOnly: Bool = false, hasHoles: Bool = false
   ) {
     self.number = number
     self.bytes = bytes
+    size = bytes.count
+    holes = hasHoles ? Array(repeating: true, count: bytes.count / 512) : []
     self.trace = trace
     self.isPrompt = isPrompt
     readOnly = isReadOnly
@@ -64,15 +70,23 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
   /// How many of a kind came, those of metadata included.
   public func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
 
-  /// Makes it larger, with zeros.
-  public func grow(to byteCount: Int) {
-    bytes += [UInt8](repeating: 0, count: byteCount - bytes.count)
+  /// Gives it another size, of at most the first.
+  func resize(to byteCount: Int) {
+    size = min(byteCount, bytes.count)
+    trace?.append(.resize(disk: number, byteCount: size))
   }
 
   /// Size in bytes.
-  public override var byteCount: UInt64 { UInt64(bytes.count) }
+  public override var byteCount: UInt64 { UInt64(size) }
   /// It does.
   public override var takesDiscards: Bool { true }
+  /// Where that leaves holes.
+  public override var discardsToZeroes: Bool { !holes.isEmpty }
+  /// Whether nothing was written there since it was made or discarded.
+  public override func isHole(_ range: Range<UInt64>) -> Bool {
+    !holes.isEmpty && range.upperBound <= size
+      && holes[Int(range.lowerBound / 512)..<Int((range.upperBound + 511) / 512)].allSatisfy { $0 }
+  }
   /// As it was made.
   public override var isReadOnly: Bool { readOnly }
 
@@ -114,7 +128,7 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
   private func perform(_ request: BlockRequest, _ position: Int) -> Int32 {
     let offset = Int(clamping: request.offset)
     let count = request.byteCount
-    guard request.operation == .flush || offset <= bytes.count && count <= bytes.count - offset
+    guard request.operation == .flush || offset <= size && count <= size - offset
     else { return EIO }
     let fails = isFailing(request.operation)
     switch request.operation {
@@ -131,8 +145,9 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
     case .flush:
       if !fails { trace?.append(.flush(disk: number, before: position)) }
     case .discard:
-      let left = [UInt64](repeating: Self.discarded, count: count / 8)
+      let left = [UInt64](repeating: holes.isEmpty ? Self.discarded : 0, count: count / 8)
       store(left.withUnsafeBytes { Array($0) }, at: offset, isDurable: false, fails)
+      if !fails && !holes.isEmpty { note(offset, count, isHole: true) }
     case .writeZeroes:
       let isDurable = request.flags.contains(.durable)
       store([UInt8](repeating: 0, count: count), at: offset, isDurable: isDurable, fails)
@@ -150,8 +165,13 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
 
   private func store(_ data: ArraySlice<UInt8>, at offset: Int, isDurable: Bool) {
     copy(data, into: &bytes, at: offset)
+    if !holes.isEmpty { note(offset, data.count, isHole: false) }
     trace?.append(
       .write(disk: number, offset: offset, bytes: Array(data), isDurable: isDurable))
+  }
+
+  private func note(_ offset: Int, _ count: Int, isHole: Bool) {
+    for sector in offset / 512..<(offset + count) / 512 { holes[sector] = isHole }
   }
 
   // MARK: - On the spot

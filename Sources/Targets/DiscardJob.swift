@@ -4,7 +4,8 @@ import PersistentData
 import ThinMetadata
 
 /// Unmaps whole blocks of a thin device, when everything that was under way has ended. With passdown
-/// the data blocks that nobody else has are discarded too, held meanwhile so that nobody gets them.
+/// the data blocks that nobody else has are discarded too, and nobody gets them before that is done. They
+/// are kept from others in memory alone, so that commits have them as free and a crash leaves no leaks.
 ///
 /// Blocks that were shared are discarded after the next commit only: until then another device that
 /// has just given such a block up gets it back if the power fails, and wants what was in it.
@@ -18,8 +19,8 @@ final class DiscardJob: RequestOwner {
   private let cell: Cell
   private var next: UInt64
   private var pending = 0
-  /// Data blocks with a reference of ours.
-  private var held: [Range<UInt64>] = []
+  /// Data blocks that nobody gets.
+  private var withheld: [Range<UInt64>] = []
   /// Those of them that are to be discarded after a commit.
   private var uncommitted: [Range<UInt64>] = []
   private var waitsForCommit = false
@@ -51,12 +52,12 @@ final class DiscardJob: RequestOwner {
   func step() {
     // Where nothing can be changed, discards do nothing.
     guard pool.mode < .outOfMetadataSpace else {
-      return end(isZeroing || pool.mode == .fail ? EIO : 0)
+      return end(isZeroing || pool.mode == .fail ? EIO : failure)
     }
     do throws(PoolError) {
       discardCommitted()
       if pending > 0 { return }
-      try release()
+      release()
       if !passesDown {
         try pool.metadata.remove(thin.id, cell.blocks)
         next = cell.blocks.upperBound
@@ -66,7 +67,10 @@ final class DiscardJob: RequestOwner {
       }
     } catch {
       pool.operationFailed("discard", error)
-      return end(EIO)
+      failure = EIO
+      uncommitted = []
+      // What was passed down by then comes back first.
+      return pending > 0 ? () : end(EIO)
     }
     if !uncommitted.isEmpty {
       waitsForCommit = true
@@ -75,7 +79,7 @@ final class DiscardJob: RequestOwner {
       pool.schedule()
     }
     if pending > 0 || waitsForCommit { return }
-    if next >= cell.blocks.upperBound && held.isEmpty { return end(failure) }
+    if next >= cell.blocks.upperBound && withheld.isEmpty { return end(failure) }
     pool.discards.append(self)
     pool.schedule()
   }
@@ -89,10 +93,8 @@ final class DiscardJob: RequestOwner {
       }
       let count = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
       let blocks = run.dataBlock..<(run.dataBlock + count)
-      try pool.metadata.incrementData(blocks)
       try pool.metadata.remove(thin.id, run.virtualBlocks)
       pool.changed()
-      held.append(blocks)
       next = run.virtualBlocks.upperBound
       try passDown(blocks, mayBeShared: run.isShared)
     }
@@ -132,19 +134,21 @@ final class DiscardJob: RequestOwner {
     pool.schedule()
   }
 
-  /// Discards `blocks`; if they may have been shared, those of them that have no reference but ours,
-  /// and after a commit. The others can have one by a metadata snapshot, which needs no data: then they
-  /// are discarded too.
+  /// Withholds and discards `blocks`; if they may have been shared, those of them that nobody has any
+  /// more, and after a commit. The others can have a reference by a metadata snapshot, which needs no
+  /// data: then they are discarded too.
   private func passDown(_ blocks: Range<UInt64>, mayBeShared: Bool) throws(PoolError) {
     var at = blocks.lowerBound
     while at < blocks.upperBound {
-      guard try isOurs(at, mayBeShared) else {
+      guard try isNobodys(at, mayBeShared) else {
         at += 1
         continue
       }
       var end = at + 1
-      while end < blocks.upperBound, try isOurs(end, mayBeShared) { end += 1 }
+      while end < blocks.upperBound, try isNobodys(end, mayBeShared) { end += 1 }
       if end <= pool.dataBlockLimit {
+        try pool.metadata.withholdData(at..<end)
+        withheld.append(at..<end)
         if mayBeShared { uncommitted.append(at..<end) } else { discard(at..<end) }
       }
       at = end
@@ -160,9 +164,9 @@ final class DiscardJob: RequestOwner {
         owner: self))
   }
 
-  private func isOurs(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
+  private func isNobodys(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
     if !mayBeShared { return true }
-    return try pool.metadata.dataCount(block) == 1
+    return try pool.metadata.dataCount(block) == 0
   }
 
   /// A discard that was passed down has ended; whether it did anything does not matter.
@@ -172,14 +176,14 @@ final class DiscardJob: RequestOwner {
     goOn()
   }
 
-  /// Gives up the references.
-  private func release() throws(PoolError) {
-    for blocks in held { try pool.metadata.decrementData(blocks) }
-    if !held.isEmpty { pool.changed() }
-    held = []
+  /// Has others get the blocks again.
+  private func release() {
+    for blocks in withheld { pool.restore(blocks) }
+    withheld = []
   }
 
   private func end(_ code: Int32) {
+    release()
     if code == 0 && part.pointee.flags.contains(.durable) && pool.mode < .outOfMetadataSpace {
       part.pointee.context = ThinDriver.isWritten
       pool.flushWaiters.append(part)

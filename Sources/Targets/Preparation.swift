@@ -184,30 +184,20 @@ final class Preparation: RequestOwner {
 
   /// Makes the mapping. Called by the worker.
   func insert() {
-    if error != 0 {
-      giveBlockBack()
+    guard error == 0, pool.mode < .outOfMetadataSpace else {
+      pool.restore(newBlock..<(newBlock + 1))
       return end(EIO)
     }
-    guard pool.mode < .outOfMetadataSpace else { return end(EIO) }
     do throws(PoolError) {
+      try pool.metadata.claimDataBlock(newBlock)
       try pool.metadata.insert(thin.id, block, dataBlock: newBlock)
     } catch {
       pool.operationFailed("insert", error)
+      pool.restore(newBlock..<(newBlock + 1))
       return end(EIO)
     }
     pool.changed()
     end(0)
-  }
-
-  /// Nothing refers to the block: better to use it again than to lose it.
-  private func giveBlockBack() {
-    guard pool.mode < .outOfMetadataSpace else { return }
-    do throws(PoolError) {
-      try pool.metadata.decrementData(newBlock..<(newBlock + 1))
-      pool.changed()
-    } catch {
-      pool.operationFailed("decrement", error)
-    }
   }
 
   private func end(_ code: Int32) {

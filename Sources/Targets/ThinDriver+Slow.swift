@@ -46,7 +46,10 @@ extension ThinDriver {
     case .noSpace: return pool.waitForSpace(part, self)
     case .failed: return finishLater(part, EIO)
     }
-    guard newBlock < pool.dataBlockLimit else { return finishLater(part, EIO) }
+    guard newBlock < pool.dataBlockLimit else {
+      pool.restore(newBlock..<(newBlock + 1))
+      return finishLater(part, EIO)
+    }
     let cell = pool.lock(thin, block)
     let preparation = Preparation(
       self, cell, block: block, newBlock: newBlock, source: source(block, state, newBlock))

@@ -122,7 +122,7 @@ extension ThinPool {
     case failed
   }
 
-  /// A data block for a write.
+  /// A data block for a write. Until it is mapped nobody else gets it, and a crash leaves it free.
   func allocate() -> Allocation {
     guard mode == .write else { return .failed }
     checkLowWater(metadata.freeDataBlocks)
@@ -136,7 +136,7 @@ extension ThinPool {
     }
     let block: UInt64
     do throws(PoolError) {
-      block = try metadata.allocateDataBlock()
+      block = try metadata.reserveDataBlock()
     } catch .dataFull {
       setMode(.outOfDataSpace)
       return .noSpace
@@ -145,8 +145,18 @@ extension ThinPool {
       return .failed
     }
     changed()
-    if freeMetadata == 0 { guard commitNow() else { return .failed } }
+    if freeMetadata == 0 && !commitNow() {
+      restore(block..<(block + 1))
+      return .failed
+    }
     return .block(block)
+  }
+
+  /// Data blocks that were reserved or withheld are free again, if nothing refers to them.
+  func restore(_ blocks: Range<UInt64>) {
+    metadata.restoreData(blocks)
+    // Whoever waits for space is told by a commit.
+    if mode == .outOfDataSpace { changed() }
   }
 
   private func checkLowWater(_ free: UInt64) {

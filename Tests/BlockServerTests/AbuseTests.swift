@@ -23,20 +23,41 @@ struct AbuseTests {
   @Test("Whoever holds buffers and makes no progress is dropped when others wait for them")
   func holdUp() throws {
     var limits = ServerLimits()
-    limits.bytes = 64 << 20
+    limits.bytes = 128 << 20
     limits.stallNanoseconds = 50_000_000
     let fixture = try Fixture(byteCount: 64 << 20, limits: limits)
     let silent = [fixture.connected(), fixture.connected()]
     for client in silent { client.request(1, length: 32 << 20, payload: [1, 2, 3]) }
     fixture.pass()
     let client = fixture.connected()
-    client.request(0, length: 512)
+    client.request(0, length: 16 << 20)
     let end = EventLoop.now() + 5_000_000_000
     while fixture.server.counters.dropped == 0, EventLoop.now() < end { fixture.loop.pass() }
     // One was enough.
     #expect(fixture.server.counters.dropped == 1)
     #expect(client.reply()?.error == 0)
     #expect(silent.count { $0.isClosed(passes: 10) } == 1)
+  }
+
+  @Test("What is within a client's share of the buffers it gets at once, whatever the others hold")
+  func shares() throws {
+    var limits = ServerLimits()
+    limits.bytes = 128 << 20
+    limits.connections = 64
+    let fixture = try Fixture(byteCount: 64 << 20, limits: limits)
+    let greedy = (0..<8).map { _ in fixture.connected() }
+    for client in greedy { client.request(1, length: 32 << 20, payload: [1, 2, 3]) }
+    fixture.pass()
+    #expect(fixture.server.bytesInUse <= limits.bytes)
+    let client = fixture.connected()
+    // A MiB, again and again, beside one request for more that waits.
+    for _ in 0..<3 { #expect(client.read(0, 1 << 20) != nil) }
+    client.request(0, length: 4 << 20)
+    fixture.pass(1000)
+    #expect(fixture.server.counters.reads == 3 && fixture.server.counters.dropped == 0)
+    for client in greedy { #expect(!client.isClosed(passes: 1)) }
+    // Those who wait get what others gave back.
+    #expect(fixture.connected().read(0, 4096) != nil)
   }
 
   @Test("Silent clients are dropped in the end, and make room for others when there are too many")

@@ -19,6 +19,8 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   private(set) var durable: [UInt8]
   private var random: SplitMix64
   private var pending: [RequestPointer] = []
+  /// Requests that wait.
+  var pendingCount: Int { pending.count }
   private var hook: Hook?
   /// Decides what fails: the kind of operation and how many of that kind came before it.
   var fails: (BlockOperation, Int) -> Bool = { _, _ in false }

@@ -6,10 +6,12 @@ import Testing
 struct PoolCrashTests {
   @Test(
     "a power cut at any write costs nothing that was flushed, and shows nobody what was not theirs",
-    arguments: [UInt64](1...(UInt64(environment("DMTHIN_SEEDS") ?? "") ?? 3)))
-  func powerCuts(_ seed: UInt64) throws {
-    let images = try PoolCrashTrial(TrialGround(), seed: seed, steps: 120).run(oneOf: 12)
-    #expect(images > 20)
+    arguments: PoolCrashTrial.Kind.allCases,
+    [UInt64](1...(UInt64(environment("DMTHIN_SEEDS") ?? "") ?? 1)))
+  func powerCuts(_ kind: PoolCrashTrial.Kind, _ seed: UInt64) throws {
+    let images = try PoolCrashTrial(TrialGround(), kind, seed: seed, steps: 120)
+      .run(oneOf: kind == .largeBlocks ? 40 : 12)
+    #expect(images > 8)
   }
 
   @Test(

@@ -20,6 +20,10 @@ final class World {
   let folder: ScratchFolder
   var disks: [String: MemoryDisk] = [:]
   private let requests = RequestPool()
+  /// A command or request that does not end would keep the test run for ever.
+  private let watchdog = LoopTimer {
+    fatalError("'\(Test.current?.name ?? "a test")' waits for something that does not end")
+  }
   /// What the kernel would have logged.
   var log: [String] = []
 
@@ -32,6 +36,7 @@ final class World {
     dm = UserspaceBackend(mapper, loop: loop)
     folder = try ScratchFolder()
     mapper.log = { [unowned self] in log.append($0) }
+    loop.set(watchdog, after: 180_000_000_000)
     if onFiles { return }
     mapper.openDisk = { [unowned self] (path, _) throws(DeviceOpenError) in
       guard let disk = disks[String(path.split(separator: "/").last ?? "")] else {
@@ -42,6 +47,7 @@ final class World {
   }
 
   deinit {
+    loop.cancel(watchdog)
     mapper.removeAll()
     for _ in 0..<10 { loop.pass() }
     for disk in disks.values { disk.close() }

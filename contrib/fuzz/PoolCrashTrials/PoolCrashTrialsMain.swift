@@ -7,7 +7,7 @@ import TargetSimulation
 ///
 ///     pool-crash-trials [--count IMAGES] [--seed N]
 ///
-/// `count` images of power cuts, and a tenth as many faults.
+/// `count` images of power cuts, and a tenth as many faults. Pools of each kind take turns, by the seed.
 ///
 /// A trial follows from its seed alone, so `--count 1 --seed S` repeats one. A trap ends the program
 /// with a signal after it has printed the seed.
@@ -35,6 +35,8 @@ enum PoolCrashTrialsMain {
   private static func run(_ count: Int, _ first: UInt64) throws -> Int {
     let ground = try TrialGround()
     var (images, trials, failures) = (0, 0, 0)
+    let kinds = PoolCrashTrial.Kind.allCases
+    var ofKind: [String: Int] = [:]
     var faults: [String: [Int]] = [:]
     func attempt(_ body: () throws -> Void) {
       do { try body() } catch {
@@ -46,7 +48,12 @@ enum PoolCrashTrialsMain {
     while images < count && failures < 100 {
       currentSeed = first &+ UInt64(trials)
       trials += 1
-      attempt { images += try PoolCrashTrial(ground, seed: currentSeed).run() }
+      let kind = kinds[Int(currentSeed % UInt64(kinds.count))]
+      attempt {
+        let count = try PoolCrashTrial(ground, kind, seed: currentSeed).run()
+        images += count
+        ofKind[kind.rawValue, default: 0] += count
+      }
       guard faults.values.reduce(0, { $0 + $1[0] }) < count / 10 else { continue }
       for kind in PoolFaultTrial.Kind.all {
         attempt {
@@ -55,7 +62,8 @@ enum PoolCrashTrialsMain {
         }
       }
     }
-    print("\(images) images of power cuts in \(trials) trials")
+    let parts = ofKind.sorted { $0.key < $1.key }.map { "\($0.value) \($0.key)" }
+    print("\(images) images of power cuts in \(trials) trials: \(parts.joined(separator: ", "))")
     for (kind, counts) in faults.sorted(by: { $0.key < $1.key }) {
       print(
         "\(counts[0]) faults of \(kind): \(counts[1]) times the pool went on, "

@@ -134,7 +134,8 @@ public final class Listener {
 
   /// The sockets that the service manager passed (LISTEN_FDS), none where it passed none to this
   /// process.
-  public static func passed() -> [Listener] {
+  /// - Throws: `SystemError` where one does not listen: it would be ready for ever, and bring nobody.
+  public static func passed() throws(SystemError) -> [Listener] {
     guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
       let text = getenv("LISTEN_FDS"), let count = Int32(String(cString: text)),
       (1...256).contains(count)
@@ -142,11 +143,18 @@ public final class Listener {
     // Not for those whom this process starts.
     unsetenv("LISTEN_PID")
     unsetenv("LISTEN_FDS")
-    return (3..<3 + count).map { fd in
+    var listeners: [Listener] = []
+    for fd in 3..<3 + count {
+      var isListening: Int32 = 0
+      var length = socklen_t(MemoryLayout<Int32>.size)
+      let call = "accept on descriptor \(fd)"
+      try check(getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length), call)
+      guard isListening != 0 else { throw SystemError(call, EINVAL) }
       _ = fcntl(fd, F_SETFD, FD_CLOEXEC)
       _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
-      return Listener(descriptor: fd, name: "socket \(fd)")
+      listeners.append(Listener(descriptor: fd, name: "socket \(fd)"))
     }
+    return listeners
   }
 
   private static func open(_ family: Int32) throws(SystemError) -> Int32 {

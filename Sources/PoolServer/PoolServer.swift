@@ -109,7 +109,7 @@ public final class PoolServer {
   }
 
   private func openDoors() throws(ServeError) {
-    let passed = Listener.passed()
+    let passed = try passedListeners()
     let controlPath = options.control ?? options.sockets.first.map { $0 + ".control" }
     guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
       throw ServeError(.request, "nobody could connect: give --socket or --listen")
@@ -148,6 +148,14 @@ public final class PoolServer {
         default: .missing
         }
       throw ServeError(kind, "\(place): \(error)")
+    }
+  }
+
+  private func passedListeners() throws(ServeError) -> [Listener] {
+    do throws(SystemError) {
+      return try Listener.passed()
+    } catch {
+      throw ServeError(.request, "LISTEN_FDS: \(error)")
     }
   }
 

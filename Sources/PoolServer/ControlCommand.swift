@@ -142,9 +142,7 @@ struct ControlCommand {
         answer.put(number.minor)
       }
       reply(answer)
-    case .status:
-      let table = mapper.status(device, options)
-      reply(answer(table))
+    case .status: reply(answer(mapper.status(device, options)))
     default: reply(answer(mapper.table(device, options)))
     }
   }

@@ -66,7 +66,7 @@ struct MetricsText {
       working.map { ($0.labels, $0.3.data.used &* $0.block) })
     add(
       "pool_data_low_water_bytes", "gauge", "Free data at which an event is raised.",
-      working.map { ($0.labels, $0.low.multipliedFullWidth(by: $0.block).low) })
+      working.map { ($0.labels, $0.low &* $0.block) })
     add(
       "pool_metadata_bytes", "gauge", "Size of a pool's metadata.",
       working.map { ($0.labels, $0.3.metadata.total &* 4096) })

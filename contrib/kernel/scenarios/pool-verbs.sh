@@ -19,7 +19,7 @@ refused 66 'a file: the kernel wants a block device' create p --metadata /etc/ho
 refused 66 'cannot open' create p --metadata /dev/nothing --data $data
 refused 64 'same device' create p --metadata $meta --data $meta
 refused 64 'multiples of 128' create p --metadata $meta --data $data --block-size 65k
-refused 2 'a size is a whole number with a unit' create p --metadata $meta --data $data --block-size 128
+refused 2 'size is a whole number with a unit' create p --metadata $meta --data $data --block-size 128
 echo something | dd of=$meta conv=notrunc,fsync status=none
 refused 64 'holds something already' create p --metadata $meta --data $data
 pool create p --metadata $meta --data $data --force --features error_if_no_space --low-water 7

@@ -45,7 +45,7 @@ refused 64 'failed: File exists' create-thin p 1
 refused 64 'exists already' create-thin p 1 --activate t9 --size 1m
 refused 75 "'t1' is active" create-thin p 9 --activate t1 --size 1m
 refused 2 'go together' create-thin p 9 --activate t9
-refused 64 'a thin device has one sector' create-thin p 9 --activate t9 --size 0s
+refused 2 'a size is at least a sector' create-thin p 9 --activate t9 --size 0s
 refused 66 'there is no active device' create-thin nopool 1
 refused 64 't1 is no thin pool' create-thin t1 1 --backend kernel
 pool reserve-metadata-snap p >/dev/null

@@ -135,7 +135,7 @@ let package = Package(
       ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation", "TestSupport"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
-    tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath"]),
+    tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath", "TestSupport"]),
     tests(
       "TargetsTests",
       [
@@ -165,7 +165,11 @@ let package = Package(
         "Simulation",
       ],
       exclude: ["Vectors"], swiftSettings: settings),
-    tests("CommandsTests", ["Commands", "BlockIO", "ThinFormat", "ThinMetadata", "ThinTools"]),
+    tests(
+      "CommandsTests",
+      [
+        "BlockIO", "CDMThin", "Commands", "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
+      ]),
     tests(
       "PoolServerTests",
       [

@@ -42,6 +42,8 @@ public final class BlockServer: PassHook {
   private var connections: [Connection] = []
   /// Connections with replies to send.
   private var dirty: [Connection] = []
+  /// Those of them that are being looked after; empty between passes, and kept for its memory.
+  private var sending: [Connection] = []
   /// Connections that wait for others to give buffers back.
   private var waiting: [Connection] = []
   /// Connections that have ended, until none of their methods can be running any more.
@@ -152,9 +154,10 @@ public final class BlockServer: PassHook {
 
   public override func endOfPass() {
     if !dirty.isEmpty {
-      let connections = dirty
-      dirty.removeAll(keepingCapacity: true)
-      for connection in connections { connection.flush() }
+      // Whoever gets something to send meanwhile is for the next time.
+      swap(&dirty, &sending)
+      for connection in sending { connection.flush() }
+      sending.removeAll(keepingCapacity: true)
     }
     if !waiting.isEmpty { wake() }
     buried.removeAll(keepingCapacity: true)

@@ -238,7 +238,7 @@ final class Connection: RequestOwner {
     guard phase != .ended, phase != .tlsHandshake else { return }
     let hadGreeting = !greeting.isEmpty
     isSendBlocked = false
-    guard sendGreeting(), sendReplies() else { return }
+    guard greeting.isEmpty ? finishRecord() : sendGreeting(), sendReplies() else { return }
     if phase == .finishing, !isSendBlocked, inFlight == 0, table?.firstReply ?? -1 < 0 {
       close(dropped: false)
       return

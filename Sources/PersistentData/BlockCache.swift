@@ -7,8 +7,8 @@ public import ThinFormat
 /// written. Buffers stay where they are until `trim`, which callers invoke between operations;
 /// only then is the limit enforced, so an operation may hold as many blocks as it needs.
 ///
-/// Memory: 4 KiB per cached block, `blocksMax` of them between operations, and four bytes per
-/// block of the parts of the device that are used.
+/// Memory: 4 KiB per cached block, `blocksMax` of them between operations, four bytes per block of
+/// the parts of the device that are used, and 256 KiB where neighbours are written together.
 ///
 /// Invariants: `indexes` has the slot of each cached block, plus one; a dirty block is one that
 /// the committed state does not use, so that writing it early does no harm.
@@ -36,6 +36,10 @@ public final class BlockCache {
   private var slotsMax: Int
   /// Where the buffers of all slots are.
   private var slabs: [AlignedBuffer] = []
+  /// Where neighbours are put together for writing; made when it is first needed.
+  private var runBuffer: AlignedBuffer?
+  /// Neighbours that are written together at most.
+  private static let runBlocksMax = 64
   /// Slots without a block.
   private var spare: [UInt32] = []
   private var hand = 0
@@ -155,27 +159,58 @@ public final class BlockCache {
     if known != 0 { slots[Int(known - 1)].isDirty = true }
   }
 
-  /// Writes every dirty block and flushes the device.
+  /// Writes every dirty block, neighbours together, and flushes the device.
   public func flush() throws(PoolError) {
     var dirty: [(block: UInt64, slot: Int)] = []
     for i in 0..<slotsMade where slots[i].isUsed && slots[i].isDirty {
       dirty.append((slots[i].block, i))
     }
     dirty.sort { $0.block < $1.block }
-    for (_, slot) in dirty { try write(slot) }
+    var start = 0
+    while start < dirty.count {
+      var end = start + 1
+      while end < dirty.count, end - start < Self.runBlocksMax,
+        dirty[end].block == dirty[end - 1].block + 1
+      {
+        end += 1
+      }
+      if end - start == 1 { try write(dirty[start].slot) } else { try write(dirty[start..<end]) }
+      start = end
+    }
     do throws(BlockIOError) { try device.flush() } catch { throw .io(error) }
+  }
+
+  /// Writes blocks that follow each other by one call.
+  private func write(_ run: ArraySlice<(block: UInt64, slot: Int)>) throws(PoolError) {
+    let together = runBuffer ?? AlignedBuffer(count: Self.runBlocksMax * Limits.blockBytes)
+    runBuffer = together
+    var filled = 0
+    for (block, slot) in run {
+      let buffer = slots[slot].buffer
+      BlockHeader.seal(buffer, number: block, kind: slots[slot].kind)
+      together.bytes[filled..<(filled + Limits.blockBytes)].copyBytes(from: buffer)
+      filled += Limits.blockBytes
+    }
+    try write(together.bytes[0..<filled], at: run[run.startIndex].block)
+    for (_, slot) in run { slots[slot].isDirty = false }
   }
 
   private func write(_ index: Int) throws(PoolError) {
     let slot = slots[index]
     BlockHeader.seal(slot.buffer, number: slot.block, kind: slot.kind)
+    try write(slot.buffer[...], at: slot.block)
+    slots[index].isDirty = false
+  }
+
+  private func write(_ bytes: Slice<UnsafeMutableRawBufferPointer>, at block: UInt64)
+    throws(PoolError)
+  {
+    let buffer = UnsafeRawBufferPointer(UnsafeMutableRawBufferPointer(rebasing: bytes))
     do throws(BlockIOError) {
-      try device.write(
-        UnsafeRawBufferPointer(slot.buffer), at: slot.block * UInt64(Limits.blockBytes))
+      try device.write(buffer, at: block * UInt64(Limits.blockBytes))
     } catch {
       throw .io(error)
     }
-    slots[index].isDirty = false
   }
 
   /// Brings the number of blocks back under the limit, what was not used for long first; pointers

@@ -36,30 +36,18 @@ public struct RunFolder: Sendable {
 
   /// Names of pools that have a file of `kind`, ascending.
   func pools(with kind: Kind) -> [String] {
-    names.filter { $0.hasSuffix(kind.suffix) }.map { String($0.dropLast(kind.suffix.count)) }
-      .sorted()
+    Folder.names(in: path).filter { $0.hasSuffix(kind.suffix) }
+      .map { String($0.dropLast(kind.suffix.count)) }.sorted()
   }
 
   /// Removes the folder with the files that verbs make; anything else in it stays, and the folder then
   /// does too.
   public func clear() {
     let suffixes = Kind.allCases.map(\.suffix) + [Self.temporarySuffix]
-    for name in names where suffixes.contains(where: name.hasSuffix) { unlink("\(path)/\(name)") }
-    rmdir(path)
-  }
-
-  /// What there is in the folder; nothing where there is no folder.
-  private var names: [String] {
-    guard let folder = opendir(path) else { return [] }
-    defer { closedir(folder) }
-    var names: [String] = []
-    while let entry = readdir(folder) {
-      names.append(
-        withUnsafePointer(to: &entry.pointee.d_name) {
-          $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-        })
+    for name in Folder.names(in: path) where suffixes.contains(where: name.hasSuffix) {
+      unlink("\(path)/\(name)")
     }
-    return names
+    rmdir(path)
   }
 
   /// What a pool's file has; nil where there is none, nothing where it cannot be read or is too large.

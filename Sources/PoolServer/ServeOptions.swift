@@ -39,8 +39,9 @@ public struct ServeOptions {
   /// Blocks of 4 KiB of metadata that are kept in memory.
   public var metadataCacheBlocks = 8192
   /// How long to look for completions before sleeping, in microseconds, where the disk answers within
-  /// that as a rule.
-  public var spinMicroseconds: UInt64 = 100
+  /// that as a rule. Not by default: on a virtual machine it takes the processor from those who do
+  /// the disk's work (`contrib/bench/serve --spin`).
+  public var spinMicroseconds: UInt64 = 0
   /// How clients are authenticated.
   public var security = Security.plain
   /// What clients may take up.

@@ -146,8 +146,8 @@ extension ServeCommand {
       "spin", value: .required(placeholder: "MICROSECONDS", .number(max: 1_000_000)),
       help: """
         How long to look for completed I/O before sleeping, while little is on its way and the \
-        disk answers within that time: less latency for more processor time. 0 is never. Default: \
-        100.
+        disk answers within that time. It helps on a machine with processors to spare, and costs \
+        throughput on a virtual machine or a busy one: measure before you set it. Default: 0, never.
         """),
   ]
 

@@ -2,6 +2,7 @@ import BlockIO
 public import DataPath
 import DeviceMapper
 import Glibc
+import Simulation
 import Targets
 
 /// Something that does not hold, with what there is to say about it.
@@ -18,7 +19,7 @@ public final class TrialGround {
   public let loop: EventLoop
   let queue: IOQueue
   let worker: BlockingWorker
-  private let folder: String
+  private let folder: TemporaryFolder
   private static let names = ["meta", "data", "origin"]
 
   /// - Throws: what the system has against it.
@@ -26,11 +27,7 @@ public final class TrialGround {
     loop = try EventLoop()
     queue = try IOQueue(loop)
     worker = try BlockingWorker(loop)
-    var template = Array("/tmp/dmthin-trial-XXXXXX".utf8CString)
-    guard let made = mkdtemp(&template).map({ String(cString: $0) }) else {
-      throw SystemError("mkdtemp", errno)
-    }
-    folder = made
+    folder = try TemporaryFolder("dmthin-trial")
     for name in Self.names {
       let descriptor = open(path(name), O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
       guard descriptor >= 0 else { throw SystemError("open", errno) }
@@ -39,13 +36,11 @@ public final class TrialGround {
   }
 
   deinit {
-    for name in Self.names { unlink(path(name)) }
-    rmdir(folder)
     queue.close()
     worker.close()
   }
 
-  func path(_ name: String) -> String { "\(folder)/\(name)" }
+  func path(_ name: String) -> String { "\(folder.path)/\(name)" }
 }
 
 /// A pool `pool` over disks in memory, and clients of its volumes. Nothing in it takes for ever: what

@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 import Glibc
 import Testing
 import ThinTools
@@ -11,7 +12,7 @@ import ThinTools
     var ends: [Int32] = [0, 0]
     try #require(pipe(&ends) == 0)
     close(ends[0])
-    let errors = anonymousFile()
+    let errors = dmthin_memory_file("errors")
     defer {
       close(ends[1])
       close(errors)
@@ -48,7 +49,7 @@ import ThinTools
   func fullOutput() throws {
     let full = open("/dev/full", O_WRONLY)
     try #require(full >= 0)
-    let errors = anonymousFile()
+    let errors = dmthin_memory_file("errors")
     defer {
       close(full)
       close(errors)

@@ -1,4 +1,6 @@
+import BlockIO
 import Glibc
+import TestSupport
 import Testing
 import ThinFormat
 import ThinTools
@@ -58,15 +60,15 @@ import ThinTools
 
   @Test("manual pages and completions are written for packaging")
   func generated() throws {
-    let (result, folder) = filled { mkdtemp($0) == nil ? -1 : 0 }
-    try #require(result == 0)
+    let scratch = try ScratchFolder()
+    let folder = scratch.path
     #expect(runCommand("thin-tools", "generate-man", folder).status == 0)
     #expect(runCommand("thin-tools", "generate-completions", folder).status == 0)
     for name in allSpecs.map(\.fieldName) + ["thin-tools"] {
       #expect(unlink("\(folder)/\(name).8") == 0)
       #expect(unlink("\(folder)/\(name)") == 0)
     }
-    #expect(rmdir(folder) == 0)
+    #expect(Folder.names(in: folder).isEmpty)
     #expect(runCommand("thin-tools", "generate-man", "/no/such/folder").status == 73)
   }
 }

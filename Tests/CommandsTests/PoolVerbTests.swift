@@ -1,5 +1,6 @@
 import BlockIO
 import Glibc
+import TestSupport
 import Testing
 import ThinFormat
 import ThinTools
@@ -216,8 +217,8 @@ private func dmthin(_ arguments: String...) -> (status: Int32, output: String, e
 
   @Test("pages and completions of the group are written")
   func generated() throws {
-    let (result, folder) = filled { mkdtemp($0) == nil ? -1 : 0 }
-    try #require(result == 0)
+    let scratch = try ScratchFolder()
+    let folder = scratch.path
     #expect(dmthin("generate-man", folder).status == 0)
     #expect(dmthin("generate-completions", folder).status == 0)
     let names = allSpecs.map(\.fieldName) + Dispatcher.poolCommands.map { $0.spec.fieldName }
@@ -225,6 +226,6 @@ private func dmthin(_ arguments: String...) -> (status: Int32, output: String, e
       #expect(unlink("\(folder)/\(name).8") == 0)
       #expect(unlink("\(folder)/\(name)") == 0 || name.hasPrefix("dmthin-"))
     }
-    #expect(rmdir(folder) == 0)
+    #expect(Folder.names(in: folder).isEmpty)
   }
 }

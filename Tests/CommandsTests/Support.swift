@@ -1,4 +1,6 @@
+import CDMThin
 import Glibc
+import TestSupport
 import Testing
 
 @testable import Commands
@@ -6,8 +8,8 @@ import Testing
 /// A console whose output and error output are kept in memory files.
 final class CapturedConsole {
   let console: Console
-  private let outputFile = anonymousFile()
-  private let errorFile = anonymousFile()
+  private let outputFile = dmthin_memory_file("console")
+  private let errorFile = dmthin_memory_file("console")
 
   init(showsProgress: Bool = false, clock: @escaping () -> UInt64 = monotonicNanoseconds) {
     console = Console(
@@ -31,23 +33,6 @@ final class CapturedConsole {
   }
 }
 
-/// A file or folder name that does not exist yet, as mkstemp(3) and mkdtemp(3) fill it in.
-func filled(_ fill: (UnsafeMutablePointer<CChar>) -> Int32) -> (result: Int32, path: String) {
-  var template = Array("/tmp/dmthin-test-XXXXXX".utf8CString)
-  return template.withUnsafeMutableBufferPointer { buffer in
-    guard let base = buffer.baseAddress else { return (-1, "") }
-    let result = fill(base)
-    return (result, String(cString: base))
-  }
-}
-
-/// An open file that nobody else can open.
-func anonymousFile() -> Int32 {
-  let (fd, path) = filled { mkstemp($0) }
-  unlink(path)
-  return fd
-}
-
 /// Runs a command line in this process.
 func runCommand(_ arguments: String...) -> (status: Int32, output: String, errors: String) {
   runCommand(arguments)
@@ -62,21 +47,16 @@ func runCommand(_ arguments: [String]) -> (status: Int32, output: String, errors
 /// A file that is removed at the end of the test.
 final class ScratchFile {
   let path: String
+  private let folder: ScratchFolder
 
   init(_ bytes: [UInt8] = [], size: Int? = nil) throws {
-    let fd: Int32
-    (fd, path) = filled { mkstemp($0) }
-    try #require(fd >= 0)
-    try #require(write(fd, bytes, bytes.count) == bytes.count)
-    if let size { try #require(ftruncate(fd, off_t(size)) == 0) }
-    close(fd)
+    folder = try ScratchFolder()
+    path = try folder.file("file", bytes: bytes, size: size.map { UInt64($0) })
   }
 
   convenience init(text: String, size: Int? = nil) throws {
     try self.init(Array(text.utf8), size: size)
   }
-
-  deinit { unlink(path) }
 }
 
 /// Every command of the registry.

@@ -2,6 +2,7 @@ import BlockIO
 import CDMThin
 import DataPath
 import Glibc
+import TestSupport
 import Testing
 
 /// Remembers how its requests ended.
@@ -18,6 +19,7 @@ private final class Bench {
   let queue: IOQueue
   let worker: BlockingWorker
   let path: String
+  private let folder: ScratchFolder
   let pages: Int
   let requests = RequestPool()
   let recorder = Recorder()
@@ -27,7 +29,8 @@ private final class Bench {
     queue = try IOQueue(loop)
     worker = try BlockingWorker(loop)
     self.pages = pages
-    path = "\(folder)/dmthin-data-path.\(getpid()).\(UInt64.random(in: 0 ... .max))"
+    self.folder = try ScratchFolder(in: folder)
+    path = self.folder.file("pages")
     let fd = open(path, O_CREAT | O_RDWR | O_EXCL, 0o600)
     try #require(fd >= 0)
     let page = AlignedBuffer(count: 4096)
@@ -42,7 +45,6 @@ private final class Bench {
   deinit {
     queue.close()
     worker.close()
-    unlink(path)
   }
 
   func disk(readOnly: Bool = false) throws -> Disk {

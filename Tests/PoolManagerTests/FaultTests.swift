@@ -193,7 +193,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
       try verb.prepare(scene)
       let before = scene.backend.state
       var left: [String: String] = [:]
-      scene.backend.atDeath = { left = scene.files(.intent) }
+      scene.backend.atDeath = { [unowned scene] in left = scene.files(.intent) }
       scene.backend.reset(.death(call))
       _ = refusal { try verb.run(scene, scene.manager()) }
       for (key, text) in left { try scene.run.save(text, key, .intent) }

@@ -14,10 +14,7 @@ struct DegradedPoolTests {
   @Test("without metadata space nothing new is mapped, until the metadata device has grown")
   func metadataSpace() throws {
     let world = try World()
-    try world.makePool(metaBytes: 64 * 4096, dataBytes: 16 * block)
-    try world.makeThin(1, bytes: 8 * block)
-    let old = pattern(1, block)
-    #expect(try world.write("thin1", at: 0, old) == 0)
+    let old = try world.makeUsedPool(metaBytes: 64 * 4096)
     // Each takes a block of metadata.
     var id = 1
     while try world.pool().mode == .readWrite {
@@ -37,7 +34,7 @@ struct DegradedPoolTests {
     }
     world.disks["meta"]?.grow(to: 1 << 20)
     try world.dm.suspend(.name("pool"), [])
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.resume("pool")
     #expect(try world.pool().mode == .readWrite && world.pool().metadata.total == 256)
     try world.message("create_thin 100")
     #expect(try world.write("thin1", at: block, old) == 0)
@@ -48,10 +45,7 @@ struct DegradedPoolTests {
   @Test("a pool whose metadata cannot be read back has failed, and loses only what was not flushed")
   func failure() throws {
     let world = try World()
-    try world.makePool(dataBytes: 16 * block)
-    try world.makeThin(1, bytes: 8 * block)
-    let old = pattern(1, block)
-    #expect(try world.write("thin1", at: 0, old) == 0)
+    let old = try world.makeUsedPool()
     #expect(try world.perform(.flush, "thin1") == 0)
     #expect(try world.write("thin1", at: block, old) == 0)
     world.disks["meta"]?.fails = { operation, _ in operation != .flush }
@@ -68,7 +62,7 @@ struct DegradedPoolTests {
     }
     #expect(throws: DeviceMapperError.self) { try world.activate(1, bytes: block) }
     try world.dm.suspend(.name("pool"), [])
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.resume("pool")
     #expect(try world.status() == "Fail")
     let report = try world.checkedAtEnd()
     #expect(report.isClean, "\(report.findings)")
@@ -109,21 +103,16 @@ struct DegradedPoolTests {
   @Test("thin devices of a pool whose table became an error fail, and go on when it is back")
   func replaced() throws {
     let world = try World()
-    try world.makePool(dataBytes: 16 * block)
-    try world.makeThin(1, bytes: 8 * block)
-    let old = pattern(1, block)
-    #expect(try world.write("thin1", at: 0, old) == 0)
+    let old = try world.makeUsedPool()
     try world.dm.suspend(.name("pool"), .noFlush)
     let held = try world.start(.write, "thin1", at: block, old)
     world.passes()
     #expect(!held.isDone)
-    try world.dm.load(.name("pool"), [world.line(2048, "error", "")], readOnly: false)
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.reload("pool", [world.line(2048, "error", "")])
     world.finish([held])
     #expect(held.error == EIO)
     #expect(try world.write("thin1", at: block, old) == EIO)
-    try world.dm.load(.name("pool"), [world.poolLine(16 * block)], readOnly: false)
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.reload("pool", [world.poolLine(16 * block)])
     #expect(try world.read("thin1", at: 0, count: 2 * block) == old + zeros(block))
     #expect(try world.write("thin1", at: block, old) == 0)
     let report = try world.checkedAtEnd()
@@ -157,10 +146,8 @@ struct DegradedPoolTests {
     #expect(try world.write("thin1", at: 512, bytes) == 0)
     world.loop.run(until: { meta.count(.flush) >= flushes + 2 })
     let other = try World()
-    try other.add("meta", MemoryDisk(other.loop, bytes: meta.durable, seed: 1))
     let data = try #require(world.disks["data"])
-    try other.add("data", MemoryDisk(other.loop, bytes: data.durable, seed: 2))
-    try other.create("pool", [other.poolLine(16 * block)])
+    try other.makePool(meta: meta.durable, data: data.durable)
     try other.activate(1, bytes: 8 * block)
     #expect(try other.read("thin1", at: 512, count: 3 * block) == bytes)
   }
@@ -169,9 +156,7 @@ struct DegradedPoolTests {
   func takenDown() throws {
     let world = try World()
     world.mapper.commitIntervalNanoseconds = 1
-    try world.makePool(dataBytes: 16 * block)
-    try world.makeThin(1, bytes: 8 * block)
-    #expect(try world.write("thin1", at: 0, pattern(1, block)) == 0)
+    _ = try world.makeUsedPool()
     world.disks["data"]?.isHalted = true
     world.passes(20)
     let report = try world.checkedAtEnd()
@@ -202,13 +187,8 @@ struct DegradedPoolTests {
   @Test("a block that two devices gave up is discarded only when that is committed")
   func sharedDiscard() throws {
     let world = try World()
-    try world.makePool(dataBytes: 16 * block)
-    try world.makeThin(1, bytes: 8 * block)
-    let old = pattern(1, block)
-    #expect(try world.write("thin1", at: 0, old) == 0)
-    try world.dm.suspend(.name("thin1"), [])
-    try world.message("create_snap 2 1")
-    try world.dm.resume(.name("thin1"), [], node: NodeOptions())
+    let old = try world.makeUsedPool()
+    try world.snapshot(2, of: 1)
     try world.activate(2, bytes: 8 * block)
     #expect(try world.write("thin1", at: 0, pattern(2, 512)) == 0)
     #expect(try world.perform(.discard, "thin2", at: 0, count: block) == 0)
@@ -217,9 +197,7 @@ struct DegradedPoolTests {
     let other = try World()
     let meta = try #require(world.disks["meta"]).durable
     let data = try #require(world.disks["data"]).bytes
-    try other.add("meta", MemoryDisk(other.loop, bytes: meta, seed: 1))
-    try other.add("data", MemoryDisk(other.loop, bytes: data, seed: 2))
-    try other.create("pool", [other.poolLine(16 * block)])
+    try other.makePool(meta: meta, data: data)
     try other.activate(1, bytes: 8 * block)
     #expect(try other.read("thin1", at: 512, count: block - 512) == Array(old[512...]))
   }

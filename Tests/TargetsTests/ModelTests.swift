@@ -68,8 +68,7 @@ private final class Model {
   /// Full pools fail writes here: what waits would wait for ever.
   private func load(features: String) throws {
     let all = features == "0" ? "1 error_if_no_space" : "2 no_discard_passdown error_if_no_space"
-    try world.dm.load(.name("pool"), [world.poolLine(dataBytes, all)], readOnly: false)
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.reload("pool", [world.poolLine(dataBytes, all)])
   }
 
   func bytes(_ count: Int) -> [UInt8] {

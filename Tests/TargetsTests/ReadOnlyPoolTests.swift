@@ -17,9 +17,7 @@ struct ReadOnlyPoolTests {
     try world.makePool(dataBytes: 16 * block)
     try world.makeThin(1, bytes: 8 * block)
     #expect(try world.write("thin1", at: 0, pattern(1, 2 * block)) == 0)
-    try world.dm.suspend(.name("thin1"), [])
-    try world.message("create_snap 2 1")
-    try world.dm.resume(.name("thin1"), [], node: NodeOptions())
+    try world.snapshot(2, of: 1)
     #expect(try world.write("thin1", at: block, pattern(2, block)) == 0)
     if needsCheck {
       #expect(try world.perform(.flush, "thin1") == 0)
@@ -37,9 +35,7 @@ struct ReadOnlyPoolTests {
     let world = try World()
     world.mapper.isReadOnly = true
     world.mapper.commitIntervalNanoseconds = 1
-    try world.add("meta", MemoryDisk(world.loop, bytes: meta, seed: 1))
-    try world.add("data", MemoryDisk(world.loop, bytes: data, seed: 2))
-    try world.create("pool", [world.poolLine(data.count, features)])
+    try world.makePool(meta: meta, data: data, features)
     for id in 1...2 {
       let line = world.line(UInt64(8 * block / 512), "thin", "pool \(id)")
       var request = DeviceCreation(name: "thin\(id)", table: [line])
@@ -63,9 +59,8 @@ struct ReadOnlyPoolTests {
     }
     _ = try world.status()
     try world.dm.suspend(.name("pool"), [])
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
-    try world.dm.load(.name("pool"), [world.poolLine(16 * block)], readOnly: false)
-    try world.dm.resume(.name("pool"), [], node: NodeOptions())
+    try world.resume("pool")
+    try world.reload("pool", [world.poolLine(16 * block)])
     #expect(try world.pool().mode == .readOnly)
     world.passes()
   }

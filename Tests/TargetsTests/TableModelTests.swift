@@ -166,7 +166,7 @@ private final class TableModel {
     try world.dm.load(.name("volume"), lines, readOnly: false)
   }
   private func resume() throws {
-    try world.dm.resume(.name("volume"), [], node: NodeOptions())
+    try world.resume("volume")
   }
 
   func step() throws {

@@ -97,11 +97,34 @@ final class World {
     try create("pool", [poolLine(dataBytes, features, lowWater: lowWater)])
   }
 
+  /// A pool on disks with these bytes.
+  func makePool(meta: [UInt8], data: [UInt8], _ features: String = "0") throws {
+    try add("meta", MemoryDisk(loop, bytes: meta, seed: 1))
+    try add("data", MemoryDisk(loop, bytes: data, seed: 2))
+    try create("pool", [poolLine(data.count, features)])
+  }
+
   /// The data disk grows, and with it the pool.
   func growPool(to dataBytes: Int) throws {
     disks["data"]?.grow(to: dataBytes)
-    try dm.load(.name("pool"), [poolLine(dataBytes)], readOnly: false)
-    try dm.resume(.name("pool"), [], node: NodeOptions())
+    try reload("pool", [poolLine(dataBytes)])
+  }
+
+  /// Gives a device another table.
+  func reload(_ name: String, _ table: [TableLine]) throws {
+    try dm.load(.name(name), table, readOnly: false)
+    try resume(name)
+  }
+
+  func resume(_ name: String) throws { try dm.resume(.name(name), [], node: NodeOptions()) }
+
+  /// A pool of 16 data blocks, and thin device 1 of 8, whose first block is written; what it has.
+  func makeUsedPool(metaBytes: Int = 1 << 20) throws -> [UInt8] {
+    try makePool(metaBytes: metaBytes, dataBytes: 16 * blockBytes)
+    try makeThin(1, bytes: 8 * blockBytes)
+    let bytes = pattern(1, blockBytes)
+    #expect(try write("thin1", at: 0, bytes) == 0)
+    return bytes
   }
 
   /// A pool of four data blocks, all of them taken by the first four of thin device 1, which has 16.
@@ -123,6 +146,13 @@ final class World {
   func makeThin(_ id: Int, bytes: Int) throws {
     try message("create_thin \(id)")
     try activate(id, bytes: bytes)
+  }
+
+  /// Takes a snapshot of an active thin device.
+  func snapshot(_ id: Int, of origin: Int) throws {
+    try dm.suspend(.name("thin\(origin)"), [])
+    try message("create_snap \(id) \(origin)")
+    try resume("thin\(origin)")
   }
 
   func status(_ name: String = "pool") throws -> String {

@@ -1,23 +1,15 @@
 import Glibc
+import Simulation
 
 /// A folder that is removed, with what is in it, when the object goes.
 public final class ScratchFolder {
+  private let folder: TemporaryFolder
   /// The folder.
-  public let path: String
+  public var path: String { folder.path }
 
   /// A new folder, in `base` where that is given.
   public init(in base: String? = nil) throws {
-    let base = base ?? environment("TMPDIR") ?? "/tmp"
-    var template = Array("\(base)/dmthin-test-XXXXXX".utf8CString)
-    guard let made = mkdtemp(&template).map({ String(cString: $0) }) else {
-      throw MissingRequirement("cannot make a folder in \(base)")
-    }
-    path = made
-  }
-
-  deinit {
-    for file in paths(matching: "\(path)/*") { unlink(file) }
-    rmdir(path)
+    folder = try TemporaryFolder("dmthin-test", in: base)
   }
 
   /// The name of a file in the folder.

@@ -1,22 +1,14 @@
 import BlockIO
+import CDMThin
 import Glibc
 import PersistentData
 import ThinFormat
 
 @testable import ThinTools
 
-/// An open file without a name.
-private func namelessFile() -> Int32 {
-  var template = Array("/tmp/dmthin-test-XXXXXX".utf8CString)
-  let fd = mkstemp(&template)
-  precondition(fd >= 0)
-  unlink(template)
-  return fd
-}
-
 /// A file with `bytes`, at its start.
 func textFile(_ bytes: [UInt8]) -> Int32 {
-  let fd = namelessFile()
+  let fd = dmthin_memory_file("device")
   var done = 0
   while done < bytes.count {
     let n = bytes.withUnsafeBytes { write(fd, $0.baseAddress.map { $0 + done }, $0.count - done) }
@@ -29,7 +21,7 @@ func textFile(_ bytes: [UInt8]) -> Int32 {
 
 /// A device of zeros.
 func zeroDevice(blocks: UInt64) -> FileDevice {
-  let fd = namelessFile()
+  let fd = dmthin_memory_file("device")
   precondition(ftruncate(fd, off_t(blocks * 4096)) == 0)
   return FileDevice(adopting: fd, path: "device", byteCount: blocks * 4096)
 }

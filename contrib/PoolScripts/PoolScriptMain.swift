@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 import Simulation
 
@@ -99,7 +100,7 @@ enum PoolScriptMain {
   )
     -> (ScriptPlayer?, String?)
   {
-    defer { for file in files(in: scratch) { unlink("\(scratch)/\(file)") } }
+    defer { for file in Folder.names(in: scratch) { unlink("\(scratch)/\(file)") } }
     do {
       let world: any PoolWorld =
         isKernel ? KernelWorld(folder: scratch) : try UserspaceWorld(folder: scratch)
@@ -138,35 +139,16 @@ enum PoolScriptMain {
     exit(1)
   }
 
-  private static func files(in folder: String) -> [String] {
-    guard let directory = opendir(folder) else { return [] }
-    defer { closedir(directory) }
-    var names: [String] = []
-    while let entry = readdir(directory) {
-      let name = withUnsafePointer(to: &entry.pointee.d_name) {
-        $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-      }
-      if name != "." && name != ".." { names.append(name) }
-    }
-    return names
-  }
-
   /// Names without their suffix, by their numbers.
   private static func scripts(in folder: String, _ suffix: String) -> [String] {
-    files(in: folder).filter { $0.hasSuffix(suffix) }.map { String($0.dropLast(suffix.count)) }
-      .sorted { (UInt64($0) ?? 0, $0) < (UInt64($1) ?? 0, $1) }
+    Folder.names(in: folder).filter { $0.hasSuffix(suffix) }.map {
+      String($0.dropLast(suffix.count))
+    }
+    .sorted { (UInt64($0) ?? 0, $0) < (UInt64($1) ?? 0, $1) }
   }
 
   private static func readLines(_ path: String) -> [String]? {
-    guard let file = fopen(path, "r") else { return nil }
-    defer { fclose(file) }
-    var text: [UInt8] = []
-    var chunk = [UInt8](repeating: 0, count: 1 << 16)
-    while true {
-      let count = fread(&chunk, 1, chunk.count, file)
-      guard count > 0 else { break }
-      text += chunk[0..<count]
-    }
+    guard let text = try? WholeFile.bytes(at: path, upTo: 64 << 20) else { return nil }
     return String(decoding: text, as: UTF8.self).split(separator: "\n").map(String.init)
   }
 

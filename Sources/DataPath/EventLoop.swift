@@ -264,6 +264,7 @@ public final class EventLoop {
     return Int32(clamping: (nextDeadline - now + 999_999) / 1_000_000)
   }
 
+  /// Returns how many events and timers there were.
   @discardableResult
   private func dispatch(timeout: Int32) -> Int {
     let count = epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
@@ -276,11 +277,11 @@ public final class EventLoop {
       else { continue }
       source.ready(Events(rawValue: events[i].events))
     }
-    if nextDeadline != .max && Self.now() >= nextDeadline { fireTimers() }
-    return max(0, Int(count))
+    let fired = nextDeadline != .max && Self.now() >= nextDeadline ? fireTimers() : 0
+    return max(0, Int(count)) + fired
   }
 
-  private func fireTimers() {
+  private func fireTimers() -> Int {
     let now = Self.now()
     let due = timers.filter { $0.deadline <= now }
     timers.removeAll { $0.deadline <= now }
@@ -293,6 +294,7 @@ public final class EventLoop {
       timer.isDue = false
       timer.body()
     }
+    return due.count
   }
 }
 

@@ -158,6 +158,54 @@ struct IOQueueTests {
     #expect(bench.queue.submitted == 3)
   }
 
+  @Test("A flush with nothing else to do takes no other thread, one beside other requests does")
+  func flushAlone() throws {
+    let bench = try Bench(pages: 2)
+    let disk = try bench.disk()
+    try #require(disk.isDirect)
+    disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
+    #expect(bench.recorder.ended.isEmpty)
+    bench.finish(1)
+    #expect(bench.queue.submitted == 1 && bench.queue.submissions == 0)
+    let buffer = AlignedBuffer(count: 4096)
+    disk.submit(bench.take(.read, page: 1, buffer.bytes.baseAddress))
+    disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
+    bench.finish(3)
+    #expect(bench.queue.submitted == 3 && bench.queue.submissions == 1)
+    disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
+    disk.submit(bench.take(.read, page: 1, buffer.bytes.baseAddress))
+    bench.queue.endOfPass()
+    #expect(bench.queue.inFlight == 2)
+    bench.finish(5)
+    // What the system has against it is told.
+    bench.queue.submit(bench.take(.flush, page: 0, pages: 0, nil), descriptor: -1)
+    bench.finish(6)
+    #expect(bench.recorder.ended.map(\.error) == [0, 0, 0, 0, 0, EBADF])
+    #expect(bench.queue.submissions == 2)
+  }
+
+  @Test("Completions are expected while a few requests are on their way, not none and not many")
+  func expectations() throws {
+    let bench = try Bench(pages: 16)
+    let disk = try bench.disk()
+    try #require(disk.isDirect)
+    let buffer = AlignedBuffer(count: 16 * 4096)
+    #expect(!bench.queue.expects(within: .max))
+    for count in [1, 4, 5] {
+      // Not neighbours, which would go as one.
+      for page in 0..<count {
+        disk.submit(bench.take(.read, page: 2 * page, buffer.bytes.baseAddress))
+      }
+      bench.queue.endOfPass()
+      #expect(bench.queue.inFlight == count)
+      #expect(bench.queue.expects(within: .max) == (count < 5))
+      #expect(!bench.queue.expects(within: 0))
+      bench.recorder.ended = []
+      bench.finish(count)
+    }
+    #expect(!bench.queue.expects(within: .max))
+  }
+
   @Test(
     "A hole is known to be one, and nothing else is", arguments: ["/var/tmp", "/dev/shm"])
   func holes(folder: String) throws {

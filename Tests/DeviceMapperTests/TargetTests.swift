@@ -103,6 +103,16 @@ private enum KernelPrints {
     #expect(pool.parameters == "a b 128 5 2 skip_block_zeroing error_if_no_space ")
   }
 
+  @Test("a pool's devices differ from each other, and a thin device's origin from its pool")
+  func sameDevice() {
+    #expect(throws: TargetError("Error setting metadata or data device")) {
+      try ThinPoolTarget(["254:1", "254:1", "128", "0"])
+    }
+    #expect(throws: TargetError("Error setting origin device")) {
+      try ThinTarget(["254:1", "1", "254:1"])
+    }
+  }
+
   @Test("the first fault is that of the kernel's order, opening of devices included")
   func order() {
     let words = ["m", "d", "127", "x"]

@@ -1,4 +1,3 @@
-import BlockServer
 import CDMThin
 import DataPath
 import DeviceMapper
@@ -9,6 +8,7 @@ import Targets
 import TestSupport
 import Testing
 
+@testable import BlockServer
 @testable import PoolServer
 
 /// A control socket, with the loop in the hands of the test.
@@ -225,6 +225,43 @@ struct ControlDoorTests {
     #expect(client.answer() == ["ok", "1"])
     client.send("await_events", "7", "")
     #expect(client.answer() == ["ok", "1"])
+  }
+
+  @Test("A command that comes while another one waits for an event is carried out after it")
+  func order() {
+    makeZero("z")
+    let waiting = fixture.client()
+    let second = ControlMessage(["rename", "name:z", "x"]).line
+    waiting.send(ControlMessage(["wait", "name:z", "0", "0"]).line + second)
+    waiting.send(ControlMessage(["list"]).line)
+    #expect(waiting.answer() == nil)
+    #expect(fixture.mapper.waiterCount == 1)
+    #expect(fixture.mapper.find(.name("z")) != nil)
+    let client = fixture.client()
+    client.send("rename", "name:z", "y")
+    #expect(client.answer() == ["ok"])
+    #expect(waiting.answer()?.prefix(2) == ["ok", "y"])
+    #expect(waiting.answer()?.prefix(4) == ["error", "rename", "z ", "6"])
+    #expect(waiting.answer()?.prefix(2) == ["ok", "y"])
+  }
+
+  @Test("A volume that was renamed is open until clients of both its names are gone")
+  func renamed() throws {
+    makeZero("z")
+    let old = try #require(fixture.volumes.exports["z"])
+    #expect(old.open())
+    let client = fixture.client()
+    client.send("rename", "name:z", "y")
+    #expect(client.answer() == ["ok"])
+    fixture.loop.pass()
+    let new = try #require(fixture.volumes.exports["y"])
+    #expect(new !== old && new.open())
+    old.close()
+    client.send("remove", "name:y", "0")
+    #expect(client.answer()?.prefix(4) == ["error", "remove", "y (254:0)", "16"])
+    new.close()
+    client.send("remove", "name:y", "0")
+    #expect(client.answer() == ["ok"])
   }
 
   @Test("Exports follow the devices; one that is open cannot be removed")

@@ -1,0 +1,122 @@
+import BlockIO
+import CDMThin
+import DataPath
+import Glibc
+import Testing
+
+/// Expects something that its tests bring about, or does not.
+private final class Expecting: PassHook {
+  var isExpecting = true
+  var asked: [UInt64] = []
+  var polls = 0
+  /// The poll that finds something; 0: none.
+  var finds = 0
+
+  override func expects(within nanoseconds: UInt64) -> Bool {
+    asked.append(nanoseconds)
+    return isExpecting
+  }
+
+  override func poll() -> Bool {
+    polls += 1
+    return polls == finds
+  }
+}
+
+private final class Signal: EventSource {
+  var isHeard = false
+  override func ready(_ events: EventLoop.Events) { isHeard = true }
+}
+
+@Suite("Looking for completions before sleeping")
+struct SpinTests {
+  private static let minute: UInt64 = 60_000_000_000
+
+  @Test("what a hook expects is found by looking, with nothing that would wake the loop")
+  func found() throws {
+    let loop = try EventLoop()
+    let hook = Expecting()
+    hook.finds = 100
+    loop.add(hook)
+    loop.spinNanoseconds = Self.minute
+    // Only where it sleeps all the same.
+    var hasSlept = false
+    let alarm = LoopTimer { hasSlept = true }
+    loop.set(alarm, after: 10_000_000_000)
+    // Where the machine is busy the loop gives way, and looks again with the next pass.
+    loop.run { hook.polls >= 100 || hasSlept }
+    #expect(hook.polls == 100 && hook.asked.allSatisfy { $0 == Self.minute })
+  }
+
+  @Test(
+    "without expectations, or where it is not wanted, the loop sleeps", arguments: [true, false])
+  func sleeps(_ isWanted: Bool) throws {
+    let loop = try EventLoop()
+    let hook = Expecting()
+    hook.isExpecting = !isWanted
+    loop.add(hook)
+    loop.spinNanoseconds = isWanted ? Self.minute : 0
+    var isOver = false
+    let timer = LoopTimer { isOver = true }
+    loop.set(timer, after: 3_000_000)
+    loop.run { isOver }
+    #expect(hook.polls == 0)
+    #expect(hook.asked.isEmpty == !isWanted)
+  }
+
+  @Test("events and timers are not kept waiting while the loop looks")
+  func interrupted() throws {
+    let loop = try EventLoop()
+    loop.add(Expecting())
+    loop.spinNanoseconds = Self.minute
+    let start = EventLoop.now()
+    let signal = Signal(descriptor: dmthin_eventfd())
+    defer { close(signal.descriptor) }
+    try loop.add(signal, .readable)
+    var one: UInt64 = 1
+    let timer = LoopTimer { write(signal.descriptor, &one, 8) }
+    loop.set(timer, after: 2_000_000)
+    loop.run { signal.isHeard }
+    #expect(EventLoop.now() - start < Self.minute / 2)
+    loop.remove(signal)
+  }
+
+  @Test("what timers do is dealt with when they are called, not after looking")
+  func timers() throws {
+    let loop = try EventLoop()
+    loop.add(Expecting())
+    let second: UInt64 = 1_000_000_000
+    loop.spinNanoseconds = 10 * second
+    let start = EventLoop.now()
+    for _ in 0..<100 where EventLoop.now() - start < 5 * second {
+      var isOver = false
+      let timer = LoopTimer { isOver = true }
+      loop.set(timer, after: 20_000)
+      loop.run { isOver }
+    }
+    #expect(EventLoop.now() - start < 5 * second)
+  }
+
+  @Test("requests that have ended are handed out without looking, however many follow each other")
+  func finished() throws {
+    final class Chain: RequestOwner {
+      var length = 0
+      override func requestDone(_ request: RequestPointer) { length += 1 }
+    }
+    final class Maker: PassHook {
+      var body: () -> Void = {}
+      override func endOfPass() { body() }
+    }
+    let loop = try EventLoop()
+    let (hook, maker, chain, pool) = (Expecting(), Maker(), Chain(), RequestPool())
+    loop.add(hook)
+    loop.add(maker)
+    loop.spinNanoseconds = 1_000_000_000
+    maker.body = {
+      guard chain.length < 200 else { return }
+      loop.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: chain))
+    }
+    loop.run { chain.length >= 200 }
+    #expect(hook.polls == 0)
+  }
+}

@@ -43,15 +43,49 @@ struct StateReport {
     let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
       count = max(0, pread(descriptor, buffer.baseAddress, size, 0))
     }
-    // Shared runs are named by metadata blocks: which those are does not matter here.
-    var names: [String: Int] = [:]
-    return String(decoding: bytes, as: UTF8.self).split(separator: "\n").map { line in
-      let parts = line.split(separator: "\"", omittingEmptySubsequences: false)
-      guard parts.count == 3, line.contains("ef name=") else { return String(line) }
-      let name = names[String(parts[1])] ?? names.count
-      names[String(parts[1])] = name
-      return "\(parts[0])\"\(name)\"\(parts[2])"
+    return sharedRunsInOrder(
+      String(decoding: bytes, as: UTF8.self).split(separator: "\n").map(String.init))
+  }
+
+  /// Shared runs are named by, and come in the order of, metadata blocks, which do not matter here: they
+  /// depend on when commits fell. Numbers them as the devices that refer to them come, and puts each
+  /// where it is first referred to.
+  private static func sharedRunsInOrder(_ lines: [String]) -> [String] {
+    var definitions: [String: [String]] = [:]
+    var rest: [String] = []
+    var open: String?
+    for line in lines {
+      if let name = name(in: line, "<def name=") {
+        open = name
+        definitions[name] = []
+      } else if line.contains("</def>") {
+        open = nil
+      } else if let name = open {
+        definitions[name]?.append(line)
+      } else {
+        rest.append(line)
+      }
     }
+    var numbers: [String: Int] = [:]
+    var result: [String] = []
+    func tell(_ line: String) {
+      guard let name = name(in: line, "<ref name=") else { return result.append(line) }
+      if let number = numbers[name] { return result.append("    <ref \(number)/>") }
+      numbers[name] = numbers.count
+      result.append("    <ref \(numbers.count - 1), which is>")
+      for line in definitions[name] ?? ["nothing"] { tell(line) }
+      result.append("    </ref>")
+    }
+    for line in rest { tell(line) }
+    let unused = definitions.keys.filter { numbers[$0] == nil }
+    if !unused.isEmpty { result.append("\(unused.count) definitions that nothing refers to") }
+    return result
+  }
+
+  private static func name(in line: String, _ tag: String) -> String? {
+    guard line.contains(tag) else { return nil }
+    return line.split(separator: "\"", omittingEmptySubsequences: false).dropFirst().first
+      .map(String.init)
   }
 
   /// A digest for each device, of what its mapped blocks hold.

@@ -114,6 +114,11 @@ public final class PoolServer {
     guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
       throw ServeError(.request, "nobody could connect: give --socket or --listen")
     }
+    if let room = DescriptorLimit.makeRoom(forConnections: options.limits.connections) {
+      note(
+        "warning: there is room for \(room) of \(options.limits.connections) connections only: "
+          + "raise the hard limit of open files (ulimit -Hn)")
+    }
     var place = ""
     do throws(SystemError) {
       for path in options.sockets {

@@ -145,7 +145,7 @@ extension PoolMetadata {
   /// Gives back what was withheld or reserved.
   public func restoreData(_ blocks: Range<UInt64>) { dataMap.restore(blocks) }
 
-  /// Adds a reference to each of these data blocks, as while a discard is being passed down.
+  /// Adds a reference to each of these data blocks, as the kernel does while a discard is passed down.
   public func incrementData(_ blocks: Range<UInt64>) throws(PoolError) {
     try changing { () throws(PoolError) in
       try dataMap.increment(blocks.lowerBound, blocks.upperBound, tm)

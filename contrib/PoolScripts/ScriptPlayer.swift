@@ -369,8 +369,12 @@ final class ScriptPlayer {
       return tell("skipped")
     }
     let (start, before) = (now, request.kind == .flush ? superblock() : [])
+    let wasDirty = isDirty
     if line.isChange { changed() }
     let result = world.perform(request)
+    // Whoever takes no discards has not changed anything, and a pool that waits for space could not be
+    // made to commit.
+    if result == EOPNOTSUPP { isDirty = wasDirty }
     tell(errorName(result))
     if request.kind == .read && result == 0 {
       var digest = Digest()

@@ -102,16 +102,21 @@ package final class DataSpaceMap: DiskSpaceMap {
   override package func isWithheld(_ block: UInt64) -> Bool { withheld.contains(block) }
 
   package func allocate(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
+    let block = try takeNext(tm)
+    try increment(block, block + 1, tm)
+    return block
+  }
+
+  /// The next free block, after which the search goes on the next time.
+  private func takeNext(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
     guard let block = try findCommonFree(tm) else { throw .dataFull }
     begin = block + 1
-    try increment(block, block + 1, tm)
     return block
   }
 
   /// Finds a free block and withholds it. Metadata blocks are taken as if it was allocated.
   package func reserve(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
-    guard let block = try findCommonFree(tm) else { throw .dataFull }
-    begin = block + 1
+    let block = try takeNext(tm)
     try touch(block, tm)
     try withhold(block..<(block + 1), tm)
     return block

@@ -146,8 +146,7 @@ package class DiskSpaceMap {
     while block < end {
       let bitmap = block / Self.perBitmap
       let stop = min(end, (bitmap + 1) * Self.perBitmap)
-      var entry = try indexEntry(bitmap, tm)
-      entry.bitmapBlock = try tm.shadow(entry.bitmapBlock, .bitmap).block
+      var entry = try shadowedEntry(bitmap, tm)
       while block < stop {
         let index = Int(block % Self.perBitmap)
         if direction > 0 {
@@ -164,9 +163,16 @@ package class DiskSpaceMap {
   /// Makes the bitmap of a block one of this transaction, as a change of the block's count does.
   func touch(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) {
     let bitmap = block / Self.perBitmap
+    try setIndexEntry(bitmap, try shadowedEntry(bitmap, tm), tm)
+  }
+
+  /// The entry of a bitmap that is, from now on, one of this transaction; it is to be set.
+  private func shadowedEntry(_ bitmap: UInt64, _ tm: TransactionManager) throws(PoolError)
+    -> IndexEntry
+  {
     var entry = try indexEntry(bitmap, tm)
     entry.bitmapBlock = try tm.shadow(entry.bitmapBlock, .bitmap).block
-    try setIndexEntry(bitmap, entry, tm)
+    return entry
   }
 
   private func setBits(_ bitmap: UInt64, _ index: Int, _ count: UInt8, _ tm: TransactionManager)

@@ -107,7 +107,7 @@ public final class BlockServer: PassHook {
 
   /// Makes room for a new client where one has not said yet what it wants, and has had some time to.
   private func dropOldestHandshake() -> Bool {
-    let now = EventLoop.now()
+    let now = loop.time
     let oldest = connections.filter { $0.isShakingHands && now &- $0.startTime > 1_000_000_000 }
       .min { $0.startTime < $1.startTime }
     oldest?.drop()
@@ -200,7 +200,7 @@ public final class BlockServer: PassHook {
 
   /// Looks after clients that do nothing.
   private func tick() {
-    let now = EventLoop.now()
+    let now = loop.time
     for connection in connections where connection.isShakingHands {
       if now &- connection.startTime > limits.handshakeNanoseconds { connection.drop() }
     }
@@ -225,7 +225,7 @@ public final class BlockServer: PassHook {
     guard !isStopping else { return }
     isStopping = true
     ended = done
-    deadline = EventLoop.now() &+ nanoseconds
+    deadline = loop.time &+ nanoseconds
     for door in doors { door.close() }
     doors.removeAll()
     for connection in connections { connection.finish() }
@@ -236,7 +236,7 @@ public final class BlockServer: PassHook {
   /// Having been told to stop, does not wait for clients any longer.
   public func hurry() {
     guard isStopping, ended != nil else { return }
-    deadline = EventLoop.now()
+    deadline = loop.time
     loop.set(timer, after: 0)
   }
 

@@ -32,7 +32,7 @@ final class Connection: RequestOwner {
 
   unowned(unsafe) let server: BlockServer
   let descriptor: Int32
-  let startTime = EventLoop.now()
+  let startTime: UInt64
   private var source: Socket?
   private var interest: EventLoop.Events = .readable
   var phase = Phase.greeting
@@ -76,7 +76,7 @@ final class Connection: RequestOwner {
   /// Of the first reply, what has been sent.
   var sentOfFirst = 0
   private var isSendBlocked = false
-  private var lastProgress = EventLoop.now()
+  private var lastProgress: UInt64
   private var wasDropped = false
 
   /// Nil where there is no memory for it; the descriptor is then still the caller's.
@@ -86,6 +86,8 @@ final class Connection: RequestOwner {
     guard let buffer = server.buffers.take(Self.receiveBytes) else { return nil }
     receiveBuffer = buffer
     received = buffer.bytes
+    startTime = server.loop.time
+    lastProgress = startTime
     super.init()
   }
 
@@ -308,7 +310,7 @@ final class Connection: RequestOwner {
     return true
   }
 
-  private func noteProgress() { lastProgress = EventLoop.now() }
+  private func noteProgress() { lastProgress = server.loop.time }
 
   /// Whether it holds buffers that wait for the client alone, and has for long.
   func isHoldingUp(_ now: UInt64) -> Bool {

@@ -85,6 +85,7 @@ public final class EventLoop {
   private var finished = RequestQueue()
   private var isStopping = false
   private var isAnotherPassDue = false
+  private var skipped: UInt64 = 0
   /// No spinning before this.
   private var spinAgainTime: UInt64 = 0
 
@@ -156,7 +157,7 @@ public final class EventLoop {
   /// Has a timer called once, `nanoseconds` from now; one that was set is set anew.
   public func set(_ timer: LoopTimer, after nanoseconds: UInt64) {
     if !timer.isSet { timers.append(timer) }
-    timer.deadline = Self.now() &+ nanoseconds
+    timer.deadline = time &+ nanoseconds
     nextDeadline = min(nextDeadline, timer.deadline)
   }
 
@@ -168,12 +169,20 @@ public final class EventLoop {
     timers.removeAll { $0 === timer }
   }
 
-  /// Nanoseconds of the monotonic clock.
+  /// Nanoseconds of the monotonic clock, for those who measure.
   public static func now() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
     return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
   }
+
+  /// Nanoseconds of the clock that timers and time limits go by: the monotonic one, and what was
+  /// skipped.
+  public var time: UInt64 { Self.now() &+ skipped }
+
+  /// Has it be later by so many nanoseconds, so that tests see what happens after a minute without
+  /// waiting for it, and have time limits that no busy machine reaches.
+  public func skip(_ nanoseconds: UInt64) { skipped &+= nanoseconds }
 
   // MARK: - Requests
 
@@ -237,7 +246,7 @@ public final class EventLoop {
     guard finished.isEmpty, !isAnotherPassDue,
       hooks.contains(where: { $0.expects(within: spinNanoseconds) })
     else { return false }
-    var now = Self.now()
+    var now = time
     guard now >= spinAgainTime else { return false }
     let end = now &+ spinNanoseconds
     repeat {
@@ -246,7 +255,7 @@ public final class EventLoop {
       }
       if dispatch(timeout: 0) > 0 { return true }
       let before = now
-      now = Self.now()
+      now = time
       if now &- before > Self.preemptionNanoseconds {
         // Others want the processor: those who sleep are given it sooner than those who spin.
         spinAgainTime = now &+ Self.spinPauseNanoseconds
@@ -259,7 +268,7 @@ public final class EventLoop {
   private func timeout() -> Int32 {
     if !finished.isEmpty || isAnotherPassDue { return 0 }
     guard nextDeadline != .max else { return -1 }
-    let now = Self.now()
+    let now = time
     guard nextDeadline > now else { return 0 }
     return Int32(clamping: (nextDeadline - now + 999_999) / 1_000_000)
   }
@@ -277,12 +286,12 @@ public final class EventLoop {
       else { continue }
       source.ready(Events(rawValue: events[i].events))
     }
-    let fired = nextDeadline != .max && Self.now() >= nextDeadline ? fireTimers() : 0
+    let fired = nextDeadline != .max && time >= nextDeadline ? fireTimers() : 0
     return max(0, Int(count)) + fired
   }
 
   private func fireTimers() -> Int {
-    let now = Self.now()
+    let now = time
     let due = timers.filter { $0.deadline <= now }
     timers.removeAll { $0.deadline <= now }
     for timer in due {

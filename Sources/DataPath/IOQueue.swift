@@ -11,8 +11,6 @@ public final class IOQueue: PassHook {
   private static let depth = 256
   /// With more on their way than this, completions come close enough together without spinning.
   private static let spinDepthMax = 4
-  /// Flushes that take longer are left to another thread.
-  private static let flushQuickNanoseconds: UInt64 = 500_000
   /// Most parts of a merged request, and its most bytes.
   private static let partsMax = 32
   private static let bytesMax = 1 << 20
@@ -48,6 +46,8 @@ public final class IOQueue: PassHook {
   /// Of flushes with nothing else to do: how many there were, and how long those on the spot take.
   private var flushesAlone: UInt64 = 0
   private var averageAlone: UInt64 = 0
+  /// Flushes that take longer are left to another thread.
+  var flushQuickNanoseconds: UInt64 = 500_000
   /// Requests sent so far, for those who measure.
   public private(set) var submitted: UInt64 = 0
   /// System calls that it took to send them.
@@ -145,12 +145,12 @@ public final class IOQueue: PassHook {
       request.pointee.operation == .flush
     else { return false }
     flushesAlone &+= 1
-    guard averageAlone < Self.flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
+    guard averageAlone < flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
     _ = waiting.takeFirst()
     let start = EventLoop.now()
     let status = fdatasync(Int32(truncatingIfNeeded: request.pointee.context2))
     let code = status == 0 ? 0 : errno
-    let taken = min(EventLoop.now() &- start, 8 * Self.flushQuickNanoseconds)
+    let taken = min(EventLoop.now() &- start, 8 * flushQuickNanoseconds)
     averageAlone = averageAlone &- averageAlone / 8 &+ taken / 8
     submitted += 1
     loop.finishLater(request, code)

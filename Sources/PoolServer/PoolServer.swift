@@ -218,13 +218,13 @@ public final class PoolServer {
       close(signals.descriptor)
     }
     let failed = failedPools(commits: true).filter { !troubled.contains($0) }
-    let end = EventLoop.now() &+ 10_000_000_000
+    let end = loop.time &+ 10_000_000_000
     let timer = LoopTimer {}
     loop.set(timer, after: 10_000_000_000)
     loop.run(until: {
       mapper.removeAll()
       return mapper.all.isEmpty && worker.inFlight == 0 && queue.inFlight == 0
-        || EventLoop.now() >= end
+        || loop.time >= end
     })
     loop.cancel(timer)
     guard mapper.all.isEmpty else {

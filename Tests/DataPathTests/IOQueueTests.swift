@@ -1,9 +1,10 @@
 import BlockIO
 import CDMThin
-import DataPath
 import Glibc
 import TestSupport
 import Testing
+
+@testable import DataPath
 
 /// Remembers how its requests ended.
 private final class Recorder: RequestOwner {
@@ -163,6 +164,8 @@ struct IOQueueTests {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
     try #require(disk.isDirect)
+    // However slow the disk is just now.
+    bench.queue.flushQuickNanoseconds = 3_600_000_000_000
     disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
     #expect(bench.recorder.ended.isEmpty)
     bench.finish(1)
@@ -182,6 +185,21 @@ struct IOQueueTests {
     bench.finish(6)
     #expect(bench.recorder.ended.map(\.error) == [0, 0, 0, 0, 0, EBADF])
     #expect(bench.queue.submissions == 2)
+  }
+
+  @Test("Flushes that have proved slow are left to another thread, and tried again now and then")
+  func slowFlushes() throws {
+    let bench = try Bench(pages: 2)
+    let disk = try bench.disk()
+    // Nothing is as quick as this.
+    bench.queue.flushQuickNanoseconds = 1
+    for count in 1...128 {
+      disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
+      bench.finish(count)
+    }
+    #expect(bench.queue.submitted == 128)
+    // The first, the 64th and the 128th.
+    #expect(bench.queue.submissions == 125)
   }
 
   @Test("Completions are expected while a few requests are on their way, not none and not many")

@@ -74,7 +74,6 @@ struct DegradedPoolTests {
   @Test("what waits for space fails at the timeout, flushes too; a grown pool lets it wait again")
   func timeout() throws {
     let world = try World()
-    world.mapper.noSpaceTimeoutSeconds = 1
     try world.makeFullPool()
     try world.makeThin(2, bytes: 8 * block)
     let held = [
@@ -82,9 +81,11 @@ struct DegradedPoolTests {
       try world.start(.write, "thin2", at: 100, pattern(7, 512)),
       try world.start(.flush, "thin2"),
     ]
+    world.skip(seconds: 30)
     world.passes()
     #expect(held.allSatisfy { !$0.isDone })
     let event = try world.event()
+    world.skip(seconds: 31)
     world.finish(held)
     #expect(held.allSatisfy { $0.error == ENOSPC })
     #expect(try world.event() == event + 1 && world.pool().noSpace == .error)
@@ -96,6 +97,7 @@ struct DegradedPoolTests {
     let late = try world.start(.write, "thin1", at: 8 * block, pattern(6, 4 * kib))
     world.passes()
     #expect(!late.isDone)
+    world.skip(seconds: 61)
     world.finish([late])
     #expect(late.error == ENOSPC)
   }
@@ -136,14 +138,16 @@ struct DegradedPoolTests {
   @Test("what was written is committed after a while though nobody asks for it")
   func periodicCommit() throws {
     let world = try World()
-    #expect(world.mapper.commitIntervalNanoseconds == 1_000_000_000)
-    world.mapper.commitIntervalNanoseconds = 20_000_000
+    let usual = UserspaceDeviceMapper(loop: world.loop, queue: world.queue, worker: world.worker)
+    #expect(usual.commitIntervalNanoseconds == World.second)
+    world.mapper.commitIntervalNanoseconds = World.second
     try world.makePool(dataBytes: 16 * block)
     try world.makeThin(1, bytes: 8 * block)
     let meta = try #require(world.disks["meta"])
     let flushes = meta.count(.flush)
     let bytes = pattern(1, 3 * block)
     #expect(try world.write("thin1", at: 512, bytes) == 0)
+    world.skip(seconds: 1)
     world.loop.run(until: { meta.count(.flush) >= flushes + 2 })
     let other = try World()
     let data = try #require(world.disks["data"])

@@ -20,6 +20,7 @@ final class World {
   let folder: ScratchFolder
   var disks: [String: MemoryDisk] = [:]
   private let requests = RequestPool()
+  static let second: UInt64 = 1_000_000_000
   /// A command or request that does not end would keep the test run for ever.
   private let watchdog = LoopTimer {
     fatalError("'\(Test.current?.name ?? "a test")' waits for something that does not end")
@@ -36,7 +37,9 @@ final class World {
     dm = UserspaceBackend(mapper, loop: loop)
     folder = try ScratchFolder()
     mapper.log = { [unowned self] in log.append($0) }
-    loop.set(watchdog, after: 180_000_000_000)
+    // A busy machine brings no commit that a test does not ask for.
+    mapper.commitIntervalNanoseconds = 3600 * Self.second
+    loop.set(watchdog, after: 1800 * Self.second)
     if onFiles { return }
     mapper.openDisk = { [unowned self] (path, _) throws(DeviceOpenError) in
       guard let disk = disks[String(path.split(separator: "/").last ?? "")] else {
@@ -219,6 +222,12 @@ final class World {
 
   /// Runs the loop for some passes, which do not wait.
   func passes(_ count: Int = 200) { for _ in 0..<count { loop.pass() } }
+
+  /// Has it be some seconds later.
+  func skip(seconds: UInt64) {
+    loop.skip(seconds * Self.second)
+    loop.pass()
+  }
 
   /// Does a request; the error number.
   @discardableResult

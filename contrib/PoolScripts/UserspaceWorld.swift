@@ -147,10 +147,10 @@ final class UserspaceWorld: PoolWorld {
   }
 
   private func turn(forNanoseconds nanoseconds: UInt64) {
-    let end = EventLoop.now() + nanoseconds
+    let end = loop.time + nanoseconds
     let timer = LoopTimer {}
     loop.set(timer, after: nanoseconds)
-    loop.run(until: { EventLoop.now() >= end })
+    loop.run(until: { loop.time >= end })
     loop.cancel(timer)
   }
 }

@@ -42,13 +42,36 @@ struct EventLoopTests {
       called.append("first")
       loop.cancel(cancelled)
     }
-    loop.set(second, after: 20_000_000)
-    loop.set(cancelled, after: 10_000_000)
-    loop.set(first, after: 50_000_000)
-    loop.set(first, after: 1_000_000)
-    loop.run { called.contains("second") }
+    let minute: UInt64 = 60_000_000_000
+    loop.set(second, after: 20 * minute)
+    loop.set(cancelled, after: 10 * minute)
+    loop.set(first, after: 50 * minute)
+    loop.set(first, after: minute)
+    loop.pass()
+    #expect(called.isEmpty)
+    loop.skip(minute)
+    loop.pass()
+    #expect(called == ["first"])
+    loop.skip(18 * minute)
+    loop.pass()
+    #expect(called == ["first"])
+    loop.skip(minute)
+    loop.pass()
+    loop.pass()
     #expect(called == ["first", "second"])
     #expect(!first.isSet && !second.isSet && !cancelled.isSet)
+  }
+
+  @Test("A loop with nothing to do sleeps until a timer is due")
+  func sleeping() throws {
+    let loop = try EventLoop()
+    var isOver = false
+    let timer = LoopTimer { isOver = true }
+    let start = EventLoop.now()
+    loop.set(timer, after: 30_000_000)
+    loop.run { isOver }
+    #expect(EventLoop.now() - start >= 30_000_000)
+    #expect(loop.passes < 10)
   }
 
   @Test("A request that was ended within a call is handed back outside of it")

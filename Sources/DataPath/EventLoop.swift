@@ -234,7 +234,9 @@ public final class EventLoop {
     var rounds = 0
     repeat {
       isAnotherPassDue = false
-      while let request = finished.takeFirst() { request.pointee.owner.requestDone(request) }
+      // What these end in turn is for the next round.
+      var batch = finished.takeAll()
+      while let request = batch.takeFirst() { request.pointee.owner.requestDone(request) }
       for hook in hooks { hook.endOfPass() }
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.

@@ -74,6 +74,26 @@ struct EventLoopTests {
     #expect(loop.passes < 10)
   }
 
+  @Test("Requests that end others for ever leave timers and sources their turn")
+  func endless() throws {
+    final class Chain: RequestOwner {
+      let (loop, pool) = (try? EventLoop(), RequestPool())
+      var isOver = false
+      override func requestDone(_ request: RequestPointer) {
+        pool.give(request)
+        if !isOver { go() }
+      }
+      func go() { loop?.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: self)) }
+    }
+    let chain = Chain()
+    let loop = try #require(chain.loop)
+    let timer = LoopTimer { [unowned chain] in chain.isOver = true }
+    loop.set(timer, after: 1_000_000)
+    chain.go()
+    loop.run { chain.isOver }
+    loop.pass()
+  }
+
   @Test("A request that was ended within a call is handed back outside of it")
   func finishing() throws {
     final class Owner: RequestOwner {

@@ -47,6 +47,8 @@ public struct PoolHistory {
     public var mappingRoot: UInt64
     /// Root of the details tree.
     public var detailsRoot: UInt64
+    /// Index block of the metadata space map.
+    public var index: UInt64
   }
 
   /// The metadata device after the last commit.
@@ -92,7 +94,8 @@ public struct PoolHistory {
     try pool.commit()
     commits.append(
       Commit(
-        mappingRoot: pool.superblock.mappingRoot, detailsRoot: pool.superblock.detailsRoot))
+        mappingRoot: pool.superblock.mappingRoot, detailsRoot: pool.superblock.detailsRoot,
+        index: pool.superblock.metadataSpaceMap.bitmapRoot))
   }
 
   private mutating func create() throws {
@@ -139,7 +142,7 @@ public struct PoolHistory {
       let first = below(window)
       for block in first..<(first + 1 + below(kind.run)) {
         guard pool.freeDataBlocks > 0, pool.freeMetadataBlocks > 40 else { return }
-        try pool.provision(id, block)
+        do throws(PoolError) { try pool.provision(id, block) } catch .dataFull { return }
       }
     }
   }

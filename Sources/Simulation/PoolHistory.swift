@@ -19,14 +19,18 @@ public struct PoolHistory {
     public var window: ClosedRange<UInt64>
     /// Blocks that a write or discard covers, at most.
     public var run: UInt64 = 4
-    /// Of 1000 operations, how many discard, make or delete a device, or take a snapshot. The rest
-    /// write.
+    /// Of 1000 operations, how many discard. What is left of the 1000 writes.
     public var discards = 0
+    /// Of 1000 operations, how many make an empty device.
     public var creations = 0
+    /// Of 1000 operations, how many take a snapshot.
     public var snapshots = 0
+    /// Of 1000 operations, how many delete a device.
     public var deletions = 0
     /// Of 1000 commits, how many are followed by another activation.
     public var activations = 0
+    /// Blocks that the metadata device grows to before the last ten commits, if it does.
+    public var grownBlocks: Int?
 
     /// A kind that only writes.
     public init(
@@ -71,7 +75,12 @@ public struct PoolHistory {
     pool = try PoolMetadata.format(device, dataBlockSectors: 128)
     try pool.resizeData(to: 8 * window + 100)
     try create()
-    for _ in 0..<Int.random(in: kind.commits, using: &random) {
+    let count = Int.random(in: kind.commits, using: &random)
+    for i in 0..<count {
+      if i == count - 10, let blocks = kind.grownBlocks {
+        device.grow(byteCount: 4096 * blocks)
+        try pool.resizeMetadata()
+      }
       for _ in 0..<Int.random(in: kind.operations, using: &random) {
         guard pool.freeMetadataBlocks > 60 else { break }
         try operate()

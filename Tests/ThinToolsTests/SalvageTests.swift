@@ -175,6 +175,11 @@ private enum Histories {
       $0.run = 10
       $0.activations = 60
     },
+    kind("metadata grown after many commits", blocks: 200...300, operations: 1...5) {
+      $0.discards = 400
+      $0.activations = 60
+      $0.grownBlocks = 16_400
+    },
   ]
 
   private static func kind(

@@ -15,6 +15,8 @@ import ThinFormat
 ///   them a new bitmap for the blocks around its own index block;
 /// - gave back the index block and the bitmaps that it replaced.
 ///
+/// A generation with fewer bitmaps than another is from before the pool's metadata grew.
+///
 /// Where transactions replace everything and are all of a size, that may hold of an older
 /// neighbour too. If it also holds from the last neighbour to the first, the latest is the one
 /// whose mappings are least like its neighbour's.
@@ -110,10 +112,16 @@ struct GenerationOrder: ~Copyable {
   mutating func latest(of indexBlocks: [UInt64]) -> [Index] {
     var runs: [[UInt64]] = [[]]
     var last: Index?
+    var bitmapsMax = 0
     for block in indexBlocks {
-      guard let next = index(block) else { continue }
+      guard let next = index(block), next.bitmaps.count >= bitmapsMax else { continue }
+      if next.bitmaps.count > bitmapsMax {
+        // A pool only ever grows, and what it gained is used first.
+        (bitmapsMax, runs, last) = (next.bitmaps.count, [[]], nil)
+      }
       if let last, !isSuccessor(next, of: last) {
-        if runs.count == Self.runsMax { break }
+        // What follows is older, save for more bitmaps.
+        guard runs.count < Self.runsMax else { continue }
         runs.append([])
       }
       runs[runs.count - 1].append(block)

@@ -80,7 +80,6 @@ struct RootScan: ~Copyable {
   {
     progress.begin("Looking for the latest generation", total: 0)
     var order = GenerationOrder(reader)
-    let trees = MappingTrees(reader)
     for index in order.latest(of: indexBlocks) {
       let used = order.blocksInUse(index)
       // In the order in which they were made, which is that of their blocks behind the index.
@@ -96,6 +95,8 @@ struct RootScan: ~Copyable {
       func isHeld(_ pair: Pair) -> Bool {
         held.contains { $0.mappingRoot == pair.devices.root && $0.detailsRoot == pair.details.root }
       }
+      // Each on its own: what is out of place in one may be sound in another.
+      let trees = MappingTrees(reader)
       trees.walk(Set(pairs.map(\.devices.root)))
       let own = pairs.filter { !isHeld($0) }
       // Held and current are the same until something changes.

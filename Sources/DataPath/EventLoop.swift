@@ -70,8 +70,6 @@ public final class EventLoop {
   }
 
   private static let eventsMax = 64
-  /// A turn of the spinning loop takes a microsecond; one that takes so long was interrupted.
-  private static let preemptionNanoseconds: UInt64 = 40_000
   private static let spinPauseNanoseconds: UInt64 = 20_000_000
 
   private let epoll: Int32
@@ -91,6 +89,8 @@ public final class EventLoop {
 
   /// How long to look for completions before sleeping, in nanoseconds; 0: never.
   public var spinNanoseconds: UInt64 = 0
+  /// A turn of the spinning loop takes a microsecond; one that takes so long was interrupted.
+  var preemptionNanoseconds: UInt64 = 40_000
   /// Passes made.
   public private(set) var passes: UInt64 = 0
 
@@ -234,7 +234,9 @@ public final class EventLoop {
     var rounds = 0
     repeat {
       isAnotherPassDue = false
-      while let request = finished.takeFirst() { request.pointee.owner.requestDone(request) }
+      // What these end in turn is for the next round.
+      var batch = finished.takeAll()
+      while let request = batch.takeFirst() { request.pointee.owner.requestDone(request) }
       for hook in hooks { hook.endOfPass() }
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.
@@ -256,7 +258,7 @@ public final class EventLoop {
       if dispatch(timeout: 0) > 0 { return true }
       let before = now
       now = time
-      if now &- before > Self.preemptionNanoseconds {
+      if now &- before > preemptionNanoseconds {
         // Others want the processor: those who sleep are given it sooner than those who spin.
         spinAgainTime = now &+ Self.spinPauseNanoseconds
         return false

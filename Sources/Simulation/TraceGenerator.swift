@@ -210,7 +210,10 @@ public final class TraceGenerator {
     for _ in 0..<steps { try step() }
     if kind == .devices {
       while ids.count > Int(20 + below(20)), let id = ids.randomElement(using: &random) {
-        if chance(2) { try dump() }
+        if chance(2) {
+          try commit()
+          try dump()
+        }
         try close(id)
         try delete(id)
       }

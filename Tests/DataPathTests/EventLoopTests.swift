@@ -42,13 +42,56 @@ struct EventLoopTests {
       called.append("first")
       loop.cancel(cancelled)
     }
-    loop.set(second, after: 20_000_000)
-    loop.set(cancelled, after: 10_000_000)
-    loop.set(first, after: 50_000_000)
-    loop.set(first, after: 1_000_000)
-    loop.run { called.contains("second") }
+    let minute: UInt64 = 60_000_000_000
+    loop.set(second, after: 20 * minute)
+    loop.set(cancelled, after: 10 * minute)
+    loop.set(first, after: 50 * minute)
+    loop.set(first, after: minute)
+    loop.pass()
+    #expect(called.isEmpty)
+    loop.skip(minute)
+    loop.pass()
+    #expect(called == ["first"])
+    loop.skip(18 * minute)
+    loop.pass()
+    #expect(called == ["first"])
+    loop.skip(minute)
+    loop.pass()
+    loop.pass()
     #expect(called == ["first", "second"])
     #expect(!first.isSet && !second.isSet && !cancelled.isSet)
+  }
+
+  @Test("A loop with nothing to do sleeps until a timer is due")
+  func sleeping() throws {
+    let loop = try EventLoop()
+    var isOver = false
+    let timer = LoopTimer { isOver = true }
+    let start = EventLoop.now()
+    loop.set(timer, after: 30_000_000)
+    loop.run { isOver }
+    #expect(EventLoop.now() - start >= 30_000_000)
+    #expect(loop.passes < 10)
+  }
+
+  @Test("Requests that end others for ever leave timers and sources their turn")
+  func endless() throws {
+    final class Chain: RequestOwner {
+      let (loop, pool) = (try? EventLoop(), RequestPool())
+      var isOver = false
+      override func requestDone(_ request: RequestPointer) {
+        pool.give(request)
+        if !isOver { go() }
+      }
+      func go() { loop?.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: self)) }
+    }
+    let chain = Chain()
+    let loop = try #require(chain.loop)
+    let timer = LoopTimer { [unowned chain] in chain.isOver = true }
+    loop.set(timer, after: 1_000_000)
+    chain.go()
+    loop.run { chain.isOver }
+    loop.pass()
   }
 
   @Test("A request that was ended within a call is handed back outside of it")

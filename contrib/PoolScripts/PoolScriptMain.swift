@@ -5,6 +5,7 @@ import Simulation
 // Scripts for thin pools, one operation in a line; NAME is a device's name, the pool's is `pool`:
 //
 //     devices METABLOCKS DATASECTORS BLOCKSECTORS   first: metadata of zeros, data of a pattern
+//     below linear SECTORS, below striped CHUNK     puts a device of several targets under the data
 //     origin NAME SECTORS                           a device that can be an external origin
 //     create SECTORS LOWWATER [FEATURE...]          makes the pool
 //     table SECTORS LOWWATER [FEATURE...]           loads another table for it

@@ -23,12 +23,15 @@ final class ScriptPlayer {
   var blockSectors = 128
   private var metadataBytes = 0
   /// The pool's live and waiting tables ask for errors when there is no space.
-  private var failsWhenFull = true
-  private var nextFailsWhenFull = true
-  private var passesDown = true
-  private var nextPassesDown = true
+  var failsWhenFull = true
+  var nextFailsWhenFull = true
+  var passesDown = true
+  var nextPassesDown = true
   private var dataSectors = 0
-  private var pendingWrites = 0
+  var pendingWrites = 0
+  /// What the pool's table calls the device that was put under the data, if there is one.
+  var poolDataName: String?
+  var deviceSectors = 0
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 8 << 20, alignment: 4096)
   /// What is begun writes from buffers of its own.
   private var keptBuffers: [UnsafeMutableRawBufferPointer] = []
@@ -125,7 +128,7 @@ final class ScriptPlayer {
 
   private var isStale: Bool { addsCommits && now > workerCommit + Self.safe }
 
-  private func wasCommitted() { isDirty = false }
+  func wasCommitted() { isDirty = false }
 
   private func changed() {
     if !isDirty { dirtySince = now }
@@ -136,7 +139,8 @@ final class ScriptPlayer {
   private func commitInTime() throws(PlayerError) {
     guard isDirty, isStale, !isSuspended("pool") else { return }
     if failsWhenFull {
-      for device in names() where device != "pool" && !isSuspended(device) {
+      for device in names()
+      where device != "pool" && device != Self.below && !isSuspended(device) {
         try run(ScriptLine("flush \(device)"), isAdded: true)
         if !isStale { break }
       }
@@ -208,6 +212,7 @@ final class ScriptPlayer {
     switch line.verb {
     case "devices": try makeDevices(line)
     case "origin": try world.makeOrigin(name, byteCount: line.number(1) * 512)
+    case "below": tell(attempt { () throws(DeviceMapperError) in try putBelow(line) })
     case "create":
       failsWhenFull = line.words.contains("error_if_no_space")
       passesDown = !line.words.contains("no_discard_passdown")
@@ -251,6 +256,7 @@ final class ScriptPlayer {
   private func makeDevices(_ line: ScriptLine) throws(PlayerError) {
     metadataBytes = line.number(0) * 4096
     blockSectors = max(128, line.number(2))
+    deviceSectors = line.number(1)
     try world.makeDevices(metadataBytes: metadataBytes, dataBytes: line.number(1) * 512)
   }
 
@@ -259,74 +265,6 @@ final class ScriptPlayer {
     wasCommitted()
     let state = StateReport(metadataPath: world.metadataPath, dataPath: world.dataPath)
     for line in state.lines() { tell(line) }
-  }
-
-  // MARK: - Devices
-
-  /// `SECTORS LOWWATER [FEATURE...]`
-  private func poolLine(_ words: [String]) -> TableLine {
-    let features = words.dropFirst(2)
-    let all = ["\(features.count)"] + features
-    return TableLine(
-      start: 0, length: UInt64(words.first ?? "") ?? 0, type: "thin-pool",
-      parameters: "\(world.metadataName) \(world.dataName) \(blockSectors) "
-        + "\(words.count > 1 ? words[1] : "0") \(all.joined(separator: " "))")
-  }
-
-  /// `NAME ID SECTORS [ORIGIN]`
-  private func thinLine(_ line: ScriptLine) -> TableLine {
-    let origin = line.words.count > 3 ? " \(world.originName(line.word(3)))" : ""
-    return TableLine(
-      start: 0, length: UInt64(line.number(2)), type: "thin",
-      parameters: "/dev/mapper/pool \(line.word(1))\(origin)")
-  }
-
-  private func create(_ name: String, _ line: TableLine) throws(DeviceMapperError) {
-    try dm.create(DeviceCreation(name: name, table: [line]))
-  }
-
-  private func load(_ name: String, _ lines: [TableLine]) throws(DeviceMapperError) {
-    try dm.load(.name(name), lines, readOnly: false)
-  }
-
-  private func names() -> [String] { (try? dm.list().map(\.name)) ?? [] }
-
-  func isSuspended(_ name: String) -> Bool {
-    guard let info = try? dm.info(.name(name), []) else { return true }
-    return info.isSuspended
-  }
-
-  private func control(_ line: ScriptLine) {
-    let name = line.word(0)
-    // The kernel would wait for the pool, or for what waits for space, for ever.
-    if name != "pool" && line.verb != "activate"
-      && (isSuspended("pool") && line.verb != "deactivate" || pendingWrites > 0)
-    {
-      return tell("skipped")
-    }
-    let options: SuspendOptions = line.words.last == "noflush" ? .noFlush : []
-    tell(
-      attempt { () throws(DeviceMapperError) in
-        switch line.verb {
-        case "activate": try create(name, thinLine(line))
-        case "resize":
-          try load(name, [thinLine(line)])
-          try dm.suspend(.name(name), options)
-          try dm.resume(.name(name), [], node: NodeOptions())
-        case "deactivate": try dm.remove(.name(name), deferred: false, retry: false)
-        case "suspend":
-          try dm.suspend(.name(name), options)
-          if name == "pool" { wasCommitted() }
-        default:
-          let swaps = (try dm.info(.name(name), []))?.hasInactiveTable ?? false
-          if name == "pool" && swaps {
-            (failsWhenFull, passesDown) = (nextFailsWhenFull, nextPassesDown)
-          }
-          try dm.resume(.name(name), [], node: NodeOptions())
-          if name == "pool" && swaps { wasCommitted() }
-          if pendingWrites > 0 { world.settle() }
-        }
-      })
   }
 
   // MARK: - I/O

@@ -202,5 +202,10 @@ for side in theirs ours; do
     must "$tools/dmthin" check /dev/ubda >/dev/null
 done
 count=$(grep -c '^\$ ' $work/theirs/protocol)
+# How much a file system has mapped depends on when it wrote its journal.
+for side in theirs ours; do
+    sed -i -E -e 's/^(0 [0-9]+ thin) [0-9]+ [0-9]+$/\1 MAPPED HIGHEST/' \
+        -e 's/^(0 [0-9]+ thin-pool [0-9]+) [0-9]+\/([0-9]+) [0-9]+\//\1 USED\/\2 USED\//' $work/$side/protocol
+done
 diff -U 3 $work/theirs/protocol $work/ours/protocol || fail "dmthin is not dmsetup to containerd"
 say "$count calls, no difference"

@@ -161,25 +161,7 @@ struct RootScan: ~Copyable {
     func isPreferred(_ pair: Pair) -> Bool {
       pair.devices.root == superblock.mappingRoot || pair.details.root == superblock.detailsRoot
     }
-    var found: [Pair] = []
-    let known = byIDs.values.joined().first { $0.root == superblock.detailsRoot }
-    for tree in devices where found.count < Self.pairsMax {
-      if tree.root == superblock.mappingRoot {
-        for match in (byIDs[tree.idsDigest] ?? []).prefix(Self.pairsMax) {
-          found.append((tree, match))
-        }
-      } else if let known, known.idsDigest == tree.idsDigest {
-        found.append((tree, known))
-      }
-    }
-    // Nothing else is as good as one of these.
-    if found.isEmpty {
-      for tree in devices where found.count < Self.pairsMax {
-        for match in (byIDs[tree.idsDigest] ?? []).prefix(Self.pairsMax) {
-          found.append((tree, match))
-        }
-      }
-    }
+    var found = pairs(devices, byIDs, superblock)
     // Only a hint: nodes of earlier generations point at blocks that were used anew.
     func isTop(_ pair: Pair) -> Bool {
       !referenced.contains(pair.devices.root) && !referenced.contains(pair.details.root)
@@ -214,6 +196,31 @@ struct RootScan: ~Copyable {
     return Roots(
       mappingRoot: tree.root, detailsRoot: superblock.detailsRoot, time: 0, transactionID: 0,
       candidates: devices.count)
+  }
+
+  /// Pairs with one of the superblock's roots, or all where there are none: nothing else is as good.
+  private func pairs(
+    _ devices: [Candidate], _ byIDs: [UInt64: [Candidate]], _ superblock: Superblock
+  ) -> [Pair] {
+    var found: [Pair] = []
+    let known = byIDs.values.joined().first { $0.root == superblock.detailsRoot }
+    for tree in devices where found.count < Self.pairsMax {
+      if tree.root == superblock.mappingRoot {
+        for match in (byIDs[tree.idsDigest] ?? []).prefix(Self.pairsMax) {
+          found.append((tree, match))
+        }
+      } else if let known, known.idsDigest == tree.idsDigest {
+        found.append((tree, known))
+      }
+    }
+    if found.isEmpty {
+      for tree in devices where found.count < Self.pairsMax {
+        for match in (byIDs[tree.idsDigest] ?? []).prefix(Self.pairsMax) {
+          found.append((tree, match))
+        }
+      }
+    }
+    return found
   }
 
   // MARK: - Reading everything

@@ -82,7 +82,9 @@ public enum DumpCommand: Command {
       """,
       """
       The pool must be inactive, unless -m is given. Damaged metadata ends the dump with an error; \
-      with --repair everything that can still be read is written.
+      with --repair everything that can still be read is written. Where the superblock is lost, that \
+      is the latest state of the pool that is whole, as far as the places of its blocks tell it from \
+      earlier ones that are still on the device; compare what was saved with what you expect.
       """,
     ],
     options: output + selection + overrides + [.quiet, .verbose, .ioEngine],

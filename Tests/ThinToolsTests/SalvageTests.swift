@@ -66,8 +66,9 @@ import ThinTools
     let pool = try PoolUnderTest(name)
     let before = PoolModel(xml: try dumped(pool.device))
     let superblock = pool.device.superblock
-    let first = pool.device.edit(0)
-    for i in 0..<first.count { first[i] = 0 }
+    // Earlier generations go too: how many are left depends on when the kernel committed.
+    for block in 0..<(pool.device.byteCount / 4096)
+    where block == 0 || pool.catalogue.roles[block] == nil { pool.device.wipe(block) }
     #expect(throws: ToolError.self) { try salvaged(pool.device) }
     let (xml, losses) = try salvaged(pool.device) {
       $0.overrides.dataBlockSectors = superblock.dataBlockSectors
@@ -75,6 +76,33 @@ import ThinTools
     }
     #expect(PoolModel(xml: xml).devices == before.devices)
     #expect(!losses.isEmpty, "what was guessed is said")
+  }
+
+  @Test(
+    "of the generations that are left when the superblock is lost, the latest is taken",
+    arguments: Histories.kinds.indices)
+  func latestGeneration(_ index: Int) throws {
+    for seed in UInt64(1)...8 {
+      let history = try PoolHistory(Histories.kinds[index], seed: seed)
+      let before = PoolModel(xml: try dumped(history.device))
+      history.device.wipe(0)
+      let (xml, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
+      #expect(
+        PoolModel(xml: xml).devices == before.devices,
+        "\(Histories.kinds[index].name), seed \(seed)")
+    }
+  }
+
+  @Test(
+    "where the latest generation is damaged and the superblock is lost, the one before is taken")
+  func generationBefore() throws {
+    let history = try PoolHistory(Histories.kinds[1], seed: 3)
+    let last = try #require(history.commits.last)
+    let before = try #require(history.commits.last { $0.mappingRoot != last.mappingRoot })
+    history.device.edit(last.mappingRoot)[100] ^= 1
+    history.device.wipe(0)
+    let (_, losses) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
+    #expect(losses.contains { $0.contains("device tree at block \(before.mappingRoot) ") })
   }
 
   @Test("a lost details tree leaves every mapping, with details made up and said to be")
@@ -108,9 +136,59 @@ import ThinTools
     device.keep()
     let before = try dumped(device)
     #expect(try salvaged(device).xml == before)
-    let first = device.edit(0)
-    for i in 0..<first.count { first[i] = 0 }
+    device.wipe(0)
     let (xml, _) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
     #expect(PoolModel(xml: xml).devices == PoolModel(xml: before).devices)
+  }
+}
+
+extension MemoryDevice {
+  fileprivate func wipe(_ block: UInt64) {
+    let bytes = edit(block)
+    for i in 0..<bytes.count { bytes[i] = 0 }
+  }
+}
+
+/// Lives of pools that leave earlier generations of every sort.
+private enum Histories {
+  static let kinds = [
+    kind("discards", blocks: 200...400, operations: 1...20) {
+      $0.discards = 400
+      $0.run = 20
+    },
+    kind("discards, and room for every generation", blocks: 3000...4000, operations: 1...10) {
+      $0.discards = 400
+      $0.run = 20
+    },
+    kind("deleted snapshots", blocks: 300...500, operations: 1...10) {
+      $0.snapshots = 50
+      $0.deletions = 45
+      $0.discards = 200
+      $0.run = 8
+    },
+    kind("devices made and deleted", blocks: 200...400, operations: 1...5) {
+      $0.creations = 200
+      $0.deletions = 180
+    },
+    kind("activations", blocks: 600...2000, operations: 1...20) {
+      $0.discards = 350
+      $0.run = 10
+      $0.activations = 60
+    },
+    kind("metadata grown after many commits", blocks: 200...300, operations: 1...5) {
+      $0.discards = 400
+      $0.activations = 60
+      $0.grownBlocks = 16_400
+    },
+  ]
+
+  private static func kind(
+    _ name: String, blocks: ClosedRange<Int>, operations: ClosedRange<Int>,
+    _ change: (inout PoolHistory.Kind) -> Void
+  ) -> PoolHistory.Kind {
+    var kind = PoolHistory.Kind(
+      name, metadataBlocks: blocks, commits: 20...120, operations: operations, window: 300...2000)
+    change(&kind)
+    return kind
   }
 }

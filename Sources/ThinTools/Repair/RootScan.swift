@@ -7,7 +7,8 @@ import ThinFormat
 /// Every block is read once. A root of the device tree leads to leaves whose every value is the
 /// block of a sound node; a root of the details tree to leaves of 24-byte values. Earlier
 /// generations of both are on the device too, so roots are taken in pairs that name the same
-/// devices, and of those the pair with the latest times.
+/// devices and are of the latest generation that `GenerationOrder` finds whole. Only where it finds
+/// none, as after damage to the space map, times and numbers of mappings have to tell.
 struct RootScan: ~Copyable {
   /// A pair of roots.
   struct Roots {
@@ -17,9 +18,11 @@ struct RootScan: ~Copyable {
     var time: UInt32
     /// One more than the latest transaction id that the details name.
     var transactionID: UInt64
-    /// How many pairs there were to choose from.
+    /// How many generations, or pairs, there were to choose from.
     var candidates: Int
   }
+
+  private typealias Pair = (devices: Candidate, details: Candidate)
 
   /// What a candidate root's tree says.
   private struct Candidate {
@@ -40,6 +43,8 @@ struct RootScan: ~Copyable {
   /// Entries read of candidates in all. A sound device has few; one made to have every node lead
   /// to every other would keep us for ever.
   private static let entriesReadMax = 1 << 26
+  /// Pairs looked at of one generation, and of all where generations cannot be told apart.
+  private static let pairsMax = 4096
   private let reader: BlockReader
   private let progress: Progress
   private var isMappingNode: Bitset
@@ -47,6 +52,9 @@ struct RootScan: ~Copyable {
   private var detailsLeaves: [UInt64] = []
   private var deviceLeaves: [UInt64] = []
   private var internals: [(block: UInt64, firstChild: UInt64)] = []
+  private var indexBlocks: [UInt64] = []
+  /// What metadata snapshots refer to, also earlier ones.
+  private var held: [(block: UInt64, mappingRoot: UInt64, detailsRoot: UInt64)] = []
 
   init(_ reader: BlockReader, _ progress: Progress) {
     self.reader = reader
@@ -59,6 +67,86 @@ struct RootScan: ~Copyable {
   mutating func bestRoots(preferring superblock: Superblock) -> Roots? {
     scan()
     let kinds = classifyInternals()
+    let isRootThere =
+      (deviceLeaves + kinds.devices).contains(superblock.mappingRoot)
+      || (detailsLeaves + kinds.details).contains(superblock.detailsRoot)
+    if !isRootThere, let latest = latestGeneration(kinds) { return latest }
+    return likeliestPair(kinds, superblock)
+  }
+
+  // MARK: - The latest generation
+
+  private mutating func latestGeneration(_ kinds: (devices: [UInt64], details: [UInt64])) -> Roots?
+  {
+    progress.begin("Looking for the latest generation", total: 0)
+    var order = GenerationOrder(reader)
+    for index in order.latest(of: indexBlocks) {
+      let used = order.blocksInUse(index)
+      // In the order in which they were made, which is that of their blocks behind the index.
+      func age(_ root: UInt64) -> UInt64 {
+        root <= index.block ? index.block - root : index.block + reader.blockCount - root
+      }
+      var pairs = pairs(kinds, used)
+      pairs.sort {
+        (age($0.devices.root), age($0.details.root)) < (age($1.devices.root), age($1.details.root))
+      }
+      // A metadata snapshot's trees are in use too.
+      let held = held.filter { used.contains($0.block) }
+      func isHeld(_ pair: Pair) -> Bool {
+        held.contains { $0.mappingRoot == pair.devices.root && $0.detailsRoot == pair.details.root }
+      }
+      // Each on its own: what is out of place in one may be sound in another.
+      let trees = MappingTrees(reader)
+      trees.walk(Set(pairs.map(\.devices.root)))
+      let own = pairs.filter { !isHeld($0) }
+      // Held and current are the same until something changes.
+      for pair in own.isEmpty ? pairs : own where entriesRead < Self.entriesReadMax {
+        entriesRead += 2 * pair.devices.deviceCount
+        let evidence = trees.evidence(pair.devices.root, pair.details.root, isPreferred: false)
+        if evidence.mismatches == 0 { return roots(pair, of: indexBlocks.count) }
+      }
+    }
+    return nil
+  }
+
+  /// Pairs of a generation that uses these blocks.
+  private mutating func pairs(
+    _ kinds: (devices: [UInt64], details: [UInt64]), _ used: borrowing Bitset
+  ) -> [Pair] {
+    var inUse: (devices: [UInt64], details: [UInt64]) = ([], [])
+    for block in kinds.devices where used.contains(block) { inUse.devices.append(block) }
+    for block in kinds.details where used.contains(block) { inUse.details.append(block) }
+    let referenced = referencedNodes(inUse)
+    for block in deviceLeaves where used.contains(block) { inUse.devices.append(block) }
+    for block in detailsLeaves where used.contains(block) { inUse.details.append(block) }
+    var byIDs: [UInt64: [Candidate]] = [:]
+    for root in inUse.details where !referenced.contains(root) {
+      if let candidate = detailsTree(root) {
+        byIDs[candidate.idsDigest, default: []].append(candidate)
+      }
+    }
+    var pairs: [Pair] = []
+    for root in inUse.devices where !referenced.contains(root) {
+      guard pairs.count < Self.pairsMax, let tree = deviceTree(root) else { continue }
+      for match in byIDs[tree.idsDigest] ?? [] where pairs.count < Self.pairsMax {
+        pairs.append((tree, match))
+      }
+    }
+    return pairs
+  }
+
+  private func roots(_ pair: Pair, of candidates: Int) -> Roots {
+    Roots(
+      mappingRoot: pair.devices.root, detailsRoot: pair.details.root, time: pair.details.time,
+      transactionID: pair.details.transactionID &+ 1, candidates: candidates)
+  }
+
+  // MARK: - Without generations
+
+  /// The pair that most speaks for: first one of the superblock's roots, then the latest times.
+  private mutating func likeliestPair(
+    _ kinds: (devices: [UInt64], details: [UInt64]), _ superblock: Superblock
+  ) -> Roots? {
     let referenced = referencedNodes(kinds)
     var devices: [Candidate] = []
     for root in deviceLeaves + kinds.devices {
@@ -70,22 +158,17 @@ struct RootScan: ~Copyable {
         byIDs[candidate.idsDigest, default: []].append(candidate)
       }
     }
-
-    var pairs: [(devices: Candidate, details: Candidate, isPreferred: Bool, isTop: Bool)] = []
-    for tree in devices {
-      for match in byIDs[tree.idsDigest] ?? [] {
-        pairs.append(
-          (
-            tree, match,
-            tree.root == superblock.mappingRoot || match.root == superblock.detailsRoot,
-            // Only a hint: nodes of earlier generations point at blocks that were used anew.
-            !referenced.contains(tree.root) && !referenced.contains(match.root)
-          ))
-      }
+    func isPreferred(_ pair: Pair) -> Bool {
+      pair.devices.root == superblock.mappingRoot || pair.details.root == superblock.detailsRoot
     }
-    pairs.sort { a, b in
-      if a.isPreferred != b.isPreferred { return a.isPreferred }
-      if a.isTop != b.isTop { return a.isTop }
+    var found = pairs(devices, byIDs, superblock)
+    // Only a hint: nodes of earlier generations point at blocks that were used anew.
+    func isTop(_ pair: Pair) -> Bool {
+      !referenced.contains(pair.devices.root) && !referenced.contains(pair.details.root)
+    }
+    found.sort { a, b in
+      if isPreferred(a) != isPreferred(b) { return isPreferred(a) }
+      if isTop(a) != isTop(b) { return isTop(a) }
       if a.details.time != b.details.time { return a.details.time > b.details.time }
       if a.details.transactionID != b.details.transactionID {
         return a.details.transactionID > b.details.transactionID
@@ -93,20 +176,17 @@ struct RootScan: ~Copyable {
       if a.details.mapped != b.details.mapped { return a.details.mapped > b.details.mapped }
       return (a.devices.root, a.details.root) > (b.devices.root, b.details.root)
     }
-    var best: (devices: Candidate, details: Candidate, evidence: Evidence)?
+    var best: (pair: Pair, evidence: Evidence)?
     let trees = MappingTrees(reader)
-    trees.walk(Set(pairs.map(\.devices.root)))
-    for pair in pairs {
+    trees.walk(Set(found.map(\.devices.root)))
+    for pair in found where best == nil || entriesRead < Self.entriesReadMax {
+      entriesRead += 2 * pair.devices.deviceCount
       let evidence = trees.evidence(
-        pair.devices.root, pair.details.root, isPreferred: pair.isPreferred)
+        pair.devices.root, pair.details.root, isPreferred: isPreferred(pair))
       if let known = best, !known.evidence.isBeaten(by: evidence) { continue }
-      best = (pair.devices, pair.details, evidence)
+      best = (pair, evidence)
     }
-    if let best {
-      return Roots(
-        mappingRoot: best.devices.root, detailsRoot: best.details.root, time: best.details.time,
-        transactionID: best.details.transactionID &+ 1, candidates: pairs.count)
-    }
+    if let best { return roots(best.pair, of: found.count) }
     // Without details there are still the mappings.
     guard
       let tree = devices.first(where: { $0.root == superblock.mappingRoot })
@@ -116,6 +196,31 @@ struct RootScan: ~Copyable {
     return Roots(
       mappingRoot: tree.root, detailsRoot: superblock.detailsRoot, time: 0, transactionID: 0,
       candidates: devices.count)
+  }
+
+  /// Pairs with one of the superblock's roots, or all where there are none: nothing else is as good.
+  private func pairs(
+    _ devices: [Candidate], _ byIDs: [UInt64: [Candidate]], _ superblock: Superblock
+  ) -> [Pair] {
+    var found: [Pair] = []
+    let known = byIDs.values.joined().first { $0.root == superblock.detailsRoot }
+    for tree in devices where found.count < Self.pairsMax {
+      if tree.root == superblock.mappingRoot {
+        for match in (byIDs[tree.idsDigest] ?? []).prefix(Self.pairsMax) {
+          found.append((tree, match))
+        }
+      } else if let known, known.idsDigest == tree.idsDigest {
+        found.append((tree, known))
+      }
+    }
+    if found.isEmpty {
+      for tree in devices where found.count < Self.pairsMax {
+        for match in (byIDs[tree.idsDigest] ?? []).prefix(Self.pairsMax) {
+          found.append((tree, match))
+        }
+      }
+    }
+    return found
   }
 
   // MARK: - Reading everything
@@ -132,7 +237,15 @@ struct RootScan: ~Copyable {
       },
       body: { block, bytes, failure in
         progress.advance()
-        if failure == nil, BlockHeader.kind(of: bytes) == .btreeNode { take(block, bytes) }
+        guard failure == nil else { return }
+        switch BlockHeader.kind(of: bytes) {
+        case .btreeNode: take(block, bytes)
+        case .index: indexBlocks.append(block)
+        case .superblock where block > 0 && held.count < Self.pairsMax:
+          let copy = Superblock(decoding: bytes)
+          held.append((block, copy.mappingRoot, copy.detailsRoot))
+        default: break
+        }
       })
   }
 
@@ -179,13 +292,18 @@ struct RootScan: ~Copyable {
     return result
   }
 
-  private func referencedNodes(_ kinds: (devices: [UInt64], details: [UInt64])) -> Set<UInt64> {
+  private mutating func referencedNodes(_ kinds: (devices: [UInt64], details: [UInt64]))
+    -> Set<UInt64>
+  {
     var referenced: Set<UInt64> = []
     for (blocks, kind) in [(kinds.devices, TreeKind.devices), (kinds.details, .details)] {
-      for block in blocks {
+      for block in blocks where entriesRead < Self.entriesReadMax {
         try? reader.withNode(block, of: kind) { node in
           guard !node.isLeaf else { return }
-          for i in 0..<node.entryCount { referenced.insert(node.value64(i)) }
+          for i in 0..<node.entryCount where node.value64(i) < reader.blockCount {
+            referenced.insert(node.value64(i))
+          }
+          entriesRead += node.entryCount
         }
       }
     }
@@ -219,93 +337,5 @@ struct RootScan: ~Copyable {
     }
     entriesRead += candidate.deviceCount
     return read != nil ? candidate : nil
-  }
-}
-
-/// What speaks for a pair of roots.
-private struct Evidence {
-  var isPreferred: Bool
-  /// Devices whose mapping tree is damaged or has another number of mappings than the details
-  /// say.
-  var mismatches = 0
-  /// The latest time of any mapping, and how many mappings have it.
-  var latest = Latest()
-
-  /// Whole devices first; then whoever has the later mappings, or more of the latest: times only
-  /// grow, and mappings of a time get fewer only when they are discarded or overwritten.
-  func isBeaten(by other: Evidence) -> Bool {
-    if isPreferred != other.isPreferred { return other.isPreferred }
-    if mismatches != other.mismatches { return other.mismatches < mismatches }
-    return (other.latest.time, other.latest.count) > (latest.time, latest.count)
-  }
-}
-
-/// A time, and how many mappings have it.
-private struct Latest {
-  var time: UInt32 = 0
-  var count = 0
-
-  mutating func add(_ other: Latest) {
-    if other.time > time {
-      self = other
-    } else if other.time == time {
-      count += other.count
-    }
-  }
-}
-
-/// The mapping trees of all candidates, which share most of their nodes: each is read once.
-private final class MappingTrees {
-  private let reader: BlockReader
-  private let forest: TreeForest
-  private var leaves: [UInt64: Latest] = [:]
-  private var trees: [UInt64: (entries: UInt64, isSound: Bool, latest: Latest)] = [:]
-
-  init(_ reader: BlockReader) {
-    self.reader = reader
-    forest = TreeForest(reader, counts: ReferenceCounts(blockCount: reader.blockCount))
-  }
-
-  func walk(_ deviceRoots: Set<UInt64>) {
-    var roots: Set<UInt64> = []
-    for root in deviceRoots {
-      try? TreeReader(reader, .devices).forEach(root: root) { node, i in
-        roots.insert(node.value64(i))
-      }
-    }
-    forest.walk(.mappings, roots: roots) { block, node in
-      var latest = Latest()
-      for i in 0..<node.entryCount {
-        latest.add(Latest(time: Mapping(rawValue: node.value64(i)).time, count: 1))
-      }
-      leaves[block] = latest
-    }
-  }
-
-  private func tree(_ root: UInt64) -> (entries: UInt64, isSound: Bool, latest: Latest) {
-    if let known = trees[root] { return known }
-    let summary = forest.verify(.mappings, root: root)
-    var latest = Latest()
-    forest.forEachUsableLeaf(.mappings, root: root) { latest.add(leaves[$0] ?? Latest()) }
-    trees[root] = (summary.leafEntries, summary.isSound, latest)
-    return (summary.leafEntries, summary.isSound, latest)
-  }
-
-  func evidence(_ deviceRoot: UInt64, _ detailsRoot: UInt64, isPreferred: Bool) -> Evidence {
-    var evidence = Evidence(isPreferred: isPreferred)
-    var roots: [UInt64] = []
-    try? TreeReader(reader, .devices).forEach(root: deviceRoot) { node, i in
-      roots.append(node.value64(i))
-    }
-    var i = 0
-    try? TreeReader(reader, .details).forEach(root: detailsRoot) { node, entry in
-      defer { i += 1 }
-      guard i < roots.count else { return }
-      let details = DeviceDetails(decoding: node.bytes, at: node.valueOffset(entry))
-      let tree = tree(roots[i])
-      if !tree.isSound || tree.entries != details.mappedBlocks { evidence.mismatches += 1 }
-      evidence.latest.add(tree.latest)
-    }
-    return evidence
   }
 }

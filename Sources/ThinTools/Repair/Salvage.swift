@@ -7,7 +7,7 @@ import ThinMetadata
 /// was below it and nothing else.
 ///
 /// Starts from the superblock; where that or one of the two trees of devices is lost, from the
-/// most recent compatible roots that a scan of the device finds. Never writes.
+/// most recent compatible roots that a scan of the device finds (`RootScan`). Never writes.
 /// - Parameter onLoss: gets a line for everything that could not be saved, and for every guess.
 /// - Throws: `ToolError(.damaged)` when nothing can be found.
 func salvage(

@@ -1,0 +1,158 @@
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+/// The life of a pool, made from a seed by our engine, which places metadata as the kernel does:
+/// what earlier generations leave on the metadata device is what a kernel would leave.
+public struct PoolHistory {
+  /// What such a life is made of.
+  public struct Kind: Sendable {
+    /// For figures.
+    public var name: String
+    /// Blocks of the metadata device: few, so that the allocator comes round, or many.
+    public var metadataBlocks: ClosedRange<Int>
+    /// How many times the pool commits.
+    public var commits: ClosedRange<Int>
+    /// Operations of a transaction.
+    public var operations: ClosedRange<Int>
+    /// Virtual blocks of a device that are used, at most.
+    public var window: ClosedRange<UInt64>
+    /// Blocks that a write or discard covers, at most.
+    public var run: UInt64 = 4
+    /// Of 1000 operations, how many discard. What is left of the 1000 writes.
+    public var discards = 0
+    /// Of 1000 operations, how many make an empty device.
+    public var creations = 0
+    /// Of 1000 operations, how many take a snapshot.
+    public var snapshots = 0
+    /// Of 1000 operations, how many delete a device.
+    public var deletions = 0
+    /// Of 1000 commits, how many are followed by another activation.
+    public var activations = 0
+    /// Blocks that the metadata device grows to before the last ten commits, if it does.
+    public var grownBlocks: Int?
+
+    /// A kind that only writes.
+    public init(
+      _ name: String, metadataBlocks: ClosedRange<Int>, commits: ClosedRange<Int>,
+      operations: ClosedRange<Int>, window: ClosedRange<UInt64>
+    ) {
+      self.name = name
+      self.metadataBlocks = metadataBlocks
+      self.commits = commits
+      self.operations = operations
+      self.window = window
+    }
+  }
+
+  /// The roots of the two trees of devices that a commit left.
+  public struct Commit: Equatable, Sendable {
+    /// Root of the tree of devices and mappings.
+    public var mappingRoot: UInt64
+    /// Root of the details tree.
+    public var detailsRoot: UInt64
+    /// Index block of the metadata space map.
+    public var index: UInt64
+  }
+
+  /// The metadata device after the last commit.
+  public let device: MemoryDevice
+  /// Every commit, the last one last.
+  public private(set) var commits: [Commit] = []
+  private let kind: Kind
+  private var random: SplitMix64
+  private var pool: PoolMetadata
+  private var ids: [UInt64] = []
+  private let window: UInt64
+
+  /// The history of a seed.
+  /// - Throws: what the engine throws, which would be a fault of one of the two.
+  public init(_ kind: Kind, seed: UInt64) throws {
+    self.kind = kind
+    random = SplitMix64(seed: seed)
+    device = MemoryDevice(byteCount: 4096 * .random(in: kind.metadataBlocks, using: &random))
+    window = .random(in: kind.window, using: &random)
+    pool = try PoolMetadata.format(device, dataBlockSectors: 128)
+    try pool.resizeData(to: 8 * window + 100)
+    try create()
+    let count = Int.random(in: kind.commits, using: &random)
+    for i in 0..<count {
+      if i == count - 10, let blocks = kind.grownBlocks {
+        device.grow(byteCount: 4096 * blocks)
+        try pool.resizeMetadata()
+      }
+      for _ in 0..<Int.random(in: kind.operations, using: &random) {
+        guard pool.freeMetadataBlocks > 60 else { break }
+        try operate()
+      }
+      try commit()
+      if pool.freeMetadataBlocks < 100 || pool.freeDataBlocks < 2 * kind.run {
+        try makeSpace()
+        try commit()
+        if pool.freeMetadataBlocks < 100 || pool.freeDataBlocks < 2 * kind.run { break }
+      }
+      if chance(kind.activations) { pool = try PoolMetadata.open(device) }
+    }
+    device.keep()
+  }
+
+  private mutating func below(_ n: UInt64) -> UInt64 { .random(in: 0..<max(1, n), using: &random) }
+  private mutating func chance(_ perMille: Int) -> Bool { below(1000) < UInt64(perMille) }
+
+  private mutating func commit() throws {
+    try pool.commit()
+    commits.append(
+      Commit(
+        mappingRoot: pool.superblock.mappingRoot, detailsRoot: pool.superblock.detailsRoot,
+        index: pool.superblock.metadataSpaceMap.bitmapRoot))
+  }
+
+  private mutating func create() throws {
+    let id = below(1000)
+    guard !ids.contains(id) else { return }
+    try pool.createThin(id)
+    ids.append(id)
+  }
+
+  private mutating func delete() throws {
+    guard ids.count > 1 else { return }
+    try pool.delete(ids.remove(at: Int(below(UInt64(ids.count)))))
+  }
+
+  /// Deletes a device, or what the only one maps.
+  private mutating func makeSpace() throws {
+    if ids.count > 1 {
+      try delete()
+    } else if let id = ids.first {
+      try pool.remove(id, 0..<window)
+    }
+  }
+
+  private mutating func operate() throws {
+    var draw = Int(below(1000))
+    func isNext(_ share: Int) -> Bool {
+      draw -= share
+      return draw < 0
+    }
+    guard let id = ids.randomElement(using: &random) else { return }
+    if isNext(kind.discards) {
+      let first = below(window)
+      try pool.remove(id, first..<(first + 1 + below(kind.run)))
+    } else if isNext(kind.creations) {
+      try create()
+    } else if isNext(kind.snapshots) {
+      let new = below(1000)
+      guard !ids.contains(new) else { return }
+      try pool.createSnapshot(new, origin: id)
+      ids.append(new)
+    } else if isNext(kind.deletions) {
+      try delete()
+    } else {
+      let first = below(window)
+      for block in first..<(first + 1 + below(kind.run)) {
+        guard pool.freeDataBlocks > 0, pool.freeMetadataBlocks > 40 else { return }
+        do throws(PoolError) { try pool.provision(id, block) } catch .dataFull { return }
+      }
+    }
+  }
+}

@@ -165,7 +165,8 @@ struct GenerationOrder: ~Copyable {
     guard readsLeft > 0 else { return nil }
     readsLeft -= 1
     var result: Index? = Index(block: block, bitmaps: [])
-    let read: Void? = try? reader.withBlock(block) { bytes in
+    let read: Void? = try? reader.withBlock(block) { bytes throws(BlockProblem) in
+      try Self.verify(bytes, block, .index)
       for i in 0..<bitmapCount {
         let bitmap = IndexEntry(decoding: bytes, at: IndexBlock.offset(ofEntry: i)).bitmapBlock
         // The device may be larger than what the pool has taken in.
@@ -184,15 +185,21 @@ struct GenerationOrder: ~Copyable {
     guard readsLeft > 0 else { return nil }
     readsLeft -= 1
     return try? reader.withBlock(block) { bytes throws(BlockProblem) in
-      do throws(FormatError) {
-        try BlockHeader.verify(bytes, number: block, kind: .bitmap)
-      } catch {
-        throw .format(error)
-      }
+      try Self.verify(bytes, block, .bitmap)
       return BitmapCopy(
         bytes: bytes.withUnsafeBytes {
           Array($0[Bitmap.entriesOffset..<(Bitmap.entriesOffset + Bitmap.entriesBytes)])
         })
+    }
+  }
+
+  private static func verify(_ bytes: RawSpan, _ block: UInt64, _ kind: BlockKind)
+    throws(BlockProblem)
+  {
+    do throws(FormatError) {
+      try BlockHeader.verify(bytes, number: block, kind: kind)
+    } catch {
+      throw .format(error)
     }
   }
 

@@ -45,20 +45,10 @@ public struct PoolHistory {
     }
   }
 
-  /// The roots of the two trees of devices that a commit left.
-  public struct Commit: Equatable, Sendable {
-    /// Root of the tree of devices and mappings.
-    public var mappingRoot: UInt64
-    /// Root of the details tree.
-    public var detailsRoot: UInt64
-    /// Index block of the metadata space map.
-    public var index: UInt64
-  }
-
   /// The metadata device after the last commit.
   public let device: MemoryDevice
-  /// Every commit, the last one last.
-  public private(set) var commits: [Commit] = []
+  /// Root of the tree of devices and mappings that each commit left.
+  public private(set) var mappingRoots: [UInt64] = []
   private let kind: Kind
   private var random: SplitMix64
   private var pool: PoolMetadata
@@ -101,10 +91,7 @@ public struct PoolHistory {
 
   private mutating func commit() throws {
     try pool.commit()
-    commits.append(
-      Commit(
-        mappingRoot: pool.superblock.mappingRoot, detailsRoot: pool.superblock.detailsRoot,
-        index: pool.superblock.metadataSpaceMap.bitmapRoot))
+    mappingRoots.append(pool.superblock.mappingRoot)
   }
 
   private mutating func create() throws {

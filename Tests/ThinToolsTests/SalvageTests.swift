@@ -97,12 +97,12 @@ import ThinTools
     "where the latest generation is damaged and the superblock is lost, the one before is taken")
   func generationBefore() throws {
     let history = try PoolHistory(Histories.kinds[1], seed: 3)
-    let last = try #require(history.commits.last)
-    let before = try #require(history.commits.last { $0.mappingRoot != last.mappingRoot })
-    history.device.edit(last.mappingRoot)[100] ^= 1
+    let last = try #require(history.mappingRoots.last)
+    let before = try #require(history.mappingRoots.last { $0 != last })
+    history.device.edit(last)[100] ^= 1
     history.device.wipe(0)
     let (_, losses) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
-    #expect(losses.contains { $0.contains("device tree at block \(before.mappingRoot) ") })
+    #expect(losses.contains { $0.contains("device tree at block \(before) ") })
   }
 
   @Test("a lost details tree leaves every mapping, with details made up and said to be")

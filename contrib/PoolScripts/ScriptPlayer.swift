@@ -361,7 +361,10 @@ final class ScriptPlayer {
         for line in table.lines { tell(withoutNumbers("\(line)")) }
       default:
         guard let table = try dm.status(device, options) else { return tell("none") }
-        for line in table.lines { tell(statusText(line, isCommitted: options.isEmpty)) }
+        // A suspended pool does not commit for it.
+        for line in table.lines {
+          tell(statusText(line, isCommitted: options.isEmpty && !table.info.isSuspended))
+        }
         if line.word(0) == "pool" && options.isEmpty && !table.info.isSuspended { wasCommitted() }
         // After a commit there may be space for what waits.
         if pendingWrites > 0 { world.settle() }

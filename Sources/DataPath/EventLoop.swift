@@ -213,6 +213,15 @@ public final class EventLoop {
     }
   }
 
+  /// The same, but for no longer than `nanoseconds`.
+  public func run(within nanoseconds: UInt64, until condition: () -> Bool) {
+    let end = time &+ nanoseconds
+    let timer = LoopTimer {}
+    set(timer, after: nanoseconds)
+    run(until: { condition() || time >= end })
+    cancel(timer)
+  }
+
   /// Ends `run` after this pass.
   public func stop() { isStopping = true }
 

@@ -48,6 +48,16 @@ public final class BlockReader {
     return try body(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer.bytes)))
   }
 
+  /// The same with a sound block of `kind`.
+  public func withBlock<R>(
+    _ block: UInt64, of kind: BlockKind, _ body: (RawSpan) throws(BlockProblem) -> R
+  ) throws(BlockProblem) -> R {
+    try withBlock(block) { bytes throws(BlockProblem) in
+      try requireSound(bytes, number: block, kind: kind)
+      return try body(bytes)
+    }
+  }
+
   /// Reads `block` as a node of a tree of `kind`.
   public func withNode<R>(
     _ block: UInt64, of kind: TreeKind,
@@ -56,6 +66,15 @@ public final class BlockReader {
     try withBlock(block) { bytes throws(BlockProblem) in
       try body(try validatedNode(bytes, number: block, kind: kind))
     }
+  }
+}
+
+/// Refuses what is not a sound block `number` of `kind`.
+public func requireSound(_ bytes: RawSpan, number: UInt64, kind: BlockKind) throws(BlockProblem) {
+  do throws(FormatError) {
+    try BlockHeader.verify(bytes, number: number, kind: kind)
+  } catch {
+    throw .format(error)
   }
 }
 

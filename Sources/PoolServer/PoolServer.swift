@@ -218,15 +218,10 @@ public final class PoolServer {
       close(signals.descriptor)
     }
     let failed = failedPools(commits: true).filter { !troubled.contains($0) }
-    let end = loop.time &+ 10_000_000_000
-    let timer = LoopTimer {}
-    loop.set(timer, after: 10_000_000_000)
-    loop.run(until: {
+    loop.run(within: 10_000_000_000) {
       mapper.removeAll()
       return mapper.all.isEmpty && worker.inFlight == 0 && queue.inFlight == 0
-        || loop.time >= end
-    })
-    loop.cancel(timer)
+    }
     guard mapper.all.isEmpty else {
       let names = mapper.all.map(\.name).joined(separator: " ")
       return ServeError(.busy, "still in use at the end: \(names)")

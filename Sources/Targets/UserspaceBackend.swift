@@ -56,11 +56,7 @@ public final class UserspaceBackend: DeviceMapperBackend {
   {
     for _ in 0..<(retry ? 24 : 0) {
       guard let found = mapper.find(device), found.openCount > 0 else { break }
-      let end = loop.time + 200_000_000
-      let timer = LoopTimer {}
-      loop.set(timer, after: 200_000_000)
-      loop.run(until: { loop.time >= end || found.openCount == 0 })
-      loop.cancel(timer)
+      loop.run(within: 200_000_000) { found.openCount == 0 }
     }
     try mapper.remove(device, deferred: deferred)
   }

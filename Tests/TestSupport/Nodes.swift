@@ -16,12 +16,18 @@ public struct NodeEntry: Equatable, Sendable {
 }
 
 extension MemoryDevice {
+  /// Makes a block zeros.
+  public func wipe(_ block: UInt64) {
+    let bytes = edit(block)
+    for i in 0..<bytes.count { bytes[i] = 0 }
+  }
+
   /// Writes a node with these entries and seals it.
   public func putNode(
     _ block: UInt64, kind: TreeKind = .mappings, isLeaf: Bool, _ entries: [NodeEntry]
   ) {
+    wipe(block)
     let bytes = edit(block)
-    for i in 0..<bytes.count { bytes[i] = 0 }
     let valueSize = isLeaf ? kind.valueSize : 8
     BtreeNodeRecord.begin(bytes, isLeaf: isLeaf, valueSize: valueSize)
     BtreeNodeRecord.setEntryCount(bytes, entries.count)

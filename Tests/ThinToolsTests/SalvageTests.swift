@@ -142,13 +142,6 @@ import ThinTools
   }
 }
 
-extension MemoryDevice {
-  fileprivate func wipe(_ block: UInt64) {
-    let bytes = edit(block)
-    for i in 0..<bytes.count { bytes[i] = 0 }
-  }
-}
-
 /// Lives of pools that leave earlier generations of every sort.
 private enum Histories {
   static let kinds = [

@@ -134,23 +134,15 @@ final class UserspaceWorld: PoolWorld {
 
   func start(_ request: ScriptRequest) { waiting.append(submit(request)) }
 
-  func settle() { turn(forNanoseconds: 20_000_000) }
+  func settle() { loop.run(within: 20_000_000) { false } }
 
-  func pause() { turn(forNanoseconds: 1_300_000_000) }
+  func pause() { loop.run(within: 1_300_000_000) { false } }
 
   func finish() -> [Int32?] {
     for _ in 0..<50 where waiting.contains(where: { $0.result == nil }) {
-      turn(forNanoseconds: 20_000_000)
+      settle()
     }
     defer { waiting.removeAll { $0.result != nil } }
     return waiting.map(\.result)
-  }
-
-  private func turn(forNanoseconds nanoseconds: UInt64) {
-    let end = loop.time + nanoseconds
-    let timer = LoopTimer {}
-    loop.set(timer, after: nanoseconds)
-    loop.run(until: { loop.time >= end })
-    loop.cancel(timer)
   }
 }

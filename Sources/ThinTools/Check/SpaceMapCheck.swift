@@ -177,12 +177,7 @@ extension Checker {
     metadataCounts.increment(root.bitmapRoot)
     var entries: [(region: UInt64, entry: IndexEntry)] = []
     do throws(BlockProblem) {
-      try view.reader.withBlock(root.bitmapRoot) { bytes throws(BlockProblem) in
-        do throws(FormatError) {
-          try BlockHeader.verify(bytes, number: root.bitmapRoot, kind: .index)
-        } catch {
-          throw .format(error)
-        }
+      try view.reader.withBlock(root.bitmapRoot, of: .index) { bytes throws(BlockProblem) in
         let count = min(root.bitmapCount, UInt64(Limits.metadataBitmapsMax))
         for i in 0..<Int(count) {
           entries.append(
@@ -223,11 +218,7 @@ extension Checker {
         delivered += 1
         do throws(BlockProblem) {
           if let failure { throw .io(failure) }
-          do throws(FormatError) {
-            try BlockHeader.verify(bytes, number: block, kind: .bitmap)
-          } catch {
-            throw .format(error)
-          }
+          try requireSound(bytes, number: block, kind: .bitmap)
         } catch {
           fatal("\(name) space map: bitmap \(region) at block \(block): \(error)", block: block)
           return

@@ -165,8 +165,7 @@ struct GenerationOrder: ~Copyable {
     guard readsLeft > 0 else { return nil }
     readsLeft -= 1
     var result: Index? = Index(block: block, bitmaps: [])
-    let read: Void? = try? reader.withBlock(block) { bytes throws(BlockProblem) in
-      try Self.verify(bytes, block, .index)
+    let read: Void? = try? reader.withBlock(block, of: .index) { bytes throws(BlockProblem) in
       for i in 0..<bitmapCount {
         let bitmap = IndexEntry(decoding: bytes, at: IndexBlock.offset(ofEntry: i)).bitmapBlock
         // The device may be larger than what the pool has taken in.
@@ -184,22 +183,11 @@ struct GenerationOrder: ~Copyable {
   private mutating func bitmap(_ block: UInt64) -> BitmapCopy? {
     guard readsLeft > 0 else { return nil }
     readsLeft -= 1
-    return try? reader.withBlock(block) { bytes throws(BlockProblem) in
-      try Self.verify(bytes, block, .bitmap)
-      return BitmapCopy(
+    return try? reader.withBlock(block, of: .bitmap) { bytes throws(BlockProblem) in
+      BitmapCopy(
         bytes: bytes.withUnsafeBytes {
           Array($0[Bitmap.entriesOffset..<(Bitmap.entriesOffset + Bitmap.entriesBytes)])
         })
-    }
-  }
-
-  private static func verify(_ bytes: RawSpan, _ block: UInt64, _ kind: BlockKind)
-    throws(BlockProblem)
-  {
-    do throws(FormatError) {
-      try BlockHeader.verify(bytes, number: block, kind: kind)
-    } catch {
-      throw .format(error)
     }
   }
 

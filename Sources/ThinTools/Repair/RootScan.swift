@@ -119,12 +119,7 @@ struct RootScan: ~Copyable {
     let referenced = referencedNodes(inUse)
     for block in deviceLeaves where used.contains(block) { inUse.devices.append(block) }
     for block in detailsLeaves where used.contains(block) { inUse.details.append(block) }
-    var byIDs: [UInt64: [Candidate]] = [:]
-    for root in inUse.details where !referenced.contains(root) {
-      if let candidate = detailsTree(root) {
-        byIDs[candidate.idsDigest, default: []].append(candidate)
-      }
-    }
+    let byIDs = detailsTrees(inUse.details.filter { !referenced.contains($0) })
     var pairs: [Pair] = []
     for root in inUse.devices where !referenced.contains(root) {
       guard pairs.count < Self.pairsMax, let tree = deviceTree(root) else { continue }
@@ -152,12 +147,7 @@ struct RootScan: ~Copyable {
     for root in deviceLeaves + kinds.devices {
       if let candidate = deviceTree(root) { devices.append(candidate) }
     }
-    var byIDs: [UInt64: [Candidate]] = [:]
-    for root in detailsLeaves + kinds.details {
-      if let candidate = detailsTree(root) {
-        byIDs[candidate.idsDigest, default: []].append(candidate)
-      }
-    }
+    let byIDs = detailsTrees(detailsLeaves + kinds.details)
     func isPreferred(_ pair: Pair) -> Bool {
       pair.devices.root == superblock.mappingRoot || pair.details.root == superblock.detailsRoot
     }
@@ -323,6 +313,17 @@ struct RootScan: ~Copyable {
     }
     entriesRead += candidate.deviceCount
     return read != nil && isSound ? candidate : nil
+  }
+
+  /// What can be read of them, by the devices that they name.
+  private mutating func detailsTrees(_ roots: [UInt64]) -> [UInt64: [Candidate]] {
+    var byIDs: [UInt64: [Candidate]] = [:]
+    for root in roots {
+      if let candidate = detailsTree(root) {
+        byIDs[candidate.idsDigest, default: []].append(candidate)
+      }
+    }
+    return byIDs
   }
 
   private mutating func detailsTree(_ root: UInt64) -> Candidate? {

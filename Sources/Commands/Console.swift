@@ -70,12 +70,12 @@ public final class Console {
     }
   }
 
-  /// Prints what a command threw and says which status that is. A reader of the output that has
-  /// gone away is no error: nothing is printed, and the status is `ok`.
+  /// Prints what a command threw and says which status that is. Of a reader of the output that has
+  /// gone away nothing is printed; the status tells that it did not get everything.
   public func status(for error: any Error) -> ExitStatus {
     switch error {
     case let error as ToolError:
-      if error.kind == .closedPipe { return .ok }
+      if error.kind == .closedPipe { return ExitStatus(error.kind) }
       self.error(error.message)
       return ExitStatus(error.kind)
     case let error as BlockIOError:

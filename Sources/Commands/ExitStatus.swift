@@ -17,11 +17,10 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
   public init(_ kind: ToolError.Kind) {
     self =
       switch kind {
-      case .damaged, .request: .damaged
+      case .damaged, .request, .closedPipe: .damaged
       case .input: .input
       case .output: .output
       case .inputOutput: .inputOutput
-      case .closedPipe: .ok
       case .busy: .busy
       }
   }
@@ -32,7 +31,7 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case .ok: "Success."
     case .usage: "The command line makes no sense; nothing was done."
     case .damaged: "The metadata is damaged, or what was asked does not fit it."
-    case .leaks: "Only leaked blocks or other harmless faults were found."
+    case .leaks: "Leaked blocks were found, and no damage."
     case .input: "The input is missing, cannot be opened, or is not what the command reads."
     case .internalError: "A fault of the program itself."
     case .output: "The output is missing, cannot be created, or is too small."

@@ -18,17 +18,17 @@ import ThinTools
       close(errors)
     }
     let console = Console(output: ends[1], error: errors)
-    #expect(runMain(arguments: ["thin_check", "--help"], console: console) == 0)
+    #expect(runMain(arguments: ["thin_check", "--help"], console: console) == 64)
     #expect(lseek(errors, 0, SEEK_END) == 0)
   }
 
-  @Test("a reader that goes away in the middle is no error either")
+  @Test("a reader that goes away in the middle hears of nothing either, and the status tells")
   func brokenPipeThrown() {
     let captured = CapturedConsole()
     let console = captured.console
     let error = BlockIOError(.write, path: console.output.path, code: EPIPE)
-    #expect(console.status(for: error) == .ok)
-    #expect(console.status(for: ToolError(error)) == .ok)
+    #expect(console.status(for: error) == .damaged)
+    #expect(console.status(for: ToolError(error)) == .damaged)
     #expect(captured.errors.isEmpty)
     #expect(console.status(for: BlockIOError(.read, path: "x", code: EPIPE)) == .inputOutput)
   }

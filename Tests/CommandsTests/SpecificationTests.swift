@@ -79,7 +79,7 @@ import ThinTools
   func statuses() {
     let kinds: [(ToolError.Kind, Int32)] = [
       (.damaged, 64), (.request, 64), (.input, 66), (.output, 73), (.inputOutput, 74), (.busy, 75),
-      (.closedPipe, 0),
+      (.closedPipe, 64),
     ]
     for (kind, status) in kinds { #expect(ExitStatus(kind).rawValue == status) }
     #expect(ExitStatus.usage.rawValue == 2)
@@ -91,9 +91,10 @@ import ThinTools
   static let flags = [
     "--auto-repair", "--clear-needs-check-flag", "--ignore-non-fatal-errors", "--metadata-snap",
     "--override-mapping-root=1", "--override-details-root=1", "--quiet", "--super-block-only",
-    "--skip-mappings", "--json",
+    "--skip-mappings", "--json", "--strict",
   ]
   static let excluded: [String: Set<String>] = [
+    "--strict": ["--ignore-non-fatal-errors"],
     "--auto-repair": [
       "--ignore-non-fatal-errors", "--metadata-snap", "--override-mapping-root=1",
       "--override-details-root=1", "--super-block-only", "--skip-mappings",

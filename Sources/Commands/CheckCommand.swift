@@ -9,6 +9,10 @@ public struct CheckRequest: Equatable, Sendable {
   public var options = CheckOptions()
   /// Print the result as JSON.
   public var isJSON: Bool
+  /// Print nothing, and end with what says whether the pool may be activated.
+  public var isQuiet: Bool
+  /// End with a status of its own for whatever was found.
+  public var isStrict: Bool
 
   init(_ arguments: ParsedArguments) {
     input = arguments.positionals[0]
@@ -21,6 +25,17 @@ public struct CheckRequest: Equatable, Sendable {
     options.mappingRoot = arguments.number("override-mapping-root")
     options.detailsRoot = arguments.number("override-details-root")
     isJSON = arguments.has("json")
+    isQuiet = arguments.has("quiet")
+    isStrict = arguments.has("strict")
+  }
+
+  /// The status for what was found. What costs no mapping must not keep a pool from coming up:
+  /// lvm2 calls with -q and takes every status but 0 for damage.
+  func status(for report: CheckReport) -> ExitStatus {
+    if report.isDamaged { return .damaged }
+    if isStrict { return report.isClean ? .ok : .leaks }
+    let mayKeepLeaks = options.ignoreNonFatal || isQuiet
+    return report.leakCount == 0 || mayKeepLeaks ? .ok : .leaks
   }
 }
 
@@ -38,13 +53,24 @@ public enum CheckCommand: Command {
     if request.isJSON {
       try printJSON(report, console)
     } else {
-      try console.line("TRANSACTION_ID=\(report.transactionID)")
-      try console.line("METADATA_FREE_BLOCKS=\(report.metadataFreeBlocks)")
+      try printFigures(report, console)
       printFindings(report, console)
     }
-    if report.isDamaged { return ExitStatus.damaged.rawValue }
-    if report.isClean || request.options.ignoreNonFatal { return ExitStatus.ok.rawValue }
-    return ExitStatus.leaks.rawValue
+    return request.status(for: report).rawValue
+  }
+
+  /// Prints the lines that scripts look for. Where their reader has gone away the status stays the
+  /// check's: another one would say that the metadata is damaged.
+  private static func printFigures(_ report: CheckReport, _ console: Console)
+    throws(BlockIOError)
+  {
+    do throws(BlockIOError) {
+      try console.line("TRANSACTION_ID=\(report.transactionID)")
+      try console.line("METADATA_FREE_BLOCKS=\(report.metadataFreeBlocks)")
+      try console.output.flush()
+    } catch {
+      guard ToolError(error).kind == .closedPipe else { throw error }
+    }
   }
 
   private static func printFindings(_ report: CheckReport, _ console: Console) {
@@ -68,8 +94,17 @@ public enum CheckCommand: Command {
         "The metadata is damaged: \(report.fatalCount) findings. Keep a copy of it before anything "
           + "else; then see what thin_dump --repair can save.")
     } else if !report.isClean {
-      console.note(
-        "No mapping is affected. With the pool inactive, thin_check --auto-repair mends this.")
+      let cost =
+        report.leakCount > 0
+        ? "No mapping is affected; leaked blocks cost their space."
+        : "No mapping is affected, and no space is lost: the pool is sound."
+      let next =
+        report.noRoomToMend
+        ? " There are not enough free metadata blocks to mend this: enlarge the metadata device, or "
+          + "thin_dump the metadata and thin_restore it to a larger one."
+        : report.mendableCount > 0
+          ? " With the pool inactive, thin_check --auto-repair mends this." : ""
+      console.note(cost + next)
     }
   }
 
@@ -136,7 +171,7 @@ public enum CheckCommand: Command {
       --clear-needs-check-flag or --auto-repair.
       """,
     ],
-    options: checking + repairing + reading + [.quiet, .json, .verbose, .ioEngine],
+    options: checking + repairing + reading + [quiet, .json, .verbose, .ioEngine],
     positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
     examples: [
       ("$ /dev/mapper/vg-pool_tmeta", "Check the metadata of an inactive pool."),
@@ -148,7 +183,13 @@ public enum CheckCommand: Command {
         .damaged,
         "The metadata is damaged; see what thin_dump --repair can save, or restore a dump."
       ),
-      (.leaks, "Only leaked blocks or other harmless faults; --auto-repair mends leaks."),
+      (
+        .leaks,
+        """
+        Leaked blocks, and no damage; --auto-repair mends them. Not with -q, which gives 0 then. With \
+        --strict: anything harmless.
+        """
+      ),
     ],
     seeAlso: ["thin_dump", "thin_restore"])
 
@@ -160,8 +201,22 @@ public enum CheckCommand: Command {
       help: "Check the superblock and the trees of devices, but neither mappings nor counts."),
     OptionSpec(
       "ignore-non-fatal-errors",
-      help: "Return 0 where leaks or other harmless faults are all that was found."),
+      help: "Return 0 where leaked blocks are all that was found."),
+    OptionSpec(
+      "strict",
+      help: """
+        Return 65 for everything that was found and is no damage: leaked blocks also with -q, and \
+        counters, times and nodes that are off but matter to nothing.
+        """,
+      conflicts: ["ignore-non-fatal-errors"]),
   ]
+
+  private static let quiet = OptionSpec(
+    "quiet", short: "q",
+    help: """
+      Print nothing, errors included: the exit status tells whether the pool may be activated. It is \
+      0 also where blocks leaked.
+      """)
 
   private static let repairing = [
     OptionSpec(

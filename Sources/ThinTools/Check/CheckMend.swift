@@ -8,7 +8,7 @@ extension Checker {
   func mend() throws(ToolError) {
     guard options.mayWrite, !report.isDamaged else { return }
     if report.mendableCount > 0 { try rebuildSpaceMaps() }
-    guard report.isClean || options.ignoreNonFatal, report.needsCheck else { return }
+    guard report.leakCount == 0 || options.ignoreNonFatal, report.needsCheck else { return }
     var superblock = view.superblock
     superblock.needsCheck = false
     try commit(superblock)
@@ -57,12 +57,10 @@ extension Checker {
     } catch {
       switch error {
       case .device(let error): throw ToolError(error)
-      case .full(let needed):
-        throw ToolError(
-          .request,
-          "not enough free metadata blocks to write the space maps anew: at least \(needed) are "
-            + "needed. Nothing was changed. Enlarge the metadata device, or dump the metadata and "
-            + "restore it to a larger one.")
+      case .full:
+        // What is written so far lies in free blocks. The findings stay, and are harmless.
+        report.noRoomToMend = true
+        return
       }
     }
     try commit(superblock)

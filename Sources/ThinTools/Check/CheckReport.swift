@@ -59,6 +59,8 @@ public struct CheckReport: Sendable {
   public internal(set) var clearedNeedsCheck = false
   /// Whether the space maps were rebuilt.
   public internal(set) var repairedSpaceMaps = false
+  /// Whether the space maps were not rebuilt for want of free metadata blocks.
+  public internal(set) var noRoomToMend = false
 
   /// Findings kept; what a wrecked device yields beyond is counted only.
   public static let findingsMax = 2000
@@ -79,7 +81,7 @@ public struct CheckReport: Sendable {
   }
 
   /// Findings that writing the space maps anew mends, those beyond `findingsMax` included.
-  var mendableCount: Int { leakCount + mendableMinorCount }
+  public var mendableCount: Int { leakCount + mendableMinorCount }
   private var mendableMinorCount = 0
 
   /// After a repair: what it mended is no longer there.

@@ -95,7 +95,9 @@ final class Checker {
     }
     guard !options.metadataSnapshot else { return }
     let metadata = superblock.metadataSpaceMap
-    if metadata.blockCount > reader.blockCount {
+    // The superblock alone may be all that was kept of the device, so its length tells nothing.
+    let blocksMax = options.superblockOnly ? Limits.metadataBlocksMax : reader.blockCount
+    if metadata.blockCount > blocksMax {
       let found =
         metadata.blockCount > Limits.metadataBlocksMax
         ? "more than the format allows, \(Limits.metadataBlocksMax)"
@@ -105,7 +107,7 @@ final class Checker {
           .fatal, "superblock: metadata space map of \(metadata.blockCount) blocks: \(found)",
           block: block))
     }
-    if view.dataBlockCount > dataCounts.blockCount {
+    if !options.superblockOnly, view.dataBlockCount > dataCounts.blockCount {
       add(
         Finding(
           .fatal,

@@ -39,7 +39,7 @@ let package = Package(
     library("BlockIO", ["CDMThin", "Claio"]),
     library("DataPath", ["CDMThin", "Claio", "BlockIO"]),
     library("BlockServer", ["CDMThin", "Cgnutls", "DataPath"]),
-    library("ServerSimulation", ["BlockServer", "DataPath", "Simulation"]),
+    library("ServerSimulation", ["BlockServer", "CDMThin", "DataPath", "Simulation"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
@@ -78,13 +78,16 @@ let package = Package(
       ]),
     library(
       "ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
-    .executableTarget(name: "thin-tools", dependencies: ["Commands"], swiftSettings: settings),
+    .executableTarget(
+      name: "thin-tools", dependencies: ["CDMThin", "Commands"], swiftSettings: settings),
     .executableTarget(
       name: "bench-engine",
-      dependencies: ["Simulation", "BlockIO", "PersistentData", "ThinFormat", "ThinMetadata"],
+      dependencies: [
+        "CDMThin", "Simulation", "BlockIO", "PersistentData", "ThinFormat", "ThinMetadata",
+      ],
       path: "contrib/bench/Engine", swiftSettings: settings),
     .executableTarget(
-      name: "trace-replay", dependencies: ["Simulation", "BlockIO", "ThinFormat"],
+      name: "trace-replay", dependencies: ["CDMThin", "Simulation", "BlockIO", "ThinFormat"],
       path: "contrib/TraceReplay",
       swiftSettings: settings),
     .executableTarget(
@@ -95,22 +98,27 @@ let package = Package(
       ],
       path: "contrib/PoolScripts", swiftSettings: settings),
     .executableTarget(
-      name: "trace-generate", dependencies: ["Simulation"], path: "contrib/TraceGenerate",
+      name: "trace-generate", dependencies: ["CDMThin", "Simulation"],
+      path: "contrib/TraceGenerate",
       swiftSettings: settings),
     .executableTarget(
-      name: "damage-trials", dependencies: ["Simulation"], path: "contrib/fuzz/DamageTrials",
+      name: "damage-trials", dependencies: ["CDMThin", "Simulation"],
+      path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
     .executableTarget(
-      name: "model-trials", dependencies: ["Simulation"], path: "contrib/fuzz/ModelTrials",
+      name: "model-trials", dependencies: ["CDMThin", "Simulation"],
+      path: "contrib/fuzz/ModelTrials",
       swiftSettings: settings),
     .executableTarget(
-      name: "crash-trials", dependencies: ["Simulation"], path: "contrib/fuzz/CrashTrials",
+      name: "crash-trials", dependencies: ["CDMThin", "Simulation"],
+      path: "contrib/fuzz/CrashTrials",
       swiftSettings: settings),
     .executableTarget(
-      name: "pool-crash-trials", dependencies: ["Simulation", "TargetSimulation"],
+      name: "pool-crash-trials", dependencies: ["CDMThin", "Simulation", "TargetSimulation"],
       path: "contrib/fuzz/PoolCrashTrials", swiftSettings: settings),
     .executableTarget(
-      name: "bench-limit", dependencies: ["BlockIO", "ThinFormat"], path: "contrib/bench/Limit",
+      name: "bench-limit", dependencies: ["BlockIO", "CDMThin", "ThinFormat"],
+      path: "contrib/bench/Limit",
       swiftSettings: settings),
     .executableTarget(
       name: "bench-targets",
@@ -118,13 +126,14 @@ let package = Package(
       path: "contrib/bench/Targets", swiftSettings: settings),
     .executableTarget(
       name: "nbd-trials",
-      dependencies: ["BlockServer", "DataPath", "ServerSimulation", "Simulation"],
+      dependencies: ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"],
       path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
     .executableTarget(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(
-      name: "dmthin", dependencies: ["Commands", "KernelDeviceMapper", "ServeCommands"],
+      name: "dmthin",
+      dependencies: ["CDMThin", "Commands", "KernelDeviceMapper", "ServeCommands"],
       swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],

@@ -12,6 +12,8 @@ public struct OpenFile: Sendable {
   public let isBlockDevice: Bool
   /// Whether the page cache is passed by (O_DIRECT).
   public let isDirect: Bool
+  /// Whether it has a lock (flock), which `close` gives up.
+  private let isLocked: Bool
 
   /// Opens `path`, past the page cache where the file system allows that.
   /// - Parameter exclusive: refuse a block device that is mounted, held by device-mapper, or
@@ -40,6 +42,9 @@ public struct OpenFile: Sendable {
         Glibc.close(fd)
         throw BlockIOError(.open, path: path, code: EBUSY, isLocked: true)
       }
+      isLocked = status == 0
+    } else {
+      isLocked = false
     }
     descriptor = fd
     self.path = path
@@ -51,10 +56,17 @@ public struct OpenFile: Sendable {
     self.path = path
     isBlockDevice = false
     isDirect = false
+    isLocked = false
   }
 
   /// Closes the descriptor, which must not be used any more.
-  public func close() { Glibc.close(descriptor) }
+  ///
+  /// The lock is given up by name: it belongs to the open file, not to the descriptor, and a child that
+  /// another thread is starting has a copy of the descriptor until it becomes another program.
+  public func close() {
+    if isLocked { flock(descriptor, LOCK_UN) }
+    Glibc.close(descriptor)
+  }
 
   /// Size in bytes, now.
   public func byteCount() throws(BlockIOError) -> UInt64 {

@@ -17,6 +17,10 @@ int dmthin_stream_socket(int family) {
     return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 }
 
+int dmthin_stream_pair(int ends[2]) {
+    return socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends);
+}
+
 static int unix_address(struct sockaddr_un *address, const char *path) {
     size_t length = strlen(path);
     if (length == 0 || length >= sizeof address->sun_path) {

@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 import Glibc
 
 /// What lvm2 has written down about a pool.
@@ -58,14 +59,14 @@ public enum LVMRecords {
   /// What a program prints, up to 4 KiB; nil where it cannot be started or fails.
   private static func run(_ arguments: [String]) -> String? {
     var ends: [Int32] = [0, 0]
-    guard pipe(&ends) == 0 else { return nil }
-    for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+    guard dmthin_pipe(&ends) == 0 else { return nil }
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
     defer { posix_spawn_file_actions_destroy(&actions) }
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
     posix_spawn_file_actions_adddup2(&actions, ends[1], 1)
     posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
+    _ = dmthin_spawn_close_from(&actions, 3)
     var words = arguments.map { strdup($0) } + [nil]
     defer { for word in words { free(word) } }
     var child: pid_t = 0

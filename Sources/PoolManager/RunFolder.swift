@@ -114,7 +114,11 @@ public struct RunFolder: Sendable {
   final class Lock {
     private let fd: Int32
     fileprivate init(_ fd: Int32) { self.fd = fd }
-    deinit { close(fd) }
+    deinit {
+      // By name: a child that is being started has a copy of the descriptor.
+      flock(fd, LOCK_UN)
+      close(fd)
+    }
   }
 
   /// Takes a pool's lock.

@@ -1,4 +1,5 @@
 public import BlockServer
+import CDMThin
 public import DataPath
 import Glibc
 
@@ -55,10 +56,9 @@ public final class NBDClient {
   /// A client of `server`.
   public init(_ server: BlockServer, _ loop: EventLoop) {
     var pair: [Int32] = [-1, -1]
-    _ = socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &pair)
+    _ = dmthin_stream_pair(&pair)
     descriptor = pair[0]
     self.loop = loop
-    _ = fcntl(descriptor, F_SETFL, O_NONBLOCK)
     server.adopt(pair[1])
   }
 

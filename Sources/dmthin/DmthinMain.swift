@@ -1,3 +1,4 @@
+import CDMThin
 import Commands
 import Glibc
 import KernelDeviceMapper
@@ -7,6 +8,7 @@ import ServeCommands
 @main
 struct DmthinMain {
   static func main() {
+    dmthin_begin_program()
     let console = Console()
     console.makeDeviceMapper = { KernelDeviceMapper() }
     exit(

@@ -1,3 +1,4 @@
+import CDMThin
 import Commands
 import Glibc
 
@@ -5,6 +6,7 @@ import Glibc
 @main
 struct ThinToolsMain {
   static func main() {
+    dmthin_begin_program()
     exit(runMain(arguments: CommandLine.arguments))
   }
 }

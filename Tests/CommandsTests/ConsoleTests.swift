@@ -10,7 +10,7 @@ import ThinTools
   @Test("a reader that goes away ends a command quietly and well")
   func brokenPipe() throws {
     var ends: [Int32] = [0, 0]
-    try #require(pipe(&ends) == 0)
+    try #require(dmthin_pipe(&ends) == 0)
     close(ends[0])
     let errors = dmthin_memory_file("errors")
     defer {
@@ -36,7 +36,7 @@ import ThinTools
   @Test("a reader that goes away does not hide that the command failed")
   func brokenPipeAfterFailure() throws {
     var ends: [Int32] = [0, 0]
-    try #require(pipe(&ends) == 0)
+    try #require(dmthin_pipe(&ends) == 0)
     close(ends[0])
     defer { close(ends[1]) }
     signal(SIGPIPE, SIG_IGN)
@@ -47,7 +47,7 @@ import ThinTools
 
   @Test("an output that is full is an error")
   func fullOutput() throws {
-    let full = open("/dev/full", O_WRONLY)
+    let full = open("/dev/full", O_WRONLY | O_CLOEXEC)
     try #require(full >= 0)
     let errors = dmthin_memory_file("errors")
     defer {

@@ -32,7 +32,7 @@ private final class Bench {
     self.pages = pages
     self.folder = try ScratchFolder(in: folder)
     path = self.folder.file("pages")
-    let fd = open(path, O_CREAT | O_RDWR | O_EXCL, 0o600)
+    let fd = open(path, O_CREAT | O_RDWR | O_EXCL | O_CLOEXEC, 0o600)
     try #require(fd >= 0)
     let page = AlignedBuffer(count: 4096)
     for number in 0..<pages {

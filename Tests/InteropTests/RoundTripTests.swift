@@ -67,7 +67,7 @@ import Testing
     #expect(check.status == 0 && check.errors.contains("excess space will not be used"))
     #expect(check.text.contains("METADATA_FREE_BLOCKS=4161"))
     #expect(try peers("thin_check", image).status == 0)
-    let fd = open(image, O_RDONLY)
+    let fd = open(image, O_RDONLY | O_CLOEXEC)
     defer { close(fd) }
     let seekData: Int32 = 3  // SEEK_DATA, which is hidden from Swift
     let next = lseek(fd, 4_161_600 * 4096, seekData)

@@ -120,7 +120,8 @@ private final class BadSectorDevice: BlockDevice {
         adopting: try numberedFile(blocks: Self.blocks), path: "memory",
         byteCount: UInt64(Self.blocks * 4096))
       let device = BadSectorDevice(
-        inner, bad: bad, descriptor: hasDescriptor ? open("/dev/null", O_WRONLY) : nil)
+        inner, bad: bad,
+        descriptor: hasDescriptor ? open("/dev/null", O_WRONLY | O_CLOEXEC) : nil)
       let stream = BlockStream(device)
       for _ in 0..<4 {
         expectDelivery(stream, Self.list(&random)) { $0 >= 600 || bad.contains($0) }

@@ -243,7 +243,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
     let scene = try Scene()
     let path = scene.folder.file("meta2")
     scene.backend.atActivation = {
-      let fd = open(path, O_WRONLY)
+      let fd = open(path, O_WRONLY | O_CLOEXEC)
       _ = write(fd, "formatted", 9)
       close(fd)
     }

@@ -1,3 +1,4 @@
+import CDMThin
 import Glibc
 import ServerControl
 import Testing
@@ -6,8 +7,7 @@ import Testing
 struct OutgoingBytesTests {
   private func pair() throws -> (Int32, Int32) {
     var ends: [Int32] = [0, 0]
-    try #require(socketpair(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0, &ends) == 0)
-    for end in ends { _ = fcntl(end, F_SETFL, O_NONBLOCK) }
+    try #require(dmthin_stream_pair(&ends) == 0)
     return (ends[0], ends[1])
   }
 

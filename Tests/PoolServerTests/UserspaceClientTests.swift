@@ -13,11 +13,13 @@ private final class Work: Sendable {
 /// Answers whoever connects with the same bytes, once for each line, and hangs up after the last.
 private func answering(_ folder: ScratchFolder, _ answers: [String]) throws -> String {
   let path = folder.file("s")
-  let listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+  let listener = socket(
+    AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   try #require(dmthin_bind_unix(listener, path) == 0 && listen(listener, 4) == 0)
   // A thread of its own: tasks would wait for the test's, which waits for the answer.
   let work = Work {
-    let client = accept(listener, nil, nil)
+    let client = dmthin_accept(listener)
+    _ = fcntl(client, F_SETFL, 0)
     var byte: UInt8 = 0
     for answer in answers {
       while recv(client, &byte, 1, 0) == 1, byte != 10 {}

@@ -40,6 +40,8 @@ public func run(_ arguments: [String], output: String? = nil) throws -> ProcessR
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
   posix_spawn_file_actions_adddup2(&actions, outputFile, 1)
   posix_spawn_file_actions_adddup2(&actions, errorFile, 2)
+  // Whatever a test that runs at the same time has open is not the child's.
+  _ = dmthin_spawn_close_from(&actions, 3)
   var words = arguments.map { strdup($0) }
   words.append(nil)
   defer { for word in words { free(word) } }
@@ -49,7 +51,7 @@ public func run(_ arguments: [String], output: String? = nil) throws -> ProcessR
   defer { posix_spawnattr_destroy(&attributes) }
   var defaults = sigset_t()
   sigemptyset(&defaults)
-  sigaddset(&defaults, SIGPIPE)
+  for number in [SIGPIPE, SIGXFSZ] { sigaddset(&defaults, number) }
   posix_spawnattr_setsigdefault(&attributes, &defaults)
   posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGDEF))
 

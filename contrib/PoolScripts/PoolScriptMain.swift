@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 import Glibc
 import Simulation
 
@@ -41,6 +42,7 @@ enum PoolScriptMain {
   nonisolated(unsafe) private static var current = ""
 
   static func main() {
+    dmthin_begin_program()
     signal(SIGALRM) { _ in
       PoolScriptMain.say("pool-script: does not come to an end: \(PoolScriptMain.current)")
       _exit(1)

@@ -1,3 +1,4 @@
+import CDMThin
 import Glibc
 import Simulation
 
@@ -11,6 +12,7 @@ import Simulation
 @main
 enum TraceGenerateMain {
   static func main() throws {
+    dmthin_begin_program()
     var kind: TraceGenerator.Kind?
     var turns = false
     var words: [String] = []

@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 import Glibc
 import Simulation
 import ThinFormat
@@ -16,6 +17,7 @@ import ThinFormat
 @main
 enum TraceReplayMain {
   static func main() {
+    dmthin_begin_program()
     var images: String?
     var onto: String?
     var cache = 8192

@@ -10,6 +10,7 @@
 #include <malloc.h>
 
 #include "EventLoop.h"
+#include "Program.h"
 #include "Sockets.h"
 
 /// CRC-32C (Castagnoli, reflected) over `count` bytes, starting from register value `seed`,
@@ -31,6 +32,13 @@ static inline int dmthin_block_device_sector_bytes(int fd, int *bytes) {
 
 /// A file in memory, for tests and trials; a descriptor, or -1 with errno set.
 int dmthin_memory_file(const char *name);
+
+/// A pipe whose ends are closed on exec; -1 with errno set.
+int dmthin_pipe(int ends[2]);
+
+/// Adds to `actions`, a posix_spawn_file_actions_t, that a child has nothing open from descriptor `first`
+/// on; returns 0 or an error number.
+int dmthin_spawn_close_from(void *actions, int first);
 
 /// Has large blocks go back to the system when they are freed. Tables that grow leave their old
 /// memory behind; the threshold that the allocator would adapt to them keeps it.

@@ -11,6 +11,10 @@ int dmthin_accept(int fd);
 /// A stream socket of `family`, not blocking, closed on exec; -1 with errno set.
 int dmthin_stream_socket(int family);
 
+/// Two stream sockets that are connected with each other, not blocking, closed on exec; -1 with errno
+/// set.
+int dmthin_stream_pair(int ends[2]);
+
 /// Binds a unix socket to `path`, for its owner alone; -1 with errno set.
 int dmthin_bind_unix(int fd, const char *path);
 

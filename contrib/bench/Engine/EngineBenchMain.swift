@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 import Glibc
 import PersistentData
 import Simulation
@@ -10,6 +11,7 @@ import ThinMetadata
 @main
 enum EngineBenchMain {
   static func main() throws {
+    dmthin_begin_program()
     let most =
       CommandLine.arguments.count > 1 ? Int(CommandLine.arguments[1]) ?? 1_000_000 : 1_000_000
     try inserts()

@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 import Glibc
 import ThinFormat
 
@@ -13,6 +14,7 @@ import ThinFormat
 @main
 enum LimitMain {
   static func main() throws {
+    dmthin_begin_program()
     let arguments = Array(CommandLine.arguments.dropFirst())
     switch (arguments.first, arguments.count) {
     case ("read", 2):

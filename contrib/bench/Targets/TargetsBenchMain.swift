@@ -4,6 +4,7 @@
 // targets and the loop cost. Prints a Markdown table. FOLDER is on the disk that is to be measured,
 // or in memory for the software's own ceiling.
 import BlockIO
+import CDMThin
 import DataPath
 import Glibc
 import Targets
@@ -83,6 +84,7 @@ enum TargetsBench {
   }
 
   static func main() {
+    dmthin_begin_program()
     guard let options = Options(Array(CommandLine.arguments.dropFirst())) else {
       print("usage: bench-targets FOLDER [--seconds N] [--size MIB] [--rows WORD,...] [--spin US]")
       exit(2)

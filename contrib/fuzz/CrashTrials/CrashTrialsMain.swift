@@ -1,3 +1,4 @@
+import CDMThin
 import Glibc
 import Simulation
 
@@ -10,6 +11,7 @@ import Simulation
 @main
 enum CrashTrialsMain {
   static func main() {
+    dmthin_begin_program()
     let arguments = TrialArguments.ofProcess(
       usage: "crash-trials [--count N] [--seed N]", count: 100_000)
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)

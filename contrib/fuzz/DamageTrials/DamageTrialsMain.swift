@@ -1,3 +1,4 @@
+import CDMThin
 import Glibc
 import Simulation
 
@@ -11,6 +12,7 @@ import Simulation
 @main
 enum DamageTrialsMain {
   static func main() throws {
+    dmthin_begin_program()
     let arguments = TrialArguments.ofProcess(
       usage: "damage-trials [--count N] [--seed N] IMAGE...", count: 10_000, takesOperands: true)
     let (count, first, images) = (arguments.count, arguments.seed, arguments.operands)

@@ -1,3 +1,4 @@
+import CDMThin
 import Glibc
 import Simulation
 
@@ -11,6 +12,7 @@ import Simulation
 @main
 enum ModelTrialsMain {
   static func main() {
+    dmthin_begin_program()
     let arguments = TrialArguments.ofProcess(
       usage: "model-trials [--count N] [--seed N] [--snapshots N]", count: 1_000_000,
       options: ["snapshots"])

@@ -1,4 +1,5 @@
 import BlockServer
+import CDMThin
 import DataPath
 import Glibc
 import ServerSimulation
@@ -18,6 +19,7 @@ enum NbdTrialsMain {
   static let half = UInt64(exportBytes / 2)
 
   static func main() throws {
+    dmthin_begin_program()
     let arguments = TrialArguments.ofProcess(
       usage: "nbd-trials [--count MESSAGES] [--seed N]", count: 10_000)
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)

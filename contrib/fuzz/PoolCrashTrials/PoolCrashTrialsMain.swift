@@ -1,3 +1,4 @@
+import CDMThin
 import Glibc
 import Simulation
 import TargetSimulation
@@ -16,6 +17,7 @@ enum PoolCrashTrialsMain {
   nonisolated(unsafe) static var currentSeed: UInt64 = 0
 
   static func main() throws {
+    dmthin_begin_program()
     let arguments = TrialArguments.ofProcess(
       usage: "pool-crash-trials [--count IMAGES] [--seed N]", count: 10_000)
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)

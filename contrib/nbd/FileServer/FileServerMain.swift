@@ -52,6 +52,7 @@ struct FileServer {
   }
 
   static func main() {
+    dmthin_begin_program()
     do {
       try serve()
     } catch {

@@ -10,6 +10,8 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
     case write = "write"
     case flush = "flush"
     case allocate = "allocate memory for"
+    case reserve = "reserve space for"
+    case use = "go on with"
   }
 
   /// What was being done.
@@ -22,20 +24,25 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
   public let code: Int32
   /// Whether it is a file that another program has locked; `code` is then EBUSY.
   public let isLocked: Bool
+  /// What is known beyond the number, in place of the system's words.
+  public let detail: String?
 
   /// An error of `operation` on `path`.
   public init(
-    _ operation: Operation, path: String, offset: UInt64? = nil, code: Int32, isLocked: Bool = false
+    _ operation: Operation, path: String, offset: UInt64? = nil, code: Int32,
+    isLocked: Bool = false, detail: String? = nil
   ) {
     self.isLocked = isLocked
+    self.detail = detail
     self.operation = operation
     self.path = path
     self.offset = offset
     self.code = code
   }
 
-  /// The system's words for `code`.
+  /// What is known of the reason, or else the system's words for `code`.
   public var reason: String {
+    if let detail { return detail }
     if isLocked { return "another program has locked it" }
     return code == 0 ? "unexpected end" : String(cString: strerror(code))
   }

@@ -82,6 +82,79 @@ public struct OpenFile: Sendable {
     return UInt64(max(0, info.st_size))
   }
 
+  /// Whether a file has a name: one that never had any is no loss.
+  public func hasName() -> Bool {
+    var info = stat()
+    return isBlockDevice || fstat(descriptor, &info) != 0 || info.st_nlink > 0
+  }
+
+  /// Looks whether what is open is still what was opened: the device or file has not become smaller
+  /// than `byteCount`, and a file has not been deleted.
+  /// - Parameter hadName: what `hasName` said when it was opened.
+  /// - Throws: `BlockIOError`, with what has happened and how the contents can be kept.
+  public func requirePresence(byteCount: UInt64, hadName: Bool) throws(BlockIOError) {
+    func gone(_ code: Int32, _ detail: String) -> BlockIOError {
+      BlockIOError(.use, path: path, code: code, detail: detail)
+    }
+    if isBlockDevice {
+      let now = try self.byteCount()
+      if now < byteCount { throw gone(ENXIO, "it has \(now) bytes, and \(byteCount) are needed") }
+      return
+    }
+    var info = stat()
+    guard fstat(descriptor, &info) == 0 else { throw BlockIOError(.size, path: path, code: errno) }
+    if info.st_nlink == 0 && hadName {
+      throw gone(
+        ENOENT,
+        "it has been deleted; its contents are there until this process ends: copy them with "
+          + "cp /proc/\(getpid())/fd/\(descriptor) FILE")
+    }
+    if UInt64(max(0, info.st_size)) < byteCount {
+      throw gone(EIO, "it has been cut to \(info.st_size) bytes, and \(byteCount) are needed")
+    }
+  }
+
+  /// Has the file system keep space for `range` (bytes) of a file, so that no write to it fails for lack
+  /// of any. Of a block device there is nothing to keep. What the file holds stays as it is.
+  /// - Throws: `BlockIOError`, with ENOSPC, EDQUOT or EFBIG where there is not enough.
+  public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {
+    guard !isBlockDevice, !range.isEmpty else { return }
+    let start = Int64(clamping: range.lowerBound)
+    let count = Int64(clamping: range.upperBound - range.lowerBound)
+    var status: Int32
+    repeat {
+      status = dmthin_fallocate(descriptor, 0, start, count)
+    } while status != 0 && errno == EINTR
+    if status == 0 { return }
+    guard errno == EOPNOTSUPP || errno == ENOSYS else {
+      throw BlockIOError(.reserve, path: path, code: errno)
+    }
+    try fillHoles(range)
+  }
+
+  /// Writes zeros where nothing is written: what file systems without the call above need.
+  private func fillHoles(_ range: Range<UInt64>) throws(BlockIOError) {
+    let zeros = AlignedBuffer(count: 1 << 20)
+    defer { withExtendedLifetime(zeros) {} }
+    var at = Int(clamping: range.lowerBound)
+    let end = Int(clamping: range.upperBound)
+    while at < end {
+      let hole = lseek(descriptor, at, SEEK_HOLE)
+      // Without an answer nothing is known to be missing.
+      guard hole >= 0, hole < end else { return }
+      let data = lseek(descriptor, hole, SEEK_DATA)
+      let stop = data < 0 ? end : min(end, data)
+      at = hole
+      while at < stop {
+        let count = min(stop - at, zeros.bytes.count)
+        try write(
+          UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(zeros.bytes)[0..<count]),
+          at: UInt64(at))
+        at += count
+      }
+    }
+  }
+
   /// Fills `buffer` from byte `offset` on.
   /// - Throws: `BlockIOError`, with code 0 where the file ends before.
   public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)

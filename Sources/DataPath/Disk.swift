@@ -21,6 +21,7 @@ public final class Disk: BlockDestination {
   private let readOnly: Bool
   private let sectorBytes: Int
   private var bytes: UInt64
+  private let hadName: Bool
   private let discardLimits: (most: UInt64, granularity: Int)
 
   /// Opens `path`: a block device exclusively (O_EXCL), a file with a lock (flock), so that nobody
@@ -39,6 +40,7 @@ public final class Disk: BlockDestination {
     sectorBytes = Int(sector)
     discardLimits = file.isBlockDevice ? Self.discardLimits(file.descriptor) : (.max, 4096)
     bytes = 0
+    hadName = file.hasName()
     super.init(loop)
     // From here on the descriptor is closed with the disk.
     try updateSize()
@@ -64,6 +66,18 @@ public final class Disk: BlockDestination {
 
   /// Looks up the size anew: devices and files can grow while in use.
   public func updateSize() throws(BlockIOError) { bytes = try file.byteCount() }
+
+  /// Looks whether it is still there, with `byteCount` bytes at least.
+  /// - Throws: `BlockIOError` with what has happened.
+  public func requirePresence(byteCount: UInt64) throws(BlockIOError) {
+    try file.requirePresence(byteCount: byteCount, hadName: hadName)
+  }
+
+  /// Has a file keep space for `range` (bytes); does nothing for a device, or one open for reading.
+  /// - Throws: `BlockIOError` where there is not enough.
+  public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {
+    if !readOnly { try file.reserveSpace(range) }
+  }
 
   /// Fills `buffer` from byte `offset` on; the loop waits meanwhile.
   public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)

@@ -352,13 +352,33 @@ public final class IOQueue: PassHook {
       }
       return
     }
-    // A short transfer is one that met the end of the device, or an error part way.
-    let code = whole ? 0 : result < 0 ? Int32(clamping: -result) : EIO
+    let code = whole ? 0 : result < 0 ? Int32(clamping: -result) : rest(first.pointee, result)
     var part: RequestPointer? = first
     while let request = part {
       part = request == slot.last ? nil : request.pointee.next
       request.pointee.flags.remove(.alone)
       loop.finishLater(request, code)
     }
+  }
+
+  /// A short transfer is one that met the end of the file, or an error part way, which the rest tells
+  /// when it is tried: done on the spot, as it happens next to never.
+  private func rest(_ request: BlockRequest, _ begun: Int) -> Int32 {
+    let descriptor = Int32(truncatingIfNeeded: request.context2)
+    var done = begun
+    while done < request.byteCount {
+      guard let memory = request.buffer else { return EIO }
+      let (left, place) = (request.byteCount - done, Int64(clamping: request.offset) + Int64(done))
+      let n =
+        request.operation == .read
+        ? pread(descriptor, memory + done, left, Int(place))
+        : request.flags.contains(.durable)
+          ? dmthin_pwrite_dsync(descriptor, memory + done, left, place)
+          : pwrite(descriptor, memory + done, left, Int(place))
+      if n < 0 && errno == EINTR { continue }
+      guard n > 0 else { return n < 0 ? errno : EIO }
+      done += n
+    }
+    return 0
   }
 }

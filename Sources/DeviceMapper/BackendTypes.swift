@@ -216,12 +216,40 @@ public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvert
     self.messages = messages
   }
 
-  /// The system's words for `code`.
-  public var reason: String { String(cString: strerror(code)) }
+  /// An error of `operation`, and lines for people that tell what stands behind the number.
+  public init(
+    _ operation: Operation, device: String, code: Int32, explanation: [String]
+  ) {
+    let line = Self.line(operation, device, code)
+    self.init(
+      operation, device: device, code: code,
+      messages: explanation.isEmpty ? [] : [line] + explanation)
+  }
+
+  private static func line(_ operation: Operation, _ device: String, _ code: Int32) -> String {
+    "device-mapper: \(operation.rawValue) ioctl on \(device) failed: "
+      + String(cString: strerror(code))
+  }
+
+  /// Lines that tell what stands behind the number; the kernel has none.
+  public var explanation: [String] {
+    messages.first == Self.line(operation, device, code) ? Array(messages.dropFirst()) : []
+  }
+
+  /// What stands behind the number, or else what it means for a pool.
+  public var reason: String {
+    if !explanation.isEmpty { return explanation.joined(separator: "\n  ") }
+    switch code {
+    case EILSEQ:
+      return "the pool's metadata is damaged; look at it with: thin_check METADATA"
+    case ENODATA: return "no thin device has that id; list them with: thin_ls METADATA"
+    default: return String(cString: strerror(code))
+    }
+  }
 
   /// One or more lines, with the wording of dmsetup, which programs match on.
   public var description: String {
-    guard messages.isEmpty else { return messages.joined(separator: "\n") }
-    return "device-mapper: \(operation.rawValue) ioctl on \(device) failed: \(reason)"
+    messages.isEmpty
+      ? Self.line(operation, device, code) : messages.joined(separator: "\n")
   }
 }

@@ -4,11 +4,14 @@ public struct MessageError: Error, Hashable, Sendable {
   public let code: Int32
   /// What the kernel's log would say.
   public let message: String
+  /// Lines for people: what to do.
+  public let explanation: [String]
 
   /// A refusal, with EINVAL where no other number is given.
-  public init(_ message: String, code: Int32 = 22) {
+  public init(_ message: String, code: Int32 = 22, explanation: [String] = []) {
     self.message = message
     self.code = code
+    self.explanation = explanation
   }
 }
 

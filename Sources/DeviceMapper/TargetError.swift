@@ -4,11 +4,14 @@ public struct TargetError: Error, Hashable, Sendable, CustomStringConvertible {
   public let message: String
   /// The error number that the caller of the load gets.
   public let code: Int32
+  /// Lines for people: what stands behind the number, where, and what to do.
+  public let explanation: [String]
 
   /// A refusal, with EINVAL where no other number is given.
-  public init(_ message: String, code: Int32 = 22) {
+  public init(_ message: String, code: Int32 = 22, explanation: [String] = []) {
     self.message = message
     self.code = code
+    self.explanation = explanation
   }
 
   /// The text.
@@ -37,8 +40,13 @@ public struct DeviceRequest: Hashable, Sendable {
 public struct DeviceOpenError: Error, Hashable, Sendable {
   /// The error number.
   public let code: Int32
+  /// Lines for people: which device or file it is, and what stands in the way.
+  public let explanation: [String]
   /// An error.
-  public init(code: Int32) { self.code = code }
+  public init(code: Int32, explanation: [String] = []) {
+    self.code = code
+    self.explanation = explanation
+  }
 }
 
 /// Opens a device for a constructor. Parsers call it at the moment at which the kernel opens the
@@ -53,7 +61,7 @@ extension DeviceRequest {
     do throws(DeviceOpenError) {
       try opener(self)
     } catch {
-      throw TargetError(message, code: error.code)
+      throw TargetError(message, code: error.code, explanation: error.explanation)
     }
   }
 }

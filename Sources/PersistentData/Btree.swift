@@ -111,6 +111,23 @@ package struct Btree {
     throw .inconsistent("a tree of more than 64 levels at block \(root)")
   }
 
+  /// The last key as far as the tree can be read, nil for an empty tree. Where a node on the way to it is
+  /// damaged, the first key that its parent says it has, and what is wrong with it.
+  /// - Throws: where the root is damaged.
+  package func lastReadableKey(root: UInt64) throws(PoolError) -> (key: UInt64?, fault: PoolError?)
+  {
+    var node = try node(root)
+    for _ in 0..<64 {
+      guard node.count > 0 else { return (nil, nil) }
+      let key = node.key(node.count - 1)
+      if node.isLeaf { return (key, nil) }
+      do throws(PoolError) { node = try self.node(node.value64(node.count - 1)) } catch {
+        return (key, error)
+      }
+    }
+    throw .inconsistent("a tree of more than 64 levels at block \(root)")
+  }
+
   /// Calls `body` for every entry, keys ascending, until it returns false.
   package func forEach(
     root: UInt64, _ body: (UInt64, UnsafeMutableRawPointer) throws(PoolError) -> Bool

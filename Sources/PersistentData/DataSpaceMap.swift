@@ -84,6 +84,12 @@ package final class DataSpaceMap: DiskSpaceMap {
     forget()
   }
 
+  /// Takes over the counters of a map that is neither looked at nor changed.
+  package func openCounters(_ root: SpaceMapRoot) {
+    current = root
+    old = root
+  }
+
   private func forget() {
     cached = Array(repeating: nil, count: 64)
     oldCached = cached

@@ -78,6 +78,12 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     isBootstrapping = false
   }
 
+  /// Takes over the counters of a map that is neither looked at nor changed.
+  package func openCounters(_ root: SpaceMapRoot) {
+    current = root
+    old = root
+  }
+
   /// Makes a map of `blockCount` blocks on a device whose contents do not matter, from block 1 on.
   package func format(blockCount: UInt64, _ tm: TransactionManager) throws(PoolError) {
     current = SpaceMapRoot()

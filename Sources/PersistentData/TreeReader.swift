@@ -18,12 +18,28 @@ public struct TreeReader {
   ) throws(TreeFault) {
     var nodesLeft = reader.blockCount
     var previous: UInt64?
-    try walk(root, parent: nil, level: 1, &nodesLeft, &previous, body)
+    try walk(root, parent: nil, level: 1, &nodesLeft, &previous, nil, body)
+  }
+
+  /// Calls `body` for every entry that can be read, keys strictly ascending, and `fault` for each node
+  /// that is left out.
+  public func forEachReadable(
+    root: UInt64, fault: @escaping (TreeFault) -> Void,
+    _ body: (_ node: borrowing BtreeNodeView, _ entry: Int) -> Void
+  ) {
+    var nodesLeft = reader.blockCount
+    var previous: UInt64?
+    do throws(TreeFault) {
+      try walk(root, parent: nil, level: 1, &nodesLeft, &previous, fault, body)
+    } catch {
+      fault(error)
+    }
   }
 
   private func walk(
     _ block: UInt64, parent: UInt64?, level: Int, _ nodesLeft: inout UInt64,
-    _ previous: inout UInt64?, _ body: (borrowing BtreeNodeView, Int) -> Void
+    _ previous: inout UInt64?, _ tolerate: ((TreeFault) -> Void)?,
+    _ body: (borrowing BtreeNodeView, Int) -> Void
   ) throws(TreeFault) {
     guard nodesLeft > 0, level <= Limits.treeLevelsMax else {
       throw TreeFault(kind, block: block, parent: parent, .tooDeep)
@@ -52,7 +68,12 @@ public struct TreeReader {
         .keyBelowSeparator(expected: disorder.expected, found: disorder.found))
     }
     for child in children {
-      try walk(child, parent: block, level: level + 1, &nodesLeft, &previous, body)
+      do throws(TreeFault) {
+        try walk(child, parent: block, level: level + 1, &nodesLeft, &previous, tolerate, body)
+      } catch {
+        guard let tolerate else { throw error }
+        tolerate(error)
+      }
     }
   }
 }

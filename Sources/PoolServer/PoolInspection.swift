@@ -18,8 +18,18 @@ struct PoolInspection {
   /// Data blocks that the metadata knows of.
   var knownBlockCount: UInt64 { superblock.dataSpaceMap.blockCount }
 
+  /// Whether the pool is only to be read: then what can be read will do.
+  private let isForReading: Bool
+  /// What the user should know of what is left out.
+  private(set) var notes: [String] = []
+
   /// Opens both, and sees whether they belong together.
-  init(metadata metadataPath: String, data dataPath: String) throws(ServeError) {
+  /// - Parameter isForReading: nothing is going to be written. A data device that is too small, and
+  ///   damage of what look-ups do not need, are no obstacle then.
+  init(metadata metadataPath: String, data dataPath: String, isForReading: Bool = false)
+    throws(ServeError)
+  {
+    self.isForReading = isForReading
     guard !Self.areSame(metadataPath, dataPath) else {
       throw ServeError(.request, "metadata and data cannot be on the same device")
     }
@@ -36,7 +46,16 @@ struct PoolInspection {
       throw ServeError(
         .damaged,
         "\(metadataPath): \(error)"
-          + (isSwapped ? "\n\(dataPath) holds metadata: the two have changed places" : ""))
+          + (isSwapped
+            ? "\n\(dataPath) holds metadata: the two have changed places"
+            : "\nwithout its superblock a pool cannot be served; see what is left of it with: "
+              + "thin_dump --repair \(metadataPath)"))
+    }
+    if isForReading, blockCount < knownBlockCount, blockCount > 0 {
+      notes.append(
+        "warning: \(dataPath) has \(blockCount) blocks of \(blockSectors) sectors, and the pool "
+          + "\(knownBlockCount): what lies beyond its end cannot be read")
+      return
     }
     guard blockCount >= knownBlockCount, blockCount > 0 else {
       throw ServeError(
@@ -63,27 +82,55 @@ struct PoolInspection {
     return isDevice ? a.st_rdev == b.st_rdev : a.st_dev == b.st_dev && a.st_ino == b.st_ino
   }
 
-  /// Ids of all thin devices, ascending.
-  func deviceIDs() throws(ServeError) -> [UInt32] {
+  /// Ids of all thin devices, ascending. For reading, those that can be found.
+  mutating func deviceIDs() throws(ServeError) -> [UInt32] {
     do throws(MetadataError) {
-      return try MetadataView(metadata, source: .current).deviceDetails()
-        .map { UInt32(truncatingIfNeeded: $0.0) }
+      let view = try MetadataView(metadata, source: .current)
+      guard isForReading else {
+        return try view.deviceDetails().map { UInt32(truncatingIfNeeded: $0.0) }
+      }
+      let (roots, faults) = view.readableDeviceRoots()
+      for fault in faults {
+        notes.append("damaged: \(fault); thin devices that it has are not served")
+      }
+      return roots.compactMap { UInt32(exactly: $0.id) }
     } catch {
-      throw ServeError(.damaged, "\(metadata.path): \(error)")
+      throw Self.damaged(metadata.path, "\(error)")
     }
   }
 
+  private static func damaged(_ path: String, _ what: String) -> ServeError {
+    ServeError(
+      .damaged,
+      "\(path): \(what)\nlist all damage with: thin_check \(path); what can be read is served with "
+        + "--read-only, and saved with: thin_dump --repair \(path)")
+  }
+
   /// Sectors of a thin device up to the end of its last mapped block: how large it was made is written
-  /// nowhere.
-  func mappedSectors(_ id: UInt32) throws(ServeError) -> UInt64 {
+  /// nowhere. For reading, up to what is damaged.
+  mutating func mappedSectors(_ id: UInt32) throws(ServeError) -> UInt64 {
     let last: UInt64?
+    let fault: PoolError?
     do throws(PoolError) {
-      let pool = try PoolMetadata.open(metadata)
+      let pool =
+        isForReading
+        ? try PoolMetadata.openForReading(metadata) : try PoolMetadata.open(metadata)
       guard try pool.hasDevice(UInt64(id)) else { throw .notFound }
-      last = try pool.highestMapped(UInt64(id))
+      (last, fault) =
+        isForReading
+        ? try pool.highestReadable(UInt64(id)) : (try pool.highestMapped(UInt64(id)), nil)
     } catch {
-      if error == .notFound { throw ServeError(.request, "the pool has no thin device \(id)") }
-      throw ServeError(.damaged, "\(metadata.path): thin device \(id): \(error)")
+      if error == .notFound {
+        throw ServeError(
+          .request,
+          "the pool has no thin device \(id); list what it has with: thin_ls \(metadata.path)")
+      }
+      throw Self.damaged(metadata.path, "thin device \(id): \(error)")
+    }
+    if let fault {
+      notes.append(
+        "damaged: thin device \(id) from its block \(last ?? 0) on: \(fault); it is served up to there, "
+          + "unless its size is given")
     }
     guard let last else {
       throw ServeError(.request, "thin device \(id) has nothing mapped, and its size is not known")

@@ -12,7 +12,8 @@ struct PoolPlan {
 extension PoolPlan {
   /// The devices for a pool on two devices or files.
   init(_ options: ServeOptions, metadata: String, data: String) throws(ServeError) {
-    let pool = try PoolInspection(metadata: metadata, data: data)
+    var pool = try PoolInspection(
+      metadata: metadata, data: data, isForReading: options.isReadOnly)
     if pool.blockCount > pool.knownBlockCount, !options.isReadOnly {
       notes.append(
         "data has grown from \(pool.knownBlockCount) to \(pool.blockCount) blocks, which are taken in"
@@ -27,7 +28,9 @@ extension PoolPlan {
       blockSectors: pool.blockSectors, lowWaterBlocks: options.lowWaterBlocks ?? max(1, lowWater),
       features: features)
     add(options.name, "thin-pool", target.parameters, sectors: pool.blockCount * pool.blockSectors)
-    for volume in try volumes(options, pool) {
+    let wanted = try volumes(options, &pool)
+    notes = pool.notes + notes
+    for volume in wanted {
       guard volume.name != options.name else {
         throw ServeError(.request, "'\(volume.name)' is the name of the pool itself (see --name)")
       }
@@ -48,8 +51,8 @@ extension PoolPlan {
   }
 
   /// The volumes that are asked for, or else one for every device, each with its size.
-  private mutating func volumes(_ options: ServeOptions, _ pool: PoolInspection) throws(ServeError)
-    -> [VolumeSpec]
+  private mutating func volumes(_ options: ServeOptions, _ pool: inout PoolInspection)
+    throws(ServeError) -> [VolumeSpec]
   {
     let isEverything = options.volumes.isEmpty
     let wanted =

@@ -101,7 +101,9 @@ public final class PoolServer {
       let kind: ServeError.Kind =
         switch error.code {
         case EBUSY: .busy
-        case EIO, EILSEQ: .damaged
+        case EIO, EILSEQ, ENOTBLK, EUCLEAN: .damaged
+        case ENODEV, ENOENT, EACCES: .missing
+        case ENOSPC, EDQUOT, EFBIG: .inputOutput
         default: .request
         }
       throw ServeError(kind, "cannot make '\(device.name)': \(error.reason)")

@@ -60,4 +60,22 @@ extension MappedDevice: SynchronousDestination {
 
   /// The size is that of the live table.
   public func refreshSize() {}
+
+  /// Looks whether all that is below is still there.
+  public func requirePresence(byteCount: UInt64) throws(BlockIOError) {
+    for driver in live?.drivers ?? [] where driver.startByte < byteCount {
+      for area in driver.areas {
+        try area.device.destination.requirePresence(byteCount: (area.start &+ area.length) &* 512)
+      }
+    }
+  }
+
+  /// Has what is below keep space for `range` (bytes).
+  public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {
+    let count = Int(clamping: range.upperBound - range.lowerBound)
+    try forEachPlace(.reserve, count, at: range.lowerBound) {
+      (below, part, place) throws(BlockIOError) in
+      try below.reserveSpace(place..<place + UInt64(part.count))
+    }
+  }
 }

@@ -157,6 +157,7 @@ final class Preparation: RequestOwner {
   override func requestDone(_ request: RequestPointer) {
     error = request.pointee.errorNumber
     let read = request.pointee.byteCount
+    if request.pointee.operation == .write { pool.noteWrite(error) }
     pool.requests.give(request)
     if error == 0, phase == .reading, let buffer {
       if read < pieceBytes, let memory = buffer.bytes.baseAddress {
@@ -186,7 +187,7 @@ final class Preparation: RequestOwner {
   func insert() {
     guard error == 0, pool.mode < .outOfMetadataSpace else {
       pool.restore(newBlock..<(newBlock + 1))
-      return end(EIO)
+      return end(isNoRoom(error) ? error : EIO)
     }
     do throws(PoolError) {
       try pool.metadata.claimDataBlock(newBlock)

@@ -13,11 +13,28 @@ public protocol SynchronousDestination: BlockDestination {
   func flushNow() throws(BlockIOError)
   /// Looks at the size anew: what is below can have grown.
   func refreshSize()
+  /// Looks whether what is below is still there, with `byteCount` bytes at least.
+  func requirePresence(byteCount: UInt64) throws(BlockIOError)
+  /// Has what is below keep space for `range` (bytes), so that no write to it fails for lack of any.
+  func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError)
+  /// A descriptor of exactly these bytes, to be read from by any thread while this is open.
+  var openDescriptor: Int32? { get }
+}
+
+extension SynchronousDestination {
+  /// Memory does not go away.
+  public func requirePresence(byteCount: UInt64) throws(BlockIOError) {}
+  /// There is space for what it has.
+  public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {}
+  /// There is none.
+  public var openDescriptor: Int32? { nil }
 }
 
 extension Disk: SynchronousDestination {
   /// Looks at the size anew.
   public func refreshSize() { do throws(BlockIOError) { try updateSize() } catch {} }
+  /// Its own.
+  public var openDescriptor: Int32? { descriptor }
 }
 
 /// A destination as the engine wants it: for the metadata of a pool.

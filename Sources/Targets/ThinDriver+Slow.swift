@@ -77,18 +77,7 @@ extension ThinDriver {
   // MARK: - Flushes
 
   func flush(_ part: RequestPointer) {
-    if pool.mode != .write {
-      // The kernel takes it for a write of no bytes to block 0.
-      var isMapped = false
-      do throws(PoolError) { isMapped = try look(0).isMapped } catch {
-        return finishLater(part, EIO)
-      }
-      if !isMapped {
-        if pool.mode == .outOfDataSpace { return pool.waitForSpace(part, self) }
-        return finishLater(part, EIO)
-      }
-    }
-    if thin.isAborted { return finishLater(part, EIO) }
+    guard pool.filesAreThere(), !thin.isAborted else { return finishLater(part, EIO) }
     if pool.metadata.hasChanged(thin.id) {
       pool.flushWaiters.append(part)
       pool.schedule()
@@ -122,7 +111,9 @@ extension ThinDriver {
     guard pool.mode < .outOfMetadataSpace else { return finishLater(part, EIO) }
     let begin = part.pointee.offset - startByte
     let end = begin + UInt64(part.pointee.byteCount)
-    let unmaps = origin == nil && !part.pointee.flags.contains(.keepAllocated)
+    // Without zeroing, the next write to what was unmapped would bring back something else.
+    let unmaps =
+      origin == nil && pool.isZeroing && !part.pointee.flags.contains(.keepAllocated)
     let first = pool.block(of: begin + pool.blockBytes - 1) * pool.blockBytes
     let last = pool.block(of: end) * pool.blockBytes
     let zeros = device.mapper.zeros

@@ -41,7 +41,9 @@ final class ThinDriver: TargetDriver {
       thin = try pool.openThin(
         UInt64(target.id), blockCount: context.line.length / (pool.blockBytes / 512) + 1)
     } catch {
-      throw TargetError("Couldn't open thin internal device", code: error.systemCode)
+      throw TargetError(
+        "Couldn't open thin internal device", code: error.systemCode,
+        explanation: error.explanation(pool.metadataOpened.text, thin: UInt64(target.id)))
     }
     guard !pool.isSuspended else {
       pool.closeThin(thin)
@@ -196,6 +198,9 @@ final class ThinDriver: TargetDriver {
     if context != 0 {
       pool.allIO.leave(Int(truncatingIfNeeded: context & 0xff) - 1)
       if context >> 8 != 0 { pool.sharedReads.leave(Int(truncatingIfNeeded: context >> 8) - 1) }
+    }
+    if part.pointee.errorNumber != 0 && part.pointee.operation == .write {
+      pool.noteWrite(part.pointee.errorNumber)
     }
     done(part)
   }

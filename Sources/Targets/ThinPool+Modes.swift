@@ -75,6 +75,39 @@ extension ThinPool {
     mapper.log("\(device.name): metadata operation '\(what)' failed: \(error)")
     abort()
     setMode(.readOnly)
+    mapper.log(
+      "\(device.name): what was not flushed is lost, and nothing is written any more; take the pool "
+        + "down, then run: thin_check --auto-repair \(metadataOpened.text)")
+  }
+
+  /// Looks whether the files of the pool are still there, and as large as they were. Where they are not,
+  /// nothing that is written stays: the pool becomes read-only, and all flushes fail.
+  func filesAreThere() -> Bool {
+    guard !mapper.isReadOnly, mode != .fail else { return true }
+    if hasLostFile { return false }
+    do throws(BlockIOError) {
+      try metadataOpened.destination.requirePresence(byteCount: metadata.metadataBlockCount * 4096)
+      try dataOpened.destination.requirePresence(byteCount: metadata.dataBlockCount &* blockBytes)
+      return true
+    } catch {
+      hasLostFile = true
+      // What is left of the metadata is not touched any more.
+      operationFailed("commit", .io(error))
+      return false
+    }
+  }
+
+  /// A write to the data device has ended: whether there is room where its file lies.
+  func noteWrite(_ code: Int32) {
+    if isNoRoom(code), !isHostFull {
+      isHostFull = true
+      mapper.log(
+        "\(device.name): there is no room for \(dataOpened.text) where it lies "
+          + "(\(String(cString: strerror(code)))): writes that need some fail; make room there")
+    } else if code == 0, isHostFull {
+      isHostFull = false
+      mapper.log("\(device.name): there is room for \(dataOpened.text) again")
+    }
   }
 
   private func abort() {
@@ -101,7 +134,8 @@ extension ThinPool {
   /// Has the metadata say that it needs a check, if it does not yet. What stands in the way of that
   /// may go away: it is tried again when the pool is closed.
   func writeNeedsCheck() {
-    guard needsCheck, !isNeedsCheckWritten, mode != .fail, !mapper.isReadOnly else { return }
+    guard needsCheck, !isNeedsCheckWritten, mode != .fail, !mapper.isReadOnly, !hasLostFile
+    else { return }
     do throws(PoolError) {
       try metadata.setNeedsCheck()
       try metadata.commit()
@@ -194,7 +228,7 @@ extension ThinPool {
 
   /// Commits at once, and waits for it. False if that failed or is not allowed.
   func commitNow() -> Bool {
-    guard mode < .outOfMetadataSpace else { return false }
+    guard filesAreThere(), mode < .outOfMetadataSpace else { return false }
     guard isDirty else { return true }
     do throws(BlockIOError) {
       try dataOpened.destination.flushNow()
@@ -241,7 +275,7 @@ extension ThinPool {
     isCommitDue = false
     guard !flushWaiters.isEmpty || isDirty else { return }
     committing = flushWaiters.takeAll()
-    guard mode < .outOfMetadataSpace else { return answerFlushes(EIO) }
+    guard filesAreThere(), mode < .outOfMetadataSpace else { return answerFlushes(EIO) }
     isCommitting = true
     keptForFlush = self
     data.submit(requests.take(.flush, offset: 0, byteCount: 0, owner: self))

@@ -104,6 +104,12 @@ final class ThinPool: RequestOwner {
   var needsCheck = false
   var isNeedsCheckWritten = true
   var isSuspended = true
+  /// A file of its own was deleted or cut: nothing that is written stays.
+  var hasLostFile = false
+  /// A write failed for lack of room where the data file lies.
+  var isHostFull = false
+  /// Its metadata was found sound before it was written to, and since.
+  var isVetted = false
   /// Its device has a table without it, and thin devices have nowhere to go.
   var isDetached = false
   var isLowWaterSignalled = false
@@ -146,9 +152,7 @@ final class ThinPool: RequestOwner {
   init(
     _ device: MappedDevice, metadata opened: OpenDevice, data: OpenDevice, _ target: ThinPoolTarget
   ) throws(TargetError) {
-    let isReadOnly = device.mapper.isReadOnly || target.features.contains(.readOnly)
-    metadata = try Self.open(
-      opened, target, isReadOnly: isReadOnly, cacheBlocks: device.mapper.metadataCacheBlocks)
+    (metadata, isVetted) = try Self.open(opened, target, device.mapper)
     self.device = device
     mapper = device.mapper
     loop = device.loop
@@ -171,27 +175,6 @@ final class ThinPool: RequestOwner {
     noSpaceTimer = LoopTimer { [unowned self] in noSpaceTimeout() }
     device.pool = self
     mapper.pools[opened.number] = self
-  }
-
-  private static func open(
-    _ opened: OpenDevice, _ target: ThinPoolTarget, isReadOnly: Bool, cacheBlocks: Int
-  ) throws(TargetError) -> PoolMetadata {
-    let device = MetadataDevice(opened)
-    let sectors = UInt32(truncatingIfNeeded: target.blockSectors)
-    do throws(PoolError) {
-      if try PoolMetadata.isUnformatted(device) {
-        if isReadOnly { throw PoolError.io(BlockIOError(.write, path: opened.text, code: EPERM)) }
-        return try PoolMetadata.format(
-          device, dataBlockSectors: sectors, cacheBlocksMax: cacheBlocks)
-      }
-      let metadata = try PoolMetadata.open(device, cacheBlocksMax: cacheBlocks)
-      guard metadata.superblock.dataBlockSectors == sectors else {
-        throw .invalid("a data block size of \(metadata.superblock.dataBlockSectors) sectors")
-      }
-      return metadata
-    } catch {
-      throw TargetError("Error creating metadata object", code: error.systemCode)
-    }
   }
 
   // MARK: - Users
@@ -344,37 +327,5 @@ final class ThinPool: RequestOwner {
     answerFlushes(code == 0 && commitFlushed() ? 0 : EIO)
     // Preparations have waited for this.
     schedule()
-  }
-}
-
-extension PoolError {
-  /// The system's number for it.
-  var systemCode: Int32 {
-    switch self {
-    case .block(_, let problem):
-      switch problem {
-      case .format(let fault): fault.systemCode
-      case .io(let error): error.code == 0 ? EIO : error.code
-      default: EIO
-      }
-    case .io(let error): error.code == 0 ? EIO : error.code
-    case .metadataFull, .dataFull: ENOSPC
-    case .notFound: ENODATA
-    case .exists: EEXIST
-    case .busy: EBUSY
-    case .invalid: EINVAL
-    case .inconsistent: EILSEQ
-    case .failed: EINVAL
-    }
-  }
-}
-
-extension FormatError {
-  fileprivate var systemCode: Int32 {
-    switch self {
-    case .checksum, .wrongKind, .magic: EILSEQ
-    case .blockNumber: ENOTBLK
-    case .field, .keyOrder: EINVAL
-    }
   }
 }

@@ -1,3 +1,4 @@
+import BlockIO
 import DataPath
 import DeviceMapper
 import Glibc
@@ -97,7 +98,31 @@ final class ThinPoolDriver: TargetDriver {
     pool.isSuspended = true
   }
 
+  /// Whether the pool is going to be written to when this table comes in.
+  var wantsWriting: Bool {
+    !request.features.contains(.readOnly) && !device.mapper.isReadOnly && !pool.needsCheck
+      && pool.mode != .fail
+  }
+
+  /// No write to the metadata may fail for lack of room where its file lies.
+  private func reserveMetadataSpace() throws(TargetError) {
+    do throws(BlockIOError) {
+      try opened[0].destination.reserveSpace(0..<opened[0].direct.byteCount)
+    } catch {
+      throw TargetError(
+        "Error reserving space for metadata", code: error.code == 0 ? EIO : error.code,
+        explanation: [
+          "\(error)",
+          "the metadata needs all of its space before the pool is written to: make room there",
+        ])
+    }
+  }
+
   override func preresume() throws(TargetError) {
+    // What is only read is read as far as it is there.
+    if device.mapper.isReadOnly { return bind() }
+    opened[0].destination.refreshSize()
+    if wantsWriting { try reserveMetadataSpace() }
     bind()
     do throws(TargetError) {
       var hasGrown = try growData()
@@ -238,7 +263,7 @@ final class ThinPoolDriver: TargetDriver {
     guard pool.mode < .outOfMetadataSpace else {
       throw MessageError(
         "unable to service pool target messages in READ_ONLY or FAIL mode",
-        code: EOPNOTSUPP)
+        code: EOPNOTSUPP, explanation: ["see why with: dmthin pool doctor \(device.name)"])
     }
     let message = try ThinPoolMessage(text)
     do throws(PoolError) {
@@ -246,7 +271,7 @@ final class ThinPoolDriver: TargetDriver {
     } catch {
       // A refusal changes nothing; a failure part way leaves only the way back.
       if pool.metadata.hasFailed { pool.operationFailed("message", error) }
-      throw MessageError("\(error)", code: error.systemCode)
+      throw MessageError(message.words(for: error), code: error.systemCode)
     }
     pool.changed()
     // The kernel says nothing of this; but what was asked for is undone.
@@ -274,6 +299,21 @@ final class ThinPoolDriver: TargetDriver {
       guard pool.commitNow() else { throw .failed }
       try metadata.reserveMetadataSnapshot()
     case .releaseMetadataSnapshot: try metadata.releaseMetadataSnapshot()
+    }
+  }
+}
+
+extension ThinPoolMessage {
+  /// What an error says of this message.
+  fileprivate func words(for error: PoolError) -> String {
+    switch (error, self) {
+    case (.exists, .createThin(let id)), (.exists, .createSnapshot(let id, _)):
+      "there is a thin device \(id) already"
+    case (.notFound, .createSnapshot(_, let id)), (.notFound, .delete(let id)):
+      "the pool has no thin device \(id)"
+    case (.busy, .delete(let id)): "thin device \(id) is active"
+    case (.busy, .reserveMetadataSnapshot): "the pool holds a metadata snapshot already"
+    default: "\(error)"
     }
   }
 }

@@ -12,7 +12,8 @@ extension UserspaceDeviceMapper {
     do throws(DeviceMapperError) {
       if let major = request.major, major != Self.major, request.minor != nil {
         throw DeviceMapperError(
-          .create, device: "\(request.name) \(request.uuid ?? "")", code: ENXIO)
+          .create, device: "\(request.name) \(request.uuid ?? "")", code: ENXIO,
+          explanation: ["devices of this server have major number \(Self.major)"])
       }
       device = try makeDevice(
         name: request.name, uuid: request.uuid ?? "", minor: request.minor)
@@ -46,8 +47,7 @@ extension UserspaceDeviceMapper {
       device.inactive = new
       old?.close()
     } catch {
-      log("\(device.name): \(error.message)")
-      throw self.error(.reload, device, error.code)
+      throw self.error(.reload, device, error)
     }
   }
 
@@ -64,11 +64,13 @@ extension UserspaceDeviceMapper {
   public func remove(_ reference: DeviceReference, deferred: Bool) throws(DeviceMapperError) {
     let device = try device(reference, .remove)
     if device.openCount > 0 {
-      guard deferred else { throw error(.remove, device, EBUSY) }
+      guard deferred else { throw busy(device) }
       device.isDeferredRemove = true
       return
     }
-    guard !device.isBusy else { throw error(.remove, device, EBUSY) }
+    guard !device.isBusy else {
+      throw error(.remove, device, EBUSY, ["\(device.name) is being suspended or resumed"])
+    }
     destroy(device)
   }
 
@@ -97,8 +99,12 @@ extension UserspaceDeviceMapper {
   /// Gives another name.
   public func rename(_ reference: DeviceReference, to name: String) throws(DeviceMapperError) {
     let device = try device(reference, .rename)
-    guard Self.isName(name) else { throw error(.rename, device, EINVAL) }
-    guard find(.name(name)) == nil else { throw error(.rename, device, EBUSY) }
+    guard Self.isName(name) else {
+      throw error(.rename, device, EINVAL, ["a name has 1 to 127 bytes, without a slash"])
+    }
+    guard find(.name(name)) == nil else {
+      throw error(.rename, device, EBUSY, ["there is a device '\(name)' already"])
+    }
     setName(device, name)
     device.raiseEvent()
   }
@@ -107,9 +113,12 @@ extension UserspaceDeviceMapper {
   public func setUUID(_ reference: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     let device = try device(reference, .rename)
     guard (1...128).contains(uuid.utf8.count), device.uuid.isEmpty else {
-      throw error(.rename, device, EINVAL)
+      throw error(
+        .rename, device, EINVAL, ["a uuid has 1 to 128 bytes, and a device that has one keeps it"])
     }
-    guard find(.uuid(uuid)) == nil else { throw error(.rename, device, EBUSY) }
+    guard find(.uuid(uuid)) == nil else {
+      throw error(.rename, device, EBUSY, ["another device has the uuid '\(uuid)'"])
+    }
     device.uuid = uuid
     device.raiseEvent()
   }
@@ -135,7 +144,7 @@ extension UserspaceDeviceMapper {
     _ reference: DeviceReference, _ options: SuspendOptions, _ completion: @escaping Completion
   ) {
     guard let device = find(reference) else {
-      return completion(.failure(.init(.suspend, device: "\(reference) ", code: ENXIO)))
+      return completion(.failure(missing(reference, .suspend)))
     }
     inOrder(device) { done in
       self.suspendNow(device, options) {
@@ -172,7 +181,7 @@ extension UserspaceDeviceMapper {
     _ reference: DeviceReference, _ options: SuspendOptions, _ completion: @escaping Completion
   ) {
     guard let device = find(reference) else {
-      return completion(.failure(.init(.resume, device: "\(reference) ", code: ENXIO)))
+      return completion(.failure(missing(reference, .resume)))
     }
     inOrder(device) { done in
       guard device.inactive != nil else {
@@ -198,9 +207,8 @@ extension UserspaceDeviceMapper {
     do throws(TargetError) {
       try new.checkAreas()
     } catch {
-      log("\(device.name): \(error.message)")
       new.close()
-      throw self.error(.resume, device, error.code)
+      throw self.error(.resume, device, error)
     }
     let old = device.live
     device.live = new
@@ -209,13 +217,14 @@ extension UserspaceDeviceMapper {
 
   private func resumeNow(_ device: MappedDevice) throws(DeviceMapperError) {
     guard device.isSuspended else { return }
-    guard let live = device.live else { throw error(.resume, device, EINVAL) }
+    guard let live = device.live else {
+      throw error(.resume, device, EINVAL, ["\(device.name) has no table"])
+    }
     for driver in live.drivers {
       do throws(TargetError) {
         try driver.preresume()
       } catch {
-        log("\(device.name): \(error.message)")
-        throw self.error(.resume, device, error.code)
+        throw self.error(.resume, device, error)
       }
     }
     device.isSuspended = false
@@ -245,7 +254,7 @@ extension UserspaceDeviceMapper {
       return try live.driver(at: sector * 512).message(text)
     } catch {
       log("\(device.name): \(error.message)")
-      throw self.error(.message, device, error.code)
+      throw self.error(.message, device, error.code, [error.message] + error.explanation)
     }
   }
 
@@ -313,7 +322,7 @@ extension UserspaceDeviceMapper {
     _ completion: @escaping (Result<DeviceTable, DeviceMapperError>) -> Void
   ) -> () -> Void {
     guard let device = find(reference) else {
-      completion(.failure(.init(.wait, device: "\(reference) ", code: ENXIO)))
+      completion(.failure(missing(reference, .wait)))
       return {}
     }
     let answer = { [unowned self] in

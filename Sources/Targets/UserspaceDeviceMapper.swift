@@ -76,7 +76,7 @@ public final class UserspaceDeviceMapper {
       do throws(BlockIOError) {
         return try Disk(path: path, readOnly: readOnly, loop: loop, queue: queue, worker: worker)
       } catch {
-        throw DeviceOpenError(code: error.code)
+        throw DeviceOpenError(code: error.code, explanation: ["\(error)"])
       }
     }
   }
@@ -105,16 +105,43 @@ public final class UserspaceDeviceMapper {
     throws(DeviceMapperError) -> MappedDevice
   {
     guard let device = find(reference) else {
-      throw DeviceMapperError(operation, device: "\(reference) ", code: ENXIO)
+      throw missing(reference, operation)
     }
     return device
   }
 
-  func error(_ operation: DeviceMapperError.Operation, _ device: MappedDevice, _ code: Int32)
+  func missing(_ reference: DeviceReference, _ operation: DeviceMapperError.Operation)
     -> DeviceMapperError
   {
+    DeviceMapperError(
+      operation, device: "\(reference) ", code: ENXIO,
+      explanation: ["there is no device \(reference)"])
+  }
+
+  func error(
+    _ operation: DeviceMapperError.Operation, _ device: MappedDevice, _ code: Int32,
+    _ explanation: [String]
+  ) -> DeviceMapperError {
     let identity = device.uuid.isEmpty ? "(\(device.number))" : device.uuid
-    return DeviceMapperError(operation, device: "\(device.name) \(identity)", code: code)
+    return DeviceMapperError(
+      operation, device: "\(device.name) \(identity)", code: code, explanation: explanation)
+  }
+
+  /// What a target has against a table, which the log gets too.
+  func error(
+    _ operation: DeviceMapperError.Operation, _ device: MappedDevice, _ refusal: TargetError
+  ) -> DeviceMapperError {
+    for line in [refusal.message] + refusal.explanation { log("\(device.name): \(line)") }
+    return error(
+      operation, device, refusal.code,
+      refusal.explanation.isEmpty ? [refusal.message] : refusal.explanation)
+  }
+
+  /// Refuses to remove a device that is open.
+  func busy(_ device: MappedDevice) -> DeviceMapperError {
+    error(
+      .remove, device, EBUSY,
+      ["\(device.name) is in use: clients have it open, or tables of other devices name it"])
   }
 
   // MARK: - Making and naming devices
@@ -128,12 +155,18 @@ public final class UserspaceDeviceMapper {
   func makeDevice(name: String, uuid: String, minor: UInt32?) throws(DeviceMapperError)
     -> MappedDevice
   {
-    func fault(_ code: Int32) -> DeviceMapperError {
-      DeviceMapperError(.create, device: "\(name) \(uuid)", code: code)
+    func fault(_ code: Int32, _ text: String) -> DeviceMapperError {
+      DeviceMapperError(.create, device: "\(name) \(uuid)", code: code, explanation: [text])
     }
-    guard Self.isName(name), uuid.utf8.count <= 128 else { throw fault(EINVAL) }
-    guard names[name] == nil, find(.uuid(uuid)) == nil else { throw fault(EBUSY) }
-    if let minor, devices[minor] != nil || minor >= 1 << 20 { throw fault(ENXIO) }
+    guard Self.isName(name), uuid.utf8.count <= 128 else {
+      throw fault(EINVAL, "a name has 1 to 127 bytes without a slash, a uuid at most 128")
+    }
+    guard names[name] == nil, find(.uuid(uuid)) == nil else {
+      throw fault(EBUSY, "there is a device of that name or uuid already")
+    }
+    if let minor, devices[minor] != nil || minor >= 1 << 20 {
+      throw fault(ENXIO, "minor number \(minor) is taken, or not below 1048576")
+    }
     var free: UInt32 = 0
     while devices[free] != nil { free += 1 }
     let number = DeviceNumber(major: Self.major, minor: minor ?? free)
@@ -185,7 +218,10 @@ public final class UserspaceDeviceMapper {
   }
 
   private func open(_ device: MappedDevice, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
-    if !readOnly && device.isReadOnly { throw DeviceOpenError(code: EACCES) }
+    if !readOnly && device.isReadOnly {
+      throw DeviceOpenError(
+        code: EACCES, explanation: ["\(device.name) is read-only: make the table read-only too"])
+    }
     let opened =
       openDevices[device.number]
       ?? OpenDevice(
@@ -223,12 +259,17 @@ public final class UserspaceDeviceMapper {
     -> OpenDevice
   {
     if let (number, path) = Self.number(text) {
-      guard let number else { throw DeviceOpenError(code: EOVERFLOW) }
+      guard let number else {
+        throw DeviceOpenError(
+          code: EOVERFLOW, explanation: ["\(text): no device has such a number"])
+      }
       if let mapped = find(.number(number)) {
         return try open(mapped, under: user, readOnly: readOnly)
       }
       if let known = openDevices[number] { return try reopen(known, readOnly: readOnly) }
-      guard access(path, F_OK) == 0 else { throw DeviceOpenError(code: ENXIO) }
+      guard access(path, F_OK) == 0 else {
+        throw DeviceOpenError(code: ENXIO, explanation: ["there is no device \(text)"])
+      }
       return try openDisk(at: path, readOnly: readOnly)
     }
     if let mapped = named(text) { return try open(mapped, under: user, readOnly: readOnly) }
@@ -264,7 +305,11 @@ public final class UserspaceDeviceMapper {
   private func open(_ mapped: MappedDevice, under user: MappedDevice, readOnly: Bool)
     throws(DeviceOpenError) -> OpenDevice
   {
-    guard Self.depth(of: mapped, without: user) < 32 else { throw DeviceOpenError(code: ELOOP) }
+    guard Self.depth(of: mapped, without: user) < 32 else {
+      throw DeviceOpenError(
+        code: ELOOP,
+        explanation: ["\(mapped.name) would be below itself, or 32 devices stand on each other"])
+    }
     return try open(mapped, readOnly: readOnly)
   }
 
@@ -283,16 +328,25 @@ public final class UserspaceDeviceMapper {
   }
 
   private func reopen(_ known: OpenDevice, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
-    if !readOnly && known.direct.isReadOnly && !isReadOnly { throw DeviceOpenError(code: EBUSY) }
+    if !readOnly && known.direct.isReadOnly && !isReadOnly {
+      throw DeviceOpenError(
+        code: EBUSY, explanation: ["\(known.text) is open already, for reading only"])
+    }
     known.users += 1
     return known
   }
 
   private func openDisk(at path: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
     var info = stat()
-    guard stat(path, &info) == 0 else { throw DeviceOpenError(code: ENODEV) }
+    guard stat(path, &info) == 0 else {
+      throw DeviceOpenError(
+        code: ENODEV, explanation: ["cannot find \(path): \(String(cString: strerror(errno)))"])
+    }
     let type = info.st_mode & S_IFMT
-    guard type == S_IFBLK || type == S_IFREG else { throw DeviceOpenError(code: ENOTBLK) }
+    guard type == S_IFBLK || type == S_IFREG else {
+      throw DeviceOpenError(
+        code: ENOTBLK, explanation: ["\(path) is neither a block device nor a file"])
+    }
     var number = DeviceNumber(
       major: UInt32(truncatingIfNeeded: gnu_dev_major(info.st_rdev)),
       minor: UInt32(truncatingIfNeeded: gnu_dev_minor(info.st_rdev)))

@@ -137,6 +137,19 @@ public struct MetadataView {
     return roots
   }
 
+  /// Device id and root of every entry of the device tree that can be read, ids ascending, and what is
+  /// wrong with the nodes that cannot.
+  public func readableDeviceRoots() -> (roots: [(id: UInt64, root: UInt64)], faults: [TreeFault]) {
+    var roots: [(id: UInt64, root: UInt64)] = []
+    var faults: [TreeFault] = []
+    TreeReader(reader, .devices).forEachReadable(
+      root: superblock.mappingRoot, fault: { faults.append($0) }
+    ) { node, i in
+      roots.append((node.key(i), node.value64(i)))
+    }
+    return (roots, faults)
+  }
+
   /// Device id and details of every entry of the details tree, ids ascending.
   public func deviceDetails() throws(MetadataError) -> [(id: UInt64, details: DeviceDetails)] {
     var result: [(id: UInt64, details: DeviceDetails)] = []

@@ -11,6 +11,9 @@ extension PoolMetadata {
 
   /// Whether the pool has a device.
   public func hasDevice(_ id: UInt64) throws(PoolError) -> Bool {
+    if isForReading {
+      return try deviceTree.lookup64(root: superblock.mappingRoot, key: id) != nil
+    }
     if records[id] != nil { return true }
     return try readDetails(id) != nil
   }
@@ -100,12 +103,17 @@ extension PoolMetadata {
 
   /// Opens a device: it cannot be deleted until it is closed as often.
   public func openDevice(_ id: UInt64) throws(PoolError) {
+    if isForReading {
+      guard try hasDevice(id) else { throw .invalid("there is no device \(id)") }
+      return
+    }
     _ = try record(id)
     records[id]?.openCount += 1
   }
 
   /// Closes a device that was opened.
   public func closeDevice(_ id: UInt64) throws(PoolError) {
+    if isForReading { return }
     guard let record = records[id], record.openCount > 0 else {
       throw .invalid("device \(id) is not open")
     }

@@ -21,7 +21,8 @@ extension PoolMetadata {
   /// Where a device has a virtual block; nil where it is not mapped.
   public func lookup(_ id: UInt64, _ virtualBlock: UInt64) throws(PoolError) -> Lookup? {
     try looking { () throws(PoolError) in
-      let snapshotted = try details(of: id).snapshottedTime
+      // Who only reads need not know what is shared.
+      let snapshotted = isForReading ? .max : try details(of: id).snapshottedTime
       let raw = try mappingTree.lookup64(root: try root(of: id), key: virtualBlock)
       return raw.map {
         let mapping = Mapping(rawValue: $0)
@@ -104,6 +105,17 @@ extension PoolMetadata {
   public func highestMapped(_ id: UInt64) throws(PoolError) -> UInt64? {
     try looking { () throws(PoolError) in
       try mappingTree.lastKey(root: try root(of: id))
+    }
+  }
+
+  /// The last virtual block that a device maps as far as its tree can be read, nil where it maps none.
+  /// Where the way there is damaged, the first block that is lost, and what is wrong.
+  /// - Throws: where nothing of the tree can be read.
+  public func highestReadable(_ id: UInt64) throws(PoolError) -> (block: UInt64?, fault: PoolError?)
+  {
+    try looking { () throws(PoolError) in
+      let (key, fault) = try mappingTree.lastReadableKey(root: try root(of: id))
+      return (key, fault)
     }
   }
 

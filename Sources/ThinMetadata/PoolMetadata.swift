@@ -35,12 +35,15 @@ public final class PoolMetadata {
   var records: [UInt64: Record] = [:]
   var recordsMade: UInt64 = 0
   private var isInService = false
+  /// Whether it is open for look-ups alone.
+  public let isForReading: Bool
 
   /// Called before every commit writes, to make the data device durable.
   public var beforeCommit: () throws(PoolError) -> Void = {}
 
-  private init(_ device: any BlockDevice, cacheBlocksMax: Int) {
+  private init(_ device: any BlockDevice, cacheBlocksMax: Int, isForReading: Bool = false) {
     self.device = device
+    self.isForReading = isForReading
     cache = BlockCache(device, blocksMax: cacheBlocksMax)
     tm = TransactionManager(cache, MetadataSpaceMap())
     dataMap = DataSpaceMap()
@@ -56,6 +59,18 @@ public final class PoolMetadata {
     throws(PoolError) -> PoolMetadata
   {
     let pool = PoolMetadata(device, cacheBlocksMax: cacheBlocksMax)
+    try pool.readSuperblock()
+    return pool
+  }
+
+  /// Opens metadata for look-ups, whatever else of it is lost: the superblock, the device tree on the way
+  /// to a device, and the mapping tree on the way to a block are all that is needed. Space maps are not
+  /// looked at, device details only where they are asked for. Every change is refused.
+  /// - Throws: `PoolError.block` for a superblock that is damaged or of an unknown kind.
+  public static func openForReading(_ device: any BlockDevice, cacheBlocksMax: Int = 8192)
+    throws(PoolError) -> PoolMetadata
+  {
+    let pool = PoolMetadata(device, cacheBlocksMax: cacheBlocksMax, isForReading: true)
     try pool.readSuperblock()
     return pool
   }
@@ -109,6 +124,11 @@ public final class PoolMetadata {
     } catch {
       throw .block(0, .format(error))
     }
+    if isForReading {
+      tm.spaceMap.openCounters(superblock.metadataSpaceMap)
+      dataMap.openCounters(superblock.dataSpaceMap)
+      return
+    }
     guard superblock.compatReadOnlyFlags == 0 else {
       throw .invalid("unknown features forbid writing to this metadata")
     }
@@ -131,6 +151,7 @@ public final class PoolMetadata {
   /// that must not be committed.
   func changing<R>(_ body: () throws(PoolError) -> R) throws(PoolError) -> R {
     guard !hasFailed else { throw .failed }
+    guard !isForReading else { throw .invalid("the metadata is open for reading only") }
     isInService = true
     do throws(PoolError) {
       let result = try body()

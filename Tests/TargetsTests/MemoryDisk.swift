@@ -24,6 +24,8 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   private var hook: Hook?
   /// Decides what fails: the kind of operation and how many of that kind came before it.
   var fails: (BlockOperation, Int) -> Bool = { _, _ in false }
+  /// The error number of requests that fail.
+  var failure = EIO
   private var counts: [BlockOperation: Int] = [:]
   /// How many of a kind were carried out, those of metadata included.
   func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
@@ -95,7 +97,7 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
     guard request.operation == .flush || offset + request.byteCount <= bytes.count else {
       return EIO
     }
-    if isFailing(request.operation) { return EIO }
+    if isFailing(request.operation) { return failure }
     switch request.operation {
     case .read:
       bytes.withUnsafeBytes {

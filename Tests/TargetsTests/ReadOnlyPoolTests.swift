@@ -5,6 +5,8 @@ import Simulation
 import Targets
 import TestSupport
 import Testing
+import ThinFormat
+import ThinMetadata
 import ThinTools
 
 private let block = blockBytes
@@ -114,6 +116,56 @@ struct ReadOnlyPoolTests {
       expectUntouched(world, meta, data)
     }
     #expect(failures > 0)
+  }
+
+  @Test(
+    "what look-ups need is all that has to be there: neither space maps, nor details, nor a whole data disk"
+  )
+  func lost() throws {
+    let (good, data) = try made(needsCheck: true)
+    let world = try serve(good, data, "0")
+    let (old, size) = (pattern(1, 2 * block), good.count)
+    let device = MemoryDevice(byteCount: size)
+    try good.withUnsafeBytes { try device.write($0, at: 0) }
+    let superblock = try MetadataView(device, source: .current).superblock
+    world.mapper.removeAll()
+    for lost in [
+      superblock.metadataSpaceMap.bitmapRoot, superblock.dataSpaceMap.bitmapRoot,
+      superblock.metadataSpaceMap.overflowRoot, superblock.dataSpaceMap.overflowRoot,
+      superblock.detailsRoot,
+    ] {
+      var meta = good
+      meta.replaceSubrange(Int(lost) * 4096..<Int(lost + 1) * 4096, with: zeros(4096))
+      let world = try serve(meta, data, "0")
+      let new = Array(old[0..<block]) + pattern(2, block)
+      #expect(try world.read("thin1", at: 0, count: 3 * block) == new + zeros(block))
+      #expect(try world.read("thin2", at: 0, count: 3 * block) == old + zeros(block))
+      try provoke(world)
+      expectUntouched(world, meta, data)
+    }
+    // Half of the data disk is gone, which the table knows, and the end of the metadata.
+    let world2 = try serve(Array(good[0..<size / 2]), Array(data[0..<block]), "0")
+    #expect(try world2.read("thin1", at: 0, count: block) == Array(old[0..<block]))
+    let read = try world2.start(.read, "thin1", at: block, count: block)
+    world2.finish([read])
+    #expect(read.error == EIO)
+  }
+
+  @Test("a thin device that the pool does not have is refused in words, with the kernel's number")
+  func missingDevice() throws {
+    let (meta, data) = try made(needsCheck: false)
+    let world = try serve(meta, data, "0")
+    var request = DeviceCreation(name: "x", table: [world.line(8, "thin", "pool 9")])
+    request.isReadOnly = true
+    do throws(DeviceMapperError) {
+      try world.dm.create(request)
+      Issue.record("made")
+    } catch {
+      #expect(error.code == ENODATA && error.reason.contains("no thin device 9"), "\(error)")
+    }
+    try world.dm.remove(.name("thin1"), deferred: false, retry: false)
+    world.mapper.removeAll()
+    expectUntouched(world, meta, data)
   }
 
   @Test("empty metadata is not formatted")

@@ -141,6 +141,17 @@ final class World {
     _ = try dm.message(.name("pool"), sector: 0, text)
   }
 
+  /// The error number that a message gets, which has to come with a sentence; nil where it succeeds.
+  func refusal(_ text: String) -> Int32? {
+    do throws(DeviceMapperError) {
+      _ = try dm.message(.name("pool"), sector: 0, text)
+      return nil
+    } catch {
+      #expect(!error.explanation.isEmpty, "\(error)")
+      return error.code
+    }
+  }
+
   func activate(_ id: Int, bytes: Int, origin: String? = nil) throws {
     let suffix = origin.map { " \(path($0))" } ?? ""
     try create("thin\(id)", [line(UInt64(bytes / 512), "thin", "pool \(id)\(suffix)")])

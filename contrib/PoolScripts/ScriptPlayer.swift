@@ -306,6 +306,7 @@ final class ScriptPlayer {
     if request.kind != .read && request.kind != .discard && !failsWhenFull {
       return tell("skipped")
     }
+    if request.kind == .flush && isDegraded { return flushDegraded(request) }
     let (start, before) = (now, request.kind == .flush ? superblock() : [])
     let wasDirty = isDirty
     if line.isChange { changed() }
@@ -323,6 +324,24 @@ final class ScriptPlayer {
       workerCommit = start
       wasCommitted()
     }
+  }
+
+  /// Whether the pool is in another mode than that of a sound one with space.
+  private var isDegraded: Bool {
+    let line = (try? dm.status(.name("pool"), .noFlush))?.lines.first
+    guard let line, case .working(let details) = ThinPoolStatus(line.parameters) else {
+      return false
+    }
+    return details.mode != .readWrite
+  }
+
+  /// The kernel takes a flush for a write to the first block here, ours for a flush: whether it succeeds,
+  /// and commits, differs on purpose. After a status both have committed.
+  private func flushDegraded(_ request: ScriptRequest) {
+    _ = world.perform(request)
+    tell("not compared")
+    _ = try? dm.status(.name("pool"), [])
+    wasCommitted()
   }
 
   private func begin(_ line: ScriptLine) {

@@ -1,0 +1,211 @@
+import BlockIO
+public import PersistentData
+import ThinFormat
+
+/// Virtual blocks that stand to each other in one way in two thin devices.
+@frozen public struct DifferenceRun: Equatable, Sendable {
+  /// How the two devices map a virtual block.
+  public enum Kind: UInt8, Sendable {
+    /// Both to the same data block.
+    case same
+    /// The left one alone maps it.
+    case leftOnly
+    /// The right one alone maps it.
+    case rightOnly
+    /// To different data blocks.
+    case different
+  }
+
+  /// How the two devices map the blocks.
+  public var kind: Kind
+  /// First virtual block.
+  public var virtualBlock: UInt64
+  /// Blocks, at least 1.
+  public var length: UInt64
+  /// The left device's data block of the first one; 0 where it maps none.
+  public var left: UInt64
+  /// The right device's data block of the first one; 0 where it maps none.
+  public var right: UInt64
+
+  /// A run with these values.
+  @inlinable
+  public init(kind: Kind, virtualBlock: UInt64, length: UInt64, left: UInt64, right: UInt64) {
+    self.kind = kind
+    self.virtualBlock = virtualBlock
+    self.length = length
+    self.left = left
+    self.right = right
+  }
+}
+
+/// Walks the mappings of two thin devices together, equal subtrees once or not at all.
+///
+/// Mappings are compared by data block: two devices of one committed state that map a virtual block
+/// to one data block share its contents, whatever the times say. Memory: `LeafDifference`'s, a list of
+/// leaves to read (1 MiB), and a leaf of each side.
+public struct MappingDifference: ~Copyable {
+  /// What else ends a run, besides a gap and another kind.
+  public enum RunRule: Sendable {
+    /// Nothing.
+    case virtualBlocks
+    /// A data block, on either side, that is not the next one.
+    case dataBlocks
+  }
+
+  private struct Entry {
+    var key: UInt64
+    var dataBlock: UInt64
+  }
+
+  /// Mappings of a side that were read and not compared yet.
+  private struct Side {
+    var order = LeafOrder()
+    var entries: [Entry] = []
+    var next = 0
+  }
+
+  private static var planMax: Int { 1 << 15 }
+  private let stream: BlockStream
+  private let dataBlockCount: UInt64
+  private let rule: RunRule
+  private var leaves: LeafDifference
+  private var plan: [ComparedLeaf] = []
+  private var left = Side()
+  private var right = Side()
+  private var run: DifferenceRun?
+  private var isStopped = false
+
+  /// Compares the mapping trees with these roots.
+  /// - Parameter dataBlockCount: of the pool; mappings beyond are damage.
+  /// - Parameter includesSame: list what is the same as well, for which shared leaves are read.
+  /// - Throws: `TreeFault` where the first path of a tree is unusable.
+  public init(
+    _ view: MetadataView, left: UInt64, right: UInt64, includesSame: Bool, rule: RunRule
+  ) throws(TreeFault) {
+    stream = BlockStream(view.reader.device)
+    dataBlockCount = view.dataBlockCount
+    self.rule = rule
+    leaves = try LeafDifference(
+      view.reader, stream: stream, left: left, right: right, listsCommon: includesSame)
+  }
+
+  /// Calls `body` with every run, by ascending virtual blocks. It returns false to stop.
+  ///
+  /// Without `includesSame` runs of `same` are those that had to be read anyway; pass over them.
+  /// - Throws: `TreeFault` at the first thing that is damaged. What `body` got until then is right.
+  public mutating func forEachRun(_ body: (DifferenceRun) -> Bool) throws(TreeFault) {
+    while !isStopped {
+      plan.removeAll(keepingCapacity: true)
+      while plan.count < Self.planMax, let leaf = try leaves.next() { plan.append(leaf) }
+      if plan.isEmpty { break }
+      try readPlan(body)
+    }
+    compare(below: .max, body)
+    emit(nil, body)
+  }
+
+  private mutating func readPlan(_ body: (DifferenceRun) -> Bool) throws(TreeFault) {
+    let plan = self.plan
+    var ahead = 0
+    var at = 0
+    try stream.read(
+      next: { () throws(TreeFault) -> UInt64? in
+        guard ahead < plan.count, !isStopped else { return nil }
+        ahead += 1
+        return plan[ahead - 1].block
+      },
+      body: { block, bytes, failure throws(TreeFault) in
+        let leaf = plan[at]
+        at += 1
+        if isStopped { return }
+        // Neither side has a key below this leaf's that is still to be read.
+        compare(below: leaf.firstKey, body)
+        try take(leaf, bytes, failure, body)
+      })
+  }
+
+  private mutating func take(
+    _ leaf: ComparedLeaf, _ bytes: RawSpan, _ failure: BlockIOError?,
+    _ body: (DifferenceRun) -> Bool
+  ) throws(TreeFault) {
+    switch leaf.owner {
+    case .left: try Self.append(leaf, bytes, failure, dataBlockCount, to: &left)
+    case .right: try Self.append(leaf, bytes, failure, dataBlockCount, to: &right)
+    case .both:
+      try Self.append(leaf, bytes, failure, dataBlockCount, to: &left)
+      // Read once, it stands in both; the order of each side is looked at.
+      try Self.append(leaf, bytes, failure, dataBlockCount, to: &right)
+    }
+  }
+
+  private static func append(
+    _ leaf: ComparedLeaf, _ bytes: RawSpan, _ failure: BlockIOError?, _ dataBlockCount: UInt64,
+    to side: inout Side
+  ) throws(TreeFault) {
+    let node = try side.order.next(leaf.block, bytes, failure: failure, firstKey: leaf.firstKey)
+    if side.next > 0 {
+      side.entries.removeSubrange(0..<side.next)
+      side.next = 0
+    }
+    side.entries.reserveCapacity(side.entries.count + node.entryCount)
+    for i in 0..<node.entryCount {
+      let dataBlock = Mapping(rawValue: node.value64(i)).dataBlock
+      guard dataBlock < dataBlockCount else {
+        throw TreeFault(
+          .mappings, block: leaf.block,
+          .dataBlockBeyondEnd(
+            virtualBlock: node.key(i), dataBlock: dataBlock, blockCount: dataBlockCount))
+      }
+      side.entries.append(Entry(key: node.key(i), dataBlock: dataBlock))
+    }
+  }
+
+  /// Compares everything that was read with keys below `end`.
+  private mutating func compare(below end: UInt64, _ body: (DifferenceRun) -> Bool) {
+    // `LeafOrder` takes no key of 2^64 - 1, which stands for none here.
+    var (l, r) = (left.next, right.next)
+    let (lefts, rights) = (left.entries, right.entries)
+    while !isStopped {
+      let leftKey = l < lefts.count ? lefts[l].key : .max
+      let rightKey = r < rights.count ? rights[r].key : .max
+      let key = min(leftKey, rightKey)
+      guard key < end else { break }
+      var found = DifferenceRun(kind: .same, virtualBlock: key, length: 1, left: 0, right: 0)
+      if leftKey == key {
+        found.left = lefts[l].dataBlock
+        l += 1
+      }
+      if rightKey == key {
+        found.right = rights[r].dataBlock
+        r += 1
+      }
+      if leftKey != rightKey {
+        found.kind = leftKey == key ? .leftOnly : .rightOnly
+      } else if found.left != found.right {
+        found.kind = .different
+      }
+      add(found, body)
+    }
+    left.next = l
+    right.next = r
+  }
+
+  @inline(__always)
+  private mutating func add(_ found: DifferenceRun, _ body: (DifferenceRun) -> Bool) {
+    if let run, run.kind == found.kind, run.virtualBlock &+ run.length == found.virtualBlock,
+      rule == .virtualBlocks
+        || (run.kind == .rightOnly || run.left &+ run.length == found.left)
+          && (run.kind == .leftOnly || run.right &+ run.length == found.right)
+    {
+      self.run?.length = run.length + 1
+      return
+    }
+    emit(found, body)
+  }
+
+  /// Hands out the run that is complete, and begins another.
+  private mutating func emit(_ next: DifferenceRun?, _ body: (DifferenceRun) -> Bool) {
+    if let run, !isStopped, !body(run) { isStopped = true }
+    run = next
+  }
+}

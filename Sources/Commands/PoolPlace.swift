@@ -107,7 +107,13 @@ extension PoolManager {
     guard let make = console.makeDeviceMapper else {
       throw ToolError(.request, "this program has no device-mapper; use dmthin")
     }
-    return self.make(make(), RunFolder(), console)
+    let backend = make()
+    do throws(DeviceFolder.Invalid) {
+      backend.settings = try .fromEnvironment()
+    } catch {
+      throw ToolError(.request, error.description)
+    }
+    return self.make(backend, RunFolder(), console)
   }
 
   private static func make(

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Whatever executes device-mapper's commands: the kernel, or a server in user space that answers
 /// like it. Verbs of `dmthin dm` and `dmthin pool` know nothing else.
 ///
@@ -68,7 +70,7 @@ public protocol DeviceMapperBackend: AnyObject {
   /// The driver's version, like `4.47.0`.
   func driverVersion() throws(DeviceMapperError) -> String
 
-  /// Makes and removes nodes in /dev/mapper until they are those of the devices that exist; nil
+  /// Makes and removes nodes in the folder for them until they are those of the devices that exist; nil
   /// stands for every device.
   func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError)
   /// What the system calls a block device of any kind: `dm-0`, `sda`. Nil where there is none.
@@ -93,6 +95,8 @@ extension DeviceMapperBackend {
 public struct BackendSettings: Equatable, Sendable {
   /// How names and uuids with bytes that udev does not allow are stored.
   public var nameMangling = NameMangling.auto
+  /// Where nodes of devices are.
+  public var deviceFolder = DeviceFolder.system
   /// Lets udev's rules make the nodes.
   public var usesUdevRules = true
   /// Waits for udev after commands that change nodes.
@@ -108,8 +112,21 @@ public struct BackendSettings: Equatable, Sendable {
   /// How talkative the library is on standard error: 0 to 7 as dmsetup counts `-v`.
   public var verbosity = 0
 
-  /// Settings of dmsetup without options.
+  /// Settings of dmsetup without options and environment.
   public init() {}
+
+  /// Settings that the environment asks of every program: DM_DEV_DIR names the folder of nodes, and
+  /// DM_DEFAULT_NAME_MANGLING_MODE how names are stored; a mode that there is not is passed over.
+  public static func fromEnvironment() throws(DeviceFolder.Invalid) -> BackendSettings {
+    var settings = BackendSettings()
+    settings.deviceFolder = try .fromEnvironment()
+    if let name = getenv("DM_DEFAULT_NAME_MANGLING_MODE").map({ String(cString: $0) }),
+      let mode = NameMangling(name)
+    {
+      settings.nameMangling = mode
+    }
+    return settings
+  }
 }
 
 /// How a suspension treats I/O and file systems.
@@ -152,7 +169,7 @@ public struct DeviceCreation: Equatable, Sendable {
   public var table: [TableLine]?
   /// Whether the device refuses writes.
   public var isReadOnly = false
-  /// About its node in /dev/mapper.
+  /// About its node.
   public var node = NodeOptions()
 
   /// A device of `name`.
@@ -163,7 +180,7 @@ public struct DeviceCreation: Equatable, Sendable {
   }
 }
 
-/// What a device's node in /dev/mapper is to be; nil means the backend's habit.
+/// What a device's node is to be; nil means the backend's habit.
 public struct NodeOptions: Equatable, Sendable {
   /// When the node is made.
   public enum Moment: Sendable {

@@ -8,6 +8,9 @@ public enum NameMangling: String, CaseIterable, Sendable {
   /// Every such byte, unless the name is mangled already.
   case auto
 
+  /// The mode that a word means, in letters of either case; nil for other words.
+  public init?(_ word: String) { self.init(rawValue: word.lowercased()) }
+
   /// A name that is mangled in one place and not in another.
   public struct MixedName: Error, Hashable, Sendable {
     /// The name.

@@ -146,17 +146,17 @@ extension KernelDeviceMapper: DeviceEventSource {
 
   // MARK: - Events
 
-  private static let controlPath = "/dev/mapper/control"
+  private var controlPath: String { settings.deviceFolder.node("control") }
 
   /// As `DeviceMapperBackend` says.
   public func armEvents() throws(DeviceMapperError) {
     if control < 0 {
       // The library creates the node where it is missing.
       _ = try driverVersion()
-      control = open(Self.controlPath, O_RDWR | O_CLOEXEC)
+      control = open(controlPath, O_RDWR | O_CLOEXEC)
     }
     guard control >= 0, dmthin_dm_arm_events(control) == 0 else {
-      throw DeviceMapperError(.wait, device: Self.controlPath, code: errno)
+      throw DeviceMapperError(.wait, device: controlPath, code: errno)
     }
   }
 
@@ -165,7 +165,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     var request = pollfd(fd: control, events: Int16(POLLIN), revents: 0)
     let ready = poll(&request, 1, milliseconds.map { max(0, $0) } ?? -1)
     guard ready >= 0 else {
-      throw DeviceMapperError(.wait, device: Self.controlPath, code: errno)
+      throw DeviceMapperError(.wait, device: controlPath, code: errno)
     }
     return ready > 0
   }

@@ -7,7 +7,7 @@ import Glibc
 ///
 /// The library keeps its state in the process: two of these share its settings, and must not be used
 /// at the same time. With udev it waits until udev has handled each change; without, which
-/// DM_DISABLE_UDEV says, it makes the nodes in /dev/mapper itself.
+/// DM_DISABLE_UDEV says, and in a folder of nodes that is not udev's, it makes the nodes itself.
 public final class KernelDeviceMapper: DeviceMapperBackend {
   /// How commands are carried out.
   public var settings = BackendSettings() { didSet { apply() } }
@@ -37,8 +37,10 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
       case .auto: DM_STRING_MANGLING_AUTO
       }
     _ = dm_set_name_mangling_mode(mode)
+    _ = dm_set_dev_dir(settings.deviceFolder.path)
     dm_udev_set_sync_support(settings.waitsForUdev ? 1 : 0)
-    dm_udev_set_checking(settings.verifiesUdev ? 1 : 0)
+    // What udev does not make there is not missing.
+    dm_udev_set_checking(settings.verifiesUdev && settings.deviceFolder.isSystem ? 1 : 0)
     tell(LibraryLog.take())
   }
 
@@ -76,7 +78,9 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     let isOurs = settings.udevCookie == nil
     var flags: Int32 = 0
     // Where udev makes the nodes the library doing the same would be a race.
-    if !settings.verifiesUdev || !isOurs { flags |= DM_UDEV_DISABLE_LIBRARY_FALLBACK }
+    if settings.deviceFolder.isSystem, !settings.verifiesUdev || !isOurs {
+      flags |= DM_UDEV_DISABLE_LIBRARY_FALLBACK
+    }
     if !settings.usesUdevRules {
       flags |= DM_UDEV_DISABLE_DM_RULES_FLAG | DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG
     }

@@ -67,7 +67,7 @@ extension PoolManager {
   func reference(_ text: String) -> DeviceReference {
     guard text.contains("/") else { return .name(text) }
     if let number = try? devices.number(text) { return .number(number) }
-    let prefix = "/dev/mapper/"
+    let prefix = backend.settings.deviceFolder.node("")
     return .name(text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : text)
   }
 

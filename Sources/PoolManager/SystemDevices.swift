@@ -81,7 +81,9 @@ enum SystemDevices {
   static func path(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> String {
     if let path = backend.path(of: number) { return path }
     if let name = backend.blockDeviceName(number, prefersMapped: true) {
-      for path in ["/dev/mapper/\(name)", "/dev/\(name)"] where (try? self.number(path)) == number {
+      let folder = backend.settings.deviceFolder
+      for path in [folder.node(name), "\(folder.path)/\(name)", "/dev/\(name)"]
+      where (try? self.number(path)) == number {
         return path
       }
     }

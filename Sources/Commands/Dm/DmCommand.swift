@@ -21,6 +21,12 @@ public enum DmCommand: Command, RawCommand {
         + "node will do too. A table is lines of START LENGTH TYPE PARAMETERS..., in sectors of 512 "
         + "bytes. A device has a table in use, and one that waits in the inactive slot: load puts one "
         + "there, resume makes it the one in use.",
+      """
+      The environment is dmsetup's: DM_DEV_DIR, an absolute path, is the folder of nodes in place of \
+      /dev, with device-mapper's in its folder mapper; DM_UDEV_COOKIE is a cookie as with --udevcookie; \
+      DM_DEFAULT_NAME_MANGLING_MODE is a mode as with --manglename; with DM_DISABLE_UDEV set, udev is \
+      not waited for and nodes are made here. dmthin pool takes them too, except for the cookie.
+      """,
       "Where it is not dmsetup: there is no stats; summaries and lists of fields are worded in other "
         + "ways; info -c -o all shows all fields of devices; what -vv adds goes to the error output.",
     ],
@@ -65,6 +71,11 @@ public enum DmCommand: Command, RawCommand {
 
   /// Runs a command line.
   public static func run(raw arguments: [String], program: String, console: Console) -> Int32 {
+    // Before the command line, as programs that set it in vain get no other answer from dmsetup.
+    guard (try? DeviceFolder.fromEnvironment()) != nil else {
+      for line in DmFailure.invalidDeviceFolder.lines { console.note(line) }
+      return 1
+    }
     let parsed: DmArguments
     do throws(DmArguments.Fault) {
       parsed = try DmArguments(arguments)
@@ -106,6 +117,10 @@ struct DmFailure: Error {
   static func failed(_ lines: String...) -> DmFailure {
     DmFailure(lines: lines + ["Command failed."])
   }
+
+  /// DM_DEV_DIR is no absolute path.
+  static let invalidDeviceFolder = DmFailure(
+    lines: ["Invalid DM_DEV_DIR environment variable value."])
 
   /// The command line makes no sense.
   static func commandLine(_ lines: String...) -> DmFailure {

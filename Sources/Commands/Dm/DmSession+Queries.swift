@@ -162,7 +162,8 @@ extension DmSession {
   /// nobody's business.
   private func run(_ command: String, for name: String) throws {
     try console.output.flush()
-    let words = command.split(separator: " ").map { String($0) } + ["/dev/mapper/\(name)"]
+    let node = try backend.settings.deviceFolder.node(name)
+    let words = command.split(separator: " ").map { String($0) } + [node]
     var pointers = words.map { strdup($0) } + [nil]
     defer { for pointer in pointers { free(pointer) } }
     var child: pid_t = 0

@@ -4,18 +4,32 @@ import Glibc
 
 // Verbs about udev's cookies: semaphores by which udev's rules tell that they are done.
 extension DmSession {
+  private static func number(_ text: String) -> UInt32? {
+    errno = 0
+    var isWhole = false
+    let value = text.withCString { start in
+      var end: UnsafeMutablePointer<CChar>?
+      let value = strtoul(start, &end, 0)
+      isWhole = end?.pointee == 0
+      return value
+    }
+    return errno == 0 && isWhole && value != 0 ? UInt32(exactly: value) : nil
+  }
+
+  /// Takes a cookie that was given, where there is none yet. A text that is none is passed over with a
+  /// line on the error output, as dmsetup does it: what was asked for is done without.
+  func takeCookie(_ text: String?) {
+    guard cookie == nil, let text, !text.isEmpty else { return }
+    cookie = Self.number(text)
+    if cookie == nil { console.note("Incorrect cookie value.") }
+  }
+
+  /// What DM_UDEV_COOKIE says.
+  static var environmentCookie: String? { getenv("DM_UDEV_COOKIE").map { String(cString: $0) } }
+
   /// The number that a text is, as C reads it, hexadecimal after `0x` and octal after `0`.
   static func cookie(_ text: String) throws(DmFailure) -> UInt32 {
-    var digits = text[...]
-    var radix = 10
-    if text.hasPrefix("0x") || text.hasPrefix("0X") {
-      (digits, radix) = (text.dropFirst(2), 16)
-    } else if text.hasPrefix("0") {
-      radix = 8
-    }
-    guard let value = UInt32(digits, radix: radix), value != 0 else {
-      throw .failed("Incorrect cookie value.")
-    }
+    guard let value = number(text) else { throw .failed("Incorrect cookie value.") }
     return value
   }
 
@@ -27,7 +41,7 @@ extension DmSession {
   }
 
   func releaseCookie(_ operands: [String]) throws {
-    guard let cookie = try operands.first.map(Self.cookie) ?? backend.settings.udevCookie else {
+    guard let cookie = try operands.first.map(Self.cookie) ?? cookie else {
       throw DmFailure.failed("No udev transaction cookie given.")
     }
     try udev { try $0.releaseUdevCookie(cookie) }

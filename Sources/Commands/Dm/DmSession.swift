@@ -13,6 +13,8 @@ final class DmSession {
   var report: DmReport?
   /// Whether a concise table has been begun.
   var hasConcise = false
+  /// Under which udev's events are gathered: what the option says, or else the environment.
+  var cookie: UInt32?
   private let program: String
   private var made: (any DeviceMapperBackend)?
 
@@ -28,6 +30,7 @@ final class DmSession {
       if let made { return made }
       let backend = try makeBackend()
       backend.settings = try settings()
+      backend.settings.udevCookie = cookie
       backend.warn = { [console] in console.note($0) }
       made = backend
       return backend
@@ -48,15 +51,17 @@ final class DmSession {
   }
 
   private func settings() throws(DmFailure) -> BackendSettings {
-    var settings = BackendSettings()
-    let name = arguments.text("manglename")
-    if let name {
-      guard let mode = NameMangling(rawValue: name) else {
+    var settings: BackendSettings
+    do throws(DeviceFolder.Invalid) {
+      settings = try .fromEnvironment()
+    } catch {
+      throw .invalidDeviceFolder
+    }
+    if let name = arguments.text("manglename") {
+      guard let mode = NameMangling(name) else {
         throw .commandLine("Unknown name mangling mode.")
       }
       settings.nameMangling = mode
-    } else if let name = getenv("DM_DEFAULT_NAME_MANGLING_MODE") {
-      settings.nameMangling = NameMangling(rawValue: String(cString: name)) ?? .auto
     }
     settings.usesUdevRules = !arguments.has("noudevrules")
     settings.waitsForUdev = !arguments.has("noudevsync")
@@ -64,10 +69,6 @@ final class DmSession {
     settings.checks = arguments.has("checks")
     settings.skipsOpenCount = arguments.has("noopencount")
     settings.verbosity = max(0, arguments.count("verbose") - 1)
-    let environment = getenv("DM_UDEV_COOKIE").map { String(cString: $0) }
-    if let cookie = arguments.text("udevcookie") ?? environment {
-      settings.udevCookie = try Self.cookie(cookie)
-    }
     return settings
   }
 
@@ -89,6 +90,7 @@ final class DmSession {
     guard verb.operands.contains(operands.count) else {
       throw DmFailure(lines: ["Incorrect number of arguments.", Self.usage(program)])
     }
+    takeCookie(Self.environmentCookie)
     try repeating {
       guard verb.repeats, operands.count > 1 else { return try verb.action(self, operands) }
       showsNames = true
@@ -127,6 +129,7 @@ final class DmSession {
 
   private func checkOptions() throws(DmFailure) {
     _ = try settings()
+    takeCookie(arguments.text("udevcookie"))
     if arguments.has("major") != arguments.has("minor") {
       throw .commandLine("Please specify both major number and minor number.")
     }

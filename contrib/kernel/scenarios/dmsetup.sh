@@ -4,8 +4,8 @@
 # usage: contrib/kernel/run scenarios/dmsetup.sh DISK DISK [-- PART...]
 #
 #   DISK  images of zeros of 64 MiB
-#   PART  of names_and_tables, showing, trees, changing, paths, concise, types, pool, stored, udev;
-#         without any, all
+#   PART  of names_and_tables, showing, trees, changing, paths, concise, types, pool, stored, udev,
+#         environment; without any, all
 #
 # DMTHIN_TOOLS names the directory of dmthin. The same calls are made twice, of the system's dmsetup
 # and of dmthin through a link of that name, on fresh devices; what each call said is compared. Not
@@ -129,7 +129,9 @@ T
     d create v2 -v --notable
 }
 
-nodes() { stat -c '%A %U %G %t:%T %n' /dev/mapper/* >&3; }
+nodes() { # [FOLDER]
+    stat -c '%A %U %G %t:%T %n' "${1:-/dev/mapper}"/* >&3
+}
 
 showing() {
     d create t0 --table '0 8 zero'
@@ -635,6 +637,98 @@ T
     export DM_DISABLE_UDEV=1
 }
 
+# What the environment says: where nodes are, how names are stored, under which cookie events come.
+environment() {
+    local folder=/tmp/nodes long mode cookie
+    rm -rf $folder
+    export DM_DEV_DIR=$folder
+    d version
+    nodes $folder/mapper
+    d create t0 --table '0 8 zero'
+    d create t1 -u u-1 --table "0 8 linear $folder/mapper/t0 0"
+    d create 'a b' --table '0 8 zero'
+    d create t2 --mode 0644 --addnodeoncreate -n
+    nodes $folder/mapper
+    d info $folder/mapper/t0
+    d table $folder/mapper/t1
+    d table "$folder/mapper/a b"
+    d info mapper/t0
+    d info /dev/mapper/t0
+    d info $folder/mapper/nope
+    d deps -o devname t1
+    d deps -o blkdevname t1
+    d ls --exec echo
+    d ls --tree -o ascii
+    d info -c -o name,blkdevname,devnos_used,blkdevs_used
+    rm $folder/mapper/t0
+    : >$folder/mapper/stray
+    d mknodes t0
+    d mknodes
+    nodes $folder/mapper
+    rm -f $folder/mapper/stray
+    d rename t0 t9
+    d rename $folder/mapper/t9 t0
+    d suspend t0
+    d resume t0
+    DM_DEV_DIR=$folder/ d ls --exec echo
+    DM_DEV_DIR=$folder// d ls --exec echo
+    DM_DEV_DIR=/tmp/other d mknodes
+    nodes /tmp/other/mapper
+    DM_DEV_DIR='' d create e --table '0 8 zero'
+    nodes
+    DM_DEV_DIR='' d remove e
+    long=/$(printf 'n%.0s' $(seq 4200))
+    for mode in nodes ./nodes "$long"; do
+        DM_DEV_DIR=$mode d ls
+        DM_DEV_DIR=$mode d nosuch
+        DM_DEV_DIR=$mode d --nosuch
+    done
+    d remove t1 t0 'a b' t2
+    nodes $folder/mapper
+    unset DM_DEV_DIR
+    for mode in none hex auto HEX None aUto nosuch ''; do
+        DM_DEFAULT_NAME_MANGLING_MODE=$mode d create 'x y' -n -u 'u v'
+        DM_DEFAULT_NAME_MANGLING_MODE=$mode d info -c -o name,uuid,mangled_name,unmangled_name
+        DM_DEFAULT_NAME_MANGLING_MODE=$mode d --manglename NONE info -c -o name,uuid
+        DM_DEFAULT_NAME_MANGLING_MODE=$mode d remove 'x y'
+        d remove 'x y'
+        d --manglename None remove 'x y'
+    done
+    d --manglename Nosuch ls
+    for cookie in x '' 0 0x -1 4294967296 ' 0x1x'; do
+        DM_UDEV_COOKIE=$cookie d create c --table '0 8 zero'
+        DM_UDEV_COOKIE=$cookie d ls
+        DM_UDEV_COOKIE=$cookie d udevreleasecookie
+        d remove c
+    done
+    d create c --udevcookie x --table '0 8 zero'
+    DM_UDEV_COOKIE=y d remove --udevcookie x c
+    DM_UDEV_COOKIE=y d ls --udevcookie 0
+    DM_UDEV_COOKIE=y d nosuch
+    DM_UDEV_COOKIE=y d info a b --version
+    DM_UDEV_COOKIE=y d message
+    # With what looks like udev: in its folder it makes the nodes, elsewhere they are the caller's.
+    unset DM_DISABLE_UDEV
+    mkdir -p /run/udev
+    : >/run/udev/control
+    cookie=$("$program" udevcreatecookie)
+    DM_UDEV_COOKIE=$cookie d create w1 --table '0 8 zero'
+    nodes
+    DM_DEV_DIR=$folder DM_UDEV_COOKIE=$cookie d create w2 --table '0 8 zero'
+    DM_DEV_DIR=$folder DM_UDEV_COOKIE=$cookie d create w3 --verifyudev --table '0 8 zero'
+    nodes $folder/mapper
+    DM_DEV_DIR=$folder DM_UDEV_COOKIE=$cookie d rename w3 w4
+    DM_DEV_DIR=$folder d remove --noudevsync w4
+    DM_DEV_DIR=$folder d remove --noudevsync --verifyudev w2
+    nodes $folder/mapper
+    d udevcookies
+    d -y udevcomplete_all
+    rm -r /run/udev
+    export DM_DISABLE_UDEV=1
+    d remove w1
+    rm -rf $folder /tmp/other
+}
+
 # A pool's messages with sense and without, its tables, and what it then says.
 pool() {
     local line
@@ -711,7 +805,7 @@ T
     d ls
 }
 
-[ $# -gt 0 ] || set -- names_and_tables showing trees changing paths concise types pool stored udev
+[ $# -gt 0 ] || set -- names_and_tables showing trees changing paths concise types pool stored udev environment
 for side in theirs ours; do
     export PATH="$work/$side:$PATH"
     for part; do

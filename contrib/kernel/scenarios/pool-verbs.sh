@@ -141,10 +141,36 @@ grep -q 'left behind' /tmp/out || fail "doctor: $(cat /tmp/out)"
 pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
 grep -q "from 'gone': its process" /tmp/err || fail "no takeover: $(cat /tmp/err)"
 pool release-metadata-snap p --owner another
+# The clock of day is a year ahead when a lease is taken, and right again when its time is over.
+now=$(date +%s)
+must date -s "@$((now + 31536000))" >/dev/null
+pool reserve-metadata-snap p --owner early --seconds 1 >/dev/null
+must date -s "@$now" >/dev/null
+sleep 1.1
+pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
+grep -q "from 'early': its time" /tmp/err || fail "no takeover: $(cat /tmp/err)"
+pool release-metadata-snap p --owner another
 pool_message p reserve_metadata_snap
 refused 75 'nothing tells whose it is' reserve-metadata-snap p
 pool release-metadata-snap p
 say "set-transaction-id, features, metadata snapshots"
+
+# --- nodes where the environment says
+export DM_DEV_DIR=/tmp/nodes
+pool create-thin p 60
+pool activate-thin p elsewhere 60 1m
+[ -b /tmp/nodes/mapper/elsewhere ] || fail "no node in /tmp/nodes/mapper: $(ls -R /tmp/nodes)"
+[ ! -e /dev/mapper/elsewhere ] || fail "a node in /dev/mapper"
+must "$dmthin" dm mknodes p
+pool status /tmp/nodes/mapper/p >/dev/null
+rm /tmp/nodes/mapper/p
+pool status --backend kernel /tmp/nodes/mapper/p >/dev/null
+pool deactivate /tmp/nodes/mapper/elsewhere
+[ ! -e /tmp/nodes/mapper/elsewhere ] || fail "the node is left"
+DM_DEV_DIR=nodes refused 64 'DM_DEV_DIR' status p
+unset DM_DEV_DIR
+pool delete p 60
+say "nodes in another folder"
 
 # --- a process that is killed while origins are suspended: the window is held open by a device below
 # the pool that answers late, so that the pool's commit takes its time.

@@ -1,5 +1,6 @@
 import BlockIO
 import DeviceMapper
+import Glibc
 import PoolManager
 import ThinFormat
 import ThinTools
@@ -148,7 +149,9 @@ enum PoolStatusCommand: Command {
     try json.member("held_root", details.heldRoot)
     if let lease = report.lease, details.heldRoot != nil {
       try json.member("lease_owner", lease.owner)
-      try json.member("lease_taken", lease.taken)
+      // By the clock of day as it is now, however it was set then.
+      let now = UInt64(max(0, time(nil)))
+      try json.member("lease_taken", now - min(now, lease.age()))
     }
     try json.member("discards", details.discards.rawValue)
     try json.member("no_space", details.noSpace.rawValue)

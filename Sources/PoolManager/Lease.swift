@@ -1,3 +1,5 @@
+import Glibc
+
 /// Who holds a pool's metadata snapshot, of which there can be one: a file beside what the kernel
 /// knows, which is just that there is one.
 public struct Lease: Equatable, Sendable {
@@ -7,14 +9,15 @@ public struct Lease: Equatable, Sendable {
   public var holder: ProcessIdentity?
   /// The boot it was taken in.
   public var boot: String
-  /// Seconds of the system's clock when it was taken, counted from 1970.
+  /// Seconds from the start of that boot to when it was taken. The clock of day is no measure of time:
+  /// it may be set, and early in a boot it often is wrong.
   public var taken: UInt64
   /// Seconds after which others may take over; nil for never.
   public var seconds: UInt64?
   /// Block of the metadata snapshot's superblock, which tells this one from another's.
   public var heldRoot: UInt64
 
-  private static let heading = "dmthin lease 1"
+  private static let heading = "dmthin lease 2"
 
   /// A lease.
   public init(
@@ -31,7 +34,7 @@ public struct Lease: Equatable, Sendable {
 
   /// Why the lease does not count any more; nil while it does.
   /// - Parameters:
-  ///   - now: seconds of the system's clock, from 1970.
+  ///   - now: seconds since the start of this boot.
   ///   - heldRoot: what the pool holds now.
   public func fault(now: UInt64, heldRoot: UInt64?) -> String? {
     if boot != ProcessIdentity.currentBoot { return "it was taken before the last boot" }
@@ -39,11 +42,21 @@ public struct Lease: Equatable, Sendable {
       return "the pool holds another metadata snapshot by now"
     }
     if let holder, !holder.isRunning { return "its process \(holder.id) has ended" }
-    if let seconds, now >= taken, now - taken >= seconds {
-      return "its time of \(seconds) seconds is over"
-    }
-    return nil
+    guard let seconds else { return nil }
+    guard now >= taken else { return "it is from a later time than now" }
+    return now - taken >= seconds ? "its time of \(seconds) seconds is over" : nil
   }
+
+  /// Seconds since the start of this boot, those in which the system slept included.
+  public static func now() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_BOOTTIME, &time)
+    return UInt64(max(0, time.tv_sec))
+  }
+
+  /// Seconds since it was taken.
+  /// - Parameter now: seconds since the start of this boot.
+  public func age(now: UInt64 = Lease.now()) -> UInt64 { now >= taken ? now - taken : 0 }
 
   /// The file's text.
   var text: String {

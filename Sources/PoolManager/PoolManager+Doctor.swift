@@ -35,7 +35,7 @@ extension PoolManager {
     if let lease = lease(pool) {
       symptoms.lease = describe(lease, pool)
       if case .working(let details) = status {
-        symptoms.leaseFault = lease.fault(now: now(), heldRoot: details.heldRoot)
+        symptoms.leaseFault = lease.fault(now: Lease.now(), heldRoot: details.heldRoot)
       }
     }
     if let expected {

@@ -49,7 +49,7 @@ extension PoolManager {
       }
       let lease = Lease(
         owner: request.owner, holder: request.holder, boot: ProcessIdentity.currentBoot,
-        taken: now(), seconds: request.seconds, heldRoot: root)
+        taken: Lease.now(), seconds: request.seconds, heldRoot: root)
       try runFolder.save(lease.text, key(pool), .lease)
       return root
     } catch {
@@ -88,7 +88,7 @@ extension PoolManager {
     try locked(pool) { () throws(ToolError) in
       let held = try heldRoot(pool)
       if let held, let lease = lease(pool), lease.owner != owner, !force,
-        lease.fault(now: now(), heldRoot: held) == nil
+        lease.fault(now: Lease.now(), heldRoot: held) == nil
       {
         throw ToolError(
           .busy,
@@ -111,7 +111,7 @@ extension PoolManager {
       }
       return note("took the metadata snapshot over from an unknown owner")
     }
-    if let fault = lease.fault(now: now(), heldRoot: held) {
+    if let fault = lease.fault(now: Lease.now(), heldRoot: held) {
       return note("took the metadata snapshot over from '\(lease.owner)': \(fault)")
     }
     guard request.takesOver else {
@@ -128,8 +128,8 @@ extension PoolManager {
 
   /// A sentence on who holds the metadata snapshot, and since when.
   func describe(_ lease: Lease, _ pool: LivePool) -> String {
-    let age = now() >= lease.taken ? now() - lease.taken : 0
-    var text = "'\(lease.owner)' holds the metadata snapshot of \(pool.name), for \(duration(age))"
+    var text =
+      "'\(lease.owner)' holds the metadata snapshot of \(pool.name), for \(duration(lease.age()))"
     if let holder = lease.holder { text += ", while process \(holder.id) runs" }
     if let seconds = lease.seconds { text += ", until \(duration(seconds)) are over" }
     return text
@@ -143,9 +143,6 @@ extension PoolManager {
     }
     return details.heldRoot
   }
-
-  /// Seconds of the system's clock, from 1970.
-  func now() -> UInt64 { UInt64(max(0, time(nil))) }
 }
 
 /// A length of time for people: `40 seconds`, `3 hours`.

@@ -1,3 +1,4 @@
+import BlockIO
 import DeviceMapper
 import Glibc
 import TestSupport
@@ -57,14 +58,28 @@ import ThinTools
       owner: "x", holder: .current, boot: boot, taken: 100, seconds: 10, heldRoot: 7)
     #expect(lease.fault(now: 109, heldRoot: 7) == nil)
     #expect(lease.fault(now: 110, heldRoot: 7)?.contains("10 seconds is over") == true)
-    // The clock was set back.
-    #expect(lease.fault(now: 5, heldRoot: 7) == nil)
+    #expect(lease.fault(now: 99, heldRoot: 7)?.contains("later time") == true)
     #expect(lease.fault(now: 105, heldRoot: 8)?.contains("another metadata snapshot") == true)
     lease.holder = ProcessIdentity(id: getpid(), start: 1, boot: boot)
     #expect(lease.fault(now: 105, heldRoot: 7)?.contains("has ended") == true)
     lease.holder = nil
     lease.boot = "another"
     #expect(lease.fault(now: 105, heldRoot: 7)?.contains("last boot") == true)
+  }
+
+  @Test("a lease's time is counted from boot, whatever the clock of day says")
+  func clock() throws {
+    var short = request("short")
+    short.seconds = 3600
+    _ = try reserve(short)
+    let lease = try #require(try manager.lease(manager.pool("p")))
+    let uptime = try #require(WholeFile.systemText("/proc/uptime"))
+    let seconds = try #require(UInt64(uptime.prefix { $0 != "." }))
+    #expect(lease.taken <= seconds && lease.taken + 600 >= seconds)
+    // What the clock of day would have given, by a program of old or a wrong clock, ends as well.
+    var late = lease
+    late.taken = UInt64(time(nil))
+    #expect(late.fault(now: Lease.now(), heldRoot: 7) != nil)
   }
 
   @Test("a stale lease is taken over without being asked, one that cannot be read is not")
@@ -74,7 +89,7 @@ import ThinTools
     _ = try reserve(short)
     _ = try reserve(request("next"))
     #expect(scene.notes.contains { $0.contains("from 'short': its time") })
-    try scene.run.save("dmthin lease 1\nowner", "7:0", .lease)
+    try scene.run.save("dmthin lease 2\nowner", "7:0", .lease)
     let error = refusal { _ = try reserve(request("third")) }
     #expect(error?.message.contains("nothing tells whose it is") == true)
     #expect(try reserve(request("third", takesOver: true)) == 7)

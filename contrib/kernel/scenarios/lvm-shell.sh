@@ -1,0 +1,63 @@
+#!/bin/bash
+# One of lvm2's own shell tests.
+#
+# usage: contrib/kernel/run scenarios/lvm-shell.sh -- TEST
+#
+#   TEST  its name, without folder and .sh
+#
+# DMTHIN_LVM names lvm2's sources, built with their tests; DMTHIN_SIDE a folder with the thin_check,
+# thin_dump, thin_repair, thin_restore and dmsetup that lvm2 and the test are to call. Exits with the
+# test's status: 200 for one that finds it cannot run here. See contrib/kernel/lvm-tests.
+set -eu
+lvm=${DMTHIN_LVM:?names the sources of lvm2} side=${DMTHIN_SIDE:?names a folder of tools} test=$1
+
+# Everything that the tests may ask for, with what it needs; modprobe would look in other folders.
+modules=/usr/lib/uml/modules/$(uname -r)
+perl - "$modules" dm-raid dm-mirror raid0 raid1 raid10 raid456 dm-cache-smq dm-writecache dm-snapshot \
+    dm-thin-pool dm-zero dm-delay dm-crypt dm-integrity loop ext4 xfs <<'P'
+my ($folder, @wanted) = @ARGV;
+my (%needs, %file, %loaded, $none);
+$none = "";
+open(my $list, "<", "$folder/modules.dep") or die "$folder/modules.dep: $!";
+while (<$list>) {
+    my ($name, $rest) = /^(\S+):\s*(.*)$/ or next;
+    $needs{$name} = [reverse split / /, $rest];
+    $file{$1} = $name if $name =~ m{([^/]+)\.ko$};
+}
+open(my $now, "<", "/proc/modules") or die;
+while (<$now>) { /^(\S+)/ and $loaded{$1} = 1 }
+for my $name (@wanted) {
+    my $path = $file{$name} or next;
+    for my $module (@{$needs{$path}}, $path) {
+        my ($short) = $module =~ m{([^/]+)\.ko$};
+        $short =~ tr/-/_/;
+        next if $loaded{$short}++;
+        open(my $code, "<", "$folder/$module") or next;
+        syscall(313, fileno $code, $none, 0);
+    }
+}
+P
+
+# The test looks for its helpers in lib/ of the folder that it is started in.
+mkdir -p /tmp/run/lib /tmp/first
+ln -s "$lvm"/test/lib/* /tmp/run/lib/
+ln -s "$lvm/test/shell" /tmp/run/shell
+rm /tmp/run/lib/dmsetup
+ln -s "$side/dmsetup" /tmp/run/lib/dmsetup
+ln -s "$side/dmsetup" /tmp/first/dmsetup
+# Modules are there, or cannot be had.
+printf '#!/bin/sh\nfor word; do :; done\ngrep -q "^$(echo "$word" | tr - _) " /proc/modules\n' >/tmp/first/modprobe
+chmod +x /tmp/first/modprobe
+
+# lvm2's programs and libraries are those that were built, except for this side's dmsetup.
+export PATH="/tmp/first:$lvm/test/lib:$lvm/test/api:$PATH"
+LD_LIBRARY_PATH=$(find -L "$lvm/libdm" "$lvm/tools" "$lvm/daemons" -name '*.so' -printf '%h\n' | sort -u | paste -sd:)
+export LD_LIBRARY_PATH LVM_BINARY=$lvm/test/lib/lvm
+for tool in check dump repair restore; do
+    export "LVM_TEST_THIN_${tool^^}_CMD=$side/thin_$tool"
+done
+cd /tmp/run
+status=0
+bash "shell/$test.sh" </dev/null || status=$?
+echo "status $status"
+exit $status

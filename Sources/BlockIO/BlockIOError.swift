@@ -5,6 +5,9 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
   /// What was being done.
   public enum Operation: String, Sendable {
     case open = "open"
+    case create = "create"
+    case replace = "replace"
+    case keep = "keep what is needed later in"
     case size = "find the size of"
     case read = "read"
     case write = "write"
@@ -26,12 +29,16 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
   public let isLocked: Bool
   /// What is known beyond the number, in place of the system's words.
   public let detail: String?
+  /// Who uses it, where `code` is EBUSY and that is known: `dmthin (process 4711)` for a lock, `mounted
+  /// on /mnt` for a device.
+  public let user: String?
 
   /// An error of `operation` on `path`.
   public init(
     _ operation: Operation, path: String, offset: UInt64? = nil, code: Int32,
-    isLocked: Bool = false, detail: String? = nil
+    isLocked: Bool = false, detail: String? = nil, user: String? = nil
   ) {
+    self.user = user
     self.isLocked = isLocked
     self.detail = detail
     self.operation = operation
@@ -43,7 +50,9 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
   /// What is known of the reason, or else the system's words for `code`.
   public var reason: String {
     if let detail { return detail }
-    if isLocked { return "another program has locked it" }
+    if isLocked {
+      return "another program has locked it" + (user.map { ": \($0)" } ?? "")
+    }
     return code == 0 ? "unexpected end" : String(cString: strerror(code))
   }
 
@@ -53,7 +62,12 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
     if let offset { text += " at byte \(offset)" }
     text += ": \(reason)"
     if code == EBUSY && operation == .open && !isLocked {
-      text += " (it is in use; deactivate the pool first, or use its metadata snapshot with -m)"
+      let how = user.map { ", \($0)" } ?? ""
+      text +=
+        " (it is in use\(how); deactivate the pool first, or use its metadata snapshot with -m)"
+    }
+    if operation == .keep || operation == .create && path == TemporarySpace.description {
+      text += " (TMPDIR names another folder for it)"
     }
     return text
   }

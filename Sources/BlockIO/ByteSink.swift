@@ -5,32 +5,19 @@ public final class ByteSink {
   /// What messages call the output.
   public let path: String
   private let fd: Int32
-  private let owned: Bool
   @usableFromInline let buffer: UnsafeMutablePointer<UInt8>
   @usableFromInline let capacity = 1 << 18
   @usableFromInline var used = 0
 
-  /// Writes to a descriptor that stays the caller's, standard output for instance.
+  /// Writes to a descriptor that stays the caller's, standard output for instance. `TextOutput` opens
+  /// what was named by path.
   public init(descriptor: Int32, path: String) {
     fd = descriptor
-    owned = false
     self.path = path
     buffer = .allocate(capacity: 1 << 18)
   }
 
-  /// Creates or truncates `path`.
-  public init(creating path: String) throws(BlockIOError) {
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
-    guard fd >= 0 else { throw BlockIOError(.open, path: path, code: errno) }
-    owned = true
-    self.path = path
-    buffer = .allocate(capacity: 1 << 18)
-  }
-
-  deinit {
-    if owned { close(fd) }
-    buffer.deallocate()
-  }
+  deinit { buffer.deallocate() }
 
   /// Appends text.
   public func write(_ text: String) throws(BlockIOError) {

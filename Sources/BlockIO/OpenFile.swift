@@ -34,15 +34,18 @@ public struct OpenFile: Sendable {
     var fd = open(path, flags | dmthin_o_direct)
     isDirect = fd >= 0
     if fd < 0 && errno == EINVAL { fd = open(path, flags) }
-    guard fd >= 0 else { throw BlockIOError(.open, path: path, code: errno) }
+    guard fd >= 0 else {
+      let code = errno
+      let user = code == EBUSY ? FileUsers.user(ofDevice: FileIdentity(info)) : nil
+      throw BlockIOError(.open, path: path, code: code, user: user)
+    }
     if exclusive && !isBlockDevice {
-      // Readers among themselves do no harm. File systems without locks have nobody to exclude.
-      let status = flock(fd, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB)
-      if status != 0 && errno == EWOULDBLOCK {
+      do throws(BlockIOError) {
+        isLocked = try Self.claim(fd, path: path, readOnly: readOnly)
+      } catch {
         Glibc.close(fd)
-        throw BlockIOError(.open, path: path, code: EBUSY, isLocked: true)
+        throw error
       }
-      isLocked = status == 0
     } else {
       isLocked = false
     }
@@ -51,12 +54,39 @@ public struct OpenFile: Sendable {
   }
 
   /// A descriptor that was opened by other means, as a regular file.
-  init(adopting fd: Int32, path: String) {
+  public init(adopting fd: Int32, path: String) {
     descriptor = fd
     self.path = path
     isBlockDevice = false
     isDirect = false
     isLocked = false
+  }
+
+  /// Locks an open regular file, for other readers or for nobody else.
+  /// - Returns: whether it is locked, which is to be undone before it is closed. File systems without
+  ///   locks have nobody to exclude.
+  /// - Throws: `BlockIOError` with EBUSY where another program has a lock on it, of whichever kind, or
+  ///   it is the file of a loop device that is in use.
+  static func claim(_ descriptor: Int32, path: String, readOnly: Bool) throws(BlockIOError) -> Bool
+  {
+    // Readers among themselves do no harm.
+    let status = flock(descriptor, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB)
+    if status != 0 && errno == EWOULDBLOCK
+      || dmthin_is_range_locked(descriptor, readOnly ? 0 : 1) == 1
+    {
+      if status == 0 { flock(descriptor, LOCK_UN) }
+      throw BlockIOError(
+        .open, path: path, code: EBUSY, isLocked: true,
+        user: FileUsers.lockHolder(of: descriptor))
+    }
+    if let identity = FileIdentity(descriptor: descriptor) {
+      for loop in identity.loopDevices {
+        guard let user = FileUsers.holder(ofLoop: loop) else { continue }
+        if status == 0 { flock(descriptor, LOCK_UN) }
+        throw BlockIOError(.open, path: path, code: EBUSY, user: user)
+      }
+    }
+    return status == 0
   }
 
   /// Closes the descriptor, which must not be used any more.

@@ -44,10 +44,7 @@ public enum CheckCommand: Command {
   /// Checks a request whose input is a file or device that may hold metadata. Prints the result
   /// on `console` and returns the exit status.
   static func runEngine(_ request: CheckRequest, console: Console) throws -> Int32 {
-    let device = try FileDevice(
-      path: request.input,
-      access: request.options.mayWrite ? .readWrite : .readOnly,
-      exclusive: !request.options.metadataSnapshot)
+    let device = try device(request)
     warnOfSize(device, console)
     let report = try check(device, options: request.options, progress: console.makeProgress())
     if request.isJSON {
@@ -70,6 +67,18 @@ public enum CheckCommand: Command {
       try console.output.flush()
     } catch {
       guard ToolError(error).kind == .closedPipe else { throw error }
+    }
+  }
+
+  private static func device(_ request: CheckRequest) throws -> FileDevice {
+    guard request.options.mayWrite else {
+      return try FileDevice(
+        path: request.input, access: .readOnly, exclusive: !request.options.metadataSnapshot)
+    }
+    do throws(OutputError) {
+      return try MetadataOutput.open(request.input)
+    } catch {
+      throw ToolError(error, failed: .input)
     }
   }
 

@@ -195,12 +195,17 @@ public struct Dispatcher {
   }
 
   private func save(_ text: String, as path: String) throws(ToolError) {
-    do throws(BlockIOError) {
-      let sink = try ByteSink(creating: path)
-      try sink.write(text)
-      try sink.flush()
+    let output: TextOutput
+    do throws(OutputError) {
+      output = try TextOutput(path: path)
     } catch {
-      throw ToolError(error.operation == .open ? .output : .inputOutput, error.description)
+      throw ToolError(error)
+    }
+    do throws(BlockIOError) {
+      try output.sink.write(text)
+      try output.commit()
+    } catch {
+      throw ToolError(error)
     }
   }
 }

@@ -1,4 +1,5 @@
 import BlockIO
+import CDMThin
 public import ThinMetadata
 public import ThinTools
 
@@ -20,6 +21,8 @@ public struct DumpRequest: Equatable, Sendable {
   public var deviceIDs: [UInt64]?
   /// Values that replace or raise those of the superblock.
   public var overrides: SuperblockOverrides
+  /// Whether the output may be a block device.
+  public var ontoDevice: Bool
 
   init(_ arguments: ParsedArguments) {
     input = arguments.positionals[0]
@@ -30,6 +33,7 @@ public struct DumpRequest: Equatable, Sendable {
     skipMappings = arguments.has("skip-mappings")
     deviceIDs = arguments.has("dev-id") ? arguments.numbers("dev-id") : nil
     overrides = arguments.overrides
+    ontoDevice = arguments.has("onto-device")
   }
 }
 
@@ -47,18 +51,31 @@ public enum DumpCommand: Command {
     let device = try FileDevice(
       path: request.input, access: .readOnly, exclusive: request.source == .current)
     warnOfSize(device, console)
-    var sink = console.output
-    if let path = request.output {
-      do throws(BlockIOError) {
-        sink = try ByteSink(creating: path)
-      } catch {
-        throw ToolError(.output, error.description)
-      }
-    }
+    let output = try output(request)
     try dump(
-      device, to: sink, options: options, progress: console.makeProgress(),
-      onLoss: { console.warning($0) })
+      device, to: output?.sink ?? console.output, options: options,
+      progress: console.makeProgress(), onLoss: { console.warning($0) })
+    try output?.commit()
     return ExitStatus.ok.rawValue
+  }
+
+  /// The output that was named; nil for the standard output.
+  private static func output(_ request: DumpRequest) throws(ToolError) -> TextOutput? {
+    guard let path = request.output else {
+      guard dmthin_was_closed(1) == 0 else {
+        throw ToolError(.output, "the standard output is closed: name a file with -o")
+      }
+      return nil
+    }
+    var rules = TextOutput.Rules()
+    rules.inputs = [request.input]
+    rules.mayBeDevice = request.ontoDevice
+    rules.isPrecious = InputChecks.preciousContent
+    do throws(OutputError) {
+      return try TextOutput(path: path, rules)
+    } catch {
+      throw ToolError(error)
+    }
   }
 
   /// Looks at the input before the engine does.
@@ -105,7 +122,13 @@ public enum DumpCommand: Command {
       help: "What to write: xml, which thin_restore reads, or human_readable. Default: xml."),
     OptionSpec(
       "output", short: "o", value: .required(placeholder: "FILE", .path),
-      help: "Write to this file, created or replaced, rather than to the standard output."),
+      help: """
+        Write to this file rather than to the standard output. It is created, or replaced once the \
+        dump is complete: a dump that fails leaves the old file as it is. A file that holds metadata \
+        of a pool is not replaced.
+        """),
+    OptionSpec(
+      "onto-device", help: "Let --output be a block device, whose content is overwritten."),
   ]
 
   private static let selection = [

@@ -18,6 +18,7 @@ public enum InputChecks {
     guard isFileOrDevice(info) else {
       throw ToolError(.input, "Not a block device or regular file '\(path)'.")
     }
+    try requireOtherThanStandardOutput(path)
   }
 
   /// The input exists, is not XML, and has room for a metadata block. Whether it is metadata is
@@ -51,6 +52,7 @@ public enum InputChecks {
     guard isFileOrDevice(info) else {
       throw ToolError(.output, "Not a block device or regular file '\(path)'.")
     }
+    try requireOtherThanStandardOutput(path)
     let bytes = try byteCount(path, .output)
     if bytes < outputBytesMin {
       throw ToolError(

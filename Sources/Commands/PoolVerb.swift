@@ -56,8 +56,8 @@ extension PoolVerb {
 enum InactiveMetadata {
   /// Opens it so that nobody else does: a device exclusively, a file with a lock.
   static func open(_ path: String) throws(ToolError) -> FileDevice {
-    do throws(BlockIOError) {
-      return try FileDevice(path: path, access: .readWrite, exclusive: true)
+    do throws(OutputError) {
+      return try MetadataOutput.open(path)
     } catch {
       throw ToolError(error)
     }

@@ -60,7 +60,7 @@ extension PoolManager {
   /// - Returns: `error`, and where that fails what stands.
   private func unformatted(_ path: String, _ error: ToolError) -> ToolError {
     do {
-      try Self.wipe(FileDevice(path: path, access: .readWrite, exclusive: true))
+      try Self.wipe(MetadataOutput.open(path))
       return error
     } catch let undo {
       return ToolError(

@@ -31,13 +31,13 @@ public struct DamageTrial {
   private let baseline: [UInt8]
   private let hasSnapshot: Bool
   private let dumpText = DumpText()
-  private let nowhere: ByteSink
+  private let nowhere: TextOutput
 
   /// Trials on the image in the file `path`, which is sound.
   public init(image path: String) throws {
     let device = try MemoryDevice(contentsOf: path)
     generator = try DamageGenerator(device)
-    nowhere = try ByteSink(creating: "/dev/null")
+    nowhere = try TextOutput(path: "/dev/null")
     hasSnapshot = try MetadataView(device, source: .current).superblock.metadataSnapshot != 0
     baseline = try dumpText(device)
   }
@@ -60,11 +60,11 @@ public struct DamageTrial {
 
   /// Whatever these say of a damaged image, they must end and must not trap.
   private func runOtherTools(_ device: MemoryDevice) {
-    try? dump(device, to: nowhere, options: DumpOptions(), progress: Progress())
+    try? dump(device, to: nowhere.sink, options: DumpOptions(), progress: Progress())
     var salvaging = DumpOptions()
     salvaging.repair = true
     salvaging.overrides.dataBlockSectors = 128
-    try? dump(device, to: nowhere, options: salvaging, progress: Progress())
+    try? dump(device, to: nowhere.sink, options: salvaging, progress: Progress())
     var listing = LsOptions()
     listing.countsExclusive = true
     listing.findsHighest = true

@@ -3,6 +3,10 @@
 public enum SuperblockRecord: FixedSizeRecord {
   /// The whole block; 364 bytes carry meaning, so that a 512-byte write of it is atomic.
   public static var byteCount: Int { Limits.blockBytes }
+  /// Whether a block says that it is a superblock, be it sound or not.
+  public static func isClaimed(by block: RawSpan) -> Bool {
+    block.byteCount >= byteCount && RecordView<Self>(block)[magic] == magicValue
+  }
   /// Bytes that carry meaning; the rest is zero when formatted, and preserved.
   public static var usedBytes: Int { 364 }
   /// Identifies dm-thin metadata.

@@ -40,9 +40,22 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
       case .open where error.code == EBUSY: .busy
       case .write where error.code == EPIPE: .closedPipe
       case .open, .size: .input
+      case .create, .replace, .keep: .output
       default: .inputOutput
       }
     message = error.description
+  }
+
+  /// An output that is not written to.
+  /// - Parameter failed: the kind where it cannot be opened.
+  public init(_ error: OutputError, failed: Kind = .output) {
+    let kind: Kind =
+      switch error.kind {
+      case .busy: .busy
+      case .refused: .output
+      case .failed: failed
+      }
+    self.init(kind, error.message)
   }
 
   /// A block that is not what its place says.

@@ -98,9 +98,9 @@ import ThinTools
   func fullOutput() throws {
     for name in ["fresh", "multi-level"] {
       let device = try MemoryDevice(contentsOf: Pools.path(name))
+      let full = try TextOutput(path: "/dev/full")
       let error = #expect(throws: ToolError.self) {
-        try dump(
-          device, to: ByteSink(creating: "/dev/full"), options: DumpOptions(), progress: Progress())
+        try dump(device, to: full.sink, options: DumpOptions(), progress: Progress())
       }
       #expect(error?.kind == .inputOutput && error?.message.contains("No space left") == true)
     }

@@ -36,6 +36,20 @@ int dmthin_memory_file(const char *name);
 /// A pipe whose ends are closed on exec; -1 with errno set.
 int dmthin_pipe(int ends[2]);
 
+/// Whether another open file has a lock of fcntl(2) on a part of the file that is at odds with one for
+/// writing, or for reading, of all of it: 1 or 0, or -1 with errno set.
+int dmthin_is_range_locked(int fd, int for_writing);
+
+/// A new file without a name in `folder`, for reading and writing, closed on exec; -1 with errno set where
+/// the file system cannot do that, or where /proc, through which it gets a name later, is missing.
+int dmthin_unnamed_file(const char *folder, uint32_t mode);
+
+/// The same, also where it has to have a name for a moment. It can get none later.
+int dmthin_temporary_file(const char *folder);
+
+/// Whether `folder` is in a /proc.
+int dmthin_is_proc(const char *folder);
+
 /// Adds to `actions`, a posix_spawn_file_actions_t, that a child has nothing open from descriptor `first`
 /// on; returns 0 or an error number.
 int dmthin_spawn_close_from(void *actions, int first);

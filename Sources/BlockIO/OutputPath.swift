@@ -1,0 +1,59 @@
+import CDMThin
+import Glibc
+
+/// Where a path leads that somebody named as input or output. What the last name links to is followed;
+/// names below /proc/PID/fd, to which /dev/stdin and /dev/stdout lead, are descriptors rather than files.
+public struct OutputPath: Sendable {
+  /// The path with its last link followed.
+  public let path: String
+  /// The descriptor of this process that it names, if it does.
+  public let ownDescriptor: Int32?
+  /// Whether it names a descriptor of any process.
+  public let isDescriptor: Bool
+
+  /// Follows `path`. What there is at its end may be anything, or nothing.
+  public init(_ path: String) {
+    var path = path
+    for _ in 0..<40 {
+      guard let target = Self.target(ofLink: path) else { break }
+      let folder = Self.folder(of: path)
+      if dmthin_is_proc(folder) != 0 {
+        self.path = path
+        isDescriptor = true
+        ownDescriptor = Self.own(folder, name: Self.name(of: path))
+        return
+      }
+      path = target.hasPrefix("/") ? target : "\(folder)/\(target)"
+    }
+    self.path = path
+    isDescriptor = false
+    ownDescriptor = nil
+  }
+
+  /// The folder that the last name of a path is in.
+  static func folder(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
+  }
+
+  static func name(of path: String) -> String {
+    path.lastIndex(of: "/").map { String(path[path.index(after: $0)...]) } ?? path
+  }
+
+  private static func target(ofLink path: String) -> String? {
+    var buffer = [UInt8](repeating: 0, count: Int(PATH_MAX))
+    let count = buffer.withUnsafeMutableBytes { bytes in
+      let characters = bytes.bindMemory(to: CChar.self)
+      return characters.baseAddress.map { readlink(path, $0, characters.count) } ?? -1
+    }
+    return count > 0 ? String(decoding: buffer[..<count], as: UTF8.self) : nil
+  }
+
+  private static func own(_ folder: String, name: String) -> Int32? {
+    guard let real = realpath(folder, nil) else { return nil }
+    defer { free(real) }
+    let text = String(cString: real)
+    guard text.hasPrefix("/proc/\(getpid())/"), text.hasSuffix("/fd") else { return nil }
+    return Int32(name)
+  }
+}

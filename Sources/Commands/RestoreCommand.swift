@@ -1,5 +1,4 @@
 import BlockIO
-import Glibc
 public import ThinTools
 
 /// What `thin_restore` is asked to do.
@@ -10,11 +9,14 @@ public struct RestoreRequest: Equatable, Sendable {
   public var output: String
   /// Values that replace or raise those of the dump.
   public var overrides: SuperblockOverrides
+  /// Refuse to give up what the output holds before the new metadata is in place.
+  public var keepsOld: Bool
 
   init(_ arguments: ParsedArguments) {
     input = arguments.text("input") ?? ""
     output = arguments.text("output") ?? ""
     overrides = arguments.overrides
+    keepsOld = arguments.has("keep-old")
   }
 }
 
@@ -22,27 +24,24 @@ public struct RestoreRequest: Equatable, Sendable {
 public enum RestoreCommand: Command {
   /// Restores the dump to the output and returns the exit status.
   static func runEngine(_ request: RestoreRequest, console: Console) throws -> Int32 {
-    let descriptor = open(request.input, O_RDONLY | O_CLOEXEC)
-    guard descriptor >= 0 else {
-      throw ToolError(BlockIOError(.open, path: request.input, code: errno))
-    }
-    defer { close(descriptor) }
-    var info = stat()
-    let size = fstat(descriptor, &info) == 0 ? UInt64(max(0, info.st_size)) : 0
+    let input = try RestoreInput(request.input)
     let device: FileDevice
-    do throws(BlockIOError) {
-      device = try FileDevice(path: request.output, access: .readWrite, exclusive: true)
+    do throws(OutputError) {
+      device = try MetadataOutput.open(request.output, reading: [request.input])
     } catch {
-      throw ToolError(error.code == EBUSY ? .busy : .output, error.description)
+      throw ToolError(error)
     }
     warnOfSize(device, console)
     var options = RestoreOptions()
     options.dataBlockSectors = request.overrides.dataBlockSectors
     options.dataBlockCount = request.overrides.dataBlockCount
     options.transactionID = request.overrides.transactionID
+    options.keepsOld = request.keepsOld
+    let progress = console.makeProgress()
+    try input.keep(for: device, options: &options, progress: progress)
     let result = try restore(
-      xml: descriptor, path: request.input, to: device, options: options,
-      progress: console.makeProgress(), xmlByteCount: size)
+      xml: input.descriptor, path: request.input, to: device, options: options,
+      progress: progress, xmlByteCount: input.byteCount, onNotice: { console.warning($0) })
     for warning in result.warnings { console.warning(warning) }
     return ExitStatus.ok.rawValue
   }
@@ -51,7 +50,6 @@ public enum RestoreCommand: Command {
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let request = RestoreRequest(arguments)
-    try InputChecks.requireInput(request.input)
     try InputChecks.requireOutput(request.output)
     return try runEngine(request, console: console)
   }
@@ -63,8 +61,17 @@ public enum RestoreCommand: Command {
     description: [
       """
       Reads a dump in XML, as thin_dump writes it, and writes metadata with the same devices and \
-      mappings. Everything that the output held before is lost; the superblock is written last, so \
-      that an interrupted restore leaves no metadata that looks whole.
+      mappings. The superblock is written last: an interrupted restore leaves no metadata that looks \
+      whole, or the old metadata.
+      """,
+      """
+      Where the output holds metadata, the whole dump is judged before anything is written. Sound \
+      metadata stays valid until the new one is complete, if there are enough free blocks for both. \
+      If not, and if it is damaged, a warning says so, and it is overwritten; with --keep-old the \
+      restore is refused instead. Afterwards the old metadata is gone.
+      """,
+      """
+      A dump from a pipe is first copied to a file without a name in $TMPDIR or /tmp, up to 128 GiB.
       """,
       """
       The output must be an inactive device, or a file that exists already: its size is the size \
@@ -74,10 +81,16 @@ public enum RestoreCommand: Command {
     options: [
       OptionSpec(
         "input", short: "i", value: .required(placeholder: "FILE", .path),
-        help: "The dump to read.", isRequired: true),
+        help: "The dump to read: a file or device, or a pipe, like /dev/stdin.", isRequired: true),
       OptionSpec(
         "output", short: "o", value: .required(placeholder: "FILE", .path),
         help: "The metadata device or file to write; at least 40960 bytes.", isRequired: true),
+      OptionSpec(
+        "keep-old",
+        help: """
+          Refuse, with status 73, to overwrite metadata that the output holds where it would not stay \
+          valid until the new metadata is complete.
+          """),
       .dataBlockSize("Data block size in sectors of 512 bytes, in place of the dump's."),
       .dataBlockCount("Data blocks of the pool; used where it is more than the dump says."),
       .transactionID("Transaction id; used where it is more than the dump says."),
@@ -86,6 +99,7 @@ public enum RestoreCommand: Command {
     examples: [
       ("$ -i pool.xml -o /dev/mapper/vg-pool_tmeta", "Restore the metadata of an inactive pool."),
       ("truncate -s 64M pool.bin && $ -i pool.xml -o pool.bin", "Restore to a file."),
+      ("zcat pool.xml.gz | $ -i /dev/stdin -o pool.bin", "Restore from a compressed dump."),
     ],
     exitStatus: [
       (.damaged, "The dump is malformed, contradicts itself, or does not fit the output.")

@@ -1,3 +1,4 @@
+import BlockIO
 public import ThinFormat
 
 /// Writes space maps from counts in memory: bitmaps, the tree of counts of three and more, and the
@@ -8,12 +9,19 @@ public import ThinFormat
 public struct SpaceMapWriter {
   private let writer: SequentialBlockWriter
   private let metadataCounts: ReferenceCounts
+  /// Blocks that the metadata space map is for.
+  private let metadataBlockCount: UInt64
 
   /// Writes into blocks of `writer`'s choice.
   /// - Parameter metadataCounts: counts of all metadata blocks; every block written here is
   ///   counted in it, old space maps must not be.
-  public init(writer: SequentialBlockWriter, metadataCounts: ReferenceCounts) {
+  /// - Parameter metadataBlockCount: blocks of the metadata, where the counts have room for more.
+  public init(
+    writer: SequentialBlockWriter, metadataCounts: ReferenceCounts,
+    metadataBlockCount: UInt64? = nil
+  ) {
     self.writer = writer
+    self.metadataBlockCount = metadataBlockCount ?? metadataCounts.blockCount
     self.metadataCounts = metadataCounts
   }
 
@@ -39,16 +47,16 @@ public struct SpaceMapWriter {
   /// counts of these very blocks.
   /// - Precondition: the counts cover at most `Limits.metadataBlocksMax` blocks.
   public func writeMetadataMap() throws(BlockWriteError) -> SpaceMapRoot {
-    precondition(metadataCounts.regionCount <= Limits.metadataBitmapsMax)
     var root = SpaceMapRoot()
-    root.blockCount = metadataCounts.blockCount
+    root.blockCount = metadataBlockCount
+    precondition(root.bitmapCount <= UInt64(Limits.metadataBitmapsMax))
     // Blocks of the map itself have a count of one: they never enter this tree.
     root.overflowRoot = try writeOverflow(metadataCounts)
     // All blocks are taken before the first bitmap is written, so that it says so.
     root.bitmapRoot = try writer.allocate()
     metadataCounts.increment(root.bitmapRoot)
     var bitmaps: [UInt64] = []
-    for _ in 0..<metadataCounts.regionCount {
+    for _ in 0..<root.bitmapCount {
       let number = try writer.allocate()
       metadataCounts.increment(number)
       bitmaps.append(number)
@@ -64,6 +72,15 @@ public struct SpaceMapWriter {
       }
     }
     return root
+  }
+
+  /// How many blocks `writeMetadataMap` would take now.
+  public func metadataMapBlocks() throws(BlockWriteError) -> UInt64 {
+    let nowhere = SequentialBlockWriter(Nowhere(), blockCount: metadataBlockCount)
+    let counts = ReferenceCounts(blockCount: metadataBlockCount)
+    let map = SpaceMapWriter(writer: nowhere, metadataCounts: counts)
+    _ = try map.writeOverflow(metadataCounts)
+    return nowhere.allocatedCount + 1 + UInt64(counts.regionCount)
   }
 
   private func writeOverflow(_ counts: ReferenceCounts) throws(BlockWriteError) -> UInt64 {
@@ -86,4 +103,16 @@ public struct SpaceMapWriter {
       bitmapBlock: number, freeCount: UInt32(Limits.entriesPerBitmap - summary.used),
       noneFreeBefore: UInt32(summary.firstFree))
   }
+}
+
+/// A device that keeps nothing: what is written to it is only counted.
+private final class Nowhere: BlockDevice {
+  let path = "nowhere"
+  let byteCount = UInt64.max
+  let descriptor: Int32? = nil
+  func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) {
+    buffer.initializeMemory(as: UInt8.self, repeating: 0)
+  }
+  func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) {}
+  func flush() {}
 }

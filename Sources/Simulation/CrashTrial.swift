@@ -8,8 +8,8 @@ import ThinTools
 ///
 /// The rule: the image is that of the last transaction that was committed for certain, or of one
 /// whose superblock was being written, as a whole; it is clean, or where the old state had leaked
-/// blocks it may have these. A restore leaves what was there, something that nothing takes for
-/// metadata, or the restored pool.
+/// blocks it may have these. A restore leaves the old pool or the restored one; where there is no room
+/// for both, it may leave something that nothing takes for metadata.
 public struct CrashTrial {
   /// What is interrupted.
   public enum Kind: Hashable, Sendable, CustomStringConvertible {
@@ -19,12 +19,16 @@ public struct CrashTrial {
     case format
     /// `thin_check --auto-repair`.
     case autoRepair
-    /// `thin_restore` over an old pool.
+    /// `thin_restore` beside an old pool.
     case restore
+    /// The same where there is not room for both.
+    case restoreInPlace
 
     /// Every kind.
     public static var allCases: [Kind] {
-      PoolOperation.allCases.map { .operation($0) } + [.format, .autoRepair, .restore]
+      PoolOperation.allCases.map { .operation($0) } + [
+        .format, .autoRepair, .restore, .restoreInPlace,
+      ]
     }
 
     /// For reports.
@@ -34,6 +38,7 @@ public struct CrashTrial {
       case .format: "format"
       case .autoRepair: "auto-repair"
       case .restore: "restore"
+      case .restoreInPlace: "restore in place"
       }
     }
   }
@@ -87,7 +92,8 @@ public struct CrashTrial {
         options.autoRepair = true
         _ = try check($0, options: options, progress: Progress())
       }
-    case .restore:
+    case .restore, .restoreInPlace:
+      if kind == .restoreInPlace { try Self.fill(run.pool) }
       let other = try ModelRun.smallPool(seed: ~seed)
       let xml = DumpText()
       _ = try xml(other.device)
@@ -99,6 +105,18 @@ public struct CrashTrial {
     try act(recording)
     device.revert()
     try findStates()
+  }
+
+  /// Leaves a pool a few free metadata blocks.
+  private static func fill(_ pool: PoolMetadata) throws {
+    var id: UInt64 = 1
+    while pool.freeMetadataBlocks > 14 {
+      if try !pool.hasDevice(id) {
+        try pool.createThin(id)
+        try pool.commit()
+      }
+      id += 1
+    }
   }
 
   private mutating func findStates() throws {

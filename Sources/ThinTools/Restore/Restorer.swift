@@ -2,11 +2,25 @@ import BlockIO
 import PersistentData
 import ThinFormat
 
-/// Turns what the XML of a pool says, as it is read, into metadata blocks.
+/// Turns what the XML of a pool says, as it is read, into metadata blocks; or only judges it.
 ///
-/// Invariants: from `beginSuperblock` to the end of `finish` the output's superblock is zero.
+/// Invariants: from `beginSuperblock` to the end of `finish` the output's superblock is zero, or that of
+/// the metadata beside which is written, and none of its blocks has been written.
 final class Restorer: PoolXmlHandler {
+  /// Where new blocks go.
+  enum Place {
+    /// Nowhere: the XML is judged.
+    case nowhere
+    /// From block 1 on, when the old superblock was zeroed.
+    case fromStart
+    /// Where the old metadata has nothing.
+    case beside(SoundMetadata)
+
+    var isNowhere: Bool { if case .nowhere = self { true } else { false } }
+  }
+
   private let output: any BlockDevice
+  private let place: Place
   private let options: RestoreOptions
   private var warnings: [String] = []
   private var superblock = Superblock()
@@ -24,7 +38,8 @@ final class Restorer: PoolXmlHandler {
 
   /// A `<def>` that was read.
   private struct Def {
-    let shared: SharedNodes
+    /// Nil where nothing is written.
+    let shared: SharedNodes?
     let mappingCount: UInt64
     let firstKey: UInt64
     /// Above the last key.
@@ -60,8 +75,9 @@ final class Restorer: PoolXmlHandler {
   private var dataBlockCount: UInt64 = 0
   private var timeMax: UInt32 = 0
 
-  init(output: any BlockDevice, options: RestoreOptions) {
+  init(output: any BlockDevice, options: RestoreOptions, place: Place) {
     self.output = output
+    self.place = place
     self.options = options
   }
 
@@ -75,8 +91,17 @@ final class Restorer: PoolXmlHandler {
     let least = 7 + (dataBlockCount + per - 1) / per + (blockCount + per - 1) / per
     guard least <= blockCount else { throw full(needed: least) }
     superblock.metadataBlockCount = blockCount
-    let writer = SequentialBlockWriter(output, blockCount: blockCount)
-    let metadataCounts = ReferenceCounts(blockCount: blockCount)
+    let writer: SequentialBlockWriter
+    // Blocks that have a number while it is found out how many are needed.
+    var numberEnd = blockCount
+    switch place {
+    case .nowhere: return
+    case .fromStart: writer = SequentialBlockWriter(output, blockCount: blockCount)
+    case .beside(let old):
+      numberEnd = 2 * blockCount
+      writer = Self.writer(beside: old, output, blockCount: blockCount)
+    }
+    let metadataCounts = ReferenceCounts(blockCount: numberEnd)
     let dataCounts = ReferenceCounts(blockCount: dataBlockCount)
     metadataCounts.increment(0)
     let builder = MappingTreeBuilder(
@@ -84,7 +109,28 @@ final class Restorer: PoolXmlHandler {
     self.builder = builder
     engine = Engine(
       writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts, builder: builder)
-    try writeSuperblock { _ in }
+    if case .fromStart = place { try writeSuperblock { _ in } }
+  }
+
+  /// A writer into blocks that the old metadata does not use, and when these are used up, into blocks
+  /// behind the end, so that it is known how many are needed: as many as the output has at most.
+  private static func writer(
+    beside old: SoundMetadata, _ output: any BlockDevice, blockCount: UInt64
+  ) -> SequentialBlockWriter {
+    var next: UInt64 = 1
+    var behind = blockCount
+    var count: UInt64 = 0
+    let device = OverflowingDevice(output, blockCount: blockCount)
+    return SequentialBlockWriter(device) {
+      count += 1
+      guard count < blockCount else { return nil }
+      while next < blockCount {
+        next += 1
+        if old.counts.count(of: next - 1) == 0 { return next - 1 }
+      }
+      behind += 1
+      return behind - 1
+    }
   }
 
   /// Judges the superblock's fields and applies the options.
@@ -134,8 +180,12 @@ final class Restorer: PoolXmlHandler {
   }
 
   func endDef() throws(ToolError) {
-    guard let engine else { return }
-    let shared = try written { () throws(BlockWriteError) in try engine.builder.finishShared() }
+    let shared: SharedNodes? =
+      if let engine {
+        try written { () throws(BlockWriteError) in try engine.builder.finishShared() }
+      } else {
+        nil
+      }
     defIndex[defName] = Int32(defs.count)
     defs.append(
       Def(shared: shared, mappingCount: mappingCount, firstKey: firstKey, keyEnd: keyEnd))
@@ -169,12 +219,15 @@ final class Restorer: PoolXmlHandler {
   private var knownDevices: Set<UInt32> = []
 
   func endDevice() throws(ToolError) {
-    guard let engine else { return }
     guard mappingCount == current.mappedBlocks else {
       throw ToolError(
         .damaged,
         "device \(current.id) has \(mappingCount) mappings, mapped_blocks says "
           + "\(current.mappedBlocks)")
+    }
+    guard let engine else {
+      leadingRefs = []
+      return
     }
     let root: UInt64
     if leadingRefs.isEmpty {
@@ -283,30 +336,72 @@ final class Restorer: PoolXmlHandler {
   }
 
   private func append(_ def: Def) throws(ToolError) {
-    guard let engine else { return }
-    try written { () throws(BlockWriteError) in try engine.builder.append(def.shared) }
+    guard let engine, let shared = def.shared else { return }
+    try written { () throws(BlockWriteError) in try engine.builder.append(shared) }
   }
 
   // MARK: The end
 
+  /// How it ended.
+  enum Outcome {
+    /// The new metadata is in place.
+    case done(RestoreResult)
+    /// Nothing was written that matters: so many blocks are needed, the superblock included.
+    case tooFewBeside(needed: UInt64)
+  }
+
   /// Writes everything that remains, the superblock last.
-  func finish() throws(ToolError) -> RestoreResult {
+  func finish() throws(ToolError) -> Outcome {
     guard let engine else { throw ToolError(.damaged, "no superblock") }
+    var needed: UInt64?
     try written { () throws(BlockWriteError) in
-      try engine.builder.releaseUnused(defs.lazy.flatMap { $0.shared.nodes.lazy.map(\.block) })
+      try engine.builder.releaseUnused(
+        defs.lazy.flatMap { ($0.shared?.nodes ?? []).lazy.map(\.block) })
       try writeDevices(engine)
-      let maps = SpaceMapWriter(writer: engine.writer, metadataCounts: engine.metadataCounts)
-      superblock.dataSpaceMap = try maps.writeDataMap(engine.dataCounts)
-      superblock.metadataSpaceMap = try maps.writeMetadataMap()
-      try engine.writer.flush()
+      needed = try writeMaps(engine)
+      if needed == nil { try engine.writer.flush() }
     }
+    if let needed { return .tooFewBeside(needed: needed) }
     try writeSuperblock { block in
       superblock.encode(into: block)
       BlockHeader.seal(block, number: 0, kind: .superblock)
     }
-    return RestoreResult(
-      superblock: superblock, deviceCount: UInt64(devices.count), mappingCount: totalCount,
-      warnings: warnings)
+    if case .beside(let old) = place { try forget(old) }
+    return .done(
+      RestoreResult(
+        superblock: superblock, deviceCount: UInt64(devices.count), mappingCount: totalCount,
+        warnings: warnings))
+  }
+
+  /// Writes both space maps.
+  /// - Returns: nil, or how many blocks would have been needed where there were too few beside the old
+  ///   metadata.
+  private func writeMaps(_ engine: Engine) throws(BlockWriteError) -> UInt64? {
+    let blockCount = superblock.metadataBlockCount
+    let maps = SpaceMapWriter(
+      writer: engine.writer, metadataCounts: engine.metadataCounts, metadataBlockCount: blockCount)
+    superblock.dataSpaceMap = try maps.writeDataMap(engine.dataCounts)
+    if case .beside(let old) = place {
+      let needed = try engine.writer.allocatedCount + maps.metadataMapBlocks() + 1
+      guard needed - 1 <= old.freeCount(below: blockCount) else { return needed }
+    }
+    superblock.metadataSpaceMap = try maps.writeMetadataMap()
+    return nil
+  }
+
+  /// Makes the old metadata no pool any more, now that the new one counts: of two whole states on one
+  /// device, a later salvage would have to guess.
+  private func forget(_ old: SoundMetadata) throws(ToolError) {
+    let zeros = AlignedBuffer(count: Limits.blockBytes)
+    do throws(BlockIOError) {
+      for root in old.roots {
+        try output.write(
+          UnsafeRawBufferPointer(zeros.bytes), at: root * UInt64(Limits.blockBytes))
+      }
+      try output.flush()
+    } catch {
+      throw ToolError(error)
+    }
   }
 
   private func writeDevices(_ engine: Engine) throws(BlockWriteError) {
@@ -328,8 +423,11 @@ final class Restorer: PoolXmlHandler {
   /// Writes block 0, zeros except for what `fill` puts there, and waits until it is durable.
   private func writeSuperblock(_ fill: (UnsafeMutableRawBufferPointer) -> Void) throws(ToolError) {
     let block = AlignedBuffer(count: Limits.blockBytes)
-    fill(block.bytes)
     do throws(BlockIOError) {
+      // What carries no meaning stays, so that one sector has all that changes: a power cut cannot leave
+      // a block of both.
+      if case .beside = place { try output.read(into: block.bytes, at: 0) }
+      fill(block.bytes)
       try output.write(UnsafeRawBufferPointer(block.bytes), at: 0)
       try output.flush()
     } catch {

@@ -28,6 +28,8 @@ public final class PoolXmlReader {
   private let readBytes: Int
   /// Hears of bytes read.
   private let progress: Progress?
+  /// Gets every piece that is read, before it is looked at.
+  private let onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)?
 
   private let buffer: UnsafeMutablePointer<UInt8>
   private var start = 0
@@ -50,18 +52,22 @@ public final class PoolXmlReader {
   ///   - path: what messages call it.
   ///   - handler: gets what the text says.
   ///   - progress: counts the bytes read.
+  ///   - onRead: gets every piece that is read, before it is looked at.
   public convenience init(
-    descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress? = nil
+    descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress? = nil,
+    onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)? = nil
   ) {
     self.init(
       descriptor: descriptor, path: path, handler: handler, progress: progress,
-      usesFastPath: true, readBytes: Self.bufferBytes)
+      usesFastPath: true, readBytes: Self.bufferBytes, onRead: onRead)
   }
 
   init(
     descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress?,
-    usesFastPath: Bool, readBytes: Int
+    usesFastPath: Bool, readBytes: Int,
+    onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)? = nil
   ) {
+    self.onRead = onRead
     self.descriptor = descriptor
     self.path = path
     self.handler = handler
@@ -131,6 +137,7 @@ public final class PoolXmlReader {
       guard n >= 0 else {
         throw ToolError(.inputOutput, "cannot read \(path): \(String(cString: strerror(errno)))")
       }
+      try onRead?(UnsafeRawBufferPointer(start: buffer + end, count: n))
       atEnd = n == 0
       end += n
       progress?.advance(by: UInt64(n))

@@ -121,6 +121,8 @@ public final class PoolServer {
         "warning: there is room for \(room) of \(options.limits.connections) connections only: "
           + "raise the hard limit of open files (ulimit -Hn)")
     }
+    let paths = options.sockets + [controlPath, options.metrics].compactMap { $0 }
+    for path in paths { RuntimeFolder.make(for: path) }
     var place = ""
     do throws(SystemError) {
       for path in options.sockets {

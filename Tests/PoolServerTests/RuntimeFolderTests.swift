@@ -1,0 +1,35 @@
+import Glibc
+import TestSupport
+import Testing
+
+@testable import PoolServer
+
+@Suite struct RuntimeFolderTests {
+  private func mode(_ path: String) -> UInt32? {
+    var info = stat()
+    return stat(path, &info) == 0 ? info.st_mode & 0o7777 : nil
+  }
+
+  @Test("folders of a socket that are missing below the top are made for this user alone")
+  func made() throws {
+    let folder = try ScratchFolder()
+    let top = folder.path + "/"
+    RuntimeFolder.make(for: top + "a/b/control", top: top)
+    #expect(mode(top + "a") == 0o700 && mode(top + "a/b") == 0o700)
+    #expect(mode(top + "a/b/control") == nil)
+    #expect(chmod(top + "a", 0o755) == 0)
+    RuntimeFolder.make(for: top + "a/control", top: top)
+    #expect(mode(top + "a") == 0o755)
+  }
+
+  @Test("elsewhere, and by way of the folder above, nothing is made")
+  func refused() throws {
+    let folder = try ScratchFolder()
+    let top = folder.path + "/run/"
+    RuntimeFolder.make(for: folder.path + "/other/control", top: top)
+    #expect(mkdir(top, 0o755) == 0)
+    RuntimeFolder.make(for: top + "../other/control", top: top)
+    RuntimeFolder.make(for: top + "control", top: top)
+    #expect(mode(folder.path + "/other") == nil)
+  }
+}

@@ -115,7 +115,7 @@ public final class TextOutput {
       throw OutputError(error)
     }
     if let what = rules.isPrecious?(firstBytes(place.path)) {
-      close(old)
+      release(old)
       throw OutputError(
         .refused,
         "\(path) is \(what), and not replaced by text: name another output, or remove it first")
@@ -123,8 +123,14 @@ public final class TextOutput {
     do throws(BlockIOError) {
       return try FileReplacement(at: place.path, old: (info, old), copies: place.isDescriptor)
     } catch {
+      release(old)
       throw OutputError(error)
     }
+  }
+
+  private static func release(_ old: Int32) {
+    flock(old, LOCK_UN)
+    close(old)
   }
 
   private static func firstBytes(_ path: String) -> [UInt8] {

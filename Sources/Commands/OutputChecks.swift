@@ -8,7 +8,8 @@ extension InputChecks {
   /// Messages and results do not go to what is read or written: `thin_check m >m`, `2>>m`.
   static func requireOtherThanStandardOutput(_ path: String) throws(ToolError) {
     guard let identity = FileIdentity(path: path) else { return }
-    for descriptor: Int32 in [1, 2] where FileIdentity(descriptor: descriptor) == identity {
+    // The error output first: both may be the same, and the message is not to go there.
+    for descriptor: Int32 in [2, 1] where FileIdentity(descriptor: descriptor) == identity {
       if descriptor == 2 {
         // This message would be the first to overwrite it.
         let null = open("/dev/null", O_WRONLY | O_CLOEXEC)

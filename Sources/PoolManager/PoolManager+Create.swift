@@ -167,7 +167,9 @@ extension PoolManager {
       try devices.word(request.metadata, backend),
       try devices.word(request.data, backend)
     )
-    guard words.0 != words.1 else {
+    let files = (FileIdentity(path: request.metadata), FileIdentity(path: request.data))
+    let overlap = files.0.flatMap { metadata in files.1.map { metadata.overlaps($0) } } ?? false
+    guard words.0 != words.1, !overlap else {
       throw ToolError(.request, "metadata and data cannot be on the same device")
     }
   }

@@ -17,14 +17,14 @@ enum OldMetadata {
   private static let sampleBlocks = 64
 
   /// Looks at `output`. Sound metadata is checked as thin_check does.
-  static func find(on output: any BlockDevice, progress: Progress) throws(ToolError) -> OldMetadata
-  {
+  static func find(on output: any BlockDevice, progress: Progress) -> OldMetadata {
     let count = min(sampleBlocks, Int(output.byteCount) / Limits.blockBytes)
     let buffer = AlignedBuffer(count: count * Limits.blockBytes)
     do throws(BlockIOError) {
       try output.read(into: buffer.bytes, at: 0)
     } catch {
-      throw ToolError(error)
+      // What cannot be read may still be written, which makes many a disk replace the sector.
+      return .damaged
     }
     let start = UnsafeRawBufferPointer(rebasing: buffer.bytes[..<Limits.blockBytes])
     guard SuperblockRecord.isClaimed(by: RawSpan(_unsafeBytes: start)) else {

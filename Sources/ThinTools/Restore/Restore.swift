@@ -76,7 +76,7 @@ public func restore(
       .read()
     return restorer
   }
-  let old = try OldMetadata.find(on: output, progress: progress)
+  let old = OldMetadata.find(on: output, progress: progress)
   switch old {
   case .none: break
   case .damaged, .sound:

@@ -1,0 +1,221 @@
+import BlockIO
+import CDMThin
+import Glibc
+import TestSupport
+import Testing
+
+/// What programs do to what they write to. The kernel's part, and a table of all of it, is in
+/// contrib/kernel/scenarios/outputs.sh.
+@Suite("Outputs are precious")
+struct OutputTests {
+  private let folder: ScratchFolder
+  private let metadata: String
+  private let xml: String
+  /// What a dump of the metadata says.
+  private let text: [UInt8]
+
+  init() throws {
+    folder = try ScratchFolder()
+    xml = try folder.file("pool.xml", text: Self.pool(devices: 3))
+    metadata = try folder.zeros("metadata", size: 1 << 20)
+    #expect(try run([Tools.path("thin_restore"), "-q", "-i", xml, "-o", metadata]).status == 0)
+    text = try run([Tools.path("thin_dump"), metadata]).output
+  }
+
+  private static func pool(devices: Int) -> String {
+    var text =
+      "<superblock uuid=\"\" time=\"1\" transaction=\"3\" version=\"2\" data_block_size=\"128\" "
+      + "nr_data_blocks=\"512\">\n"
+    for id in 1...devices {
+      text +=
+        "  <device dev_id=\"\(id)\" mapped_blocks=\"1\" transaction=\"0\" creation_time=\"0\" "
+        + "snap_time=\"1\">\n    <single_mapping origin_block=\"0\" data_block=\"\(id)\" time=\"0\"/>\n"
+        + "  </device>\n"
+    }
+    return text + "</superblock>\n"
+  }
+
+  private func tool(_ arguments: String...) throws -> ProcessResult {
+    try run([try Tools.path(arguments[0])] + arguments.dropFirst())
+  }
+
+  @Test("a text takes the place of the old one as a whole, under this name, with its mode")
+  func replaced() throws {
+    for place in [nil, "/dev/shm"] {
+      let there = try ScratchFolder(in: place)
+      let old = try there.file("old.xml", text: "yesterday\n")
+      chmod(old, 0o640)
+      #expect(link(old, there.file("other name")) == 0)
+      #expect(symlink("old.xml", there.file("link")) == 0)
+      #expect(try tool("thin_dump", "-o", there.file("link"), metadata).status == 0)
+      #expect(try contents(of: old) == text)
+      #expect(try contents(of: there.file("other name")) == Array("yesterday\n".utf8))
+      var info = stat()
+      #expect(lstat(there.file("link"), &info) == 0 && info.st_mode & S_IFMT == S_IFLNK)
+      #expect(stat(old, &info) == 0 && info.st_mode & 0o777 == 0o640)
+      #expect(Folder.names(in: there.path).sorted() == ["link", "old.xml", "other name"])
+    }
+  }
+
+  @Test("a dump that fails, wherever, leaves what was there and nothing else")
+  func kept() throws {
+    let damaged = try folder.copy(of: metadata, as: "damaged")
+    let broken = try shell(
+      "dd if=/dev/urandom of='\(damaged)' bs=4096 seek=1 count=6 conv=notrunc status=none")
+    #expect(broken.status == 0)
+    let backups = try ScratchFolder()
+    let backup = try backups.file("backup.xml", text: "yesterday")
+    let dump = try Tools.path("thin_dump")
+    for (command, status) in [
+      ("'\(dump)' -o '\(backup)' '\(damaged)'", 64),
+      ("'\(dump)' -m -o '\(backup)' '\(metadata)'", 64),
+      ("'\(dump)' -o '\(backup)' /no/such/metadata", 66),
+      ("ulimit -f 0; '\(dump)' -o '\(backup)' '\(metadata)'", 74),
+      ("'\(dump)' -o '\(backups.path)/no/folder' '\(metadata)'", 73),
+      ("'\(dump)' -o '\(backups.path)' '\(metadata)'", 73),
+    ] {
+      let result = try shell(command)
+      #expect(result.status == status, "\(command): \(result.errors)")
+      #expect(try contents(of: backup) == Array("yesterday".utf8), "\(command)")
+      #expect(Folder.names(in: backups.path) == ["backup.xml"], "\(command)")
+    }
+  }
+
+  @Test("what is read is not written, by whatever name, nor other metadata by text")
+  func inputs() throws {
+    let before = try contents(of: metadata)
+    let dump = try contents(of: xml)
+    #expect(
+      link(metadata, folder.file("hard")) == 0 && symlink("metadata", folder.file("soft")) == 0)
+    #expect(link(xml, folder.file("hard.xml")) == 0)
+    let other = try folder.copy(of: metadata, as: "other")
+    for name in ["metadata", "hard", "soft"] {
+      for repair in [[], ["--repair"]] {
+        let result = try run(
+          [try Tools.path("thin_dump")] + repair + ["-o", folder.file(name), metadata])
+        #expect(result.status == 73 && result.errors.contains("is the input"), "\(result.errors)")
+      }
+    }
+    for name in ["pool.xml", "hard.xml"] {
+      let result = try tool("thin_restore", "-i", xml, "-o", folder.file(name))
+      #expect(result.status == 73, "\(result.errors)")
+    }
+    let precious = try tool("thin_dump", "-o", other, metadata)
+    #expect(precious.status == 73 && precious.errors.contains("metadata of a thin pool"))
+    #expect(try contents(of: metadata) == before && contents(of: other) == before)
+    #expect(try contents(of: xml) == dump)
+  }
+
+  @Test("messages and results do not go to what is read or written")
+  func standardOutput() throws {
+    let before = try contents(of: metadata)
+    let tools = try Tools.folder.get()
+    for command in [
+      "thin_check '\(metadata)' >>'\(metadata)'", "thin_check '\(metadata)' 2>>'\(metadata)'",
+      "thin_dump '\(metadata)' 1<>'\(metadata)'", "thin_ls '\(metadata)' 1<>'\(metadata)'",
+      "thin_restore -i /no/such/file -o '\(metadata)' 2<>'\(metadata)'",
+      "thin_check --auto-repair '\(metadata)' >>'\(metadata)' 2>&1",
+    ] {
+      let result = try shell("'\(tools)'/\(command)")
+      #expect(result.status == 73, "\(command): \(result.errors)")
+      #expect(try contents(of: metadata) == before, "\(command)")
+    }
+    let closed = try shell("'\(tools)'/thin_dump '\(metadata)' >&-")
+    #expect(closed.status == 73 && closed.errors.contains("standard output is closed"))
+  }
+
+  @Test("what is locked is left alone, whatever kind of lock it is, and its holder is named")
+  func locked() throws {
+    let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
+    let before = try contents(of: metadata)
+    let text = try tool("thin_dump", "-o", metadata, xml)
+    #expect(text.status != 0)
+    let copy = try folder.copy(of: metadata, as: "copy")
+    for arguments in [
+      ["thin_dump", "-o", metadata, copy], ["thin_restore", "-i", xml, "-o", metadata],
+      ["thin_check", "--auto-repair", metadata], ["thin_check", metadata],
+    ] {
+      let result = try run([try Tools.path(arguments[0])] + arguments.dropFirst())
+      #expect(
+        result.status == 75 && result.errors.contains("(process \(getpid()))"), "\(result.errors)")
+    }
+    #expect(try contents(of: metadata) == before)
+    withExtendedLifetime(device) {}
+    // As qemu locks its images: a range, by fcntl.
+    let ranged = open(copy, O_RDWR | O_CLOEXEC)
+    defer { close(ranged) }
+    var lock = flock()
+    lock.l_type = Int16(F_WRLCK)
+    lock.l_start = 100
+    lock.l_len = 1
+    try #require(fcntl(ranged, F_SETLK, &lock) == 0)
+    #expect(try tool("thin_restore", "-i", xml, "-o", copy).status == 75)
+    #expect(try tool("thin_dump", "-o", copy, metadata).status == 75)
+  }
+
+  @Test("pipes, devices and descriptors are outputs, and dumps come through them")
+  func streams() throws {
+    let tools = try Tools.folder.get()
+    for line in [
+      "thin_dump -o /dev/stdout '\(metadata)'", "thin_dump -o /dev/fd/3 '\(metadata)' 3>&1",
+      "thin_dump -o /proc/self/fd/1 '\(metadata)' | cat",
+    ] {
+      #expect(try shell("'\(tools)'/\(line)").output == text, "\(line)")
+    }
+    #expect(try tool("thin_dump", "-o", "/dev/null", metadata).status == 0)
+    let more = try shell(
+      "{ echo before; '\(tools)'/thin_dump -o /dev/stdout '\(metadata)'; } >'\(folder.path)/more'")
+    #expect(more.status == 0)
+    #expect(try contents(of: folder.file("more")) == Array("before\n".utf8) + text)
+
+    let new = try folder.zeros("new", size: 1 << 20)
+    for (line, status) in [
+      ("cat '\(xml)' | '\(tools)'/thin_restore -i /dev/stdin -o '\(new)'", 0),
+      ("'\(tools)'/thin_restore -i <(cat '\(xml)') -o '\(new)'", 0),
+      ("'\(tools)'/thin_restore -i /proc/self/fd/0 -o /proc/self/fd/4 <'\(xml)' 4<>'\(new)'", 0),
+      ("{ cat '\(xml)'; echo more; } | '\(tools)'/thin_restore -i /dev/stdin -o '\(new)'", 64),
+      (
+        "cat '\(xml)' | TMPDIR=/no/such/folder '\(tools)'/thin_restore -i /dev/stdin -o '\(new)'",
+        73
+      ),
+      ("'\(tools)'/thin_restore -i /dev/zero -o '\(new)'", 64),
+    ] {
+      let result = try shell(line)
+      #expect(result.status == status, "\(line): \(result.errors)")
+      #expect(try tool("thin_dump", new).output == text, "\(line)")
+    }
+  }
+}
+
+/// Where the project opens something for writing or makes a file: a new place is to be thought about.
+@Suite struct OutputPlacesTests {
+  private static let known = [
+    "BlockIO/TextOutput.swift": "the door for text",
+    "BlockIO/FileReplacement.swift": "the same, for regular files",
+    "BlockIO/MetadataOutput.swift": "the door for metadata",
+    "BlockIO/OpenFile.swift": "the same: alone, by O_EXCL or a lock",
+    "CDMThin/program.c": "/dev/null in place of descriptors that are closed",
+    "CDMThin/system.c": "files without a name",
+    "Commands/Console.swift": "standard output, of which InputChecks makes sure",
+    "Commands/OutputChecks.swift": "/dev/null in place of an error output that is an input",
+    "KernelDeviceMapper/KernelDeviceMapper+KernelOnly.swift": "for reading",
+    "KernelDeviceMapper/KernelDeviceMapper+Lists.swift": "/dev/mapper/control",
+    "PoolManager/LVMRecords.swift": "/dev/null as a child's error output",
+    "PoolManager/PoolManager+Create.swift": "claims a device as OpenFile does",
+    "PoolManager/RunFolder.swift": "files of its own folder, renamed when whole",
+    "Simulation/DumpText.swift": "a file in memory, for trials",
+    "TargetSimulation/PoolRig.swift": "scratch files of trials",
+  ]
+
+  @Test("only known places open something for writing: commands use TextOutput and MetadataOutput")
+  func places() throws {
+    let pattern =
+      "O_CREAT|O_TRUNC|O_WRONLY|O_RDWR|O_TMPFILE|access: \\.readWrite|[^a-zA-Z]fopen\\(|ftruncate\\(|"
+      + "mkstemp|ByteSink\\("
+    let found = try shell("cd '\(Repository.root)/Sources' && grep -rlE '\(pattern)' .")
+    let files = Set(found.text.split(separator: "\n").map { String($0.dropFirst(2)) })
+    let unknown = files.subtracting(Self.known.keys).sorted()
+    #expect(unknown.isEmpty, "use TextOutput or MetadataOutput, or say here what guards them")
+    #expect(Set(Self.known.keys).subtracting(files).isEmpty)
+  }
+}

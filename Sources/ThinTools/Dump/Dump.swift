@@ -84,6 +84,8 @@ struct DumpSource {
   let devices: [ThinDevice]
   /// Mappings beyond are impossible.
   let dataBlockCount: UInt64
+  /// Later times of mappings are written as this one.
+  let mappingTimeMax: UInt32
   let stream: BlockStream
   private let leaves: LeafSequence
   /// Where only what is usable of a damaged pool is wanted.
@@ -108,13 +110,15 @@ struct DumpSource {
     stream = BlockStream(device)
     leaves = LeafSequence(reader, stream: stream)
     salvaged = nil
+    mappingTimeMax = Limits.timeMax
   }
 
   /// What `forest` found usable of a damaged pool.
   init(
     salvaged forest: TreeForest, _ reader: BlockReader, _ header: DumpHeader,
-    _ devices: [ThinDevice]
+    _ devices: [ThinDevice], mappingTimeMax: UInt32
   ) {
+    self.mappingTimeMax = mappingTimeMax
     self.reader = reader
     self.header = header
     self.devices = devices

@@ -188,9 +188,10 @@ struct Dumper: ~Copyable {
           "\(TreeFault(.mappings, block: block, .dataBlockBeyondEnd(virtualBlock: key, dataBlock: dataBlock, blockCount: pool.dataBlockCount)))"
         )
       }
+      let time = min(mapping.time, pool.mappingTimeMax)
       if let last = run {
         if key == last.virtualBlock &+ last.length && dataBlock == last.dataBlock &+ last.length
-          && mapping.time == last.time
+          && time == last.time
         {
           run = MappingRun(
             virtualBlock: last.virtualBlock, dataBlock: last.dataBlock, length: last.length + 1,
@@ -199,7 +200,7 @@ struct Dumper: ~Copyable {
         }
         try written { () throws(BlockIOError) in try writer.run(last) }
       }
-      run = MappingRun(virtualBlock: key, dataBlock: dataBlock, length: 1, time: mapping.time)
+      run = MappingRun(virtualBlock: key, dataBlock: dataBlock, length: 1, time: time)
     }
     pending = run
     progress.advance(by: UInt64(node.entryCount))

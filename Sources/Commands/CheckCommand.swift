@@ -96,6 +96,7 @@ public enum CheckCommand: Command {
     if total > report.findings.count {
       console.note("and \(total - report.findings.count) more findings")
     }
+    if let newer = report.newerGeneration { console.note(note(of: newer)) }
     if report.repairedSpaceMaps { console.note("Repaired the space maps; leaked blocks are free.") }
     if report.clearedNeedsCheck { console.note("Cleared the needs-check flag.") }
     if report.isDamaged {
@@ -117,6 +118,13 @@ public enum CheckCommand: Command {
     }
   }
 
+  private static func note(of newer: NewerGeneration) -> String {
+    "The superblock may be an old one that was written back: a newer generation is on the device, "
+      + "whole, with \(newer.deviceCount) devices and \(newer.mappedBlocks) mappings (block "
+      + "\(newer.block)). Nothing was changed. Keep a copy of the metadata before the pool is "
+      + "activated, which would write over it; thin_dump --repair saves the newer one."
+  }
+
   private static func printJSON(_ report: CheckReport, _ console: Console) throws(BlockIOError) {
     var json = JSONWriter(console.output)
     try json.beginObject()
@@ -136,6 +144,14 @@ public enum CheckCommand: Command {
     try json.member("minor", UInt64(report.minorCount))
     try json.member("cleared_needs_check", report.clearedNeedsCheck)
     try json.member("repaired_space_maps", report.repairedSpaceMaps)
+    if let newer = report.newerGeneration {
+      try json.key("newer_generation")
+      try json.beginObject()
+      try json.member("block", newer.block)
+      try json.member("devices", UInt64(newer.deviceCount))
+      try json.member("mapped_blocks", newer.mappedBlocks)
+      try json.endObject()
+    }
     try json.key("findings")
     try json.beginArray()
     for finding in report.findings {

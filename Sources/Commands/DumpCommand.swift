@@ -19,6 +19,8 @@ public struct DumpRequest: Equatable, Sendable {
   public var skipMappings: Bool
   /// Devices to dump, in the order given; nil for all. An id that no device has is no error.
   public var deviceIDs: [UInt64]?
+  /// Which generation a repair takes; nil for the superblock's or a newer one.
+  public var generation: Generation?
   /// Values that replace or raise those of the superblock.
   public var overrides: SuperblockOverrides
   /// Whether the output may be a block device.
@@ -32,8 +34,22 @@ public struct DumpRequest: Equatable, Sendable {
     source = arguments.source
     skipMappings = arguments.has("skip-mappings")
     deviceIDs = arguments.has("dev-id") ? arguments.numbers("dev-id") : nil
+    generation = arguments.text("generation").flatMap { Generation($0) }
     overrides = arguments.overrides
     ontoDevice = arguments.has("onto-device")
+  }
+}
+
+extension Generation {
+  /// What `--generation` is given.
+  init?(_ text: String) {
+    switch text {
+    case "superblock": self = .superblock
+    case "newest": self = .newest
+    default:
+      guard let block = UInt64(text) else { return nil }
+      self = .block(block)
+    }
   }
 }
 
@@ -47,6 +63,7 @@ public enum DumpCommand: Command {
     options.skipMappings = request.skipMappings
     options.deviceIDs = request.deviceIDs.map { Set($0) }
     options.repair = request.repair
+    options.generation = request.generation
     options.overrides = request.overrides
     let device = try FileDevice(
       path: request.input, access: .readOnly, exclusive: request.source == .current)
@@ -82,6 +99,9 @@ public enum DumpCommand: Command {
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let request = DumpRequest(arguments)
+    guard request.repair || request.generation == nil else {
+      throw UsageError("'--generation <GENERATION>' goes with --repair")
+    }
     try InputChecks.requireMetadata(request.input)
     return try InputChecks.explaining(request.input) {
       try runEngine(request, console: console)
@@ -100,8 +120,10 @@ public enum DumpCommand: Command {
       """
       The pool must be inactive, unless -m is given. Damaged metadata ends the dump with an error; \
       with --repair everything that can still be read is written. Where the superblock is lost, that \
-      is the latest state of the pool that is whole, as far as the places of its blocks tell it from \
-      earlier ones that are still on the device; compare what was saved with what you expect.
+      is the latest generation of the pool that is whole, as far as the places of its blocks tell it \
+      from earlier ones that are still on the device. Where the superblock is an old one that was \
+      written back, and a whole generation is newer for certain, that is taken; a line says which, and \
+      --generation chooses another. Compare what was saved with what you expect.
       """,
     ],
     options: output + selection + overrides + [.quiet, .verbose, .ioEngine],
@@ -136,6 +158,18 @@ public enum DumpCommand: Command {
       "repair", short: "r",
       help: "Salvage damaged metadata: find the trees by reading every block.",
       conflicts: ["metadata-snap"]),
+    OptionSpec(
+      "generation",
+      value: .required(
+        placeholder: "GENERATION",
+        .checked {
+          Generation($0) == nil ? "expected superblock, newest, or a number of a block" : nil
+        }),
+      help: """
+        With --repair: salvage the superblock's generation, the newest that is whole, or the one whose \
+        metadata index or metadata snapshot is at this block, as messages name it. Default: the \
+        superblock's, unless a whole one is newer for certain.
+        """, conflicts: ["metadata-snap"]),
     OptionSpec(
       "metadata-snap", short: "m", value: .optional(placeholder: "BLOCKNR", .number),
       help: """

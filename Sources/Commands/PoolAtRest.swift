@@ -35,6 +35,7 @@ struct PoolAtRest {
     options.skipMappings = !checksAll
     let report = try check(device, options: options, progress: progress)
     findings += damage(report)
+    if let newer = report.newerGeneration { findings.append(stale(newer)) }
     if !checksAll && !report.isDamaged {
       findings.append(
         Diagnosis(
@@ -135,6 +136,15 @@ struct PoolAtRest {
           .note, "data-grown",
           "\(data) has \(present) data blocks, the pool \(recorded); activation takes in the rest")
       ]
+  }
+
+  private func stale(_ newer: NewerGeneration) -> Diagnosis {
+    Diagnosis(
+      .warning, "newer-generation",
+      "the superblock may be an old one that was written back: a newer generation is on the device, "
+        + "whole, with \(newer.deviceCount) devices and \(newer.mappedBlocks) mappings (block "
+        + "\(newer.block)); activation would write over it",
+      next: ["thin_dump --repair -o newer.xml \(quoted)", "thin_ls \(quoted)"])
   }
 
   private func damage(_ report: CheckReport) -> [Diagnosis] {

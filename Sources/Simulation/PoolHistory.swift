@@ -1,5 +1,5 @@
 import PersistentData
-import ThinFormat
+public import ThinFormat
 import ThinMetadata
 
 /// The life of a pool, made from a seed by our engine, which places metadata as the kernel does:
@@ -47,8 +47,8 @@ public struct PoolHistory {
 
   /// The metadata device after the last commit.
   public let device: MemoryDevice
-  /// Root of the tree of devices and mappings that each commit left.
-  public private(set) var mappingRoots: [UInt64] = []
+  /// The superblock that each commit left.
+  public private(set) var superblocks: [Superblock] = []
   private let kind: Kind
   private var random: SplitMix64
   private var pool: PoolMetadata
@@ -86,12 +86,19 @@ public struct PoolHistory {
     device.keep()
   }
 
+  /// Writes back the superblock of an earlier commit; `device.revert()` takes that back.
+  public func putBack(_ superblock: Superblock) {
+    let block = device.edit(0)
+    superblock.encode(into: block)
+    BlockHeader.seal(block, number: 0, kind: .superblock)
+  }
+
   private mutating func below(_ n: UInt64) -> UInt64 { .random(in: 0..<max(1, n), using: &random) }
   private mutating func chance(_ perMille: Int) -> Bool { below(1000) < UInt64(perMille) }
 
   private mutating func commit() throws {
     try pool.commit()
-    mappingRoots.append(pool.superblock.mappingRoot)
+    superblocks.append(pool.superblock)
   }
 
   private mutating func create() throws {

@@ -97,8 +97,8 @@ import ThinTools
     "where the latest generation is damaged and the superblock is lost, the one before is taken")
   func generationBefore() throws {
     let history = try PoolHistory(Histories.kinds[1], seed: 3)
-    let last = try #require(history.mappingRoots.last)
-    let before = try #require(history.mappingRoots.last { $0 != last })
+    let last = try #require(history.superblocks.last?.mappingRoot)
+    let before = try #require(history.superblocks.last { $0.mappingRoot != last }?.mappingRoot)
     history.device.edit(last)[100] ^= 1
     history.device.wipe(0)
     let (_, losses) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
@@ -143,7 +143,7 @@ import ThinTools
 }
 
 /// Lives of pools that leave earlier generations of every sort.
-private enum Histories {
+enum Histories {
   static let kinds = [
     kind("discards", blocks: 200...400, operations: 1...20) {
       $0.discards = 400

@@ -69,8 +69,23 @@ final class Checker {
     if !options.superblockOnly {
       progress.begin("Checking thin metadata", total: space.allocated)
       checkTrees()
+      lookForNewer()
     }
     try mend()
+  }
+
+  /// The superblock may be an old one. Of a pool that is as it should be, this reads a few blocks.
+  private func lookForNewer() {
+    guard !options.metadataSnapshot, options.mappingRoot == nil, options.detailsRoot == nil else {
+      return
+    }
+    var scan = RootScan(view.reader, progress)
+    let found = newerGeneration(
+      view.reader, than: view.superblock, isDamaged: report.isDamaged, &scan)
+    report.newerGeneration = found.map {
+      NewerGeneration(
+        block: $0.generation ?? 0, deviceCount: $0.deviceCount, mappedBlocks: $0.mapped)
+    }
   }
 
   func add(_ finding: Finding) { report.add(finding) }

@@ -15,6 +15,9 @@ public struct DumpOptions: Equatable, Sendable {
   public var deviceIDs: Set<UInt64>?
   /// Salvage what can be read of damaged metadata.
   public var repair = false
+  /// Which generation a repair takes; nil for the superblock's, or a whole one that is conclusively
+  /// newer.
+  public var generation: Generation?
   /// Values to use instead of the superblock's.
   public var overrides = SuperblockOverrides()
 

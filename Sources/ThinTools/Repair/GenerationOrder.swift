@@ -30,7 +30,7 @@ struct GenerationOrder: ~Copyable {
   }
 
   /// Where a transaction may have found free blocks.
-  private enum Place {
+  enum Place {
     /// Between the two index blocks.
     case between
     /// From block 0 on, after an activation.
@@ -40,7 +40,7 @@ struct GenerationOrder: ~Copyable {
   }
 
   /// What a transaction changed, as bitmaps tell.
-  private struct Change {
+  struct Change {
     let last: UInt64
     let next: UInt64
     let place: Place
@@ -96,9 +96,9 @@ struct GenerationOrder: ~Copyable {
   /// a run may be what is left of one that the run's own successor was written over.
   private static let runsMax = 8
   private static let ofRunMax = 4
-  private let reader: BlockReader
+  let reader: BlockReader
   private let bitmapCount: Int
-  private var readsLeft = GenerationOrder.readsMax
+  var readsLeft = GenerationOrder.readsMax
 
   init(_ reader: BlockReader) {
     self.reader = reader
@@ -153,7 +153,7 @@ struct GenerationOrder: ~Copyable {
 
   // MARK: - Reading
 
-  private struct BitmapCopy {
+  struct BitmapCopy {
     static let empty = BitmapCopy(bytes: Array(repeating: 0, count: Bitmap.entriesBytes))
     var bytes: [UInt8]
 
@@ -161,7 +161,7 @@ struct GenerationOrder: ~Copyable {
     func isUsed(_ entry: Int) -> Bool { bytes[entry / 4] >> UInt8(entry % 4 * 2) & 3 != 0 }
   }
 
-  private mutating func index(_ block: UInt64) -> Index? {
+  mutating func index(_ block: UInt64) -> Index? {
     guard readsLeft > 0 else { return nil }
     readsLeft -= 1
     var result: Index? = Index(block: block, bitmaps: [])
@@ -180,7 +180,7 @@ struct GenerationOrder: ~Copyable {
     return read != nil && result?.bitmaps.isEmpty == false ? result : nil
   }
 
-  private mutating func bitmap(_ block: UInt64) -> BitmapCopy? {
+  mutating func bitmap(_ block: UInt64) -> BitmapCopy? {
     guard readsLeft > 0 else { return nil }
     readsLeft -= 1
     return try? reader.withBlock(block, of: .bitmap) { bytes throws(BlockProblem) in
@@ -198,7 +198,7 @@ struct GenerationOrder: ~Copyable {
   }
 
   /// What `next` changed, if it may come right after `last`.
-  private mutating func change(_ last: Index, _ next: Index, _ place: Place) -> Change? {
+  mutating func change(_ last: Index, _ next: Index, _ place: Place) -> Change? {
     let own = Int(next.block) / Limits.entriesPerBitmap
     guard next.bitmaps.count >= last.bitmaps.count, own < next.bitmaps.count,
       own >= last.bitmaps.count || next.bitmaps[own] != last.bitmaps[own]

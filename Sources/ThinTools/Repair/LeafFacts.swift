@@ -21,8 +21,8 @@ final class LeafFacts {
   private(set) var latestTime: UInt32 = 0
   /// One more than the largest data block mapped, of those that can be.
   private(set) var dataBlocksSeen: UInt64 = 0
-  /// One more than the largest data block that is impossible; 0 for none.
-  private(set) var dataBlocksClaimed: UInt64 = 0
+  /// Whether any leaf has impossible data blocks.
+  private(set) var hasLost = false
   /// Whether any data block was named twice.
   private var namesTwice = false
   private var leaves: [UInt64: Leaf] = [:]
@@ -37,7 +37,7 @@ final class LeafFacts {
       let mapping = Mapping(rawValue: node.value64(i))
       guard mapping.dataBlock < counts.blockCount else {
         leaf.lost += 1
-        dataBlocksClaimed = max(dataBlocksClaimed, mapping.dataBlock + 1)
+        hasLost = true
         continue
       }
       leaf.latestTime = max(leaf.latestTime, mapping.time)
@@ -55,9 +55,6 @@ final class LeafFacts {
 
   /// Entries of a leaf with impossible data blocks.
   func lost(_ block: UInt64) -> UInt64 { UInt64(leaves[block]?.lost ?? 0) }
-
-  /// Whether any leaf has impossible data blocks.
-  var hasLost: Bool { dataBlocksClaimed > 0 }
 
   /// Raises snapshot times where the kernel would otherwise write into data blocks in place that
   /// have another reference.

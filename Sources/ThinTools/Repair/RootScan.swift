@@ -20,6 +20,12 @@ struct RootScan: ~Copyable {
     var transactionID: UInt64
     /// How many generations, or pairs, there were to choose from.
     var candidates: Int
+    /// The metadata index block of the generation that they are of, where they are of one that is
+    /// whole.
+    var generation: UInt64?
+    var deviceCount = 0
+    /// Mappings of all devices.
+    var mapped: UInt64 = 0
   }
 
   private typealias Pair = (devices: Candidate, details: Candidate)
@@ -53,6 +59,9 @@ struct RootScan: ~Copyable {
   private var deviceLeaves: [UInt64] = []
   private var internals: [(block: UInt64, firstChild: UInt64)] = []
   private var indexBlocks: [UInt64] = []
+  /// Leaves of index trees of data space maps.
+  private var dataIndexLeaves: [UInt64] = []
+  private var kinds: (devices: [UInt64], details: [UInt64])?
   /// What metadata snapshots refer to, also earlier ones.
   private var held: [(block: UInt64, mappingRoot: UInt64, detailsRoot: UInt64)] = []
 
@@ -65,22 +74,30 @@ struct RootScan: ~Copyable {
   /// The pair to start from; nil where the device holds none.
   /// - Parameter superblock: its roots are preferred where one of them is usable.
   mutating func bestRoots(preferring superblock: Superblock) -> Roots? {
-    scan()
-    let kinds = classifyInternals()
+    let kinds = scannedKinds()
     let isRootThere =
       (deviceLeaves + kinds.devices).contains(superblock.mappingRoot)
       || (detailsLeaves + kinds.details).contains(superblock.detailsRoot)
-    if !isRootThere, let latest = latestGeneration(kinds) { return latest }
+    if !isRootThere, let latest = latestGeneration() { return latest }
     return likeliestPair(kinds, superblock)
   }
 
   // MARK: - The latest generation
 
-  private mutating func latestGeneration(_ kinds: (devices: [UInt64], details: [UInt64])) -> Roots?
-  {
+  /// The latest generation that is whole, as far as the order of blocks tells.
+  mutating func latestGeneration() -> Roots? {
+    _ = scannedKinds()
     progress.begin("Looking for the latest generation", total: 0)
     var order = GenerationOrder(reader)
-    for index in order.latest(of: indexBlocks) {
+    return latestWhole(of: order.latest(of: indexBlocks))
+  }
+
+  /// The first of `generations` that is whole: every device's mappings are there, as many as its
+  /// details say.
+  mutating func latestWhole(of generations: [GenerationOrder.Index]) -> Roots? {
+    let kinds = scannedKinds()
+    var order = GenerationOrder(reader)
+    for index in generations {
       let used = order.blocksInUse(index)
       // In the order in which they were made, which is that of their blocks behind the index.
       func age(_ root: UInt64) -> UInt64 {
@@ -103,10 +120,47 @@ struct RootScan: ~Copyable {
       for pair in own.isEmpty ? pairs : own where entriesRead < Self.entriesReadMax {
         entriesRead += 2 * pair.devices.deviceCount
         let evidence = trees.evidence(pair.devices.root, pair.details.root, isPreferred: false)
-        if evidence.mismatches == 0 { return roots(pair, of: indexBlocks.count) }
+        guard evidence.mismatches == 0 else { continue }
+        var found = roots(pair, of: indexBlocks.count)
+        found.generation = index.block
+        return found
       }
     }
     return nil
+  }
+
+  /// One more than the largest data block that a data space map on the device counts as used, of
+  /// whatever generation; 0 where there is none.
+  mutating func dataBlocksCounted() -> UInt64 {
+    _ = scannedKinds()
+    var largest: UInt64 = 0
+    var seen: Set<UInt64> = []
+    for leaf in dataIndexLeaves {
+      var entries: [(region: UInt64, bitmap: UInt64)] = []
+      try? reader.withNode(leaf, of: .spaceMapIndex) { node in
+        for i in 0..<node.entryCount {
+          let entry = IndexEntry(decoding: node.bytes, at: node.valueOffset(i))
+          entries.append((node.key(i), entry.bitmapBlock))
+        }
+      }
+      let per = UInt64(Limits.entriesPerBitmap)
+      for (region, bitmap) in entries
+      where region < reader.blockCount && seen.insert(bitmap).inserted {
+        try? reader.withBlock(bitmap, of: .bitmap) { bytes in
+          let last = (0..<Limits.entriesPerBitmap).last { Bitmap.count(bytes, $0) > 0 }
+          if let last { largest = max(largest, region * per + UInt64(last) + 1) }
+        }
+      }
+    }
+    return largest
+  }
+
+  private mutating func scannedKinds() -> (devices: [UInt64], details: [UInt64]) {
+    if let kinds { return kinds }
+    scan()
+    let found = classifyInternals()
+    kinds = found
+    return found
   }
 
   /// Pairs of a generation that uses these blocks.
@@ -133,7 +187,8 @@ struct RootScan: ~Copyable {
   private func roots(_ pair: Pair, of candidates: Int) -> Roots {
     Roots(
       mappingRoot: pair.devices.root, detailsRoot: pair.details.root, time: pair.details.time,
-      transactionID: pair.details.transactionID &+ 1, candidates: candidates)
+      transactionID: pair.details.transactionID &+ 1, candidates: candidates,
+      deviceCount: pair.details.deviceCount, mapped: pair.details.mapped)
   }
 
   // MARK: - Without generations
@@ -244,6 +299,13 @@ struct RootScan: ~Copyable {
       validating: bytes, number: block, leafValueSize: DeviceDetails.byteCount), node.isLeaf
     {
       detailsLeaves.append(block)
+      return
+    }
+    if let node = try? BtreeNodeView(
+      validating: bytes, number: block, leafValueSize: TreeKind.spaceMapIndex.valueSize),
+      node.isLeaf
+    {
+      dataIndexLeaves.append(block)
       return
     }
     guard let node = try? BtreeNodeView(validating: bytes, number: block, leafValueSize: 8) else {

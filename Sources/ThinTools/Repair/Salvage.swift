@@ -3,65 +3,225 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
+/// Which of a pool's states `dump` salvages.
+public enum Generation: Equatable, Sendable {
+  /// The superblock's.
+  case superblock
+  /// The newest whole one on the device, wherever the superblock leads.
+  case newest
+  /// The one whose metadata index, or metadata snapshot, is at this block.
+  case block(UInt64)
+}
+
 /// Finds everything of a pool that is still usable, device by device: a damaged node costs what
 /// was below it and nothing else.
 ///
-/// Starts from the superblock; where that or one of the two trees of devices is lost, from the
-/// most recent compatible roots that a scan of the device finds (`RootScan`). Never writes.
+/// A superblock with a good checksum is evidence, not truth. Where a whole generation is on the
+/// device that is conclusively newer, that is taken; where the superblock or one of the two trees
+/// of devices is lost, the most recent compatible roots that a scan of the device finds
+/// (`RootScan`). Never writes.
 /// - Parameter onLoss: gets a line for everything that could not be saved, and for every guess.
 /// - Throws: `ToolError(.damaged)` when nothing can be found.
 func salvage(
   _ device: any BlockDevice, options: DumpOptions, progress: Progress, onLoss: (String) -> Void
 ) throws(ToolError) -> DumpSource {
-  var found: Superblock
   let reader = BlockReader(device)
-  var dataBlockCount: UInt64?
-  do throws(MetadataError) {
-    let view = try MetadataView(device, source: .current)
-    found = view.superblock
-    dataBlockCount = view.dataBlockCount
-    guard !isUsable(reader, found) else {
-      let limit = max(view.dataBlockCount, options.overrides.dataBlockCount ?? 0)
-      return Salvager(reader, found, dataBlockCount: limit, progress)
-        .source(options.overrides, onLoss)
-    }
-    onLoss("The root of a tree of devices is lost; looking for the trees on the whole device.")
-  } catch {
-    onLoss("\(error)")
-    guard let sectors = options.overrides.dataBlockSectors else {
-      throw ToolError(
-        .damaged,
-        "data block size needs to be provided due to corruption in the superblock: "
-          + "add --data-block-size SECTORS, which LVM's metadata backup or the pool's old table "
-          + "line says")
-    }
-    found = Superblock()
-    found.dataBlockSectors = sectors
-    onLoss("The superblock is lost; looking for the trees on the whole device.")
+  var salvage = try Salvage(reader, options, progress, onLoss)
+  switch options.generation {
+  case nil: return try salvage.best(onLoss)
+  case .superblock: return try salvage.ofSuperblock(onLoss)
+  case .newest: return try salvage.newest(onLoss)
+  case .block(let block): return try salvage.generation(at: block, onLoss)
   }
-
-  var scan = RootScan(reader, progress)
-  guard let roots = scan.bestRoots(preferring: found) else {
-    throw ToolError(.damaged, "no compatible roots found: nothing on the device looks like a pool")
-  }
-  onLoss(
-    "Using the device tree at block \(roots.mappingRoot) and the details tree at block "
-      + "\(roots.detailsRoot), the most recent of \(roots.candidates) that fit together. What was "
-      + "committed later than these is lost.")
-  found.mappingRoot = roots.mappingRoot
-  found.detailsRoot = roots.detailsRoot
-  found.time = max(found.time, roots.time)
-  if dataBlockCount == nil {
-    found.transactionID = roots.transactionID
-  }
-  let limit = max(dataBlockCount ?? Limits.dataBlocksMax, options.overrides.dataBlockCount ?? 0)
-  return Salvager(reader, found, dataBlockCount: limit, progress)
-    .source(options.overrides, onLoss)
 }
 
-/// Whether both trees of devices can at least be entered.
-private func isUsable(_ reader: BlockReader, _ superblock: Superblock) -> Bool {
-  let devices: Void? = try? reader.withNode(superblock.mappingRoot, of: .devices) { _ in }
-  let details: Void? = try? reader.withNode(superblock.detailsRoot, of: .details) { _ in }
-  return devices != nil && details != nil
+/// One run of `salvage`.
+private struct Salvage: ~Copyable {
+  private let reader: BlockReader
+  private let options: DumpOptions
+  private let progress: Progress
+  /// As far as it is known.
+  private var superblock: Superblock
+  private let isLost: Bool
+  private var scan: RootScan
+
+  init(
+    _ reader: BlockReader, _ options: DumpOptions, _ progress: Progress,
+    _ onLoss: (String) -> Void
+  ) throws(ToolError) {
+    self.reader = reader
+    self.options = options
+    self.progress = progress
+    scan = RootScan(reader, progress)
+    do throws(MetadataError) {
+      superblock = try MetadataView(reader.device, source: .current).superblock
+      isLost = false
+    } catch {
+      onLoss("\(error)")
+      guard options.generation != .superblock else {
+        throw ToolError(.damaged, "the superblock is lost, so that its generation is not known")
+      }
+      guard let sectors = options.overrides.dataBlockSectors else {
+        throw ToolError(
+          .damaged,
+          "data block size needs to be provided due to corruption in the superblock: "
+            + "add --data-block-size SECTORS, which LVM's metadata backup or the pool's old table "
+            + "line says")
+      }
+      superblock = Superblock()
+      superblock.dataBlockSectors = sectors
+      isLost = true
+    }
+  }
+
+  // MARK: - Which generation
+
+  /// The superblock's generation, unless it is lost or a whole one is newer.
+  mutating func best(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
+    guard !isLost else {
+      onLoss("The superblock is lost; looking for the trees on the whole device.")
+      return try likeliest(onLoss)
+    }
+    guard isUsable else {
+      let newer = newerGeneration(reader, than: superblock, isDamaged: true, &scan)
+      if let newer { return adopt(newer, onLoss) }
+      onLoss("The root of a tree of devices is lost; looking for the trees on the whole device.")
+      return try likeliest(onLoss)
+    }
+    let own = ofSuperblock()
+    let newer = newerGeneration(
+      reader, than: superblock, isDamaged: !own.agreesWithSuperblock, &scan)
+    if let newer { return adopt(newer, onLoss) }
+    let saved = finish(own, onLoss)
+    if !own.isSound { tellOfOther(onLoss) }
+    return saved
+  }
+
+  /// Names the latest whole generation where something of the superblock's is lost.
+  private mutating func tellOfOther(_ onLoss: (String) -> Void) {
+    guard let other = scan.latestGeneration(), let block = other.generation,
+      other.mappingRoot != superblock.mappingRoot || other.detailsRoot != superblock.detailsRoot
+    else { return }
+    onLoss(
+      "A whole generation is on the device too, probably an earlier one: \(other.deviceCount) "
+        + "devices, \(other.mapped) mappings. It can be had with --generation \(block); it may lead "
+        + "to data blocks that were given to other devices since.")
+  }
+
+  /// The superblock's own, whatever else there is.
+  mutating func ofSuperblock(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
+    finish(ofSuperblock(), onLoss)
+  }
+
+  /// The newest whole one, as far as the order of blocks tells.
+  mutating func newest(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
+    if let newer = newerGeneration(reader, than: superblock, isDamaged: true, &scan) {
+      return adopt(newer, onLoss)
+    }
+    guard let latest = scan.latestGeneration() else {
+      throw ToolError(
+        .damaged,
+        "no generation is whole; without --generation, what is left of the latest is saved")
+    }
+    return adopt(latest, onLoss)
+  }
+
+  /// The one that is asked for.
+  mutating func generation(at block: UInt64, _ onLoss: (String) -> Void) throws(ToolError)
+    -> DumpSource
+  {
+    if let held = try? MetadataView(reader.device, source: .metadataSnapshotAt(block)).superblock {
+      var base = held
+      base.dataSpaceMap.blockCount = superblock.dataSpaceMap.blockCount
+      base.metadataSnapshot = 0
+      return finish(salvager(base, limit: Limits.dataBlocksMax), ofOther: true, onLoss)
+    }
+    var order = GenerationOrder(reader)
+    guard block < reader.blockCount, let index = order.index(block) else {
+      throw ToolError(
+        .request,
+        "no generation is named by block \(block): it holds no metadata index and no metadata "
+          + "snapshot; --generation newest finds the newest")
+    }
+    guard let roots = scan.latestWhole(of: [index]) else {
+      throw ToolError(
+        .damaged, "the generation of block \(block) is not whole; --generation newest finds one")
+    }
+    return adopt(roots, onLoss)
+  }
+
+  /// The most recent roots that fit together.
+  private mutating func likeliest(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
+    guard let roots = scan.bestRoots(preferring: superblock) else {
+      throw ToolError(
+        .damaged, "no compatible roots found: nothing on the device looks like a pool")
+    }
+    onLoss(
+      "Using the device tree at block \(roots.mappingRoot) and the details tree at block "
+        + "\(roots.detailsRoot), the most recent of \(roots.candidates) that fit together. What was "
+        + "committed later than these is lost.")
+    var found = superblock
+    found.mappingRoot = roots.mappingRoot
+    found.detailsRoot = roots.detailsRoot
+    found.time = max(found.time, roots.time)
+    if isLost { found.transactionID = roots.transactionID }
+    let limit =
+      isLost || roots.generation != nil ? Limits.dataBlocksMax : superblock.dataSpaceMap.blockCount
+    return finish(salvager(found, limit: limit), ofOther: true, onLoss)
+  }
+
+  /// A whole generation other than the superblock's.
+  private mutating func adopt(_ roots: RootScan.Roots, _ onLoss: (String) -> Void) -> DumpSource {
+    let block = roots.generation ?? 0
+    let devices = "\(roots.deviceCount) devices, \(roots.mapped) mappings"
+    if isLost {
+      onLoss("Using the generation at block \(block): \(devices). The superblock is lost.")
+    } else if roots.mappingRoot == superblock.mappingRoot,
+      roots.detailsRoot == superblock.detailsRoot
+    {
+      onLoss("Using the generation at block \(block), which is the superblock's: \(devices).")
+    } else {
+      onLoss(
+        "Using the generation at block \(block): \(devices). The superblock leads to another, of "
+          + "transaction id \(superblock.transactionID); it may be an old one that was written back. "
+          + "Others can be had: --generation superblock, or --generation BLOCK.")
+    }
+    var found = superblock
+    found.mappingRoot = roots.mappingRoot
+    found.detailsRoot = roots.detailsRoot
+    found.time = max(found.time, roots.time)
+    // LVM makes a device, then counts the transaction.
+    found.transactionID = max(found.transactionID, roots.transactionID)
+    return finish(salvager(found, limit: Limits.dataBlocksMax), ofOther: true, onLoss)
+  }
+
+  // MARK: - Salvaging it
+
+  /// Whether both trees of devices can at least be entered.
+  private var isUsable: Bool {
+    let devices: Void? = try? reader.withNode(superblock.mappingRoot, of: .devices) { _ in }
+    let details: Void? = try? reader.withNode(superblock.detailsRoot, of: .details) { _ in }
+    return devices != nil && details != nil
+  }
+
+  private func salvager(_ base: Superblock, limit: UInt64) -> Salvager {
+    Salvager(
+      reader, base, dataBlockCount: max(limit, options.overrides.dataBlockCount ?? 0), progress)
+  }
+
+  /// The superblock's generation. Mappings beyond its data size are believed where data space maps
+  /// count that far: the pool has grown since.
+  private mutating func ofSuperblock() -> Salvager {
+    let own = salvager(superblock, limit: superblock.dataSpaceMap.blockCount)
+    guard own.hasMappingsBeyond else { return own }
+    let counted = scan.dataBlocksCounted()
+    guard counted > superblock.dataSpaceMap.blockCount else { return own }
+    return salvager(superblock, limit: counted)
+  }
+
+  private func finish(_ salvager: Salvager, ofOther: Bool = false, _ onLoss: (String) -> Void)
+    -> DumpSource
+  {
+    salvager.source(options.overrides, mayMix: ofOther, onLoss)
+  }
 }

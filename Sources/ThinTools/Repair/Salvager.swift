@@ -63,9 +63,8 @@ struct Salvager {
     forest.onFault = { _ in }
   }
 
-  /// Whether mappings lead beyond the data blocks that the pool is taken to have, and one more than
-  /// the largest of these.
-  var dataBlocksClaimed: UInt64? { leaves.hasLost ? leaves.dataBlocksClaimed : nil }
+  /// Whether mappings lead beyond the data blocks that the pool is taken to have.
+  var hasMappingsBeyond: Bool { leaves.hasLost }
   /// The latest time of mappings and devices.
   var latestTime: UInt32 {
     details.values.reduce(leaves.latestTime) { max($0, $1.creationTime, $1.snapshottedTime) }
@@ -78,6 +77,7 @@ struct Salvager {
   var agreesWithSuperblock: Bool {
     isSound && latestTime <= superblock.time
       && (latestTransaction ?? 0) <= superblock.transactionID
+      && leaves.dataBlocksSeen <= superblock.dataSpaceMap.blockCount
   }
 
   /// Device id to root, and to details, of what is usable of the two trees.
@@ -126,8 +126,12 @@ struct Salvager {
   }
 
   /// What is saved. Each loss and each guess is told to `onLoss`.
-  /// - Parameter overrides: what the user knows better than the superblock.
-  func source(_ overrides: SuperblockOverrides, _ onLoss: (String) -> Void) -> DumpSource {
+  /// - Parameters:
+  ///   - overrides: what the user knows better than the superblock.
+  ///   - mayMix: whether the two trees may be of different generations, however well they fit.
+  func source(
+    _ overrides: SuperblockOverrides, mayMix: Bool, _ onLoss: (String) -> Void
+  ) -> DumpSource {
     var madeUp: [Int] = []
     var devices = self.devices(&madeUp, onLoss)
     for id in details.keys.sorted() where roots[id] == nil {
@@ -145,7 +149,7 @@ struct Salvager {
         devices[i].details.snapshottedTime = time
       }
     }
-    if !isSound {
+    if mayMix || !isSound {
       for (id, before) in leaves.protectSharedBlocks(&devices, forest, reader) {
         let now = devices.first { $0.id == id }?.details.snapshottedTime ?? 0
         time = max(time, now)

@@ -32,8 +32,13 @@ final class ControlDoor {
     self.volumes = volumes
     runFolder = RunFolder(control: path)
     let listener = try Listener.unix(path: path)
-    // What an earlier server's clients have left speaks of devices that are gone.
-    runFolder.clear()
+    do {
+      // What an earlier server's clients have left speaks of devices that are gone.
+      try runFolder.clear()
+    } catch {
+      // Verbs would obey what others have put there.
+      throw SystemError("open", EINVAL, sentence: "\(error)")
+    }
     door = try AcceptingDoor(listener, loop) { [unowned self] in letIn($0) }
   }
 
@@ -87,7 +92,7 @@ final class ControlDoor {
     door?.close()
     loop.cancel(eventTimer)
     for connection in connections { connection.close() }
-    runFolder.clear()
+    try? runFolder.clear()
   }
 }
 

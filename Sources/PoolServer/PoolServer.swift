@@ -123,6 +123,9 @@ public final class PoolServer {
     }
     let paths = options.sockets + [controlPath, options.metrics].compactMap { $0 }
     for path in paths { RuntimeFolder.make(for: path) }
+    for path in paths where path.contains("/") && Listener.othersMayReplace(path: path) {
+      note("warning: others may write to the folder of \(path), and put a socket of theirs there")
+    }
     var place = ""
     do throws(SystemError) {
       for path in options.sockets {

@@ -79,20 +79,23 @@ public final class UserspaceClient: DeviceMapperBackend {
       status = dmthin_connect_unix(fd, path)
     }
     var user: UInt32 = 0
-    if status == 0 {
-      status = dmthin_peer_user(fd, &user)
-      // Somebody else's server could make believe anything.
-      if status == 0, user != 0, user != geteuid(), geteuid() != 0 {
-        errno = EPERM
-        status = -1
-      }
-    }
+    if status == 0 { status = dmthin_peer_user(fd, &user) }
     guard status == 0 else {
       let code = errno
       if fd >= 0 { close(fd) }
       throw DeviceMapperError(
         verb.operation, device: device, code: code,
         messages: ["no server answers at \(path): \(String(cString: strerror(code)))"])
+    }
+    // Another's server could make believe anything, root as well.
+    guard user == 0 || user == geteuid() else {
+      close(fd)
+      throw DeviceMapperError(
+        verb.operation, device: device, code: EPERM,
+        messages: [
+          "the server at \(path) is of user \(user), who is neither root nor this user, and is not "
+            + "trusted; run the command as that user if it is the one that you mean"
+        ])
     }
     _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)
     descriptor = fd

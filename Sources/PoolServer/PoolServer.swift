@@ -147,7 +147,7 @@ public final class PoolServer {
       if let address = options.metrics {
         place = address
         metrics = try MetricsDoor(address, loop) { [unowned self] in
-          MetricsText(mapper, server, volumes.exports).text
+          MetricsText(mapper, server, volumes.exports)
         }
       }
       place = "signals"

@@ -10,7 +10,7 @@ import Targets
 /// The control socket: device-mapper's commands for the userspace device-mapper, one line each. Only
 /// the server's own user and root are let in.
 final class ControlDoor {
-  private static let connectionsMax = 64
+  private let connectionsMax: Int
   /// Bytes of requests and answers, of all connections.
   private static let bytesMax = 16 << 20
   /// How long a request may take to come, and an answer to be taken, in nanoseconds.
@@ -32,9 +32,11 @@ final class ControlDoor {
   private let runFolder: RunFolder
 
   init(
-    path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports
+    path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports,
+    connectionsMax: Int = 64
   ) throws(SystemError) {
     self.loop = loop
+    self.connectionsMax = connectionsMax
     self.mapper = mapper
     self.volumes = volumes
     runFolder = RunFolder(control: path)
@@ -52,7 +54,7 @@ final class ControlDoor {
   private func letIn(_ fd: Int32) {
     var user: UInt32 = .max
     let isKnown = dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
-    guard isKnown, connections.count < Self.connectionsMax || dropLeastNeeded() else {
+    guard isKnown, connections.count < connectionsMax || dropLeastNeeded() else {
       Glibc.close(fd)
       return
     }

@@ -38,7 +38,7 @@ let package = Package(
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
     library("DataPath", ["CDMThin", "Claio", "BlockIO"]),
-    library("BlockServer", ["CDMThin", "Cgnutls", "DataPath"]),
+    library("BlockServer", ["BlockIO", "CDMThin", "Cgnutls", "DataPath"]),
     library("ServerSimulation", ["BlockServer", "CDMThin", "DataPath", "Simulation"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),

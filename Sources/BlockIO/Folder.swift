@@ -4,7 +4,11 @@ import Glibc
 public enum Folder {
   /// Names of what a folder has, in no order; none where there is no such folder, or it cannot be read.
   public static func names(in path: String) -> [String] {
-    guard let folder = opendir(path) else { return [] }
+    opendir(path).map { names(of: $0) } ?? []
+  }
+
+  /// Names of what an open folder has, which is closed.
+  static func names(of folder: OpaquePointer) -> [String] {
     defer { closedir(folder) }
     var names: [String] = []
     while let entry = readdir(folder) {

@@ -1,3 +1,5 @@
+import BlockIO
+import CDMThin
 public import DataPath
 import Glibc
 
@@ -9,7 +11,7 @@ public final class BlockServer: PassHook {
   /// What is exported; can change at any time.
   public let exports: ExportList
   /// What clients may take up.
-  public let limits: ServerLimits
+  public private(set) var limits: ServerLimits
   /// How connections are encrypted.
   public let security: Security
   /// What was done so far.
@@ -22,16 +24,32 @@ public final class BlockServer: PassHook {
   }
   static let runsMax = 64
   static let vectorsMax = 512
+  /// States of ranges in an answer, and runs of a destination that are looked at for a request.
+  static let statesMax = 1024
+  /// Bytes in `zeroes`.
+  static let zeroBytes = 1 << 20
 
   /// Scratch memory of whoever is at work.
   let runs = UnsafeMutablePointer<Run>.allocate(capacity: runsMax)
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: vectorsMax)
 
+  /// States of ranges: pairs of 32 bits.
+  let states = UnsafeMutableRawPointer.allocate(byteCount: 8 * statesMax, alignment: 16)
+  /// What is received, until it is understood.
+  let scratch = UnsafeMutableRawPointer.allocate(
+    byteCount: Connection.receiveBytes, alignment: 4096)
+  /// Zeros, which nobody writes to.
+  private(set) lazy var zeroes = AlignedBuffer(count: Self.zeroBytes)
+
   let loop: EventLoop
-  let buffers = BufferPool()
+  let turns: Turns
+  let buffers: BufferPool
+  private let handshakes: HandshakeRates
   /// Bytes in buffers of all connections.
   public private(set) var bytesInUse = 0
-  /// Of these, what connections have beyond their shares.
+  /// Bytes that connections have for as long as they are there.
+  private var bytesFixed = 0
+  /// Of the bytes in buffers, what connections have beyond their shares.
   private var bytesBeyondShares = 0
   /// What each connection may have without regard to the others.
   private let share: Int
@@ -62,6 +80,9 @@ public final class BlockServer: PassHook {
     self.limits = limits
     share = limits.bytes / 2 / max(1, limits.connections)
     self.security = security
+    turns = Turns(loop)
+    buffers = BufferPool(bytesMax: limits.bytes)
+    handshakes = HandshakeRates(loop)
     super.init()
     runs.initialize(repeating: Run(count: 0, isZero: false), count: Self.runsMax)
     vectors.initialize(repeating: iovec(), count: Self.vectorsMax)
@@ -71,6 +92,8 @@ public final class BlockServer: PassHook {
   deinit {
     runs.deallocate()
     vectors.deallocate()
+    states.deallocate()
+    scratch.deallocate()
   }
 
   /// Connections that are open.
@@ -87,13 +110,12 @@ public final class BlockServer: PassHook {
   /// Takes a connected stream socket as a client's; it is closed when the connection ends.
   public func adopt(_ descriptor: Int32) {
     counters.accepted += 1
-    guard !isStopping, connections.count < limits.connections || dropOldestHandshake(),
-      let connection = Connection(descriptor, self)
-    else {
+    guard !isStopping, connections.count < limits.connections || dropOldestHandshake() else {
       counters.dropped += 1
       close(descriptor)
       return
     }
+    let connection = Connection(descriptor, self)
     _ = fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK)
     Listener.set(descriptor, Int32(IPPROTO_TCP), TCP_NODELAY)
     Listener.set(descriptor, SOL_SOCKET, SO_KEEPALIVE)
@@ -104,6 +126,9 @@ public final class BlockServer: PassHook {
     connections.append(connection)
     if !timer.isSet { loop.set(timer, after: Self.tickNanoseconds) }
   }
+
+  /// Lets in no more than so many connections at a time from now on: there is no room for more.
+  public func allow(connections: Int) { limits.connections = min(limits.connections, connections) }
 
   /// Makes room for a new client where one has not said yet what it wants, and has had some time to.
   private func dropOldestHandshake() -> Bool {
@@ -121,7 +146,7 @@ public final class BlockServer: PassHook {
   func hasRoom(_ bytes: Int, used: Int) -> Bool {
     let beyond = beyondShare(bytes, used: used)
     return beyond == 0 || bytesBeyondShares == 0
-      || bytesBeyondShares + beyond <= limits.bytes - share * limits.connections
+      || bytesBeyondShares + beyond <= limits.bytes - share * limits.connections - bytesFixed
   }
 
   private func beyondShare(_ bytes: Int, used: Int) -> Int {
@@ -133,6 +158,9 @@ public final class BlockServer: PassHook {
     bytesInUse += bytes
     bytesBeyondShares += beyondShare(bytes, used: used)
   }
+
+  /// A connection has `bytes` more for as long as it is there.
+  func fix(_ bytes: Int) { bytesFixed += bytes }
 
   /// A connection gives `bytes` back and has `used` then.
   func refund(_ bytes: Int, used: Int) {
@@ -191,7 +219,10 @@ public final class BlockServer: PassHook {
   func forget(_ connection: Connection, wasDropped: Bool) {
     if wasDropped { counters.dropped += 1 }
     buried.append(connection)
+    handshakes.forget(connection)
     connections.removeAll { $0 === connection }
+    connectionsGone += 1
+    if !timer.isSet { loop.set(timer, after: Self.tickNanoseconds) }
     waiting.removeAll { $0 === connection }
     loop.passAgain()
   }
@@ -212,8 +243,29 @@ public final class BlockServer: PassHook {
     if let deadline, now >= deadline {
       for connection in connections { connection.drop() }
     }
-    if !connections.isEmpty || isStopping { loop.set(timer, after: Self.tickNanoseconds) }
+    returnMemory()
+    if !connections.isEmpty || isStopping || buffers.keepsAny || connectionsGone > 0 {
+      loop.set(timer, after: Self.tickNanoseconds)
+    }
   }
+
+  /// Connections that have ended since memory of the allocator's was given back.
+  private var connectionsGone = 0
+  private var returnTime: UInt64 = 0
+
+  /// Gives the system back what clients took that have gone, or have become quiet.
+  private func returnMemory() {
+    buffers.trim()
+    guard connectionsGone > 0, loop.time &- returnTime > 2_000_000_000 else { return }
+    returnTime = loop.time
+    connectionsGone = 0
+    malloc_trim(0)
+  }
+
+  // MARK: - Handshakes
+
+  /// Whether `connection` may begin a handshake of TLS now; it is told later, by `startTLS`, where not.
+  func admitsHandshake(_ connection: Connection) -> Bool { handshakes.admit(connection) }
 
   // MARK: - Stopping
 

@@ -20,11 +20,23 @@ final class BufferPool {
   /// Sizes up to 64 MiB.
   private static let orders = 15
   private static let keptBytesMax = 32 << 20
+  /// Given back to the system in one go: a fraction of a millisecond.
+  private static let trimBytesMax = 4 << 20
 
   private let lists: UnsafeMutablePointer<FreeList>
+  /// In use and kept there are no more than this, unless more is in use.
+  private let bytesMax: Int
+  /// Bytes that the system has given, in use and kept.
+  private(set) var bytesHeld = 0
   private var keptBytes = 0
+  /// Whether any are kept for the next request.
+  var keepsAny: Bool { keptBytes > 0 }
+  /// The least that was kept since the last `trim`: nobody has needed it.
+  private var unusedBytes = 0
 
-  init() {
+  /// No buffers yet.
+  init(bytesMax: Int) {
+    self.bytesMax = bytesMax
     lists = .allocate(capacity: Self.orders)
     lists.initialize(repeating: FreeList(), count: Self.orders)
   }
@@ -51,18 +63,23 @@ final class BufferPool {
       lists[order].first = first.load(as: UnsafeMutableRawPointer?.self)
       lists[order].count -= 1
       keptBytes -= size
+      unusedBytes = min(unusedBytes, keptBytes)
       return Buffer(bytes: first, order: order)
     }
     // What is kept in other sizes is not what is wanted now.
     if keptBytes > Self.keptBytesMax / 2 { dropFromFullest() }
-    guard let fresh = aligned_alloc(Self.bytesMin, size) else { return nil }
+    while keptBytes > 0, bytesHeld + size > bytesMax { dropFromFullest() }
+    // The allocator would keep what lies below something that is still in use.
+    let fresh = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let fresh, fresh != MAP_FAILED else { return nil }
+    bytesHeld += size
     return Buffer(bytes: fresh, order: order)
   }
 
   /// Takes a buffer back.
   func give(_ buffer: Buffer) {
-    guard keptBytes + buffer.count <= Self.keptBytesMax else {
-      free(buffer.bytes)
+    guard keptBytes + buffer.count <= Self.keptBytesMax, bytesHeld <= bytesMax else {
+      release(buffer.bytes, buffer.count)
       return
     }
     buffer.bytes.storeBytes(of: lists[buffer.order].first, as: UnsafeMutableRawPointer?.self)
@@ -71,12 +88,25 @@ final class BufferPool {
     keptBytes += buffer.count
   }
 
+  /// Gives back to the system some of what nobody has needed since the last call. Called from time to time.
+  func trim() {
+    let target = max(0, keptBytes - min(unusedBytes, Self.trimBytesMax))
+    while keptBytes > target { dropFromFullest() }
+    unusedBytes = keptBytes
+  }
+
+  private func release(_ bytes: UnsafeMutableRawPointer, _ count: Int) {
+    munmap(bytes, count)
+    bytesHeld -= count
+  }
+
   private func drop(_ order: Int) -> Bool {
     guard let first = lists[order].first else { return false }
     lists[order].first = first.load(as: UnsafeMutableRawPointer?.self)
     lists[order].count -= 1
     keptBytes -= Self.bytesMin << order
-    free(first)
+    unusedBytes = min(unusedBytes, keptBytes)
+    release(first, Self.bytesMin << order)
     return true
   }
 

@@ -45,6 +45,8 @@ extension Connection {
       drop()
       return false
     }
+    // What it asks for may have to be looked for, and the answer is sent before the next is taken.
+    spend(4)
     let code = bytes.big32(8)
     let length = Int(bytes.big32(12))
     if length > Self.optionBytesMax {
@@ -128,14 +130,31 @@ extension Connection {
 
   private func list(_ code: UInt32, _ data: UnsafeRawBufferPointer) {
     guard data.isEmpty else { return reply(code, .invalid, message: "the option has no data") }
-    for export in server.exports.exports {
+    listing = (server.exports.exports[...], code)
+    continueList()
+  }
+
+  /// Bytes of a list that are made at a time; there may be thousands of exports.
+  private static var listBytes: Int { 8 << 10 }
+
+  /// Tells more of the exports, now that what was told before has been sent.
+  func continueList() {
+    guard let (exports, code) = listing else { return }
+    var rest = exports
+    while greeting.count < Self.listBytes, let export = rest.popFirst() {
       var writer = WireWriter()
       writer.put(UInt32(export.name.utf8.count))
       writer.put(export.name)
       writer.put(export.summary)
       reply(code, .server, writer.bytes)
     }
-    reply(code, .ack)
+    spend(50)
+    if rest.isEmpty {
+      listing = nil
+      reply(code, .ack)
+    } else {
+      listing = (rest, code)
+    }
   }
 
   private func info(_ code: UInt32, _ data: UnsafeRawBufferPointer, entersTransmission: Bool) {
@@ -234,15 +253,22 @@ extension Connection {
 
   /// The client knows that TLS begins.
   func startTLS() {
+    guard start == end else { return drop() }
+    guard server.admitsHandshake(self) else { return }
     isStartingTLS = false
-    guard start == end, let session = server.security.makeSession(descriptor) else { return drop() }
+    guard let session = server.security.makeSession(descriptor) else { return drop() }
     tls = session
+    fix(TLSSession.bytes)
     phase = .tlsHandshake
     continueTLS()
   }
 
   /// Goes on with the handshake of TLS.
   func continueTLS() {
+    guard server.turns.takeHandshake() else {
+      yieldForMore()
+      return updateInterest()
+    }
     switch tls?.shakeHands() {
     case .done:
       phase = .options

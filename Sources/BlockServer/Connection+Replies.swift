@@ -20,12 +20,17 @@ extension Connection {
       fail(index, code, export)
       return
     }
+    if slot.pointee.hasNextPiece {
+      // What has been done so far may have taken its time.
+      inFlight += 1
+      server.turns.later(self, slot: index)
+      return
+    }
     switch slot.pointee.stage {
     case .last:
       if slot.pointee.command == Nbd.Command.read { replyData(index) } else { replyDone(index) }
     case .flush:
       submitFlush(index, export)
-    case .zeroes(let from, let to): writeZeroPiece(index, export, from, to)
     }
   }
 
@@ -49,37 +54,17 @@ extension Connection {
       return
     }
     if code == EOPNOTSUPP, request.pointee.operation == .writeZeroes,
-      table.slots[index].flags & Nbd.CommandFlag.fastZero == 0,
-      let buffer = takeBuffer(index, Self.zeroPieceBytes)
+      table.slots[index].flags & Nbd.CommandFlag.fastZero == 0
     {
-      buffer.bytes.initializeMemory(as: UInt8.self, repeating: 0, count: Self.zeroPieceBytes)
-      let slot = table.slots[index]
-      writeZeroPiece(index, export, slot.offset, slot.offset + UInt64(slot.length))
+      // From the start: some pieces may be zeros already, which does no harm.
+      table.slots[index].writesZeroes = true
+      table.slots[index].next = table.slots[index].offset
+      inFlight += 1
+      server.turns.later(self, slot: index)
       return
     }
     guard table.slots[index].headerBytes == 0 else { return }
     replyError(index, Refusal(Self.map(code), Self.message(code)))
-  }
-
-  private static var zeroPieceBytes: Int { 1 << 20 }
-
-  /// Writes the next zeros of a range, where the destination cannot by itself.
-  private func writeZeroPiece(_ index: Int, _ export: Export, _ from: UInt64, _ to: UInt64) {
-    guard let table else { return }
-    let request = table.requests + index
-    guard from < to else {
-      guard table.slots[index].flags & Nbd.CommandFlag.fua != 0 else { return replyDone(index) }
-      submitFlush(index, export)
-      return
-    }
-    let count = Int(min(UInt64(Self.zeroPieceBytes), to - from))
-    table.slots[index].stage = .zeroes(from: from + UInt64(count), to: to)
-    request.pointee.operation = .write
-    request.pointee.flags = []
-    request.pointee.offset = from
-    request.pointee.byteCount = count
-    request.pointee.buffer = table.slots[index].buffer?.bytes
-    submit(index, export)
   }
 
   private static func map(_ code: Int32) -> NbdError {
@@ -96,7 +81,8 @@ extension Connection {
   }
 
   private static func message(_ code: Int32) -> StaticString {
-    switch map(code) {
+    if code == EFBIG { return "the server may not write files as large as that (ulimit -f)" }
+    return switch map(code) {
     case .permission: "the volume is read-only"
     case .noSpace: "no space left in the pool"
     case .inputOutput: "the device failed"
@@ -271,21 +257,15 @@ extension Connection {
 
   // MARK: - Block status
 
-  /// Answers with what is allocated and what reads as zeros.
+  /// Answers with what is allocated and what reads as zeros: as far as can be told in one go, which the
+  /// protocol leaves to the server.
   func replyStatus(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) {
     guard let table else { return }
     let isSingle = table.slots[index].flags & Nbd.CommandFlag.onlyOne != 0
-    let header = table.header(index)
-    var target = header + Nbd.chunkBytes + 4
-    var most = 1
-    if !isSingle {
-      guard let buffer = takeBuffer(index, Self.statusBytes) else { return }
-      target = buffer.bytes
-      most = buffer.count / 8
-    }
+    let states = server.states
+    let most = isSingle ? 1 : BlockServer.statesMax
     let end = offset + UInt64(length)
-    var next = offset
-    var count = 0
+    var (next, count, steps) = (offset, 0, 0)
     var state: UInt32 = 0
     export.destination.forEachExtent(in: offset..<end) { extent in
       let upper = min(end, extent.offset + extent.byteCount)
@@ -293,44 +273,59 @@ extension Connection {
       let now = (extent.isAllocated ? 0 : Nbd.State.hole) | (extent.isZero ? Nbd.State.zero : 0)
       if count > 0, now == state {
         let at = (count - 1) * 8
-        target.putBig(UnsafeRawPointer(target).big32(at) + UInt32(upper - next), at)
+        states.putBig(UnsafeRawPointer(states).big32(at) + UInt32(upper - next), at)
       } else if count == most {
         return false
       } else {
-        target.putBig(UInt32(upper - next), count * 8)
-        target.putBig(now, count * 8 + 4)
+        states.putBig(UInt32(upper - next), count * 8)
+        states.putBig(now, count * 8 + 4)
         count += 1
         state = now
       }
       next = upper
-      return true
+      steps += 1
+      return steps < BlockServer.statesMax
     }
+    spend(steps / 2)
     if count == 0 {
       // Whatever is not known may hold data.
-      target.putBig(UInt32(length), 0)
-      target.putBig(UInt32(0), 4)
+      states.putBig(UInt32(length), 0)
+      states.putBig(UInt32(0), 4)
       count = 1
+    }
+    let header = table.header(index)
+    if isSingle {
+      (header + Nbd.chunkBytes + 4).copyMemory(from: states, byteCount: 8)
+    } else {
+      guard let buffer = takeBuffer(index, 8 * count) else { return }
+      buffer.bytes.copyMemory(from: states, byteCount: 8 * count)
+      table.slots[index].payload = buffer.bytes
+      table.slots[index].payloadBytes = 8 * count
     }
     putChunk(index, Nbd.Chunk.blockStatus, payload: 4 + 8 * count)
     header.putBig(Nbd.allocationContextID, Nbd.chunkBytes)
     table.slots[index].headerBytes = Nbd.chunkBytes + 4 + (isSingle ? 8 : 0)
-    if !isSingle {
-      table.slots[index].payload = target
-      table.slots[index].payloadBytes = 8 * count
-    }
     enqueue(index)
   }
 
-  private static var statusBytes: Int { 64 << 10 }
-
   // MARK: - Sending
+
+  /// Bytes that are sent in a pass.
+  private static var sendBytesMax: Int { 1 << 20 }
 
   /// Sends replies as far as the client takes them; false if the connection has ended.
   func sendReplies() -> Bool {
+    var left = Self.sendBytesMax
     while let first = table?.firstReply, first >= 0 {
+      guard left > 0 else {
+        yieldForMore(sending: true)
+        return true
+      }
       let count = gather(first)
       let n = send(server.vectors, count)
       guard n > 0 else { return n == 0 }
+      left -= n
+      spend(n >> 14)
       var sent = sentOfFirst + n
       while let table, table.firstReply >= 0 {
         let bytes = table.slots[table.firstReply].replyBytes
@@ -368,7 +363,7 @@ extension Connection {
         add(table.header(index), slot.pointee.headerBytes)
         if slot.pointee.payloadBytes > 0 { add(slot.pointee.payload, slot.pointee.payloadBytes) }
       }
-      index = slot.pointee.next
+      index = slot.pointee.nextSlot
     }
     return count
   }

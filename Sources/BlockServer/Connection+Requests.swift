@@ -48,25 +48,48 @@ extension Connection {
       drop()
       return false
     }
-    guard let export, let table, table.firstFree >= 0 else { return pause(0) }
+    guard let export, let table, table.hasFree else { return pause(0) }
+    spend(1)
     if let refusal = check(header, export) {
       start += Nbd.requestBytes
       if isWrite { skipping = header.length }
       replyError(take(header), refusal)
       return true
     }
-    let isData = isWrite || header.command == Nbd.Command.read
-    let needed = isData && header.length > 0 ? BufferPool.bytes(for: header.length) : 0
+    let needed = bytesNeeded(header)
     guard hasRoom(needed) else { return pause(needed) }
     start += Nbd.requestBytes
     perform(header, export)
     return true
   }
 
+  /// The most that the buffers for a request, its data and its reply take.
+  private func bytesNeeded(_ header: Header) -> Int {
+    guard header.length > 0 else { return 0 }
+    switch header.command {
+    case Nbd.Command.write: return BufferPool.bytes(for: header.length)
+    case Nbd.Command.read:
+      let plan = mayPlan(header) ? BufferPool.bytesMin : 0
+      return BufferPool.bytes(for: header.length) + plan
+    case Nbd.Command.blockStatus:
+      let isSingle = header.flags & Nbd.CommandFlag.onlyOne != 0
+      return isSingle ? 0 : BufferPool.bytes(for: 8 * BlockServer.statesMax)
+    default: return 0
+    }
+  }
+
+  /// Whether holes are looked for in what is to be read.
+  private func mayPlan(_ header: Header) -> Bool {
+    isStructured && header.flags & Nbd.CommandFlag.dontFragment == 0
+      && header.length >= Self.sparseBytesMin
+  }
+
   private func take(_ header: Header) -> Int {
+    let made = table?.made ?? 0
     guard
       let slot = table?.take(cookie: header.cookie, command: header.command, flags: header.flags)
     else { preconditionFailure("requests come after the handshake") }
+    if let table, table.made > made { fix(SlotTable.bytesPerSlot) }
     table?.slots[slot].offset = header.offset
     table?.slots[slot].length = header.length
     return slot
@@ -173,7 +196,7 @@ extension Connection {
       server.counters.discards += 1
       prepare(slot, .discard, header, nil)
       makeDurableAfterwards(slot, header)
-      submit(slot, export)
+      submitFirst(slot, export)
     case Nbd.Command.writeZeroes: writeZeroes(slot, header, export)
     case Nbd.Command.blockStatus: replyStatus(slot, export, header.offset, header.length)
     default:
@@ -209,18 +232,13 @@ extension Connection {
   private func read(_ slot: Int, _ header: Header, _ export: Export) {
     server.counters.reads += 1
     server.counters.bytesRead += UInt64(header.length)
-    let mayFragment = isStructured && header.flags & Nbd.CommandFlag.dontFragment == 0
-    if mayFragment, header.length >= Self.sparseBytesMin,
-      replyHole(slot, export, header.offset, header.length)
-    {
-      return
-    }
+    spend(header.length >> 18)
+    let mayPlan = mayPlan(header)
+    if mayPlan, replyHole(slot, export, header.offset, header.length) { return }
     guard let buffer = takeBuffer(slot, header.length) else { return }
-    if mayFragment, header.length >= Self.sparseBytesMin {
-      planPieces(slot, export, header.offset, header.length)
-    }
+    if mayPlan { planPieces(slot, export, header.offset, header.length) }
     prepare(slot, .read, header, buffer.bytes)
-    submit(slot, export)
+    submitFirst(slot, export)
   }
 
   /// Shorter reads are not asked for holes: it would take longer than sending zeros.
@@ -245,16 +263,20 @@ extension Connection {
     prepare(slot, .writeZeroes, header, nil)
     if !mayPunch { table?.requests[slot].flags.insert(.keepAllocated) }
     makeDurableAfterwards(slot, header)
-    submit(slot, export)
+    submitFirst(slot, export)
   }
 
   private func isZeroHole(_ export: Export, _ offset: UInt64, _ length: Int) -> Bool {
     var isHole = true
-    // A destination may have many runs to tell of; one that is not a hole is enough.
+    var steps = 0
+    // A destination may have many runs to tell of; one that is not a hole is enough, and looking for it
+    // without end would keep others waiting.
     export.destination.forEachExtent(in: offset..<offset + UInt64(length)) { extent in
-      isHole = extent.isZero && !extent.isAllocated
+      steps += 1
+      isHole = extent.isZero && !extent.isAllocated && steps < BlockServer.statesMax
       return isHole
     }
+    spend(steps / 2)
     return isHole
   }
 
@@ -305,7 +327,7 @@ extension Connection {
     guard count == rest else { return false }
     let slot = payloadSlot
     payloadSlot = -1
-    submit(slot, export)
+    submitFirst(slot, export)
     return true
   }
 }

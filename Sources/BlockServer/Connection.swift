@@ -38,9 +38,10 @@ final class Connection: RequestOwner {
   var phase = Phase.greeting
   var tls: TLSSession?
 
-  // What was received and not yet understood: `received[start..<end]`.
-  let receiveBuffer: BufferPool.Buffer
-  let received: UnsafeMutableRawPointer
+  // What was received and not yet understood: `received[start..<end]`. While the connection is at work
+  // that is memory of the server's; what is left over goes to a buffer that is just large enough.
+  var received: UnsafeMutableRawPointer
+  private var leftover: BufferPool.Buffer?
   var start = 0
   var end = 0
   /// How much to receive at once: little where payloads follow that go to buffers of their own.
@@ -55,6 +56,9 @@ final class Connection: RequestOwner {
   var export: Export?
   var sendsStatus = false
 
+  /// The exports that are being listed, and the option's number.
+  var listing: (exports: ArraySlice<Export>, option: UInt32)?
+
   // What the handshake has to say.
   var greeting: [UInt8] = []
   var greetingSent = 0
@@ -68,6 +72,13 @@ final class Connection: RequestOwner {
   var inFlight = 0
   /// Bytes of buffers.
   var bytesInUse = 0
+  /// Bytes of what it has for as long as it is there, and needs to have.
+  private var bytesFixed = 0
+  /// What it may do in the pass `budgetPass` of the loop, in units of `Turns`.
+  private var budget = 0
+  private var budgetPass = UInt64.max
+  /// It goes on in a later pass.
+  private var isYielding = false
   /// Nothing is understood any more until there are slots or bytes.
   var isPaused = false
   var bytesWanted = 0
@@ -76,24 +87,35 @@ final class Connection: RequestOwner {
   /// Of the first reply, what has been sent.
   var sentOfFirst = 0
   private var isSendBlocked = false
+  /// It has sent enough for this pass.
+  private var isSendYielding = false
   private var lastProgress: UInt64
   private var wasDropped = false
 
-  /// Nil where there is no memory for it; the descriptor is then still the caller's.
-  init?(_ descriptor: Int32, _ server: BlockServer) {
+  init(_ descriptor: Int32, _ server: BlockServer) {
     self.server = server
     self.descriptor = descriptor
-    guard let buffer = server.buffers.take(Self.receiveBytes) else { return nil }
-    receiveBuffer = buffer
-    received = buffer.bytes
+    received = server.scratch
     startTime = server.loop.time
     lastProgress = startTime
     super.init()
+    fix(Self.bytesPerConnection)
   }
 
-  deinit {
-    server.buffers.give(receiveBuffer)
-    table?.deallocate()
+  deinit { table?.deallocate() }
+
+  /// What a connection takes that has no requests: itself, and what the handshake says.
+  private static let bytesPerConnection = 16 << 10
+
+  private func unfix() {
+    server.fix(-bytesFixed)
+    bytesFixed = 0
+  }
+
+  /// Takes memory that it keeps until it ends.
+  func fix(_ bytes: Int) {
+    bytesFixed += bytes
+    server.fix(bytes)
   }
 
   /// Greets the client. False, and the descriptor is closed, if it cannot be watched.
@@ -104,6 +126,7 @@ final class Connection: RequestOwner {
     } catch {
       Glibc.close(descriptor)
       phase = .ended
+      unfix()
       return false
     }
     self.source = source
@@ -119,7 +142,7 @@ final class Connection: RequestOwner {
 
   private func ready(_ events: EventLoop.Events) {
     if phase == .tlsHandshake {
-      continueTLS()
+      if !isYielding { continueTLS() }
     } else {
       if events.contains(.writable) || isSendBlocked { flush() }
       if isReading { receive() }
@@ -133,11 +156,15 @@ final class Connection: RequestOwner {
   }
 
   private var isReading: Bool {
-    !isPaused && phase != .finishing && phase != .ended && phase != .tlsHandshake
+    // With as much as fits understood nothing can be received: what was said has to be sent first.
+    !isPaused && !isYielding && !isStartingTLS && phase != .finishing && phase != .ended
+      && phase != .tlsHandshake
+      && end - start < Self.receiveBytes
   }
 
   /// Receives and understands until there is no more, or it is others' turn.
   private func receive() {
+    defer { keepLeftover() }
     for _ in 0..<8 {
       let count = fill()
       if count == 0 { return finish() }
@@ -147,6 +174,7 @@ final class Connection: RequestOwner {
         return
       }
       noteProgress()
+      spend(count >> 14)
       process()
       guard isReading, payloadSlot >= 0 || skipping > 0 || tls?.hasPending == true else { return }
     }
@@ -160,14 +188,7 @@ final class Connection: RequestOwner {
   /// One call that receives: first what is left of a payload, then what follows it. Returns bytes, 0
   /// at the end, or -1 with errno set.
   private func fill() -> Int {
-    if start == end {
-      start = 0
-      end = 0
-    } else if end > Self.receiveBytes / 2 {
-      received.copyMemory(from: received + start, byteCount: end - start)
-      end -= start
-      start = 0
-    }
+    useScratch()
     var vectors = (iovec(), iovec())
     var count = 0
     var payloadRest = 0
@@ -199,9 +220,63 @@ final class Connection: RequestOwner {
     return n
   }
 
+  /// Moves what is left over to the front of the memory that is received to.
+  private func useScratch() {
+    let count = end - start
+    if count > 0, start > 0 || received != server.scratch {
+      memmove(server.scratch, received + start, count)
+    }
+    received = server.scratch
+    start = 0
+    end = count
+    dropLeftover()
+  }
+
+  /// Leaves the server's memory to others.
+  private func keepLeftover() {
+    let count = end - start
+    guard count > 0, phase != .ended, phase != .finishing else {
+      received = server.scratch
+      start = 0
+      end = 0
+      return dropLeftover()
+    }
+    // It has a buffer of its own, which is no larger than it has to be.
+    if let leftover, received == leftover.bytes,
+      leftover.count == BufferPool.bytes(for: count)
+    {
+      return
+    }
+    guard let buffer = server.buffers.take(count) else { return drop() }
+    memcpy(buffer.bytes, received + start, count)
+    dropLeftover()
+    leftover = buffer
+    server.charge(buffer.count, used: bytesInUse)
+    bytesInUse += buffer.count
+    received = buffer.bytes
+    start = 0
+    end = count
+  }
+
+  private func dropLeftover() {
+    guard let buffer = leftover else { return }
+    leftover = nil
+    server.buffers.give(buffer)
+    bytesInUse -= buffer.count
+    server.refund(buffer.count, used: bytesInUse)
+  }
+
   /// Understands what has been received, as far as it goes.
   func process() {
+    if budgetPass != server.loop.passes {
+      budgetPass = server.loop.passes
+      budget = Turns.connectionUnits
+    }
     while !isPaused {
+      guard budget > 0, server.turns.hasUnits else {
+        if start < end, phase != .finishing, phase != .ended { yield() }
+        return
+      }
       if skipping > 0 {
         let count = min(skipping, end - start)
         skipping -= count
@@ -210,18 +285,55 @@ final class Connection: RequestOwner {
       }
       switch phase {
       case .greeting: guard takeClientFlags() else { return }
-      case .options: guard greeting.isEmpty, takeOption() else { return }
+      case .options:
+        guard greeting.isEmpty, listing == nil, !isStartingTLS, takeOption() else { return }
       case .transmission: guard takeRequest() else { return }
       case .tlsHandshake, .finishing, .ended: return
       }
     }
   }
 
+  /// So much was done, in units of `Turns`.
+  @inline(__always) func spend(_ units: Int) {
+    budget &-= units
+    server.turns.spend(units)
+  }
+
+  /// Has the rest done in a later pass.
+  private func yield() {
+    isPaused = true
+    isYielding = true
+    server.turns.later(self, isLight: budget > 0)
+  }
+
+  /// Goes on with what was left for this pass.
+  func takeTurn() {
+    guard isYielding else { return }
+    isYielding = false
+    guard phase != .ended else { return }
+    if phase == .tlsHandshake { return continueTLS() }
+    if isSendYielding {
+      isSendYielding = false
+      flush()
+    }
+    guard phase != .ended, !isYielding else { return }
+    if listing != nil { continueList() } else if !isWaitingForServer { goOn() }
+  }
+
+  /// Goes on in a later pass with something else than what was received.
+  func yieldForMore(sending: Bool = false) {
+    if sending { isSendYielding = true }
+    if isYielding { return }
+    isYielding = true
+    server.turns.later(self, isLight: false)
+  }
+
   /// Goes on after a pause.
   func goOn() {
-    guard phase != .ended else { return }
+    guard phase != .ended, !isYielding else { return }
     isPaused = false
     process()
+    keepLeftover()
     updateInterest()
   }
 
@@ -237,16 +349,20 @@ final class Connection: RequestOwner {
   /// Sends what there is to send, as far as the client takes it.
   func flush() {
     isDirty = false
-    guard phase != .ended, phase != .tlsHandshake else { return }
+    guard phase != .ended, phase != .tlsHandshake, !isSendYielding else { return }
     let hadGreeting = !greeting.isEmpty
     isSendBlocked = false
     guard greeting.isEmpty ? finishRecord() : sendGreeting(), sendReplies() else { return }
-    if phase == .finishing, !isSendBlocked, inFlight == 0, table?.firstReply ?? -1 < 0 {
+    if phase == .finishing, !isSendBlocked, !isSendYielding, inFlight == 0,
+      table?.firstReply ?? -1 < 0
+    {
       close(dropped: false)
       return
     }
     if hadGreeting, greeting.isEmpty, isStartingTLS {
       startTLS()
+    } else if hadGreeting, listing != nil {
+      if greeting.isEmpty { yieldForMore() }
     } else if isPaused && !isWaitingForServer || hadGreeting {
       goOn()
     }
@@ -323,7 +439,7 @@ final class Connection: RequestOwner {
     guard let source, phase != .ended else { return }
     var wanted: EventLoop.Events = []
     if phase == .tlsHandshake {
-      wanted = tls?.wantsToWrite == true ? .writable : .readable
+      if !isYielding { wanted = tls?.wantsToWrite == true ? .writable : .readable }
     } else {
       if isReading { wanted.insert(.readable) }
       if isSendBlocked { wanted.insert(.writable) }
@@ -364,6 +480,7 @@ final class Connection: RequestOwner {
     source = nil
     Glibc.close(descriptor)
     abandonPayload()
+    dropLeftover()
     while let first = table?.firstReply, first >= 0 {
       _ = table?.takeReply()
       release(first)
@@ -384,6 +501,8 @@ final class Connection: RequestOwner {
     guard phase == .ended, inFlight == 0 else { return }
     export?.close()
     export = nil
+    listing = nil
+    unfix()
     server.forget(self, wasDropped: wasDropped)
   }
 }

@@ -71,6 +71,7 @@ public final class Export {
 public final class ExportList {
   /// All exports, in the order in which they are listed.
   public private(set) var exports: [Export] = []
+  private var byName: [String: Export] = [:]
   /// What clients get who name none. Where this is nil, it is the only export, if there is one.
   public var defaultName: String?
 
@@ -84,14 +85,18 @@ public final class ExportList {
       return false
     }
     exports.append(export)
+    byName[export.name] = export
     return true
   }
 
   /// Takes an export off the list. Connections that use it go on.
-  public func remove(_ name: String) { exports.removeAll { $0.name == name } }
+  public func remove(_ name: String) {
+    guard let export = byName.removeValue(forKey: name) else { return }
+    exports.removeAll { $0 === export }
+  }
 
   /// The export of a name.
-  public subscript(name: String) -> Export? { exports.first { $0.name == name } }
+  public subscript(name: String) -> Export? { byName[name] }
 
   /// The export that a client asks for.
   func find(_ name: [UInt8]) -> Export? {
@@ -99,6 +104,10 @@ public final class ExportList {
       if let defaultName { return self[defaultName] }
       return exports.count == 1 ? exports[0] : nil
     }
-    return exports.first { $0.name.utf8.elementsEqual(name) }
+    // Names that are equal as texts can differ in their bytes.
+    guard let text = String(validating: name, as: UTF8.self), let export = byName[text],
+      export.name.utf8.elementsEqual(name)
+    else { return nil }
+    return export
   }
 }

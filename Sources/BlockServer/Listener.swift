@@ -1,3 +1,4 @@
+import BlockIO
 import CDMThin
 public import DataPath
 import Glibc
@@ -9,7 +10,7 @@ public final class Listener {
   /// The listening socket.
   public let descriptor: Int32
   /// The file that goes when the listener does, and what identifies it.
-  private var file: (path: String, device: UInt, inode: UInt)?
+  private var file: SocketFile?
   private var isClosed = false
 
   private init(descriptor: Int32, name: String) {
@@ -24,51 +25,44 @@ public final class Listener {
     // Closed twice, it could be somebody else's descriptor the second time.
     guard !isClosed else { return }
     isClosed = true
-    if let file, let now = Self.identity(file.path), now == (file.device, file.inode) {
-      unlink(file.path)
-    }
+    file?.remove()
+    file = nil
     Glibc.close(descriptor)
-  }
-
-  private static func identity(_ path: String) -> (UInt, UInt)? {
-    var info = stat()
-    return lstat(path, &info) == 0 ? (UInt(info.st_dev), UInt(info.st_ino)) : nil
   }
 
   // MARK: - Unix sockets
 
-  /// Listens on a unix socket at `path`, for its owner alone. A socket that nobody listens on any more
-  /// is replaced.
+  /// Listens on a unix socket at `path`, for its owner alone. A socket of root's or this user's that
+  /// nobody listens on any more is replaced.
   /// - Throws: `SystemError`; EADDRINUSE where somebody listens, or there is something else.
   public static func unix(path: String) throws(SystemError) -> Listener {
+    let place = try SocketFile.Place(path)
     let fd = try open(AF_UNIX)
     do throws(SystemError) {
       if dmthin_bind_unix(fd, path) != 0 {
-        guard errno == EADDRINUSE, isStale(path), unlink(path) == 0 else {
-          throw SystemError("bind", errno == 0 ? EADDRINUSE : errno)
-        }
+        guard errno == EADDRINUSE else { throw SystemError("bind", errno) }
+        try place.removeStale()
         try check(dmthin_bind_unix(fd, path), "bind")
       }
-      try check(listen(fd, SOMAXCONN), "listen")
+      let file = try place.made()
+      do throws(SystemError) {
+        try check(listen(fd, SOMAXCONN), "listen")
+      } catch {
+        file.remove()
+        throw error
+      }
+      let listener = Listener(descriptor: fd, name: path)
+      listener.file = file
+      return listener
     } catch {
       Glibc.close(fd)
       throw error
     }
-    let listener = Listener(descriptor: fd, name: path)
-    listener.file = identity(path).map { (path, $0.0, $0.1) }
-    return listener
   }
 
-  /// Whether there is a socket at `path` and nobody listens on it. Leaves EADDRINUSE otherwise.
-  private static func isStale(_ path: String) -> Bool {
-    var info = stat()
-    let probe = dmthin_stream_socket(AF_UNIX)
-    guard probe >= 0 else { return false }
-    defer { Glibc.close(probe) }
-    let isSocket = lstat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFSOCK
-    let isRefused = isSocket && dmthin_connect_unix(probe, path) != 0 && errno == ECONNREFUSED
-    errno = EADDRINUSE
-    return isRefused
+  /// Whether others could put a socket of theirs in place of one that is made at `path`.
+  public static func othersMayReplace(path: String) -> Bool {
+    (try? TrustedFolder.parent(of: path))?.folder.letsOthersReplace ?? false
   }
 
   // MARK: - TCP

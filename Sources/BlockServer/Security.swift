@@ -24,6 +24,9 @@ public struct Security {
     self.init(mode: mode, credentials: credentials)
   }
 
+  /// What the user should know of the files that keys are in.
+  public var warnings: [String] { credentials?.warnings ?? [] }
+
   var isOffered: Bool { mode != .off && credentials != nil }
   var isRequired: Bool { mode == .require }
 
@@ -49,6 +52,7 @@ public final class TLSCredentials {
   fileprivate let certificates: gnutls_certificate_credentials_t?
   fileprivate let keys: gnutls_psk_server_credentials_t?
   fileprivate let verifiesClients: Bool
+  fileprivate let warnings: [String]
 
   /// Has the library, without which no other function of it may be called.
   private static func findLibrary() throws(TLSError) {
@@ -70,6 +74,7 @@ public final class TLSCredentials {
     certificates = credentials
     keys = nil
     verifiesClients = clientAuthority != nil
+    warnings = KeyFile.warnings(key)
     let loaded = gnutls_certificate_set_x509_key_file(
       credentials, certificate, key, GNUTLS_X509_FMT_PEM)
     guard loaded >= 0 else { throw TLSError("\(certificate), \(key)", loaded) }
@@ -90,7 +95,9 @@ public final class TLSCredentials {
     certificates = nil
     keys = credentials
     verifiesClients = false
-    guard access(path, R_OK) == 0 else { throw TLSError(path, GNUTLS_E_FILE_ERROR) }
+    warnings = KeyFile.warnings(path)
+    // The library takes anything, and finds no key in it when a client comes.
+    if let fault = KeyFile.fault(path) { throw TLSError(description: "\(path): \(fault)") }
     let loaded = gnutls_psk_set_server_credentials_file(credentials, path)
     guard loaded >= 0 else { throw TLSError(path, loaded) }
   }
@@ -101,7 +108,9 @@ public final class TLSCredentials {
   }
 
   func apply(to session: gnutls_session_t) -> Bool {
-    let priority = keys == nil ? "NORMAL" : "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK"
+    // Older versions have known weaknesses, and no client needs them.
+    let versions = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
+    let priority = keys == nil ? versions : "\(versions):+ECDHE-PSK:+DHE-PSK:+PSK"
     guard gnutls_priority_set_direct(session, priority, nil) == 0 else { return false }
     if let certificates {
       gnutls_certificate_server_set_request(

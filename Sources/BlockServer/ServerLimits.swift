@@ -4,10 +4,10 @@ public struct ServerLimits: Sendable {
   public var connections = 128
   /// Requests of one connection at a time; it is not read from while it has as many.
   public var requestsPerConnection = 256
-  /// Bytes in buffers, of all connections: at least 128 MiB, so that the largest request fits in half
-  /// of it. The other half is shared out evenly: what a connection has within its share it need not wait
-  /// for, whatever the others hold.
-  public var bytes = 256 << 20
+  /// Bytes in buffers, of all connections, and in what connections have besides: at least 64 MiB, so that
+  /// the largest request fits in half of it. The other half is shared out evenly: what a connection has
+  /// within its share it need not wait for, whatever the others hold.
+  public var bytes = 160 << 20
   /// Bytes in buffers of one connection; one request of any size is taken all the same.
   public var bytesPerConnection = 64 << 20
   /// How long a client may take until it has chosen an export, in nanoseconds.

@@ -8,8 +8,6 @@ struct Slot {
     case last
     /// A flush makes it durable.
     case flush
-    /// Zeros are written piece by piece, from here to there.
-    case zeroes(from: UInt64, to: UInt64)
   }
 
   /// The client's, given back as it came.
@@ -21,6 +19,11 @@ struct Slot {
   var offset: UInt64 = 0
   var length = 0
   var stage = Stage.last
+  /// Of a request that is done piece by piece, the first byte of the next piece: `offset` and `length` say
+  /// where it ends.
+  var next = UInt64.max
+  /// The pieces are writes of zeros, where the destination cannot zero by itself.
+  var writesZeroes = false
   /// Of the reply: what is in `header`, and what follows it from `payload`.
   var headerBytes = 0
   var payloadBytes = 0
@@ -33,8 +36,11 @@ struct Slot {
   var plan: BufferPool.Buffer?
   /// Bytes of these.
   var charged = 0
-  /// The next that is free, or whose reply follows.
-  var next = -1
+  /// The next slot that is free, or whose reply follows.
+  var nextSlot = -1
+
+  /// Whether there is another piece to be done.
+  var hasNextPiece: Bool { next < offset &+ UInt64(truncatingIfNeeded: length) }
 
   /// Bytes of the reply.
   var replyBytes: Int {
@@ -52,7 +58,13 @@ struct SlotTable {
   let requests: RequestPointer
   private let headers: UnsafeMutableRawPointer
   let capacity: Int
-  private(set) var firstFree = 0
+  private var firstFree = -1
+  /// Slots that were in use at some time; the others take no memory.
+  private(set) var made = 0
+  private unowned(unsafe) let owner: RequestOwner
+  /// Memory that a slot takes.
+  static let bytesPerSlot =
+    MemoryLayout<Slot>.stride + MemoryLayout<BlockRequest>.stride + headerBytes
   /// Replies to be sent, in order.
   private(set) var firstReply = -1
   private var lastReply = -1
@@ -61,16 +73,22 @@ struct SlotTable {
 
   init(_ capacity: Int, owner: RequestOwner) {
     self.capacity = capacity
+    self.owner = owner
     slots = .allocate(capacity: capacity)
     requests = .allocate(capacity: capacity)
     headers = .allocate(byteCount: capacity * Self.headerBytes, alignment: 16)
-    for index in 0..<capacity {
-      (slots + index).initialize(to: Slot())
-      slots[index].next = index + 1 < capacity ? index + 1 : -1
-      (requests + index).initialize(
-        to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: owner))
-      requests[index].context = UInt64(index)
-    }
+  }
+
+  /// Whether `take` has another slot.
+  @inline(__always) var hasFree: Bool { firstFree >= 0 || made < capacity }
+
+  private mutating func make() {
+    (slots + made).initialize(to: Slot())
+    (requests + made).initialize(
+      to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: owner))
+    requests[made].context = UInt64(made)
+    firstFree = made
+    made += 1
   }
 
   func deallocate() {
@@ -85,37 +103,40 @@ struct SlotTable {
 
   /// A free slot; there is one.
   mutating func take(cookie: UInt64, command: UInt16, flags: UInt16) -> Int {
+    if firstFree < 0 { make() }
     let index = firstFree
     let slot = slots + index
-    firstFree = slot.pointee.next
+    firstFree = slot.pointee.nextSlot
     inUse += 1
     slot.pointee.cookie = cookie
     slot.pointee.command = command
     slot.pointee.flags = flags
     slot.pointee.stage = .last
+    slot.pointee.next = .max
+    slot.pointee.writesZeroes = false
     slot.pointee.headerBytes = 0
     slot.pointee.payloadBytes = 0
-    slot.pointee.next = -1
+    slot.pointee.nextSlot = -1
     return index
   }
 
   /// Gives a slot back, whose buffers have gone.
   mutating func give(_ index: Int) {
-    slots[index].next = firstFree
+    slots[index].nextSlot = firstFree
     firstFree = index
     inUse -= 1
   }
 
   mutating func appendReply(_ index: Int) {
-    if lastReply >= 0 { slots[lastReply].next = index } else { firstReply = index }
-    slots[index].next = -1
+    if lastReply >= 0 { slots[lastReply].nextSlot = index } else { firstReply = index }
+    slots[index].nextSlot = -1
     lastReply = index
   }
 
   /// Takes the first reply off the queue; the slot stays in use.
   mutating func takeReply() -> Int {
     let index = firstReply
-    firstReply = slots[index].next
+    firstReply = slots[index].nextSlot
     if firstReply < 0 { lastReply = -1 }
     return index
   }

@@ -7,6 +7,8 @@ final class TLSSession {
     case done, again, failed
   }
 
+  /// What a session takes of memory, the library's included.
+  static let bytes = 64 << 10
   /// The most that goes into one record.
   private static let recordBytes = 16 << 10
 

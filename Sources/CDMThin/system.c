@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 const int dmthin_o_direct = O_DIRECT;
+const int dmthin_o_path = O_PATH;
 
 int dmthin_memory_file(const char *name) { return memfd_create(name, MFD_CLOEXEC); }
 

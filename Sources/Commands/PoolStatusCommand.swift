@@ -25,7 +25,7 @@ enum PoolStatusCommand: Command {
     let reports = try pools.map { pool in
       Report(
         pool: pool, status: try manager.status(pool, flushes: !arguments.has("no-flush")),
-        lease: manager.lease(pool), thins: try manager.thinStatuses(pool))
+        lease: manager.knownLease(pool), thins: try manager.thinStatuses(pool))
     }
     if arguments.has("json") {
       try writeJSON(reports, console)

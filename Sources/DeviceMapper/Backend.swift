@@ -139,6 +139,9 @@ public struct SuspendOptions: OptionSet, Sendable {
   public static let noFlush = SuspendOptions(rawValue: 1)
   /// Does not freeze a mounted file system.
   public static let noLockFS = SuspendOptions(rawValue: 2)
+  /// For as long as the one who asks lives: a server resumes the device when the connection that
+  /// suspended it has gone. The kernel does not know this, and leaves it suspended.
+  public static let whileConnected = SuspendOptions(rawValue: 4)
 }
 
 /// What a query looks at.

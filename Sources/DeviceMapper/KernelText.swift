@@ -1,5 +1,19 @@
 /// Text as the kernel reads it: words, and numbers by two rules.
 package enum KernelText {
+  /// A name as people and logs get to see it: bytes that control a terminal or end a line as `\xHH`.
+  package static func printable(_ name: String) -> String {
+    guard name.unicodeScalars.contains(where: isControl) else { return name }
+    return name.unicodeScalars.reduce(into: "") { text, scalar in
+      guard isControl(scalar) else { return text.unicodeScalars.append(scalar) }
+      let digits = String(scalar.value, radix: 16)
+      text += "\\x\(digits.count == 1 ? "0" : "")\(digits)"
+    }
+  }
+
+  private static func isControl(_ scalar: Unicode.Scalar) -> Bool {
+    scalar.value < 0x20 || (0x7f...0x9f).contains(scalar.value)
+  }
+
   /// What separates words. The kernel counts 0xa0 as a blank, even inside a character of UTF-8.
   static func isBlank(_ byte: UInt8) -> Bool {
     byte == 0x20 || (0x09...0x0d).contains(byte) || byte == 0xa0

@@ -32,7 +32,7 @@ extension PoolManager {
     if case .working = status {
       symptoms.suspendedThins = try activeThins(pool).filter(\.info.isSuspended).map(\.name)
     }
-    if let lease = lease(pool) {
+    if let lease = knownLease(pool) {
       symptoms.lease = describe(lease, pool)
       if case .working(let details) = status {
         symptoms.leaseFault = lease.fault(now: Lease.now(), heldRoot: details.heldRoot)

@@ -87,7 +87,7 @@ extension PoolManager {
   {
     try locked(pool) { () throws(ToolError) in
       let held = try heldRoot(pool)
-      if let held, let lease = lease(pool), lease.owner != owner, !force,
+      if let held, let lease = try lease(pool), lease.owner != owner, !force,
         lease.fault(now: Lease.now(), heldRoot: held) == nil
       {
         throw ToolError(
@@ -102,7 +102,7 @@ extension PoolManager {
   private func requireTakeover(_ pool: LivePool, _ held: UInt64, _ request: LeaseRequest)
     throws(ToolError)
   {
-    guard let lease = lease(pool) else {
+    guard let lease = try lease(pool) else {
       guard request.takesOver else {
         throw ToolError(
           .busy,
@@ -122,8 +122,20 @@ extension PoolManager {
   }
 
   /// The lease on a pool's metadata snapshot, if one was written down here.
-  public func lease(_ pool: LivePool) -> Lease? {
-    runFolder.load(key(pool), .lease).flatMap { Lease($0) }
+  /// - Throws: where others could have written it.
+  public func lease(_ pool: LivePool) throws(ToolError) -> Lease? {
+    try runFolder.load(key(pool), .lease).flatMap { Lease($0) }
+  }
+
+  /// The same for those who only tell: where others could have written it, that is warned of, and there
+  /// is none.
+  public func knownLease(_ pool: LivePool) -> Lease? {
+    do throws(ToolError) {
+      return try lease(pool)
+    } catch {
+      warn(error.message)
+      return nil
+    }
   }
 
   /// A sentence on who holds the metadata snapshot, and since when.

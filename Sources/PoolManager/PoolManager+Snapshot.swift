@@ -95,7 +95,7 @@ extension PoolManager {
       for origin in origins {
         if Interrupts.isPending { throw ToolError(.request, "interrupted; no snapshot was taken") }
         try command("suspend \(origin.name)") { () throws(DeviceMapperError) in
-          try backend.suspend(.number(origin.number), [])
+          try backend.suspend(.number(origin.number), .whileConnected)
         }
       }
       if Interrupts.isPending { throw ToolError(.request, "interrupted; no snapshot was taken") }

@@ -61,20 +61,26 @@ public final class PoolManager {
   public func recover() { recoverOthers(than: nil) }
 
   private func recoverOthers(than key: String?) {
-    for other in runFolder.pools(with: .intent) where other != key {
-      do throws(ToolError) {
-        guard let lock = try runFolder.lock(other, seconds: 0) else { continue }
-        defer { withExtendedLifetime(lock) {} }
-        try finish(other)
-      } catch {
-        warn(error.message)
-      }
+    do throws(ToolError) {
+      for other in try runFolder.pools(with: .intent) where other != key { recoverAnother(other) }
+    } catch {
+      warn(error.message)
+    }
+  }
+
+  private func recoverAnother(_ key: String) {
+    do throws(ToolError) {
+      guard let lock = try runFolder.lock(key, seconds: 0) else { return }
+      defer { withExtendedLifetime(lock) {} }
+      try finish(key)
+    } catch {
+      warn(error.message)
     }
   }
 
   /// Puts right what a process that is gone has left. The pool's lock is held.
   private func finish(_ key: String) throws(ToolError) {
-    guard let text = runFolder.load(key, .intent) else { return }
+    guard let text = try runFolder.load(key, .intent) else { return }
     guard let intent = Intent(text) else {
       // Nobody of ours wrote it. It names no device that could be trusted to be the right one.
       warn(

@@ -1,6 +1,6 @@
 import BlockIO
 import Glibc
-import ThinTools
+public import ThinTools
 
 /// The folder in which verbs of several processes leave word for each other, gone after a reboot as
 /// the devices are: `KEY.lock`, `KEY.intent` and `KEY.lease`, where KEY is the number of a pool's metadata
@@ -35,55 +35,67 @@ public struct RunFolder: Sendable {
   func path(_ pool: String, _ kind: Kind) -> String { "\(path)/\(pool)\(kind.suffix)" }
 
   /// Names of pools that have a file of `kind`, ascending.
-  func pools(with kind: Kind) -> [String] {
-    Folder.names(in: path).filter { $0.hasSuffix(kind.suffix) }
+  /// - Throws: where others could have put files there.
+  func pools(with kind: Kind) throws(ToolError) -> [String] {
+    try names().filter { $0.hasSuffix(kind.suffix) }
       .map { String($0.dropLast(kind.suffix.count)) }.sorted()
+  }
+
+  private func names() throws(ToolError) -> [String] {
+    guard let folder = try existing() else { return [] }
+    return try Self.trusted { () throws(TrustedFolder.Fault) in try folder.names() }
   }
 
   /// Removes the folder with the files that verbs make; anything else in it stays, and the folder then
   /// does too.
-  public func clear() {
+  /// - Throws: where others may write to it; nothing is removed then.
+  public func clear() throws(ToolError) {
+    guard let folder = try existing() else { return }
     let suffixes = Kind.allCases.map(\.suffix) + [Self.temporarySuffix]
-    for name in Folder.names(in: path) where suffixes.contains(where: name.hasSuffix) {
-      unlink("\(path)/\(name)")
-    }
-    rmdir(path)
+    for name in try names() where suffixes.contains(where: name.hasSuffix) { folder.remove(name) }
+    TrustedFolder.remove(path)
   }
 
   /// What a pool's file has; nil where there is none, nothing where it cannot be read or is too large.
-  func load(_ pool: String, _ kind: Kind) -> String? {
-    do throws(BlockIOError) {
-      let bytes = try WholeFile.bytes(
-        at: path(pool, kind), upTo: Self.bytesMax, flags: O_NOFOLLOW)
-      return String(decoding: bytes, as: UTF8.self)
+  /// - Throws: where others could have written it.
+  func load(_ pool: String, _ kind: Kind) throws(ToolError) -> String? {
+    guard let folder = try existing() else { return nil }
+    let file: Int32
+    do throws(TrustedFolder.Fault) {
+      file = try folder.openFile(pool + kind.suffix, O_RDONLY)
     } catch {
-      return error.operation == .open ? nil : ""
+      if error.code == ENOENT { return nil }
+      throw Self.failure(error)
     }
+    defer { close(file) }
+    let bytes = try? WholeFile.bytes(of: file, path: path(pool, kind), upTo: Self.bytesMax)
+    return String(decoding: bytes ?? [], as: UTF8.self)
   }
 
   /// Writes a pool's file, so that after a crash of this process there is the old one or the new.
   func save(_ text: String, _ pool: String, _ kind: Kind) throws(ToolError) {
-    try make()
-    let final = path(pool, kind)
+    let folder = try made()
+    let final = pool + kind.suffix
     let temporary = final + Self.temporarySuffix
     guard text.utf8.count <= Self.bytesMax else {
-      throw ToolError(.request, "\(final) would be larger than \(Self.bytesMax) bytes")
+      throw ToolError(.request, "\(path)/\(final) would be larger than \(Self.bytesMax) bytes")
     }
-    let fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0o600)
-    guard fd >= 0 else { throw Self.failure("create", temporary) }
+    // One that was not finished.
+    folder.remove(temporary)
+    let file = try Self.trusted { () throws(TrustedFolder.Fault) in
+      try folder.openFile(temporary, O_WRONLY | O_CREAT | O_EXCL)
+    }
     do throws(ToolError) {
-      defer { close(fd) }
-      try Self.write(text, fd, temporary)
-      guard rename(temporary, final) == 0 else { throw Self.failure("write", final) }
+      defer { close(file) }
+      try Self.write(text, file, "\(path)/\(temporary)")
+      try Self.trusted { () throws(TrustedFolder.Fault) in
+        try folder.rename(temporary, to: final)
+      }
     } catch {
-      unlink(temporary)
+      folder.remove(temporary)
       throw error
     }
-    let folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    if folder >= 0 {
-      fsync(folder)
-      close(folder)
-    }
+    folder.sync()
   }
 
   private static func write(_ text: String, _ fd: Int32, _ path: String) throws(ToolError) {
@@ -94,18 +106,39 @@ public struct RunFolder: Sendable {
     } catch {
       throw ToolError(.inputOutput, error.description)
     }
-    guard fsync(fd) == 0 else { throw failure("write", path) }
+    guard fsync(fd) == 0 else {
+      throw ToolError(.inputOutput, "cannot write \(path): \(String(cString: strerror(errno)))")
+    }
   }
 
   /// Removes a pool's file, if there is one.
-  func remove(_ pool: String, _ kind: Kind) { unlink(path(pool, kind)) }
+  func remove(_ pool: String, _ kind: Kind) { _ = try? existing()?.remove(pool + kind.suffix) }
 
-  private func make() throws(ToolError) {
-    guard mkdir(path, 0o700) == 0 || errno == EEXIST else { throw Self.failure("create", path) }
+  /// The open folder; nil where there is none.
+  /// - Throws: where others could have made it, or may write to it.
+  private func existing() throws(ToolError) -> TrustedFolder? {
+    do throws(TrustedFolder.Fault) {
+      return try TrustedFolder.own(path)
+    } catch {
+      if error.code == ENOENT { return nil }
+      throw Self.failure(error)
+    }
   }
 
-  private static func failure(_ verb: String, _ path: String) -> ToolError {
-    ToolError(.inputOutput, "cannot \(verb) \(path): \(String(cString: strerror(errno)))")
+  private func made() throws(ToolError) -> TrustedFolder {
+    try Self.trusted { () throws(TrustedFolder.Fault) in
+      try TrustedFolder.own(path, makes: true)
+    }
+  }
+
+  private static func trusted<R>(_ body: () throws(TrustedFolder.Fault) -> R) throws(ToolError)
+    -> R
+  {
+    do throws(TrustedFolder.Fault) { return try body() } catch { throw failure(error) }
+  }
+
+  private static func failure(_ fault: TrustedFolder.Fault) -> ToolError {
+    ToolError(fault.isDistrust ? .input : .inputOutput, fault.description)
   }
 
   // MARK: - Locks
@@ -125,14 +158,17 @@ public struct RunFolder: Sendable {
   /// - Parameter seconds: how long to wait for a verb that has it.
   /// - Returns: nil where another has it still.
   func lock(_ pool: String, seconds: Int) throws(ToolError) -> Lock? {
-    try make()
-    let file = path(pool, .lock)
-    let fd = open(file, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
-    guard fd >= 0 else { throw Self.failure("open", file) }
+    let folder = try made()
+    let fd = try Self.trusted { () throws(TrustedFolder.Fault) in
+      try folder.openFile(pool + Kind.lock.suffix, O_RDWR | O_CREAT)
+    }
     let lock = Lock(fd)
     for turn in 0...(seconds * 50) {
       if flock(fd, LOCK_EX | LOCK_NB) == 0 { return lock }
-      guard errno == EWOULDBLOCK || errno == EINTR else { throw Self.failure("lock", file) }
+      guard errno == EWOULDBLOCK || errno == EINTR else {
+        throw ToolError(
+          .inputOutput, "cannot lock \(path(pool, .lock)): \(String(cString: strerror(errno)))")
+      }
       if turn < seconds * 50 { usleep(20_000) }
     }
     return nil

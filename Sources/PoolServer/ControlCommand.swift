@@ -10,15 +10,21 @@ struct ControlCommand {
   typealias Cancel = () -> Void
 
   let door: ControlDoor
+  /// Whose command it is.
+  let connection: ControlConnection
   private var mapper: UserspaceDeviceMapper { door.mapper }
 
-  init(_ door: ControlDoor) { self.door = door }
+  init(_ door: ControlDoor, _ connection: ControlConnection) {
+    self.door = door
+    self.connection = connection
+  }
 
   /// Carries out `request`, and calls `reply` once: at once, or when it is done. A command that only
-  /// waits can be cancelled; any other goes on though nobody may hear its answer.
+  /// waits can be cancelled, by what is returned; any other, for which that is nil, goes on though nobody
+  /// may hear its answer.
   /// - Throws: where the request is none; `reply` is not called then.
   func run(_ request: ControlMessage, _ reply: @escaping Reply)
-    throws(ControlMessage.Malformed) -> Cancel
+    throws(ControlMessage.Malformed) -> Cancel?
   {
     var request = request
     guard let verb = ControlVerb(rawValue: try request.text()) else {
@@ -40,7 +46,7 @@ struct ControlCommand {
       reply(try quickCommand(verb, request))
       door.volumes.changed()
     }
-    return {}
+    return nil
   }
 
   /// Commands that are done when they return.
@@ -112,6 +118,15 @@ struct ControlCommand {
     }
     let device = try request.reference()
     let options = SuspendOptions(rawValue: try request.number())
+    if let found = mapper.find(device) {
+      if verb == .suspend, options.contains(.whileConnected) {
+        // What is suspended already is not for this one to resume.
+        if !found.isSuspended, !found.isSuspending { connection.hold(found) }
+      } else {
+        // From here on it stays as it is told, whoever goes.
+        door.release(found)
+      }
+    }
     if verb == .suspend {
       mapper.suspend(device, options, done)
     } else {

@@ -1,6 +1,7 @@
 import BlockServer
 import CDMThin
 import DataPath
+import DeviceMapper
 import Glibc
 import PoolManager
 import ServerControl
@@ -9,7 +10,12 @@ import Targets
 /// The control socket: device-mapper's commands for the userspace device-mapper, one line each. Only
 /// the server's own user and root are let in.
 final class ControlDoor {
-  private static let connectionsMax = 64
+  private let connectionsMax: Int
+  /// Bytes of requests and answers, of all connections.
+  private static let bytesMax = 16 << 20
+  /// How long a request may take to come, and an answer to be taken, in nanoseconds.
+  private static let stallNanoseconds: UInt64 = 30_000_000_000
+  private static let tickNanoseconds: UInt64 = 1_000_000_000
 
   let loop: EventLoop
   let mapper: UserspaceDeviceMapper
@@ -22,25 +28,33 @@ final class ControlDoor {
   private var watchers: [(id: UInt64, body: () -> Void)] = []
   private var lastWatcher: UInt64 = 0
   private lazy var eventTimer = LoopTimer { [unowned self] in tellWatchers() }
+  private lazy var tickTimer = LoopTimer { [unowned self] in tick() }
   private let runFolder: RunFolder
 
   init(
-    path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports
+    path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports,
+    connectionsMax: Int = 64
   ) throws(SystemError) {
     self.loop = loop
+    self.connectionsMax = connectionsMax
     self.mapper = mapper
     self.volumes = volumes
     runFolder = RunFolder(control: path)
     let listener = try Listener.unix(path: path)
-    // What an earlier server's clients have left speaks of devices that are gone.
-    runFolder.clear()
+    do {
+      // What an earlier server's clients have left speaks of devices that are gone.
+      try runFolder.clear()
+    } catch {
+      // Verbs would obey what others have put there.
+      throw SystemError("open", EINVAL, sentence: "\(error)")
+    }
     door = try AcceptingDoor(listener, loop) { [unowned self] in letIn($0) }
   }
 
   private func letIn(_ fd: Int32) {
     var user: UInt32 = .max
     let isKnown = dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
-    guard isKnown, connections.count < Self.connectionsMax else {
+    guard isKnown, connections.count < connectionsMax || dropLeastNeeded() else {
       Glibc.close(fd)
       return
     }
@@ -48,13 +62,50 @@ final class ControlDoor {
     do throws(SystemError) {
       try loop.add(connection, .readable)
       connections.append(connection)
+      if !tickTimer.isSet { loop.set(tickTimer, after: Self.tickNanoseconds) }
     } catch {
       Glibc.close(fd)
     }
   }
 
+  /// Makes room for another: the one goes that has asked for nothing for longest, or has not sent or
+  /// taken something whole, or else the one that has waited for an event for longest. Nobody has to go in
+  /// the midst of a command, or of several for which a device is suspended.
+  private func dropLeastNeeded() -> Bool {
+    let free = connections.filter { !$0.isWorking && !$0.isHolding }
+    let idle = free.filter { !$0.isWaiting }
+    let oldest = (idle.isEmpty ? free : idle).min { $0.lastProgress < $1.lastProgress }
+    oldest?.close()
+    return oldest != nil
+  }
+
+  /// Whether another `bytes` are within the limit for all connections.
+  func hasRoom(_ bytes: Int) -> Bool {
+    connections.reduce(bytes) { $0 + $1.bytesInUse } <= Self.bytesMax
+  }
+
+  /// Ends connections in the midst of a request or an answer for too long.
+  private func tick() {
+    let now = loop.time
+    for connection in connections where connection.isStuck {
+      if now &- connection.lastProgress > Self.stallNanoseconds { connection.close() }
+    }
+    if !connections.isEmpty { loop.set(tickTimer, after: Self.tickNanoseconds) }
+  }
+
+  /// A device is told by anybody to be suspended for good, or to be resumed.
+  func release(_ device: MappedDevice) {
+    for connection in connections { connection.release(device) }
+  }
+
   func forget(_ connection: ControlConnection) {
     connections.removeAll { $0 === connection }
+  }
+
+  /// Resumes what one who has gone has left suspended, after what it has begun.
+  fileprivate func resume(_ device: MappedDevice) {
+    guard mapper.find(.number(device.number)) === device else { return }
+    mapper.resume(.number(device.number), []) { [weak self] _ in self?.volumes.changed() }
   }
 
   // MARK: - Events
@@ -86,8 +137,9 @@ final class ControlDoor {
   func close() {
     door?.close()
     loop.cancel(eventTimer)
+    loop.cancel(tickTimer)
     for connection in connections { connection.close() }
-    runFolder.clear()
+    try? runFolder.clear()
   }
 }
 
@@ -106,12 +158,33 @@ final class ControlConnection: EventSource {
   /// A command can end in the midst of things; the next one is begun from the loop.
   private lazy var nextTimer = LoopTimer { [unowned self] in process() }
   /// Has what is under way forgotten, where nothing but an event is waited for.
-  private var cancel: () -> Void = {}
+  private var cancel: (() -> Void)?
+  /// When it last sent or took something.
+  private(set) var lastProgress: UInt64
+  /// Devices that it has suspended for as long as it is there.
+  private var held: [MappedDevice] = []
+
+  /// Whether a command is under way that goes on by itself.
+  var isWorking: Bool { isBusy && cancel == nil }
+  /// Whether it waits for an event.
+  var isWaiting: Bool { isBusy && cancel != nil }
+  /// Whether a device is suspended for as long as it is there.
+  var isHolding: Bool { !held.isEmpty }
+  /// Whether the rest of a request or of an answer is due from the other side.
+  var isStuck: Bool { !isBusy && (!received.isEmpty || !answer.isEmpty) }
+  /// Bytes of memory for requests and answers.
+  var bytesInUse: Int { received.capacity + answer.count }
 
   init(_ descriptor: Int32, _ door: ControlDoor) {
     self.door = door
+    lastProgress = door.loop.time
     super.init(descriptor: descriptor)
   }
+
+  /// `device`, which is about to be suspended, is to be resumed when the connection ends.
+  func hold(_ device: MappedDevice) { held.append(device) }
+  /// `device` is no longer to be resumed when the connection ends.
+  func release(_ device: MappedDevice) { held.removeAll { $0 === device } }
 
   override func ready(_ events: EventLoop.Events) {
     if events.contains(.writable) { send() }
@@ -121,7 +194,7 @@ final class ControlConnection: EventSource {
 
   private func receive() {
     let room = ControlMessage.requestBytesMax - received.count
-    guard room > 0 else { return close() }
+    guard room > 0, door.hasRoom(min(room, 65_536)) else { return close() }
     let count = withUnsafeTemporaryAllocation(byteCount: min(room, 65_536), alignment: 1) { chunk in
       let count = recv(descriptor, chunk.baseAddress, chunk.count, 0)
       if count > 0 { received += UnsafeRawBufferPointer(rebasing: chunk[..<count]) }
@@ -131,6 +204,7 @@ final class ControlConnection: EventSource {
       if count == 0 || errno != EAGAIN && errno != EINTR { close() }
       return
     }
+    lastProgress = door.loop.time
     process()
   }
 
@@ -146,21 +220,25 @@ final class ControlConnection: EventSource {
       isBusy = true
       do throws(ControlMessage.Malformed) {
         let request = try ControlMessage(line: line)
-        let cancel = try ControlCommand(door).run(request) { [weak self] in self?.reply($0) }
+        let cancel = try ControlCommand(door, self).run(request) { [weak self] in self?.reply($0) }
         if isBusy { self.cancel = cancel }
       } catch {
         close()
       }
     }
     if !isBusy, answer.isEmpty { searched = received.count }
+    if received.isEmpty { received = [] }
     watch()
   }
 
   private func reply(_ message: ControlMessage) {
     isBusy = false
-    cancel = {}
+    cancel = nil
     guard !isClosed else { return }
-    answer = OutgoingBytes(message.line)
+    let line = message.line
+    guard door.hasRoom(line.count) else { return close() }
+    answer = OutgoingBytes(line)
+    lastProgress = door.loop.time
     send()
   }
 
@@ -171,7 +249,9 @@ final class ControlConnection: EventSource {
   private func send() {
     switch answer.send(to: descriptor) {
     case .done: goOn()
-    case .waits: watch()
+    case .waits:
+      lastProgress = door.loop.time
+      watch()
     case .failed: close()
     }
   }
@@ -184,11 +264,14 @@ final class ControlConnection: EventSource {
   func close() {
     guard !isClosed else { return }
     isClosed = true
-    cancel()
-    cancel = {}
+    cancel?()
+    cancel = nil
     door.loop.cancel(nextTimer)
     door.loop.remove(self)
     Glibc.close(descriptor)
     door.forget(self)
+    let left = held
+    held = []
+    for device in left { door.resume(device) }
   }
 }

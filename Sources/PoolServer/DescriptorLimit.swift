@@ -1,22 +1,39 @@
+import BlockIO
 import Glibc
 
 /// The system's limit of open descriptors, of which every connection takes one.
 enum DescriptorLimit {
-  /// Those that are not connections by NBD: devices, listeners, the loop's own, and clients of the
-  /// control socket and of the metrics.
-  private static let others = 128
+  /// Kept for what are no connections by NBD: clients of the control socket and of the metrics, and devices
+  /// that commands open. With few descriptors there are fewer of these too.
+  private static let reserve = (most: 128, least: 16)
+
+  /// For how many connections there is room, by NBD and to the control socket.
+  struct Room {
+    var connections: Int
+    var control: Int
+  }
 
   /// Raises the limit as far as `connections` need it and the process may (getrlimit(2)): sessions and
-  /// services begin with 1,024. Returns for how many connections there is room, where that is fewer.
-  static func makeRoom(forConnections connections: Int) -> Int? {
+  /// services begin with 1,024.
+  static func makeRoom(forConnections connections: Int) -> Room {
     var limit = rlimit()
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return nil }
-    let wanted = rlim_t(connections + others)
-    guard limit.rlim_cur < wanted else { return nil }
-    var raised = limit
-    raised.rlim_cur = min(wanted, limit.rlim_max)
-    if setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &raised) == 0 { limit = raised }
-    let room = max(0, Int(clamping: limit.rlim_cur) - others)
-    return room < connections ? room : nil
+    let open = Folder.names(in: "/proc/self/fd").count
+    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+      return room(of: .max, open: open, connections)
+    }
+    let wanted = rlim_t(open + connections + reserve.most)
+    if limit.rlim_cur < wanted {
+      var raised = limit
+      raised.rlim_cur = min(wanted, limit.rlim_max)
+      if setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &raised) == 0 { limit = raised }
+    }
+    return room(of: Int(clamping: limit.rlim_cur), open: open, connections)
+  }
+
+  /// The room with so many descriptors, of which some are open.
+  static func room(of descriptors: Int, open: Int, _ connections: Int) -> Room {
+    let free = max(0, descriptors - open)
+    let kept = min(reserve.most, max(reserve.least, free / 3))
+    return Room(connections: min(connections, max(0, free - kept)), control: max(4, kept / 2))
   }
 }

@@ -4,20 +4,35 @@ import Glibc
 import ServerControl
 
 /// Answers `GET /metrics` with what Prometheus reads, one request to a connection.
+///
+/// The text is made a piece at a time, between other work, and told to all who ask within a second.
 final class MetricsDoor {
   private static let connectionsMax = 16
+  /// How long a request may take to come, and the answer to be taken, in nanoseconds.
+  fileprivate static let connectionNanoseconds: UInt64 = 10_000_000_000
+  private static let cachedNanoseconds: UInt64 = 1_000_000_000
 
   fileprivate let loop: EventLoop
-  fileprivate let text: () -> String
+  private let begin: () -> MetricsText
   private var doors: [AcceptingDoor] = []
   private var connections: [MetricsConnection] = []
+  /// The text that is being made.
+  private var unfinished: MetricsText?
+  /// The last answer, and when it was made.
+  private var answer: (bytes: [UInt8], time: UInt64)?
+  /// How often a text was begun.
+  private(set) var textsMade = 0
+  private lazy var stepTimer = LoopTimer { [unowned self] in step() }
+  private lazy var tickTimer = LoopTimer { [unowned self] in tick() }
 
   /// Listens at `place`: a path if there is a slash in it, an address otherwise, which may stand for
-  /// several. `text` is asked for what there is to tell with each request.
+  /// several. `begin` gives the text of the moment, which is not made yet.
   /// - Throws: as `Listener` does.
-  init(_ place: String, _ loop: EventLoop, _ text: @escaping () -> String) throws(SystemError) {
+  init(_ place: String, _ loop: EventLoop, _ begin: @escaping () -> MetricsText)
+    throws(SystemError)
+  {
     self.loop = loop
-    self.text = text
+    self.begin = begin
     let listeners =
       place.contains("/") ? [try Listener.unix(path: place)] : try Listener.tcp(place)
     for listener in listeners {
@@ -37,50 +52,100 @@ final class MetricsDoor {
       return
     }
     connections.append(connection)
+    if !tickTimer.isSet { loop.set(tickTimer, after: Self.cachedNanoseconds) }
   }
 
   fileprivate func forget(_ connection: MetricsConnection) {
     connections.removeAll { $0 === connection }
   }
 
+  // MARK: - The text
+
+  /// Answers `connection`, now or when the text is made.
+  fileprivate func tell(_ connection: MetricsConnection) {
+    if let answer, loop.time &- answer.time < Self.cachedNanoseconds {
+      return connection.respond(answer.bytes)
+    }
+    connection.isWaiting = true
+    guard unfinished == nil else { return }
+    answer = nil
+    unfinished = begin()
+    textsMade += 1
+    loop.set(stepTimer, after: 0)
+  }
+
+  private func step() {
+    guard unfinished?.step() == false else { return loop.set(stepTimer, after: 0) }
+    let bytes = MetricsConnection.response("200 OK", unfinished?.text ?? "")
+    unfinished = nil
+    answer = (bytes, loop.time)
+    for connection in connections where connection.isWaiting { connection.respond(bytes) }
+  }
+
+  private func tick() {
+    let now = loop.time
+    for connection in connections
+    where now &- connection.startTime > Self.connectionNanoseconds { connection.close() }
+    guard connections.isEmpty else { return loop.set(tickTimer, after: Self.cachedNanoseconds) }
+    // Nobody may ask again for long.
+    answer = nil
+  }
+
   func close() {
+    loop.cancel(stepTimer)
+    loop.cancel(tickTimer)
     for door in doors { door.close() }
     for connection in connections { connection.close() }
   }
 }
 
 private final class MetricsConnection: EventSource {
+  /// A request is no longer than this, in bytes.
+  private static let requestBytesMax = 16_384
+
   private unowned let door: MetricsDoor
+  let startTime: UInt64
+  /// Its request has come, and the text is being made.
+  var isWaiting = false
   private var request: [UInt8] = []
   private var answer = OutgoingBytes()
   private var isClosed = false
 
   init(_ descriptor: Int32, _ door: MetricsDoor) {
     self.door = door
+    startTime = door.loop.time
     super.init(descriptor: descriptor)
   }
 
   override func ready(_ events: EventLoop.Events) {
-    if answer.isEmpty { receive() } else { send() }
+    if !answer.isEmpty {
+      send()
+    } else if isWaiting {
+      // What comes after a request is not read, and may be the end.
+      if !events.isDisjoint(with: .closed) { close() }
+    } else {
+      receive()
+    }
   }
 
   private func receive() {
     var chunk = [UInt8](repeating: 0, count: 4096)
     let n = recv(descriptor, &chunk, chunk.count, 0)
     if n < 0 && (errno == EAGAIN || errno == EINTR) { return }
-    guard n > 0, request.count < 16_384 else { return close() }
+    guard n > 0, request.count < Self.requestBytesMax else { return close() }
     request += chunk[..<n]
     let text = String(decoding: request, as: UTF8.self)
     guard text.contains("\r\n\r\n") || text.contains("\n\n") else { return }
+    door.loop.change(self, [])
     let words = text.prefix { $0 != "\r\n" && $0 != "\n" }.split(separator: " ")
     if words.count >= 2, words[0] == "GET", words[1] == "/metrics" {
-      respond("200 OK", door.text())
+      door.tell(self)
     } else {
-      respond("404 Not Found", "see /metrics\n")
+      respond(Self.response("404 Not Found", "see /metrics\n"))
     }
   }
 
-  private func respond(_ status: String, _ body: String) {
+  static func response(_ status: String, _ body: String) -> [UInt8] {
     let head = """
       HTTP/1.1 \(status)\r
       Content-Type: text/plain; version=0.0.4; charset=utf-8\r
@@ -89,7 +154,13 @@ private final class MetricsConnection: EventSource {
       \r
 
       """
-    answer = OutgoingBytes(Array((head + body).utf8))
+    return Array(head.utf8) + Array(body.utf8)
+  }
+
+  /// Sends an answer, and ends.
+  func respond(_ bytes: [UInt8]) {
+    isWaiting = false
+    answer = OutgoingBytes(bytes)
     send()
   }
 

@@ -4,42 +4,94 @@ import Targets
 
 /// Pools, volumes and clients in Prometheus' text format. Sizes are in bytes.
 ///
-/// Nothing is committed for it: numbers of a pool are those of this moment.
+/// Nothing is committed for it: numbers of a pool are those of the moment in which it is looked at. There
+/// may be thousands of volumes, so that it is made a piece at a time.
 struct MetricsText {
   private typealias Sample = (labels: [(String, String)], value: UInt64)
+  private typealias Pool = (device: MappedDevice, target: ThinPoolTarget, status: ThinPoolStatus)
+  private typealias Thin = (device: MappedDevice, id: String, sectors: UInt64, status: ThinStatus)
+  private typealias Family = (name: String, type: String, help: String, samples: [Sample])
+
+  /// Devices that are looked at, and lines that are written, in a step.
+  private static let devicesPerStep = 64
+  private static let linesPerStep = 512
+
+  private let mapper: UserspaceDeviceMapper
+  private let server: BlockServer
+  private let exports: ExportList
+  /// Devices that have not been looked at yet.
+  private var devices: ArraySlice<MappedDevice>
+  private var pools: [Pool] = []
+  private var thins: [Thin] = []
+  /// What is to be written, once all devices have been looked at.
+  private var families: [Family]?
+  private var family = 0
+  private var line = 0
   private(set) var text = ""
 
+  /// The text for the devices of this moment, of which nothing is made yet.
   init(_ mapper: UserspaceDeviceMapper, _ server: BlockServer, _ exports: ExportList) {
-    var pools: [(device: MappedDevice, target: ThinPoolTarget, status: ThinPoolStatus)] = []
-    var thins: [(device: MappedDevice, id: String, sectors: UInt64, status: ThinStatus)] = []
-    for device in mapper.all {
-      let reference = DeviceReference.number(device.number)
-      let table = mapper.table(reference, [])?.lines ?? []
-      let status = mapper.status(reference, .noFlush)?.lines ?? []
-      for (line, state) in zip(table, status) {
-        let words = KernelText.words(line.parameters)
-        if line.type == "thin-pool", let target = try? ThinPoolTarget(words),
-          let status = ThinPoolStatus(state.parameters)
-        {
-          pools.append((device, target, status))
-        } else if line.type == "thin", words.count > 1,
-          let status = ThinStatus(state.parameters)
-        {
-          thins.append((device, words[1], line.length, status))
-        }
-      }
-    }
-    addPools(pools)
-    addThins(thins)
-    add(
-      "volume_clients", "gauge", "Connections that use a volume.",
-      exports.exports.map { ([("volume", $0.name)], UInt64($0.connections)) })
-    addServer(server)
+    self.mapper = mapper
+    self.server = server
+    self.exports = exports
+    // By number, which takes less time to sort than names do.
+    var found: [MappedDevice] = []
+    mapper.forEachDevice { found.append($0) }
+    devices = found.sorted { $0.number.minor < $1.number.minor }[...]
   }
 
-  private mutating func addPools(
-    _ pools: [(device: MappedDevice, target: ThinPoolTarget, status: ThinPoolStatus)]
-  ) {
+  /// Makes another piece, in a fraction of a millisecond; false when `text` is whole.
+  mutating func step() -> Bool {
+    if !devices.isEmpty {
+      for device in devices.prefix(Self.devicesPerStep) { look(at: device) }
+      devices = devices.dropFirst(Self.devicesPerStep)
+      return true
+    }
+    if families == nil {
+      families = []
+      addPools(pools)
+      addThins(thins)
+      add(
+        "volume_clients", "gauge", "Connections that use a volume.",
+        exports.exports.map { ([("volume", $0.name)], UInt64($0.connections)) })
+      addServer(server)
+      return true
+    }
+    return write()
+  }
+
+  private mutating func look(at device: MappedDevice) {
+    let reference = DeviceReference.number(device.number)
+    let table = mapper.table(reference, [])?.lines ?? []
+    let status = mapper.status(reference, .noFlush)?.lines ?? []
+    for (line, state) in zip(table, status) {
+      let words = KernelText.words(line.parameters)
+      if line.type == "thin-pool", let target = try? ThinPoolTarget(words),
+        let status = ThinPoolStatus(state.parameters)
+      {
+        pools.append((device, target, status))
+      } else if line.type == "thin", words.count > 1, let status = ThinStatus(state.parameters) {
+        thins.append((device, words[1], line.length, status))
+      }
+    }
+  }
+
+  /// Writes some lines; false when there are no more.
+  private mutating func write() -> Bool {
+    guard let families, family < families.count else { return false }
+    let (name, type, help, samples) = families[family]
+    if line == 0 { text += "# HELP dmthin_\(name) \(help)\n# TYPE dmthin_\(name) \(type)\n" }
+    let end = min(samples.count, line + Self.linesPerStep)
+    for (labels, value) in samples[line..<end] {
+      let list = labels.map { "\($0.0)=\"\(Self.escaped($0.1))\"" }.joined(separator: ",")
+      text += "dmthin_\(name)\(list.isEmpty ? "" : "{\(list)}") \(value)\n"
+    }
+    line = end
+    if line == samples.count { (family, line) = (family + 1, 0) }
+    return family < families.count
+  }
+
+  private mutating func addPools(_ pools: [Pool]) {
     add(
       "pool_failed", "gauge", "1 where a pool has failed and takes no requests.",
       pools.map {
@@ -84,9 +136,7 @@ struct MetricsText {
       working.map { ($0.labels + [("mode", "\($0.3.mode.rawValue)")], 1) })
   }
 
-  private mutating func addThins(
-    _ thins: [(device: MappedDevice, id: String, sectors: UInt64, status: ThinStatus)]
-  ) {
+  private mutating func addThins(_ thins: [Thin]) {
     add(
       "volume_bytes", "gauge", "Size of a thin volume.",
       thins.map { ([("volume", $0.device.name), ("id", $0.id)], $0.sectors &* 512) })
@@ -126,18 +176,20 @@ struct MetricsText {
   private func label(_ device: MappedDevice) -> [(String, String)] { [("pool", device.name)] }
 
   private mutating func add(_ metric: String, _ type: String, _ help: String, _ samples: [Sample]) {
-    guard !samples.isEmpty else { return }
-    text += "# HELP dmthin_\(metric) \(help)\n# TYPE dmthin_\(metric) \(type)\n"
-    for (labels, value) in samples {
-      let list = labels.map { "\($0.0)=\"\(Self.escaped($0.1))\"" }.joined(separator: ",")
-      text += "dmthin_\(metric)\(list.isEmpty ? "" : "{\(list)}") \(value)\n"
-    }
+    if !samples.isEmpty { families?.append((metric, type, help, samples)) }
   }
 
+  /// As the format has it in labels; other control characters are none that a name needs.
   private static func escaped(_ text: String) -> String {
     text.reduce(into: "") { result, character in
       if character == "\\" || character == "\"" { result.append("\\") }
-      result += character == "\n" ? "\\n" : String(character)
+      if character == "\n" {
+        result += "\\n"
+      } else {
+        result +=
+          character.unicodeScalars.allSatisfy { $0.value >= 32 && $0.value != 127 }
+          ? String(character) : "?"
+      }
     }
   }
 }

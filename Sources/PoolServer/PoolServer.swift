@@ -116,13 +116,25 @@ public final class PoolServer {
     guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
       throw ServeError(.request, "nobody could connect: give --socket or --listen")
     }
-    if let room = DescriptorLimit.makeRoom(forConnections: options.limits.connections) {
+    let descriptors = DescriptorLimit.makeRoom(forConnections: options.limits.connections)
+    if descriptors.connections < options.limits.connections {
+      guard descriptors.connections > 0 else {
+        throw ServeError(
+          .request,
+          "the limit of open files leaves no room for a connection: raise it (ulimit -n, LimitNOFILE=)"
+        )
+      }
+      server.allow(connections: descriptors.connections)
       note(
-        "warning: there is room for \(room) of \(options.limits.connections) connections only: "
-          + "raise the hard limit of open files (ulimit -Hn)")
+        "warning: there is room for \(descriptors.connections) of \(options.limits.connections) "
+          + "connections only, and no more are let in: raise the hard limit of open files (ulimit -Hn)"
+      )
     }
     let paths = options.sockets + [controlPath, options.metrics].compactMap { $0 }
     for path in paths { RuntimeFolder.make(for: path) }
+    for path in paths where path.contains("/") && Listener.othersMayReplace(path: path) {
+      note("warning: others may write to the folder of \(path), and put a socket of theirs there")
+    }
     var place = ""
     do throws(SystemError) {
       for path in options.sockets {
@@ -139,12 +151,13 @@ public final class PoolServer {
       for listener in passed { try server.add(listener) }
       if let controlPath {
         place = controlPath
-        control = try ControlDoor(path: controlPath, loop, mapper, volumes)
+        control = try ControlDoor(
+          path: controlPath, loop, mapper, volumes, connectionsMax: descriptors.control)
       }
       if let address = options.metrics {
         place = address
         metrics = try MetricsDoor(address, loop) { [unowned self] in
-          MetricsText(mapper, server, volumes.exports).text
+          MetricsText(mapper, server, volumes.exports)
         }
       }
       place = "signals"
@@ -179,7 +192,8 @@ public final class PoolServer {
   }
 
   private func announce() {
-    let names = volumes.exports.exports.map(\.name).joined(separator: " ")
+    let names = volumes.exports.exports.map { KernelText.printable($0.name) }
+      .joined(separator: " ")
     note("serving \(names.isEmpty ? "no volume yet" : names)")
     notify("READY=1")
   }

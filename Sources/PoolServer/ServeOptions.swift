@@ -49,6 +49,26 @@ public struct ServeOptions {
 
   /// Nothing is told yet.
   public init() {}
+
+  /// What the program itself takes of memory.
+  private static let programBytes = 64 << 20
+  private static let bytesPerConnection = 256 << 10
+
+  /// The least memory that the server can do with, in bytes.
+  public var memoryBytesMin: Int {
+    Self.programBytes + metadataCacheBlocks * 4096 + (64 << 20)
+      + max(0, limits.connections - 128) * Self.bytesPerConnection
+  }
+
+  /// Has clients get what the server and the cache leave of so much memory; by default 160 MiB, and a
+  /// quarter of a MiB more for each connection beyond 128. False if that is too little.
+  public mutating func setMemory(bytes: Int?) -> Bool {
+    let least = memoryBytesMin
+    let memory = bytes ?? least + (96 << 20)
+    guard memory >= least else { return false }
+    limits.bytes = memory - Self.programBytes - metadataCacheBlocks * 4096
+    return true
+  }
 }
 
 /// Why serving cannot begin, or how it ended.

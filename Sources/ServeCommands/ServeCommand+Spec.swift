@@ -120,8 +120,21 @@ extension ServeCommand {
         "Answer GET /metrics there, for Prometheus. A PATH, with a slash in it, is a unix socket."
     ),
     OptionSpec(
-      "connections", value: .required(placeholder: "NUMBER", .number(max: 65_536)),
+      "connections",
+      value: .required(
+        placeholder: "NUMBER",
+        .checked { text in
+          (UInt64(text).map { (1...65_536).contains($0) } ?? false)
+            ? nil : "expected a number from 1 to 65536"
+        }),
       help: "NBD clients at a time. Default: 128."),
+    OptionSpec(
+      "memory", value: .required(placeholder: "MIB", .number(max: 1 << 20)),
+      help: """
+        The most memory that the server takes, in MiB: its own, --metadata-cache, and what clients have in \
+        buffers, who wait for what goes beyond. Default: 224 and the cache, which is 256; for more than 128 \
+        connections a quarter of a MiB more for each.
+        """),
   ]
 
   private static let targetOptions = [

@@ -12,7 +12,7 @@ public enum ServeCommand: Command {
   /// Serves until the process is told to end.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    let options = try options(arguments)
+    let options = try options(arguments) { [unowned console] in console.warning($0) }
     do throws(ServeError) {
       try PoolServer(options) { [unowned console] in console.note($0) }.run()
     } catch {
@@ -21,7 +21,9 @@ public enum ServeCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  static func options(_ arguments: ParsedArguments) throws -> ServeOptions {
+  static func options(
+    _ arguments: ParsedArguments, warn: (String) -> Void = { _ in }
+  ) throws -> ServeOptions {
     var options = ServeOptions()
     options.source = try source(arguments)
     options.name = arguments.text("name") ?? options.name
@@ -42,8 +44,15 @@ public enum ServeCommand: Command {
       ?? options.metadataCacheBlocks
     options.spinMicroseconds = arguments.number("spin") ?? options.spinMicroseconds
     options.limits.connections =
-      arguments.number("connections").map { Int(clamping: $0) } ?? options.limits.connections
+      arguments.text("connections").flatMap { Int($0) } ?? options.limits.connections
+    guard options.setMemory(bytes: arguments.number("memory").map { Int(clamping: $0) << 20 })
+    else {
+      throw UsageError(
+        "--memory is too little for that cache and so many connections",
+        tip: "give at least \(options.memoryBytesMin >> 20)")
+    }
     options.security = try security(arguments)
+    options.security.warnings.forEach(warn)
     return options
   }
 

@@ -21,6 +21,9 @@ public struct OutgoingBytes {
   /// Whether there is nothing left to send.
   public var isEmpty: Bool { bytes.isEmpty }
 
+  /// Bytes that are kept until all of them are sent.
+  public var count: Int { bytes.count }
+
   /// Sends as much as `socket` takes.
   public mutating func send(to socket: Int32) -> Progress {
     while sent < bytes.count {

@@ -14,9 +14,16 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// There is none.
   public var libraryVersion: String? { nil }
 
+  /// How long to wait for an answer before asking whether the server is still there, in milliseconds.
+  var patience: Int32 = 30_000
+  /// How long to wait for that answer. One that changes much may take its time over it.
+  var probePatience: (query: Int32, change: Int32) = (30_000, 270_000)
+
   private let path: String
   private var descriptor: Int32 = -1
   private var received: [UInt8] = []
+  /// It is there to see whether the server answers, and asks no further.
+  private var isProbe = false
 
   /// A client of the server whose control socket is at `path`; it connects with the first command.
   public init(path: String) { self.path = path }
@@ -38,16 +45,14 @@ public final class UserspaceClient: DeviceMapperBackend {
       throw DeviceMapperError(verb.operation, device: device, code: E2BIG)
     }
     if descriptor < 0 { try connect(verb, device) }
-    var outgoing = OutgoingBytes(line)
-    guard outgoing.send(to: descriptor) == .done, let answer = receiveLine(verb) else {
+    guard send(line, verb), let answer = receiveLine(verb) else {
       let code = errno
       close(descriptor)
       descriptor = -1
       // A signal while waiting is what the caller waits for too.
       if code == EINTR { throw DeviceMapperError(verb.operation, device: device, code: code) }
       throw DeviceMapperError(
-        verb.operation, device: device, code: code,
-        messages: ["the server at \(path) has gone: \(String(cString: strerror(code)))"])
+        verb.operation, device: device, code: code, messages: [lost(verb, code)])
     }
     let failure: DeviceMapperError
     do throws(ControlMessage.Malformed) {
@@ -62,6 +67,21 @@ public final class UserspaceClient: DeviceMapperBackend {
       throw malformed(verb, device)
     }
     throw failure
+  }
+
+  private func lost(_ verb: ControlVerb, _ code: Int32) -> String {
+    guard code == ETIMEDOUT else {
+      return "the server at \(path) has gone: \(String(cString: strerror(code)))"
+    }
+    let seconds = (patience + probeLimit(verb)) / 1000
+    let advice =
+      verb.isQuery
+      ? "try again" : "whether it has done what was asked is not known: look before you try again"
+    return "what listens at \(path) has given no sign of life for \(seconds) seconds; \(advice)"
+  }
+
+  private func probeLimit(_ verb: ControlVerb) -> Int32 {
+    verb.isQuery ? probePatience.query : probePatience.change
   }
 
   private func malformed(_ verb: ControlVerb, _ device: String) -> DeviceMapperError {
@@ -79,14 +99,7 @@ public final class UserspaceClient: DeviceMapperBackend {
       status = dmthin_connect_unix(fd, path)
     }
     var user: UInt32 = 0
-    if status == 0 {
-      status = dmthin_peer_user(fd, &user)
-      // Somebody else's server could make believe anything.
-      if status == 0, user != 0, user != geteuid(), geteuid() != 0 {
-        errno = EPERM
-        status = -1
-      }
-    }
+    if status == 0 { status = dmthin_peer_user(fd, &user) }
     guard status == 0 else {
       let code = errno
       if fd >= 0 { close(fd) }
@@ -94,9 +107,31 @@ public final class UserspaceClient: DeviceMapperBackend {
         verb.operation, device: device, code: code,
         messages: ["no server answers at \(path): \(String(cString: strerror(code)))"])
     }
-    _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK)
+    // Another's server could make believe anything, root as well.
+    guard user == 0 || user == geteuid() else {
+      close(fd)
+      throw DeviceMapperError(
+        verb.operation, device: device, code: EPERM,
+        messages: [
+          "the server at \(path) is of user \(user), who is neither root nor this user, and is not "
+            + "trusted; run the command as that user if it is the one that you mean"
+        ])
+    }
     descriptor = fd
     received = []
+  }
+
+  // MARK: - Waiting
+
+  private func send(_ line: [UInt8], _ verb: ControlVerb) -> Bool {
+    var outgoing = OutgoingBytes(line)
+    while true {
+      switch outgoing.send(to: descriptor) {
+      case .done: return true
+      case .failed: return false
+      case .waits: guard wait(for: POLLOUT, verb) else { return false }
+      }
+    }
   }
 
   /// The next line; nil, with errno set, where none comes. A signal ends nothing but waiting.
@@ -114,12 +149,54 @@ public final class UserspaceClient: DeviceMapperBackend {
         return nil
       }
       let n = recv(descriptor, &chunk, chunk.count, 0)
-      if n < 0, errno == EINTR, verb != .wait, verb != .awaitEvents { continue }
+      if n < 0, errno == EAGAIN {
+        guard wait(for: POLLIN, verb) else { return nil }
+        continue
+      }
+      if n < 0, errno == EINTR, !verb.waits { continue }
       guard n > 0 else {
         if n == 0 { errno = ECONNRESET }
         return nil
       }
       received += chunk[..<n]
+    }
+  }
+
+  /// Waits until the socket takes or has bytes. That may take long, so that from time to time another
+  /// connection is made, to see whether the server answers at all.
+  /// - Returns: false with errno set: ETIMEDOUT where it does not, EINTR upon a signal that ends waiting.
+  private func wait(for events: Int32, _ verb: ControlVerb) -> Bool {
+    while true {
+      switch Self.poll(descriptor, events, patience) {
+      case 1: return true
+      case 0:
+        guard !isProbe, isAlive(within: probeLimit(verb)) else {
+          // The answer may have come meanwhile.
+          if Self.poll(descriptor, events, 0) == 1 { return true }
+          errno = ETIMEDOUT
+          return false
+        }
+      default: guard errno == EINTR, !verb.waits else { return false }
+      }
+    }
+  }
+
+  private static func poll(_ descriptor: Int32, _ events: Int32, _ milliseconds: Int32) -> Int32 {
+    var entry = pollfd(fd: descriptor, events: Int16(events), revents: 0)
+    return Glibc.poll(&entry, 1, milliseconds)
+  }
+
+  /// Whether the server answers a question that takes no time.
+  private func isAlive(within milliseconds: Int32) -> Bool {
+    let probe = UserspaceClient(path: path)
+    probe.patience = milliseconds
+    probe.isProbe = true
+    do throws(DeviceMapperError) {
+      _ = try probe.driverVersion()
+      return true
+    } catch {
+      // One that lets nobody in any more has looked who comes.
+      return error.code != ETIMEDOUT && error.code != EAGAIN
     }
   }
 
@@ -400,6 +477,19 @@ extension UserspaceClient: DeviceEventSource {
 }
 
 extension ControlVerb {
+  /// Whether it changes nothing.
+  fileprivate var isQuery: Bool {
+    switch self {
+    case .info, .status, .table, .list, .targets, .version, .dependencies, .path, .wait, .armEvents,
+      .awaitEvents:
+      true
+    default: false
+    }
+  }
+
+  /// Whether it waits for an event, which a signal ends.
+  fileprivate var waits: Bool { self == .wait || self == .awaitEvents }
+
   /// What messages call it.
   fileprivate var operation: DeviceMapperError.Operation {
     switch self {

@@ -30,7 +30,8 @@ public final class MappedDevice: BlockDestination {
 
   /// Whether I/O is held back.
   public internal(set) var isSuspended = false
-  var isSuspending = false
+  /// Whether it is being held back, and something is under way still.
+  public internal(set) var isSuspending = false
   /// Reasons of others to hold I/O back.
   private(set) var holds = 0
   var isRemoved = false

@@ -24,6 +24,34 @@ struct ListenerTests {
     #expect(access(folder.file("s"), F_OK) != 0)
   }
 
+  @Test("A socket that nobody listens on is replaced; anything else, or another's, stays")
+  func stale() throws {
+    let path = folder.file("s")
+    let listener = try Listener.unix(path: path)
+    func expectInUse(_ words: String) {
+      let error = #expect(throws: SystemError.self) { try Listener.unix(path: path) }
+      #expect(error?.code == EADDRINUSE && error?.description.contains(words) == true, "\(words)")
+      #expect(access(path, F_OK) == 0 || errno == ENOENT && words.contains("no socket"))
+      unlink(path)
+    }
+    expectInUse("another server listens")
+    listener.close()
+    let left = dmthin_stream_socket(AF_UNIX)
+    try #require(dmthin_bind_unix(left, path) == 0)
+    close(left)
+    try Listener.unix(path: path).close()
+    #expect(access(path, F_OK) != 0)
+    try #require(symlink(folder.file("elsewhere"), path) == 0)
+    expectInUse("no socket")
+    try #require(mkfifo(path, 0o600) == 0)
+    expectInUse("no socket")
+    guard geteuid() == 0 else { return }
+    let other = dmthin_stream_socket(AF_UNIX)
+    try #require(dmthin_bind_unix(other, path) == 0 && chown(path, 65534, 65534) == 0)
+    close(other)
+    expectInUse("socket of user 65534")
+  }
+
   @Test(
     "Without a descriptor or memory for a client a door rests, and lets the client in afterwards",
     arguments: [EMFILE, ENFILE, ENOBUFS, ENOMEM])

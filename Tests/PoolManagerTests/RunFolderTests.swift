@@ -2,6 +2,7 @@ import BlockIO
 import Glibc
 import TestSupport
 import Testing
+import ThinTools
 
 @testable import PoolManager
 
@@ -10,11 +11,11 @@ import Testing
   func unreadable() throws {
     let scratch = try ScratchFolder()
     let run = RunFolder(scratch.path)
-    #expect(run.load("7:0", .intent) == nil)
+    #expect(try run.load("7:0", .intent) == nil)
     try run.save("x", "7:0", .intent)
-    #expect(run.load("7:0", .intent) == "x")
+    #expect(try run.load("7:0", .intent) == "x")
     _ = try scratch.zeros("7:0.intent", size: (4 << 20) + 1)
-    #expect(run.load("7:0", .intent) == "")
+    #expect(try run.load("7:0", .intent) == "")
     #expect(Intent("") == nil && Lease("") == nil)
   }
 
@@ -23,16 +24,97 @@ import Testing
     let scratch = try ScratchFolder()
     let run = RunFolder(control: scratch.file("c"))
     #expect(run.path == scratch.file("c.run"))
-    run.clear()
+    try run.clear()
     for kind in RunFolder.Kind.allCases { try run.save("x", "7:0", kind) }
     let half = "\(run.path("7:1", .intent)).new"
     try #require(symlink("nowhere", half) == 0)
     let other = "\(run.path)/notes"
     try #require(symlink("nowhere", other) == 0)
-    run.clear()
+    try run.clear()
     #expect(Folder.names(in: run.path) == ["notes"])
     unlink(other)
-    run.clear()
+    try run.clear()
     #expect(access(run.path, F_OK) != 0)
+  }
+
+  /// Ways in which others could have made a run folder, or write to it.
+  enum Planting: CaseIterable {
+    case link, writable, owner
+
+    /// Does so with a folder that has an intent, of which a path in `scratch` is given.
+    func plant(_ scratch: ScratchFolder) throws -> String {
+      let victim = scratch.file("victim")
+      try RunFolder(victim).save("x", "7:0", .intent)
+      switch self {
+      case .link:
+        try #require(symlink(victim, scratch.file("run")) == 0)
+        return scratch.file("run")
+      case .writable: try #require(chmod(victim, 0o777) == 0)
+      case .owner: try #require(chown(victim, 65534, 65534) == 0)
+      }
+      return victim
+    }
+  }
+
+  @Test(
+    "a run folder that others may have made or write to is neither obeyed nor cleared",
+    arguments: Planting.allCases)
+  func planted(_ planting: Planting) throws {
+    // Only root can give a folder away.
+    if planting == .owner, geteuid() != 0 { return }
+    let scratch = try ScratchFolder()
+    let run = RunFolder(try planting.plant(scratch))
+    for body in [
+      { try run.clear() }, { _ = try run.load("7:0", .intent) },
+      { try run.save("y", "7:0", .lease) },
+      { _ = try run.pools(with: .intent) }, { _ = try run.lock("7:0", seconds: 0) },
+    ] as [() throws -> Void] {
+      let error = #expect(throws: ToolError.self) { try body() }
+      #expect(error?.kind == .input && error?.message.contains("remove it") == true, "\(planting)")
+    }
+    run.remove("7:0", .intent)
+    #expect(Folder.names(in: scratch.file("victim")) == ["7:0.intent"])
+  }
+
+  @Test("a file in a run folder that is no file of ours is refused with a sentence")
+  func plantedFile() throws {
+    let scratch = try ScratchFolder()
+    let run = RunFolder(scratch.path)
+    let path = run.path("7:0", .lease)
+    func expectRefused(_ words: String) {
+      let error = #expect(throws: ToolError.self) { _ = try run.load("7:0", .lease) }
+      #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
+      unlink(path)
+    }
+    try #require(symlink("/proc/self/status", path) == 0)
+    expectRefused("symbolic link")
+    try #require(mkfifo(path, 0o600) == 0)
+    expectRefused("no regular file")
+    try run.save("x", "7:0", .lease)
+    try #require(chmod(path, 0o666) == 0)
+    expectRefused("others may write")
+    try run.save("x", "7:0", .lease)
+    if geteuid() == 0 {
+      try #require(chown(path, 65534, 65534) == 0)
+      expectRefused("belongs to user 65534")
+    }
+  }
+
+  @Test("links on the way to a folder are followed where only root and this user can have put them")
+  func links() throws {
+    let scratch = try ScratchFolder()
+    let inside = scratch.file("inside")
+    try #require(mkdir(inside, 0o700) == 0 && symlink("inside/.", scratch.file("link")) == 0)
+    #expect(try TrustedFolder(reaching: scratch.file("link/../link")).path.hasSuffix("link"))
+    try #require(chmod(scratch.path, 0o777) == 0)
+    #expect(throws: TrustedFolder.Fault.self) { try TrustedFolder(reaching: scratch.file("link")) }
+    // As in /tmp: names belong to those who made them.
+    try #require(chmod(scratch.path, 0o1777) == 0)
+    _ = try TrustedFolder(reaching: scratch.file("link"))
+    try #require(symlink("round", scratch.file("round")) == 0)
+    let error = #expect(throws: TrustedFolder.Fault.self) {
+      try TrustedFolder(reaching: scratch.file("round"))
+    }
+    #expect(error?.code == ELOOP)
   }
 }

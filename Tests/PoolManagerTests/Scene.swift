@@ -77,7 +77,7 @@ final class Scene {
 
   /// The files of the run folder of a kind, by key.
   func files(_ kind: RunFolder.Kind) -> [String: String] {
-    run.pools(with: kind).reduce(into: [:]) { $0[$1] = run.load($1, kind) }
+    ((try? run.pools(with: kind)) ?? []).reduce(into: [:]) { $0[$1] = try? run.load($1, kind) }
   }
 
   var suspended: [String] {

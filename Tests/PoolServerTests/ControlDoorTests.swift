@@ -94,9 +94,15 @@ private final class Client {
   }
 
   /// Whether the server has hung up.
-  func isClosed() -> Bool {
+  /// - Parameter taking: whether what it has said before is taken.
+  func isClosed(taking: Bool = true) -> Bool {
     for _ in 0..<50 {
       loop.pass()
+      if !taking {
+        var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        if poll(&entry, 1, 0) == 1, entry.revents & Int16(POLLHUP) != 0 { return true }
+        continue
+      }
       var chunk = [UInt8](repeating: 0, count: 65_536)
       let n = recv(descriptor, &chunk, chunk.count, 0)
       if n == 0 || n < 0 && errno != EAGAIN { return true }
@@ -290,15 +296,85 @@ struct ControlDoorTests {
     #expect(fixture.volumes.exports.exports.isEmpty)
   }
 
-  @Test("Beyond so many connections nobody is let in, until others go")
+  @Test("Idle connections make room for another, the oldest first; those that wait go last")
   func many() {
-    var clients = (0..<64).map { _ in fixture.client() }
+    makeZero("z")
+    let waiting = fixture.client()
+    waiting.send("wait", "name:z", "0", "0")
+    var clients = (0..<63).map { _ in fixture.client() }
     fixture.loop.pass()
-    #expect(fixture.client().isClosed())
+    fixture.loop.skip(1_000_000)
+    clients[0].send("version")
+    #expect(clients[0].answer()?.first == "ok")
+    let next = fixture.client()
+    next.send("version")
+    #expect(next.answer()?.first == "ok")
+    #expect(clients[1].isClosed())
+    #expect(!clients[0].isClosed() && !waiting.isClosed())
     clients.removeAll()
+    clients = (0..<64).map { _ in fixture.client() }
+    for client in clients { client.send("wait", "name:z", "0", "0") }
+    for client in clients { #expect(client.answer() == nil) }
+    let last = fixture.client()
+    last.send("version")
+    #expect(last.answer()?.first == "ok")
+  }
+
+  @Test("Half a request, and an answer that is not taken, end the connection after a while")
+  func stuck() {
+    for index in 0..<600 { makeZero("\(String(repeating: "n", count: 100))\(index)") }
+    let half = fixture.client()
+    half.send(Array("versi".utf8))
+    let deaf = fixture.client()
+    for _ in 0..<40 { deaf.send(ControlMessage(["list"]).line) }
+    let idle = fixture.client()
+    for _ in 0..<3 {
+      fixture.loop.skip(15_500_000_000)
+      fixture.loop.pass()
+    }
+    #expect(half.isClosed())
+    #expect(deaf.isClosed(taking: false))
+    idle.send("version")
+    #expect(idle.answer()?.first == "ok")
+  }
+
+  @Test(
+    "A device suspended for as long as its client is there is resumed when that goes, and no other")
+  func abandoned() {
+    makeZero("z")
+    func isSuspended() -> Bool? { fixture.mapper.find(.name("z"))?.isSuspended }
+    let held = "\(SuspendOptions.whileConnected.rawValue)"
+    do {
+      let client = fixture.client()
+      client.send("suspend", "name:z", held)
+      #expect(client.answer() == ["ok"])
+      #expect(isSuspended() == true)
+    }
     for _ in 0..<5 { fixture.loop.pass() }
-    let client = fixture.client()
-    client.send("version")
-    #expect(client.answer()?.first == "ok")
+    #expect(isSuspended() == false)
+    // As dmsetup does it: it stays.
+    do {
+      let client = fixture.client()
+      client.send("suspend", "name:z", "0")
+      #expect(client.answer() == ["ok"])
+      // What is suspended already is not this one's to resume.
+      client.send("suspend", "name:z", held)
+      #expect(client.answer() == ["ok"])
+    }
+    for _ in 0..<5 { fixture.loop.pass() }
+    #expect(isSuspended() == true)
+    do {
+      let client = fixture.client()
+      client.send("resume", "name:z", "0")
+      #expect(client.answer() == ["ok"])
+      client.send("suspend", "name:z", held)
+      #expect(client.answer() == ["ok"])
+      // Another wants it to stay suspended.
+      let other = fixture.client()
+      other.send("suspend", "name:z", "0")
+      #expect(other.answer() == ["ok"])
+    }
+    for _ in 0..<5 { fixture.loop.pass() }
+    #expect(isSuspended() == true)
   }
 }

@@ -1,9 +1,10 @@
 import CDMThin
 import DeviceMapper
 import Glibc
-import ServerControl
 import TestSupport
 import Testing
+
+@testable import ServerControl
 
 private final class Work: Sendable {
   let body: @Sendable () -> Void
@@ -101,5 +102,29 @@ struct UserspaceClientTests {
       #expect(error == DeviceMapperError(.remove, device: "x (254:0)", code: EBUSY))
     }
     #expect(try client.status(.name("x"), []) == nil)
+  }
+
+  @Test("One that takes connections and never answers is given up after a stated time")
+  func silent() throws {
+    let path = folder.file("s")
+    let listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+    defer { close(listener) }
+    try #require(dmthin_bind_unix(listener, path) == 0 && listen(listener, 4) == 0)
+    let client = UserspaceClient(path: path)
+    client.patience = 100
+    client.probePatience = (50, 80)
+    do {
+      _ = try client.list()
+      Issue.record("an answer came")
+    } catch {
+      #expect(error.code == ETIMEDOUT)
+      #expect("\(error)".contains("no sign of life"))
+    }
+    // Also where it takes no more than fits into the socket.
+    let text = String(repeating: "x", count: ControlMessage.requestBytesMax - 100)
+    #expect(
+      code { () throws(DeviceMapperError) in
+        _ = try client.message(.name("x"), sector: 0, text)
+      } == ETIMEDOUT)
   }
 }

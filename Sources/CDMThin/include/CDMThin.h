@@ -61,6 +61,8 @@ static inline void dmthin_return_freed_memory(void) { mallopt(M_MMAP_THRESHOLD, 
 /// O_DIRECT: this header does not ask for more than POSIX, as system headers look different then, and
 /// would be at odds with those of other modules.
 extern const int dmthin_o_direct;
+/// O_PATH, for the same reason.
+extern const int dmthin_o_path;
 
 /// A function of dm_log_with_errno_fn's type for libdevmapper: formats what is said and hands it to
 /// the sink. Text longer than 4 KiB is cut. (Swift does not import functions of variable arguments.)

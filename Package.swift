@@ -42,7 +42,9 @@ let package = Package(
     library("ServerSimulation", ["BlockServer", "CDMThin", "DataPath", "Simulation"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
-    library("ThinTools", ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
+    library(
+      "ThinTools",
+      ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
     library("DeviceMapper", []),
     library("KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
     library(

@@ -67,6 +67,19 @@ package final class DataSpaceMap: DiskSpaceMap {
     return entry
   }
 
+  /// Whether a block is counted as free, without a change of which entries are kept.
+  package func isFree(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> Bool {
+    guard block < current.blockCount else { return true }
+    let bitmap = block / Self.perBitmap
+    let found: IndexEntry
+    if let known = cached[slot(bitmap)], known.bitmap == bitmap {
+      found = known.entry
+    } else {
+      found = try load(bitmap, root: current.bitmapRoot, tm)
+    }
+    return try bits(found.bitmapBlock, Int(block % Self.perBitmap), tm) == 0
+  }
+
   private func writeBack(_ slot: Int, _ tm: TransactionManager) throws(PoolError) {
     guard let known = cached[slot], known.isDirty else { return }
     current.bitmapRoot = try tree(tm).insert(root: current.bitmapRoot, key: known.bitmap) {

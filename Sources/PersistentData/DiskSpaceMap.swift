@@ -40,7 +40,7 @@ package class DiskSpaceMap {
 
   // MARK: - Counts
 
-  private func bits(_ bitmap: UInt64, _ entry: Int, _ tm: TransactionManager) throws(PoolError)
+  func bits(_ bitmap: UInt64, _ entry: Int, _ tm: TransactionManager) throws(PoolError)
     -> UInt8
   {
     let bytes = try tm.cache.read(bitmap, .bitmap)

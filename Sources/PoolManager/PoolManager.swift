@@ -189,6 +189,7 @@ public final class PoolManager {
     let kind: ToolError.Kind =
       switch error.code {
       case EBUSY: .busy
+      case EUCLEAN: .damaged
       case ENXIO, ENODEV, ENOENT: .input
       case EINVAL, EEXIST, ENODATA, EOPNOTSUPP, EILSEQ, ENOTBLK, EPERM, ENOSPC: .request
       default: .inputOutput

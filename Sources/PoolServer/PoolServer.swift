@@ -5,6 +5,7 @@ import DeviceMapper
 import Glibc
 import ServerControl
 import Targets
+import ThinTools
 
 /// A pool without the kernel: its devices in this process, its volumes for NBD clients, and commands by
 /// a control socket. Everything is on the thread that calls `run`.
@@ -15,6 +16,11 @@ public final class PoolServer {
   private let queue: IOQueue
   private let worker: BlockingWorker
   private let mapper: UserspaceDeviceMapper
+  private lazy var judge = MetadataJudge(
+    loop, care: options.check, tickets: options.tickets.map { CleanTickets(folder: $0) },
+    note: note, goesOn: { [unowned self] in notify("EXTEND_TIMEOUT_USEC=10000000") })
+  /// Files that the user has been warned of.
+  private var warned: Set<String> = []
   private let volumes: VolumeExports
   private let server: BlockServer
   private var control: ControlDoor?
@@ -50,6 +56,26 @@ public final class PoolServer {
       volumes.changed()
       control?.eventHappened()
     }
+    mapper.judgeMetadata = { [unowned self] in judge.judge($0, $1) }
+    mapper.poolClosed = { [unowned self] in judge.poolClosed($0) }
+    let open = mapper.openDisk
+    mapper.openDisk = { [unowned self] (path, readOnly) throws(DeviceOpenError) in
+      let disk = try open(path, readOnly)
+      warnOfMode(path)
+      return disk
+    }
+  }
+
+  /// Says once of a file or device whether others can read or write it.
+  private func warnOfMode(_ path: String) {
+    var info = stat()
+    guard stat(path, &info) == 0, info.st_mode & 0o006 != 0, warned.insert(path).inserted else {
+      return
+    }
+    let what = info.st_mode & 0o002 != 0 ? "written" : "read"
+    note(
+      "warning: \(path) can be \(what) by every user, who can also lock it, so that nothing starts: "
+        + "chmod o-rwx \(path)")
   }
 
   /// Serves until the process is told to end (SIGTERM, SIGINT, SIGHUP), and gives the pool back.
@@ -247,6 +273,7 @@ public final class PoolServer {
     guard worker.inFlight == 0, queue.inFlight == 0 else {
       return ServeError(.inputOutput, "a disk has not answered for ten seconds")
     }
+    judge.close()
     worker.close()
     queue.close()
     guard let name = failed.first else { return nil }

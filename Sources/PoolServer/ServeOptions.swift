@@ -30,6 +30,10 @@ public struct ServeOptions {
   public var metrics: String?
   /// Nothing is written, by nobody.
   public var isReadOnly = false
+  /// How metadata is looked at before it is served for writing.
+  public var check = MetadataCare.auto
+  /// The folder with notes of pools that ended well; nil: none.
+  public var tickets: String?
   /// Features of the pool.
   public var features: Set<ThinPoolTarget.Feature> = []
   /// Free data blocks at which an event is raised; nil stands for a twentieth.

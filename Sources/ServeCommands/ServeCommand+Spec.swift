@@ -95,6 +95,25 @@ extension ServeCommand {
         Write nothing, to neither device: both are opened for reading only. Serves pools that need a \
         check, and damaged ones as far as they can be read.
         """),
+    OptionSpec(
+      "check",
+      value: .required(
+        placeholder: "WHEN",
+        .checked { text in
+          let words = MetadataCare.allCases.map(\.rawValue)
+          return words.contains(text) ? nil : "expected one of \(words.joined(separator: ", "))"
+        }),
+      help: """
+        When to check metadata before it is served for writing; damaged metadata is refused. auto: \
+        unless a server left it sound, and nothing was written to it since. full: always. none: never, \
+        at the risk that one volume overwrites another. Default: auto.
+        """),
+    OptionSpec(
+      "tickets", value: .required(placeholder: "FOLDER", .path),
+      help: """
+        Where notes of pools that ended well are kept. Default: DMTHIN_TICKETS, for root \
+        /var/lib/dmthin/tickets, for other users dmthin/tickets of XDG_STATE_HOME or ~/.local/state.
+        """),
   ]
 
   private static let doorOptions = [

@@ -34,6 +34,8 @@ public enum ServeCommand: Command {
     options.control = arguments.text("control")
     options.metrics = arguments.text("metrics")
     options.isReadOnly = arguments.has("read-only")
+    options.check = arguments.text("check").flatMap { MetadataCare(rawValue: $0) } ?? .auto
+    options.tickets = arguments.text("tickets") ?? CleanTickets.usualFolder
     options.features = Set(
       (arguments.words("features") ?? []).compactMap { ThinPoolTarget.Feature(rawValue: $0) })
     options.lowWaterBlocks = arguments.number("low-water")

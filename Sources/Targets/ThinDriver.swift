@@ -147,6 +147,7 @@ final class ThinDriver: TargetDriver {
     do throws(PoolError) {
       thin.cache.set(block, try look(block))
     } catch {
+      pool.noteDamage(thin.id, block, error)
       finishLater(piece(of: part, from: at, to: stop, begin, end), EIO)
       return stop
     }
@@ -162,6 +163,7 @@ final class ThinDriver: TargetDriver {
     guard found.dataBlock < pool.dataBlockLimit else {
       throw .inconsistent("data block \(found.dataBlock) is beyond the data device")
     }
+    try pool.requireCounted(found.dataBlock)
     return BlockState(dataBlock: found.dataBlock, isShared: found.isShared)
   }
 

@@ -19,7 +19,55 @@ public struct PoolMetadataAccess {
   public let descriptor: Int32?
 }
 
+/// What is known of metadata before it is written to.
+public enum MetadataVerdict: Sendable {
+  /// It is sound.
+  case sound
+  /// It was not looked at, as was asked for.
+  case unknown
+  /// It is not to be written to; lines for people.
+  case refused([String])
+}
+
+extension UserspaceDeviceMapper {
+  /// Has the metadata judged of a pool that is about to be written to for the first time, and calls
+  /// `body`, with an error where it is refused.
+  func judge(_ device: MappedDevice, _ body: @escaping (DeviceMapperError?) -> Void) {
+    guard let judgeMetadata, device.isSuspended || device.inactive != nil,
+      let driver = (device.inactive ?? device.live)?.single as? ThinPoolDriver,
+      driver.wantsWriting, !driver.pool.isVetted, !driver.pool.isDoubtful
+    else { return body(nil) }
+    let pool = driver.pool
+    judgeMetadata(pool.access) { [unowned self] verdict in
+      switch verdict {
+      case .sound: pool.isVetted = true
+      case .unknown: pool.isDoubtful = true
+      case .refused(let lines):
+        for line in lines { log("\(device.name): \(line)") }
+        return body(error(.resume, device, EUCLEAN, lines))
+      }
+      body(nil)
+    }
+  }
+}
+
 extension ThinPool {
+  /// Looks at a mapping of metadata that nobody has checked: a data block that is counted as free is
+  /// going to be another device's.
+  func requireCounted(_ dataBlock: UInt64) throws(PoolError) {
+    guard isDoubtful, try metadata.isFreeData(dataBlock) else { return }
+    throw .inconsistent("data block \(dataBlock) is mapped, and counted as free")
+  }
+
+  /// A look-up has failed: said of the first few blocks.
+  func noteDamage(_ thin: UInt64, _ block: UInt64, _ error: PoolError) {
+    isVetted = false
+    damageNoted += 1
+    guard damageNoted <= 10 else { return }
+    mapper.log("\(device.name): block \(block) of thin device \(thin) cannot be found: \(error)")
+    if damageNoted == 10 { mapper.log("\(device.name): what else cannot be found is not listed") }
+  }
+
   /// Opens metadata, or formats it.
   /// - Returns: also whether it is known to be sound: it was made here.
   static func open(_ opened: OpenDevice, _ target: ThinPoolTarget, _ mapper: UserspaceDeviceMapper)

@@ -110,6 +110,10 @@ final class ThinPool: RequestOwner {
   var isHostFull = false
   /// Its metadata was found sound before it was written to, and since.
   var isVetted = false
+  /// Nobody has looked at its metadata, as was asked for.
+  var isDoubtful = false
+  /// Look-ups that have failed.
+  var damageNoted = 0
   /// Its device has a table without it, and thin devices have nowhere to go.
   var isDetached = false
   var isLowWaterSignalled = false
@@ -189,6 +193,7 @@ final class ThinPool: RequestOwner {
     if let noSpaceTimer { loop.cancel(noSpaceTimer) }
     if let hook { loop.remove(hook) }
     hook = nil
+    if isClosedCleanly { mapper.poolClosed?(access) }
     if mapper.pools[metadataOpened.number] === self { mapper.pools[metadataOpened.number] = nil }
     if device.pool === self { device.pool = nil }
     dataOpened.giveUp()

@@ -184,19 +184,31 @@ extension UserspaceDeviceMapper {
       return completion(.failure(missing(reference, .resume)))
     }
     inOrder(device) { done in
-      guard device.inactive != nil else {
-        let result = Result { () throws(DeviceMapperError) in try self.resumeNow(device) }
-        done()
-        return completion(result)
+      self.judge(device) { refusal in
+        if let refusal {
+          done()
+          return completion(.failure(refusal))
+        }
+        self.resume(device, options) {
+          done()
+          completion($0)
+        }
       }
-      self.suspendNow(device, options) {
-        let result = Result { () throws(DeviceMapperError) in
+    }
+  }
+
+  private func resume(
+    _ device: MappedDevice, _ options: SuspendOptions, _ completion: @escaping Completion
+  ) {
+    guard device.inactive != nil else {
+      return completion(Result { () throws(DeviceMapperError) in try self.resumeNow(device) })
+    }
+    suspendNow(device, options) {
+      completion(
+        Result { () throws(DeviceMapperError) in
           try self.swap(device)
           try self.resumeNow(device)
-        }
-        done()
-        completion(result)
-      }
+        })
     }
   }
 

@@ -69,8 +69,12 @@ extension UserspaceDeviceMapper {
       case .striped(let striped): return StripedDriver(context, striped)
       case .zero: return ZeroDriver(context)
       case .error: return ErrorDriver(context)
-      case .thinPool(let pool): return try ThinPoolDriver(context, pool)
-      case .thin(let thin): return try ThinDriver(context, thin)
+      case .thinPool(let pool):
+        try requireOwn(opened[0], opened[1], of: device)
+        return try ThinPoolDriver(context, pool)
+      case .thin(let thin):
+        if thin.externalOrigin != nil { try requireForeign(opened[0]) }
+        return try ThinDriver(context, thin)
       default: throw TargetError("\(line.type): unknown target type")
       }
     } catch {

@@ -47,6 +47,12 @@ public final class UserspaceDeviceMapper {
   public var eventHappened: ((MappedDevice) -> Void)?
   /// Told what the kernel would log.
   public var log: (String) -> Void = { _ in }
+  /// Judges the metadata of a pool before it is written to for the first time, and calls `verdict` with
+  /// what it comes to, from the loop or at once. Without it all metadata is taken as it is.
+  public var judgeMetadata:
+    ((PoolMetadataAccess, _ verdict: @escaping (MetadataVerdict) -> Void) -> Void)?
+  /// Told of the metadata of a pool that has ended well, while nobody else can have it yet.
+  public var poolClosed: ((PoolMetadataAccess) -> Void)?
   /// Opens a disk; tests put others in its place.
   public var openDisk:
     (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->

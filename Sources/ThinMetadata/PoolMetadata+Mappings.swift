@@ -171,6 +171,12 @@ extension PoolMetadata {
     }
   }
 
+  /// Whether the space map counts a data block as free, or does not have it. Nothing of what is kept in
+  /// memory or written later is different for the question.
+  public func isFreeData(_ block: UInt64) throws(PoolError) -> Bool {
+    try looking { () throws(PoolError) in try dataMap.isFree(block, tm) }
+  }
+
   /// How many references a data block has.
   public func dataCount(_ block: UInt64) throws(PoolError) -> UInt32 {
     try looking { () throws(PoolError) in try dataMap.storedCount(block, tm) }

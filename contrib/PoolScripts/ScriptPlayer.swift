@@ -306,7 +306,9 @@ final class ScriptPlayer {
     if request.kind != .read && request.kind != .discard && !failsWhenFull {
       return tell("skipped")
     }
-    if request.kind == .flush && isDegraded { return flushDegraded(request) }
+    if request.kind == .flush || request.kind == .durableWrite, isDegraded {
+      return flushDegraded(request)
+    }
     let (start, before) = (now, request.kind == .flush ? superblock() : [])
     let wasDirty = isDirty
     if line.isChange { changed() }
@@ -336,7 +338,8 @@ final class ScriptPlayer {
   }
 
   /// The kernel takes a flush for a write to the first block here, ours for a flush: whether it succeeds,
-  /// and commits, differs on purpose. After a status both have committed.
+  /// and commits, differs on purpose, and with it what ends with a flush. After a status both have
+  /// committed.
   private func flushDegraded(_ request: ScriptRequest) {
     _ = world.perform(request)
     tell("not compared")

@@ -1,5 +1,5 @@
 """harness: libnbd, and how a server begins, for the scripts of this folder."""
-import atexit, os, subprocess, sys, time
+import atexit, os, shutil, subprocess, sys, tempfile, time
 try:
     import nbd
 except ImportError:
@@ -7,6 +7,13 @@ except ImportError:
     if sys.executable != "/usr/bin/python3":
         os.execv("/usr/bin/python3", ["/usr/bin/python3", *sys.argv])
     raise
+
+
+# Notes of pools that ended well are not this machine's business.
+if "DMTHIN_TICKETS" not in os.environ:
+    own = tempfile.mkdtemp(prefix="dmthin-tickets-")
+    os.environ["DMTHIN_TICKETS"] = os.path.join(own, "tickets")
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
 
 
 def connect(name, path="s"):

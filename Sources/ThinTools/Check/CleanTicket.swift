@@ -1,0 +1,119 @@
+import BlockIO
+import CDMThin
+import Glibc
+import ThinFormat
+
+/// A note that metadata is as it was left by a program that had found it sound and ended well: who finds
+/// the note and the metadata unchanged need not check it. A note is good once: it is removed before it
+/// is believed, so that whatever follows a use of the metadata finds none unless that ended well too.
+///
+/// Superblocks of different states can be equal, so the note also has what the system knows of changes:
+/// of a file its times, of a block device how often it was written, since it exists. Where the system
+/// does not tell, there is no note.
+public struct CleanTickets: Sendable {
+  /// What metadata is recognised by.
+  private struct Identity {
+    /// The name of its note.
+    var key: String
+    /// What the note has to say.
+    var text: String
+  }
+
+  private static let bytesMax = 4096
+  private let path: String
+
+  /// Notes in a folder, which is made when the first one is written.
+  public init(folder: String) { path = folder }
+
+  /// Where notes are: what `DMTHIN_TICKETS` says, /var/lib/dmthin/tickets for root, and for other users
+  /// `dmthin/tickets` of `XDG_STATE_HOME`, or of `~/.local/state`. Nil where none of these is known.
+  public static var usualFolder: String? {
+    func variable(_ name: String) -> String? {
+      getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+    }
+    if let folder = variable("DMTHIN_TICKETS") { return folder }
+    if geteuid() == 0 { return "/var/lib/dmthin/tickets" }
+    if let state = variable("XDG_STATE_HOME") { return "\(state)/dmthin/tickets" }
+    return variable("HOME").map { "\($0)/.local/state/dmthin/tickets" }
+  }
+
+  /// Uses up the note of metadata that is open.
+  /// - Returns: whether there was one, is none any more, and the metadata is as it says. Anything that is
+  ///   not known, or goes wrong, is a no.
+  public func redeem(_ descriptor: Int32) -> Bool {
+    guard let identity = Self.identity(descriptor), let folder = try? OwnFolder(path, makes: false),
+      let text = folder.text(identity.key, upTo: Self.bytesMax)
+    else { return false }
+    let isGone = folder.remove(identity.key)
+    return isGone && text == identity.text
+  }
+
+  /// Writes the note of metadata that is open, sound and durable, and that nothing more will be written
+  /// to. The caller still keeps others from it.
+  /// - Returns: whether there is one now.
+  @discardableResult
+  public func issue(_ descriptor: Int32) -> Bool {
+    guard let identity = Self.identity(descriptor), let folder = try? OwnFolder(path, makes: true)
+    else { return false }
+    do throws(BlockIOError) {
+      try folder.replace(identity.key, with: identity.text)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  private static func identity(_ descriptor: Int32) -> Identity? {
+    var info = stat()
+    guard fstat(descriptor, &info) == 0, let digest = superblockDigest(descriptor) else {
+      return nil
+    }
+    let key: String
+    let changes: String
+    var bytes = UInt64(max(0, info.st_size))
+    if info.st_mode & S_IFMT == S_IFBLK {
+      let number = "\(gnu_dev_major(info.st_rdev)):\(gnu_dev_minor(info.st_rdev))"
+      guard dmthin_block_device_bytes(descriptor, &bytes) == 0, let writes = writes(number)
+      else { return nil }
+      let uuid = WholeFile.systemText("/sys/dev/block/\(number)/dm/uuid") ?? ""
+      key = uuid.isEmpty ? "device-\(number)" : "dm-\(fileName(uuid))"
+      changes = writes
+    } else {
+      key = "file-\(info.st_dev)-\(info.st_ino)"
+      changes = [info.st_mtim, info.st_ctim].map { "\($0.tv_sec).\($0.tv_nsec)" }
+        .joined(separator: " ")
+    }
+    let text = "clean metadata 1\nsuperblock \(digest)\nbytes \(bytes)\nchanges \(changes)\n"
+    return Identity(key: key, text: text)
+  }
+
+  /// What tells whether a block device was written to: this boot, this instance of the device, and how
+  /// many writes and discards it has had. Nil where the system does not say.
+  private static func writes(_ number: String) -> String? {
+    guard let boot = WholeFile.systemText("/proc/sys/kernel/random/boot_id"),
+      let instance = WholeFile.systemText("/sys/dev/block/\(number)/diskseq"),
+      let statistics = WholeFile.systemText("/sys/dev/block/\(number)/stat")
+    else { return nil }
+    let words = statistics.split(separator: " ")
+    guard words.count >= 15 else { return nil }
+    return ([boot, instance] + [4, 6, 11, 13].map { String(words[$0]) }).joined(separator: " ")
+  }
+
+  /// A text as the name of a file: anything but letters, digits and `-` as its number.
+  private static func fileName(_ text: String) -> String {
+    text.utf8.map { byte in
+      let isPlain =
+        (0x30...0x39).contains(byte) || (0x41...0x5a).contains(byte)
+        || (0x61...0x7a).contains(byte) || byte == UInt8(ascii: "-")
+      return isPlain ? String(UnicodeScalar(byte)) : "_\(byte)_"
+    }.joined()
+  }
+
+  /// FNV-1a of the first metadata block.
+  private static func superblockDigest(_ descriptor: Int32) -> UInt64? {
+    let buffer = AlignedBuffer(count: Limits.blockBytes)
+    guard pread(descriptor, buffer.bytes.baseAddress, Limits.blockBytes, 0) == Limits.blockBytes
+    else { return nil }
+    return buffer.bytes.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
+  }
+}

@@ -1,0 +1,163 @@
+import DataPath
+import DeviceMapper
+import Glibc
+import Simulation
+import Targets
+import TestSupport
+import Testing
+import ThinMetadata
+
+private let block = blockBytes
+
+@Suite("Metadata that is to be written to for the first time")
+struct DoubtfulMetadataTests {
+  /// A pool of 16 blocks with devices 1 and 2, of which block 0 of each is mapped; `change` may do what
+  /// no pool would.
+  private func made(_ change: (PoolMetadata) throws -> Void = { _ in }) throws -> [UInt8] {
+    let device = MemoryDevice(byteCount: 1 << 20)
+    let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
+    try pool.resizeData(to: 16)
+    try pool.commit()
+    for id in [1, 2] as [UInt64] {
+      try pool.createThin(id)
+      try pool.openDevice(id)
+      try pool.insert(id, 0, dataBlock: try pool.allocateDataBlock())
+    }
+    try change(pool)
+    try pool.commit()
+    var bytes = zeros(1 << 20)
+    try bytes.withUnsafeMutableBytes { try device.read(into: $0, at: 0) }
+    return bytes
+  }
+
+  private func world(_ verdict: MetadataVerdict, _ asked: @escaping () -> Void = {}) throws -> World
+  {
+    let world = try World()
+    world.mapper.judgeMetadata = { _, answer in
+      asked()
+      answer(verdict)
+    }
+    return world
+  }
+
+  @Test("what is refused is not written to, and the reason reaches the one who asked")
+  func refused() throws {
+    let meta = try made()
+    let world = try world(.refused(["block 7 is damaged", "do this"]))
+    try world.add("meta", MemoryDisk(world.loop, bytes: meta, seed: 1))
+    try world.add("data", byteCount: 16 * block)
+    do throws(DeviceMapperError) {
+      try world.dm.create(DeviceCreation(name: "pool", table: [world.poolLine(16 * block)]))
+      Issue.record("made")
+    } catch {
+      #expect(error.code == EUCLEAN && error.reason.contains("block 7 is damaged"), "\(error)")
+    }
+    #expect(try world.dm.list().isEmpty)
+    #expect(world.disks["meta"]?.count(.write) == 0)
+  }
+
+  @Test("metadata is judged once in the life of a pool, and not at all where nothing is written")
+  func once() throws {
+    let meta = try made()
+    var count = 0
+    let world = try world(.sound) { count += 1 }
+    try world.makePool(meta: meta, data: zeros(16 * block), "1 read_only")
+    #expect(count == 0)
+    try world.reload("pool", [world.poolLine(16 * block)])
+    try world.dm.suspend(.name("pool"), [])
+    try world.resume("pool")
+    try world.growPool(to: 32 * block)
+    #expect(try count == 1 && world.pool().mode == .readWrite)
+  }
+
+  @Test("a pool tells of a clean end only if it was found sound, and nothing has failed since")
+  func cleanEnd() throws {
+    let meta = try made()
+    for (verdict, fails, isClean) in [
+      (MetadataVerdict.sound, false, true), (.unknown, false, false), (.sound, true, false),
+    ] {
+      let world = try world(verdict)
+      var closed: [String] = []
+      world.mapper.poolClosed = { closed.append($0.name) }
+      try world.makePool(meta: meta, data: zeros(16 * block))
+      try world.activate(1, bytes: 8 * block)
+      #expect(try world.write("thin1", at: block, pattern(1, block)) == 0)
+      if fails {
+        world.disks["data"]?.fails = { operation, _ in operation == .flush }
+        #expect(try world.perform(.flush, "thin1") == EIO)
+        world.disks["data"]?.fails = { _, _ in false }
+      }
+      world.mapper.removeAll()
+      #expect(closed == (isClean ? ["pool"] : []))
+    }
+  }
+
+  @Test(
+    "without a check, what lies beyond the data or is counted as free is neither read nor overwritten"
+  )
+  func unchecked() throws {
+    let meta = try made { pool in
+      // Block 9 is nobody's, 100 is beyond the end.
+      try pool.insert(1, 1, dataBlock: 9)
+      try pool.insert(1, 2, dataBlock: 100)
+    }
+    let world = try world(.unknown)
+    try world.makePool(meta: meta, data: pattern(5, 32 * block))
+    try world.activate(1, bytes: 8 * block)
+    try world.activate(2, bytes: 8 * block)
+    for virtual in [1, 2] {
+      let read = try world.start(.read, "thin1", at: virtual * block, count: 512)
+      world.finish([read])
+      #expect(read.error == EIO)
+      #expect(try world.write("thin1", at: virtual * block, pattern(6, 512)) == EIO)
+    }
+    #expect(world.log.contains { $0.contains("counted as free") })
+    // What was mapped before, and what is mapped now, is right, also before it is committed.
+    #expect(try world.read("thin1", at: 0, count: block) == pattern(5, block))
+    #expect(try world.write("thin1", at: 4 * block, pattern(7, 512)) == 0)
+    #expect(try world.read("thin1", at: 4 * block, count: 512) == pattern(7, 512))
+  }
+
+  @Test("no two roles of pools are on the same bytes, and no origin shows what other volumes hold")
+  func roles() throws {
+    let world = try World()
+    try world.makePool(dataBytes: 16 * block)
+    try world.message("create_thin 1")
+    let (meta, data) = (world.path("meta"), world.path("data"))
+    let other = try world.add("other", byteCount: 16 * block)
+    let length = UInt64(16 * block / 512)
+    #expect(link(data, world.path("hard")) == 0 && symlink(meta, world.path("soft")) == 0)
+    for name in ["hard", "soft"] {
+      world.disks[name] = world.disks[name == "hard" ? "data" : "meta"]
+    }
+    try world.create("half", [world.line(length / 2, "linear", "\(data) \(length / 2)")])
+    func refusal(_ type: String, _ parameters: String) throws -> String? {
+      do throws(DeviceMapperError) {
+        try world.dm.create(
+          DeviceCreation(name: "x", table: [world.line(length, type, parameters)]))
+        try world.dm.remove(.name("x"), deferred: false, retry: false)
+        return nil
+      } catch {
+        return error.reason
+      }
+    }
+    for origin in [data, meta, world.path("hard"), world.path("soft"), "half"] {
+      let text = try refusal("thin", "pool 1 \(origin)")
+      #expect(text?.contains("cannot be an external origin") == true, "\(origin)")
+    }
+    for (metadata, bytes) in [
+      (other, data), (other, world.path("hard")), (other, "half"),
+    ] {
+      let text = try refusal("thin-pool", "\(metadata) \(bytes) 128 0 0")
+      #expect(text?.contains("pool") == true, "\(metadata) \(bytes): \(text ?? "taken")")
+    }
+    #expect(try refusal("thin", "pool 1 \(other)") == nil)
+    // Parts of one disk that do not overlap are what pools are made of.
+    let disk = try world.add("disk", byteCount: 64 * block)
+    try world.create("a", [world.line(2048, "linear", "\(disk) 0")])
+    try world.create("b", [world.line(length, "linear", "\(disk) 2048")])
+    #expect(try refusal("thin-pool", "a b 128 0 0") == nil)
+    try world.create("c", [world.line(length, "linear", "\(disk) 2047")])
+    #expect(try refusal("thin-pool", "a c 128 0 0") != nil)
+  }
+}

@@ -1,0 +1,108 @@
+import BlockIO
+import Glibc
+import TestSupport
+import Testing
+import ThinMetadata
+import ThinTools
+
+@Suite("Notes of metadata that was left sound")
+struct CleanTicketTests {
+  private let folder: ScratchFolder
+  private let metadata: String
+  private let notes: String
+  private var tickets: CleanTickets { CleanTickets(folder: notes) }
+
+  init() throws {
+    folder = try ScratchFolder()
+    metadata = try folder.zeros("meta", size: 1 << 20)
+    notes = folder.file("state/tickets")
+    let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
+    let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
+    try pool.createThin(1)
+    try pool.commit()
+  }
+
+  private func open(_ path: String? = nil) throws -> FileDevice {
+    try FileDevice(path: path ?? metadata, access: .readWrite, exclusive: false)
+  }
+
+  private func redeem(_ path: String? = nil) throws -> Bool {
+    let device = try open(path)
+    return tickets.redeem(try #require(device.descriptor))
+  }
+
+  private func issue() throws {
+    let device = try open()
+    #expect(tickets.issue(try #require(device.descriptor)))
+  }
+
+  private var files: [String] { Folder.names(in: notes) }
+
+  @Test("a note is good once, and for the metadata that it was written of")
+  func once() throws {
+    #expect(try !redeem())
+    try issue()
+    #expect(files.count == 1)
+    let copy = try folder.copy(of: metadata, as: "copy")
+    #expect(try !redeem(copy))
+    #expect(try redeem())
+    #expect(files.isEmpty)
+    #expect(try !redeem())
+  }
+
+  @Test("an equal superblock proves nothing: a block written and written back uses up the note")
+  func rewritten() throws {
+    try issue()
+    let device = try open()
+    let buffer = AlignedBuffer(count: 4096)
+    for block in [0, 20] as [UInt64] {
+      try device.read(into: buffer.bytes, at: block * 4096)
+      try device.write(UnsafeRawBufferPointer(buffer.bytes), at: block * 4096)
+    }
+    try device.flush()
+    #expect(try !redeem())
+    #expect(files.isEmpty)
+    // A size that is another, though the superblock is the same.
+    try issue()
+    #expect(truncate(metadata, 2 << 20) == 0)
+    #expect(try !redeem())
+  }
+
+  @Test("a note that others could have written, or that cannot be removed, is none")
+  func untrusted() throws {
+    try issue()
+    let note = "\(notes)/\(try #require(files.first))"
+    let text = try contents(of: note)
+    func put(_ change: () throws -> Void) throws {
+      unlink(note)
+      _ = try folder.file("text", bytes: text)
+      try change()
+    }
+    try put { #expect(symlink(folder.file("text"), note) == 0) }
+    #expect(try !redeem())
+    try put { #expect(link(folder.file("text"), note) == 0) }
+    #expect(try !redeem())
+    try put {
+      #expect(rename(folder.file("text"), note) == 0 && chmod(note, 0o666) == 0)
+    }
+    #expect(try !redeem())
+    try put {
+      #expect(rename(folder.file("text"), note) == 0 && chmod(note, 0o600) == 0)
+      #expect(chmod(notes, 0o777) == 0)
+    }
+    #expect(try !redeem())
+    #expect(chmod(notes, 0o700) == 0)
+    #expect(rename(notes, notes + ".there") == 0 && symlink(notes + ".there", notes) == 0)
+    #expect(try !redeem())
+    unlink(notes)
+    #expect(rename(notes + ".there", notes) == 0)
+    // What was refused for its folder alone is good still, and text that is none of ours is not.
+    #expect(try redeem())
+    try put { #expect(mkdir(note, 0o700) == 0) }
+    #expect(try !redeem())
+    rmdir(note)
+    _ = try folder.file("text", text: "clean metadata 1\n")
+    #expect(rename(folder.file("text"), note) == 0 && chmod(note, 0o600) == 0)
+    #expect(try !redeem())
+  }
+}

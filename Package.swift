@@ -62,7 +62,7 @@ let package = Package(
       "PoolServer",
       [
         "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "PersistentData",
-        "PoolManager", "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
+        "PoolManager", "ServerControl", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
       ]),
     library(
       "TargetSimulation",
@@ -177,7 +177,8 @@ let package = Package(
     tests(
       "CommandsTests",
       [
-        "BlockIO", "CDMThin", "Commands", "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
+        "BlockIO", "CDMThin", "Commands", "Simulation", "TestSupport", "ThinFormat", "ThinMetadata",
+        "ThinTools",
       ]),
     tests(
       "PoolServerTests",

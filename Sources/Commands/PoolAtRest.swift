@@ -54,15 +54,15 @@ struct PoolAtRest {
         "\(path) holds no metadata, but \(data) does: the two devices have changed places",
         next: ["dmthin pool doctor \(shellQuoted(data)) --data \(quoted)"])
     }
-    if let hint = InputChecks.hint(path) {
+    guard let found = Recognizer.recognize(path), let explanation = found.explanation else {
       return Diagnosis(
-        .problem, "no-metadata",
-        "\(path): \(fault). \(hint) If it is the pool's data device, the metadata device is the other "
-          + "one", next: ["dmthin pool doctor METADATA --data \(quoted)"])
+        .problem, "no-superblock", "\(path): \(fault)",
+        next: ["thin_dump --repair -o saved.xml \(quoted)"])
     }
+    let code =
+      if case .damagedMetadata = found { "no-superblock" } else { "no-metadata" }
     return Diagnosis(
-      .problem, "no-superblock", "\(path): \(fault)",
-      next: ["thin_dump --repair -o saved.xml \(quoted)"])
+      .problem, code, "\(path): \(fault). \(explanation)", next: found.next(path))
   }
 
   private static func isMetadata(_ path: String) -> Bool {

@@ -50,6 +50,7 @@ public enum RestoreCommand: Command {
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let request = RestoreRequest(arguments)
+    try InputChecks.requireDump(request.input)
     try InputChecks.requireOutput(request.output)
     return try runEngine(request, console: console)
   }

@@ -1,5 +1,6 @@
 import DeviceMapper
 import ThinFormat
+import ThinTools
 
 extension PoolSymptoms {
   /// Percent of a device at which it counts as nearly full.

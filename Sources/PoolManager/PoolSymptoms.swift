@@ -1,4 +1,5 @@
 public import DeviceMapper
+import ThinTools
 
 /// What is known of an active pool that may be wrong with it. `findings` needs nothing else.
 public struct PoolSymptoms: Sendable {

@@ -106,15 +106,3 @@ extension DeviceNumber {
     self.init(major: major, minor: minor)
   }
 }
-
-/// `text` as a shell takes it for one word.
-package func shellQuoted(_ text: String) -> String {
-  let plain = text.utf8.allSatisfy { byte in
-    (0x30...0x39).contains(byte) || (0x41...0x5a).contains(byte) || (0x61...0x7a).contains(byte)
-      || "_-./:+=@%,".utf8.contains(byte)
-  }
-  if plain && !text.isEmpty { return text }
-  return "'"
-    + text.split(separator: "'", omittingEmptySubsequences: false).joined(separator: "'\\''")
-    + "'"
-}

@@ -4,6 +4,7 @@ import Glibc
 import PersistentData
 import ThinFormat
 import ThinMetadata
+import ThinTools
 
 /// A pool's two devices, looked at before it is served. Both are locked as long as this lives, so that
 /// what it says is so.
@@ -48,8 +49,11 @@ struct PoolInspection {
         "\(metadataPath): \(error)"
           + (isSwapped
             ? "\n\(dataPath) holds metadata: the two have changed places"
-            : "\nwithout its superblock a pool cannot be served; see what is left of it with: "
-              + "thin_dump --repair \(metadataPath)"))
+            : "\n"
+              + (Recognizer.recognize(metadataPath)?.advice(metadataPath)
+                ?? "without its superblock a pool cannot be served; see what is left of it with: "
+                + "thin_dump --repair \(metadataPath)"))
+      )
     }
     if isForReading, blockCount < knownBlockCount, blockCount > 0 {
       notes.append(

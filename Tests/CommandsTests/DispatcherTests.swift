@@ -1,8 +1,10 @@
 import BlockIO
 import Glibc
+import Simulation
 import TestSupport
 import Testing
 import ThinFormat
+import ThinMetadata
 import ThinTools
 
 @testable import Commands
@@ -116,42 +118,6 @@ import ThinTools
     #expect(runCommand("thin_restore", "-i", "no-such-file", "-o", large.path).status == 66)
   }
 
-  @Test("XML is recognised with a prologue, a doctype, comments, blanks and a byte-order mark")
-  func xml() {
-    for start in ["", "\u{feff}", " \n\t", "\u{feff}\r\n"] {
-      for text in ["<superblock ", "<?xml version", "<!DOCTYPE x", "<!-- x -->"] {
-        #expect(InputChecks.isXML(Array((start + text).utf8)))
-      }
-    }
-    for text in ["", "<", "superblock", "?xml", "\0<superblock", "<device "] {
-      #expect(!InputChecks.isXML(Array(text.utf8)))
-    }
-  }
-
-  @Test("what is not metadata is recognised where it can be")
-  func hints() {
-    func block(_ bytes: [UInt8], at offset: Int) -> [UInt8] {
-      var block = [UInt8](repeating: 0, count: 4096)
-      block.replaceSubrange(offset..<offset + bytes.count, with: bytes)
-      return block
-    }
-    let cases: [([UInt8], Int, String)] = [
-      ([], 0, "all zeroes"), ([0x53, 0xef], 1080, "ext4"), (Array("XFSB".utf8), 0, "XFS"),
-      (Array("LABELONE".utf8), 512, "physical volume of LVM"), ([0x1f, 0x8b], 0, "gzip"),
-      ([0x03, 0xc4, 0x18], 32, "dm-cache"), ([0x7b, 0x07, 0xc1, 0x7e], 32, "dm-era"),
-      ([0xba, 0x52, 0x9c, 0x01], 32, "thin_dump --repair"),
-    ]
-    for (bytes, offset, words) in cases {
-      let hint = InputChecks.hint(firstBlock: block(bytes, at: offset))
-      #expect(hint?.contains(words) == true, "\(words): \(hint ?? "nothing")")
-    }
-    #expect(InputChecks.hint(firstBlock: block([1], at: 7)) == nil)
-    #expect(InputChecks.hint(firstBlock: []) == nil)
-    var superblock = block([0xba, 0x52, 0x9c, 0x01], at: 32)
-    superblock.withUnsafeMutableBytes { BlockHeader.seal($0, number: 0, kind: .superblock) }
-    #expect(InputChecks.hint(firstBlock: superblock) == nil)
-  }
-
   @Test("an error about damage says what the input may be instead, and other errors do not")
   func explanations() throws {
     let zeroes = try ScratchFile(size: 65536)
@@ -163,6 +129,73 @@ import ThinTools
     }
     #expect(message(.damaged)?.hasPrefix("bad\nThe first block is all zeroes") == true)
     #expect(message(.inputOutput) == "bad")
+  }
+}
+
+@Suite struct WrongInputTests {
+  /// Something that is no metadata, with words that every tool has to say of it.
+  private static func inputs() throws -> [(bytes: [UInt8], words: [String])] {
+    func block(_ bytes: [UInt8], at offset: Int) -> [UInt8] {
+      var block = [UInt8](repeating: 0, count: 1 << 20)
+      block.replaceSubrange(offset..<offset + bytes.count, with: bytes)
+      return block
+    }
+    let shifted = MemoryDevice(byteCount: 1 << 20)
+    _ = try PoolMetadata.format(shifted, dataBlockSectors: 128)
+    let metadata = (0..<256).flatMap { Array(shifted.peek($0)) }
+    var wiped = metadata
+    wiped.replaceSubrange(0..<4096, with: [UInt8](repeating: 0, count: 4096))
+    var overwritten = metadata
+    overwritten.replaceSubrange(0..<4096, with: [UInt8](repeating: 0x5a, count: 4096))
+    return [
+      ([UInt8](repeating: 0x41, count: 1 << 20), ["data device", "_tmeta", "pool doctor"]),
+      (block([0x53, 0xef], at: 1080), ["ext4", "data device", "_tmeta"]),
+      (block([0x55, 0xaa], at: 510), ["partition table", "data device"]),
+      (block(Array("LABELONE".utf8), at: 512), ["physical volume of LVM", "lvs -a"]),
+      (block([0x1f, 0x8b], at: 0), ["gzip", "gzip -dc "]),
+      (block([0x28, 0xb5, 0x2f, 0xfd], at: 0), ["zstd", "zstd -dc "]),
+      ([UInt8](repeating: 0, count: 65536) + metadata, ["byte 65536", "losetup", "skip=65536"]),
+      (wiped, ["all zeroes", "sound metadata", "thin_dump --repair"]),
+      (overwritten, ["overwritten", "sound metadata", "thin_dump --repair"]),
+    ]
+  }
+
+  @Test("every tool says what it was given instead of metadata, and what to do next")
+  func metadata() throws {
+    for (bytes, words) in try Self.inputs() {
+      let file = try ScratchFile(bytes)
+      for line in [["thin_check"], ["thin_dump"], ["thin_ls"], ["dmthin", "pool", "doctor"]] {
+        let captured = CapturedConsole()
+        let status = runMain(
+          arguments: line + [file.path],
+          commands: Dispatcher.metadataCommands + Dispatcher.poolCommands, console: captured.console
+        )
+        #expect(status == 64, "\(line)")
+        let said = captured.errors + captured.output
+        for word in words { #expect(said.contains(word), "\(line), \(word): \(said)") }
+      }
+    }
+  }
+
+  @Test("a restore says what it was given instead of a dump, and writes nothing")
+  func dumps() throws {
+    let output = try ScratchFile(size: 1 << 20)
+    let device = MemoryDevice(byteCount: 1 << 20)
+    _ = try PoolMetadata.format(device, dataBlockSectors: 128)
+    let metadata = (0..<256).flatMap { Array(device.peek($0)) }
+    for (bytes, words) in [
+      ([0x1f, 0x8b, 8, 0, 0], ["gzip", "gzip -dc "]), (metadata, ["thin_dump", "swapped"]),
+      (Array("begin superblock: \"\", 0".utf8), ["human_readable", "thin_dump"]),
+    ] {
+      let file = try ScratchFile(bytes)
+      let result = runCommand("thin_restore", "-i", file.path, "-o", output.path)
+      #expect(result.status == 66, "\(words)")
+      for word in words { #expect(result.errors.contains(word), "\(word): \(result.errors)") }
+      #expect(!result.errors.contains("UTF-8"))
+    }
+    #expect(try contents(of: output.path).allSatisfy { $0 == 0 })
+    let small = try ScratchFile([0x1f, 0x8b, 8, 0])
+    #expect(runCommand("thin_check", small.path).errors.contains("gzip"))
   }
 }
 

@@ -1,0 +1,130 @@
+import Glibc
+import ThinFormat
+
+/// Tells what a file or device is by its beginning. This is the one place that knows; it is asked when
+/// something turned out not to be what a tool reads.
+public enum Recognizer {
+  /// Bytes that are looked at, at most.
+  static let bytesMax = 16 << 20
+
+  /// What is at `path`; nil where that cannot be read, or is no file and no block device (what a pipe
+  /// gives is not taken from its reader).
+  public static func recognize(_ path: String) -> Recognition? {
+    recognizeStart(path) ?? beginning(of: path, upTo: bytesMax).map { byContents($0) }
+  }
+
+  /// The same as far as the first block tells: nil also where it does not.
+  public static func recognizeStart(_ path: String) -> Recognition? {
+    beginning(of: path, upTo: Limits.blockBytes).flatMap { byStart($0) }
+  }
+
+  /// The same of bytes from the beginning of something.
+  static func recognize(_ bytes: [UInt8]) -> Recognition {
+    byStart(Array(bytes.prefix(Limits.blockBytes))) ?? byContents(bytes)
+  }
+
+  /// Whether the bytes are the start of a document in XML: blanks, a byte-order mark and comments
+  /// may come before.
+  public static func isXML(_ bytes: [UInt8]) -> Bool {
+    ["<superblock", "<?xml", "<!DOCTYPE", "<!--"].contains { text(bytes).starts(with: $0.utf8) }
+  }
+
+  private static func text(_ bytes: [UInt8]) -> ArraySlice<UInt8> {
+    var rest = bytes[...]
+    if rest.starts(with: [0xef, 0xbb, 0xbf]) { rest = rest.dropFirst(3) }
+    return rest.drop { $0 == 0x20 || (0x09...0x0d).contains($0) }
+  }
+
+  private static func beginning(of path: String, upTo bytesMax: Int) -> [UInt8]? {
+    // A named pipe is not even opened: its writer would take this for its reader.
+    var info = stat()
+    guard stat(path, &info) == 0, [S_IFREG, S_IFBLK].contains(info.st_mode & S_IFMT) else {
+      return nil
+    }
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    guard descriptor >= 0 else { return nil }
+    defer { close(descriptor) }
+    return [UInt8](unsafeUninitializedCapacity: bytesMax) { buffer, count in
+      count = 0
+      while count < bytesMax {
+        let n = pread(
+          descriptor, buffer.baseAddress.map { $0 + count }, bytesMax - count, off_t(count))
+        if n < 0 && errno == EINTR { continue }
+        if n <= 0 { break }
+        count += n
+      }
+    }
+  }
+
+  /// What is plain from the first block.
+  private static func byStart(_ bytes: [UInt8]) -> Recognition? {
+    if kind(bytes, at: 0) == .superblock { return .metadata }
+    if isXML(bytes) { return .xml }
+    if text(bytes).starts(with: "begin superblock:".utf8) { return .textDump }
+    return nil
+  }
+
+  private static func byContents(_ bytes: [UInt8]) -> Recognition {
+    let start =
+      signatures.first { $0.matches(bytes) }?.name
+      ?? (bytes.prefix(Limits.blockBytes).allSatisfy { $0 == 0 } ? "all zeroes" : nil)
+    let sound = soundBlocks(bytes)
+    if sound > 0 { return .damagedMetadata(soundBlocks: sound, start: start) }
+    if let offset = superblockOffset(bytes) { return .metadataBehind(byteOffset: offset) }
+    if superblockMagic.matches(bytes) { return .damagedMetadata(soundBlocks: 0, start: nil) }
+    if let found = compressions.first(where: { $0.matches(bytes) }) {
+      return .compressed(name: found.name, unpack: "\(found.name) -dc")
+    }
+    if packed.matches(bytes) { return .packed }
+    if let label = LVMLabel(bytes) { return .physicalVolume(label) }
+    if let start, start != "all zeroes" { return .other(start) }
+    return bytes.allSatisfy { $0 == 0 } ? .zeros : .unknown
+  }
+
+  /// Metadata blocks in their places, the first apart.
+  private static func soundBlocks(_ bytes: [UInt8]) -> Int {
+    var count = 0
+    var block = 1
+    while (block + 1) * Limits.blockBytes <= bytes.count {
+      if number(bytes, at: block * Limits.blockBytes + 8) == UInt64(block),
+        let kind = kind(bytes, at: block * Limits.blockBytes), kind != .superblock
+      {
+        count += 1
+      }
+      block += 1
+    }
+    return count
+  }
+
+  /// Where a superblock is that is its device's first block.
+  private static func superblockOffset(_ bytes: [UInt8]) -> UInt64? {
+    var offset = Limits.sectorBytes
+    while offset + Limits.blockBytes <= bytes.count {
+      if number(bytes, at: offset + 32) == SuperblockRecord.magicValue,
+        number(bytes, at: offset + 8) == 0, kind(bytes, at: offset) == .superblock
+      {
+        return UInt64(offset)
+      }
+      offset += Limits.sectorBytes
+    }
+    return nil
+  }
+
+  /// The kind of a block whose checksum is right.
+  private static func kind(_ bytes: [UInt8], at offset: Int) -> BlockKind? {
+    guard offset + Limits.blockBytes <= bytes.count else { return nil }
+    return bytes.withUnsafeBytes {
+      BlockHeader.kind(
+        of: RawSpan(
+          _unsafeBytes: UnsafeRawBufferPointer(
+            rebasing: $0[offset..<(offset + Limits.blockBytes)])))
+    }
+  }
+
+  private static func number(_ bytes: [UInt8], at offset: Int) -> UInt64 {
+    bytes.withUnsafeBytes {
+      offset + 8 <= $0.count
+        ? UInt64(littleEndian: $0.loadUnaligned(fromByteOffset: offset, as: UInt64.self)) : 0
+    }
+  }
+}

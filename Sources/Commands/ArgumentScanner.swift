@@ -9,7 +9,14 @@ enum ScannedArgument {
 }
 
 /// Splits a command line by getopt_long(3), and takes back what that function allows too much:
-/// shortened long names, and optional values that are not joined with `=`.
+/// shortened long names, and anything for an optional value.
+///
+/// An optional value is
+/// - what `=` joins to the option: `-m=5`, `--metadata-snap=5`;
+/// - what is joined to the letter, if the option takes such a value: `-m5`, `-nshort`. Else the rest
+///   are further letters: `-mq`;
+/// - the operand that comes right after the option, if the option takes such a value and the command
+///   has operands enough without it: `-m 5 DEV`, `DEV -m 5`. In `-m 5` alone, 5 is a file.
 struct ArgumentScanner {
   private static let firstLongCode: Int32 = 256
   /// getopt_long keeps its place in global variables.
@@ -18,6 +25,8 @@ struct ArgumentScanner {
   private let options: [OptionSpec]
   private let strings: CStrings
   private var result: [ScannedArgument] = []
+  /// How many operands stand behind `--`.
+  private var operandsAfterEnd = 0
 
   private init(_ arguments: [String], options: [OptionSpec]) {
     self.options = options
@@ -26,13 +35,34 @@ struct ArgumentScanner {
 
   /// The elements of `arguments`, which do not include the program's name; up to and including
   /// the first `--help`.
-  static func scan(_ arguments: [String], options: [OptionSpec]) throws(UsageError)
-    -> [ScannedArgument]
+  /// - Parameter operandsMax: operands that the command takes.
+  static func scan(_ arguments: [String], options: [OptionSpec], operandsMax: Int)
+    throws(UsageError) -> [ScannedArgument]
   {
     try globals.withLock { _ throws(UsageError) in
       var scanner = ArgumentScanner(arguments, options: options)
       try scanner.run()
+      scanner.takeOperandsAsValues(operandsMax: operandsMax)
       return scanner.result
+    }
+  }
+
+  /// Gives options with optional values the operands that are theirs. Empty operands do not count,
+  /// since they are dropped where there are too many.
+  private mutating func takeOperandsAsValues(operandsMax: Int) {
+    var excess = -operandsMax
+    for case .operand(let text) in result where !text.isEmpty { excess += 1 }
+    var index = 1
+    while index < result.count - operandsAfterEnd && excess > 0 {
+      if case .option(let option, nil) = result[index - 1],
+        case .optional(_, let kind) = option.value,
+        case .operand(let text) = result[index], kind.fault(of: text) == nil
+      {
+        result[index - 1] = .option(option, value: text)
+        result.remove(at: index)
+        excess -= 1
+      }
+      index += 1
     }
   }
 
@@ -60,6 +90,7 @@ struct ArgumentScanner {
       if code == -1 {
         for index in base + Int(optind)..<strings.count {
           result.append(.operand(strings[index]))
+          operandsAfterEnd += 1
         }
         return
       }
@@ -134,8 +165,12 @@ struct ArgumentScanner {
       }
     case .optional:
       if let text = value, !isLong {
-        value = text.hasPrefix("=") ? String(text.dropFirst()) : nil
-        rest = value == nil ? text : nil
+        if text.hasPrefix("=") {
+          value = String(text.dropFirst())
+        } else if option.valueKind?.fault(of: text) != nil {
+          value = nil
+          rest = text
+        }
       }
     }
     result.append(.option(option, value: value))

@@ -22,6 +22,7 @@ public struct CheckRequest: Equatable, Sendable {
     options.clearNeedsCheck = arguments.has("clear-needs-check-flag")
     options.autoRepair = arguments.has("auto-repair")
     options.metadataSnapshot = arguments.has("metadata-snap")
+    options.metadataSnapshotBlock = arguments.number("metadata-snap")
     options.mappingRoot = arguments.number("override-mapping-root")
     options.detailsRoot = arguments.number("override-details-root")
     isJSON = arguments.has("json")
@@ -242,12 +243,11 @@ public enum CheckCommand: Command {
   ]
 
   private static let reading = [
-    OptionSpec(
-      "metadata-snap", short: "m",
-      help: """
-        Check the pool's metadata snapshot. This works while the pool is active; reference counts \
-        are not checked.
-        """),
+    .metadataSnapshot(
+      """
+      Check the pool's metadata snapshot. This works while the pool is active; reference counts \
+      are not checked.
+      """),
     OptionSpec(
       "override-mapping-root", value: .required(placeholder: "BLOCKNR", .number),
       help: "Take the mapping tree from this metadata block, not from the superblock's root."),

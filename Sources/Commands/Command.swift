@@ -57,6 +57,13 @@ extension OptionSpec {
     value: .required(placeholder: "ENGINE", .choice(["sync", "async", "spindle"])),
     help: "Accepted and ignored.", isHidden: true)
 
+  /// `-m`, of every command that reads a metadata snapshot.
+  static func metadataSnapshot(_ help: String) -> OptionSpec {
+    OptionSpec(
+      "metadata-snap", short: "m", value: .optional(placeholder: "BLOCKNR", .number),
+      help: "\(help) With BLOCKNR, only if it is at that block.")
+  }
+
   static func dataBlockSize(_ help: String) -> OptionSpec {
     OptionSpec(
       "data-block-size", value: .required(placeholder: "SECTORS", .number32), help: help)

@@ -76,7 +76,8 @@ public struct CommandSpec: Sendable {
 
 /// One option of a command.
 public struct OptionSpec: Sendable {
-  /// Whether an option takes a value. An optional value must be joined with `=`.
+  /// Whether an option takes a value. How an optional value is told from what follows the option,
+  /// `ArgumentScanner` says.
   public enum Value: Sendable {
     case flag
     case required(placeholder: String, ValueKind)

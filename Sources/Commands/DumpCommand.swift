@@ -17,7 +17,7 @@ public struct DumpRequest: Equatable, Sendable {
   public var source: MetadataView.Source
   /// Devices without their mappings.
   public var skipMappings: Bool
-  /// Devices to dump, in the order given; nil for all. An id that no device has is no error.
+  /// Devices to dump, in the order given; nil for all.
   public var deviceIDs: [UInt64]?
   /// Values that replace or raise those of the superblock.
   public var overrides: SuperblockOverrides
@@ -136,16 +136,14 @@ public enum DumpCommand: Command {
       "repair", short: "r",
       help: "Salvage damaged metadata: find the trees by reading every block.",
       conflicts: ["metadata-snap"]),
-    OptionSpec(
-      "metadata-snap", short: "m", value: .optional(placeholder: "BLOCKNR", .number),
-      help: """
-        Dump the pool's metadata snapshot; works while the pool is active. The snapshot is the one \
-        at BLOCKNR, or else the one that the superblock names.
-        """),
+    .metadataSnapshot("Dump the pool's metadata snapshot; works while the pool is active."),
     OptionSpec("skip-mappings", help: "Leave out the mappings."),
     OptionSpec(
       "dev-id", value: .required(placeholder: "THIN_ID", .number),
-      help: "Dump only the thin device with this id. May be repeated.", isRepeatable: true),
+      help: """
+        Dump only the thin device with this id. May be repeated. An id that the pool does not have is \
+        an error.
+        """, isRepeatable: true),
   ]
 
   private static let overrides: [OptionSpec] = [

@@ -98,9 +98,8 @@ public enum LsCommand: Command {
           Default: \(LsField.standard.map(\.rawValue).joined(separator: ",")).
           """),
       OptionSpec("no-headers", help: "Leave out the line with the names of the fields."),
-      OptionSpec(
-        "metadata-snap", short: "m",
-        help: "List the devices of the pool's metadata snapshot; works while the pool is active."),
+      .metadataSnapshot(
+        "List the devices of the pool's metadata snapshot; works while the pool is active."),
       OptionSpec(
         "json",
         help: """

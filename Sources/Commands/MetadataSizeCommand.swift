@@ -56,7 +56,9 @@ public enum MetadataSizeCommand: Command {
       """
       Prints the size of the metadata device for a pool of which every data block is mapped, with \
       the leaves of the mapping trees half full, as they are after random writes. Snapshots that \
-      diverge need more: about 33 bytes for each block that is written after the snapshot.
+      diverge need more: about 33 bytes for each block that is written after the snapshot. The size is \
+      never less than what a pool can be made in, nor more than metadata can have; a warning tells \
+      where that is too little.
       """,
       """
       Sizes are a whole number and a unit: b (bytes), s (sectors of 512 bytes), k, m, g, t, p, e \

@@ -85,7 +85,9 @@ extension CommandSpec {
   /// Errors come in this order: elements that are not known or lack a value, values that do not
   /// fit, repetitions, exclusions, omissions.
   public func parse(_ arguments: [String]) throws(UsageError) -> ParsedCommandLine {
-    let scanned = try ArgumentScanner.scan(arguments, options: options)
+    let operandsMax = positionals.last?.isRepeatable == true ? Int.max : positionals.count
+    let scanned = try ArgumentScanner.scan(
+      arguments, options: options, operandsMax: operandsMax)
     var parsed = ParsedArguments(spec: self)
     var order: [OptionSpec] = []
     for argument in scanned {

@@ -29,6 +29,8 @@ public enum MetadataError: Error, Equatable, Sendable, CustomStringConvertible {
   case deviceMismatch(id: UInt64, inDetails: Bool)
   /// There is no metadata snapshot.
   case noMetadataSnapshot
+  /// The metadata snapshot is not at the block that was named.
+  case otherMetadataSnapshot(named: UInt64, held: UInt64)
 
   /// One line for people.
   public var description: String {
@@ -43,6 +45,9 @@ public enum MetadataError: Error, Equatable, Sendable, CustomStringConvertible {
     case .noMetadataSnapshot:
       return "no current metadata snap: the pool holds no metadata snapshot; "
         + "make one with: dmsetup message POOL 0 reserve_metadata_snap"
+    case .otherMetadataSnapshot(let named, let held):
+      return "block \(named) is not the pool's metadata snapshot, which is at block \(held): "
+        + "give -m \(held), or -m alone"
     }
   }
 }
@@ -68,7 +73,7 @@ public struct MetadataView {
     case current
     /// The held metadata snapshot.
     case metadataSnapshot
-    /// The metadata snapshot at a given block.
+    /// The held metadata snapshot, if it is at the given block.
     case metadataSnapshotAt(UInt64)
   }
 
@@ -81,12 +86,14 @@ public struct MetadataView {
       superblock = live
       superblockNumber = 0
     case .metadataSnapshot:
-      guard live.metadataSnapshot != 0 else { throw .noMetadataSnapshot }
       superblockNumber = live.metadataSnapshot
-      superblock = try Self.readSuperblock(reader, superblockNumber)
+      superblock = try Self.readSnapshot(reader, live)
     case .metadataSnapshotAt(let block):
-      superblockNumber = block
-      superblock = try Self.readSuperblock(reader, block)
+      guard live.metadataSnapshot == block || live.metadataSnapshot == 0 else {
+        throw .otherMetadataSnapshot(named: block, held: live.metadataSnapshot)
+      }
+      superblockNumber = live.metadataSnapshot
+      superblock = try Self.readSnapshot(reader, live)
     }
     self.live = live
     dataBlockCount = live.dataSpaceMap.blockCount
@@ -101,6 +108,14 @@ public struct MetadataView {
     live = superblock
     superblockNumber = number
     self.dataBlockCount = dataBlockCount
+  }
+
+  /// The superblock of the metadata snapshot that `live` names.
+  private static func readSnapshot(_ reader: BlockReader, _ live: Superblock)
+    throws(MetadataError) -> Superblock
+  {
+    guard live.metadataSnapshot != 0 else { throw .noMetadataSnapshot }
+    return try readSuperblock(reader, live.metadataSnapshot)
   }
 
   private static func readSuperblock(_ reader: BlockReader, _ block: UInt64)

@@ -1,6 +1,7 @@
 import ThinFormat
 
-/// How much metadata a pool needs, with every leaf of its mapping trees half full.
+/// How much metadata a pool needs, with every leaf of its mapping trees half full; no less than what
+/// the pool can be made and filled in.
 public struct MetadataSizeEstimate: Equatable, Sendable {
   /// Metadata blocks of 4096 bytes.
   public let blocks: UInt64
@@ -32,8 +33,30 @@ public struct MetadataSizeEstimate: Equatable, Sendable {
     let dataBlocks = poolBytes / blockBytes
     let leaves = dataBlocks / Self.mappingsPerLeaf + (dataBlocks % Self.mappingsPerLeaf > 0 ? 1 : 0)
     // The superblock, the leaves, and a root for each device.
-    let (needed, overflow) = (1 + leaves).addingReportingOverflow(devicesMax)
-    isLimited = overflow || needed > Limits.metadataBlocksMax
-    blocks = isLimited ? Limits.metadataBlocksMax : needed
+    let (estimate, overflow) = (1 + leaves).addingReportingOverflow(devicesMax)
+    guard !overflow, estimate <= Limits.metadataBlocksMax else {
+      isLimited = true
+      blocks = Limits.metadataBlocksMax
+      return
+    }
+    let needed = max(
+      estimate, Self.smallest(dataBlocks: dataBlocks, devices: devicesMax),
+      restoreBytesMin / UInt64(Limits.blockBytes))
+    isLimited = needed > Limits.metadataBlocksMax
+    blocks = min(needed, Limits.metadataBlocksMax)
   }
+
+  /// Blocks in which a pool can be made with `devices` thin devices, one transaction each, and filled:
+  /// what the estimate leaves out matters to small pools and to those of many devices.
+  private static func smallest(dataBlocks: UInt64, devices: UInt64) -> UInt64 {
+    func over(_ count: UInt64, _ per: UInt64) -> UInt64 { count / per + (count % per > 0 ? 1 : 0) }
+    // Devices that come one after the other leave nodes half full: 63 details, 126 roots.
+    let trees = devices + over(devices, 63) + over(devices, 126)
+    let bitmaps = over(dataBlocks, UInt64(Limits.entriesPerBitmap))
+    return basis + trees + bitmaps + over(dataBlocks, 2 * mappingsPerLeaf)
+  }
+
+  /// The superblock, the roots of all trees, index and bitmap of the metadata, and the copies that a
+  /// transaction makes of them before it gives any back.
+  private static var basis: UInt64 { 16 }
 }

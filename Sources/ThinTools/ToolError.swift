@@ -1,6 +1,7 @@
 public import BlockIO
 import Glibc
 public import ThinFormat
+public import ThinMetadata
 
 /// Why a tool stopped. Commands turn the kind into an exit status and print the message.
 public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
@@ -56,6 +57,16 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
       case .failed: failed
       }
     self.init(kind, error.message)
+  }
+
+  /// A pool's metadata that cannot be looked at.
+  public init(_ error: MetadataError) {
+    let kind: Kind =
+      switch error {
+      case .noMetadataSnapshot, .otherMetadataSnapshot: .request
+      case .superblock, .tree, .deviceMismatch: .damaged
+      }
+    self.init(kind, "\(error)")
   }
 
   /// A block that is not what its place says.

@@ -1,3 +1,5 @@
+import Simulation
+import TestSupport
 import Testing
 
 @testable import Commands
@@ -50,19 +52,71 @@ private func failure(_ arguments: String...) -> String? {
     #expect(try parse("in", "-qo", "f").text("output") == "f")
   }
 
-  @Test("an optional value counts only where = joins it")
+  @Test("an optional value is joined, or follows where the command has operands enough without it")
   func optionalValues() throws {
-    for line in [["-m=5", "in"], ["--snap=5", "in"], ["-qm=5", "in"], ["in", "-m=5"]] {
+    for line in [
+      ["-m=5", "in", "x"], ["--snap=5", "in", "x"], ["-qm=5", "in", "x"], ["in", "-m=5", "x"],
+      ["-m5", "in", "x"], ["-qm5", "in", "x"], ["-m", "5", "in", "x"], ["--snap", "5", "in", "x"],
+      ["in", "x", "-m", "5"], ["in", "-m", "5", "x"], ["in", "x", "--snap", "5"],
+      ["-qm", "5", "in", "x"], ["-m", "5", "--", "in", "x"], ["-m", "5", "", "in", "x"],
+    ] {
       guard case .run(let parsed) = try spec.parse(line) else { continue }
       #expect(parsed.number("snap") == 5, "\(line)")
+      #expect(parsed.positionals == ["in", "x"], "\(line)")
     }
-    let separate = try parse("-m", "5")
-    #expect(separate.has("snap") && separate.number("snap") == nil)
-    #expect(separate.positionals == ["5"])
+    // With no more operands than the command takes, a number is a file.
+    for line in [["-m", "5"], ["-m", "5", "x"], ["-m", "--", "5", "x"], ["-m", "5", "", "x"]] {
+      guard case .run(let parsed) = try spec.parse(line) else { continue }
+      #expect(parsed.has("snap") && parsed.number("snap") == nil, "\(line)")
+      #expect(parsed.positionals.first == "5", "\(line)")
+    }
+    let numbers = try parse("6", "-m", "5", "x")
+    #expect(numbers.number("snap") == 5 && numbers.positionals == ["6", "x"])
     let cluster = try parse("-mqo", "f", "in")
     #expect(cluster.has("snap") && cluster.has("quiet") && cluster.text("output") == "f")
-    #expect(failure("-m5", "in") == "unexpected argument '-5' found")
+    // What does not follow at once, or is no such value, is one operand too many.
+    #expect(failure("-mq", "5", "in", "x") == "unexpected argument 'x' found")
+    #expect(failure("-m", "--", "5", "in", "x") == "unexpected argument 'x' found")
+    #expect(failure("-m", "in", "x", "5") == "unexpected argument '5' found")
+    #expect(failure("-m5x", "in") == "unexpected argument '-5' found")
     #expect(failure("-m=", "in")?.hasPrefix("invalid value '' for '--snap[=<BLOCK>]'") == true)
+    #expect(failure("-m", "5", "-m", "6", "in", "x")?.hasSuffix("multiple times") == true)
+  }
+
+  @Test("ten thousand generated command lines mean the same in every way to write them")
+  func generated() throws {
+    var random = SplitMix64(seed: seed())
+    let words = [
+      "-q", "-v", "-m", "-o", "-h", "-V", "-x", "-", "--", "", "5", "in", "f", "-qm", "-mq", "-m5",
+      "-m=7", "-of", "-o=f", "-qo", "--quiet", "--snap", "--snap=3", "--snap=x", "--count",
+      "--count=9",
+      "--id", "--id=4", "--kind", "--kind=a", "--loud", "--output=f", "--qu", "--quiet=1", "é",
+      "-é",
+      "9999999999999999999999", "-5", "--=", "=",
+    ]
+    for _ in 0..<10_000 {
+      let line = (0..<Int.random(in: 0...7, using: &random)).map { _ in
+        words[Int.random(in: 0..<words.count, using: &random)]
+      }
+      guard case .run(let parsed)? = try? spec.parse(line) else { continue }
+      #expect(parsed.positionals.count <= 2, "\(line)")
+      #expect(!parsed.positionals.isEmpty, "\(line)")
+      // Written out in one way, with every value joined, it is the same command line.
+      var canonical: [String] = []
+      for option in spec.options where parsed.has(option.name) {
+        let values = parsed.texts(option.name)
+        canonical += values.isEmpty ? ["--\(option.name)"] : values.map { "--\(option.name)=\($0)" }
+      }
+      guard case .run(let again)? = try? spec.parse(canonical + ["--"] + parsed.positionals) else {
+        Issue.record("\(line): \(canonical) is refused")
+        continue
+      }
+      #expect(again.positionals == parsed.positionals, "\(line)")
+      for option in spec.options {
+        #expect(again.has(option.name) == parsed.has(option.name), "\(line)")
+        #expect(again.texts(option.name) == parsed.texts(option.name), "\(line)")
+      }
+    }
   }
 
   @Test("options and operands mix, and everything after -- is an operand")

@@ -59,16 +59,20 @@ import ThinTools
     let device = try MemoryDevice(contentsOf: Pools.path("snapshots-of-snapshots"))
     let all = try PoolModel(xml: dumped(device))
     for id in all.devices.keys {
-      let one = try PoolModel(xml: dumped(device) { $0.deviceIDs = [id, 9_999_999] })
+      let one = try PoolModel(xml: dumped(device) { $0.deviceIDs = [id] })
       #expect(one.devices == all.devices.filter { $0.key == id })
     }
-    #expect(try PoolModel(xml: dumped(device) { $0.deviceIDs = [9_999_999] }).devices.isEmpty)
+    let known = try #require(all.devices.keys.first)
+    let error = #expect(throws: ToolError.self) {
+      try dumped(device) { $0.deviceIDs = [9_999_999, known, 9_999_998] }
+    }
+    #expect(error?.kind == .request && error?.message.contains("9999998, 9999999;") == true)
     let bare = try PoolModel(xml: dumped(device) { $0.skipMappings = true })
     #expect(bare.devices.keys == all.devices.keys)
     #expect(bare.devices.values.allSatisfy { $0.mappings.isEmpty })
   }
 
-  @Test("the block given with -m is the snapshot that is dumped")
+  @Test("the block given with -m has to be that of the snapshot, which is named")
   func snapshotBlock() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("held-metadata-snapshot"))
     let held = device.superblock.metadataSnapshot
@@ -77,21 +81,18 @@ import ThinTools
     let snapshot = try dumped(device) { $0.source = .metadataSnapshot }
     #expect(snapshot != live)
     #expect(try dumped(device) { $0.source = .metadataSnapshotAt(held) } == snapshot)
-    // A second snapshot elsewhere: another block, other contents.
-    let other = device.superblock.metadataSpaceMap.blockCount - 1
-    let copy = Array(device.peek(held))
-    copy.withUnsafeBytes { device.edit(other).copyMemory(from: $0) }
-    device.edit(other)[48] ^= 0x40
-    BlockHeader.seal(device.edit(other), number: other, kind: .superblock)
-    let elsewhere = try dumped(device) { $0.source = .metadataSnapshotAt(other) }
-    #expect(elsewhere != snapshot)
-    #expect(PoolModel(xml: elsewhere).devices == PoolModel(xml: snapshot).devices)
-    for block: UInt64 in [1, held - 1, other + 1, .max] {
+    for block: UInt64 in [0, 1, held - 1, held + 1, .max] {
       let error = #expect(throws: ToolError.self) {
         try dumped(device) { $0.source = .metadataSnapshotAt(block) }
       }
-      #expect(error?.kind == .damaged && error?.message.contains("block \(block)") == true)
+      #expect(error?.kind == .request)
+      #expect(error?.message.contains("is at block \(held): give -m \(held)") == true)
     }
+    device.changeSuperblock { $0.metadataSnapshot = 0 }
+    let error = #expect(throws: ToolError.self) {
+      try dumped(device) { $0.source = .metadataSnapshotAt(held) }
+    }
+    #expect(error?.message.contains("no current metadata snap") == true)
   }
 
   @Test("an output that is full is an error")

@@ -1,3 +1,5 @@
+import ThinMetadata
+
 /// What `check` does. Which options go together is the command's business.
 public struct CheckOptions: Equatable, Sendable {
   /// Look at the superblock only.
@@ -6,6 +8,8 @@ public struct CheckOptions: Equatable, Sendable {
   public var skipMappings = false
   /// Look at the metadata snapshot's trees, of a live pool maybe; no space maps.
   public var metadataSnapshot = false
+  /// The block that the metadata snapshot must be at, where that is asked for.
+  public var metadataSnapshotBlock: UInt64?
   /// Block to use as root of the device tree.
   public var mappingRoot: UInt64?
   /// Block to use as root of the details tree.
@@ -19,6 +23,12 @@ public struct CheckOptions: Equatable, Sendable {
 
   /// The full check, changing nothing.
   public init() {}
+
+  /// Which state of the pool to look at.
+  var source: MetadataView.Source {
+    guard metadataSnapshot else { return .current }
+    return metadataSnapshotBlock.map { .metadataSnapshotAt($0) } ?? .metadataSnapshot
+  }
 
   /// Whether the device must be opened for writing.
   public var mayWrite: Bool { clearNeedsCheck || autoRepair }

@@ -41,10 +41,9 @@ final class Checker {
     self.options = options
     self.progress = progress
     do throws(MetadataError) {
-      view = try MetadataView(
-        device, source: options.metadataSnapshot ? .metadataSnapshot : .current)
+      view = try MetadataView(device, source: options.source)
     } catch {
-      throw ToolError(error == .noMetadataSnapshot ? .request : .damaged, "\(error)")
+      throw ToolError(error)
     }
     let reader = view.reader
     // A space map needs a bitmap block for every 16,320 blocks, so what a damaged superblock

@@ -11,7 +11,7 @@ public struct DumpOptions: Equatable, Sendable {
   public var source = MetadataView.Source.current
   /// Devices without their mappings.
   public var skipMappings = false
-  /// Only these devices; all where nil. Ids that the pool does not have are passed over.
+  /// Only these devices; all where nil.
   public var deviceIDs: Set<UInt64>?
   /// Salvage what can be read of damaged metadata.
   public var repair = false
@@ -40,8 +40,9 @@ public struct SuperblockOverrides: Equatable, Sendable {
 /// Memory: `LeafSequence`'s and `SharedRuns`', whatever the number of mappings; for a repair,
 /// `TreeForest`'s besides.
 /// - Parameter onLoss: gets a line for everything that a repair could not save.
-/// - Throws: `ToolError`, with `.inputOutput` when the output fails; what was written until then
-///   is incomplete, which its missing last line shows.
+/// - Throws: `ToolError`, with `.request` before anything is written when the pool does not have a
+///   device that was asked for, and with `.inputOutput` when the output fails; what was written until
+///   then is incomplete, which its missing last line shows.
 public func dump(
   _ device: any BlockDevice, to sink: ByteSink, options: DumpOptions, progress: Progress,
   onLoss: (String) -> Void = { _ in }
@@ -53,7 +54,7 @@ public func dump(
     pool = try DumpSource(device, options)
   }
   let writer = DumpWriter(sink: sink, format: options.format)
-  let devices = pool.devices.filter { options.deviceIDs?.contains($0.id) ?? true }
+  let devices = try chosen(options.deviceIDs, of: pool.devices)
   if options.skipMappings {
     try written { () throws(BlockIOError) in
       try writer.begin(pool.header)
@@ -77,6 +78,24 @@ public func dump(
   }
 }
 
+/// The devices with these ids. A dump without one of them would pass for a copy of it.
+private func chosen(_ ids: Set<UInt64>?, of devices: [ThinDevice]) throws(ToolError)
+  -> [ThinDevice]
+{
+  guard let ids else { return devices }
+  let found = devices.filter { ids.contains($0.id) }
+  guard found.count < ids.count else { return found }
+  func list(_ ids: [UInt64]) -> String {
+    ids.prefix(20).map { "\($0)" }.joined(separator: ", ") + (ids.count > 20 ? ", ..." : "")
+  }
+  let missing = list(ids.subtracting(found.map(\.id)).sorted())
+  let present = devices.isEmpty ? "it has none" : "it has \(list(devices.map(\.id)))"
+  throw ToolError(
+    .request,
+    "the pool has no thin device \(missing); \(present). Nothing was dumped; thin_ls lists all "
+      + "thin devices.")
+}
+
 /// What there is to dump, and how to get at the leaves of its mapping trees.
 struct DumpSource {
   let reader: BlockReader
@@ -95,7 +114,7 @@ struct DumpSource {
       let view = try MetadataView(device, source: options.source)
       reader = view.reader
       header = DumpHeader(
-        view.superblock, dataBlockCount: view.superblock.dataSpaceMap.blockCount,
+        view.superblock, dataBlockCount: view.dataBlockCount,
         options.overrides)
       dataBlockCount = view.dataBlockCount
       devices =
@@ -103,7 +122,7 @@ struct DumpSource {
         ? try view.deviceDetails().map { ThinDevice(id: $0.id, root: 0, details: $0.details) }
         : try view.devices()
     } catch {
-      throw ToolError(error == .noMetadataSnapshot ? .request : .damaged, "\(error)")
+      throw ToolError(error)
     }
     stream = BlockStream(device)
     leaves = LeafSequence(reader, stream: stream)

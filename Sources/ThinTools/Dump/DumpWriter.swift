@@ -11,8 +11,9 @@ struct DumpHeader {
   var dataBlockSectors: UInt32
   var dataBlockCount: UInt64
 
-  /// The header for a superblock. A metadata snapshot carries no data space map, so the field's
-  /// dumps of one say 0 data blocks; `thin_restore --nr-data-blocks` supplies the number.
+  /// The header for a superblock.
+  /// - Parameter dataBlockCount: of the pool; a metadata snapshot does not carry it, and without it
+  ///   the dump could not be restored.
   init(_ superblock: Superblock, dataBlockCount: UInt64, _ overrides: SuperblockOverrides) {
     uuid = superblock.uuid
     time = superblock.time

@@ -38,7 +38,7 @@ public func listDevices(
     view = try MetadataView(device, source: options.source)
     devices = try view.devices()
   } catch {
-    throw ToolError(error == .noMetadataSnapshot ? .request : .damaged, "\(error)")
+    throw ToolError(error)
   }
   var rows = devices.map {
     LsRow(

@@ -303,7 +303,11 @@ final class Restorer: PoolXmlHandler {
         "a mapping from the future: its time is \(run.time), the pool's \(timeMax)"
       } else {
         "block out of bounds: data block \(run.dataBegin) and length \(run.length), the pool has "
-          + "\(dataBlockCount) data blocks"
+          + "\(dataBlockCount) data blocks. "
+          + (dataBlockCount == 0
+            ? "Dumps of a metadata snapshot by other tools do not carry the number: give it with "
+              + "--nr-data-blocks"
+            : "--nr-data-blocks gives it more")
       }
     return ToolError(.damaged, reason)
   }

@@ -267,6 +267,7 @@ extension Connection {
   }
 
   private func isZeroHole(_ export: Export, _ offset: UInt64, _ length: Int) -> Bool {
+    guard export.destination.holesStayZero else { return false }
     var isHole = true
     var steps = 0
     // A destination may have many runs to tell of; one that is not a hole is enough, and looking for it

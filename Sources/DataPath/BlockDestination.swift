@@ -47,6 +47,9 @@ open class BlockDestination: RequestOwner {
   open var discardMaxBytes: UInt64 { .max }
   /// Whether what is discarded reads as zeros then, unless it stays as it was.
   open var discardsToZeroes: Bool { false }
+  /// Whether what is not allocated still reads as zeros where something is written beside it, so that
+  /// zeros need not be written there.
+  open var holesStayZero: Bool { true }
   /// Whether `writeZeroes` takes less time than writing zeros would.
   open var zeroesFast: Bool { false }
   /// Whether nothing may be written.

@@ -75,6 +75,7 @@ public final class MappedDevice: BlockDestination {
   }
   public override var takesDiscards: Bool { live?.takesDiscards ?? false }
   public override var isReadOnly: Bool { live?.isReadOnly ?? false }
+  public override var holesStayZero: Bool { live?.drivers.allSatisfy(\.holesStayZero) ?? true }
 
   public override func forEachExtent(in range: Range<UInt64>, _ body: (Extent) -> Bool) {
     guard let live else { return }

@@ -48,6 +48,7 @@ public class TargetDriver: RequestOwner {
   var discardMaxBytes: UInt64 {
     discardBytesMax > 0 ? discardBytesMax : opened.map(\.direct.discardMaxBytes).min() ?? .max
   }
+  var holesStayZero: Bool { opened.allSatisfy { $0.direct.holesStayZero } }
   var discardBytes: Int { opened.map(\.direct.discardBytes).max() ?? 0 }
   var optimalBytes: Int { opened.map(\.direct.optimalBytes).max() ?? 0 }
   var logicalBlockBytes: Int { opened.map(\.direct.logicalBlockBytes).max() ?? 512 }

@@ -66,6 +66,7 @@ final class ThinDriver: TargetDriver {
   override var takesDiscards: Bool { !pool.features.contains(.ignoreDiscard) }
   /// 16 GiB.
   override var discardBytesMax: UInt64 { 1 << 34 }
+  override var holesStayZero: Bool { pool.isZeroing }
   override var discardBytes: Int { Int(clamping: pool.blockBytes) }
   override var optimalBytes: Int { Int(clamping: pool.blockBytes) }
   override var logicalBlockBytes: Int { pool.data.logicalBlockBytes }

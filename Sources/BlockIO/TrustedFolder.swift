@@ -259,11 +259,42 @@ public final class TrustedFolder {
     }
   }
 
-  /// Has the names in it be there after a power cut, as far as the file system can.
-  public func sync() {
+  /// Makes a file, or replaces it: after a crash there is the old one or the new.
+  /// - Throws: `Fault`; the old one is there then.
+  public func replace(_ name: String, with text: String) throws(Fault) {
+    let temporary = name + Self.unfinishedSuffix
+    // One that was not finished.
+    remove(temporary)
+    let file = try openFile(temporary, O_WRONLY | O_CREAT | O_EXCL)
+    defer { close(file) }
+    do throws(Fault) {
+      let place = "\(path)/\(temporary)"
+      do throws(BlockIOError) {
+        let output = ByteSink(descriptor: file, path: place)
+        try output.write(text)
+        try output.flush()
+      } catch {
+        throw Fault(error.code, error.description)
+      }
+      guard fsync(file) == 0 else { throw Fault("write", place) }
+      try rename(temporary, to: name)
+    } catch {
+      remove(temporary)
+      throw error
+    }
+    guard sync() else { throw Fault("write", "\(path)/\(name)") }
+  }
+
+  /// Comes after the name of a file that is not whole yet.
+  public static let unfinishedSuffix = ".new"
+
+  /// Has the names in it be there after a power cut, as far as the file system can; false where it could
+  /// not.
+  @discardableResult
+  public func sync() -> Bool {
     let readable = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard readable >= 0 else { return }
-    fsync(readable)
-    close(readable)
+    guard readable >= 0 else { return false }
+    defer { close(readable) }
+    return fsync(readable) == 0
   }
 }

@@ -22,8 +22,6 @@ public struct RunFolder: Sendable {
   public let path: String
   /// Bytes that a file here may have.
   private static let bytesMax = 4 << 20
-  /// Comes after the name of a file that is not whole yet.
-  private static let temporarySuffix = ".new"
 
   /// A folder, which is made when it is needed.
   public init(_ path: String = "/run/dmthin") { self.path = path }
@@ -51,7 +49,7 @@ public struct RunFolder: Sendable {
   /// - Throws: where others may write to it; nothing is removed then.
   public func clear() throws(ToolError) {
     guard let folder = try existing() else { return }
-    let suffixes = Kind.allCases.map(\.suffix) + [Self.temporarySuffix]
+    let suffixes = Kind.allCases.map(\.suffix) + [TrustedFolder.unfinishedSuffix]
     for name in try names() where suffixes.contains(where: name.hasSuffix) { folder.remove(name) }
     TrustedFolder.remove(path)
   }
@@ -74,41 +72,12 @@ public struct RunFolder: Sendable {
 
   /// Writes a pool's file, so that after a crash of this process there is the old one or the new.
   func save(_ text: String, _ pool: String, _ kind: Kind) throws(ToolError) {
-    let folder = try made()
-    let final = pool + kind.suffix
-    let temporary = final + Self.temporarySuffix
+    let name = pool + kind.suffix
     guard text.utf8.count <= Self.bytesMax else {
-      throw ToolError(.request, "\(path)/\(final) would be larger than \(Self.bytesMax) bytes")
+      throw ToolError(.request, "\(path)/\(name) would be larger than \(Self.bytesMax) bytes")
     }
-    // One that was not finished.
-    folder.remove(temporary)
-    let file = try Self.trusted { () throws(TrustedFolder.Fault) in
-      try folder.openFile(temporary, O_WRONLY | O_CREAT | O_EXCL)
-    }
-    do throws(ToolError) {
-      defer { close(file) }
-      try Self.write(text, file, "\(path)/\(temporary)")
-      try Self.trusted { () throws(TrustedFolder.Fault) in
-        try folder.rename(temporary, to: final)
-      }
-    } catch {
-      folder.remove(temporary)
-      throw error
-    }
-    folder.sync()
-  }
-
-  private static func write(_ text: String, _ fd: Int32, _ path: String) throws(ToolError) {
-    do throws(BlockIOError) {
-      let output = ByteSink(descriptor: fd, path: path)
-      try output.write(text)
-      try output.flush()
-    } catch {
-      throw ToolError(.inputOutput, error.description)
-    }
-    guard fsync(fd) == 0 else {
-      throw ToolError(.inputOutput, "cannot write \(path): \(String(cString: strerror(errno)))")
-    }
+    let folder = try made()
+    try Self.trusted { () throws(TrustedFolder.Fault) in try folder.replace(name, with: text) }
   }
 
   /// Removes a pool's file, if there is one.

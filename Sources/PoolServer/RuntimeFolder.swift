@@ -1,4 +1,4 @@
-import Glibc
+import BlockIO
 
 /// Folders for sockets in /run, which is empty after a boot.
 enum RuntimeFolder {
@@ -13,8 +13,8 @@ enum RuntimeFolder {
     for part in path.dropFirst(top.count).split(separator: "/").dropLast() {
       guard part != "..", part != "." else { return }
       folder += "\(part)/"
-      // What is there stays as it is, a link included: it is for those who may write here.
-      if mkdir(folder, 0o700) != 0, errno != EEXIST { return }
+      // Below a folder that others may change, nothing is made.
+      guard (try? TrustedFolder.own(folder, makes: true)) != nil else { return }
     }
   }
 }

@@ -32,4 +32,15 @@ import Testing
     RuntimeFolder.make(for: top + "control", top: top)
     #expect(mode(folder.path + "/other") == nil)
   }
+
+  @Test("a link is not followed, and nothing is made where others may write")
+  func distrusted() throws {
+    let folder = try ScratchFolder()
+    let top = folder.path + "/run/"
+    for name in ["/run", "/run/open", "/other"] { #expect(mkdir(folder.path + name, 0o755) == 0) }
+    #expect(symlink(folder.path + "/other", top + "link") == 0 && chmod(top + "open", 0o777) == 0)
+    RuntimeFolder.make(for: top + "link/in/control", top: top)
+    RuntimeFolder.make(for: top + "open/in/control", top: top)
+    #expect(mode(folder.path + "/other/in") == nil && mode(top + "open/in") == nil)
+  }
 }

@@ -41,11 +41,14 @@ public struct CleanTickets: Sendable {
   /// - Returns: whether there was one, is none any more, and the metadata is as it says. Anything that is
   ///   not known, or goes wrong, is a no.
   public func redeem(_ descriptor: Int32) -> Bool {
-    guard let identity = Self.identity(descriptor), let folder = try? OwnFolder(path, makes: false),
-      let text = folder.text(identity.key, upTo: Self.bytesMax)
+    guard let identity = Self.identity(descriptor), let folder = try? TrustedFolder.own(path),
+      let file = try? folder.openFile(identity.key, O_RDONLY)
     else { return false }
-    let isGone = folder.remove(identity.key)
-    return isGone && text == identity.text
+    defer { close(file) }
+    let bytes = try? WholeFile.bytes(of: file, path: path, upTo: Self.bytesMax)
+    // Removed for good: after a power cut it is not there again.
+    let isGone = folder.remove(identity.key) && folder.sync()
+    return isGone && bytes == Array(identity.text.utf8)
   }
 
   /// Writes the note of metadata that is open, sound and durable, and that nothing more will be written
@@ -53,10 +56,12 @@ public struct CleanTickets: Sendable {
   /// - Returns: whether there is one now.
   @discardableResult
   public func issue(_ descriptor: Int32) -> Bool {
-    guard let identity = Self.identity(descriptor), let folder = try? OwnFolder(path, makes: true)
-    else { return false }
-    do throws(BlockIOError) {
-      try folder.replace(identity.key, with: identity.text)
+    guard let identity = Self.identity(descriptor) else { return false }
+    do throws(TrustedFolder.Fault) {
+      if let slash = path.lastIndex(of: "/"), slash > path.startIndex {
+        _ = try TrustedFolder.own(String(path[..<slash]), makes: true)
+      }
+      try TrustedFolder.own(path, makes: true).replace(identity.key, with: identity.text)
       return true
     } catch {
       return false

@@ -34,7 +34,8 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
     case .leaks: "Leaked blocks were found, and no damage."
     case .input: "The input is missing, cannot be opened, or is not what the command reads."
     case .internalError: "A fault of the program itself."
-    case .output: "The output is missing, cannot be created, is too small, or is not to be overwritten."
+    case .output:
+      "The output is missing, cannot be created, is too small, or is not to be overwritten."
     case .inputOutput: "Reading or writing failed."
     case .busy: "The device is in use."
     }

@@ -74,27 +74,33 @@ extension GenerationOrder {
   mutating func newer(than superblock: Superblock, readsMax: Int) -> [Index] {
     guard let start = own(superblock) else { return [] }
     readsLeft = readsMax
-    var evidence = Evidence()
     var chain = [start]
+    var evidence = [Evidence()]
     var seen: Set<UInt64> = [start.block]
     var neverRestarted = isAsFormatted(superblock)
     while readsLeft > 0, let last = chain.last {
-      guard let next = next(after: last, &evidence), seen.insert(next.block).inserted else { break }
+      guard let (next, found) = next(after: last), seen.insert(next.block).inserted else { break }
       // From block 0 on: it has started again.
       if next.block < last.block { neverRestarted = false }
       chain.append(next)
+      evidence.append(found)
     }
-    guard chain.count > 2, let last = chain.last else { return [] }
+    guard chain.count > 2 else { return [] }
     var known = Evidence(
       time: superblock.time, transactionID: superblock.transactionID,
       dataBitmaps: superblock.dataSpaceMap.bitmapCount)
     try? TreeReader(reader, .details).forEach(root: superblock.detailsRoot) { node, i in
       known.add(DeviceDetails(decoding: node.bytes, at: node.valueOffset(i)))
     }
-    guard
-      neverRestarted || evidence.exceeds(known) || last.bitmaps.count > start.bitmaps.count
-    else { return [] }
-    return chain.dropFirst().reversed()
+    // Behind the newest an older one may look like its successor: what each says itself counts.
+    let last =
+      neverRestarted
+      ? chain.count - 1
+      : chain.indices.last {
+        evidence[$0].exceeds(known) || chain[$0].bitmaps.count > start.bitmaps.count
+      }
+    guard let last, last >= 2 else { return [] }
+    return chain[2...last].reversed()
   }
 
   /// Whether the first index block that there ever was is still at block 1, and free.
@@ -105,26 +111,18 @@ extension GenerationOrder {
   }
 
   /// The generation that follows, if there is one.
-  private mutating func next(after last: Index, _ evidence: inout Evidence) -> Index? {
+  private mutating func next(after last: Index) -> (Index, Evidence)? {
     var found = Evidence()
-    if let next = firstIndex(from: last.block + 1, freeIn: last, &found) {
-      if change(last, next, .between) != nil {
-        evidence = merged(evidence, found)
-        return next
-      }
+    if let next = firstIndex(from: last.block + 1, freeIn: last, &found),
+      change(last, next, .between) != nil
+    {
+      return (next, found)
     }
     found = Evidence()
     guard let next = firstIndex(from: 1, freeIn: last, &found), next.block < last.block,
       change(last, next, .fromStart) != nil || change(last, next, .aroundEnd) != nil
     else { return nil }
-    evidence = merged(evidence, found)
-    return next
-  }
-
-  private func merged(_ a: Evidence, _ b: Evidence) -> Evidence {
-    Evidence(
-      time: max(a.time, b.time), transactionID: max(a.transactionID, b.transactionID),
-      dataBitmaps: max(a.dataBitmaps, b.dataBitmaps))
+    return (next, found)
   }
 
   /// The first index block that lies in a block free in `generation`, from `start` on.

@@ -196,7 +196,9 @@ extension Connection {
   /// is none, and the reply is one piece.
   func planPieces(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) {
     let count = runs(export, offset, length, max: BlockServer.runsMax)
-    guard count > 1, let table, let buffer = table.slots[index].buffer,
+    // It is not worth waiting for.
+    guard count > 1, server.hasRoom(BufferPool.bytesMin, used: bytesInUse), let table,
+      let buffer = table.slots[index].buffer,
       let plan = server.buffers.take(BufferPool.bytesMin)
     else { return }
     table.slots[index].plan = plan

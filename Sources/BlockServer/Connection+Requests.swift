@@ -67,10 +67,7 @@ extension Connection {
   private func bytesNeeded(_ header: Header) -> Int {
     guard header.length > 0 else { return 0 }
     switch header.command {
-    case Nbd.Command.write: return BufferPool.bytes(for: header.length)
-    case Nbd.Command.read:
-      let plan = mayPlan(header) ? BufferPool.bytesMin : 0
-      return BufferPool.bytes(for: header.length) + plan
+    case Nbd.Command.read, Nbd.Command.write: return BufferPool.bytes(for: header.length)
     case Nbd.Command.blockStatus:
       let isSingle = header.flags & Nbd.CommandFlag.onlyOne != 0
       return isSingle ? 0 : BufferPool.bytes(for: 8 * BlockServer.statesMax)
@@ -315,6 +312,12 @@ extension Connection {
       slot.pointee.charged = 0
     }
     table?.give(index)
+  }
+
+  /// A write whose payload has been received, and that is to be submitted.
+  var isPayloadWhole: Bool {
+    guard payloadSlot >= 0, let table else { return false }
+    return payloadReceived == table.slots[payloadSlot].length
   }
 
   /// Takes what was received of a payload along with the header; the rest is received in its place.

@@ -251,8 +251,8 @@ final class Connection: RequestOwner {
     memcpy(buffer.bytes, received + start, count)
     dropLeftover()
     leftover = buffer
-    server.charge(buffer.count, used: bytesInUse)
-    bytesInUse += buffer.count
+    // Not of its share, which is for what it asks for.
+    fix(buffer.count)
     received = buffer.bytes
     start = 0
     end = count
@@ -262,8 +262,7 @@ final class Connection: RequestOwner {
     guard let buffer = leftover else { return }
     leftover = nil
     server.buffers.give(buffer)
-    bytesInUse -= buffer.count
-    server.refund(buffer.count, used: bytesInUse)
+    fix(-buffer.count)
   }
 
   /// Understands what has been received, as far as it goes.
@@ -274,7 +273,8 @@ final class Connection: RequestOwner {
     }
     while !isPaused {
       guard budget > 0, server.turns.hasUnits else {
-        if start < end, phase != .finishing, phase != .ended { yield() }
+        // A payload that has come to its end is something to do as well: no event tells of it again.
+        if start < end || isPayloadWhole, phase != .finishing, phase != .ended { yield() }
         return
       }
       if skipping > 0 {

@@ -191,6 +191,7 @@ struct OutputTests {
 @Suite struct OutputPlacesTests {
   private static let known = [
     "BlockIO/TextOutput.swift": "the door for text",
+    "BlockIO/TrustedFolder.swift": "small files of a folder that no other user can change",
     "BlockIO/FileReplacement.swift": "the same, for regular files",
     "BlockIO/MetadataOutput.swift": "the door for metadata",
     "BlockIO/OpenFile.swift": "the same: alone, by O_EXCL or a lock",
@@ -202,7 +203,7 @@ struct OutputTests {
     "KernelDeviceMapper/KernelDeviceMapper+Lists.swift": "/dev/mapper/control",
     "PoolManager/LVMRecords.swift": "/dev/null as a child's error output",
     "PoolManager/PoolManager+Create.swift": "claims a device as OpenFile does",
-    "PoolManager/RunFolder.swift": "files of its own folder, renamed when whole",
+    "PoolManager/RunFolder.swift": "locks, by TrustedFolder",
     "Simulation/DumpText.swift": "a file in memory, for trials",
     "TargetSimulation/PoolRig.swift": "scratch files of trials",
   ]

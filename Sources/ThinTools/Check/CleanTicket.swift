@@ -45,6 +45,9 @@ public struct CleanTickets: Sendable {
       let file = try? folder.openFile(identity.key, O_RDONLY)
     else { return false }
     defer { close(file) }
+    var info = stat()
+    // Another name for it could be in a folder that others look after.
+    guard fstat(file, &info) == 0, info.st_nlink == 1 else { return false }
     let bytes = try? WholeFile.bytes(of: file, path: path, upTo: Self.bytesMax)
     // Removed for good: after a power cut it is not there again.
     let isGone = folder.remove(identity.key) && folder.sync()

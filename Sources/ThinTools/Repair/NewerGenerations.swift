@@ -170,7 +170,7 @@ extension GenerationOrder {
         validating: bytes, number: block, leafValueSize: TreeKind.spaceMapIndex.valueSize),
         node.isLeaf, node.entryCount > 0
       {
-        found.dataBitmaps = max(found.dataBitmaps, node.key(node.entryCount - 1) + 1)
+        found.dataBitmaps = max(found.dataBitmaps, node.key(node.entryCount - 1) &+ 1)
       }
       return kind
     }

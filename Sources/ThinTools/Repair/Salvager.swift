@@ -139,9 +139,11 @@ struct Salvager {
     }
     for fault in faults { onLoss("\(fault)") }
 
+    // Damaged details may say any time; one above the largest tells as much as a larger one.
     var time = devices.reduce(max(superblock.time, leaves.latestTime)) {
       max($0, $1.details.creationTime, $1.details.snapshottedTime)
     }
+    time = min(time, Limits.timeMax + 1)
     if !madeUp.isEmpty {
       time += 1
       for i in madeUp {
@@ -164,10 +166,10 @@ struct Salvager {
     if let made = latestTransaction, made > superblock.transactionID,
       made >= overrides.transactionID ?? 0
     {
-      mended.transactionID = made + 1
+      mended.transactionID = made == .max ? made : made + 1
       onLoss(
         "The superblock says transaction id \(superblock.transactionID), but a device was made in "
-          + "transaction \(made): \(made + 1) is used. --transaction-id raises it; to lower it "
+          + "transaction \(made): \(mended.transactionID) is used. --transaction-id raises it; to lower it "
           + "afterwards, use dmthin pool set-transaction-id.")
     }
     let blockCount =

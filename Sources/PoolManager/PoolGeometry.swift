@@ -43,9 +43,10 @@ public struct PoolGeometry: Equatable, Sendable {
     var chosen = blockSectors ?? Limits.dataBlockSectorsMin
     var needed = try Self.needed(dataSectors, chosen)
     if blockSectors == nil {
-      while needed > metadataBlocks / 2, chosen < Limits.dataBlockSectorsMax {
+      while needed > metadataBlocks / 2, chosen < Limits.dataBlockSectorsMax,
+        dataSectors >= UInt64(chosen) * 2
+      {
         chosen *= 2
-        guard dataSectors >= UInt64(chosen) else { break }
         needed = try Self.needed(dataSectors, chosen)
       }
     }

@@ -17,6 +17,8 @@ public struct PoolCrashTrial {
     case growing
     /// Data is in a file, whose holes need no zeros.
     case holes
+    /// New blocks are not zeroed (skip_block_zeroing): what nobody wrote may hold anything.
+    case unzeroed
   }
 
   private let seed: UInt64
@@ -45,7 +47,7 @@ public struct PoolCrashTrial {
   public func run(oneOf rarity: Int = 1) throws -> Int {
     var random = SplitMix64(seed: seed ^ 0x5eed)
     var cut = PowerCut(Array(load.images.prefix(2)))
-    let model = PoolModel(sectorCount: load.model.sectorCount, origin: load.origin)
+    let model = PoolModel(load.shape, origin: load.origin)
     var count = 0
     for (position, event) in load.trace.events.enumerated() {
       if case .client(let event) = event {

@@ -41,7 +41,7 @@ final class PoolLoad {
   ) {
     random = SplitMix64(seed: seed)
     var shape = PoolShape(kind)
-    if Bool.random(using: &random) { shape.features = "2 no_discard_passdown error_if_no_space" }
+    if Bool.random(using: &random) { shape.passesDiscardsDown = false }
     self.shape = shape
     origin = (0..<shape.originSectors).map { 0xaa00_0000_0000 &+ UInt64($0) }
     let unused = [UInt64](
@@ -61,7 +61,7 @@ final class PoolLoad {
     }
     disks[0].resize(to: shape.metadataBytesAtFirst)
     disks[1].resize(to: shape.dataBlocksAtFirst * shape.blockBytes)
-    model = PoolModel(sectorCount: shape.sectorCount, origin: origin)
+    model = PoolModel(shape, origin: origin)
     rig = PoolRig(ground, disks: disks, shape)
     // Metadata is written before the commit too.
     if Int.random(in: 0..<3, using: &random) == 0 { rig.mapper.metadataCacheBlocks = 8 }

@@ -10,6 +10,11 @@ final class PoolModel {
     /// Until a flush the sector may hold anything that was in the block before, nobody's words, or
     /// zeros.
     var isDiscard = false
+    /// Nobody has written the sector, but the block around it: without zeroing of new blocks it may hold
+    /// whatever the data block held before.
+    var isLeftOver = false
+    /// It is as it was made or discarded.
+    var isUnwritten = false
     /// When it was acknowledged; nil while it was not, and for ever where it failed.
     var acknowledged: Int?
   }
@@ -30,14 +35,17 @@ final class PoolModel {
   }
 
   let sectorCount: Int
+  /// Sectors of a block where new blocks are not zeroed; nil where they are.
+  private let unzeroedBlockSectors: Int?
   /// Words of the external origin's sectors.
   private let origin: [UInt64]
   private(set) var volumes: [Int: Volume] = [:]
   private var running: [Int: Running] = [:]
   private var now = 1
 
-  init(sectorCount: Int, origin: [UInt64]) {
-    self.sectorCount = sectorCount
+  init(_ shape: PoolShape, origin: [UInt64]) {
+    sectorCount = shape.sectorCount
+    unzeroedBlockSectors = shape.zeroesBlocks ? nil : shape.sectorsPerBlock
     self.origin = origin
   }
 
@@ -66,15 +74,35 @@ final class PoolModel {
 
   private func begin(_ request: ClientEvent.Request) {
     guard let volume = volumes[request.volume] else { return }
+    leaveOver(request, volume)
     for (index, sector) in request.sectors.enumerated() {
       let version: Version
       switch request.kind {
       case .write(let first): version = Version(value: first &+ UInt64(index))
       case .zero: version = Version(value: 0)
-      case .discard: version = Version(value: start(volume, sector), isDiscard: true)
+      case .discard:
+        version = Version(value: start(volume, sector), isDiscard: true, isUnwritten: true)
       case .flush: return
       }
       volumes[request.volume]?.sectors[sector].append(version)
+    }
+  }
+
+  /// A write into a block that may be new: what nobody has written there is left over from before, where
+  /// there is no origin to copy.
+  private func leaveOver(_ request: ClientEvent.Request, _ volume: Volume) {
+    guard let unit = unzeroedBlockSectors, !request.sectors.isEmpty else { return }
+    switch request.kind {
+    case .write, .zero: break
+    case .discard, .flush: return
+    }
+    let end = min(sectorCount, (request.sectors.upperBound + unit - 1) / unit * unit)
+    for sector in request.sectors.lowerBound / unit * unit..<end {
+      if volume.hasOrigin && sector < origin.count { continue }
+      for index in volume.sectors[sector].indices
+      where volume.sectors[sector][index].isUnwritten {
+        volumes[request.volume]?.sectors[sector][index].isLeftOver = true
+      }
     }
   }
 
@@ -104,7 +132,7 @@ final class PoolModel {
     case .create(let id, let hasOrigin):
       var volume = Volume(sectors: [], existence: .possible, hasOrigin: hasOrigin)
       volume.sectors = (0..<sectorCount).map {
-        [Version(value: start(volume, $0), acknowledged: now)]
+        [Version(value: start(volume, $0), isUnwritten: true, acknowledged: now)]
       }
       volumes[id] = volume
     case .snapshot(let id, let origin):
@@ -138,21 +166,23 @@ final class PoolModel {
   func reads(_ id: Int, _ sector: Int, _ value: UInt64) -> Bool {
     guard let versions = volumes[id]?.sectors[sector] else { return false }
     let last = versions.lastIndex { $0.acknowledged != nil } ?? 0
-    return versions[last...].contains { $0.value == value }
+    return versions[last...].contains { $0.value == value || $0.isLeftOver }
   }
 
   /// Whether a sector may read so after a power cut.
   func mayHold(_ id: Int, _ sector: Int, _ value: UInt64) -> Bool {
     guard let versions = volumes[id]?.sectors[sector] else { return false }
     return versions.contains {
-      $0.value == value || $0.isDiscard && (value == TraceDisk.discarded || value == 0)
+      $0.value == value || $0.isLeftOver
+        || $0.isDiscard && (value == TraceDisk.discarded || value == 0)
     }
   }
 
   /// For reports.
   func describe(_ id: Int, _ sector: Int) -> String {
     (volumes[id]?.sectors[sector] ?? []).map {
-      hex($0.value) + ($0.isDiscard ? "(discard)" : "") + ($0.acknowledged == nil ? "?" : "")
+      hex($0.value) + ($0.isDiscard ? "(discard)" : "") + ($0.isLeftOver ? "(anything)" : "")
+        + ($0.acknowledged == nil ? "?" : "")
     }.joined(separator: " ")
   }
 }

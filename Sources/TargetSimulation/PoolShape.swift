@@ -9,7 +9,17 @@ struct PoolShape {
   var metadataBytesAtFirst = 1 << 20
   var originSectors = 4 * 128 + 40
   var volumesMax = 4
-  var features = "1 error_if_no_space"
+  /// Features besides those that the seed chooses.
+  private var others: [String] = []
+  /// Whether new blocks are zeroed.
+  var zeroesBlocks: Bool { !others.contains("skip_block_zeroing") }
+  /// Whether the seed has chosen that discards are not passed down.
+  var passesDiscardsDown = true
+  /// Features, as a table of a pool has them.
+  var features: String {
+    let all = (passesDiscardsDown ? [] : ["no_discard_passdown"]) + ["error_if_no_space"] + others
+    return "\(all.count) \(all.joined(separator: " "))"
+  }
   /// The data disk is as a file: what was not written or was discarded is a hole, and known as one.
   var hasHoles = false
 
@@ -39,6 +49,7 @@ struct PoolShape {
       dataBlocksAtFirst = 6
       metadataBytesAtFirst = 512 << 10
     case .holes: hasHoles = true
+    case .unzeroed: others = ["skip_block_zeroing"]
     }
   }
 }

@@ -6,9 +6,10 @@ import TargetSimulation
 /// Cuts the power at every write and flush of pools in user space under load, and has every read,
 /// write, flush and discard of their disks fail.
 ///
-///     pool-crash-trials [--count IMAGES] [--seed N]
+///     pool-crash-trials [--count IMAGES] [--seed N] [--kind N]
 ///
-/// `count` images of power cuts, and a tenth as many faults. Pools of each kind take turns, by the seed.
+/// `count` images of power cuts, and a tenth as many faults. Pools of each kind take turns, by the seed;
+/// with `kind` it is the N-th alone, from 1.
 ///
 /// A trial follows from its seed alone, so `--count 1 --seed S` repeats one. A trap ends the program
 /// with a signal after it has printed the seed.
@@ -19,7 +20,14 @@ enum PoolCrashTrialsMain {
   static func main() throws {
     dmthin_begin_program()
     let arguments = TrialArguments.ofProcess(
-      usage: "pool-crash-trials [--count IMAGES] [--seed N]", count: 10_000)
+      usage: "pool-crash-trials [--count IMAGES] [--seed N] [--kind N]", count: 10_000,
+      options: ["kind"])
+    let all = PoolCrashTrial.Kind.allCases
+    let chosen = arguments.numbers["kind"].map { Int(clamping: $0) }
+    guard chosen.map({ (1...all.count).contains($0) }) ?? true else {
+      print("there are kinds 1 to \(all.count): \(all.map(\.rawValue).joined(separator: ", "))")
+      exit(2)
+    }
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     print("seed \(first)")
     fflush(nil)
@@ -29,15 +37,16 @@ enum PoolCrashTrialsMain {
         _exit(1)
       }
     }
-    let failures = try run(count, first)
+    let failures = try run(count, first, chosen.map { [all[$0 - 1]] } ?? all)
     exit(failures == 0 ? 0 : 1)
   }
 
   /// Returns how many trials failed.
-  private static func run(_ count: Int, _ first: UInt64) throws -> Int {
+  private static func run(_ count: Int, _ first: UInt64, _ kinds: [PoolCrashTrial.Kind]) throws
+    -> Int
+  {
     let ground = try TrialGround()
     var (images, trials, failures) = (0, 0, 0)
-    let kinds = PoolCrashTrial.Kind.allCases
     var ofKind: [String: Int] = [:]
     var faults: [String: [Int]] = [:]
     func attempt(_ body: () throws -> Void) {

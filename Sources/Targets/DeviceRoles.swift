@@ -48,25 +48,49 @@ extension OpenDevice {
     let whole = range ?? 0..<direct.byteCount
     guard let mapped else { return [Footing(self, whole)] }
     guard depth < 32 else { return [] }
-    return (mapped.live?.drivers ?? []).flatMap { driver -> [Footing] in
-      guard driver is LinearDriver || driver is StripedDriver else { return [] }
-      let part = whole.clamped(to: driver.startByte..<max(driver.startByte, driver.endByte))
-      if part.isEmpty { return [] }
-      return driver.areas.flatMap { area -> [Footing] in
-        var (lower, upper) = (area.start &* 512, (area.start &+ area.length) &* 512)
-        if driver is LinearDriver {
-          upper = lower &+ (part.upperBound - driver.startByte)
-          lower = lower &+ (part.lowerBound - driver.startByte)
-        }
-        return area.device.footings(lower..<max(lower, upper), depth: depth + 1)
+    return (mapped.live?.drivers ?? []).flatMap { $0.footings(whole, depth: depth) }
+  }
+
+  fileprivate func overlaps(_ other: OpenDevice) -> Bool { footings().overlap(other.footings()) }
+
+  /// Whether it is `device`, or a table below it names that.
+  fileprivate func stands(on device: MappedDevice) -> Bool {
+    guard let mapped else { return false }
+    return mapped === device
+      || mapped.tables.contains { table in
+        table.drivers.contains { $0.opened.contains { $0.stands(on: device) } }
       }
+  }
+}
+
+extension [Footing] {
+  fileprivate func overlap(_ others: [Footing]) -> Bool {
+    contains { mine in others.contains { mine.overlaps($0) } }
+  }
+}
+
+extension TargetDriver {
+  /// What the bytes `whole` of its device stand on by way of it, where it is linear or striped.
+  fileprivate func footings(_ whole: Range<UInt64>, depth: Int) -> [Footing] {
+    guard self is LinearDriver || self is StripedDriver else { return [] }
+    let part = whole.clamped(to: startByte..<max(startByte, endByte))
+    if part.isEmpty { return [] }
+    return areas.flatMap { area -> [Footing] in
+      var (lower, upper) = (area.start &* 512, (area.start &+ area.length) &* 512)
+      if self is LinearDriver {
+        upper = lower &+ (part.upperBound - startByte)
+        lower = lower &+ (part.lowerBound - startByte)
+      }
+      return area.device.footings(lower..<max(lower, upper), depth: depth + 1)
     }
   }
 
-  fileprivate func overlaps(_ other: OpenDevice) -> Bool {
-    let others = other.footings()
-    return footings().contains { mine in others.contains { mine.overlaps($0) } }
-  }
+  /// The same of all its bytes.
+  fileprivate var footings: [Footing] { footings(startByte..<max(startByte, endByte), depth: 0) }
+}
+
+extension MappedDevice {
+  fileprivate var tables: [LiveTable] { [live, inactive].compactMap { $0 } }
 }
 
 extension UserspaceDeviceMapper {
@@ -88,6 +112,40 @@ extension UserspaceDeviceMapper {
           if mine === metadata && theirs === metadata { continue }
           throw refusal(
             "\(mine.text) is, or is part of, \(theirs.text) of pool \(pool.device.name)")
+        }
+      }
+    }
+    let footings = [metadata, data].map { ($0, $0.footings()) }
+    for other in devices.values where other !== device {
+      for table in other.tables where !table.isReadOnly {
+        for driver in table.drivers {
+          for (mine, place) in footings
+          where driver.footings.overlap(place) && !mine.stands(on: other) {
+            throw refusal(Self.sharing(other, mine, of: device))
+          }
+        }
+      }
+    }
+  }
+
+  private static func sharing(_ other: MappedDevice, _ theirs: OpenDevice, of pool: MappedDevice)
+    -> String
+  {
+    "\(other.name) would be written through to \(theirs.text) of pool \(pool.name), beside the pool: make "
+      + "\(other.name) read-only, or give it a range that the pool does not have"
+  }
+
+  /// Refuses a table by which what a pool holds could be written past the pool. What the pool itself
+  /// stands on is no such device.
+  func requireApart(_ drivers: [TargetDriver], of device: MappedDevice) throws(TargetError) {
+    for driver in drivers where !pools.isEmpty {
+      let footings = driver.footings
+      if footings.isEmpty { continue }
+      for pool in pools.values {
+        for theirs in [pool.metadataOpened, pool.dataOpened]
+        where footings.overlap(theirs.footings()) && !theirs.stands(on: device) {
+          throw TargetError(
+            "Device lookup failed", explanation: [Self.sharing(device, theirs, of: pool.device)])
         }
       }
     }

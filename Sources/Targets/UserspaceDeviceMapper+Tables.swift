@@ -26,6 +26,7 @@ extension UserspaceDeviceMapper {
       ) { line throws(TargetError) in
         drivers.append(try makeDriver(line, for: device, readOnly: readOnly))
       }
+      if !readOnly && !isReadOnly { try requireApart(drivers, of: device) }
       let table = LiveTable(drivers, isReadOnly: readOnly || isReadOnly)
       // Later tables are looked at when they are resumed.
       if device.live == nil { try table.checkAreas() }

@@ -130,7 +130,10 @@ struct DoubtfulMetadataTests {
     for name in ["hard", "soft"] {
       world.disks[name] = world.disks[name == "hard" ? "data" : "meta"]
     }
-    try world.create("half", [world.line(length / 2, "linear", "\(data) \(length / 2)")])
+    var half = DeviceCreation(
+      name: "half", table: [world.line(length / 2, "linear", "\(data) \(length / 2)")])
+    half.isReadOnly = true
+    try world.dm.create(half)
     func refusal(_ type: String, _ parameters: String) throws -> String? {
       do throws(DeviceMapperError) {
         try world.dm.create(
@@ -146,11 +149,12 @@ struct DoubtfulMetadataTests {
       #expect(text?.contains("cannot be an external origin") == true, "\(origin)")
     }
     for (metadata, bytes) in [
-      (other, data), (other, world.path("hard")), (other, "half"),
+      (other, data), (other, world.path("hard")),
     ] {
       let text = try refusal("thin-pool", "\(metadata) \(bytes) 128 0 0")
       #expect(text?.contains("pool") == true, "\(metadata) \(bytes): \(text ?? "taken")")
     }
+    #expect(try refusal("thin-pool", "\(other) half 128 0 0")?.contains("half") == true)
     #expect(try refusal("thin", "pool 1 \(other)") == nil)
     // Parts of one disk that do not overlap are what pools are made of.
     let disk = try world.add("disk", byteCount: 64 * block)
@@ -159,5 +163,68 @@ struct DoubtfulMetadataTests {
     #expect(try refusal("thin-pool", "a b 128 0 0") == nil)
     try world.create("c", [world.line(length, "linear", "\(disk) 2047")])
     #expect(try refusal("thin-pool", "a c 128 0 0") != nil)
+  }
+  @Test("what a pool holds is not written to past the pool, by tables made before it or after it")
+  func writableBeside() throws {
+    let world = try World()
+    let length = UInt64(16 * block / 512)
+    let disk = try world.add("disk", byteCount: 64 * block)
+    let (other, spare) = (
+      try world.add("other", byteCount: 64 * block), try world.add("spare", byteCount: 1 << 20)
+    )
+    try world.create("tmeta", [world.line(2048, "linear", "\(disk) 0")])
+    try world.create("tdata", [world.line(length, "linear", "\(disk) 2048")])
+    try world.create("pool", [world.line(length, "thin-pool", "tmeta tdata 128 0 0")])
+    func fault(_ body: () throws(DeviceMapperError) -> Void) -> String {
+      do throws(DeviceMapperError) {
+        try body()
+        return ""
+      } catch {
+        return error.reason
+      }
+    }
+    func make(_ line: TableLine, isReadOnly: Bool = false) -> String {
+      var creation = DeviceCreation(name: "x", table: [line])
+      creation.isReadOnly = isReadOnly
+      return fault { () throws(DeviceMapperError) in
+        try world.dm.create(creation)
+        try world.dm.remove(.name("x"), deferred: false, retry: false)
+      }
+    }
+    let (last, stripes) = (2048 + length - 1, "2 8 \(other) 0 \(disk) 2000")
+    for line in [
+      world.line(8, "linear", "\(disk) \(last)"), world.line(8, "linear", "tdata 0"),
+      world.line(128, "striped", stripes), world.line(8, "linear", "tmeta 0"),
+    ] {
+      let text = make(line)
+      #expect(
+        text.contains("x would be written") && text.contains("of pool pool"), "\(line): \(text)")
+      #expect(make(line, isReadOnly: true) == "")
+    }
+    #expect(make(world.line(8, "linear", "\(disk) \(last + 1)")) == "")
+    // A device that is there already, and gets another table.
+    try world.create("y", [world.line(8, "linear", "\(other) 0")])
+    let line = world.line(8, "linear", "\(disk) 2048")
+    #expect(
+      fault { () throws(DeviceMapperError) in
+        try world.dm.load(.name("y"), [line], readOnly: false)
+      }.contains("y would be written"))
+    // What the pool stands on can grow, but not over the other of the two.
+    try world.reload("tdata", [world.line(2 * length, "linear", "\(disk) 2048")])
+    let over = world.line(length, "linear", "\(disk) 1024")
+    #expect(
+      fault { () throws(DeviceMapperError) in
+        try world.dm.load(.name("tdata"), [over], readOnly: false)
+      }.contains("tmeta of pool pool"))
+    // The pool comes last.
+    func makeSecond() -> String {
+      make(world.line(length, "thin-pool", "\(spare) \(other) 128 0 0"))
+    }
+    #expect(makeSecond().contains("y would be written through to \(other)"))
+    try world.dm.load(.name("y"), [world.line(8, "linear", "\(other) 0")], readOnly: true)
+    try world.resume("y")
+    #expect(makeSecond() == "")
+    try world.dm.load(.name("y"), [world.line(8, "linear", "\(other) 0")], readOnly: false)
+    #expect(makeSecond().contains("y would be written through to \(other)"))
   }
 }

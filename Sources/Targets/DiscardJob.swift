@@ -1,6 +1,7 @@
 import DataPath
 import Glibc
 import PersistentData
+import ThinFormat
 import ThinMetadata
 
 /// Unmaps whole blocks of a thin device, when everything that was under way has ended. With passdown
@@ -10,9 +11,18 @@ import ThinMetadata
 /// Blocks that were shared are discarded after the next commit only: until then another device that
 /// has just given such a block up gets it back if the power fails, and wants what was in it.
 ///
-/// Works through a few thousand blocks at a time, so that others have their turn.
+/// Works through some blocks at a time, and no more in a pass of the loop than the pool's discards may all
+/// together, so that others have their turn. What is done is counted in units of about a microsecond: by
+/// the clock the same load would not do the same twice.
 final class DiscardJob: RequestOwner {
+  /// What all discards of a pool do in a pass of the loop.
+  static let unitsPerPass = 500
+  /// What it takes to look for a run of blocks, to unmap one, and how many waiting requests take a unit to
+  /// be looked at anew, or blocks that are merely unmapped.
+  private static let units = (look: 2, unmap: 8, each: 4)
   private static let blocksPerStep: UInt64 = 4096
+  /// The same where nothing is passed down, and blocks need not be found first.
+  private static let blocksPerRemoval: UInt64 = 1024
   private let pool: ThinPool
   private let thin: OpenThin
   private let part: RequestPointer
@@ -59,9 +69,7 @@ final class DiscardJob: RequestOwner {
       if pending > 0 { return }
       release()
       if !passesDown {
-        try pool.metadata.remove(thin.id, cell.blocks)
-        next = cell.blocks.upperBound
-        pool.changed()
+        try removeSome()
       } else {
         try unmapSome()
       }
@@ -84,9 +92,20 @@ final class DiscardJob: RequestOwner {
     pool.schedule()
   }
 
+  private func removeSome() throws(PoolError) {
+    let stop = min(cell.blocks.upperBound, next + Self.blocksPerRemoval)
+    let before = try pool.metadata.details(of: thin.id).mappedBlocks
+    try pool.metadata.remove(thin.id, next..<stop)
+    let removed = before &- (try pool.metadata.details(of: thin.id).mappedBlocks)
+    next = stop
+    pool.discardUnits += Self.units.unmap + Int(clamping: removed) / Self.units.each
+    pool.changed()
+  }
+
   private func unmapSome() throws(PoolError) {
     let stop = min(cell.blocks.upperBound, next + Self.blocksPerStep)
-    while next < stop {
+    while next < stop, pool.discardUnits < Self.unitsPerPass {
+      pool.discardUnits += Self.units.look
       guard let run = try find(next..<stop) else {
         next = max(next, stop)
         break
@@ -94,6 +113,7 @@ final class DiscardJob: RequestOwner {
       let count = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
       let blocks = run.dataBlock..<(run.dataBlock + count)
       try pool.metadata.remove(thin.id, run.virtualBlocks)
+      pool.discardUnits += Self.units.unmap + Int(clamping: count) / Self.units.each
       pool.changed()
       next = run.virtualBlocks.upperBound
       try passDown(blocks, mayBeShared: run.isShared)
@@ -191,6 +211,8 @@ final class DiscardJob: RequestOwner {
     } else {
       pool.loop.finishLater(part, code)
     }
+    // Those who have waited may be very many, and the next one will have them wait again.
+    pool.discardUnits += cell.waiters.count / Self.units.each
     pool.unlock(cell)
   }
 }

@@ -138,6 +138,10 @@ final class ThinPool: RequestOwner {
   var prepared: [Preparation] = []
   var unsent: [Preparation] = []
   var discards: [DiscardJob] = []
+  /// What discards have done in the pass `discardPass` of the loop, and what has the rest done later.
+  var discardUnits = 0
+  private var discardPass = UInt64.max
+  private var discardTimer: LoopTimer?
   var discardsAfterCommit: [DiscardJob] = []
   var waitingForBuffer: [Preparation] = []
   var flushWaiters = RequestQueue()
@@ -176,6 +180,7 @@ final class ThinPool: RequestOwner {
       isCommitDue = true
       schedule()
     }
+    discardTimer = LoopTimer { [unowned self] in schedule() }
     noSpaceTimer = LoopTimer { [unowned self] in noSpaceTimeout() }
     device.pool = self
     mapper.pools[opened.number] = self
@@ -191,6 +196,7 @@ final class ThinPool: RequestOwner {
     writeNeedsCheck()
     if let commitTimer { loop.cancel(commitTimer) }
     if let noSpaceTimer { loop.cancel(noSpaceTimer) }
+    if let discardTimer { loop.cancel(discardTimer) }
     if let hook { loop.remove(hook) }
     hook = nil
     if isClosedCleanly { mapper.poolClosed?(access) }
@@ -306,15 +312,28 @@ final class ThinPool: RequestOwner {
       prepared = []
       for preparation in ready { preparation.insert() }
     }
-    let jobs = discards
-    discards = []
-    for job in jobs { job.step() }
+    stepDiscards()
     let sends = unsent
     unsent = []
     for preparation in sends { preparation.send() }
     if !isCommitting && (!flushWaiters.isEmpty || isCommitDue) { beginCommit() }
     // What was sent goes out with this pass's batch.
     loop.passAgain()
+  }
+
+  /// Goes on with discards as far as a pass has time for them, in turn.
+  private func stepDiscards() {
+    if discardPass != loop.passes { (discardPass, discardUnits) = (loop.passes, 0) }
+    let jobs = discards
+    discards = []
+    for (index, job) in jobs.enumerated() {
+      guard discardUnits < DiscardJob.unitsPerPass else {
+        discards = jobs[index...] + discards
+        if let discardTimer, !discardTimer.isSet { loop.set(discardTimer, after: 0) }
+        return
+      }
+      job.step()
+    }
   }
 
   /// The data device was flushed.

@@ -238,7 +238,7 @@ extension Connection {
     var next = offset
     var count = 0
     var isTooMany = false
-    export.destination.forEachExtent(in: offset..<end) { extent in
+    look(export, offset..<end) { extent in
       let upper = min(end, extent.offset + extent.byteCount)
       guard upper > next else { return true }
       let isZero = extent.isZero && !extent.isAllocated
@@ -269,7 +269,7 @@ extension Connection {
     let end = offset + UInt64(length)
     var (next, count, steps) = (offset, 0, 0)
     var state: UInt32 = 0
-    export.destination.forEachExtent(in: offset..<end) { extent in
+    look(export, offset..<end) { extent in
       let upper = min(end, extent.offset + extent.byteCount)
       guard upper > next else { return true }
       let now = (extent.isAllocated ? 0 : Nbd.State.hole) | (extent.isZero ? Nbd.State.zero : 0)
@@ -288,7 +288,6 @@ extension Connection {
       steps += 1
       return steps < BlockServer.statesMax
     }
-    spend(steps / 2)
     if count == 0 {
       // Whatever is not known may hold data.
       states.putBig(UInt32(length), 0)

@@ -269,12 +269,11 @@ extension Connection {
     var steps = 0
     // A destination may have many runs to tell of; one that is not a hole is enough, and looking for it
     // without end would keep others waiting.
-    export.destination.forEachExtent(in: offset..<offset + UInt64(length)) { extent in
+    look(export, offset..<offset + UInt64(length)) { extent in
       steps += 1
       isHole = extent.isZero && !extent.isAllocated && steps < BlockServer.statesMax
       return isHole
     }
-    spend(steps / 2)
     return isHole
   }
 

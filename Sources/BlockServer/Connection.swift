@@ -299,6 +299,14 @@ final class Connection: RequestOwner {
     server.turns.spend(units)
   }
 
+  /// Looks at what a range holds, and spends the time that it takes: that depends on how scattered the
+  /// mappings are, and on what of the metadata is in memory.
+  func look(_ export: Export, _ range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool) {
+    let begun = EventLoop.now()
+    export.destination.forEachExtent(in: range, body)
+    spend(Int(clamping: (EventLoop.now() &- begun) / 1000))
+  }
+
   /// Has the rest done in a later pass.
   private func yield() {
     isPaused = true

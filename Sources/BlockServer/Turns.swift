@@ -9,7 +9,7 @@ final class Turns {
   static let connectionUnits = 64
   /// What all of them do in a pass until those have to wait who have had their units in an earlier one,
   /// then those who have units left, and then those of them who have waited.
-  private static let limits = (heavy: 2000, all: 4000, light: 6000)
+  private static let limits = (heavy: 1000, all: 2000, light: 3000)
 
   /// What is left over for later passes.
   private enum Job {

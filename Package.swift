@@ -189,6 +189,6 @@ let package = Package(
         "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
       ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
-    tests("KernelTests", ["DeviceMapper", "TestSupport"]),
+    tests("KernelTests", ["DeviceMapper", "Targets", "TestSupport"]),
   ]
 )

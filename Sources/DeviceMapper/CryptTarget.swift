@@ -1,5 +1,10 @@
 /// `crypt CIPHER KEY IVOFFSET DEVICE OFFSET [COUNT OPTION...]`: another device, encrypted.
-public struct CryptTarget: Hashable, Sendable {
+public struct CryptTarget: TargetGrammar {
+  /// The type's name.
+  public static let type = "crypt"
+  /// Devices below.
+  public enum Role: Hashable, Sendable { case data }
+
   /// The key, as written.
   public enum Key: Hashable, Sendable {
     /// `-`.
@@ -54,7 +59,7 @@ public struct CryptTarget: Hashable, Sendable {
   /// Added to sector numbers for the initialisation vector.
   public var ivOffset: UInt64
   /// Device and first sector.
-  public var destination: LinearTarget
+  public var destination: DeviceStart
   /// Options that are words.
   public var flags: Set<Flag> = []
   /// `integrity:BYTES:KIND`, without the first word.
@@ -65,16 +70,22 @@ public struct CryptTarget: Hashable, Sendable {
   public var usesLargeSectorNumbers = false
 
   /// An encrypted device without options.
-  public init(cipher: String, key: Key, ivOffset: UInt64, destination: LinearTarget) {
+  public init(cipher: String, key: Key, ivOffset: UInt64, destination: DeviceStart) {
     self.cipher = cipher
     self.key = key
     self.ivOffset = ivOffset
     self.destination = destination
   }
 
+  /// Understands a table line.
+  public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
+    let words = KernelText.parameterWords(line.parameters)
+    try self.init(words, length: line.length, opener: opener)
+  }
+
   /// Understands the words of a table line of `length` sectors. Whether there is such a cipher, and
   /// whether the key suits it, is for those to say who encrypt.
-  public init(_ words: [String], length: UInt64? = nil, opener: DeviceOpener? = nil)
+  public init(_ words: [String], length: UInt64? = nil, opener: DeviceOpener<Role>? = nil)
     throws(TargetError)
   {
     guard words.count >= 5 else { throw TargetError("Not enough arguments") }
@@ -82,7 +93,7 @@ public struct CryptTarget: Hashable, Sendable {
     try Self.check(key)
     self.init(
       cipher: words[0], key: key, ivOffset: 0,
-      destination: LinearTarget(device: words[3], offset: 0))
+      destination: DeviceStart(device: words[3], sector: 0))
     try parseOptions(ArgumentList(Array(words.dropFirst(5))))
     let unit = UInt64(sectorBytes ?? 512) / 512
     if let length, !length.isMultiple(of: unit) {
@@ -95,11 +106,11 @@ public struct CryptTarget: Hashable, Sendable {
       throw TargetError("Invalid iv_offset sector")
     }
     self.ivOffset = ivOffset
-    try DeviceRequest(words[3]).open(by: opener, orSay: "Device lookup failed")
+    try DeviceRequest(words[3], Role.data).open(by: opener, orSay: "Device lookup failed")
     guard let offset = KernelText.scanned(words[4]) else {
       throw TargetError("Invalid device sector")
     }
-    destination.offset = offset
+    destination.sector = offset
   }
 
   private static func check(_ key: Key) throws(TargetError) {

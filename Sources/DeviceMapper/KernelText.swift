@@ -97,24 +97,25 @@ package enum KernelText {
 }
 
 /// Arguments of a constructor, taken one by one.
-struct ArgumentList {
+package struct ArgumentList {
   private let words: [String]
   private var next = 0
 
-  init(_ words: [String]) { self.words = words }
+  /// Arguments from the first on.
+  package init(_ words: [String]) { self.words = words }
 
   /// How many are left.
-  var count: Int { words.count - next }
+  package var count: Int { words.count - next }
 
   /// The next one.
-  mutating func shift() -> String? {
+  package mutating func shift() -> String? {
     guard next < words.count else { return nil }
     defer { next += 1 }
     return words[next]
   }
 
   /// The next one as a number of 32 bits in `range`.
-  mutating func number(in range: ClosedRange<UInt32>, orSay message: String)
+  package mutating func number(in range: ClosedRange<UInt32>, orSay message: String)
     throws(TargetError) -> UInt32
   {
     guard let word = shift(), let value = KernelText.scanned32(word), range.contains(value) else {
@@ -124,7 +125,8 @@ struct ArgumentList {
   }
 
   /// The next one as the number of arguments that follow.
-  mutating func groupCount(max: UInt32, orSay message: String) throws(TargetError) -> UInt32 {
+  package mutating func groupCount(max: UInt32, orSay message: String) throws(TargetError) -> UInt32
+  {
     let value = try number(in: 0...max, orSay: message)
     guard value <= count else { throw TargetError(message) }
     return value

@@ -1,5 +1,11 @@
 /// `snapshot` and `snapshot-merge`: `ORIGIN COW P|PO|N CHUNK [COUNT FEATURE...]`.
-public struct SnapshotTarget: Hashable, Sendable {
+public struct SnapshotTarget: TargetGrammar {
+  /// The types' names.
+  public static let type = "snapshot"
+  /// Of the type that writes back what differs.
+  public static let mergeType = "snapshot-merge"
+  /// Devices below.
+  public enum Role: Hashable, Sendable { case origin, cow }
   /// Where exceptions are kept.
   public enum Store: String, CaseIterable, Sendable {
     /// On the COW device.
@@ -37,19 +43,25 @@ public struct SnapshotTarget: Hashable, Sendable {
     self.features = features
   }
 
+  /// Understands a table line of either type.
+  public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
+    let words = KernelText.parameterWords(line.parameters)
+    try self.init(words, merging: line.type == Self.mergeType, opener: opener)
+  }
+
   /// Understands the words of a table line.
   /// - Parameter merging: whether the target is `snapshot-merge`, which writes to the origin.
-  public init(_ words: [String], merging: Bool = false, opener: DeviceOpener? = nil)
+  public init(_ words: [String], merging: Bool = false, opener: DeviceOpener<Role>? = nil)
     throws(TargetError)
   {
     guard words.count >= 4 else { throw TargetError("requires 4 or more arguments") }
     let features = try Self.features(ArgumentList(Array(words.dropFirst(4))))
-    try DeviceRequest(words[0], merging ? .readWrite : .read)
+    try DeviceRequest(words[0], Role.origin, merging ? .readWrite : .read)
       .open(by: opener, orSay: "Cannot get origin device")
     guard words[0] != words[1] else {
       throw TargetError("COW device cannot be the same as origin device")
     }
-    try DeviceRequest(words[1]).open(by: opener, orSay: "Cannot get COW device")
+    try DeviceRequest(words[1], Role.cow).open(by: opener, orSay: "Cannot get COW device")
     guard let store = Self.store(words[2]),
       let chunk = KernelText.strict(words[3], max: UInt64(UInt32.max)),
       chunk & (chunk &- 1) == 0, chunk <= 4_194_303, chunk > 0 || store != .transient
@@ -99,19 +111,24 @@ public struct SnapshotTarget: Hashable, Sendable {
 }
 
 /// `snapshot-origin ORIGIN`: a device whose old contents snapshots keep.
-public struct SnapshotOriginTarget: Hashable, Sendable {
+public struct SnapshotOriginTarget: TargetGrammar {
+  /// The type's name.
+  public static let type = "snapshot-origin"
+  /// Devices below.
+  public enum Role: Hashable, Sendable { case origin }
   /// Path or `major:minor`.
   public var origin: String
 
   /// The origin of snapshots.
   public init(origin: String) { self.origin = origin }
 
-  /// Understands the words of a table line.
-  public init(_ words: [String], opener: DeviceOpener? = nil) throws(TargetError) {
+  /// Understands a table line.
+  public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
+    let words = KernelText.parameterWords(line.parameters)
     guard words.count == 1 else {
       throw TargetError("origin: incorrect number of arguments")
     }
-    try DeviceRequest(words[0]).open(by: opener, orSay: "Cannot get target device")
+    try DeviceRequest(words[0], Role.origin).open(by: opener, orSay: "Cannot get target device")
     self.init(origin: words[0])
   }
 

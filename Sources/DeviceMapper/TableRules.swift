@@ -12,18 +12,6 @@ public struct TargetTraits: OptionSet, Hashable, Sendable {
   public static let immutable = TargetTraits(rawValue: 4)
   /// It may replace anything.
   public static let wildcard = TargetTraits(rawValue: 8)
-
-  /// Traits of the types that are known here; nil for others.
-  public static func of(_ type: String) -> TargetTraits? {
-    switch type {
-    case "thin-pool": [.singleton, .alwaysWritable, .immutable]
-    case "error": .wildcard
-    case "linear", "striped", "zero", "delay", "flakey", "crypt", "snapshot", "snapshot-merge",
-      "snapshot-origin", "thin":
-      []
-    default: nil
-    }
-  }
 }
 
 /// The rules for tables that hold for every target type.
@@ -41,7 +29,7 @@ public enum TableRules {
   /// - Throws: the first fault, in the kernel's words and order.
   public static func check(
     _ table: [TableLine], isReadOnly: Bool = false, live: String? = nil,
-    traits: (String) -> TargetTraits? = TargetTraits.of,
+    traits: (String) -> TargetTraits?,
     make: (TableLine) throws(TargetError) -> Void
   ) throws(TargetError) {
     guard !table.isEmpty else { throw TargetError("populate_table: no targets specified") }

@@ -18,20 +18,29 @@ public struct TargetError: Error, Hashable, Sendable, CustomStringConvertible {
   public var description: String { message }
 }
 
+/// How a device below a target is opened.
+public enum DeviceAccess: Hashable, Sendable {
+  case read, readWrite
+  /// As the table is loaded.
+  case table
+  /// Read by this table, and perhaps written by a later one that shares what is open: for writing
+  /// where that is possible, for reading where it is not.
+  case readBeforeWrite
+}
+
 /// How a constructor wants to open a device that a line names.
-public struct DeviceRequest: Hashable, Sendable {
-  /// Read, read and write, or what the table is loaded with.
-  public enum Access: Sendable {
-    case read, readWrite, table
-  }
+public struct DeviceRequest<Role: Hashable & Sendable>: Hashable, Sendable {
   /// As written: a path, or `major:minor`.
   public let text: String
+  /// What it is to the target.
+  public let role: Role
   /// What for.
-  public let access: Access
+  public let access: DeviceAccess
 
   /// A request.
-  public init(_ text: String, _ access: Access = .table) {
+  public init(_ text: String, _ role: Role, _ access: DeviceAccess = .table) {
     self.text = text
+    self.role = role
     self.access = access
   }
 }
@@ -52,11 +61,12 @@ public struct DeviceOpenError: Error, Hashable, Sendable {
 /// Opens a device for a constructor. Parsers call it at the moment at which the kernel opens the
 /// device, so that the first fault found is the kernel's; those who only want to know what a line
 /// says leave it out.
-public typealias DeviceOpener = (DeviceRequest) throws(DeviceOpenError) -> Void
+public typealias DeviceOpener<Role: Hashable & Sendable> =
+  (DeviceRequest<Role>) throws(DeviceOpenError) -> Void
 
 extension DeviceRequest {
   /// Opens; a failure gets the constructor's words and keeps its number.
-  func open(by opener: DeviceOpener?, orSay message: String) throws(TargetError) {
+  package func open(by opener: DeviceOpener<Role>?, orSay message: String) throws(TargetError) {
     guard let opener else { return }
     do throws(DeviceOpenError) {
       try opener(self)

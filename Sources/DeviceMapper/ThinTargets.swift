@@ -1,5 +1,9 @@
 /// `thin-pool METADATA DATA BLOCKSIZE LOWWATER [COUNT FEATURE...]`.
-public struct ThinPoolTarget: Hashable, Sendable {
+public struct ThinPoolTarget: TargetGrammar {
+  /// The type's name.
+  public static let type = "thin-pool"
+  /// Devices below.
+  public enum Role: Hashable, Sendable { case metadata, data }
   /// What a table asks of a pool. The kernel prints them in this order.
   public enum Feature: String, CaseIterable, Sendable {
     /// New blocks keep what was in them.
@@ -40,17 +44,24 @@ public struct ThinPoolTarget: Hashable, Sendable {
     self.features = features
   }
 
+  /// Understands a table line.
+  public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
+    try self.init(KernelText.parameterWords(line.parameters), opener: opener)
+  }
+
   /// Understands the words of a table line. What depends on other pools and on the metadata comes
   /// after everything that is checked here.
-  public init(_ words: [String], opener: DeviceOpener? = nil) throws(TargetError) {
+  public init(_ words: [String], opener: DeviceOpener<Role>? = nil) throws(TargetError) {
     guard words.count >= 4 else { throw TargetError("Invalid argument count") }
     guard words[0] != words[1] else {
       throw TargetError("Error setting metadata or data device")
     }
     let features = try Self.features(ArgumentList(Array(words.dropFirst(4))))
-    try DeviceRequest(words[0], features.contains(.readOnly) ? .read : .readWrite)
-      .open(by: opener, orSay: "Error opening metadata block device")
-    try DeviceRequest(words[1], .readWrite).open(by: opener, orSay: "Error getting data device")
+    try DeviceRequest(
+      words[0], Role.metadata, features.contains(.readOnly) ? .readBeforeWrite : .readWrite
+    ).open(by: opener, orSay: "Error opening metadata block device")
+    try DeviceRequest(words[1], Role.data, .readWrite)
+      .open(by: opener, orSay: "Error getting data device")
     guard let blockSectors = KernelText.strict(words[2]),
       Self.blockSectorsRange.contains(blockSectors),
       blockSectors.isMultiple(of: Self.blockSectorsRange.lowerBound)
@@ -88,7 +99,11 @@ public struct ThinPoolTarget: Hashable, Sendable {
 }
 
 /// `thin POOL ID [ORIGIN]`: a thin device.
-public struct ThinTarget: Hashable, Sendable {
+public struct ThinTarget: TargetGrammar {
+  /// The type's name.
+  public static let type = "thin"
+  /// Devices below.
+  public enum Role: Hashable, Sendable { case origin, pool }
   /// The largest id of a thin device.
   public static let idMax: UInt32 = (1 << 24) - 1
 
@@ -106,17 +121,23 @@ public struct ThinTarget: Hashable, Sendable {
     self.externalOrigin = externalOrigin
   }
 
+  /// Understands a table line.
+  public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
+    try self.init(KernelText.parameterWords(line.parameters), opener: opener)
+  }
+
   /// Understands the words of a table line.
-  public init(_ words: [String], opener: DeviceOpener? = nil) throws(TargetError) {
+  public init(_ words: [String], opener: DeviceOpener<Role>? = nil) throws(TargetError) {
     guard words.count == 2 || words.count == 3 else {
       throw TargetError("Invalid argument count")
     }
     let origin = words.count == 3 ? words[2] : nil
     if let origin {
       guard origin != words[0] else { throw TargetError("Error setting origin device") }
-      try DeviceRequest(origin, .read).open(by: opener, orSay: "Error opening origin device")
+      try DeviceRequest(origin, Role.origin, .read)
+        .open(by: opener, orSay: "Error opening origin device")
     }
-    try DeviceRequest(words[0]).open(by: opener, orSay: "Error opening pool device")
+    try DeviceRequest(words[0], Role.pool).open(by: opener, orSay: "Error opening pool device")
     guard let id = Self.id(words[1]) else { throw TargetError("Invalid device id") }
     self.init(pool: words[0], id: id, externalOrigin: origin)
   }

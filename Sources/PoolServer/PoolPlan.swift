@@ -1,6 +1,7 @@
 import BlockIO
 import DeviceMapper
 import Glibc
+import Targets
 
 /// The devices to make so that a pool and its volumes are served, in order.
 struct PoolPlan {
@@ -27,7 +28,9 @@ extension PoolPlan {
       metadataDevice: NameMangling.word(metadata), dataDevice: NameMangling.word(data),
       blockSectors: pool.blockSectors, lowWaterBlocks: options.lowWaterBlocks ?? max(1, lowWater),
       features: features)
-    add(options.name, "thin-pool", target.parameters, sectors: pool.blockCount * pool.blockSectors)
+    add(
+      options.name, ThinPoolTarget.type, target.parameters,
+      sectors: pool.blockCount * pool.blockSectors)
     let wanted = try volumes(options, &pool)
     notes = pool.notes + notes
     for volume in wanted {
@@ -38,7 +41,7 @@ extension PoolPlan {
         pool: "/dev/mapper/\(NameMangling.word(options.name))", id: volume.id,
         externalOrigin: volume.origin.map { NameMangling.word($0) })
       add(
-        volume.name, "thin", thin.parameters, sectors: volume.sectors ?? 0,
+        volume.name, ThinTarget.type, thin.parameters, sectors: volume.sectors ?? 0,
         isReadOnly: options.isReadOnly)
     }
   }
@@ -87,9 +90,11 @@ extension PoolPlan {
     ConciseTable.parse(list) { (result: Result<ConciseTable.Device, ConciseTable.FormatError>) in
       switch result {
       case .success(var device):
-        // A pool's table is not to be read-only; that nothing is written is seen to elsewhere.
-        let hasPool = device.table.contains { $0.type == "thin-pool" }
-        device.isReadOnly = device.isReadOnly || isReadOnly && !hasPool
+        // Some tables are not to be read-only, a pool's; that nothing is written is seen to elsewhere.
+        let isWritable = device.table.contains {
+          TargetType.named($0.type)?.traits.contains(.alwaysWritable) == true
+        }
+        device.isReadOnly = device.isReadOnly || isReadOnly && !isWritable
         devices.append(device)
       case .failure(let error): fault = error
       }

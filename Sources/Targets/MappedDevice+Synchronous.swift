@@ -8,26 +8,20 @@ extension MappedDevice: SynchronousDestination {
     BlockIOError(operation, path: name, offset: offset, code: EIO)
   }
 
-  private func place(_ operation: BlockIOError.Operation, _ offset: UInt64)
-    throws(BlockIOError) -> (device: OpenDevice, offset: UInt64, byteCount: UInt64)
-  {
-    guard let live, offset < live.byteCount, let place = live.driver(at: offset).place(offset)
-    else { throw fault(operation, offset) }
-    return place
-  }
-
-  /// Calls `body` for each run of bytes that lies on one device below: where that is, and which of
-  /// the `count` bytes it is.
-  private func forEachPlace(
+  /// Calls `body` for each run of bytes that one driver has: which of the `count` bytes it is, and where
+  /// it is on this device.
+  private func forEachDriver(
     _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64,
-    _ body: (_ below: any SynchronousDestination, _ part: Range<Int>, _ place: UInt64)
-      throws(BlockIOError) -> Void
+    _ body: (_ driver: TargetDriver, _ part: Range<Int>, _ offset: UInt64) throws(BlockIOError)
+      -> Void
   ) throws(BlockIOError) {
     var done = 0
     while done < count {
-      let place = try place(operation, offset &+ UInt64(done))
-      let part = done..<(done + min(count - done, Int(clamping: place.byteCount)))
-      try body(place.device.destination, part, place.offset)
+      let at = offset &+ UInt64(done)
+      guard let live, at < live.byteCount else { throw fault(operation, at) }
+      let driver = live.driver(at: at)
+      let part = done..<(done + min(count - done, Int(clamping: driver.endByte - at)))
+      try body(driver, part, at)
       done = part.upperBound
     }
   }
@@ -36,26 +30,24 @@ extension MappedDevice: SynchronousDestination {
   public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
     throws(BlockIOError)
   {
-    try forEachPlace(.read, buffer.count, at: offset) { (below, part, place) throws(BlockIOError) in
-      try below.readNow(UnsafeMutableRawBufferPointer(rebasing: buffer[part]), at: place)
+    try forEachDriver(.read, buffer.count, at: offset) { (driver, part, at) throws(BlockIOError) in
+      try driver.readNow(UnsafeMutableRawBufferPointer(rebasing: buffer[part]), at: at)
     }
   }
 
   /// Writes all of `buffer` at byte `offset`.
   public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     if isReadOnly { throw BlockIOError(.write, path: name, offset: offset, code: EPERM) }
-    try forEachPlace(.write, buffer.count, at: offset) {
-      (below, part, place) throws(BlockIOError) in
-      try below.writeNow(UnsafeRawBufferPointer(rebasing: buffer[part]), at: place)
+    try forEachDriver(.write, buffer.count, at: offset) {
+      (driver, part, at) throws(BlockIOError) in
+      try driver.writeNow(UnsafeRawBufferPointer(rebasing: buffer[part]), at: at)
     }
   }
 
   /// Returns when everything acknowledged before is durable on the devices below.
   public func flushNow() throws(BlockIOError) {
     guard let live else { throw fault(.flush, 0) }
-    for driver in live.drivers {
-      for device in driver.opened { try device.destination.flushNow() }
-    }
+    for driver in live.drivers { try driver.flushNow() }
   }
 
   /// The size is that of the live table.
@@ -65,7 +57,7 @@ extension MappedDevice: SynchronousDestination {
   public func requirePresence(byteCount: UInt64) throws(BlockIOError) {
     for driver in live?.drivers ?? [] where driver.startByte < byteCount {
       for area in driver.areas {
-        try area.device.destination.requirePresence(byteCount: (area.start &+ area.length) &* 512)
+        try area.device.destination.requirePresence(byteCount: area.bytes.upperBound)
       }
     }
   }
@@ -73,9 +65,12 @@ extension MappedDevice: SynchronousDestination {
   /// Has what is below keep space for `range` (bytes).
   public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {
     let count = Int(clamping: range.upperBound - range.lowerBound)
-    try forEachPlace(.reserve, count, at: range.lowerBound) {
-      (below, part, place) throws(BlockIOError) in
-      try below.reserveSpace(place..<place + UInt64(part.count))
+    try forEachDriver(.reserve, count, at: range.lowerBound) {
+      (driver, part, at) throws(BlockIOError) in
+      try driver.forEachPlace(.reserve, part.count, at: at) {
+        (below, part, place) throws(BlockIOError) in
+        try below.reserveSpace(place..<place + UInt64(part.count))
+      }
     }
   }
 }

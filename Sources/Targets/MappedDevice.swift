@@ -25,8 +25,8 @@ public final class MappedDevice: BlockDestination {
   var live: LiveTable?
   /// The table that waits for resume.
   var inactive: LiveTable?
-  /// The pool that this device is, since a thin-pool table was loaded.
-  var pool: ThinPool?
+  /// What a target keeps with its device, whatever becomes of tables.
+  var kept: (any DeviceKept)?
 
   /// Whether I/O is held back.
   public internal(set) var isSuspended = false
@@ -265,14 +265,13 @@ public final class MappedDevice: BlockDestination {
     while let request = held.takeFirst() { loop.finishLater(request, EIO) }
   }
 
-  /// A few words on what it is, for lists, like `thin device 7`; nil for a pool, and for a device without
-  /// a table.
+  /// A few words on what it is, for lists, like `thin device 7`; nil for what is only there for others, as
+  /// a pool is, and for a device without a table.
   public var summary: String? {
-    guard let drivers = live?.drivers, let first = drivers.first,
-      !drivers.contains(where: { $0 is ThinPoolDriver })
+    guard let drivers = live?.drivers, let summary = drivers.first?.summary,
+      drivers.dropFirst().allSatisfy({ $0.summary != nil })
     else { return nil }
-    if case .thin(let thin) = first.target { return "thin device \(thin.id)" }
-    return "\(first.line.type) device"
+    return summary
   }
 
   /// State, with the targets of one of its tables.
@@ -285,4 +284,10 @@ public final class MappedDevice: BlockDestination {
       hasLiveTable: live != nil, hasInactiveTable: inactive != nil,
       isDeferredRemove: isDeferredRemove, isInternallySuspended: holds > 0)
   }
+}
+
+/// What a target keeps with its device, from table to table.
+protocol DeviceKept: AnyObject {
+  /// The device has been resumed with `table`, which may be without the target.
+  func resumed(with table: LiveTable)
 }

@@ -1,3 +1,4 @@
+import BlockIO
 public import DataPath
 import DeviceMapper
 import Glibc
@@ -9,25 +10,22 @@ import Glibc
 /// for itself with `finishLater`, or sends the part on with another offset, but never ends it from
 /// within `map`. `done` is how an ended part goes back.
 public class TargetDriver: RequestOwner {
-  /// What the table line said.
-  let target: Target
-  /// The line itself.
-  let line: TableLine
+  /// Of which type it is.
+  final let type: TargetType
   /// Sectors of the device.
-  let start: UInt64
-  let length: UInt64
+  final let start: UInt64
+  final let length: UInt64
   /// Whose table it is in.
-  unowned let device: MappedDevice
+  final unowned let device: MappedDevice
   /// Devices below, in the order in which they were opened.
-  let opened: [OpenDevice]
+  final let opened: [OpenDevice]
 
-  init(_ context: DriverContext) {
-    target = context.target
-    line = context.line
+  init<Grammar>(_ context: DriverContext<Grammar>) {
+    type = context.place.type
     start = context.line.start
     length = context.line.length
     device = context.device
-    opened = context.opened
+    opened = context.devices.all
   }
 
   /// First byte of the device.
@@ -52,8 +50,10 @@ public class TargetDriver: RequestOwner {
   var discardBytes: Int { opened.map(\.direct.discardBytes).max() ?? 0 }
   var optimalBytes: Int { opened.map(\.direct.optimalBytes).max() ?? 0 }
   var logicalBlockBytes: Int { opened.map(\.direct.logicalBlockBytes).max() ?? 512 }
-  /// Ranges of the devices below that must exist: device and first sector, and how many.
-  var areas: [(device: OpenDevice, start: UInt64, length: UInt64)] { [] }
+  /// Ranges of the devices below that must exist.
+  var areas: [Area] { [] }
+  /// A few words on a device that begins with it, for lists; nil for one that is only there for others.
+  var summary: String? { "\(type.name) device" }
 
   // MARK: - I/O
 
@@ -80,9 +80,75 @@ public class TargetDriver: RequestOwner {
         isAllocated: true, isZero: false))
   }
 
-  /// Which byte of which device below holds a byte of this one, and for how many bytes that goes on
-  /// so; nil where that is not so simple.
-  func place(_ offset: UInt64) -> (device: OpenDevice, offset: UInt64, byteCount: UInt64)? { nil }
+  /// The same, where it is what `below` holds at the offset of this device and `shift`.
+  final func forEachExtent(
+    of below: BlockDestination, shift: UInt64, in range: Range<UInt64>,
+    _ body: (BlockDestination.Extent) -> Bool
+  ) -> Bool {
+    var goesOn = true
+    below.forEachExtent(in: shifted(range, by: shift)) { extent in
+      var extent = extent
+      extent.offset &-= shift
+      goesOn = body(extent)
+      return goesOn
+    }
+    return goesOn
+  }
+
+  final func shifted(_ range: Range<UInt64>, by shift: UInt64) -> Range<UInt64> {
+    let lower = range.lowerBound &+ shift
+    return lower..<max(lower, range.upperBound &+ shift)
+  }
+
+  /// The bytes below that reads and writes of the bytes `range` of the device can reach, more rather than
+  /// fewer of them.
+  func rangesBelow(_ range: Range<UInt64>) -> [(OpenDevice, Range<UInt64>)] {
+    areas.map { ($0.device, $0.bytes) }
+  }
+
+  // MARK: - I/O on the spot, for metadata
+
+  /// Where a byte of this device is below; nil where that is not so simple.
+  func place(_ offset: UInt64) -> Place? { nil }
+
+  /// Fills `buffer` from byte `offset` of the device on.
+  func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    try forEachPlace(.read, buffer.count, at: offset) {
+      (below, part, place) throws(BlockIOError) in
+      try below.readNow(UnsafeMutableRawBufferPointer(rebasing: buffer[part]), at: place)
+    }
+  }
+
+  /// Writes all of `buffer` at byte `offset` of the device.
+  func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    try forEachPlace(.write, buffer.count, at: offset) {
+      (below, part, place) throws(BlockIOError) in
+      try below.writeNow(UnsafeRawBufferPointer(rebasing: buffer[part]), at: place)
+    }
+  }
+
+  /// Returns when everything acknowledged before is durable below.
+  func flushNow() throws(BlockIOError) {
+    for device in opened { try device.destination.flushNow() }
+  }
+
+  /// Calls `body` for each run of bytes that lies on one device below: where that is, and which of
+  /// the `count` bytes it is.
+  final func forEachPlace(
+    _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64,
+    _ body: (_ below: any SynchronousDestination, _ part: Range<Int>, _ place: UInt64)
+      throws(BlockIOError) -> Void
+  ) throws(BlockIOError) {
+    var done = 0
+    while done < count {
+      guard let place = place(offset &+ UInt64(done)) else {
+        throw BlockIOError(operation, path: device.name, offset: offset, code: EIO)
+      }
+      let part = done..<(done + min(count - done, Int(clamping: place.byteCount)))
+      try body(place.device.destination, part, place.offset)
+      done = part.upperBound
+    }
+  }
 
   // MARK: - Suspend and resume
 
@@ -92,6 +158,9 @@ public class TargetDriver: RequestOwner {
   func pushBack() {}
   /// All is still.
   func postsuspend() {}
+  /// Before a suspended device is resumed, or a table takes another's place; calls `ready`, at once or
+  /// later, with what stands in the way.
+  func prepare(_ ready: @escaping (DeviceMapperError?) -> Void) { ready(nil) }
   /// Before I/O goes on.
   func preresume() throws(TargetError) {}
   /// I/O goes on.
@@ -102,7 +171,7 @@ public class TargetDriver: RequestOwner {
   // MARK: - Queries and messages
 
   /// Parameters of its line of a table.
-  func table() -> String { target.parameters }
+  func table() -> String { "" }
   /// Parameters of its line of a status.
   func status(noFlush: Bool) -> String { "" }
   func message(_ text: String) throws(MessageError) -> String? {
@@ -110,74 +179,36 @@ public class TargetDriver: RequestOwner {
   }
 }
 
-/// What a driver is made from.
-struct DriverContext {
-  var target: Target
-  var line: TableLine
-  var device: MappedDevice
-  var opened: [OpenDevice]
-  var isReadOnly: Bool
-}
+extension TargetDriver {
+  /// Sectors of a device below that must exist.
+  struct Area {
+    let device: OpenDevice
+    let start: UInt64
+    let length: UInt64
 
-/// A table whose targets work.
-final class LiveTable {
-  let drivers: [TargetDriver]
-  let isReadOnly: Bool
-  let byteCount: UInt64
-  /// The only driver, where there is but one.
-  let single: TargetDriver?
-  let takesDiscards: Bool
-
-  init(_ drivers: [TargetDriver], isReadOnly: Bool) {
-    self.drivers = drivers
-    self.isReadOnly = isReadOnly
-    byteCount = drivers.last?.endByte ?? 0
-    single = drivers.count == 1 ? drivers.first : nil
-    takesDiscards = drivers.allSatisfy { $0.takesDiscards }
-  }
-
-  /// The driver of a byte below `byteCount`.
-  func driver(at offset: UInt64) -> TargetDriver {
-    var low = 0
-    var high = drivers.count
-    while high - low > 1 {
-      let middle = (low + high) / 2
-      if drivers[middle].startByte <= offset { low = middle } else { high = middle }
+    init(_ device: OpenDevice, _ start: UInt64, _ length: UInt64) {
+      self.device = device
+      self.start = start
+      self.length = length
     }
-    return drivers[low]
-  }
 
-  /// The type that only its like may replace, if there is one.
-  var immutableType: String? {
-    single.flatMap {
-      TargetTraits.of($0.line.type)?.contains(.immutable) == true ? $0.line.type : nil
+    /// The same in bytes, as far as they can be counted.
+    var bytes: Range<UInt64> {
+      let lower = start &* 512
+      return lower..<max(lower, (start &+ length) &* 512)
     }
   }
 
-  /// Devices below, the one opened last first, each once.
-  var dependencies: [DeviceNumber] {
-    var seen: Set<DeviceNumber> = []
-    var order: [DeviceNumber] = []
-    for device in drivers.flatMap(\.opened) where seen.insert(device.number).inserted {
-      order.append(device.number)
-    }
-    return order.reversed()
-  }
+  /// A byte of a device below, and for how many bytes what comes after it is the next one's.
+  struct Place {
+    let device: OpenDevice
+    let offset: UInt64
+    let byteCount: UInt64
 
-  /// Whether the devices below are as large as the table has them.
-  func checkAreas() throws(TargetError) {
-    for driver in drivers {
-      for area in driver.areas {
-        area.device.destination.refreshSize()
-        let size = area.device.sectorCount
-        guard area.start <= size, area.length <= size - area.start else {
-          throw TargetError(
-            "\(area.device.number) too small for target: start=\(area.start), len=\(area.length), "
-              + "dev_size=\(size)")
-        }
-      }
+    init(_ device: OpenDevice, _ offset: UInt64, _ byteCount: UInt64) {
+      self.device = device
+      self.offset = offset
+      self.byteCount = byteCount
     }
   }
-
-  func close() { for driver in drivers { driver.close() } }
 }

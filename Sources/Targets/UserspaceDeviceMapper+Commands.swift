@@ -184,7 +184,7 @@ extension UserspaceDeviceMapper {
       return completion(.failure(missing(reference, .resume)))
     }
     inOrder(device) { done in
-      self.judge(device) { refusal in
+      self.prepare(device) { refusal in
         if let refusal {
           done()
           return completion(.failure(refusal))
@@ -195,6 +195,22 @@ extension UserspaceDeviceMapper {
         }
       }
     }
+  }
+
+  /// Has the targets prepare that are about to come in or to go on, and calls `body` with the first thing
+  /// that stands in the way.
+  private func prepare(_ device: MappedDevice, _ body: @escaping (DeviceMapperError?) -> Void) {
+    guard device.isSuspended || device.inactive != nil else { return body(nil) }
+    let drivers = (device.inactive ?? device.live)?.drivers ?? []
+    var waiting = drivers.count + 1
+    var refusal: DeviceMapperError?
+    let oneReady = { (error: DeviceMapperError?) in
+      refusal = refusal ?? error
+      waiting -= 1
+      if waiting == 0 { body(refusal) }
+    }
+    for driver in drivers { driver.prepare(oneReady) }
+    oneReady(nil)
   }
 
   private func resume(
@@ -241,7 +257,7 @@ extension UserspaceDeviceMapper {
     }
     device.isSuspended = false
     for driver in live.drivers { driver.resume() }
-    if let pool = device.pool, !(live.single is ThinPoolDriver) { pool.detach() }
+    device.kept?.resumed(with: live)
     device.goOn()
   }
 
@@ -295,7 +311,7 @@ extension UserspaceDeviceMapper {
     let drivers = (isInactive ? device.inactive : device.live)?.drivers ?? []
     // A status can end in an event or a change of mode: the state is that after it.
     let lines = drivers.map {
-      TableLine(start: $0.start, length: $0.length, type: $0.target.type, parameters: text($0))
+      TableLine(start: $0.start, length: $0.length, type: $0.type.name, parameters: text($0))
     }
     return DeviceTable(info: device.info(inactive: isInactive), lines: lines)
   }
@@ -320,7 +336,7 @@ extension UserspaceDeviceMapper {
   }
 
   /// Target types that there are.
-  public func targets() -> [TargetVersion] { Self.versions }
+  public func targets() -> [TargetVersion] { TargetType.all.map(\.version) }
 
   /// How many wait for an event.
   public var waiterCount: Int { devices.values.reduce(0) { $0 + $1.eventWaiters.count } }

@@ -35,24 +35,12 @@ public final class UserspaceDeviceMapper {
   let zeros = AlignedBuffer(count: 1 << 20)
   private let queue: IOQueue
   private let worker: BlockingWorker
-  /// Nothing is ever opened for writing: pools are read-only, and so is everything else.
+  /// Nothing is ever opened for writing, whatever tables say.
   public var isReadOnly = false
-  /// How long a full pool lets writes wait; 0: for ever. Seconds.
-  public var noSpaceTimeoutSeconds: UInt64 = 60
-  /// How long changes stay uncommitted while nobody asks for it; 0: for ever. Nanoseconds.
-  public var commitIntervalNanoseconds: UInt64 = 1_000_000_000
-  /// Blocks of 4 KiB of metadata that a pool keeps in memory.
-  public var metadataCacheBlocks = 8192
   /// Told of every event.
   public var eventHappened: ((MappedDevice) -> Void)?
   /// Told what the kernel would log.
   public var log: (String) -> Void = { _ in }
-  /// Judges the metadata of a pool before it is written to for the first time, and calls `verdict` with
-  /// what it comes to, from the loop or at once. Without it all metadata is taken as it is.
-  public var judgeMetadata:
-    ((PoolMetadataAccess, _ verdict: @escaping (MetadataVerdict) -> Void) -> Void)?
-  /// Told of the metadata of a pool that has ended well, while nobody else can have it yet.
-  public var poolClosed: ((PoolMetadataAccess) -> Void)?
   /// Opens a disk; tests put others in its place.
   public var openDisk:
     (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->
@@ -70,8 +58,8 @@ public final class UserspaceDeviceMapper {
   private var nextFile: UInt32 = 1
   /// Number of the last who waits for an event.
   var lastWaiter: UInt64 = 0
-  /// Pools, by the number of their metadata device.
-  var pools: [DeviceNumber: ThinPool] = [:]
+  /// What types of targets keep for all their targets.
+  private(set) var kept: [ObjectIdentifier: any MapperKept] = [:]
 
   /// A device-mapper without devices, whose disks use `queue` and `worker`.
   public init(loop: EventLoop, queue: IOQueue, worker: BlockingWorker) {
@@ -85,6 +73,14 @@ public final class UserspaceDeviceMapper {
         throw DeviceOpenError(code: error.code, explanation: ["\(error)"])
       }
     }
+  }
+
+  /// What a type of targets keeps for all its targets; made when it is first asked for.
+  func keeping<Kept: MapperKept>(_ type: Kept.Type) -> Kept {
+    if let known = kept[ObjectIdentifier(type)] as? Kept { return known }
+    let made = Kept()
+    kept[ObjectIdentifier(type)] = made
+    return made
   }
 
   // MARK: - Finding devices
@@ -205,7 +201,7 @@ public final class UserspaceDeviceMapper {
     device.inactive = nil
     inactive?.close()
     live?.close()
-    device.pool = nil
+    device.kept = nil
     device.failAll()
     device.raiseEvent()
     let waiters = device.eventWaiters
@@ -371,4 +367,15 @@ public final class UserspaceDeviceMapper {
     opened.users = 1
     return opened
   }
+}
+
+/// What a type of targets keeps for all its targets of a device-mapper: what they share, its settings.
+protocol MapperKept: AnyObject {
+  init()
+  /// Throws what there is against a table of any device that is to be written to.
+  func judge(_ drivers: [TargetDriver], of device: MappedDevice) throws(TargetError)
+}
+
+extension MapperKept {
+  func judge(_ drivers: [TargetDriver], of device: MappedDevice) throws(TargetError) {}
 }

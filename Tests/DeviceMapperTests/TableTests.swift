@@ -71,7 +71,11 @@ import Testing
   ) throws -> String? {
     let table = try TableText.parse(text)
     do throws(TargetError) {
-      try TableRules.check(table, isReadOnly: isReadOnly, live: live) { _ throws(TargetError) in
+      let traits: [String: TargetTraits] = [
+        "zero": [], "error": .wildcard, "thin-pool": [.singleton, .alwaysWritable, .immutable],
+      ]
+      try TableRules.check(table, isReadOnly: isReadOnly, live: live, traits: { traits[$0] }) {
+        _ throws(TargetError) in
         if let refuse { throw refuse }
       }
       return nil

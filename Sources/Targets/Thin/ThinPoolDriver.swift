@@ -6,18 +6,30 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
+extension TargetType {
+  /// What a table asks of a pool.
+  static let thinPool = TargetType(
+    ThinPoolTarget.type, version: (1, 22, 0), ThinPoolTarget.self,
+    traits: [.singleton, .alwaysWritable, .immutable]
+  ) { (context) throws(TargetError) in try ThinPoolDriver(context) }
+}
+
 /// The target `thin-pool`: what a table asks of the pool, which outlives the table.
 final class ThinPoolDriver: TargetDriver {
   let pool: ThinPool
   private let request: ThinPoolTarget
+  private let metadata: OpenDevice
+  private let dataBelow: OpenDevice
   /// Not resumed yet: the first time it is, the pool takes on what this table says.
   private var isFresh = true
 
   /// - Throws: what the kernel has against a pool that others use.
-  init(_ context: DriverContext, _ target: ThinPoolTarget) throws(TargetError) {
-    let (metadata, data) = (context.opened[0], context.opened[1])
-    request = target
-    pool = try Self.find(context.device, metadata, data, target)
+  init(_ context: DriverContext<ThinPoolTarget>) throws(TargetError) {
+    request = context.target
+    metadata = try context.device(.metadata)
+    dataBelow = try context.device(.data)
+    try context.device.mapper.thinPools.requireOwn(metadata, dataBelow, of: context.device)
+    pool = try Self.find(context.device, metadata, dataBelow, request)
     pool.users += 1
     super.init(context)
   }
@@ -25,7 +37,7 @@ final class ThinPoolDriver: TargetDriver {
   private static func find(
     _ device: MappedDevice, _ metadata: OpenDevice, _ data: OpenDevice, _ target: ThinPoolTarget
   ) throws(TargetError) -> ThinPool {
-    if let pool = device.mapper.pools[metadata.number] {
+    if let pool = device.mapper.thinPools.byMetadata[metadata.number] {
       guard pool.device === device else {
         throw TargetError("metadata device already in use by a pool", code: EBUSY)
       }
@@ -46,11 +58,13 @@ final class ThinPoolDriver: TargetDriver {
     return pool
   }
 
-  private var data: BlockDestination { opened[1].direct }
+  private var data: BlockDestination { dataBelow.direct }
 
-  override var areas: [(device: OpenDevice, start: UInt64, length: UInt64)] {
-    [(opened[1], 0, length)]
-  }
+  override var areas: [Area] { [Area(dataBelow, 0, length)] }
+  /// What the pool holds is not reached past the pool.
+  override func rangesBelow(_ range: Range<UInt64>) -> [(OpenDevice, Range<UInt64>)] { [] }
+  /// Volumes are what it is for.
+  override var summary: String? { nil }
   override var takesDiscards: Bool { passesDiscardsDown }
   override var logicalBlockBytes: Int { data.logicalBlockBytes }
   override var optimalBytes: Int { Int(clamping: pool.blockBytes) }
@@ -71,9 +85,7 @@ final class ThinPoolDriver: TargetDriver {
 
   override func map(_ part: RequestPointer) { data.submit(part) }
 
-  override func place(_ offset: UInt64) -> (
-    device: OpenDevice, offset: UInt64, byteCount: UInt64
-  )? { (opened[1], offset, endByte - offset) }
+  override func place(_ offset: UInt64) -> Place? { Place(dataBelow, offset, endByte - offset) }
 
   // MARK: - Suspend and resume
 
@@ -98,8 +110,24 @@ final class ThinPoolDriver: TargetDriver {
     pool.isSuspended = true
   }
 
+  /// Has the metadata judged where the pool is about to be written to for the first time.
+  override func prepare(_ ready: @escaping (DeviceMapperError?) -> Void) {
+    guard let judge = pool.pools.judgeMetadata, wantsWriting, !pool.isVetted, !pool.isDoubtful
+    else { return ready(nil) }
+    judge(pool.access) { [self] verdict in
+      switch verdict {
+      case .sound: pool.isVetted = true
+      case .unknown: pool.isDoubtful = true
+      case .refused(let lines):
+        for line in lines { pool.mapper.log("\(device.name): \(line)") }
+        return ready(pool.mapper.error(.resume, device, EUCLEAN, lines))
+      }
+      ready(nil)
+    }
+  }
+
   /// Whether the pool is going to be written to when this table comes in.
-  var wantsWriting: Bool {
+  private var wantsWriting: Bool {
     !request.features.contains(.readOnly) && !device.mapper.isReadOnly && !pool.needsCheck
       && pool.mode != .fail
   }
@@ -107,7 +135,7 @@ final class ThinPoolDriver: TargetDriver {
   /// No write to the metadata may fail for lack of room where its file lies.
   private func reserveMetadataSpace() throws(TargetError) {
     do throws(BlockIOError) {
-      try opened[0].destination.reserveSpace(0..<opened[0].direct.byteCount)
+      try metadata.destination.reserveSpace(0..<metadata.direct.byteCount)
     } catch {
       throw TargetError(
         "Error reserving space for metadata", code: error.code == 0 ? EIO : error.code,
@@ -121,7 +149,7 @@ final class ThinPoolDriver: TargetDriver {
   override func preresume() throws(TargetError) {
     // What is only read is read as far as it is there.
     if device.mapper.isReadOnly { return bind() }
-    opened[0].destination.refreshSize()
+    metadata.destination.refreshSize()
     if wantsWriting { try reserveMetadataSpace() }
     bind()
     do throws(TargetError) {
@@ -141,12 +169,12 @@ final class ThinPoolDriver: TargetDriver {
     pool.lowWaterBlocks = request.lowWaterBlocks
     if wantsPassdown, let reason = whyNoPassdown {
       device.mapper.log(
-        "Data device (\(opened[1].text)) \(reason): Disabling discard passdown.")
+        "Data device (\(dataBelow.text)) \(reason): Disabling discard passdown.")
     }
     pool.passesDiscardsDown = passesDiscardsDown
-    pool.dataOpened = opened[1]
+    pool.dataOpened = dataBelow
     pool.data = data
-    pool.dataBlockLimit = min(opened[1].direct.byteCount / pool.blockBytes, Limits.dataBlocksMax)
+    pool.dataBlockLimit = min(dataBelow.direct.byteCount / pool.blockBytes, Limits.dataBlocksMax)
     pool.failsWithoutSpace = request.features.contains(.errorIfNoSpace)
     guard isFresh else { return }
     isFresh = false
@@ -171,8 +199,8 @@ final class ThinPoolDriver: TargetDriver {
   }
 
   private func growMetadata() throws(TargetError) -> Bool {
-    opened[0].destination.refreshSize()
-    let blocks = min(opened[0].direct.byteCount / 4096, Limits.metadataBlocksMax)
+    metadata.destination.refreshSize()
+    let blocks = min(metadata.direct.byteCount / 4096, Limits.metadataBlocksMax)
     let known = pool.metadata.metadataBlockCount
     guard blocks >= known else {
       throw TargetError("metadata device (\(blocks) blocks) too small: expected \(known)")
@@ -220,8 +248,8 @@ final class ThinPoolDriver: TargetDriver {
 
   override func table() -> String {
     var printed = request
-    printed.metadataDevice = "\(opened[0].number)"
-    printed.dataDevice = "\(opened[1].number)"
+    printed.metadataDevice = "\(metadata.number)"
+    printed.dataDevice = "\(dataBelow.number)"
     printed.blockSectors = pool.blockBytes / 512
     return printed.parameters
   }
@@ -231,17 +259,16 @@ final class ThinPoolDriver: TargetDriver {
     if !noFlush && !device.isSuspended { _ = pool.commitNow() }
     guard pool.mode != .fail else { return ThinPoolStatus.failed.parameters }
     // The last field is that of the device as it is now, before a resume has looked at it.
-    opened[0].destination.refreshSize()
-    let metadata = pool.metadata
-    let total = metadata.metadataBlockCount
+    metadata.destination.refreshSize()
+    let (known, total) = (pool.metadata, pool.metadata.metadataBlockCount)
     var details = ThinPoolStatus.Details(
-      transactionID: metadata.superblock.transactionID,
+      transactionID: known.superblock.transactionID,
       metadata: BlockUsage(used: total - min(total, pool.freeMetadata), total: total),
       data: BlockUsage(
-        used: metadata.dataBlockCount - min(metadata.dataBlockCount, metadata.freeDataBlocks),
-        total: metadata.dataBlockCount),
+        used: known.dataBlockCount - min(known.dataBlockCount, known.freeDataBlocks),
+        total: known.dataBlockCount),
       metadataLowWater: pool.metadataLowWater)
-    let held = metadata.superblock.metadataSnapshot
+    let held = known.superblock.metadataSnapshot
     details.heldRoot = held == 0 ? nil : held
     switch pool.mode {
     case .write: details.mode = .readWrite

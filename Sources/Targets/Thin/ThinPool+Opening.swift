@@ -1,55 +1,10 @@
-public import BlockIO
+import BlockIO
 import DataPath
 import DeviceMapper
 import Glibc
 import PersistentData
 import ThinFormat
 import ThinMetadata
-
-/// The metadata of a pool, for whoever judges it before it is written to for the first time, or keeps a
-/// note of it when it has been closed.
-public struct PoolMetadataAccess {
-  /// The pool's name.
-  public let name: String
-  /// The device or file, as it was named.
-  public let path: String
-  /// Its blocks; to be read on the loop's thread.
-  public let device: any BlockDevice
-  /// A descriptor of it, to be read from by any thread; nil where it is made of several.
-  public let descriptor: Int32?
-}
-
-/// What is known of metadata before it is written to.
-public enum MetadataVerdict: Sendable {
-  /// It is sound.
-  case sound
-  /// It was not looked at, as was asked for.
-  case unknown
-  /// It is not to be written to; lines for people.
-  case refused([String])
-}
-
-extension UserspaceDeviceMapper {
-  /// Has the metadata judged of a pool that is about to be written to for the first time, and calls
-  /// `body`, with an error where it is refused.
-  func judge(_ device: MappedDevice, _ body: @escaping (DeviceMapperError?) -> Void) {
-    guard let judgeMetadata, device.isSuspended || device.inactive != nil,
-      let driver = (device.inactive ?? device.live)?.single as? ThinPoolDriver,
-      driver.wantsWriting, !driver.pool.isVetted, !driver.pool.isDoubtful
-    else { return body(nil) }
-    let pool = driver.pool
-    judgeMetadata(pool.access) { [unowned self] verdict in
-      switch verdict {
-      case .sound: pool.isVetted = true
-      case .unknown: pool.isDoubtful = true
-      case .refused(let lines):
-        for line in lines { log("\(device.name): \(line)") }
-        return body(error(.resume, device, EUCLEAN, lines))
-      }
-      body(nil)
-    }
-  }
-}
 
 extension ThinPool {
   /// Looks at a mapping of metadata that nobody has checked: a data block that is counted as free is
@@ -75,7 +30,7 @@ extension ThinPool {
   {
     let device = MetadataDevice(opened)
     let sectors = UInt32(truncatingIfNeeded: target.blockSectors)
-    let cacheBlocks = mapper.metadataCacheBlocks
+    let cacheBlocks = mapper.thinPools.metadataCacheBlocks
     func refusal(_ code: Int32, _ explanation: [String]) -> TargetError {
       TargetError("Error creating metadata object", code: code, explanation: explanation)
     }

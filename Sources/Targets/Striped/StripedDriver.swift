@@ -2,18 +2,29 @@ import DataPath
 import DeviceMapper
 import Glibc
 
+extension TargetType {
+  /// Chunks from several devices in turn.
+  static let striped = TargetType("striped", version: (1, 6, 0), StripedTarget.self) {
+    (context) throws(TargetError) in try StripedDriver(context)
+  }
+}
+
 /// Chunks from several devices in turn.
-final class StripedDriver: TargetDriver {
+private final class StripedDriver: TargetDriver {
   private let chunk: UInt64
-  private let stripes: [LinearTarget]
+  /// Device and first sector of each stripe.
+  private let stripes: [(device: OpenDevice, sector: UInt64)]
   private var errors: [Int]
   /// Of each device, this many errors raise an event.
   private static let eventsMax = 14
 
-  init(_ context: DriverContext, _ target: StripedTarget) {
+  init(_ context: DriverContext<StripedTarget>) throws(TargetError) {
+    let target = context.target
     chunk = UInt64(target.chunkSectors) * 512
-    stripes = target.stripes
-    errors = [Int](repeating: 0, count: target.stripes.count)
+    stripes = try target.stripes.enumerated().map { (index, stripe) throws(TargetError) in
+      (try context.device(.stripe(index)), stripe.sector)
+    }
+    errors = [Int](repeating: 0, count: stripes.count)
     super.init(context)
   }
 
@@ -24,8 +35,8 @@ final class StripedDriver: TargetDriver {
     return bytes.overflow ? 0 : Int(clamping: bytes.partialValue)
   }
 
-  override var areas: [(device: OpenDevice, start: UInt64, length: UInt64)] {
-    zip(opened, stripes).map { ($0, $1.offset, length / UInt64(stripes.count)) }
+  override var areas: [Area] {
+    stripes.map { Area($0.device, $0.sector, length / UInt64(stripes.count)) }
   }
 
   /// Stripe and byte of it, from the stripe's start.
@@ -40,13 +51,13 @@ final class StripedDriver: TargetDriver {
     case .flush:
       // Which of its flushes this is was put there by the device.
       let stripe = Int(truncatingIfNeeded: part.pointee.context)
-      opened[stripe].direct.submit(part)
+      stripes[stripe].device.direct.submit(part)
     case .discard: discard(part)
     default:
       let (stripe, offset) = split(part.pointee.offset - startByte)
       part.pointee.context = UInt64(stripe)
-      part.pointee.offset = stripes[stripe].offset &* 512 &+ offset
-      opened[stripe].direct.submit(part)
+      part.pointee.offset = stripes[stripe].sector &* 512 &+ offset
+      stripes[stripe].device.direct.submit(part)
     }
   }
 
@@ -63,9 +74,9 @@ final class StripedDriver: TargetDriver {
       let isLast = index == ranges.count - 1
       let piece = isLast ? part : device.another(part, owner: self)
       piece.pointee.context = UInt64(stripe)
-      piece.pointee.offset = stripes[stripe].offset &* 512 &+ range.lowerBound
+      piece.pointee.offset = stripes[stripe].sector &* 512 &+ range.lowerBound
       piece.pointee.byteCount = Int(clamping: range.upperBound - range.lowerBound)
-      opened[stripe].direct.submit(piece)
+      stripes[stripe].device.direct.submit(piece)
     }
     if ranges.isEmpty { finishLater(part) }
   }
@@ -89,22 +100,21 @@ final class StripedDriver: TargetDriver {
   }
 
   override func table() -> String {
-    let destinations = zip(opened, stripes).map { "\($0.number) \($1.offset)" }
+    let destinations = stripes.map { "\($0.device.number) \($0.sector)" }
     return (["\(stripes.count) \(chunk / 512)"] + destinations).joined(separator: " ")
   }
 
   override func status(noFlush: Bool) -> String {
-    StripedStatus(zip(opened, errors).map { ("\($0.number)", $1 > 0) }).parameters
+    let numbers = stripes.map { "\($0.device.number) " }.joined()
+    let letters = errors.map { $0 > 0 ? "D" : "A" }.joined()
+    return "\(stripes.count) \(numbers)1 \(letters)"
   }
 
-  override func place(_ offset: UInt64) -> (
-    device: OpenDevice, offset: UInt64, byteCount: UInt64
-  )? {
+  override func place(_ offset: UInt64) -> Place? {
     let relative = offset - startByte
     let (stripe, at) = split(relative)
-    return (
-      opened[stripe], stripes[stripe].offset &* 512 &+ at,
-      min(chunk - relative % chunk, endByte - offset)
-    )
+    return Place(
+      stripes[stripe].device, stripes[stripe].sector &* 512 &+ at,
+      min(chunk - relative % chunk, endByte - offset))
   }
 }

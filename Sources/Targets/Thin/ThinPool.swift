@@ -62,7 +62,7 @@ final class Cell {
 /// Invariants: a mapping is inserted when its block has its contents. `isCommitting` while the data
 /// device is flushed for a commit: meanwhile no mapping is inserted, so that the commit contains
 /// only mappings to blocks that were flushed. Cached mappings are of blocks that no cell covers.
-final class ThinPool: RequestOwner {
+final class ThinPool: RequestOwner, DeviceKept {
   private final class Hook: PassHook {
     unowned(unsafe) let pool: ThinPool
     init(_ pool: ThinPool) { self.pool = pool }
@@ -74,6 +74,8 @@ final class ThinPool: RequestOwner {
   }
 
   unowned let mapper: UserspaceDeviceMapper
+  /// All pools of the device-mapper.
+  let pools: ThinPools
   /// The device that has the pool's table.
   unowned let device: MappedDevice
   let loop: EventLoop
@@ -163,6 +165,7 @@ final class ThinPool: RequestOwner {
     (metadata, isVetted) = try Self.open(opened, target, device.mapper)
     self.device = device
     mapper = device.mapper
+    pools = device.mapper.thinPools
     loop = device.loop
     metadataOpened = opened
     dataOpened = data
@@ -183,7 +186,7 @@ final class ThinPool: RequestOwner {
     discardTimer = LoopTimer { [unowned self] in schedule() }
     noSpaceTimer = LoopTimer { [unowned self] in noSpaceTimeout() }
     device.pool = self
-    mapper.pools[opened.number] = self
+    pools.byMetadata[opened.number] = self
   }
 
   // MARK: - Users
@@ -199,8 +202,10 @@ final class ThinPool: RequestOwner {
     if let discardTimer { loop.cancel(discardTimer) }
     if let hook { loop.remove(hook) }
     hook = nil
-    if isClosedCleanly { mapper.poolClosed?(access) }
-    if mapper.pools[metadataOpened.number] === self { mapper.pools[metadataOpened.number] = nil }
+    if isClosedCleanly { pools.poolClosed?(access) }
+    if pools.byMetadata[metadataOpened.number] === self {
+      pools.byMetadata[metadataOpened.number] = nil
+    }
     if device.pool === self { device.pool = nil }
     dataOpened.giveUp()
     metadataOpened.giveUp()
@@ -230,9 +235,10 @@ final class ThinPool: RequestOwner {
     for device in devices { device.release() }
   }
 
-  /// Another table has taken the place of the pool's: requests of thin devices fail, rather than
+  /// Where another table has taken the place of the pool's, requests of thin devices fail, rather than
   /// wait for a pool that may not come back.
-  func detach() {
+  func resumed(with table: LiveTable) {
+    if table.single is ThinPoolDriver { return }
     isDetached = true
     releaseDevices()
   }
@@ -351,5 +357,13 @@ final class ThinPool: RequestOwner {
     answerFlushes(code == 0 && commitFlushed() ? 0 : EIO)
     // Preparations have waited for this.
     schedule()
+  }
+}
+
+extension MappedDevice {
+  /// The pool that this device is, since a thin-pool table was loaded.
+  var pool: ThinPool? {
+    get { kept as? ThinPool }
+    set { kept = newValue }
   }
 }

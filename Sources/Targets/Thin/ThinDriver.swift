@@ -5,6 +5,13 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
+extension TargetType {
+  /// A volume of a pool.
+  static let thin = TargetType(ThinTarget.type, version: (1, 22, 0), ThinTarget.self) {
+    (context) throws(TargetError) in try ThinDriver(context)
+  }
+}
+
 /// The target `thin`.
 ///
 /// A read or write of blocks that are mapped, and for a write not shared, goes on to the data device
@@ -23,19 +30,23 @@ final class ThinDriver: TargetDriver {
   var originBytes: UInt64
   /// Writes that wait for space.
   var held = RequestQueue()
+  private let below: OpenDevice
   private let id: UInt32
 
-  init(_ context: DriverContext, _ target: ThinTarget) throws(TargetError) {
-    guard let below = context.opened.last?.mapped else {
+  init(_ context: DriverContext<ThinTarget>) throws(TargetError) {
+    let target = context.target
+    origin = context.devices[.origin]
+    if let origin { try context.device.mapper.thinPools.requireForeign(origin) }
+    below = try context.device(.pool)
+    guard let mapped = below.mapped else {
       throw TargetError("Couldn't get pool mapped device")
     }
-    guard let pool = below.pool else { throw TargetError("Couldn't find pool object") }
+    guard let pool = mapped.pool else { throw TargetError("Couldn't find pool object") }
     guard pool.mode != .fail else {
       throw TargetError("Couldn't open thin device, Pool is in fail mode")
     }
     self.pool = pool
     id = target.id
-    origin = target.externalOrigin == nil ? nil : context.opened.first
     originBytes = origin?.direct.byteCount ?? 0
     do throws(PoolError) {
       thin = try pool.openThin(
@@ -234,11 +245,12 @@ final class ThinDriver: TargetDriver {
 
   // MARK: - Queries
 
+  override var summary: String? { "thin device \(id)" }
+
   override func table() -> String {
     if pool.mode == .fail { return ThinStatus.failed.parameters }
-    let poolNumber = opened.last.map { "\($0.number)" } ?? ""
-    return ThinTarget(pool: poolNumber, id: id, externalOrigin: origin.map { "\($0.number)" })
-      .parameters
+    let external = origin.map { "\($0.number)" }
+    return ThinTarget(pool: "\(below.number)", id: id, externalOrigin: external).parameters
   }
 
   override func status(noFlush: Bool) -> String {

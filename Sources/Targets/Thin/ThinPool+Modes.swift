@@ -34,7 +34,7 @@ extension ThinPool {
   }
 
   func armNoSpaceTimer() {
-    let seconds = mapper.noSpaceTimeoutSeconds
+    let seconds = pools.noSpaceTimeoutSeconds
     guard !failsWithoutSpace, seconds > 0, let noSpaceTimer else { return }
     // More than a century is for ever.
     loop.set(noSpaceTimer, after: min(seconds, 1 << 32) * 1_000_000_000)
@@ -218,7 +218,7 @@ extension ThinPool {
     }
     lastFreeMetadata = free
     isDirty = true
-    let interval = mapper.commitIntervalNanoseconds
+    let interval = pools.commitIntervalNanoseconds
     if let commitTimer, interval > 0, !commitTimer.isSet, !isCommitDue {
       loop.set(commitTimer, after: interval)
     }

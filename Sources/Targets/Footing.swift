@@ -1,0 +1,87 @@
+import BlockIO
+import DataPath
+import DeviceMapper
+import Glibc
+
+/// Bytes of a file or disk that something below a table stands on.
+struct Footing {
+  /// A file by file system and inode, a block device by number.
+  enum Place: Equatable {
+    case file(device: UInt64, inode: UInt64)
+    case device(DeviceNumber)
+  }
+
+  var place: Place
+  var range: Range<UInt64>
+
+  func overlaps(_ other: Footing) -> Bool {
+    place == other.place && range.overlaps(other.range)
+  }
+
+  /// Where the bytes of a device that is no userspace device are: those of a loop device are a file's.
+  init(_ opened: OpenDevice, _ range: Range<UInt64>) {
+    self.range = range
+    place = .device(opened.number)
+    if opened.number.major == UserspaceDeviceMapper.fileMajor {
+      if let file = Self.file(opened.text) { place = file }
+    } else if opened.number.major == 7 {
+      let folder = "/sys/dev/block/\(opened.number)/loop"
+      guard let path = WholeFile.systemText("\(folder)/backing_file"), let file = Self.file(path)
+      else { return }
+      let shift = WholeFile.systemText("\(folder)/offset").flatMap { UInt64($0) } ?? 0
+      let start = range.lowerBound &+ shift
+      place = file
+      self.range = start..<max(start, range.upperBound &+ shift)
+    }
+  }
+
+  private static func file(_ path: String) -> Place? {
+    var info = stat()
+    guard stat(path, &info) == 0 else { return nil }
+    return .file(device: UInt64(info.st_dev), inode: UInt64(info.st_ino))
+  }
+}
+
+extension OpenDevice {
+  /// What it stands on, through userspace devices.
+  func footings(_ range: Range<UInt64>? = nil, depth: Int = 0) -> [Footing] {
+    let whole = range ?? 0..<direct.byteCount
+    guard let mapped else { return [Footing(self, whole)] }
+    guard depth < 32 else { return [] }
+    return (mapped.live?.drivers ?? []).flatMap { $0.footings(whole, depth: depth) }
+  }
+
+  /// Whether some of its bytes are bytes of `other`.
+  func overlaps(_ other: OpenDevice) -> Bool { footings().overlap(other.footings()) }
+
+  /// Whether it is `device`, or a table below it names that.
+  func stands(on device: MappedDevice) -> Bool {
+    guard let mapped else { return false }
+    return mapped === device
+      || mapped.tables.contains { table in
+        table.drivers.contains { $0.opened.contains { $0.stands(on: device) } }
+      }
+  }
+}
+
+extension [Footing] {
+  func overlap(_ others: [Footing]) -> Bool {
+    contains { mine in others.contains { mine.overlaps($0) } }
+  }
+}
+
+extension TargetDriver {
+  /// What the bytes `whole` of its device stand on by way of it.
+  fileprivate func footings(_ whole: Range<UInt64>, depth: Int) -> [Footing] {
+    let part = whole.clamped(to: startByte..<max(startByte, endByte))
+    if part.isEmpty { return [] }
+    return rangesBelow(part).flatMap { $0.footings($1, depth: depth + 1) }
+  }
+
+  /// The same of all its bytes.
+  var footings: [Footing] { footings(startByte..<max(startByte, endByte), depth: 0) }
+}
+
+extension MappedDevice {
+  var tables: [LiveTable] { [live, inactive].compactMap { $0 } }
+}

@@ -1,0 +1,6 @@
+extension TargetType {
+  /// Every type that there is, the most recent first: a line for each folder's.
+  public static let all: [TargetType] = [
+    .thin, .thinPool, .zero, .striped, .linear, .error,
+  ]
+}

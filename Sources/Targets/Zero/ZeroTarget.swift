@@ -1,0 +1,42 @@
+import DataPath
+public import DeviceMapper
+import Glibc
+
+/// `zero`: reads are zeros, writes vanish.
+public struct ZeroTarget: TargetGrammar {
+  /// Understands a table line.
+  public init(_ line: TableLine, opener: DeviceOpener<Never>?) throws(TargetError) {
+    guard KernelText.parameterWords(line.parameters).isEmpty else {
+      throw TargetError("No arguments required")
+    }
+  }
+
+  /// There are none.
+  public var parameters: String { "" }
+}
+
+extension TargetType {
+  /// Reads are zeros, writes vanish.
+  static let zero = TargetType("zero", version: (1, 1, 0), ZeroTarget.self) { ZeroDriver($0) }
+}
+
+private final class ZeroDriver: TargetDriver {
+  override var flushCount: Int { 0 }
+  override var takesDiscards: Bool { false }
+
+  override func map(_ part: RequestPointer) {
+    if part.pointee.operation == .read, let buffer = part.pointee.buffer {
+      memset(buffer, 0, part.pointee.byteCount)
+    }
+    finishLater(part, part.pointee.operation == .discard ? EOPNOTSUPP : 0)
+  }
+
+  override func forEachExtent(
+    in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
+  ) -> Bool {
+    body(
+      BlockDestination.Extent(
+        offset: range.lowerBound, byteCount: range.upperBound - range.lowerBound,
+        isAllocated: false, isZero: true))
+  }
+}

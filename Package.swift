@@ -59,7 +59,7 @@ let package = Package(
         "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
         "ThinMetadata",
       ]),
-    library("ServerControl", ["CDMThin", "DeviceMapper"]),
+    library("ServerControl", ["BlockIO", "CDMThin", "DeviceMapper"]),
     library(
       "PoolServer",
       [
@@ -79,7 +79,8 @@ let package = Package(
         "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
     library(
-      "ServeCommands", ["BlockServer", "Commands", "DeviceMapper", "PoolServer", "ThinTools"]),
+      "ServeCommands",
+      ["BlockServer", "Commands", "DeviceMapper", "PoolManager", "PoolServer", "ThinTools"]),
     .executableTarget(
       name: "thin-tools", dependencies: ["CDMThin", "Commands"], swiftSettings: settings),
     .executableTarget(

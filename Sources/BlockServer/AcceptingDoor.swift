@@ -18,6 +18,9 @@ public final class AcceptingDoor: EventSource {
   /// The system's call; tests put another in its place.
   var accept: (Int32) -> Int32 = dmthin_accept
 
+  /// What a client connects to.
+  var address: String { listener.address }
+
   /// A door at `listener`, which is the door's then, until `close`. `letIn` is given each connection: a
   /// stream socket that does not block, and that it has to close.
   /// - Throws: `SystemError` where the listener cannot be watched.

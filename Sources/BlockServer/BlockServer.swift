@@ -99,6 +99,9 @@ public final class BlockServer: PassHook {
   /// Connections that are open.
   public var connectionCount: Int { connections.count }
 
+  /// What clients can connect to: full paths of unix sockets, and addresses with ports.
+  public var listenerNames: [String] { doors.map(\.address) }
+
   // MARK: - Letting in
 
   /// Lets clients in by a listener, which is the server's then.

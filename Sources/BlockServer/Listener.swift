@@ -20,6 +20,26 @@ public final class Listener {
 
   deinit { close() }
 
+  /// What a client connects to: the full path of a unix socket, also of one that was passed, or else the
+  /// name.
+  var address: String {
+    var address = sockaddr_un()
+    var length = socklen_t(MemoryLayout<sockaddr_un>.size)
+    let isUnix =
+      withUnsafeMutablePointer(to: &address) { address in
+        address.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          getsockname(descriptor, $0, &length)
+        }
+      } == 0 && address.sun_family == sa_family_t(AF_UNIX)
+    guard isUnix else { return name }
+    let path = withUnsafeBytes(of: address.sun_path) {
+      String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+    }
+    guard let full = realpath(path, nil) else { return name }
+    defer { free(full) }
+    return String(cString: full)
+  }
+
   /// Stops listening; a unix socket's file is removed if it is still the listener's own.
   public func close() {
     // Closed twice, it could be somebody else's descriptor the second time.

@@ -17,6 +17,9 @@ public final class Console {
   /// active devices.
   public var makeDeviceMapper: (() -> any DeviceMapperBackend)?
 
+  /// The path of the program that `serve` is a command of; nil in programs that have no server.
+  public var serverProgram: String?
+
   private let errorDescriptor: Int32
   private let showsProgress: Bool
   private let clock: () -> UInt64

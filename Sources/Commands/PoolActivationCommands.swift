@@ -53,8 +53,9 @@ enum PoolCreateCommand: Command {
       request.blockSectors = UInt32(clamping: try parsedSectors(size, "SIZE"))
     }
     request.overwrites = arguments.has("force")
-    let manager = try PoolManager.make(console, arguments)
-    let geometry = try manager.create(request)
+    let geometry = try PoolSites(arguments, console).activating(
+      request, allowsFallback: !arguments.has("no-fallback")
+    ) { try $0.manager.create(request) }
     if let warning = geometry.warning { console.warning(warning) }
     console.note("\(request.name): \(geometry.reason)")
     console.note(
@@ -84,6 +85,7 @@ enum PoolCreateCommand: Command {
     examples: [
       ("$ pool --metadata /dev/vg/meta --data /dev/vg/data", "Make a pool and activate it.")
     ],
+    backend: [.newPoolBackend, .control, .noFallback],
     statuses: [
       (.damaged, "The metadata device holds something, or the kernel refuses the pool."),
       (.output, "A device is too small."),
@@ -97,7 +99,21 @@ enum PoolActivateCommand: Command {
     console.isQuiet = arguments.has("quiet")
     var request = arguments.poolActivation()
     request.skipsCheck = arguments.has("no-check")
-    let blocks = try PoolManager.make(console, arguments).activatePool(request)
+    // They were looked at when the command line was parsed.
+    let volumes = arguments.texts("volume").compactMap { try? VolumeSpec($0) }
+    if let volume = volumes.first(where: { $0.sectors == nil }) {
+      throw UsageError(
+        "'--volume \(volume.name)=\(volume.id)' has no size; give \(volume.name)=\(volume.id):SIZE")
+    }
+    let blocks = try PoolSites(arguments, console).activating(
+      request, allowsFallback: !arguments.has("no-fallback")
+    ) { site in
+      let blocks = try site.manager.activatePool(request, volumes: volumes)
+      for volume in volumes {
+        if let address = site.address(of: volume.name) { console.note("\(volume.name): \(address)") }
+      }
+      return blocks
+    }
     if blocks.present > blocks.recorded {
       console.note(
         "\(request.name): data has grown from \(blocks.recorded) to \(blocks.present) blocks")
@@ -116,7 +132,12 @@ enum PoolActivateCommand: Command {
       """
     ],
     options: activationOptions + [
-      OptionSpec("no-check", help: "Do not look at the metadata first, except at its superblock.")
+      OptionSpec("no-check", help: "Do not look at the metadata first, except at its superblock."),
+      .volume(
+        """
+        A thin device to activate as well, under a name. If one of them cannot be, nothing stays active. \
+        ORIGIN is a device that is read where nothing is mapped.
+        """, form: "NAME=ID:SIZE[:ORIGIN]"),
     ],
     operands: [poolName],
     examples: [
@@ -125,7 +146,12 @@ enum PoolActivateCommand: Command {
         "$ p --metadata vg/meta --data vg/data --features read_only",
         "The same, and nothing is written to the metadata."
       ),
+      (
+        "$ pool --metadata meta --data data --volume root=1:10g",
+        "Files are served by NBD instead; how to reach root is printed."
+      ),
     ],
+    backend: [.newPoolBackend, .control, .noFallback],
     statuses: [
       (.damaged, "The metadata is damaged or needs a check, or the data device does not fit it.")
     ],
@@ -145,8 +171,12 @@ enum PoolActivateThinCommand: Command {
       externalOrigin: arguments.text("external-origin"))
     activation.isReadOnly = arguments.has("read-only")
     activation.uuid = arguments.text("uuid")
-    let manager = try PoolManager.make(console, arguments)
-    try manager.activateThin(manager.pool(PoolPlace.mappedName(operands[0])), activation)
+    let pool = PoolPlace.mappedName(operands[0])
+    let site = try PoolSites(arguments, console).site(of: pool)
+    try site.manager.activateThin(site.manager.pool(pool), activation)
+    if let address = site.address(of: activation.name) {
+      console.note("\(activation.name): \(address)")
+    }
     return ExitStatus.ok.rawValue
   }
 
@@ -186,8 +216,9 @@ enum PoolActivateThinCommand: Command {
 enum PoolDeactivateCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    try PoolManager.make(console, arguments).deactivate(
-      PoolPlace.mappedName(arguments.positionals[0]), all: arguments.has("all"),
+    let name = PoolPlace.mappedName(arguments.positionals[0])
+    try PoolSites(arguments, console).site(of: name).manager.deactivate(
+      name, all: arguments.has("all"),
       deferred: arguments.has("deferred"))
     return ExitStatus.ok.rawValue
   }
@@ -215,8 +246,9 @@ enum PoolDeactivateCommand: Command {
 enum PoolResizeCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    try PoolManager.make(console, arguments).resizeThin(
-      arguments.positionals[0], sectors: parsedSectors(arguments.positionals[1], "SIZE"),
+    let name = arguments.positionals[0]
+    try PoolSites(arguments, console).site(of: name).manager.resizeThin(
+      name, sectors: parsedSectors(arguments.positionals[1], "SIZE"),
       shrinks: arguments.has("shrink"))
     return ExitStatus.ok.rawValue
   }
@@ -246,9 +278,9 @@ enum PoolResizeCommand: Command {
 enum PoolGrowCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
-    let manager = try PoolManager.make(console, arguments)
-    let growth = try manager.grow(
-      manager.pool(PoolPlace.mappedName(arguments.positionals[0])))
+    let name = PoolPlace.mappedName(arguments.positionals[0])
+    let manager = try PoolSites(arguments, console).site(of: name).manager
+    let growth = try manager.grow(manager.pool(name))
     for (what, blocks) in [("data", growth.data), ("metadata", growth.metadata)] {
       try console.line(
         blocks.before == blocks.after
@@ -280,9 +312,10 @@ enum PoolFeaturesCommand: Command {
     if let both = enable.intersection(disable).first {
       throw UsageError("'\(both.rawValue)' cannot be both enabled and disabled")
     }
-    let manager = try PoolManager.make(console, arguments)
+    let name = PoolPlace.mappedName(arguments.positionals[0])
+    let manager = try PoolSites(arguments, console).site(of: name).manager
     try manager.changeFeatures(
-      manager.pool(PoolPlace.mappedName(arguments.positionals[0])), enable: enable,
+      manager.pool(name), enable: enable,
       disable: disable, lowWaterBlocks: arguments.number("low-water"))
     return ExitStatus.ok.rawValue
   }

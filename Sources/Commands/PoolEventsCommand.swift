@@ -6,9 +6,18 @@ import ThinTools
 /// `dmthin pool events`.
 enum PoolEventsCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
-    let manager = try PoolManager.make(console, arguments)
+    let names = arguments.positionals.map { PoolPlace.mappedName($0) }
+    let sites = PoolSites(arguments, console)
+    let places = try names.isEmpty ? sites.all() : names.map { try sites.site(of: $0) }
+    guard Set(places.map { $0.server?.control }).count == 1, let manager = places.first?.manager
+    else {
+      throw ToolError(
+        .request,
+        "pools are active in more than one place: give --backend kernel, or --control with one of "
+          + places.compactMap { $0.server?.control }.joined(separator: ", "))
+    }
     manager.recover()
-    let watch = try PoolWatch(manager, arguments.positionals.map { PoolPlace.mappedName($0) })
+    let watch = try PoolWatch(manager, names)
     let start = monotonicNanoseconds()
     let limit = arguments.number("timeout").map {
       $0 > 1 << 30 ? UInt64(1) << 60 : $0 * 1_000_000_000

@@ -19,14 +19,17 @@ enum PoolPlace {
     let text = arguments.positionals[0]
     switch BackendChoice(arguments) {
     case .offline: self = .offline(text)
-    case .automatic: self = try Self.automatic(text, console)
+    case .automatic: self = try Self.automatic(text, arguments, console)
     case .kernel, .userspace:
-      let manager = try PoolManager.make(console, arguments)
+      let manager = try PoolSites(arguments, console).all()[0].manager
       self = .live(manager, try manager.pool(Self.mappedName(text)))
     }
   }
 
-  private static func automatic(_ text: String, _ console: Console) throws -> PoolPlace {
+  private static func automatic(_ text: String, _ arguments: ParsedArguments, _ console: Console)
+    throws -> PoolPlace
+  {
+    let sites = PoolSites(arguments, console)
     var info = stat()
     let exists = stat(text, &info) == 0
     let isFile = exists && info.st_mode & S_IFMT != S_IFBLK
@@ -35,20 +38,21 @@ enum PoolPlace {
       return .offline(text)
     }
     if exists {
-      guard let manager = try? PoolManager.makeForKernel(console), manager.isPool(text) else {
+      guard let site = try? sites.site(of: text), site.manager.isPool(text) else {
         return .offline(text)
       }
       if isFile {
         throw ToolError(
           .request,
-          "'\(text)' is the name of an active pool and of a file; give --backend kernel for the pool, "
-            + "or ./\(text) for the file")
+          "'\(text)' is the name of an active pool and of a file; give --backend \(site.backend) for "
+            + "the pool, or ./\(text) for the file")
       }
-      return .live(manager, try manager.pool(text))
+      return .live(site.manager, try site.manager.pool(text))
     }
     if text.hasPrefix("/") || text.hasPrefix(".") { return .offline(text) }
-    let manager = try PoolManager.makeForKernel(console)
-    return .live(manager, try manager.pool(mappedName(text)))
+    let name = mappedName(text)
+    let manager = try sites.site(of: name).manager
+    return .live(manager, try manager.pool(name))
   }
 
   /// The name that lvm2 gives a pool `vg/pool`; any other text as it is.
@@ -63,8 +67,9 @@ enum PoolPlace {
 
 /// Which device-mapper is meant.
 enum BackendChoice: Equatable {
-  /// The kernel's, or metadata at rest: whatever the argument is.
-  case automatic
+  /// Whichever has the pool, or metadata at rest: whatever the argument is.
+  /// - Parameter control: a server's control socket that is looked at too.
+  case automatic(control: String?)
   case kernel
   case offline
   /// A running `dmthin serve`, by its control socket.
@@ -82,7 +87,7 @@ enum BackendChoice: Equatable {
     case "kernel": self = .kernel
     case "offline": self = .offline
     case "userspace": self = .userspace(control: path ?? Self.defaultControl)
-    default: self = .automatic
+    default: self = .automatic(control: control)
     }
   }
 
@@ -92,17 +97,7 @@ enum BackendChoice: Equatable {
 }
 
 extension PoolManager {
-  /// A manager over the backend that is asked for, that speaks through `console`.
-  static func make(_ console: Console, _ arguments: ParsedArguments) throws(ToolError)
-    -> PoolManager
-  {
-    guard case .userspace(let control) = BackendChoice(arguments) else {
-      return try makeForKernel(console)
-    }
-    return make(
-      UserspaceClient(path: control), RunFolder(control: control), console)
-  }
-
+  /// A manager over the kernel's device-mapper, that speaks through `console`.
   static func makeForKernel(_ console: Console) throws(ToolError) -> PoolManager {
     guard let make = console.makeDeviceMapper else {
       throw ToolError(.request, "this program has no device-mapper; use dmthin")
@@ -116,7 +111,8 @@ extension PoolManager {
     return self.make(backend, RunFolder(), console)
   }
 
-  private static func make(
+  /// A manager over `backend`, that speaks through `console`.
+  static func make(
     _ backend: any DeviceMapperBackend, _ folder: RunFolder, _ console: Console
   ) -> PoolManager {
     let manager = PoolManager(backend, runFolder: folder)
@@ -134,21 +130,56 @@ extension OptionSpec {
     value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "userspace", "offline"])),
     help: """
       Where the pool is: kernel, an active one; userspace, one that dmthin serve has; offline, one that \
-      is not active, by its metadata. Default: auto, which looks what the argument is.
+      is not active, by its metadata. Default: auto, which looks for the pool in all three.
       """)
 
   /// Where an active pool is.
   static let liveBackend = OptionSpec(
-    "backend", value: .required(placeholder: "WHERE", .choice(["kernel", "userspace"])),
-    help: "Whose device-mapper: the kernel's, or a running dmthin serve. Default: kernel.")
+    "backend", value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "userspace"])),
+    help: """
+      Whose device-mapper: the kernel's, or userspace, that of a running dmthin serve. Default: auto, the \
+      one that has the device.
+      """)
+
+  /// Where a new pool will be active.
+  static let newPoolBackend = OptionSpec(
+    "backend", value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "userspace"])),
+    help: """
+      Whose device-mapper: the kernel's, or userspace, that of a running dmthin serve. Default: auto, the \
+      kernel's if it has the thin-pool target or can load it, and takes the devices; or else that of \
+      dmthin serve, which is started if it does not run, and ends with its last device.
+      """)
+
+  /// The kernel or nothing.
+  static let noFallback = OptionSpec(
+    "no-fallback", help: "Fail where the kernel cannot have the pool.",
+    conflicts: ["backend", "control"])
 
   /// Which server.
   static let control = OptionSpec(
     "control", value: .required(placeholder: "PATH", .path),
     help: """
       The control socket of a running dmthin serve; implies --backend userspace, as a path in \
-      DMTHIN_CONTROL does. Default: /run/dmthin/control.
+      DMTHIN_CONTROL does. Default: /run/dmthin/control; auto looks at those in /run/dmthin, or the folder \
+      in DMTHIN_RUN.
       """)
+
+  /// Thin devices under names; the help ends with the rule for sizes.
+  public static func volume(_ help: String, form: String) -> OptionSpec {
+    OptionSpec(
+      "volume",
+      value: .required(
+        placeholder: form,
+        .checked { text in
+          do throws(VolumeSpec.Malformed) {
+            _ = try VolumeSpec(text)
+            return nil
+          } catch {
+            return error.description
+          }
+        }),
+      help: "\(help) May be repeated. \(DeviceSize.rule)", isRepeatable: true)
+  }
 
   /// A size; the help ends with the rule for them.
   static func size(_ name: String, _ help: String, isRequired: Bool = false) -> OptionSpec {

@@ -9,6 +9,7 @@ import ThinTools
 enum PoolStatusCommand: Command {
   /// A pool with everything that is printed of it.
   private struct Report {
+    var site: PoolSite
     var pool: LivePool
     var status: ThinPoolStatus
     var lease: Lease?
@@ -16,16 +17,23 @@ enum PoolStatusCommand: Command {
   }
 
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
-    let manager = try PoolManager.make(console, arguments)
-    manager.recover()
-    let names = arguments.positionals
-    let pools =
-      names.isEmpty
-      ? try manager.pools() : try names.map { try manager.pool(PoolPlace.mappedName($0)) }
-    let reports = try pools.map { pool in
+    let sites = PoolSites(arguments, console)
+    let names = arguments.positionals.map { PoolPlace.mappedName($0) }
+    var pools: [(site: PoolSite, pool: LivePool)] = []
+    for name in names {
+      let site = try sites.site(of: name)
+      site.manager.recover()
+      pools.append((site, try site.manager.pool(name)))
+    }
+    for site in names.isEmpty ? try sites.all() : [] {
+      site.manager.recover()
+      pools += try site.manager.pools().map { (site, $0) }
+    }
+    let reports = try pools.map { site, pool in
       Report(
-        pool: pool, status: try manager.status(pool, flushes: !arguments.has("no-flush")),
-        lease: manager.knownLease(pool), thins: try manager.thinStatuses(pool))
+        site: site, pool: pool,
+        status: try site.manager.status(pool, flushes: !arguments.has("no-flush")),
+        lease: site.manager.knownLease(pool), thins: try site.manager.thinStatuses(pool))
     }
     if arguments.has("json") {
       try writeJSON(reports, console)
@@ -44,6 +52,9 @@ enum PoolStatusCommand: Command {
     try console.line(
       "\(pool.name) (\(pool.number)): \(mode(report.status))"
         + (pool.info.isSuspended ? ", suspended" : ""))
+    if let server = report.site.server {
+      try console.line("  served       control socket \(server.control)")
+    }
     if case .working(let details) = report.status {
       try console.line("  data         \(usage(details.data, block)), in blocks of \(size(block))")
       try console.line(
@@ -126,6 +137,8 @@ enum PoolStatusCommand: Command {
     try json.member("name", pool.name)
     try json.member("uuid", pool.info.uuid)
     try json.member("device", "\(pool.number)")
+    try json.member("backend", report.site.backend)
+    if let server = report.site.server { try json.member("control", server.control) }
     try json.key("suspended")
     try json.value(pool.info.isSuspended)
     try json.member("event_number", UInt64(pool.info.eventNumber))

@@ -142,6 +142,7 @@ extension CommandSpec {
   static func livePoolVerb(
     _ verb: String, summary: String, description: [String], options: [OptionSpec] = [],
     operands: [PositionalSpec], examples: [(line: String, purpose: String)],
+    backend: [OptionSpec] = [.liveBackend, .control],
     statuses: [(status: ExitStatus, meaning: String)] = [
       (.damaged, "The pool or the kernel does not allow what was asked."),
       (.input, "A device that was named is not there."),
@@ -149,7 +150,7 @@ extension CommandSpec {
   ) -> CommandSpec {
     CommandSpec(
       name: "pool \(verb)", fieldName: "dmthin-pool-\(verb)", summary: summary,
-      description: description, options: options + [.liveBackend, .control, .quiet],
+      description: description, options: options + backend + [.quiet],
       positionals: operands,
       examples: examples, exitStatus: statuses, seeAlso: seeAlso)
   }

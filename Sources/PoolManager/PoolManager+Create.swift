@@ -84,11 +84,13 @@ extension PoolManager {
     return geometry
   }
 
-  /// Activates a pool whose metadata is there already.
+  /// Activates a pool whose metadata is there already, and thin devices of it, or nothing.
+  /// - Parameter volumes: thin devices, each with its size.
   /// - Returns: data blocks that the metadata knows, and that the data device has.
-  public func activatePool(_ request: PoolActivation) throws(ToolError)
-    -> (recorded: UInt64, present: UInt64)
+  public func activatePool(_ request: PoolActivation, volumes: [VolumeSpec] = [])
+    throws(ToolError) -> (recorded: UInt64, present: UInt64)
   {
+    for volume in volumes { try requireFree(volume.name) }
     let key = try key(request)
     return try locked(key: key, request.name) { () throws(ToolError) in
       try requireFree(request.name)
@@ -101,7 +103,35 @@ extension PoolManager {
       try start(request, sectors: present * UInt64(superblock.dataBlockSectors))
       // A metadata snapshot outlives its pool's activation, and so does its lease.
       if superblock.metadataSnapshot == 0 { runFolder.remove(key, .lease) }
+      try activate(volumes, of: request.name)
       return (superblock.dataSpaceMap.blockCount, present)
+    }
+  }
+
+  /// Activates thin devices of a pool that has just been; if one cannot be, the pool is not either.
+  private func activate(_ volumes: [VolumeSpec], of name: String) throws(ToolError) {
+    guard !volumes.isEmpty else { return }
+    let pool = try pool(name)
+    var active: [String] = []
+    do throws(ToolError) {
+      for volume in volumes {
+        try activate(
+          pool,
+          ThinActivation(
+            name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
+            externalOrigin: volume.origin))
+        active.append(volume.name)
+      }
+    } catch {
+      do throws(ToolError) {
+        for name in active.reversed() + [pool.name] { try remove(name) }
+      } catch let undo {
+        throw ToolError(
+          error.kind,
+          "\(error.message)\n  \(undo.message)\n  some of it is still active; deactivate it with: "
+            + "dmthin pool deactivate --all \(shellQuoted(pool.name))")
+      }
+      throw error
     }
   }
 

@@ -37,6 +37,7 @@ struct ControlCommand {
     case .list: reply(list())
     case .targets: reply(targets())
     case .version: reply(ControlMessage(["ok", UserspaceDeviceMapper.driverVersion]))
+    case .listeners: reply(ControlMessage(["ok"] + door.listeners()))
     case .armEvents: reply(ControlMessage(["ok", "\(door.eventCount)"]))
     case .path:
       let number = DeviceNumber(major: try request.number(), minor: try request.number())

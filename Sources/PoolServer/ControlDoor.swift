@@ -21,6 +21,8 @@ final class ControlDoor {
   let mapper: UserspaceDeviceMapper
   /// To be told of what may have changed.
   let volumes: VolumeExports
+  /// What NBD clients can connect to.
+  let listeners: () -> [String]
   private var door: AcceptingDoor?
   private var connections: [ControlConnection] = []
   /// Events of all devices so far.
@@ -33,9 +35,10 @@ final class ControlDoor {
 
   init(
     path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports,
-    connectionsMax: Int = 64
+    connectionsMax: Int = 64, listeners: @escaping () -> [String] = { [] }
   ) throws(SystemError) {
     self.loop = loop
+    self.listeners = listeners
     self.connectionsMax = connectionsMax
     self.mapper = mapper
     self.volumes = volumes
@@ -129,6 +132,9 @@ final class ControlDoor {
     watchers.append((id, body))
     return { [weak self] in self?.watchers.removeAll { $0.id == id } }
   }
+
+  /// How many are connected.
+  var connectionCount: Int { connections.count }
 
   /// How many wait for an event of any device.
   var watcherCount: Int { watchers.count }

@@ -1,6 +1,7 @@
 import BlockIO
 import DeviceMapper
 import Glibc
+import PoolManager
 import Targets
 
 /// The devices to make so that a pool and its volumes are served, in order.

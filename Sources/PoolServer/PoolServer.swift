@@ -28,6 +28,9 @@ public final class PoolServer {
   private var signals: SignalSource?
   private var stopRequests = 0
   private lazy var patience = LoopTimer { [unowned self] in failWaiting() }
+  private static let idleTick: UInt64 = 1_000_000_000
+  private lazy var idleTimer = LoopTimer { [unowned self] in endIfIdle() }
+  private var idleSeconds: UInt64 = 0
   /// Pools that had failed or asked for a check when they came.
   private var troubled: Set<String> = []
 
@@ -89,6 +92,7 @@ public final class PoolServer {
       throw error
     }
     announce()
+    if options.untilIdleSeconds != nil { loop.set(idleTimer, after: Self.idleTick) }
     loop.run()
     if let fault = giveBack() { throw fault }
   }
@@ -178,7 +182,8 @@ public final class PoolServer {
       if let controlPath {
         place = controlPath
         control = try ControlDoor(
-          path: controlPath, loop, mapper, volumes, connectionsMax: descriptors.control)
+          path: controlPath, loop, mapper, volumes, connectionsMax: descriptors.control
+        ) { [unowned self] in server.listenerNames }
       }
       if let address = options.metrics {
         place = address
@@ -229,6 +234,16 @@ public final class PoolServer {
   }
 
   // MARK: - Ending
+
+  /// Looks once a second whether there is anything to stay for.
+  private func endIfIdle() {
+    guard let limit = options.untilIdleSeconds, stopRequests == 0 else { return }
+    let isUsed =
+      !mapper.all.isEmpty || server.connectionCount > 0 || control?.connectionCount ?? 0 > 0
+    idleSeconds = isUsed ? 0 : idleSeconds + 1
+    if idleSeconds > limit { return stop() }
+    loop.set(idleTimer, after: Self.idleTick)
+  }
 
   /// Ends `run`: nobody is let in any more, what is under way is finished, for some seconds if need be.
   /// Called again, it does not wait for clients.

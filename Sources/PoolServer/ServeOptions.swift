@@ -1,6 +1,7 @@
 public import BlockServer
 public import DeviceMapper
 import Glibc
+public import PoolManager
 
 /// What `dmthin serve` is told.
 public struct ServeOptions {
@@ -46,6 +47,8 @@ public struct ServeOptions {
   /// that as a rule. Not by default: on a virtual machine it takes the processor from those who do
   /// the disk's work (`contrib/bench/serve --spin`).
   public var spinMicroseconds: UInt64 = 0
+  /// How long to stay without a device, a client or a command, in seconds; nil: until told to end.
+  public var untilIdleSeconds: UInt64?
   /// How clients are authenticated.
   public var security = Security.plain
   /// What clients may take up.

@@ -69,23 +69,11 @@ extension ServeCommand {
         Devices to make instead, as dmsetup's --concise has them: name,uuid,minor,flags,table;... or one \
         to a line. Targets are thin-pool, thin, linear, striped, zero and error.
         """, conflicts: ["volume", "features", "low-water", "name"]),
-    OptionSpec(
-      "volume",
-      value: .required(
-        placeholder: "NAME=ID[:SIZE[:ORIGIN]]",
-        .checked { text in
-          do throws(VolumeSpec.Malformed) {
-            _ = try VolumeSpec(text)
-            return nil
-          } catch {
-            return error.description
-          }
-        }),
-      help: """
-        A thin device to serve. SIZE is like 204800s or 10g; without it, up to the last mapped block. \
-        ORIGIN is a device or file that is read where nothing is mapped. May be repeated. Default: every \
-        thin device. \(DeviceSize.rule)
-        """, isRepeatable: true),
+    .volume(
+      """
+      A thin device to serve. SIZE is like 204800s or 10g; without it, up to the last mapped block. \
+      ORIGIN is a device or file that is read where nothing is mapped. Default: every thin device.
+      """, form: "NAME=ID[:SIZE[:ORIGIN]]"),
     OptionSpec(
       "name", value: .required(placeholder: "NAME", .text),
       help: "The pool's name for dmthin dm and dmthin pool. Default: pool."),
@@ -138,6 +126,11 @@ extension ServeCommand {
       help:
         "Answer GET /metrics there, for Prometheus. A PATH, with a slash in it, is a unix socket."
     ),
+    OptionSpec(
+      "until-idle", value: .required(placeholder: "SECONDS", .number(max: 1 << 32)),
+      help: """
+        End after so many seconds without a device, a client or a command. Default: stay until told to end.
+        """),
     OptionSpec(
       "connections",
       value: .required(

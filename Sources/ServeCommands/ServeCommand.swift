@@ -1,6 +1,7 @@
 import BlockServer
 public import Commands
 import DeviceMapper
+import PoolManager
 import PoolServer
 import ThinTools
 
@@ -45,6 +46,7 @@ public enum ServeCommand: Command {
       arguments.number("metadata-cache").map { Int(clamping: $0) * 256 }
       ?? options.metadataCacheBlocks
     options.spinMicroseconds = arguments.number("spin") ?? options.spinMicroseconds
+    options.untilIdleSeconds = arguments.number("until-idle")
     options.limits.connections =
       arguments.text("connections").flatMap { Int($0) } ?? options.limits.connections
     guard options.setMemory(bytes: arguments.number("memory").map { Int(clamping: $0) << 20 })

@@ -9,6 +9,8 @@ public enum ControlVerb: String, Sendable {
   case dependencies = "deps"
   /// The path by which a device below a table was opened.
   case path
+  /// What NBD clients can connect to.
+  case listeners
   /// How many events there were, of all devices.
   case armEvents = "arm_events"
   /// Until there are more.

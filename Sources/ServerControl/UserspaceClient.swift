@@ -427,6 +427,16 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
+  /// What NBD clients can connect to: paths of unix sockets, and addresses with ports.
+  public func listeners() throws(DeviceMapperError) -> [String] {
+    guard let answer = try ask(.listeners, "") else { return [] }
+    return try read(answer, .listeners, "") { message throws(ControlMessage.Malformed) in
+      var names: [String] = []
+      while !message.isAtEnd { names.append(try message.text()) }
+      return names
+    }
+  }
+
   /// There are no nodes.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
 
@@ -480,8 +490,8 @@ extension ControlVerb {
   /// Whether it changes nothing.
   fileprivate var isQuery: Bool {
     switch self {
-    case .info, .status, .table, .list, .targets, .version, .dependencies, .path, .wait, .armEvents,
-      .awaitEvents:
+    case .info, .status, .table, .list, .targets, .version, .dependencies, .path, .listeners, .wait,
+      .armEvents, .awaitEvents:
       true
     default: false
     }
@@ -505,7 +515,7 @@ extension ControlVerb {
     case .info, .path: .info
     case .status: .status
     case .table: .table
-    case .list: .list
+    case .list, .listeners: .list
     case .targets: .targets
     case .version: .version
     case .wait, .armEvents, .awaitEvents: .wait

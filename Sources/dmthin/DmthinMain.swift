@@ -11,6 +11,7 @@ struct DmthinMain {
     dmthin_begin_program()
     let console = Console()
     console.makeDeviceMapper = { KernelDeviceMapper() }
+    console.serverProgram = "/proc/self/exe"
     exit(
       runMain(
         arguments: CommandLine.arguments,

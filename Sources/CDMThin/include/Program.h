@@ -18,4 +18,11 @@ void dmthin_begin_program(void);
 /// Whether descriptor `fd`, 0 to 2, was closed when the program began.
 int dmthin_was_closed(int fd);
 
+/// Starts a program that outlives this process: in a session of its own, in the root folder, with standard
+/// input from /dev/null, standard output and error to `log`, every other descriptor closed, and signals as
+/// at boot. It inherits the environment, but for what a service manager has told this process alone.
+/// `arguments` ends with a null pointer; its first is the program's path.
+/// Returns its process id, or the negative error number.
+int dmthin_start_program(char *const *arguments, int log);
+
 #endif

@@ -15,7 +15,8 @@ meta=/dev/ubda data=/dev/ubdb base=/dev/ubdc
 ids() { "$dmthin" ls --no-headers -m -o DEV $meta | tr -d ' ' | tr '\n' ' '; }
 
 # --- making a pool: what it refuses leaves the devices as they were
-refused 66 'a file: the kernel wants a block device' create p --metadata /etc/hostname --data $data
+refused 66 'a file: the kernel wants a block device' create p --metadata /etc/hostname --data $data --backend kernel
+refused 64 'is a file, which the kernel does not take' create p --metadata /etc/hostname --data $data --no-fallback
 refused 66 'cannot open' create p --metadata /dev/nothing --data $data
 refused 64 'same device' create p --metadata $meta --data $meta
 refused 64 'multiples of 128' create p --metadata $meta --data $data --block-size 65k

@@ -1,6 +1,6 @@
 import Testing
 
-@testable import PoolServer
+@testable import PoolManager
 
 @Suite("Volumes as command lines name them")
 struct VolumeSpecTests {

@@ -1,8 +1,8 @@
 import DeviceMapper
 
-/// A thin device to be served.
+/// A thin device of a pool, under a name of its own.
 public struct VolumeSpec: Equatable, Sendable {
-  /// What clients ask for.
+  /// Name of the active device, which is what clients ask a server for.
   public var name: String
   /// Which of the pool's thin devices.
   public var id: UInt32

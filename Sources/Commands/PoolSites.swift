@@ -1,0 +1,213 @@
+import BlockIO
+import DeviceMapper
+import Glibc
+import PoolManager
+import ServerControl
+import ThinTools
+
+/// Whose device-mapper a pool is active in, or will be.
+struct PoolSite {
+  let manager: PoolManager
+  /// The server; nil stands for the kernel.
+  let server: (client: UserspaceClient, control: String)?
+
+  /// What `--backend` calls it.
+  var backend: String { server == nil ? "kernel" : "userspace" }
+
+  func has(_ name: String) throws(DeviceMapperError) -> Bool {
+    try manager.backend.info(.name(name), []) != nil
+  }
+
+  /// Where NBD clients find a device of a server; nil where there is no server, or it does not say.
+  func address(of device: String) -> String? {
+    guard let server, let name = try? server.client.listeners().first else { return nil }
+    let export = device.utf8.map { byte in
+      let isPlain =
+        (0x30...0x39).contains(byte) || (0x41...0x5a).contains(byte)
+        || (0x61...0x7a).contains(byte) || "-._~".utf8.contains(byte)
+      let hex = String(byte, radix: 16, uppercase: true)
+      return isPlain
+        ? String(UnicodeScalar(byte)) : "%\(hex.count == 1 ? "0" : "")\(hex)"
+    }.joined()
+    return name.hasPrefix("/") ? "nbd+unix:///\(export)?socket=\(name)" : "nbd://\(name)/\(export)"
+  }
+}
+
+/// Finds the device-mapper that the command line means: the kernel's, or that of a `dmthin serve`.
+struct PoolSites {
+  private let choice: BackendChoice
+  private let console: Console
+
+  init(_ arguments: ParsedArguments, _ console: Console) {
+    choice = BackendChoice(arguments)
+    self.console = console
+  }
+
+  // MARK: - Active devices
+
+  /// The one that has the active device `name`. Where none has it, one that will say so.
+  func site(of name: String) throws(ToolError) -> PoolSite {
+    let sites = try all()
+    guard sites.count > 1 else { return sites[0] }
+    // The path of a node is the kernel's.
+    if name.contains("/"), sites[0].server == nil { return sites[0] }
+    let having = sites.filter { site in
+      do throws(DeviceMapperError) {
+        return try site.has(name)
+      } catch {
+        console.warning("\(site.server?.control ?? "the kernel's device-mapper"): \(error.reason)")
+        return false
+      }
+    }
+    guard having.count < 2 else {
+      let places = having.map { $0.server.map { "--control \($0.control)" } ?? "--backend kernel" }
+      throw ToolError(
+        .request, "there is more than one '\(name)'; give \(places.joined(separator: " or "))")
+    }
+    return having.first ?? sites[0]
+  }
+
+  /// All that can be looked at, the kernel's first; one at least.
+  func all() throws(ToolError) -> [PoolSite] {
+    switch choice {
+    case .kernel, .offline: return [try kernel()]
+    case .userspace(let control): return [server(control)]
+    case .automatic(let control):
+      var controls: [String] = []
+      do throws(TrustedFolder.Fault) {
+        controls = try ServerFolder.usual?.controls() ?? []
+      } catch {
+        console.warning("pools that dmthin serve has are not looked for: \(error)")
+      }
+      if let control, !controls.contains(control) { controls.append(control) }
+      // A server that has ended without warning leaves its socket.
+      let servers = controls.map { server($0) }.filter { site in
+        (try? site.manager.backend.driverVersion()) != nil
+      }
+      let hasKernel = console.makeDeviceMapper != nil && Self.kernelHasDeviceMapper
+      return try (servers.isEmpty || hasKernel ? [kernel()] : []) + servers
+    }
+  }
+
+  private func kernel() throws(ToolError) -> PoolSite {
+    PoolSite(manager: try .makeForKernel(console), server: nil)
+  }
+
+  private func server(_ control: String) -> PoolSite {
+    let client = UserspaceClient(path: control)
+    return PoolSite(
+      manager: .make(client, RunFolder(control: control), console),
+      server: (client, control))
+  }
+
+  private static var kernelHasDeviceMapper: Bool {
+    let drivers = WholeFile.systemText("/proc/misc") ?? ""
+    return drivers.split { $0 == " " || $0 == "\n" }.contains("device-mapper")
+  }
+
+  // MARK: - New pools
+
+  /// Runs `body`, which activates a pool, over the kernel's device-mapper if that can have it, or else
+  /// over that of a server, which is started where none is there.
+  /// - Parameter allowsFallback: whether a server will do where `--backend` says nothing.
+  func activating<R>(
+    _ request: PoolActivation, allowsFallback: Bool, _ body: (PoolSite) throws -> R
+  ) throws -> R {
+    guard case .automatic(let control) = choice else { return try body(all()[0]) }
+    guard let reason = try reasonAgainstKernel(request) else { return try body(kernel()) }
+    guard allowsFallback else {
+      throw ToolError(.request, "\(reason); without --no-fallback, dmthin serve would have it")
+    }
+    let (site, started) = try serverForNewPool(request.name, control)
+    let result: R
+    do {
+      result = try body(site)
+    } catch {
+      started?.end()
+      throw error
+    }
+    let process = started.map { "a server that was started, process \($0.process)" }
+    console.note(
+      "\(request.name): \(reason); it is served by \(process ?? "the server that was there"), "
+        + "control socket \(site.server?.control ?? "")")
+    return result
+  }
+
+  private func serverForNewPool(_ name: String, _ control: String?) throws(ToolError)
+    -> (PoolSite, StartedServer?)
+  {
+    let folder = ServerFolder.usual
+    if let common = control ?? folder?.commonControl, access(common, F_OK) == 0 {
+      let site = server(common)
+      if (try? site.manager.backend.driverVersion()) != nil { return (site, nil) }
+    }
+    guard control == nil else {
+      throw ToolError(
+        .input,
+        "no server answers at \(control ?? ""); start one with: dmthin serve --control "
+          + shellQuoted(control ?? ""))
+    }
+    guard let program = console.serverProgram else {
+      throw ToolError(.request, "this program has no server in it; use dmthin")
+    }
+    guard let folder else {
+      throw ToolError(
+        .request, "no folder for a server's sockets is known: set XDG_RUNTIME_DIR or DMTHIN_RUN")
+    }
+    let own = folder.ownFolder(pool: name)
+    if access("\(own)/control", F_OK) == 0 {
+      let site = server("\(own)/control")
+      if (try? site.manager.backend.driverVersion()) != nil { return (site, nil) }
+    }
+    do throws(StartedServer.Failure) {
+      let started = try StartedServer(program: program, folder: own)
+      return (server(started.control), started)
+    } catch {
+      throw ToolError(.inputOutput, error.description)
+    }
+  }
+
+  /// Why the kernel cannot have a pool; nil where it can.
+  private func reasonAgainstKernel(_ request: PoolActivation) throws(ToolError) -> String? {
+    guard console.makeDeviceMapper != nil else { return "this program has no device-mapper" }
+    for path in [request.metadata, request.data] {
+      var info = stat()
+      if stat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG {
+        return "\(path) is a file, which the kernel does not take"
+      }
+    }
+    let backend = try kernel().manager.backend
+    do throws(DeviceMapperError) {
+      if try Self.offersPools(backend) { return nil }
+      // Drivers from before 4.41 do not load what provides a target when they are asked for it.
+      _ = Self.run("modprobe", "-q", "dm-thin-pool")
+      return try Self.offersPools(backend) ? nil : "the kernel has no thin-pool target"
+    } catch {
+      guard error.code != EACCES, error.code != EPERM else {
+        throw ToolError(
+          .request,
+          "the kernel's device-mapper is for root alone: run this as root, or give --backend "
+            + "userspace")
+      }
+      return "the kernel has no device-mapper"
+    }
+  }
+
+  private static func offersPools(_ backend: any DeviceMapperBackend) throws(DeviceMapperError)
+    -> Bool
+  {
+    if let target = try? backend.target("thin-pool"), target.name == "thin-pool" { return true }
+    return try backend.targets().contains { $0.name == "thin-pool" }
+  }
+
+  /// Runs a program and waits for it. Returns whether it was found and ended with 0.
+  private static func run(_ words: String...) -> Bool {
+    var arguments = words.map { strdup($0) } + [nil]
+    defer { arguments.forEach { free($0) } }
+    var process: pid_t = 0
+    guard posix_spawnp(&process, words[0], nil, nil, &arguments, environ) == 0 else { return false }
+    var status: Int32 = 0
+    while waitpid(process, &status, 0) < 0, errno == EINTR {}
+    return status == 0
+  }
+}

@@ -1,0 +1,93 @@
+import BlockIO
+import CDMThin
+import Glibc
+
+/// A `dmthin serve` that this process started, and that outlives it.
+public struct StartedServer {
+  /// Its process id.
+  public let process: Int32
+  /// Its control socket.
+  public let control: String
+
+  /// Why a server does not come up.
+  public struct Failure: Error, CustomStringConvertible {
+    /// A sentence, and what the server said.
+    public let description: String
+  }
+
+  /// How long a server may take to come up, in milliseconds.
+  private static let patience = 60_000
+  /// How long it stays without a device, a client or a command, in seconds.
+  private static let idleSeconds = 2
+
+  /// Starts a server without a pool, and waits until it takes commands. Its sockets are `control` and `nbd`
+  /// in `folder`, what it says goes to the file `log` there. It ends by itself when it has been without
+  /// devices, clients and commands for two seconds.
+  /// - Parameters:
+  ///   - program: the path of `dmthin`.
+  ///   - folder: made where it is missing, with the one that it is in.
+  public init(program: String, folder: String) throws(Failure) {
+    control = "\(folder)/control"
+    let log: Int32
+    do throws(TrustedFolder.Fault) {
+      if let slash = folder.lastIndex(of: "/"), slash != folder.startIndex {
+        _ = try TrustedFolder.own(String(folder[..<slash]), makes: true)
+      }
+      log = try TrustedFolder.own(folder, makes: true)
+        .openFile("log", O_RDWR | O_CREAT | O_TRUNC)
+    } catch {
+      throw Failure(description: "cannot start a server: \(error)")
+    }
+    defer { close(log) }
+    // Through a link like /proc/self/exe the process would have the link's name.
+    let full = realpath(program, nil)
+    defer { free(full) }
+    let words = [
+      full.map { String(cString: $0) } ?? program, "serve", "--control", control, "--socket", "\(folder)/nbd", "--until-idle",
+      "\(Self.idleSeconds)",
+    ]
+    var arguments = words.map { strdup($0) } + [nil]
+    process = arguments.withUnsafeMutableBufferPointer {
+      dmthin_start_program($0.baseAddress, log)
+    }
+    arguments.forEach { free($0) }
+    guard process > 0 else {
+      throw Failure(
+        description: "cannot start \(program): \(String(cString: strerror(-process)))")
+    }
+    try waitUntilReady(log)
+  }
+
+  private func waitUntilReady(_ log: Int32) throws(Failure) {
+    let step = 10
+    for _ in 0..<(Self.patience / step) {
+      if access(control, F_OK) == 0,
+        (try? UserspaceClient(path: control).driverVersion()) != nil
+      {
+        return
+      }
+      var status: Int32 = 0
+      if waitpid(process, &status, WNOHANG) == process {
+        throw Failure(description: "the server that was started has ended\(said(log))")
+      }
+      usleep(UInt32(step * 1000))
+    }
+    end()
+    throw Failure(
+      description:
+        "the server that was started takes no commands after \(Self.patience / 1000) seconds"
+        + said(log))
+  }
+
+  /// What it has said so far, to follow a sentence.
+  private func said(_ log: Int32) -> String {
+    let text = (try? WholeFile.bytes(of: log, path: "log", upTo: 1 << 16)).map {
+      String(decoding: $0, as: UTF8.self)
+    }
+    let lines = (text ?? "").split(separator: "\n").joined(separator: "\n  ")
+    return lines.isEmpty ? "" : ":\n  \(lines)"
+  }
+
+  /// Ends it again; it is still empty.
+  public func end() { kill(process, SIGTERM) }
+}

@@ -165,8 +165,14 @@ extension PoolManager {
       lowWaterBlocks: request.lowWaterBlocks ?? 0, features: request.features)
     let line = TableLine(
       start: 0, length: sectors, type: "thin-pool", parameters: target.parameters)
-    try command("activate \(request.name)") { () throws(DeviceMapperError) in
+    do throws(DeviceMapperError) {
       try backend.create(DeviceCreation(name: request.name, uuid: request.uuid, table: [line]))
+    } catch {
+      // The kernel says it to its log alone.
+      let isKnown = (try? backend.targets())?.contains { $0.name == line.type } ?? true
+      throw failure(
+        "activate \(request.name)", error,
+        hint: error.code == EINVAL && !isKnown ? "there is no thin-pool target" : nil)
     }
   }
 

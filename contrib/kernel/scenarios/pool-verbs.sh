@@ -224,3 +224,43 @@ pool deactivate --all p
 must "$dmthin" check $meta
 nothing_left_over
 say "a thousand thin devices made and deleted"
+
+# --- without the kernel's target the pool is served, as soon as it is back the kernel has it
+# delete_module and finit_module are calls 176 and 313 on x86-64: neither rmmod nor modprobe need be there.
+unload() { perl -e 'my $name = "dm_thin_pool"; syscall(176, $name, 2048) == 0 or die "$!\n"' || fail "the target is in use"; }
+cat >/tmp/loader <<'LOADER'
+#!/usr/bin/perl
+my $none = "";
+exit 0 if $ARGV[-1] !~ /^dm.thin.pool$/;
+open(F, "<", glob("/usr/lib/uml/modules/*/kernel/drivers/md/dm-thin-pool.ko")) && syscall(313, fileno F, $none, 0);
+LOADER
+chmod 755 /tmp/loader
+unload
+echo /bin/false >/proc/sys/kernel/modprobe
+refused 64 'the kernel has no thin-pool target; without --no-fallback' activate p --metadata $meta --data $data --no-fallback
+refused 64 'there is no thin-pool target' activate p --metadata $meta --data $data --backend kernel
+pool activate p --metadata $meta --data $data --volume t1=1:16m
+grep -q 'the kernel has no thin-pool target; it is served by a server that was started' /tmp/err || fail "$(cat /tmp/err)"
+grep -q '^t1: nbd+unix:///t1?socket=/run/dmthin/p.served/nbd$' /tmp/err || fail "$(cat /tmp/err)"
+dmsetup info p >/dev/null 2>&1 && fail "the kernel has p"
+pool snapshot p 80 1
+refused 75 'in use' activate q --metadata $meta --data $data
+echo /tmp/loader >/proc/sys/kernel/modprobe
+# A pool of the kernel's beside it, whose name is the same as one that is served: neither is taken silently.
+truncate -s 4M /tmp/other.meta; truncate -s 64M /tmp/other.data
+dmsetup create p --table '0 8 zero'
+refused 64 'more than one' deactivate p
+dmsetup remove p
+pool create other --metadata /tmp/other.meta --data /tmp/other.data
+grep -q 'is a file, which the kernel does not take; it is served by' /tmp/err || fail "$(cat /tmp/err)"
+expect "pools" 'other p ' "$(pool status --json | jq -r '.pools[] | select(.backend == "userspace").name' | sort | tr '\n' ' ')"
+pool deactivate other
+pool deactivate --all p
+expect "targets" '' "$(dmsetup targets | grep '^thin')"
+pool activate p --metadata $meta --data $data --volume t1=1:16m --volume copy=80:16m
+expect backend kernel "$(pool status --json p | jq -r '.pools[].backend')"
+thin_verify t1 7 0 8
+thin_verify copy 7 0 8
+pool deactivate --all p
+must "$dmthin" check $meta
+say "served while the kernel has no target"

@@ -186,8 +186,8 @@ let package = Package(
     tests(
       "PoolServerTests",
       [
-        "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "PoolServer",
-        "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
+        "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper",
+        "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
       ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["DeviceMapper", "Targets", "TestSupport"]),

@@ -204,6 +204,7 @@ struct OutputTests {
     "PoolManager/LVMRecords.swift": "/dev/null as a child's error output",
     "PoolManager/PoolManager+Create.swift": "claims a device as OpenFile does",
     "PoolManager/RunFolder.swift": "locks, by TrustedFolder",
+    "ServerControl/ServerStart.swift": "what a started server says, by TrustedFolder",
     "Simulation/DumpText.swift": "a file in memory, for trials",
     "TargetSimulation/PoolRig.swift": "scratch files of trials",
   ]

@@ -1,6 +1,7 @@
 import BlockIO
 import DeviceMapper
 import Glibc
+import PoolManager
 import TestSupport
 import Testing
 import ThinMetadata

@@ -2,6 +2,7 @@ import BlockServer
 import Commands
 import DeviceMapper
 import PoolServer
+import PoolManager
 import Testing
 
 @testable import ServeCommands

@@ -189,7 +189,6 @@ struct RestoreTests {
           + "time=\"1\"/>", "last block"
       ),
       ("<ref name=\"b\"/>", "unknown def 'b'"),
-      ("<single_mapping origin_block=\"0\" data_block=\"1\" time=\"1\"/>", "mapped_blocks"),
       ("<ref name=\"a\"/><ref name=\"a\"/>", "keys out of order"),
       (
         "<ref name=\"a\"/><single_mapping origin_block=\"299\" data_block=\"1\" time=\"1\"/>",
@@ -209,6 +208,22 @@ struct RestoreTests {
     #expect(result.error?.message.contains(message) == true, "\(result.error?.message ?? "none")")
     #expect(result.error?.message.hasPrefix("pool.xml: line ") == true)
     #expect(result.superblockIsZero)
+  }
+
+  @Test("a count of mappings that the XML has wrong is put right, with a warning")
+  func wrongCounts() throws {
+    var pool = PoolText()
+    for id in 1...30 {
+      pool.beginDevice(id, mapped: 5)
+      pool.map(0, id)
+      pool.endDevice()
+    }
+    let device = zeroDevice(blocks: 1024)
+    let result = try restore(pool.whole, to: device)
+    #expect(try PoolImage(device).problems == [])
+    #expect(result.warnings.count == 21 && result.warnings[20].hasPrefix("10 more"))
+    #expect(
+      result.warnings[0] == "device 1 has 1 mappings, which is written; mapped_blocks says 5")
   }
 
   @Test("device ids above 24 bits, second ids and second def names are refused")

@@ -22,7 +22,10 @@ final class Restorer: PoolXmlHandler {
   private let output: any BlockDevice
   private let place: Place
   private let options: RestoreOptions
+  private static let warningsMax = 20
   private var warnings: [String] = []
+  /// Warnings beyond those.
+  private var unsaid = 0
   private var superblock = Superblock()
   private var engine: Engine?
   /// The engine's, without the rest of it: this is asked for every mapping.
@@ -162,10 +165,10 @@ final class Restorer: PoolXmlHandler {
     if let uuid = PoolUUID.parse(xml.uuid) {
       superblock.uuid = uuid
     } else {
-      warnings.append("uuid '\(xml.uuid)' is not one of 32 hexadecimal digits, zero is written")
+      warn("uuid '\(xml.uuid)' is not one of 32 hexadecimal digits, zero is written")
     }
     if let block = xml.metadataSnapshot, block != 0 {
-      warnings.append("the metadata snapshot at block \(block) cannot be restored from XML")
+      warn("the metadata snapshot at block \(block) cannot be restored from XML")
     }
   }
 
@@ -207,7 +210,7 @@ final class Restorer: PoolXmlHandler {
           "device \(device.id) has a time of \(latest), expected at most \(Limits.timeMax)")
       }
       // Later than any mapping is harmless; the pool's own time only has to catch up.
-      warnings.append(
+      warn(
         "device \(device.id) has a time of \(latest), later than the pool's \(superblock.time); "
           + "the pool's time is raised")
       superblock.time = latest
@@ -219,10 +222,10 @@ final class Restorer: PoolXmlHandler {
   private var knownDevices: Set<UInt32> = []
 
   func endDevice() throws(ToolError) {
-    guard mappingCount == current.mappedBlocks else {
-      throw ToolError(
-        .damaged,
-        "device \(current.id) has \(mappingCount) mappings, mapped_blocks says "
+    // Edited and generated dumps have it wrong, and 0.9.0 takes them.
+    if mappingCount != current.mappedBlocks {
+      warn(
+        "device \(current.id) has \(mappingCount) mappings, which is written; mapped_blocks says "
           + "\(current.mappedBlocks)")
     }
     guard let engine else {
@@ -374,7 +377,12 @@ final class Restorer: PoolXmlHandler {
     return .done(
       RestoreResult(
         superblock: superblock, deviceCount: UInt64(devices.count), mappingCount: totalCount,
-        warnings: warnings))
+        warnings: warnings + (unsaid > 0 ? ["\(unsaid) more of that kind are not shown"] : [])))
+  }
+
+  /// Keeps a warning for the user; there may be one for each of millions of devices.
+  private func warn(_ text: String) {
+    if warnings.count < Self.warningsMax { warnings.append(text) } else { unsaid += 1 }
   }
 
   /// Writes both space maps.

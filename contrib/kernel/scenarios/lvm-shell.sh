@@ -55,6 +55,8 @@ LD_LIBRARY_PATH=$(find -L "$lvm/libdm" "$lvm/tools" "$lvm/daemons" -name '*.so' 
 export LD_LIBRARY_PATH LVM_BINARY=$lvm/test/lib/lvm
 for tool in check dump repair restore; do
     export "LVM_TEST_THIN_${tool^^}_CMD=$side/thin_$tool"
+    # Some tests call a tool by its name alone.
+    ln -s "$side/thin_$tool" "/tmp/first/thin_$tool"
 done
 cd /tmp/run
 status=0

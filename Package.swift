@@ -187,7 +187,8 @@ let package = Package(
       "PoolServerTests",
       [
         "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper",
-        "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets", "TestSupport", "ThinMetadata",
+        "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets",
+        "TestSupport", "ThinMetadata",
       ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["DeviceMapper", "Targets", "TestSupport"]),

@@ -25,6 +25,11 @@ public struct FileIdentity: Hashable, Sendable {
     self.init(info)
   }
 
+  /// The block device that has a number.
+  public init(blockDevice major: UInt32, _ minor: UInt32) {
+    self.init(blockDevice: UInt64(gnu_dev_makedev(major, minor)))
+  }
+
   init(_ info: stat) {
     isBlockDevice = info.st_mode & S_IFMT == S_IFBLK
     device = UInt64(isBlockDevice ? info.st_rdev : info.st_dev)
@@ -41,6 +46,24 @@ public struct FileIdentity: Hashable, Sendable {
   /// partition is of its disk, a device of device-mapper of those below it, and a loop device of its file.
   public func overlaps(_ other: FileIdentity) -> Bool {
     self == other || everythingBelow.contains(other) || other.everythingBelow.contains(self)
+  }
+
+  /// A name by which it is found again, after a boot too where the system has one for it: by the uuid of a
+  /// device of device-mapper, else by the number of a device, or by file system and file. No slash is in it.
+  public var lastingName: String {
+    guard isBlockDevice else { return "file-\(device)-\(inode)" }
+    let uuid = WholeFile.systemText("\(systemFolder)/dm/uuid") ?? ""
+    guard uuid.isEmpty else {
+      // Anything else as its number.
+      return "dm-"
+        + uuid.utf8.map { byte in
+          let isPlain =
+            (0x30...0x39).contains(byte) || (0x41...0x5a).contains(byte)
+            || (0x61...0x7a).contains(byte) || byte == UInt8(ascii: "-")
+          return isPlain ? String(UnicodeScalar(byte)) : "_\(byte)_"
+        }.joined()
+    }
+    return "device-\(gnu_dev_major(UInt(device))):\(gnu_dev_minor(UInt(device)))"
   }
 
   /// The folder of a block device in sysfs.

@@ -87,6 +87,18 @@ public final class TrustedFolder {
     return folder
   }
 
+  /// The same; it is made where it is missing, and so are the folders on the way to it.
+  public static func made(_ path: String) throws(Fault) -> TrustedFolder {
+    do throws(Fault) {
+      return try own(path, makes: true)
+    } catch {
+      guard error.code == ENOENT, let slash = path.lastIndex(of: "/"), slash > path.startIndex
+      else { throw error }
+      _ = try made(String(path[..<slash]))
+      return try own(path, makes: true)
+    }
+  }
+
   /// Removes the folder at `path` if it is empty.
   public static func remove(_ path: String) {
     if let (parent, name) = try? parent(of: path) {

@@ -110,7 +110,8 @@ enum PoolActivateCommand: Command {
     ) { site in
       let blocks = try site.manager.activatePool(request, volumes: volumes)
       for volume in volumes {
-        if let address = site.address(of: volume.name) { console.note("\(volume.name): \(address)") }
+        guard let address = site.address(of: volume.name) else { continue }
+        console.note("\(volume.name): \(address)")
       }
       return blocks
     }
@@ -136,7 +137,7 @@ enum PoolActivateCommand: Command {
       .volume(
         """
         A thin device to activate as well, under a name. If one of them cannot be, nothing stays active. \
-        ORIGIN is a device that is read where nothing is mapped.
+        ORIGIN is a device that is read where nothing is mapped; - says that there is none any more.
         """, form: "NAME=ID:SIZE[:ORIGIN]"),
     ],
     operands: [poolName],
@@ -169,6 +170,7 @@ enum PoolActivateThinCommand: Command {
       name: operands[1], id: try number(operands[2], "ID", max: Limits.deviceIDMax),
       sectors: try parsedSectors(operands[3], "SIZE"),
       externalOrigin: arguments.text("external-origin"))
+    activation.hasNoOrigin = arguments.has("no-external-origin")
     activation.isReadOnly = arguments.has("read-only")
     activation.uuid = arguments.text("uuid")
     let pool = PoolPlace.mappedName(operands[0])
@@ -194,8 +196,11 @@ enum PoolActivateThinCommand: Command {
         "external-origin", value: .required(placeholder: "DEV", .path),
         help: """
           A device that is read where the thin device has nothing. It must never be written to, and \
-          is needed at each activation, of snapshots too.
-          """),
+          is needed at each activation, of snapshots too: which one it was is kept in \
+          /var/lib/dmthin/origins (or DMTHIN_ORIGINS), and asked for if it is missing.
+          """, conflicts: ["no-external-origin"]),
+      OptionSpec(
+        "no-external-origin", help: "It has none any more, whatever it was last activated over."),
       OptionSpec("read-only", help: "The device refuses writes."),
       OptionSpec(
         "uuid", value: .required(placeholder: "UUID", .text),

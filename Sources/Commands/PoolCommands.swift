@@ -43,6 +43,10 @@ enum PoolCreateThinCommand: PoolVerb {
     for id in numbers[0]...numbers[1] { try pool.createThin(id) }
   }
 
+  static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
+    origins.forget(numbers[0]...numbers[1])
+  }
+
   static func change(
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
@@ -77,6 +81,10 @@ enum PoolCreateSnapshotCommand: PoolVerb {
     try pool.createSnapshot(numbers[0], origin: numbers[1])
   }
 
+  static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
+    origins.inherit([SnapshotVolume(origin: numbers[1], new: numbers[0])])
+  }
+
   static func change(
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
@@ -106,6 +114,10 @@ enum PoolDeleteCommand: PoolVerb {
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
     for id in numbers[0]...numbers[1] { try pool.delete(id) }
+  }
+
+  static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
+    origins.forget(numbers[0]...numbers[1])
   }
 
   static func change(

@@ -24,6 +24,7 @@ enum PoolSnapshotCommand: Command {
       try InactiveMetadata.change(path) { pool throws(PoolError) in
         for volume in volumes { try pool.createSnapshot(volume.new, origin: volume.origin) }
       }
+      InactiveMetadata.recordOrigins(path, console) { $0.inherit(volumes) }
     }
     return ExitStatus.ok.rawValue
   }

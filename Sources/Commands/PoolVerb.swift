@@ -25,12 +25,15 @@ protocol PoolVerb: Command {
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
   ) throws
+  /// Makes the same change to what is known of external origins.
+  static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64])
   /// Options that mean something for active pools only.
   static var liveOptions: [String] { get }
 }
 
 extension PoolVerb {
   static var liveOptions: [String] { [] }
+  static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {}
 
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
@@ -47,6 +50,7 @@ extension PoolVerb {
         throw UsageError("'--\(option)' is for active pools, and \(path) is metadata at rest")
       }
       try InactiveMetadata.change(path) { pool throws(PoolError) in try change(pool, numbers) }
+      InactiveMetadata.recordOrigins(path, console) { change(&$0, numbers) }
     }
     return ExitStatus.ok.rawValue
   }
@@ -76,6 +80,17 @@ enum InactiveMetadata {
       } catch {
         throw ToolError(error)
       }
+    }
+  }
+
+  /// Keeps which devices have external origins; a warning tells where that fails.
+  static func recordOrigins(
+    _ path: String, _ console: Console, _ change: (inout OriginRecords.Origins) -> Void
+  ) {
+    do throws(ToolError) {
+      try OriginRecords(metadata: path)?.update(change)
+    } catch {
+      console.warning(error.message)
     }
   }
 

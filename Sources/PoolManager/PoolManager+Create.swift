@@ -115,11 +115,11 @@ extension PoolManager {
     var active: [String] = []
     do throws(ToolError) {
       for volume in volumes {
-        try activate(
-          pool,
-          ThinActivation(
-            name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
-            externalOrigin: volume.origin))
+        var activation = ThinActivation(
+          name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
+          externalOrigin: volume.origin)
+        activation.hasNoOrigin = volume.hasNoOrigin
+        try activate(pool, activation)
         active.append(volume.name)
       }
     } catch {

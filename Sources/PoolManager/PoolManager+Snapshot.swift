@@ -29,7 +29,15 @@ extension PoolManager {
       throw ToolError(.request, "two snapshots cannot have the same id")
     }
     try locked(pool) { () throws(ToolError) in
+      var activate = activate
       if let activate { try requireFree(activate.name) }
+      let active = try activeOrigins(pool)
+      if let wanted = activate, wanted.externalOrigin == nil,
+        let origin = volumes.first(where: { $0.new == wanted.id })?.origin
+      {
+        activate?.externalOrigin = active[origin]
+        if active[origin] == nil { try requireNoOrigin(pool, origin) }
+      }
       let origins = try devicesToSuspend(pool, volumes)
       if origins.isEmpty {
         try takeSnapshots(pool, volumes)
@@ -42,6 +50,10 @@ extension PoolManager {
             try snapshotSuspended(pool, volumes, origins, &stands)
           }
         }
+      }
+      recordOrigins(pool) { known in
+        known.merge(active) { $1 }
+        known.inherit(volumes)
       }
       guard let activate else { return }
       try undoing(pool, volumes.map(\.new)) { () throws(ToolError) in

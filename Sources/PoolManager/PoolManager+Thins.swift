@@ -12,6 +12,8 @@ public struct ThinActivation: Sendable {
   public var sectors: UInt64
   /// Path of a device that is read where nothing is mapped; nobody may write to it.
   public var externalOrigin: String?
+  /// Whether it has none, though it had one when it was last activated.
+  public var hasNoOrigin = false
   /// Whether the device refuses writes.
   public var isReadOnly = false
   /// Uuid, if it is to have one.
@@ -40,6 +42,7 @@ extension PoolManager {
             pool, .createThin(ThinPoolMessage.id(id)), to: "make thin device \(id) in \(pool.name)")
           made.append(id)
         }
+        recordOrigins(pool) { $0.forget(ids) }
         if let activate { try self.activate(pool, activate) }
       } catch {
         try undoing(pool, made) { () throws(ToolError) in throw error }
@@ -67,7 +70,9 @@ extension PoolManager {
           try delete(pool, id)
           deleted = ids.lowerBound...id
         }
+        recordOrigins(pool) { $0.forget(ids) }
       } catch {
+        if let deleted { recordOrigins(pool) { $0.forget(deleted) } }
         var text = error.message
         if !done.isEmpty { text += "\n  inactive by now: \(done.joined(separator: ", "))" }
         if let deleted {
@@ -127,6 +132,8 @@ extension PoolManager {
     var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
     if let path = activation.externalOrigin {
       target.externalOrigin = try devices.word(path, backend)
+    } else if !activation.hasNoOrigin {
+      try requireNoOrigin(pool, activation.id)
     }
     guard activation.sectors > 0 else {
       throw ToolError(.request, "a thin device has one sector at least")
@@ -145,6 +152,52 @@ extension PoolManager {
         "activate thin device \(activation.id) of \(pool.name) as \(activation.name)", error,
         hint: error.code == ENODATA ? "no thin device has that id" : nil)
     }
+    recordOrigins(pool) { $0[activation.id] = activation.externalOrigin.map { Self.fullPath($0) } }
+  }
+
+  // MARK: - External origins
+
+  private func originRecords(_ pool: LivePool) -> OriginRecords? {
+    guard let metadata = pool.metadata else { return nil }
+    // A server has numbers of its own for files.
+    return backend.path(of: metadata).map { OriginRecords(metadata: $0) }
+      ?? OriginRecords(metadata: metadata)
+  }
+
+  /// Keeps which devices have origins; where that fails the user is told, as nothing else stops.
+  func recordOrigins(_ pool: LivePool, _ change: (inout OriginRecords.Origins) -> Void) {
+    do throws(ToolError) {
+      try originRecords(pool)?.update(change)
+    } catch {
+      warn(error.message)
+    }
+  }
+
+  /// Refuses a device that had an origin when it was last activated: without one it would show zeros
+  /// where that has data, and file systems would be damaged.
+  func requireNoOrigin(_ pool: LivePool, _ id: UInt64) throws(ToolError) {
+    guard let path = originRecords(pool)?.load()[id] else { return }
+    throw ToolError(
+      .request,
+      "thin device \(id) of \(pool.name) reads from an external origin what it does not have: it, or "
+        + "what it is a snapshot of, was last activated over \(path)\n  give --external-origin "
+        + "\(shellQuoted(path)), or --no-external-origin if it needs none any more")
+  }
+
+  /// The origins of active thin devices, by id.
+  func activeOrigins(_ pool: LivePool) throws(ToolError) -> OriginRecords.Origins {
+    var origins: OriginRecords.Origins = [:]
+    for thin in try activeThins(pool) {
+      guard let origin = thin.target.externalOrigin else { continue }
+      origins[thin.id] = DeviceNumber(origin).map { devices.path($0, backend) } ?? origin
+    }
+    return origins
+  }
+
+  private static func fullPath(_ path: String) -> String {
+    guard !path.hasPrefix("/"), let folder = getcwd(nil, 0) else { return path }
+    defer { free(folder) }
+    return "\(String(cString: folder))/\(path)"
   }
 
   /// Removes a device.

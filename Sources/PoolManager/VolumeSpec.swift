@@ -10,6 +10,8 @@ public struct VolumeSpec: Equatable, Sendable {
   public var sectors: UInt64?
   /// A device or file that is read where nothing is mapped.
   public var origin: String?
+  /// Whether it has none, though it had one when it was last activated.
+  public var hasNoOrigin = false
 
   /// What is wrong with a text.
   public struct Malformed: Error, Equatable, Sendable, CustomStringConvertible {
@@ -25,7 +27,7 @@ public struct VolumeSpec: Equatable, Sendable {
     self.origin = origin
   }
 
-  /// Understands `NAME=ID`, `NAME=ID:SIZE` and `NAME=ID:SIZE:ORIGIN`.
+  /// Understands `NAME=ID`, `NAME=ID:SIZE`, `NAME=ID:SIZE:ORIGIN`, and `-` for no origin.
   /// - Throws: `Malformed` with the reason.
   public init(_ text: String) throws(Malformed) {
     guard let equals = text.firstIndex(of: "=") else {
@@ -49,6 +51,7 @@ public struct VolumeSpec: Equatable, Sendable {
     }
     guard words.count > 2 else { return }
     guard !words[2].isEmpty else { throw Malformed(description: "an origin is missing") }
-    origin = String(words[2])
+    hasNoOrigin = words[2] == "-"
+    if !hasNoOrigin { origin = String(words[2]) }
   }
 }

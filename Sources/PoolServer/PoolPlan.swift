@@ -32,7 +32,7 @@ extension PoolPlan {
     add(
       options.name, ThinPoolTarget.type, target.parameters,
       sectors: pool.blockCount * pool.blockSectors)
-    let wanted = try volumes(options, &pool)
+    let wanted = try volumes(options, &pool, metadata)
     notes = pool.notes + notes
     for volume in wanted {
       guard volume.name != options.name else {
@@ -55,16 +55,28 @@ extension PoolPlan {
   }
 
   /// The volumes that are asked for, or else one for every device, each with its size.
-  private mutating func volumes(_ options: ServeOptions, _ pool: inout PoolInspection)
-    throws(ServeError) -> [VolumeSpec]
-  {
+  private mutating func volumes(
+    _ options: ServeOptions, _ pool: inout PoolInspection, _ metadata: String
+  ) throws(ServeError) -> [VolumeSpec] {
     let isEverything = options.volumes.isEmpty
     let wanted =
       isEverything
       ? try pool.deviceIDs().map { VolumeSpec(name: "thin\($0)", id: $0, sectors: nil) }
       : options.volumes
     var volumes: [VolumeSpec] = []
+    let origins = OriginRecords(metadata: metadata)?.load() ?? [:]
     for var volume in wanted {
+      if let origin = origins[UInt64(volume.id)], volume.origin == nil, !volume.hasNoOrigin {
+        let fault =
+          "thin device \(volume.id) reads from an external origin what it does not have: it, or what it "
+          + "is a snapshot of, was last activated over \(origin)"
+        let size = volume.sectors.map { "\($0)s" } ?? "SIZE"
+        let advice =
+          "give --volume \(volume.name)=\(volume.id):\(size):\(origin), or - in place of that"
+        guard isEverything else { throw ServeError(.request, "\(fault)\n  \(advice)") }
+        notes.append("warning: \(fault); it is not served: \(advice)")
+        continue
+      }
       if volume.sectors == nil {
         do throws(ServeError) {
           volume.sectors = try pool.mappedSectors(volume.id)

@@ -3,6 +3,7 @@ import CDMThin
 import DataPath
 import DeviceMapper
 import Glibc
+import PoolManager
 import ServerControl
 import Targets
 import ThinTools
@@ -109,11 +110,28 @@ public final class PoolServer {
     }
     plan.notes.forEach(note)
     for device in plan.devices { try make(device) }
+    recordOrigins()
     troubled = Set(failedPools())
     for name in troubled where !options.isReadOnly {
       note("warning: the pool '\(name)' asks for a check; until then it is read-only")
     }
     volumes.update()
+  }
+
+  /// Keeps which volumes have external origins, for when they are activated again.
+  private func recordOrigins() {
+    guard case .devices(let metadata, _) = options.source, !options.isReadOnly else { return }
+    do throws(ToolError) {
+      try OriginRecords(metadata: metadata)?.update { origins in
+        for volume in options.volumes where volume.origin != nil || volume.hasNoOrigin {
+          let full = volume.origin.flatMap { realpath($0, nil) }
+          defer { free(full) }
+          origins[UInt64(volume.id)] = full.map { String(cString: $0) }
+        }
+      }
+    } catch {
+      note("warning: \(error.message)")
+    }
   }
 
   private func make(_ device: ConciseTable.Device) throws(ServeError) {

@@ -72,7 +72,8 @@ extension ServeCommand {
     .volume(
       """
       A thin device to serve. SIZE is like 204800s or 10g; without it, up to the last mapped block. \
-      ORIGIN is a device or file that is read where nothing is mapped. Default: every thin device.
+      ORIGIN is a device or file that is read where nothing is mapped; - says that there is none any more. \
+      Default: every thin device.
       """, form: "NAME=ID[:SIZE[:ORIGIN]]"),
     OptionSpec(
       "name", value: .required(placeholder: "NAME", .text),

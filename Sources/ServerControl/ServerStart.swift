@@ -30,11 +30,7 @@ public struct StartedServer {
     control = "\(folder)/control"
     let log: Int32
     do throws(TrustedFolder.Fault) {
-      if let slash = folder.lastIndex(of: "/"), slash != folder.startIndex {
-        _ = try TrustedFolder.own(String(folder[..<slash]), makes: true)
-      }
-      log = try TrustedFolder.own(folder, makes: true)
-        .openFile("log", O_RDWR | O_CREAT | O_TRUNC)
+      log = try TrustedFolder.made(folder).openFile("log", O_RDWR | O_CREAT | O_TRUNC)
     } catch {
       throw Failure(description: "cannot start a server: \(error)")
     }
@@ -43,8 +39,8 @@ public struct StartedServer {
     let full = realpath(program, nil)
     defer { free(full) }
     let words = [
-      full.map { String(cString: $0) } ?? program, "serve", "--control", control, "--socket", "\(folder)/nbd", "--until-idle",
-      "\(Self.idleSeconds)",
+      full.map { String(cString: $0) } ?? program, "serve", "--control", control,
+      "--socket", "\(folder)/nbd", "--until-idle", "\(Self.idleSeconds)",
     ]
     var arguments = words.map { strdup($0) } + [nil]
     process = arguments.withUnsafeMutableBufferPointer {

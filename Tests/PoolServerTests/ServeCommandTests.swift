@@ -1,8 +1,8 @@
 import BlockServer
 import Commands
 import DeviceMapper
-import PoolServer
 import PoolManager
+import PoolServer
 import Testing
 
 @testable import ServeCommands

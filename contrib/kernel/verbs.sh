@@ -10,6 +10,8 @@
 #     nothing_left_over                   nor is there an intent or a half-written file in /run/dmthin
 . "$DMTHIN_RIG/lib.sh"
 
+# Not in /var, which is the host's.
+export DMTHIN_ORIGINS=/tmp/origins DMTHIN_TICKETS=/tmp/tickets
 dmthin=${DMTHIN_TOOLS:?names the directory of dmthin}/dmthin
 
 pool() { must "$dmthin" pool "$@" 2>/tmp/err; }

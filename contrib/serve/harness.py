@@ -9,10 +9,11 @@ except ImportError:
     raise
 
 
-# Notes of pools that ended well are not this machine's business.
+# What is kept of pools between their activations is not this machine's business.
 if "DMTHIN_TICKETS" not in os.environ:
-    own = tempfile.mkdtemp(prefix="dmthin-tickets-")
+    own = tempfile.mkdtemp(prefix="dmthin-state-")
     os.environ["DMTHIN_TICKETS"] = os.path.join(own, "tickets")
+    os.environ["DMTHIN_ORIGINS"] = os.path.join(own, "origins")
     atexit.register(shutil.rmtree, own, ignore_errors=True)
 
 

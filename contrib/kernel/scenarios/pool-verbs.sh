@@ -107,10 +107,22 @@ thin_write shorter 6 127 2
 thin_verify shorter 6 127 2
 thin_verify shorter 5 0 127
 pool snapshot p 42 41
+# What a snapshot is over has to be said at each activation, or that it is over nothing any more.
+refused 64 "was last activated over $base" activate-thin p again 42 12m
 pool activate-thin p again 42 12m --external-origin $base
 thin_verify again 6 127 2
 thin_verify again 5 0 127
-pool deactivate longer; pool deactivate shorter; pool deactivate again
+pool snapshot p 43 41 --activate third --size 12m
+thin_verify third 5 0 127
+pool deactivate longer; pool deactivate shorter; pool deactivate again; pool deactivate third
+refused 64 "was last activated over $base" activate-thin p longer 40 4m
+refused 64 "was last activated over $base" snapshot p 44 41 --activate fourth --size 12m
+pool activate-thin p longer 40 4m --no-external-origin
+thin_verify_zero longer 0 64
+pool deactivate longer
+pool activate-thin p longer 40 4m; pool deactivate longer
+pool delete p 43; pool create-thin p 43
+pool activate-thin p fresh 43 4m; pool deactivate fresh
 say "resize, external origins"
 
 # --- the transaction id, features, the metadata snapshot and its lease

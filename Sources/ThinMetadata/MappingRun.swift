@@ -21,12 +21,55 @@ public import ThinFormat
     self.length = length
     self.time = time
   }
+}
 
-  /// Whether this mapping comes right after the run.
+/// Joins mappings of one device, which are given in key order, to runs as long as they can be:
+///
+///     if !joiner.extend(key, dataBlock, time), let run = joiner.begin(key, dataBlock, time) { use(run) }
+@frozen public struct RunJoiner {
+  @usableFromInline var start: UInt64 = 0
+  /// The virtual block that the run would go on with; without a run one that no mapping has.
+  @usableFromInline var next: UInt64 = .max
+  @usableFromInline var nextData: UInt64 = 0
+  @usableFromInline var time: UInt32 = 0
+  @usableFromInline var hasRun = false
+
+  /// Before the first mapping.
+  @inlinable public init() {}
+
+  /// Makes the run longer by a mapping, if it goes on with that.
   @inlinable @inline(__always)
-  public func isContinued(by virtualBlock: UInt64, _ mapping: Mapping) -> Bool {
-    virtualBlock == self.virtualBlock &+ length && mapping.dataBlock == dataBlock &+ length
-      && mapping.time == time
+  public mutating func extend(_ virtualBlock: UInt64, _ dataBlock: UInt64, _ time: UInt32) -> Bool {
+    guard virtualBlock == next, dataBlock == nextData, time == self.time else { return false }
+    next &+= 1
+    nextData &+= 1
+    return true
+  }
+
+  /// Begins a run with a mapping.
+  /// - Returns: the one that ended; nil where there was none.
+  @inlinable
+  public mutating func begin(
+    _ virtualBlock: UInt64, _ dataBlock: UInt64, _ time: UInt32
+  ) -> MappingRun? {
+    let ended = end()
+    start = virtualBlock
+    next = virtualBlock &+ 1
+    nextData = dataBlock &+ 1
+    self.time = time
+    hasRun = true
+    return ended
+  }
+
+  /// Ends the run; nil where there is none.
+  @inlinable
+  public mutating func end() -> MappingRun? {
+    guard hasRun else { return nil }
+    let length = next &- start
+    let run = MappingRun(
+      virtualBlock: start, dataBlock: nextData &- length, length: length, time: time)
+    self = RunJoiner()
+    return run
   }
 }
 

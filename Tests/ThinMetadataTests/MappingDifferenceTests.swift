@@ -101,6 +101,31 @@ private struct Family {
     return found
   }
 
+  @Test("runs of a device are its mappings, each as long as it can be")
+  func singleDevice() throws {
+    let first = seed()
+    for number in 0..<8 {
+      let family = try Family(seed: first &+ UInt64(number))
+      let view = try MetadataView(family.device, source: .current)
+      for (id, root) in try view.deviceRoots() {
+        var found: [MappingRun] = []
+        try view.forEachRun(of: root) { found.append($0) }
+        var blocks: [UInt64: UInt64] = [:]
+        for run in found {
+          for i in 0..<run.length { blocks[run.virtualBlock + i] = run.dataBlock + i }
+        }
+        #expect(blocks == family.mappings[id], "seed \(first) + \(number): \(id)")
+        let areApart = zip(found, found.dropFirst()).allSatisfy { a, b in
+          let end = a.virtualBlock + a.length
+          return b.virtualBlock > end
+            || b.virtualBlock == end
+              && (b.dataBlock != a.dataBlock + a.length || b.time != a.time)
+        }
+        #expect(areApart, "seed \(first) + \(number): \(id)")
+      }
+    }
+  }
+
   /// The runs as single blocks.
   private func blocks(_ runs: [DifferenceRun], withData: Bool) -> [UInt64: DifferenceRun] {
     var result: [UInt64: DifferenceRun] = [:]

@@ -1,5 +1,6 @@
 import BlockIO
 import ThinFormat
+import ThinMetadata
 
 /// A pool's attributes as a dump's first line gives them.
 struct DumpHeader {
@@ -34,14 +35,6 @@ struct DumpHeader {
     }
     return digits(uuid.low) + digits(uuid.high)
   }
-}
-
-/// A run of mappings: neighbouring virtual blocks on neighbouring data blocks, of one time.
-struct MappingRun {
-  var virtualBlock: UInt64
-  var dataBlock: UInt64
-  var length: UInt64
-  var time: UInt32
 }
 
 /// Formats of a dump.

@@ -33,8 +33,8 @@ struct Dumper: ~Copyable {
   /// How often each root has been met, two standing for more.
   private var timesSeen: [UInt64: Int] = [:]
   private var devices: [ThinDevice] = []
-  private var pending: MappingRun?
-  private var lastKey: UInt64?
+  private var joiner = RunJoiner()
+  private var order = LeafOrder()
 
   init(_ pool: DumpSource, _ writer: DumpWriter, _ progress: Progress) {
     self.pool = pool
@@ -124,8 +124,7 @@ struct Dumper: ~Copyable {
           if case .leaf = event { break }
           try carryOut(event)
         }
-        if let failure { throw unusable(block, .io(failure)) }
-        try emit(block, bytes)
+        try emit(block, bytes, failure)
       })
     while at < plan.count {
       try carryOut(plan[at])
@@ -146,69 +145,43 @@ struct Dumper: ~Copyable {
       }
     }
     switch event {
-    case .beginDevice, .beginDefinition: lastKey = nil
+    case .beginDevice, .beginDefinition: order = LeafOrder()
     default: break
     }
   }
 
-  private func unusable(_ block: UInt64, _ problem: BlockProblem) -> ToolError {
-    ToolError(.damaged, "\(TreeFault(.mappings, block: block, .unusable(problem)))")
-  }
-
-  private mutating func emit(_ block: UInt64, _ bytes: RawSpan) throws(ToolError) {
-    let node: BtreeNodeView
-    do throws(FormatError) {
-      node = try BtreeNodeView(
-        validating: bytes, number: block, leafValueSize: TreeKind.mappings.valueSize)
+  private mutating func emit(_ block: UInt64, _ bytes: RawSpan, _ failure: BlockIOError?)
+    throws(ToolError)
+  {
+    let leaf: BtreeNodeView
+    do throws(TreeFault) {
+      leaf = try order.next(block, bytes, failure: failure)
     } catch {
-      throw unusable(block, .format(error))
+      throw ToolError(.damaged, "\(error)")
     }
-    guard node.isLeaf else {
-      throw unusable(
-        block, .format(.field(.nodeFlags, expected: 2, found: 1)))
-    }
-    guard node.entryCount > 0 else { return }
-    if let lastKey, node.key(0) <= lastKey {
-      throw ToolError(
-        .damaged,
-        "\(TreeFault(.mappings, block: block, .keyBelowSeparator(expected: lastKey &+ 1, found: node.key(0))))"
-      )
-    }
-    lastKey = node.key(node.entryCount - 1)
-    var run = pending
-    for i in 0..<node.entryCount {
-      let key = node.key(i)
-      let mapping = Mapping(rawValue: node.value64(i))
-      let dataBlock = mapping.dataBlock
-      guard dataBlock < pool.dataBlockCount else {
+    // Of ten million mappings: what does not change is in registers.
+    let (dataBlockCount, timeMax) = (pool.dataBlockCount, pool.mappingTimeMax)
+    var joiner = self.joiner
+    for i in 0..<leaf.entryCount {
+      let (key, mapping) = (leaf.key(i), Mapping(rawValue: leaf.value64(i)))
+      guard mapping.dataBlock < dataBlockCount else {
         // `salvage` has said so, and left it out of the device's count.
         if pool.salvaged != nil { continue }
-        throw ToolError(
-          .damaged,
-          "\(TreeFault(.mappings, block: block, .dataBlockBeyondEnd(virtualBlock: key, dataBlock: dataBlock, blockCount: pool.dataBlockCount)))"
-        )
+        let fault = TreeFault.Problem.dataBlockBeyondEnd(
+          virtualBlock: key, dataBlock: mapping.dataBlock, blockCount: dataBlockCount)
+        throw ToolError(.damaged, "\(TreeFault(.mappings, block: block, fault))")
       }
-      let time = min(mapping.time, pool.mappingTimeMax)
-      if let last = run {
-        if key == last.virtualBlock &+ last.length && dataBlock == last.dataBlock &+ last.length
-          && time == last.time
-        {
-          run = MappingRun(
-            virtualBlock: last.virtualBlock, dataBlock: last.dataBlock, length: last.length + 1,
-            time: last.time)
-          continue
-        }
-        try written { () throws(BlockIOError) in try writer.run(last) }
-      }
-      run = MappingRun(virtualBlock: key, dataBlock: dataBlock, length: 1, time: time)
+      let time = min(mapping.time, timeMax)
+      if joiner.extend(key, mapping.dataBlock, time) { continue }
+      guard let ended = joiner.begin(key, mapping.dataBlock, time) else { continue }
+      try written { () throws(BlockIOError) in try writer.run(ended) }
     }
-    pending = run
-    progress.advance(by: UInt64(node.entryCount))
+    self.joiner = joiner
+    progress.advance(by: UInt64(leaf.entryCount))
   }
 
   private mutating func endRun() throws(ToolError) {
-    guard let run = pending else { return }
-    pending = nil
+    guard let run = joiner.end() else { return }
     try written { () throws(BlockIOError) in try writer.run(run) }
   }
 }

@@ -1,0 +1,56 @@
+import BlockIO
+public import PersistentData
+import ThinFormat
+
+extension MetadataView {
+  /// Calls `body` with every mapping run of the thin device whose mapping tree is at `root`, by ascending
+  /// virtual blocks: neighbouring blocks of one time on neighbouring data blocks are one run.
+  ///
+  ///     let view = try MetadataView(device, source: .current)
+  ///     for device in try view.devices() {
+  ///       try view.forEachRun(of: device.root) { run in print(device.id, run) }
+  ///     }
+  ///
+  /// Internal nodes are read a level at a time and leaves many together, in the order of the keys. Memory:
+  /// a list of leaves to read (256 KiB), and what `LeafSequence` keeps.
+  /// - Throws: `TreeFault` at the first thing that is damaged. What `body` got until then is right.
+  public func forEachRun(of root: UInt64, _ body: (MappingRun) -> Void) throws(TreeFault) {
+    let leaves = BlockStream(reader.device)
+    let planMax = 1 << 15
+    var plan: [UInt64] = []
+    var order = LeafOrder()
+    var joiner = RunJoiner()
+    func read() throws(TreeFault) {
+      var ahead = 0
+      try leaves.read(
+        next: { () throws(TreeFault) -> UInt64? in
+          guard ahead < plan.count else { return nil }
+          ahead += 1
+          return plan[ahead - 1]
+        },
+        body: { block, bytes, failure throws(TreeFault) in
+          let leaf = try order.next(block, bytes, failure: failure)
+          for i in 0..<leaf.entryCount {
+            let mapping = Mapping(rawValue: leaf.value64(i))
+            guard mapping.dataBlock < dataBlockCount else {
+              throw TreeFault(
+                .mappings, block: block,
+                .dataBlockBeyondEnd(
+                  virtualBlock: leaf.key(i), dataBlock: mapping.dataBlock,
+                  blockCount: dataBlockCount))
+            }
+            if joiner.extend(leaf.key(i), mapping.dataBlock, mapping.time) { continue }
+            if let run = joiner.begin(leaf.key(i), mapping.dataBlock, mapping.time) { body(run) }
+          }
+        })
+      plan.removeAll(keepingCapacity: true)
+    }
+    try LeafSequence(reader, stream: BlockStream(reader.device)).forEach(root: root) {
+      leaf throws(TreeFault) in
+      plan.append(leaf)
+      if plan.count == planMax { try read() }
+    }
+    try read()
+    if let run = joiner.end() { body(run) }
+  }
+}

@@ -105,4 +105,50 @@ struct CleanTicketTests {
     #expect(rename(folder.file("text"), note) == 0 && chmod(note, 0o600) == 0)
     #expect(try !redeem())
   }
+
+  @Test("notes of what is gone are cleared, those of what is there and what is no note are not")
+  func cleared() throws {
+    try issue()
+    let other = try folder.zeros("other", size: 1 << 20)
+    let device = try open(other)
+    #expect(tickets.issue(try #require(device.descriptor)))
+    func put(_ name: String, _ text: String) throws {
+      let path = try folder.file("new", text: text)
+      #expect(chmod(path, 0o600) == 0 && rename(path, "\(notes)/\(name)") == 0)
+    }
+    let boot = try #require(WholeFile.systemText("/proc/sys/kernel/random/boot_id"))
+    func note(_ changes: String) -> String {
+      "clean metadata 1\nsuperblock 1\nbytes 4096\nchanges \(changes)\n"
+    }
+    try put("dm-LVM_", note("another-boot 1 2 3 4 5"))
+    try put("dm-kept", note("\(boot) 1 2 3 4 5"))
+    try put("device-8:0", note("another-boot 1 2 3 4 5"))
+    try put("device-4000:1", note("\(boot) 7 2 3 4 5"))
+    try put("notes.txt", "of somebody's own")
+    try put("file-1-2.new", "half a no")
+    #expect(tickets.clear() == 3)
+    #expect(files.sorted().filter { !$0.hasPrefix("file-") } == ["dm-kept", "notes.txt"])
+    #expect(files.count == 5)
+    // A file that is gone: its note is kept for a week, that of one that is there for longer.
+    unlink(other)
+    let (day, now) = (86_400, time(nil))
+    #expect(tickets.clear(now: now + 2 * day) == 1)
+    #expect(!files.contains("file-1-2.new") && files.count == 4)
+    #expect(tickets.clear(now: now + 8 * day) == 1)
+    #expect(files.count == 3)
+    #expect(tickets.clear(now: now + 100 * day) == 0)
+    #expect(try redeem())
+    try issue()
+    // Another file has its place.
+    #expect(rename(metadata, folder.file("moved")) == 0)
+    _ = try folder.zeros("meta", size: 1 << 20)
+    #expect(tickets.clear(now: now + 6 * day) == 0)
+    #expect(tickets.clear(now: now + 8 * day) == 1)
+    #expect(tickets.clear(now: now + 200 * day) == 1)
+    #expect(files == ["notes.txt"])
+    // Nothing is touched in a folder that others could have filled.
+    try put("dm-LVM_", note("another-boot 1 2 3 4 5"))
+    #expect(chmod(notes, 0o777) == 0)
+    #expect(tickets.clear(now: now + 200 * day) == 0)
+  }
 }

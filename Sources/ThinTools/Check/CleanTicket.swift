@@ -15,11 +15,17 @@ public struct CleanTickets: Sendable {
   private struct Identity {
     /// The name of its note.
     var key: String
-    /// What the note has to say.
+    /// What the note has to begin with.
     var text: String
+    /// The file that it is about, where it can be looked for: a line at the end of the note.
+    var path: String?
   }
 
-  private static let bytesMax = 4096
+  private static let bytesMax = 8192
+  /// A note of a file that is not where it was is kept for so long: the file system may be elsewhere for now.
+  private static let missingSecondsMax = 7 * 86_400
+  /// No note is kept for longer: a check costs seconds.
+  private static let secondsMax = 180 * 86_400
   private let path: String
 
   /// Notes in a folder, which is made when the first one is written.
@@ -51,7 +57,7 @@ public struct CleanTickets: Sendable {
     let bytes = try? WholeFile.bytes(of: file, path: path, upTo: Self.bytesMax)
     // Removed for good: after a power cut it is not there again.
     let isGone = folder.remove(identity.key) && folder.sync()
-    return isGone && bytes == Array(identity.text.utf8)
+    return isGone && bytes?.starts(with: identity.text.utf8) == true
   }
 
   /// Writes the note of metadata that is open, sound and durable, and that nothing more will be written
@@ -64,12 +70,66 @@ public struct CleanTickets: Sendable {
       if let slash = path.lastIndex(of: "/"), slash > path.startIndex {
         _ = try TrustedFolder.own(String(path[..<slash]), makes: true)
       }
-      try TrustedFolder.own(path, makes: true).replace(identity.key, with: identity.text)
+      let place = identity.path.map { "path \($0)\n" } ?? ""
+      try TrustedFolder.own(path, makes: true).replace(identity.key, with: identity.text + place)
       return true
     } catch {
       return false
     }
   }
+
+  /// Removes notes that are of no use any more: of block devices as they were before this boot, or that are
+  /// gone; of files that have been gone, or others, for a week; what is older than half a year; and what
+  /// was not finished. Nothing else in the folder is touched.
+  /// - Parameter now: seconds since 1970; nil stands for what the clock says.
+  /// - Returns: how many were removed.
+  @discardableResult
+  public func clear(now: Int? = nil) -> Int {
+    guard let folder = try? TrustedFolder.own(path), let names = try? folder.names() else {
+      return 0
+    }
+    let boot = WholeFile.systemText("/proc/sys/kernel/random/boot_id")
+    let now = now ?? time(nil)
+    var count = 0
+    for name in names where ["file-", "device-", "dm-"].contains(where: name.hasPrefix) {
+      guard isUseless(name, in: folder, now: now, boot: boot) else { continue }
+      if folder.remove(name) { count += 1 }
+    }
+    return count
+  }
+
+  private func isUseless(_ name: String, in folder: TrustedFolder, now: Int, boot: String?) -> Bool
+  {
+    guard let info = folder.status(name), info.st_mode & S_IFMT == S_IFREG else { return false }
+    let age = now - info.st_mtim.tv_sec
+    if age > Self.secondsMax { return true }
+    // Another server may be writing it.
+    if name.hasSuffix(TrustedFolder.unfinishedSuffix) { return age > 3600 }
+    guard let file = try? folder.openFile(name, O_RDONLY) else { return false }
+    defer { close(file) }
+    guard let bytes = try? WholeFile.bytes(of: file, path: path, upTo: Self.bytesMax) else {
+      return false
+    }
+    var values: [Substring: Substring] = [:]
+    for line in String(decoding: bytes, as: UTF8.self).split(separator: "\n") {
+      guard let blank = line.firstIndex(of: " ") else { continue }
+      values[line[..<blank]] = line[line.index(after: blank)...]
+    }
+    guard name.hasPrefix("file-") else {
+      // Boot and instance come first.
+      let words = values["changes"]?.split(separator: " ") ?? []
+      guard words.count > 1, let boot else { return false }
+      if words[0] != boot { return true }
+      guard name.hasPrefix("device-") else { return false }
+      let number = name.dropFirst("device-".count)
+      return WholeFile.systemText("/sys/dev/block/\(number)/diskseq") != String(words[1])
+    }
+    guard age > Self.missingSecondsMax, let path = values["path"] else { return false }
+    var found = stat()
+    return stat(String(path), &found) != 0 || name != Self.key(found)
+  }
+
+  private static func key(_ info: stat) -> String { "file-\(info.st_dev)-\(info.st_ino)" }
 
   private static func identity(_ descriptor: Int32) -> Identity? {
     var info = stat()
@@ -78,6 +138,7 @@ public struct CleanTickets: Sendable {
     }
     let key: String
     let changes: String
+    var path: String?
     var bytes = UInt64(max(0, info.st_size))
     if info.st_mode & S_IFMT == S_IFBLK {
       let number = "\(gnu_dev_major(info.st_rdev)):\(gnu_dev_minor(info.st_rdev))"
@@ -87,12 +148,23 @@ public struct CleanTickets: Sendable {
       key = uuid.isEmpty ? "device-\(number)" : "dm-\(fileName(uuid))"
       changes = writes
     } else {
-      key = "file-\(info.st_dev)-\(info.st_ino)"
+      key = Self.key(info)
+      path = openPath(descriptor)
       changes = [info.st_mtim, info.st_ctim].map { "\($0.tv_sec).\($0.tv_nsec)" }
         .joined(separator: " ")
     }
     let text = "clean metadata 1\nsuperblock \(digest)\nbytes \(bytes)\nchanges \(changes)\n"
-    return Identity(key: key, text: text)
+    return Identity(key: key, text: text, path: path)
+  }
+
+  /// The path of a file that is open, if it is one that a line can have.
+  private static func openPath(_ descriptor: Int32) -> String? {
+    var bytes = [CChar](repeating: 0, count: Int(PATH_MAX))
+    let count = readlink("/proc/self/fd/\(descriptor)", &bytes, bytes.count)
+    guard count > 0, count < bytes.count, bytes[0] == CChar(UInt8(ascii: "/")) else { return nil }
+    let path = String(
+      validating: bytes[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    return path.flatMap { $0.utf8.allSatisfy { $0 >= 32 && $0 != 127 } ? $0 : nil }
   }
 
   /// What tells whether a block device was written to: this boot, this instance of the device, and how

@@ -38,22 +38,26 @@ struct PoolInspection {
     data = try Self.open(dataPath)
     // The kernel's target would format it there and then.
     if let isBlank = try? PoolMetadata.isUnformatted(metadata), isBlank {
-      throw ServeError(.request, "\(metadataPath) holds no metadata yet: see 'dmthin pool format'")
+      // The beginning of a data device can be zeros, and a superblock can have been wiped: to format either
+      // would be the end of it.
+      let found = Recognizer.recognize(metadataPath).flatMap {
+        $0 == .zeros ? nil : $0.advice(metadataPath)
+      }
+      throw ServeError(
+        .request,
+        "\(metadataPath) holds no metadata yet"
+          + ((Self.exchanged(metadataPath, dataPath, data) ?? found).map { "\n\($0)" }
+            ?? ": see 'dmthin pool format'"))
     }
     do throws(MetadataError) {
       superblock = try MetadataView(metadata, source: .current).superblock
     } catch {
-      let isSwapped = (try? MetadataView(data, source: .current)) != nil
-      throw ServeError(
-        .damaged,
-        "\(metadataPath): \(error)"
-          + (isSwapped
-            ? "\n\(dataPath) holds metadata: the two have changed places"
-            : "\n"
-              + (Recognizer.recognize(metadataPath)?.advice(metadataPath)
-                ?? "without its superblock a pool cannot be served; see what is left of it with: "
-                + "thin_dump --repair \(metadataPath)"))
-      )
+      let advice =
+        Self.exchanged(metadataPath, dataPath, data)
+        ?? Recognizer.recognize(metadataPath)?.advice(metadataPath)
+        ?? "without its superblock a pool cannot be served; see what is left of it with: "
+        + "thin_dump --repair \(metadataPath)"
+      throw ServeError(.damaged, "\(metadataPath): \(error)\n\(advice)")
     }
     if isForReading, blockCount < knownBlockCount, blockCount > 0 {
       notes.append(
@@ -68,6 +72,16 @@ struct PoolInspection {
           + "\(metadataPath) has \(knownBlockCount): that is not its data device, or it has become "
           + "smaller")
     }
+  }
+
+  /// A sentence for the case that metadata and data were given the wrong way round; nil where they were not.
+  private static func exchanged(_ metadataPath: String, _ dataPath: String, _ data: FileDevice)
+    -> String?
+  {
+    guard (try? MetadataView(data, source: .current)) != nil else { return nil }
+    return
+      "\(dataPath) holds metadata: the two have changed places, so give --metadata \(dataPath) "
+      + "--data \(metadataPath)"
   }
 
   private static func open(_ path: String) throws(ServeError) -> FileDevice {

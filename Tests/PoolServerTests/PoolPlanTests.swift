@@ -123,6 +123,50 @@ struct PoolPlanTests {
     }
   }
 
+  @Test(
+    "What is given in place of metadata is named, with what to do, and nothing says to format it")
+  func wrongThings() throws {
+    func text(_ metadata: String, _ data: String) -> String {
+      do throws(ServeError) {
+        _ = try PoolInspection(metadata: metadata, data: data)
+        return "taken"
+      } catch {
+        return error.description
+      }
+    }
+    func image(_ mark: [UInt8], at offset: Int) throws -> String {
+      var bytes = [UInt8](repeating: 0, count: 1 << 20)
+      bytes.replaceSubrange(offset..<offset + mark.count, with: mark)
+      // Not blank: a file of zeros is another matter.
+      bytes[4095] = 1
+      return try folder.file("thing", bytes: bytes)
+    }
+    for (mark, offset, words) in [
+      (Array("<superblock uuid=\"\" time=\"0\">".utf8), 0, "thin_restore"),
+      (Array("begin superblock: ".utf8), 0, "human_readable"), ([0x1f, 0x8b], 0, "gzip"),
+      (Array("LABELONE".utf8), 512, "LVM"), ([0x55, 0xaa], 510, "partition table"),
+      ([0x51, 0x46, 0x49, 0xfb], 0, "qcow2"), (Array("LUKS".utf8), 0, "LUKS"),
+      ([0x77, 0xef, 9, 0x63, 0xaa, 0xa0, 0x37, 0xa5], 0, "packed"), ([1], 7, "data device"),
+    ] as [([UInt8], Int, String)] {
+      let path = try image(mark, at: offset)
+      let said = text(path, data)
+      #expect(said.hasPrefix(path) && said.contains(words), "\(words): \(said)")
+      #expect(said.contains("next:") && !said.contains("pool format"), "\(said)")
+    }
+    // Metadata that begins at a partition of the device.
+    let bytes = try contents(of: metadata)
+    let whole = try folder.file("whole", bytes: [UInt8](repeating: 0, count: 1 << 20) + bytes)
+    #expect(text(whole, data).contains("superblock of thin-pool metadata is at byte 1048576"))
+    let wiped = try folder.file("wiped", bytes: [UInt8](repeating: 0, count: 4096) + bytes[4096...])
+    #expect(text(wiped, data).contains("its superblock was overwritten"))
+    for path in [whole, wiped] { #expect(!text(path, data).contains("pool format")) }
+    // The wrong way round, whether the data begins with zeros or not.
+    #expect(text(data, metadata).contains("the two have changed places"))
+    #expect(!text(data, metadata).contains("pool format"))
+    let filled = try folder.file("filled", bytes: Array(repeating: 7, count: 1 << 20))
+    #expect(text(filled, metadata).contains("give --metadata \(metadata) --data \(filled)"))
+  }
+
   @Test("A file of tables is a list of devices, one to a line or all on one")
   func tables() throws {
     let text = """

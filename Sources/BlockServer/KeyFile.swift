@@ -5,6 +5,8 @@ import Glibc
 enum KeyFile {
   /// No file of shared keys is larger.
   private static let bytesMax = 16 << 20
+  /// Hexadecimal digits of a key: with fewer it can be guessed from one handshake.
+  private static let digitsMin = 32
 
   /// What is wrong with a file of `NAME:HEX` lines; nil if nothing is.
   static func fault(_ path: String) -> String? {
@@ -21,17 +23,22 @@ enum KeyFile {
     for (index, line) in bytes.split(separator: 10, omittingEmptySubsequences: false).enumerated() {
       let line = line.last == 13 ? line.dropLast() : line
       if line.isEmpty { continue }
-      guard isKey(line) else {
+      guard let digits = digits(line) else {
         return "line \(index + 1) is not NAME:HEX, as psktool writes it"
+      }
+      guard digits >= digitsMin else {
+        return "line \(index + 1) has a key of \(digits / 2) bytes, which can be guessed: at least "
+          + "\(digitsMin / 2) are needed; make one with: psktool -u NAME -p FILE"
       }
       keys += 1
     }
     return keys == 0 ? "has no key; make one with: psktool -u NAME -p FILE" : nil
   }
 
-  private static func isKey(_ line: ArraySlice<UInt8>) -> Bool {
+  /// How many digits the key of a line has; nil where the line is none.
+  private static func digits(_ line: ArraySlice<UInt8>) -> Int? {
     guard let colon = line.lastIndex(of: UInt8(ascii: ":")), colon > line.startIndex else {
-      return false
+      return nil
     }
     let (name, key) = (line[..<colon], line[(colon + 1)...])
     func isDigit(_ byte: UInt8) -> Bool {
@@ -42,8 +49,10 @@ enum KeyFile {
       default: false
       }
     }
-    return name.allSatisfy { $0 >= 32 && $0 != 127 } && !key.isEmpty && key.count % 2 == 0
+    let isKey =
+      name.allSatisfy { $0 >= 32 && $0 != 127 } && !key.isEmpty && key.count % 2 == 0
       && key.allSatisfy(isDigit)
+    return isKey ? key.count : nil
   }
 
   /// A line for the user where others than the owner can read a key.

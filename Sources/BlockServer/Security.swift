@@ -78,11 +78,26 @@ public final class TLSCredentials {
     let loaded = gnutls_certificate_set_x509_key_file(
       credentials, certificate, key, GNUTLS_X509_FMT_PEM)
     guard loaded >= 0 else { throw TLSError("\(certificate), \(key)", loaded) }
+    guard !Self.hasWeakKey(credentials) else {
+      throw TLSError(
+        description:
+          "\(key): the key is too short to be safe: make one of 2048 bits or more (RSA), or of "
+          + "256 (ECDSA), and a certificate for it")
+    }
     if let clientAuthority {
       let count = gnutls_certificate_set_x509_trust_file(
         credentials, clientAuthority, GNUTLS_X509_FMT_PEM)
       guard count > 0 else { throw TLSError(clientAuthority, count) }
     }
+  }
+
+  /// Whether a key is weaker than 112 bits of security, which clients of today refuse too.
+  private static func hasWeakKey(_ credentials: gnutls_certificate_credentials_t) -> Bool {
+    var key: gnutls_x509_privkey_t?
+    // A key that the library does not show has to be taken as it is.
+    guard gnutls_certificate_get_x509_key(credentials, 0, &key) == 0, let key else { return false }
+    defer { gnutls_x509_privkey_deinit(key) }
+    return gnutls_x509_privkey_sec_param(key).rawValue < GNUTLS_SEC_PARAM_MEDIUM.rawValue
   }
 
   /// Keys that client and server share: a file of `NAME:HEX` lines, as `psktool` makes it.
@@ -108,8 +123,9 @@ public final class TLSCredentials {
   }
 
   func apply(to session: gnutls_session_t) -> Bool {
-    // Older versions have known weaknesses, and no client needs them.
-    let versions = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
+    // Older versions have known weaknesses, and no client needs them. The profile is for clients'
+    // certificates: 112 bits of security, and no digest that has been broken.
+    let versions = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%PROFILE_MEDIUM"
     let priority = keys == nil ? versions : "\(versions):+ECDHE-PSK:+DHE-PSK:+PSK"
     guard gnutls_priority_set_direct(session, priority, nil) == 0 else { return false }
     if let certificates {

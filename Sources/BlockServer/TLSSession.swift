@@ -46,7 +46,11 @@ final class TLSSession {
       let status = gnutls_handshake(session)
       if status == 0 { return .done }
       if status == GNUTLS_E_AGAIN { return .again }
-      if gnutls_error_is_fatal(status) != 0 { return .failed }
+      if gnutls_error_is_fatal(status) != 0 {
+        // So that clients can say more than that the connection has ended; if they take it at once.
+        _ = gnutls_alert_send_appropriate(session, status)
+        return .failed
+      }
     }
     return .failed
   }

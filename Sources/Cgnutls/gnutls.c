@@ -14,6 +14,7 @@
     F(int, gnutls_handshake, (gnutls_session_t s), (s))                                            \
     F(int, gnutls_bye, (gnutls_session_t s, gnutls_close_request_t how), (s, how))                 \
     F(int, gnutls_error_is_fatal, (int error), (error))                                            \
+    F(int, gnutls_alert_send_appropriate, (gnutls_session_t s, int error), (s, error))             \
     F(const char *, gnutls_strerror, (int error), (error))                                         \
     F(int, gnutls_priority_set_direct, (gnutls_session_t s, const char *text, const char **at),    \
       (s, text, at))                                                                               \
@@ -39,6 +40,11 @@
     F(int, gnutls_certificate_set_x509_trust_file,                                                 \
       (gnutls_certificate_credentials_t c, const char *path, gnutls_x509_crt_fmt_t format),        \
       (c, path, format))                                                                           \
+    F(int, gnutls_certificate_get_x509_key,                                                        \
+      (gnutls_certificate_credentials_t c, unsigned index, gnutls_x509_privkey_t *key),            \
+      (c, index, key))                                                                             \
+    F(gnutls_sec_param_t, gnutls_x509_privkey_sec_param, (gnutls_x509_privkey_t key), (key))       \
+    P(gnutls_x509_privkey_deinit, (gnutls_x509_privkey_t key), (key))                              \
     F(int, gnutls_psk_allocate_server_credentials, (gnutls_psk_server_credentials_t * c), (c))     \
     P(gnutls_psk_free_server_credentials, (gnutls_psk_server_credentials_t c), (c))                \
     F(int, gnutls_psk_set_server_credentials_file,                                                 \

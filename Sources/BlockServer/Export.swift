@@ -95,6 +95,13 @@ public final class ExportList {
     exports.removeAll { $0 === export }
   }
 
+  /// The same of many, in one go.
+  public func remove(_ names: Set<String>) {
+    guard !names.isEmpty else { return }
+    for name in names { byName[name] = nil }
+    exports.removeAll { names.contains($0.name) }
+  }
+
   /// The export of a name.
   public subscript(name: String) -> Export? { byName[name] }
 

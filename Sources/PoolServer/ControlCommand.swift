@@ -5,7 +5,8 @@ import Targets
 
 /// Carries out a line of the control protocol.
 struct ControlCommand {
-  typealias Reply = (ControlMessage) -> Void
+  /// Is given the line of the answer.
+  typealias Reply = ([UInt8]) -> Void
   /// Has a command that waits for an event forget about it.
   typealias Cancel = () -> Void
 
@@ -34,17 +35,18 @@ struct ControlCommand {
     case .wait: return try wait(request, reply)
     case .awaitEvents: return try awaitEvents(request, reply)
     case .info, .status, .table, .dependencies: try query(verb, request, reply)
-    case .list: reply(list())
-    case .targets: reply(targets())
-    case .version: reply(ControlMessage(["ok", UserspaceDeviceMapper.driverVersion]))
-    case .listeners: reply(ControlMessage(["ok"] + door.listeners()))
-    case .armEvents: reply(ControlMessage(["ok", "\(door.eventCount)"]))
+    case .list: list(reply)
+    case .removeAll: removeAll(deferred: try request.flag(), reply)
+    case .targets: reply(targets().line)
+    case .version: reply(ControlMessage(["ok", UserspaceDeviceMapper.driverVersion]).line)
+    case .listeners: reply(ControlMessage(["ok"] + door.listeners()).line)
+    case .armEvents: reply(ControlMessage(["ok", "\(door.eventCount)"]).line)
     case .path:
       let number = DeviceNumber(major: try request.number(), minor: try request.number())
-      reply(mapper.path(of: number).map { ControlMessage(["ok", $0]) } ?? .none)
+      reply((mapper.path(of: number).map { ControlMessage(["ok", $0]) } ?? .none).line)
     case .create, .suspend, .resume: try slowCommand(verb, request, reply)
-    case .reload, .clear, .remove, .removeAll, .rename, .setUUID, .message:
-      reply(try quickCommand(verb, request))
+    case .reload, .clear, .remove, .rename, .setUUID, .message:
+      reply(try quickCommand(verb, request).line)
       door.volumes.changed()
     }
     return nil
@@ -76,7 +78,6 @@ struct ControlCommand {
     case .remove:
       let device = try request.reference()
       try mapper.remove(device, deferred: try request.flag())
-    case .removeAll: mapper.removeAll(deferred: try request.flag())
     case .rename:
       let device = try request.reference()
       try mapper.rename(device, to: try request.text())
@@ -100,8 +101,8 @@ struct ControlCommand {
     let done: UserspaceDeviceMapper.Completion = { result in
       door.volumes.changed()
       switch result {
-      case .success: reply(ControlMessage(["ok"]))
-      case .failure(let error): reply(ControlMessage(error))
+      case .success: reply(ControlMessage(["ok"]).line)
+      case .failure(let error): reply(ControlMessage(error).line)
       }
     }
     if verb == .create {
@@ -145,21 +146,25 @@ struct ControlCommand {
     let options = QueryOptions(rawValue: try request.number())
     switch verb {
     case .info:
-      guard let info = mapper.info(device, options) else { return reply(.none) }
+      guard let info = mapper.info(device, options) else {
+        return reply(ControlMessage.none.line)
+      }
       var answer = ControlMessage(["ok"])
       answer.put(info)
-      reply(answer)
+      reply(answer.line)
     case .dependencies:
-      guard let found = mapper.dependencies(device, options) else { return reply(.none) }
+      guard let found = mapper.dependencies(device, options) else {
+        return reply(ControlMessage.none.line)
+      }
       var answer = ControlMessage(["ok"])
       answer.put(found.info)
       for number in found.devices {
         answer.put(number.major)
         answer.put(number.minor)
       }
-      reply(answer)
-    case .status: reply(answer(mapper.status(device, options)))
-    default: reply(answer(mapper.table(device, options)))
+      reply(answer.line)
+    case .status: reply(answer(mapper.status(device, options)).line)
+    default: reply(answer(mapper.table(device, options)).line)
     }
   }
 
@@ -172,8 +177,8 @@ struct ControlCommand {
     let options = QueryOptions(rawValue: try request.number())
     return mapper.wait(device, eventNumber: try request.number(), options) { result in
       switch result {
-      case .success(let status): reply(answer(status))
-      case .failure(let error): reply(ControlMessage(error))
+      case .success(let status): reply(answer(status).line)
+      case .failure(let error): reply(ControlMessage(error).line)
       }
     }
   }
@@ -187,21 +192,21 @@ struct ControlCommand {
     let known: UInt64 = try request.number()
     let milliseconds = try request.optionalNumber()
     if known != door.eventCount {
-      reply(ControlMessage(["ok", "1"]))
+      reply(ControlMessage(["ok", "1"]).line)
       return {}
     }
     let loop = door.loop
-    guard let milliseconds else { return door.watch { reply(ControlMessage(["ok", "1"])) } }
+    guard let milliseconds else { return door.watch { reply(ControlMessage(["ok", "1"]).line) } }
     var timer: LoopTimer?
     let forget = door.watch {
       if let set = timer { loop.cancel(set) }
       timer = nil
-      reply(ControlMessage(["ok", "1"]))
+      reply(ControlMessage(["ok", "1"]).line)
     }
     let end = LoopTimer {
       timer = nil
       forget()
-      reply(ControlMessage(["ok", "0"]))
+      reply(ControlMessage(["ok", "0"]).line)
     }
     timer = end
     loop.set(end, after: UInt64(milliseconds) * 1_000_000)
@@ -220,16 +225,52 @@ struct ControlCommand {
     return answer
   }
 
-  private func list() -> ControlMessage {
-    var answer = ControlMessage(["ok"])
-    for entry in mapper.list() {
-      answer.put(entry.name)
-      answer.put(entry.number.major)
-      answer.put(entry.number.minor)
-      answer.put(entry.eventNumber ?? 0)
-      answer.put(entry.uuid ?? "")
+  // MARK: - Many devices
+
+  /// Devices of a list that are told in a step.
+  private static let devicesPerStep = 256
+
+  /// Every device that there is when it is begun, in no order: there may be very many.
+  private func list(_ reply: @escaping Reply) {
+    var devices: [MappedDevice] = []
+    mapper.forEachDevice { devices.append($0) }
+    var rest = devices[...]
+    var line = ControlMessage(["ok"]).line
+    inSteps {
+      var entries = ControlMessage([])
+      for device in rest.prefix(Self.devicesPerStep)
+      where door.mapper.find(.number(device.number)) === device {
+        entries.put(device.name)
+        entries.put(device.number.major)
+        entries.put(device.number.minor)
+        entries.put(device.eventNumber)
+        entries.put(device.uuid)
+      }
+      rest = rest.dropFirst(Self.devicesPerStep)
+      if !entries.fields.isEmpty {
+        line[line.count - 1] = UInt8(ascii: "\t")
+        line += entries.line
+      }
+      return connection.makes(line.capacity) && !rest.isEmpty
+    } then: {
+      reply(line)
     }
-    return answer
+  }
+
+  private func removeAll(deferred isDeferred: Bool, _ reply: @escaping Reply) {
+    let removal = RemovalOfAll(mapper, isDeferred: isDeferred)
+    inSteps {
+      removal.step()
+    } then: {
+      door.volumes.changed()
+      reply(ControlMessage(["ok"]).line)
+    }
+  }
+
+  /// Calls `step` until it returns false, and others have their turn in between.
+  private func inSteps(_ step: @escaping () -> Bool, then done: @escaping () -> Void) {
+    guard step() else { return done() }
+    door.loop.set(LoopTimer { inSteps(step, then: done) }, after: 0)
   }
 
   private func targets() -> ControlMessage {

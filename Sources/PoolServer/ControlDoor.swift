@@ -12,7 +12,7 @@ import Targets
 final class ControlDoor {
   private let connectionsMax: Int
   /// Bytes of requests and answers, of all connections.
-  private static let bytesMax = 16 << 20
+  private static let bytesMax = 8 << 20
   /// How long a request may take to come, and an answer to be taken, in nanoseconds.
   private static let stallNanoseconds: UInt64 = 30_000_000_000
   private static let tickNanoseconds: UInt64 = 1_000_000_000
@@ -178,8 +178,10 @@ final class ControlConnection: EventSource {
   var isHolding: Bool { !held.isEmpty }
   /// Whether the rest of a request or of an answer is due from the other side.
   var isStuck: Bool { !isBusy && (!received.isEmpty || !answer.isEmpty) }
+  /// Bytes of the request that is being carried out, taken apart, and of the answer that is being made.
+  private var bytesUnderWay = 0
   /// Bytes of memory for requests and answers.
-  var bytesInUse: Int { received.capacity + answer.count }
+  var bytesInUse: Int { received.capacity + bytesUnderWay + answer.count }
 
   init(_ descriptor: Int32, _ door: ControlDoor) {
     self.door = door
@@ -220,12 +222,15 @@ final class ControlConnection: EventSource {
     while !isBusy, !isClosed, answer.isEmpty,
       let end = received[searched...].firstIndex(of: ControlMessage.lineEnd)
     {
-      let line = Array(received[..<end])
-      received.removeSubrange(...end)
-      searched = 0
+      let line = received[..<end]
+      let bytes = ControlMessage.memoryBytes(of: line)
+      guard door.hasRoom(bytes) else { return close() }
+      bytesUnderWay = bytes
       isBusy = true
       do throws(ControlMessage.Malformed) {
         let request = try ControlMessage(line: line)
+        received.removeSubrange(...end)
+        searched = 0
         let cancel = try ControlCommand(door, self).run(request) { [weak self] in self?.reply($0) }
         if isBusy { self.cancel = cancel }
       } catch {
@@ -237,11 +242,22 @@ final class ControlConnection: EventSource {
     watch()
   }
 
-  private func reply(_ message: ControlMessage) {
+  /// An answer is being made that takes so many bytes by now. False where they are too many, or there is
+  /// nobody any more to tell it to.
+  func makes(_ bytes: Int) -> Bool {
+    guard !isClosed else { return false }
+    bytesUnderWay = 0
+    let hasRoom = door.hasRoom(bytes)
+    bytesUnderWay = bytes
+    if !hasRoom { close() }
+    return hasRoom
+  }
+
+  private func reply(_ line: [UInt8]) {
     isBusy = false
     cancel = nil
+    bytesUnderWay = 0
     guard !isClosed else { return }
-    let line = message.line
     guard door.hasRoom(line.count) else { return close() }
     answer = OutgoingBytes(line)
     lastProgress = door.loop.time

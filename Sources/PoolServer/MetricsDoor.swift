@@ -5,7 +5,9 @@ import ServerControl
 
 /// Answers `GET /metrics` with what Prometheus reads, one request to a connection.
 ///
-/// The text is made a piece at a time, between other work, and told to all who ask within a second.
+/// The text is made a piece at a time, between other work, and told to all who ask within a second. No more
+/// than two texts are kept at a time: while somebody is still taking the one before the last, all others
+/// get the last one.
 final class MetricsDoor {
   private static let connectionsMax = 16
   /// How long a request may take to come, and the answer to be taken, in nanoseconds.
@@ -63,8 +65,8 @@ final class MetricsDoor {
 
   /// Answers `connection`, now or when the text is made.
   fileprivate func tell(_ connection: MetricsConnection) {
-    if let answer, loop.time &- answer.time < Self.cachedNanoseconds {
-      return connection.respond(answer.bytes)
+    if let answer, loop.time &- answer.time < Self.cachedNanoseconds || keepsEarlier {
+      return connection.respond(answer.bytes, text: textsMade)
     }
     connection.isWaiting = true
     guard unfinished == nil else { return }
@@ -74,12 +76,19 @@ final class MetricsDoor {
     loop.set(stepTimer, after: 0)
   }
 
+  /// Whether an earlier text than the last one is still being taken.
+  private var keepsEarlier: Bool {
+    connections.contains { $0.text.map { $0 < textsMade } ?? false }
+  }
+
   private func step() {
     guard unfinished?.step() == false else { return loop.set(stepTimer, after: 0) }
     let bytes = MetricsConnection.response("200 OK", unfinished?.text ?? "")
     unfinished = nil
     answer = (bytes, loop.time)
-    for connection in connections where connection.isWaiting { connection.respond(bytes) }
+    for connection in connections where connection.isWaiting {
+      connection.respond(bytes, text: textsMade)
+    }
   }
 
   private func tick() {
@@ -109,6 +118,8 @@ private final class MetricsConnection: EventSource {
   var isWaiting = false
   private var request: [UInt8] = []
   private var answer = OutgoingBytes()
+  /// Which text it is taking.
+  private(set) var text: Int?
   private var isClosed = false
 
   init(_ descriptor: Int32, _ door: MetricsDoor) {
@@ -158,8 +169,9 @@ private final class MetricsConnection: EventSource {
   }
 
   /// Sends an answer, and ends.
-  func respond(_ bytes: [UInt8]) {
+  func respond(_ bytes: [UInt8], text: Int? = nil) {
     isWaiting = false
+    self.text = text
     answer = OutgoingBytes(bytes)
     send()
   }

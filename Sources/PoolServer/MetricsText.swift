@@ -15,6 +15,10 @@ struct MetricsText {
   /// Devices that are looked at, and lines that are written, in a step.
   private static let devicesPerStep = 64
   private static let linesPerStep = 512
+  /// Volumes that are told of, and bytes of the text: what goes beyond is left out, and that is said. Pools
+  /// and the server itself come first.
+  private static let volumesMax = 10_000
+  private static let bytesMax = 2 << 20
 
   private let mapper: UserspaceDeviceMapper
   private let server: BlockServer
@@ -28,6 +32,7 @@ struct MetricsText {
   private var family = 0
   private var line = 0
   private(set) var text = ""
+  private var isCut = false
 
   /// The text for the devices of this moment, of which nothing is made yet.
   init(_ mapper: UserspaceDeviceMapper, _ server: BlockServer, _ exports: ExportList) {
@@ -50,11 +55,14 @@ struct MetricsText {
     if families == nil {
       families = []
       addPools(pools)
+      addServer(server)
       addThins(thins)
+      isCut = isCut || exports.exports.count > Self.volumesMax
       add(
         "volume_clients", "gauge", "Connections that use a volume.",
-        exports.exports.map { ([("volume", $0.name)], UInt64($0.connections)) })
-      addServer(server)
+        exports.exports.prefix(Self.volumesMax).map {
+          ([("volume", $0.name)], UInt64($0.connections))
+        })
       return true
     }
     return write()
@@ -71,24 +79,40 @@ struct MetricsText {
       {
         pools.append((device, target, status))
       } else if line.type == "thin", words.count > 1, let status = ThinStatus(state.parameters) {
-        thins.append((device, words[1], line.length, status))
+        if thins.count < Self.volumesMax {
+          thins.append((device, words[1], line.length, status))
+        } else {
+          isCut = true
+        }
       }
     }
   }
 
   /// Writes some lines; false when there are no more.
   private mutating func write() -> Bool {
-    guard let families, family < families.count else { return false }
+    guard let families, family < families.count else {
+      if isCut {
+        let name = "dmthin_metrics_cut"
+        text += "# HELP \(name) 1 where there are more volumes than are told of.\n"
+        text += "# TYPE \(name) gauge\n\(name) 1\n"
+      }
+      return false
+    }
     let (name, type, help, samples) = families[family]
     if line == 0 { text += "# HELP dmthin_\(name) \(help)\n# TYPE dmthin_\(name) \(type)\n" }
     let end = min(samples.count, line + Self.linesPerStep)
     for (labels, value) in samples[line..<end] {
+      guard text.utf8.count < Self.bytesMax else {
+        isCut = true
+        family = families.count
+        return true
+      }
       let list = labels.map { "\($0.0)=\"\(Self.escaped($0.1))\"" }.joined(separator: ",")
       text += "dmthin_\(name)\(list.isEmpty ? "" : "{\(list)}") \(value)\n"
     }
     line = end
     if line == samples.count { (family, line) = (family + 1, 0) }
-    return family < families.count
+    return true
   }
 
   private mutating func addPools(_ pools: [Pool]) {

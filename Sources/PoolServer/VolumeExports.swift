@@ -48,6 +48,11 @@ final class VolumeExports: PassHook {
   func update() {
     var present: Set<ObjectIdentifier> = []
     var wanted: [(volume: Volume, summary: String)] = []
+    var withdrawn: Set<String> = []
+    func withdraw(_ volume: Volume) {
+      if let export = volume.export { withdrawn.insert(export.name) }
+      volume.export = nil
+    }
     mapper.forEachDevice { device in
       let key = ObjectIdentifier(device)
       present.insert(key)
@@ -65,13 +70,9 @@ final class VolumeExports: PassHook {
       withdraw(volume)
       volumes[key] = nil
     }
+    exports.remove(withdrawn)
     wanted.sort { $0.volume.device.name < $1.volume.device.name }
     for (volume, summary) in wanted { offer(volume, summary) }
-  }
-
-  private func withdraw(_ volume: Volume) {
-    if let export = volume.export { exports.remove(export.name) }
-    volume.export = nil
   }
 
   private func offer(_ volume: Volume, _ summary: String) {

@@ -74,6 +74,12 @@ public struct ControlMessage: Equatable, Sendable {
     self.fields = fields
   }
 
+  /// The most memory that it takes to understand a line, in bytes.
+  public static func memoryBytes(of line: some Sequence<UInt8>) -> Int {
+    // A field is a text with its bytes on the heap, in an array that grows by doubling.
+    line.reduce(256) { $0 + ($1 == 9 ? 2 * MemoryLayout<String>.stride + 48 : 2) }
+  }
+
   /// The line, with its newline.
   public var line: [UInt8] {
     var bytes: [UInt8] = []

@@ -395,7 +395,8 @@ public final class UserspaceClient: DeviceMapperBackend {
             number: DeviceNumber(major: try message.number(), minor: try message.number()),
             eventNumber: try message.number(), uuid: try message.text()))
       }
-      return entries
+      // The server tells them as it finds them.
+      return entries.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
     }
   }
 

@@ -76,15 +76,8 @@ extension UserspaceDeviceMapper {
 
   /// Removes every device that nobody has open, until that makes no more difference.
   public func removeAll(deferred: Bool = false) {
-    var again = true
-    while again {
-      again = false
-      for device in all where device.openCount == 0 && !device.isBusy && !device.isRemoved {
-        destroy(device)
-        again = true
-      }
-    }
-    if deferred { for device in all { device.isDeferredRemove = true } }
+    let removal = RemovalOfAll(self, isDeferred: deferred)
+    while removal.step() {}
   }
 
   /// Ends, with an error, all I/O that waits for a resume or for space: for those who are about to

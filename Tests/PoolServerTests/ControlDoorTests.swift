@@ -377,4 +377,47 @@ struct ControlDoorTests {
     for _ in 0..<5 { fixture.loop.pass() }
     #expect(isSuspended() == true)
   }
+
+  @Test("A list of thousands of devices, and their removal, are spread over passes of the loop")
+  func thousands() throws {
+    for minor in 0..<2000 as Range<UInt32> {
+      var creation = DeviceCreation(name: "d\(minor)")
+      creation.minor = minor
+      fixture.mapper.create(creation) { _ in }
+    }
+    let (client, other) = (fixture.client(), fixture.client())
+    var before = fixture.loop.passes
+    client.send("list")
+    other.send("version")
+    #expect(other.answer()?.count == 2)
+    let answer = try #require(client.answer())
+    #expect(fixture.loop.passes - before > 7)
+    let names = stride(from: 1, to: answer.count, by: 5).map { answer[$0] }
+    #expect(Set(names) == Set((0..<2000).map { "d\($0)" }) && names.count == 2000)
+    before = fixture.loop.passes
+    client.send("remove_all", "0")
+    // What comes meanwhile stays.
+    other.send("create", "z", "", "", "3000", "0", "0")
+    #expect(other.answer() == ["ok"])
+    var removed: [String]?
+    for _ in 0..<100 where removed == nil { removed = client.answer() }
+    #expect(removed == ["ok"])
+    #expect(fixture.loop.passes - before > 30)
+    #expect(fixture.mapper.all.map(\.name) == ["z"])
+  }
+
+  @Test("A request that takes far more memory than it has bytes ends the connection")
+  func manyFields() {
+    let client = fixture.client()
+    client.send("targets")
+    #expect(client.answer() != nil)
+    client.send(Array("targets".utf8) + [UInt8](repeating: 9, count: 200_000) + [10])
+    #expect(client.isClosed())
+    // Tables of ten thousand lines are none of these.
+    makeZero("z")
+    let lines = (0..<10_000).flatMap { ["\($0)", "1", "error", ""] }
+    let loader = fixture.client()
+    loader.send(ControlMessage(["reload", "name:z", "0"] + lines).line)
+    #expect(loader.answer() == ["ok"])
+  }
 }

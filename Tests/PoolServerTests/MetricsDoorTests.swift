@@ -14,6 +14,7 @@ struct MetricsDoorTests {
   private let folder: ScratchFolder
   private let loop: EventLoop
   private let door: MetricsDoor
+  private let exports = ExportList()
   private let mapper: UserspaceDeviceMapper
 
   init() throws {
@@ -21,7 +22,7 @@ struct MetricsDoorTests {
     loop = try EventLoop()
     let (queue, worker) = (try IOQueue(loop), try BlockingWorker(loop))
     let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
-    let exports = ExportList()
+    let exports = exports
     let server = BlockServer(loop, exports: exports)
     self.mapper = mapper
     door = try MetricsDoor(folder.file("m"), loop) { MetricsText(mapper, server, exports) }
@@ -80,5 +81,39 @@ struct MetricsDoorTests {
     #expect(answer(idle) == nil)
     loop.skip(11_000_000_000)
     #expect(answer(idle) == "")
+  }
+
+  /// Exports with names as long as names can be.
+  private func offer(_ count: Int) {
+    for index in 0..<count {
+      let name = "\(index) " + String(repeating: "x", count: 4000)
+      exports.add(Export(name: name, destination: BlockDestination(loop)))
+    }
+  }
+
+  @Test("What would be a text without end is cut, after pools and the server itself")
+  func cut() throws {
+    offer(700)
+    let text = try #require(answer(client("GET /metrics HTTP/1.0\r\n\r\n")))
+    #expect(text.utf8.count < 2_200_000)
+    #expect(text.contains("dmthin_nbd_reads_total 0\n"))
+    #expect(text.hasSuffix("dmthin_metrics_cut 1\n"))
+  }
+
+  @Test("While one who is slow takes an earlier text, the others get the last one")
+  func twoTexts() throws {
+    // More than a socket takes.
+    offer(300)
+    let slow = client("GET /metrics HTTP/1.0\r\n\r\n")
+    for _ in 0..<50 { loop.pass() }
+    #expect(door.textsMade == 1)
+    for _ in 0..<3 {
+      loop.skip(1_100_000_000)
+      #expect(answer(client("GET /metrics HTTP/1.0\r\n\r\n")) != nil)
+    }
+    #expect(door.textsMade == 2)
+    #expect(answer(slow) != nil)
+    #expect(answer(client("GET /metrics HTTP/1.0\r\n\r\n")) != nil)
+    #expect(door.textsMade == 3)
   }
 }

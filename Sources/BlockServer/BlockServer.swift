@@ -68,6 +68,7 @@ public final class BlockServer: PassHook {
   private var buried: [Connection] = []
   private var ended: (() -> Void)?
   private lazy var timer = LoopTimer { [unowned self] in self.tick() }
+  private lazy var releaseTimer = LoopTimer { [unowned self] in self.buffers.releaseSome() }
   private static let tickNanoseconds: UInt64 = 250_000_000
 
   /// A server of `exports` on `loop`; `add` lets clients in.
@@ -192,6 +193,7 @@ public final class BlockServer: PassHook {
     }
     if !waiting.isEmpty { wake() }
     buried.removeAll(keepingCapacity: true)
+    if buffers.keepsTooMuch, !releaseTimer.isSet { loop.set(releaseTimer, after: 0) }
     if isStopping, connections.isEmpty { end() }
   }
 
@@ -252,6 +254,8 @@ public final class BlockServer: PassHook {
     }
   }
 
+  /// Called from time to time while there are clients: others may give back what nobody uses.
+  public var memoryReturned: (() -> Void)?
   /// Connections that have ended since memory of the allocator's was given back.
   private var connectionsGone = 0
   private var returnTime: UInt64 = 0
@@ -259,6 +263,7 @@ public final class BlockServer: PassHook {
   /// Gives the system back what clients took that have gone, or have become quiet.
   private func returnMemory() {
     buffers.trim()
+    memoryReturned?()
     guard connectionsGone > 0, loop.time &- returnTime > 2_000_000_000 else { return }
     returnTime = loop.time
     connectionsGone = 0
@@ -299,6 +304,7 @@ public final class BlockServer: PassHook {
     guard let done = ended else { return }
     ended = nil
     loop.cancel(timer)
+    loop.cancel(releaseTimer)
     loop.remove(self)
     done()
   }

@@ -1,7 +1,8 @@
 import Glibc
 
 /// Page-aligned buffers for payloads, in sizes that are powers of two. Those that come back are kept
-/// for the next request, up to a limit; the rest goes back to the system.
+/// for the next request, up to a limit; the rest goes back to the system by and by, which takes a few
+/// microseconds for each.
 final class BufferPool {
   /// A buffer and which size it has.
   struct Buffer {
@@ -22,6 +23,7 @@ final class BufferPool {
   private static let keptBytesMax = 32 << 20
   /// Given back to the system in one go: a fraction of a millisecond.
   private static let trimBytesMax = 4 << 20
+  private static let releasesMax = (pass: 64, trim: 512)
 
   private let lists: UnsafeMutablePointer<FreeList>
   /// In use and kept there are no more than this, unless more is in use.
@@ -78,20 +80,26 @@ final class BufferPool {
 
   /// Takes a buffer back.
   func give(_ buffer: Buffer) {
-    guard keptBytes + buffer.count <= Self.keptBytesMax, bytesHeld <= bytesMax else {
-      release(buffer.bytes, buffer.count)
-      return
-    }
     buffer.bytes.storeBytes(of: lists[buffer.order].first, as: UnsafeMutableRawPointer?.self)
     lists[buffer.order].first = buffer.bytes
     lists[buffer.order].count += 1
     keptBytes += buffer.count
   }
 
+  /// Whether more is kept than is to be.
+  var keepsTooMuch: Bool {
+    keptBytes > Self.keptBytesMax || keptBytes > 0 && bytesHeld > bytesMax
+  }
+
+  /// Gives back to the system some of what is beyond that.
+  func releaseSome() {
+    for _ in 0..<Self.releasesMax.pass where keepsTooMuch { dropFromFullest() }
+  }
+
   /// Gives back to the system some of what nobody has needed since the last call. Called from time to time.
   func trim() {
     let target = max(0, keptBytes - min(unusedBytes, Self.trimBytesMax))
-    while keptBytes > target { dropFromFullest() }
+    for _ in 0..<Self.releasesMax.trim where keptBytes > target { dropFromFullest() }
     unusedBytes = keptBytes
   }
 

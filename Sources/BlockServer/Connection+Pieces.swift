@@ -50,11 +50,16 @@ extension Connection {
   /// The most that one piece of a request has. What unmaps whole blocks takes no more for many than for
   /// few; what writes takes a part for each block.
   private static func pieceBytes(_ slot: Slot, _ export: Export) -> UInt64 {
-    if slot.writesZeroes { return UInt64(BlockServer.zeroBytes) }
+    slot.writesZeroes
+      ? UInt64(BlockServer.zeroBytes) : pieceBytes(slot.command, slot.flags, export)
+  }
+
+  /// The same of a request that is as the client sent it.
+  static func pieceBytes(_ command: UInt16, _ flags: UInt16, _ export: Export) -> UInt64 {
     let unit = UInt64(export.destination.discardBytes)
-    switch slot.command {
+    switch command {
     case Nbd.Command.trim: return max(256 << 20, unit)
-    case Nbd.Command.writeZeroes where slot.flags & Nbd.CommandFlag.noHole == 0:
+    case Nbd.Command.writeZeroes where flags & Nbd.CommandFlag.noHole == 0:
       return max(64 << 20, unit)
     default: return 4 << 20
     }

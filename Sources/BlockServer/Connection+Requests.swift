@@ -71,9 +71,25 @@ extension Connection {
     case Nbd.Command.blockStatus:
       let isSingle = header.flags & Nbd.CommandFlag.onlyOne != 0
       return isSingle ? 0 : BufferPool.bytes(for: 8 * BlockServer.statesMax)
+    case Nbd.Command.trim, Nbd.Command.writeZeroes: return bytesOfParts(header)
     default: return 0
     }
   }
+
+  /// What a request without data takes on its way down: what writes zeros may become a part for each block
+  /// of a piece.
+  private func bytesOfParts(_ header: Header) -> Int {
+    var parts = Self.partsMin
+    if header.command == Nbd.Command.writeZeroes, let export {
+      let piece = min(
+        UInt64(header.length), Self.pieceBytes(header.command, header.flags, export))
+      parts += Int(clamping: piece / UInt64(max(4096, export.destination.discardBytes)))
+    }
+    return parts * MemoryLayout<BlockRequest>.stride
+  }
+
+  /// The least that is counted, with what a destination keeps of a request besides.
+  private static var partsMin: Int { 8 }
 
   /// Whether holes are looked for in what is to be read.
   private func mayPlan(_ header: Header) -> Bool {
@@ -192,6 +208,7 @@ extension Connection {
     case Nbd.Command.trim:
       server.counters.discards += 1
       prepare(slot, .discard, header, nil)
+      charge(slot, bytesOfParts(header))
       makeDurableAfterwards(slot, header)
       submitFirst(slot, export)
     case Nbd.Command.writeZeroes: writeZeroes(slot, header, export)
@@ -258,6 +275,7 @@ extension Connection {
       return
     }
     prepare(slot, .writeZeroes, header, nil)
+    charge(slot, bytesOfParts(header))
     if !mayPunch { table?.requests[slot].flags.insert(.keepAllocated) }
     makeDurableAfterwards(slot, header)
     submitFirst(slot, export)

@@ -91,9 +91,11 @@ extension UnsafeMutablePointer where Pointee == BlockRequest {
   }
 }
 
-/// Requests that are not in use. Memory grows to the most that were in use at once.
+/// Requests that are not in use. Memory grows to the most that were in use at once, until `trim`.
 public final class RequestPool {
   private static let slabCount = 128
+  /// Slabs that are kept for the next requests.
+  private static let slabsKept = 16
   private var slabs: [RequestPointer] = []
   @usableFromInline var free: RequestPointer?
   /// Requests in use.
@@ -128,6 +130,17 @@ public final class RequestPool {
     request.pointee.next = free
     free = request
     inUse -= 1
+  }
+
+  /// Bytes of memory.
+  public var bytes: Int { slabs.count * Self.slabCount * MemoryLayout<BlockRequest>.stride }
+
+  /// Gives memory back where much was taken and nothing is in use. Called from time to time.
+  public func trim() {
+    guard inUse == 0, slabs.count > Self.slabsKept else { return }
+    for slab in slabs { slab.deallocate() }
+    slabs = []
+    free = nil
   }
 
   private func grow() {

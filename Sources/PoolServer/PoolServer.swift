@@ -56,6 +56,7 @@ public final class PoolServer {
     volumes = VolumeExports(mapper, loop)
     server = BlockServer(
       loop, exports: volumes.exports, limits: options.limits, security: options.security)
+    server.memoryReturned = { [unowned self] in mapper.returnMemory() }
     mapper.eventHappened = { [unowned self] _ in
       volumes.changed()
       control?.eventHappened()
@@ -85,6 +86,7 @@ public final class PoolServer {
   /// Serves until the process is told to end (SIGTERM, SIGINT, SIGHUP), and gives the pool back.
   /// - Throws: `ServeError`; nothing of the pool is in use then.
   public func run() throws(ServeError) {
+    if let folder = options.tickets, !options.isReadOnly { CleanTickets(folder: folder).clear() }
     do throws(ServeError) {
       try makeDevices()
       try openDoors()

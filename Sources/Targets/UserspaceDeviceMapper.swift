@@ -83,6 +83,17 @@ public final class UserspaceDeviceMapper {
     return made
   }
 
+  // MARK: - Memory
+
+  /// Bytes of memory for requests on their way, and for what targets keep that clients can make large.
+  public var memoryBytes: Int { kept.values.reduce(parts.bytes) { $0 + $1.bytes } }
+
+  /// Gives back what nobody uses now. Called from time to time.
+  public func returnMemory() {
+    parts.trim()
+    for keeper in kept.values { keeper.returnMemory() }
+  }
+
   // MARK: - Finding devices
 
   /// The device that a reference means.
@@ -374,8 +385,14 @@ protocol MapperKept: AnyObject {
   init()
   /// Throws what there is against a table of any device that is to be written to.
   func judge(_ drivers: [TargetDriver], of device: MappedDevice) throws(TargetError)
+  /// Memory that clients can make large, in bytes.
+  var bytes: Int { get }
+  /// Gives back what nobody uses now.
+  func returnMemory()
 }
 
 extension MapperKept {
   func judge(_ drivers: [TargetDriver], of device: MappedDevice) throws(TargetError) {}
+  var bytes: Int { 0 }
+  func returnMemory() {}
 }

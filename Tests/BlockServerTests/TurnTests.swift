@@ -53,4 +53,30 @@ struct TurnTests {
     #expect(client.read(0, 32 << 20) == bytes)
     #expect(largest == 4 << 20)
   }
+
+  @Test("Requests without data are counted by the parts that they may become, and wait beyond that")
+  func parts() throws {
+    var limits = ServerLimits()
+    limits.bytes = 64 << 20
+    let fixture = try Fixture(byteCount: 4 << 20, limits: limits)
+    fixture.volume.holds = true
+    // It takes no time to fail.
+    fixture.volume.fault = { _ in EIO }
+    let zeroes = NBDClient.header(6, flags: 2, cookie: 1, offset: 0, length: 4 << 20)
+    let trim = NBDClient.header(4, cookie: 2, offset: 0, length: 4 << 20)
+    let clients = (0..<100).map { _ in fixture.connected() }
+    for client in clients {
+      client.send(Array(repeatElement(zeroes + trim, count: 16).joined()), passes: 2)
+    }
+    fixture.pass(50)
+    let most = fixture.server.bytesInUse
+    #expect(most > 16 << 20 && most <= limits.bytes)
+    #expect(fixture.server.counters.zeroes < 1600)
+    for _ in 0..<2000 where fixture.server.counters.errors < 3200 {
+      fixture.volume.letGo()
+      fixture.pass(4)
+    }
+    #expect(fixture.server.counters.zeroes == 1600 && fixture.server.counters.discards == 1600)
+    #expect(fixture.server.bytesInUse == 0)
+  }
 }

@@ -1,24 +1,56 @@
 import BlockIO
 
-/// Buffers for blocks that are being prepared, so many bytes of them at most; one at least.
+/// So much memory for all pools together.
+final class MemoryBudget {
+  /// Bytes that are left.
+  private(set) var left: Int
+  private let all: Int
+
+  init(_ bytes: Int) { (left, all) = (bytes, bytes) }
+
+  /// Bytes that are in use; with what may always be taken they can be more than there were.
+  var used: Int { all - left }
+
+  /// Takes `bytes`, if there are as many or they may be taken in any case.
+  func take(_ bytes: Int, always: Bool = false) -> Bool {
+    guard always || bytes <= left else { return false }
+    left -= bytes
+    return true
+  }
+
+  func give(_ bytes: Int) { left += bytes }
+}
+
+/// Buffers for blocks that are being prepared, as many as the budget of all pools allows; one at least.
 final class BufferPool {
   private let bufferBytes: Int
-  private let countMax: Int
+  private let budget: MemoryBudget
   private var made = 0
   private var free: [AlignedBuffer] = []
 
-  init(bufferBytes: Int, bytesMax: Int) {
+  init(bufferBytes: Int, _ budget: MemoryBudget) {
     self.bufferBytes = bufferBytes
-    countMax = max(1, bytesMax / bufferBytes)
+    self.budget = budget
   }
+
+  deinit { budget.give(made * bufferBytes) }
 
   /// A buffer with whatever is in it; nil while all are in use.
   func take() -> AlignedBuffer? {
     if let buffer = free.popLast() { return buffer }
-    guard made < countMax else { return nil }
+    guard budget.take(bufferBytes, always: made == 0) else { return nil }
     made += 1
     return AlignedBuffer(count: bufferBytes)
   }
 
   func give(_ buffer: AlignedBuffer) { free.append(buffer) }
+
+  /// Gives back what nobody uses now, but a few.
+  func trim() {
+    while free.count > 4 {
+      _ = free.popLast()
+      made -= 1
+      budget.give(bufferBytes)
+    }
+  }
 }

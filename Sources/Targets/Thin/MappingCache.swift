@@ -5,7 +5,8 @@ import Glibc
 ///
 /// Invariant: an entry is there only while nothing waits on its block, so that whoever finds one
 /// needs to ask no further.
-/// Memory: 16 bytes an entry, 65,536 of them at most (1 MiB), of which untouched pages cost nothing.
+/// Memory: 16 bytes an entry, 65,536 of them at most (1 MiB), of which untouched pages cost nothing. No cache
+/// gets more than an eighth of what the budget of all has left, but for the smallest, of 64.
 struct MappingCache: ~Copyable {
   private struct Entry {
     /// The virtual block plus one; 0 for none.
@@ -17,18 +18,27 @@ struct MappingCache: ~Copyable {
 
   private let entries: UnsafeMutablePointer<Entry>?
   private let mask: UInt64
+  private let budget: MemoryBudget
+  private let bytes: Int
 
   /// Room for a device of `blockCount` blocks, or for as many as there may be.
-  init(blockCount: UInt64) {
+  init(blockCount: UInt64, _ budget: MemoryBudget) {
+    let most = UInt64(clamping: budget.left / 8 / MemoryLayout<Entry>.stride)
     var count: UInt64 = 64
-    while count < min(blockCount, Self.entriesMax) { count *= 2 }
+    while count < min(blockCount, Self.entriesMax), 2 * count <= most { count *= 2 }
+    self.budget = budget
+    bytes = Int(count) * MemoryLayout<Entry>.stride
+    _ = budget.take(bytes, always: true)
     let memory = calloc(Int(count), MemoryLayout<Entry>.stride)
     entries = memory?.bindMemory(to: Entry.self, capacity: Int(count))
     // Without memory there is nothing to find, and nothing is kept.
     mask = entries == nil ? 0 : count - 1
   }
 
-  deinit { free(entries) }
+  deinit {
+    free(entries)
+    budget.give(bytes)
+  }
 
   /// What is known of a block; nil where nothing is.
   func find(_ block: UInt64) -> BlockState? {

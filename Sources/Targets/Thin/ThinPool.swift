@@ -31,9 +31,9 @@ final class OpenThin {
   /// Changes of it were lost in an aborted transaction: flushes fail until it is opened anew.
   var isAborted = false
 
-  init(id: UInt64, blockCount: UInt64) {
+  init(id: UInt64, blockCount: UInt64, _ budget: MemoryBudget) {
     self.id = id
-    cache = MappingCache(blockCount: blockCount)
+    cache = MappingCache(blockCount: blockCount, budget)
   }
 }
 
@@ -155,7 +155,8 @@ final class ThinPool: RequestOwner, DeviceKept {
   var isRetryDue = false
   var isScheduled = false
   let requests = RequestPool()
-  lazy var buffers = BufferPool(bufferBytes: Int(min(blockBytes, 1 << 20)), bytesMax: 64 << 20)
+  lazy var buffers = BufferPool(
+    bufferBytes: Int(min(blockBytes, 1 << 20)), mapper.thinPools.blockMemory)
 
   /// Opens metadata, or formats it if its first block is zero.
   /// - Throws: with the kernel's numbers.
@@ -191,6 +192,12 @@ final class ThinPool: RequestOwner, DeviceKept {
 
   // MARK: - Users
 
+  /// Gives back what nobody uses now.
+  func returnMemory() {
+    requests.trim()
+    buffers.trim()
+  }
+
   /// A target has it no longer. After the last one what changed is committed.
   func release() {
     users -= 1
@@ -215,7 +222,7 @@ final class ThinPool: RequestOwner, DeviceKept {
   func openThin(_ id: UInt64, blockCount: UInt64) throws(PoolError) -> OpenThin {
     guard try metadata.hasDevice(id) else { throw .notFound }
     try metadata.openDevice(id)
-    let thin = thins[id] ?? OpenThin(id: id, blockCount: blockCount)
+    let thin = thins[id] ?? OpenThin(id: id, blockCount: blockCount, mapper.thinPools.mappingMemory)
     thin.users += 1
     thins[id] = thin
     return thin

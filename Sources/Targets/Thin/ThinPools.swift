@@ -11,6 +11,16 @@ final class ThinPools: MapperKept {
   var metadataCacheBlocks = 8192
   var judgeMetadata: UserspaceDeviceMapper.MetadataJudge?
   var poolClosed: ((PoolMetadataAccess) -> Void)?
+  /// What all pools have for blocks that are made ready, and what thin devices have for what is known of
+  /// their mappings. Each pool has one buffer at least, and each open thin device 1 KiB.
+  let blockMemory = MemoryBudget(16 << 20)
+  let mappingMemory = MemoryBudget(16 << 20)
+
+  var bytes: Int {
+    byMetadata.values.reduce(blockMemory.used + mappingMemory.used) { $0 + $1.requests.bytes }
+  }
+
+  func returnMemory() { for pool in byMetadata.values { pool.returnMemory() } }
 }
 
 extension UserspaceDeviceMapper {

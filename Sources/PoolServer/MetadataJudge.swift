@@ -59,8 +59,11 @@ final class MetadataJudge {
       return verdict(.unknown)
     }
     if care == .auto && isKnown { return verdict(.sound) }
-    let job = Job(access)
-    guard let descriptor = access.descriptor, let device = job.device(descriptor),
+    let job = Job()
+    guard
+      let device = access.pieces.flatMap({
+        PiecedDevice($0, path: access.path, byteCount: access.device.byteCount)
+      }),
       let worker = worker ?? (try? BlockingWorker(loop))
     else {
       job.run(access.device)
@@ -123,8 +126,6 @@ final class MetadataJudge {
 
 /// One check, and how far it is.
 private final class Job: RequestOwner, @unchecked Sendable {
-  private let path: String
-  private let byteCount: UInt64
   /// Guards what follows.
   private let lock = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private var steps: (done: UInt64, total: UInt64) = (0, 0)
@@ -134,9 +135,7 @@ private final class Job: RequestOwner, @unchecked Sendable {
   var ended: () -> Void = {}
   private(set) var request: RequestPointer?
 
-  init(_ access: PoolMetadataAccess) {
-    path = access.path
-    byteCount = access.device.byteCount
+  override init() {
     pthread_mutex_init(lock, nil)
     super.init()
   }
@@ -144,12 +143,6 @@ private final class Job: RequestOwner, @unchecked Sendable {
   deinit {
     pthread_mutex_destroy(lock)
     lock.deallocate()
-  }
-
-  /// The same bytes for another thread; nil where there is no descriptor left.
-  func device(_ descriptor: Int32) -> FileDevice? {
-    let copy = fcntl(descriptor, F_DUPFD_CLOEXEC, 0)
-    return copy < 0 ? nil : FileDevice(adopting: copy, path: path, byteCount: byteCount)
   }
 
   var progress: (done: UInt64, total: UInt64) {

@@ -50,6 +50,40 @@ extension MappedDevice: SynchronousDestination {
     for driver in live.drivers { try driver.flushNow() }
   }
 
+  /// More pieces than this take too long to be found.
+  private static let piecesMax = 65_536
+
+  /// Pieces of what is below.
+  public func pieces(of range: Range<UInt64>) -> [DescriptorPiece]? {
+    var pieces: [DescriptorPiece] = []
+    do throws(BlockIOError) {
+      let count = Int(clamping: range.upperBound - range.lowerBound)
+      try forEachDriver(.read, count, at: range.lowerBound) {
+        (driver, part, at) throws(BlockIOError) in
+        try driver.forEachPlace(.read, part.count, at: at) {
+          (below, part, place) throws(BlockIOError) in
+          guard let found = below.pieces(of: place..<place + UInt64(part.count)),
+            pieces.count + found.count <= Self.piecesMax
+          else { throw fault(.read, at) }
+          for piece in found { Self.append(piece, to: &pieces) }
+        }
+      }
+    } catch {
+      return nil
+    }
+    return pieces
+  }
+
+  private static func append(_ piece: DescriptorPiece, to pieces: inout [DescriptorPiece]) {
+    if let last = pieces.last, last.descriptor == piece.descriptor,
+      last.offset + last.byteCount == piece.offset
+    {
+      pieces[pieces.count - 1].byteCount += piece.byteCount
+    } else {
+      pieces.append(piece)
+    }
+  }
+
   /// The size is that of the live table.
   public func refreshSize() {}
 

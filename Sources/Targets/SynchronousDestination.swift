@@ -19,6 +19,19 @@ public protocol SynchronousDestination: BlockDestination {
   func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError)
   /// A descriptor of exactly these bytes, to be read from by any thread while this is open.
   var openDescriptor: Int32? { get }
+  /// Descriptors of the bytes of `range`, in order, to be read from by any thread while this is open; nil
+  /// where some have none, or there would be very many.
+  func pieces(of range: Range<UInt64>) -> [DescriptorPiece]?
+}
+
+/// Bytes of a descriptor.
+public struct DescriptorPiece: Equatable, Sendable {
+  /// The descriptor.
+  public let descriptor: Int32
+  /// Where in it they begin.
+  public let offset: UInt64
+  /// How many they are.
+  public internal(set) var byteCount: UInt64
 }
 
 extension SynchronousDestination {
@@ -28,6 +41,15 @@ extension SynchronousDestination {
   public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {}
   /// There is none.
   public var openDescriptor: Int32? { nil }
+  /// One, where there is a descriptor.
+  public func pieces(of range: Range<UInt64>) -> [DescriptorPiece]? {
+    openDescriptor.map {
+      [
+        DescriptorPiece(
+          descriptor: $0, offset: range.lowerBound, byteCount: range.upperBound - range.lowerBound)
+      ]
+    }
+  }
 }
 
 extension Disk: SynchronousDestination {

@@ -59,9 +59,11 @@ extension ThinPool {
 
   /// What others may look at.
   var access: PoolMetadataAccess {
-    PoolMetadataAccess(
+    let destination = metadataOpened.destination
+    return PoolMetadataAccess(
       name: device.name, path: metadataOpened.text, device: MetadataDevice(metadataOpened),
-      descriptor: metadataOpened.destination.openDescriptor)
+      descriptor: destination.openDescriptor,
+      pieces: destination.pieces(of: 0..<destination.byteCount))
   }
 
   /// Whether its last commit is all there is to it, of metadata that was found sound and of which nothing

@@ -69,6 +69,8 @@ public struct PoolMetadataAccess {
   public let device: any BlockDevice
   /// A descriptor of it, to be read from by any thread; nil where it is made of several.
   public let descriptor: Int32?
+  /// Descriptors of all of its bytes, in order; nil where some have none.
+  public let pieces: [DescriptorPiece]?
 }
 
 /// What is known of metadata before it is written to.

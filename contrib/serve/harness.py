@@ -1,4 +1,4 @@
-"""harness: libnbd, and how a server begins, for the scripts of this folder."""
+"""harness: libnbd, how a server begins, and a client that measures, for the scripts of this folder."""
 import atexit, os, shutil, subprocess, sys, tempfile, time
 try:
     import nbd
@@ -46,3 +46,26 @@ def begin_serving(*command, **options):
     if "serving" not in process.log():
         sys.exit("the server does not come up: " + process.log())
     return process
+
+
+class Probe:
+    """A good client that reads 4 KiB at a time of the start of a volume, until `end`: probe.c says how. Its
+    program is made in the working folder, where the socket is `s`."""
+
+    def __init__(self, volume, size):
+        if not os.path.exists("probe"):
+            source = os.path.join(os.path.dirname(os.path.realpath(__file__)), "probe.c")
+            subprocess.run(["cc", "-O2", "-Wall", "-o", "probe", source], check=True)
+        self.process = subprocess.Popen(["./probe", "s", volume, str(size)], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+        if self.process.stdout.readline() != "ready\n":
+            sys.exit("the good client is not served")
+
+    def end(self):
+        """Number of reads, and milliseconds: of the middle one, of 99 of 100, of all, and of how late it was."""
+        told = self.process.communicate(timeout=60)[0].split()
+        if self.process.returncode:
+            sys.exit(f"the good client ended with {self.process.returncode}")
+        if told[5] == "0":
+            print("no real-time priority for the good client: its times are also the scheduler's")
+        return int(told[0]), *map(float, told[1:5])

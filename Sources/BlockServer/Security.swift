@@ -94,10 +94,12 @@ public final class TLSCredentials {
   /// Whether a key is weaker than 112 bits of security, which clients of today refuse too.
   private static func hasWeakKey(_ credentials: gnutls_certificate_credentials_t) -> Bool {
     var key: gnutls_x509_privkey_t?
-    // A key that the library does not show has to be taken as it is.
+    // A key that the library does not show, or does not judge, has to be taken as it is.
     guard gnutls_certificate_get_x509_key(credentials, 0, &key) == 0, let key else { return false }
     defer { gnutls_x509_privkey_deinit(key) }
-    return gnutls_x509_privkey_sec_param(key).rawValue < GNUTLS_SEC_PARAM_MEDIUM.rawValue
+    let strength = gnutls_x509_privkey_sec_param(key).rawValue
+    return strength != GNUTLS_SEC_PARAM_UNKNOWN.rawValue
+      && strength < GNUTLS_SEC_PARAM_MEDIUM.rawValue
   }
 
   /// Keys that client and server share: a file of `NAME:HEX` lines, as `psktool` makes it.

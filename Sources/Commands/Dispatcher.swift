@@ -9,7 +9,7 @@ public struct Dispatcher {
   public static var metadataCommands: [any Command.Type] {
     [
       CheckCommand.self, DumpCommand.self, RestoreCommand.self, LsCommand.self,
-      MetadataSizeCommand.self,
+      DeltaCommand.self, MetadataSizeCommand.self,
     ]
   }
 

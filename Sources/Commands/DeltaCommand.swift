@@ -1,0 +1,79 @@
+import BlockIO
+import ThinMetadata
+import ThinTools
+
+/// `thin_delta`.
+enum DeltaCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    let path = arguments.positionals[0]
+    var options = DeltaOptions(
+      left: try side(arguments, "1"), right: try side(arguments, "2"))
+    options.source = arguments.source
+    options.listsDataBlocks = arguments.has("verbose")
+    try InputChecks.requireMetadata(path)
+    return try InputChecks.explaining(path) {
+      let device = try FileDevice(
+        path: path, access: .readOnly, exclusive: options.source == .current)
+      warnOfSize(device, console)
+      try delta(device, options, to: console.output, progress: console.makeProgress())
+      return ExitStatus.ok.rawValue
+    }
+  }
+
+  /// What is compared: an id, by either name of the option, or a root.
+  private static func side(_ arguments: ParsedArguments, _ number: String) throws(UsageError)
+    -> DeltaSide
+  {
+    if let root = arguments.number("root\(number)") { return .root(root) }
+    guard let id = arguments.number("thin\(number)") ?? arguments.number("snap\(number)") else {
+      throw UsageError(
+        "'--thin\(number) <DEV_ID>' or '--root\(number) <BLOCKNR>' is missing")
+    }
+    return .thin(id)
+  }
+
+  private static func sides(_ number: String, _ which: String) -> [OptionSpec] {
+    [
+      OptionSpec(
+        "thin\(number)", value: .required(placeholder: "DEV_ID", .number),
+        help: "Id of the \(which) thin device.", conflicts: ["root\(number)", "snap\(number)"]),
+      OptionSpec(
+        "snap\(number)", value: .required(placeholder: "DEV_ID", .number),
+        help: "The same as --thin\(number).", isHidden: true, conflicts: ["root\(number)"]),
+      OptionSpec(
+        "root\(number)", value: .required(placeholder: "BLOCKNR", .number),
+        help: "Metadata block with the root of the \(which) one's mapping tree, in place of its id."),
+    ]
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec(
+    name: "delta", fieldName: "thin_delta",
+    summary: "tell how the mappings of two thin devices differ",
+    description: [
+      """
+      Prints XML with runs of virtual blocks that both devices map to the same data block (same), to \
+      different ones (different), or that one alone maps (left_only, right_only). What a snapshot and its \
+      origin share is the same; so the rest is what was written since. Parts of the trees that both \
+      share are read once.
+      """,
+      "The pool must be inactive, unless -m is given.",
+    ],
+    options: sides("1", "first") + sides("2", "second") + [
+      .metadataSnapshot(
+        "Compare devices of the pool's metadata snapshot; works while the pool is active."),
+      OptionSpec(
+        "verbose",
+        help: "Also tell the data blocks, in runs that follow each other on the data device."),
+      .ioEngine,
+    ],
+    positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
+    examples: [
+      ("$ --thin1 1 --thin2 2 /dev/mapper/vg-pool_tmeta", "What 2 has other than its origin 1."),
+      (
+        "$ -m --thin1 1 --thin2 2 --verbose /dev/mapper/vg-pool_tmeta",
+        "The same of an active pool, with the data blocks."
+      ),
+    ],
+    seeAlso: ["thin_ls", "thin_dump", "dmthin-pool-reserve-metadata-snap"])
+}

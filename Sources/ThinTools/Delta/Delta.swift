@@ -1,0 +1,186 @@
+public import BlockIO
+import PersistentData
+import ThinFormat
+public import ThinMetadata
+
+/// A side of a comparison.
+public enum DeltaSide: Equatable, Sendable {
+  /// The thin device with this id.
+  case thin(UInt64)
+  /// Whatever has its mapping tree at this metadata block.
+  case root(UInt64)
+}
+
+/// What `delta` compares, and how much it tells.
+public struct DeltaOptions: Equatable, Sendable {
+  /// The older side, as a rule.
+  public var left: DeltaSide
+  /// The other one.
+  public var right: DeltaSide
+  /// Which state of the pool.
+  public var source = MetadataView.Source.current
+  /// Also where the data blocks are.
+  public var listsDataBlocks = false
+
+  /// A comparison of two sides.
+  public init(left: DeltaSide, right: DeltaSide) {
+    self.left = left
+    self.right = right
+  }
+}
+
+/// Writes how the mappings of two thin devices differ, as the field's `thin_delta` does.
+///
+/// Mappings are compared by data block, in virtual blocks; a run has mappings that stand to each other in
+/// one way, and with `listsDataBlocks` also follow each other on the data device.
+/// - Throws: `ToolError`: `request` for a device that there is not, `damaged` at the first thing that is
+///   damaged.
+public func delta(
+  _ device: any BlockDevice, _ options: DeltaOptions, to sink: ByteSink, progress: Progress
+) throws(ToolError) {
+  let view: MetadataView
+  let roots: [(id: UInt64, root: UInt64)]
+  do throws(MetadataError) {
+    view = try MetadataView(device, source: options.source)
+    roots = try view.deviceRoots()
+  } catch {
+    throw ToolError(error)
+  }
+  func root(_ side: DeltaSide) throws(ToolError) -> UInt64 {
+    switch side {
+    case .root(let block): return block
+    case .thin(let id):
+      guard let found = roots.first(where: { $0.id == id }) else {
+        throw ToolError(
+          .request, "there is no thin device \(id); thin_ls lists those that there are")
+      }
+      return found.root
+    }
+  }
+  let (left, right) = (try root(options.left), try root(options.right))
+  progress.begin("Comparing", total: 0)
+  var writer = DeltaWriter(sink: sink, listsDataBlocks: options.listsDataBlocks)
+  var failure: BlockIOError?
+  do throws(TreeFault) {
+    var difference = try MappingDifference(
+      view, left: left, right: right, includesSame: true,
+      rule: options.listsDataBlocks ? .dataBlocks : .virtualBlocks)
+    writer.prepare(
+      DumpHeader(view.superblock, dataBlockCount: view.dataBlockCount, SuperblockOverrides()),
+      options)
+    try difference.forEachRun { run in
+      progress.advance()
+      do throws(BlockIOError) {
+        try writer.run(run)
+        return true
+      } catch {
+        failure = error
+        return false
+      }
+    }
+  } catch {
+    throw ToolError(.damaged, "\(error)\nRun thin_check to see everything that is wrong.")
+  }
+  if let failure { throw ToolError(failure) }
+  try written { () throws(BlockIOError) in try writer.end() }
+}
+
+/// Writes the XML of a comparison.
+private struct DeltaWriter {
+  let sink: ByteSink
+  let listsDataBlocks: Bool
+  /// The element that ranges are being written into.
+  private var open: DifferenceRun.Kind?
+  private var heading = ""
+
+  init(sink: ByteSink, listsDataBlocks: Bool) {
+    self.sink = sink
+    self.listsDataBlocks = listsDataBlocks
+  }
+
+  /// Has the first lines written with what follows them: a comparison that cannot begin prints nothing.
+  mutating func prepare(_ header: DumpHeader, _ options: DeltaOptions) {
+    func side(_ name: String, _ side: DeltaSide) -> String {
+      switch side {
+      case .thin(let id): "\(name)=\"\(id)\""
+      case .root(let block): "\(name)_root=\"\(block)\""
+      }
+    }
+    heading =
+      "<superblock uuid=\"\(header.uuidText)\" time=\"\(header.time)\" "
+        + "transaction=\"\(header.transactionID)\"" + (header.needsCheck ? " flags=\"1\"" : "")
+        + " data_block_size=\"\(header.dataBlockSectors)\" "
+        + "nr_data_blocks=\"\(header.dataBlockCount)\">\n  <diff \(side("left", options.left)) "
+        + "\(side("right", options.right))>\n"
+  }
+
+  mutating func run(_ run: DifferenceRun) throws(BlockIOError) {
+    if !heading.isEmpty { try writeHeading() }
+    guard listsDataBlocks else { return try element(run) }
+    if open != run.kind {
+      try close()
+      open = run.kind
+      try sink.write("    <\(run.kind.element)>\n")
+    }
+    try range(run)
+  }
+
+  mutating func end() throws(BlockIOError) {
+    try writeHeading()
+    try close()
+    // No newline, as in the field's.
+    try sink.write("  </diff>\n</superblock>")
+  }
+
+  private mutating func writeHeading() throws(BlockIOError) {
+    try sink.write(heading)
+    heading = ""
+  }
+
+  private mutating func close() throws(BlockIOError) {
+    if let open { try sink.write("    </\(open.element)>\n") }
+    open = nil
+  }
+
+  private func element(_ run: DifferenceRun) throws(BlockIOError) {
+    try sink.write(upTo: 128) { line in
+      line.append("    <")
+      line.append(run.kind.element)
+      line.append(" begin=\"")
+      line.append(decimal: run.virtualBlock)
+      line.append("\" length=\"")
+      line.append(decimal: run.length)
+      line.append("\"/>\n")
+    }
+  }
+
+  private func range(_ run: DifferenceRun) throws(BlockIOError) {
+    try sink.write(upTo: 160) { line in
+      line.append("      <range begin=\"")
+      line.append(decimal: run.virtualBlock)
+      if run.kind == .different {
+        line.append("\" left_data_begin=\"")
+        line.append(decimal: run.left)
+        line.append("\" right_data_begin=\"")
+        line.append(decimal: run.right)
+      } else {
+        line.append("\" data_begin=\"")
+        line.append(decimal: run.kind == .rightOnly ? run.right : run.left)
+      }
+      line.append("\" length=\"")
+      line.append(decimal: run.length)
+      line.append("\"/>\n")
+    }
+  }
+}
+
+extension DifferenceRun.Kind {
+  fileprivate var element: StaticString {
+    switch self {
+    case .same: "same"
+    case .leftOnly: "left_only"
+    case .rightOnly: "right_only"
+    case .different: "different"
+    }
+  }
+}

@@ -8,6 +8,9 @@ final class LiveTable {
   /// The only driver, where there is but one.
   let single: TargetDriver?
   let takesDiscards: Bool
+  /// Devices of this device-mapper that it has open once more than it counts for: a table counts as one
+  /// user of a device, however often its lines name it.
+  private let repeated: [MappedDevice]
 
   init(_ drivers: [TargetDriver], isReadOnly: Bool) {
     self.drivers = drivers
@@ -15,6 +18,12 @@ final class LiveTable {
     byteCount = drivers.last?.endByte ?? 0
     single = drivers.count == 1 ? drivers.first : nil
     takesDiscards = drivers.allSatisfy { $0.takesDiscards }
+    var seen: Set<DeviceNumber> = []
+    repeated = drivers.flatMap(\.opened).compactMap { device in
+      guard let mapped = device.mapped, !seen.insert(device.number).inserted else { return nil }
+      return mapped
+    }
+    for device in repeated { device.openCount -= 1 }
   }
 
   /// The driver of a byte below `byteCount`.
@@ -58,5 +67,8 @@ final class LiveTable {
     }
   }
 
-  func close() { for driver in drivers { driver.close() } }
+  func close() {
+    for device in repeated { device.openCount += 1 }
+    for driver in drivers { driver.close() }
+  }
 }

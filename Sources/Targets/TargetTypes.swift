@@ -1,6 +1,11 @@
 extension TargetType {
-  /// Every type that there is, the most recent first: a line for each folder's.
+  /// Every type that there is, the most recent first: a line for each.
   public static let all: [TargetType] = [
-    .thin, .thinPool, .zero, .striped, .linear, .error,
+    .thin,
+    .thinPool,
+    .zero,
+    .striped,
+    .linear,
+    .error,
   ]
 }

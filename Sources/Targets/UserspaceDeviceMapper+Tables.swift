@@ -21,13 +21,19 @@ extension UserspaceDeviceMapper {
       if !readOnly && !isReadOnly {
         for keeper in kept.values { try keeper.judge(drivers, of: device) }
       }
-      let table = LiveTable(drivers, isReadOnly: readOnly || isReadOnly)
-      // Later tables are looked at when they are resumed.
-      if device.live == nil { try table.checkAreas() }
-      return table
     } catch {
       for driver in drivers { driver.close() }
       throw error
     }
+    let table = LiveTable(drivers, isReadOnly: readOnly || isReadOnly)
+    // Later tables are looked at when they are resumed.
+    guard device.live == nil else { return table }
+    do throws(TargetError) {
+      try table.checkAreas()
+    } catch {
+      table.close()
+      throw error
+    }
+    return table
   }
 }

@@ -152,4 +152,27 @@ struct TargetLineTests {
       ], seed: 20_261_121)
     lines.expectSense(15_000)
   }
+
+  @Test("a table is one user of a device, however often its lines name it")
+  func openCounts() throws {
+    let world = try World()
+    let disk = try world.add("disk", byteCount: 1 << 20)
+    try world.create("below", [world.line(2048, "linear", "\(disk) 0")])
+    func openCount() throws -> Int32? { try world.dm.info(.name("below"), [])?.openCount }
+    let twice = world.line(1024, "striped", "2 8 below 0 below 1024")
+    try world.create("s", [twice, world.line(512, "linear", "below 512", start: 1024)])
+    #expect(try openCount() == 1)
+    try world.dm.load(.name("s"), [twice], readOnly: false)
+    #expect(try openCount() == 2)
+    try world.resume("s")
+    #expect(try openCount() == 1)
+    // Refused when all its targets are made already.
+    #expect(throws: DeviceMapperError.self) {
+      try world.create("t", [twice, world.line(8, "linear", "below 2048", start: 1024)])
+    }
+    #expect(try openCount() == 1)
+    try world.dm.remove(.name("below"), deferred: true, retry: false)
+    try world.dm.remove(.name("s"), deferred: false, retry: false)
+    #expect(try world.dm.list().isEmpty)
+  }
 }

@@ -21,6 +21,8 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   private var pending: [RequestPointer] = []
   /// Requests that wait.
   var pendingCount: Int { pending.count }
+  /// What they are, in the order in which they came.
+  var pendingOperations: [BlockOperation] { pending.map(\.pointee.operation) }
   private var hook: Hook?
   /// Decides what fails: the kind of operation and how many of that kind came before it.
   var fails: (BlockOperation, Int) -> Bool = { _, _ in false }

@@ -1,0 +1,165 @@
+import BlockIO
+import DataPath
+import DeviceMapper
+
+extension TargetType {
+  /// Reads, writes and flushes that take longer.
+  static let delay = TargetType("delay", version: (1, 3, 0), DelayTarget.self) {
+    (context) throws(TargetError) in try DelayDriver(context)
+  }
+}
+
+/// Holds requests back for a while before they go down, each kind to a device of its own.
+///
+/// Invariants: requests of a kind wait equally long, so that each queue is in the order of deadlines; a
+/// request's `context` is its deadline and `context2` its place in the order in which all came. While any
+/// wait the timer is set for the earliest. Metadata, which is read and written on the spot, is not held
+/// back: everything else would have to wait for it.
+private final class DelayDriver: TargetDriver {
+  /// A kind of requests.
+  private final class Kind {
+    let device: OpenDevice
+    let below: BlockDestination
+    let first: UInt64
+    /// What is added to the device's offset, modulo 2^64.
+    let shift: UInt64
+    let milliseconds: UInt32
+    var waiting = RequestQueue()
+
+    init(_ device: OpenDevice, _ target: DelayTarget.Class, start: UInt64) {
+      self.device = device
+      below = device.direct
+      first = target.destination.sector
+      shift = first &* 512 &- start &* 512
+      milliseconds = target.delay
+    }
+  }
+
+  private let reads: Kind
+  private let writes: Kind
+  private let flushes: Kind
+  /// How many of them the line has.
+  private let kindCount: Int
+  private var count: UInt64 = 0
+  /// Not while the device is suspended: what comes up then has to get through.
+  private var mayDelay = true
+  private var timer: LoopTimer?
+  private var timerDeadline: UInt64 = 0
+
+  init(_ context: DriverContext<DelayTarget>) throws(TargetError) {
+    let (classes, start) = (context.target.classes, context.line.start)
+    kindCount = classes.count
+    // What the line does not have is as the one before it.
+    let devices = [
+      try context.device(.reads), context.devices[.writes], context.devices[.flushes],
+    ].compactMap { $0 }
+    func kind(_ index: Int) -> Kind {
+      let index = min(index, min(devices.count, classes.count) - 1)
+      return Kind(devices[index], classes[index], start: start)
+    }
+    (reads, writes, flushes) = (kind(0), kind(1), kind(2))
+    super.init(context)
+    timer = LoopTimer { [unowned self] in
+      release(until: loop.time)
+      setTimer()
+    }
+  }
+
+  override func close() {
+    if let timer { loop.cancel(timer) }
+    super.close()
+  }
+
+  override var areas: [Area] { [reads, writes, flushes].map { Area($0.device, $0.first, length) } }
+
+  // MARK: - I/O
+
+  override func map(_ part: RequestPointer) {
+    switch part.pointee.operation {
+    case .read: take(part, reads)
+    case .flush: take(part, flushes)
+    case .write, .discard, .writeZeroes: take(part, writes)
+    }
+  }
+
+  private func take(_ part: RequestPointer, _ kind: Kind) {
+    if part.pointee.operation != .flush { part.pointee.offset &+= kind.shift }
+    guard mayDelay, kind.milliseconds > 0 else { return kind.below.submit(part) }
+    let nanoseconds = UInt64(kind.milliseconds) &* 1_000_000
+    count &+= 1
+    part.pointee.context = loop.time &+ nanoseconds
+    part.pointee.context2 = count
+    kind.waiting.append(part)
+    if timer?.isSet != true || part.pointee.context < timerDeadline { setTimer() }
+  }
+
+  private func setTimer() {
+    let heads = [reads.waiting.first, writes.waiting.first, flushes.waiting.first]
+    guard let timer, let first = heads.compactMap({ $0?.pointee.context }).min() else { return }
+    timerDeadline = first
+    let now = loop.time
+    loop.set(timer, after: first > now ? first - now : 0)
+  }
+
+  /// Sends down what is due, in the order in which it came.
+  private func release(until time: UInt64) {
+    func order(_ kind: Kind) -> UInt64 {
+      guard let part = kind.waiting.first, part.pointee.context <= time else { return .max }
+      return part.pointee.context2
+    }
+    while true {
+      let (read, write, flush) = (order(reads), order(writes), order(flushes))
+      let next = min(read, write, flush)
+      if next == .max { return }
+      if next == read {
+        send(reads)
+      } else if next == write {
+        send(writes)
+      } else {
+        send(flushes)
+      }
+    }
+  }
+
+  private func send(_ kind: Kind) {
+    if let part = kind.waiting.takeFirst() { kind.below.submit(part) }
+  }
+
+  override func place(_ offset: UInt64) -> Place? {
+    Place(writes.device, offset &+ writes.shift, endByte - offset)
+  }
+
+  override func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
+    throws(BlockIOError)
+  { try reads.device.destination.readNow(buffer, at: offset &+ reads.shift) }
+
+  override func flushNow() throws(BlockIOError) { try flushes.device.destination.flushNow() }
+
+  override func forEachExtent(
+    in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
+  ) -> Bool {
+    forEachExtent(of: reads.below, shift: reads.shift, in: range, body)
+  }
+
+  // MARK: - Suspend and resume
+
+  override func presuspend(noFlush: Bool, _ ready: @escaping () -> Void) {
+    mayDelay = false
+    if let timer { loop.cancel(timer) }
+    release(until: .max)
+    ready()
+  }
+
+  override func resume() { mayDelay = true }
+
+  // MARK: - Queries
+
+  override func table() -> String {
+    [reads, writes, flushes].prefix(kindCount)
+      .map { "\($0.device.number) \($0.first) \($0.milliseconds)" }.joined(separator: " ")
+  }
+
+  override func status(noFlush: Bool) -> String {
+    "\(reads.waiting.count) \(writes.waiting.count) \(flushes.waiting.count)"
+  }
+}

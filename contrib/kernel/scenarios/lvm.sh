@@ -8,8 +8,9 @@
 # DMTHIN_TOOLS names the directory of thin_check, thin_dump, thin_restore (and thin_repair: if it is
 # there, lvconvert --repair is tried as well). Covered: creation, snapshots, deactivation and activation
 # (lvm calls thin_check, with its arguments and status recorded by a wrapper), metadata taken out of the
-# pool, dumped, restored and swapped in again, metadata that the tools of DMTHIN_PEER_OLDER, DMTHIN_PEER and our
-# own wrote over earlier metadata, with the options for thin_check of Debian 12 and of later releases, and damaged metadata, with which lvm must not activate.
+# pool, dumped, restored and swapped in again, metadata that leaks and that the tools of DMTHIN_PEER_OLDER,
+# DMTHIN_PEER and our own wrote over earlier metadata, with the options for thin_check of older and of later
+# releases, and damaged metadata, with which lvm must not activate.
 . "$DMTHIN_RIG/lib.sh"
 
 tools=${DMTHIN_TOOLS:?names the directory of the tools}
@@ -80,8 +81,8 @@ digest | must cmp - /tmp/digest
 write snap1 4 50
 digest >/tmp/digest2
 
-# The same metadata as each of the tools writes it, onto a volume that holds earlier metadata or zeros, and
-# checked by ours with plain -q, as lvm2 calls it in Debian 12, and with what it has by default.
+# The same metadata as each of the tools writes it, onto a volume that holds earlier metadata or zeros,
+# with leaked blocks, and checked by ours with plain -q, and with lvm2's default options.
 empty=new other=old
 for folder in "${DMTHIN_PEER_OLDER-}" "${DMTHIN_PEER-}" "$tools"; do
     [ -n "$folder" ] || continue
@@ -91,13 +92,16 @@ for folder in "${DMTHIN_PEER_OLDER-}" "${DMTHIN_PEER-}" "$tools"; do
         quietly lvchange -ay vg/$empty vg/$other
         quietly "$folder/thin_dump" /dev/vg/$empty -o /tmp/xml
         quietly "$folder/thin_restore" -i /tmp/xml -o /dev/vg/$other
+        # Leaked blocks cost their space, and must not cost the pool.
+        must "$rig_dir/leak" /dev/vg/$other
+        if "$tools/thin_check" /dev/vg/$other >/tmp/log 2>&1; then fail "no leak: $(cat /tmp/log)"; fi
         quietly lvchange -an vg/$empty vg/$other
         swap $other
         was=$other; other=$empty; empty=$was
         lvm_configure ubd "$(tool thin_check)" "$(tool thin_dump)" "$(tool thin_repair)" "$restore" \
             "thin_check_options = [ $options ]"
         up
-        checked 0 "metadata by $("$folder/thin_restore" -V 2>&1 | head -n 1)"
+        checked 0 "metadata that leaks, by $("$folder/thin_restore" -V 2>&1 | head -n 1)"
         digest | must cmp - /tmp/digest2
     done
 done

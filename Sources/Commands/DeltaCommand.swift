@@ -42,7 +42,8 @@ enum DeltaCommand: Command {
         help: "The same as --thin\(number).", isHidden: true, conflicts: ["root\(number)"]),
       OptionSpec(
         "root\(number)", value: .required(placeholder: "BLOCKNR", .number),
-        help: "Metadata block with the root of the \(which) one's mapping tree, in place of its id."),
+        help: "Metadata block with the root of the \(which) one's mapping tree, in place of its id."
+      ),
     ]
   }
 

@@ -106,12 +106,13 @@ private struct DeltaWriter {
       case .root(let block): "\(name)_root=\"\(block)\""
       }
     }
+    let flags = header.needsCheck ? " flags=\"1\"" : ""
     heading =
       "<superblock uuid=\"\(header.uuidText)\" time=\"\(header.time)\" "
-        + "transaction=\"\(header.transactionID)\"" + (header.needsCheck ? " flags=\"1\"" : "")
-        + " data_block_size=\"\(header.dataBlockSectors)\" "
-        + "nr_data_blocks=\"\(header.dataBlockCount)\">\n  <diff \(side("left", options.left)) "
-        + "\(side("right", options.right))>\n"
+      + "transaction=\"\(header.transactionID)\"\(flags) "
+      + "data_block_size=\"\(header.dataBlockSectors)\" "
+      + "nr_data_blocks=\"\(header.dataBlockCount)\">\n"
+      + "  <diff \(side("left", options.left)) \(side("right", options.right))>\n"
   }
 
   mutating func run(_ run: DifferenceRun) throws(BlockIOError) {

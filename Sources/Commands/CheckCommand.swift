@@ -97,7 +97,7 @@ public enum CheckCommand: Command {
     if total > report.findings.count {
       console.note("and \(total - report.findings.count) more findings")
     }
-    if let newer = report.newerGeneration { console.note(note(of: newer)) }
+    if let note = report.newerGeneration.flatMap(note) { console.note(note) }
     if report.repairedSpaceMaps { console.note("Repaired the space maps; leaked blocks are free.") }
     if report.clearedNeedsCheck { console.note("Cleared the needs-check flag.") }
     if report.isDamaged {
@@ -119,11 +119,19 @@ public enum CheckCommand: Command {
     }
   }
 
-  private static func note(of newer: NewerGeneration) -> String {
-    "The superblock may be an old one that was written back: a newer generation is on the device, "
-      + "whole, with \(newer.deviceCount) devices and \(newer.mappedBlocks) mappings (block "
-      + "\(newer.block)). Nothing was changed. Keep a copy of the metadata before the pool is "
-      + "activated, which would write over it; thin_dump --repair saves the newer one."
+  /// A single transaction behind the superblock's is what crashes leave, and not worth a line, nor what
+  /// is older by all appearances.
+  private static func note(of newer: NewerGeneration) -> String? {
+    switch newer.age {
+    case .newest, .newer:
+      "\(newer.sentence) Nothing was changed. Keep a copy of the metadata before the pool is "
+        + "activated, which would write over it; thin_dump --repair saves the newer one."
+    case .uncertain:
+      "\(newer.sentence) Where the pool is as you expect it, there is nothing to do; otherwise keep a "
+        + "copy of the metadata before the pool is activated, and compare with thin_dump --repair "
+        + "--generation \(newer.block)."
+    case .unlikely, .interrupted: nil
+    }
   }
 
   private static func printJSON(_ report: CheckReport, _ console: Console) throws(BlockIOError) {
@@ -148,6 +156,7 @@ public enum CheckCommand: Command {
     if let newer = report.newerGeneration {
       try json.key("newer_generation")
       try json.beginObject()
+      try json.member("age", newer.age.rawValue)
       try json.member("block", newer.block)
       try json.member("devices", UInt64(newer.deviceCount))
       try json.member("mapped_blocks", newer.mappedBlocks)

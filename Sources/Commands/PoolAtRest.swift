@@ -35,7 +35,9 @@ struct PoolAtRest {
     options.skipMappings = !checksAll
     let report = try check(device, options: options, progress: progress)
     findings += damage(report)
-    if let newer = report.newerGeneration { findings.append(stale(newer)) }
+    if let newer = report.newerGeneration, let diagnosis = stale(newer) {
+      findings.append(diagnosis)
+    }
     if !checksAll && !report.isDamaged {
       findings.append(
         Diagnosis(
@@ -138,13 +140,20 @@ struct PoolAtRest {
       ]
   }
 
-  private func stale(_ newer: NewerGeneration) -> Diagnosis {
-    Diagnosis(
-      .warning, "newer-generation",
-      "the superblock may be an old one that was written back: a newer generation is on the device, "
-        + "whole, with \(newer.deviceCount) devices and \(newer.mappedBlocks) mappings (block "
-        + "\(newer.block)); activation would write over it",
-      next: ["thin_dump --repair -o newer.xml \(quoted)", "thin_ls \(quoted)"])
+  private func stale(_ newer: NewerGeneration) -> Diagnosis? {
+    let save = "thin_dump --repair --generation \(newer.block) -o \(newer.block).xml \(quoted)"
+    return switch newer.age {
+    case .newest, .newer:
+      Diagnosis(
+        .warning, "newer-generation", "\(newer.sentence) Activation would write over it.",
+        next: ["thin_dump --repair -o newer.xml \(quoted)", "thin_ls \(quoted)"])
+    case .uncertain:
+      Diagnosis(
+        .note, "newer-generation-possible", newer.sentence, next: [save, "thin_ls \(quoted)"])
+    case .unlikely: nil
+    case .interrupted:
+      Diagnosis(.note, "interrupted-transaction", newer.sentence)
+    }
   }
 
   private func damage(_ report: CheckReport) -> [Diagnosis] {

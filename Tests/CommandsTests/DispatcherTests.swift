@@ -164,10 +164,14 @@ import ThinTools
   func metadata() throws {
     for (bytes, words) in try Self.inputs() {
       let file = try ScratchFile(bytes)
-      for line in [["thin_check"], ["thin_dump"], ["thin_ls"], ["dmthin", "pool", "doctor"]] {
+      let verbs = ["create-thin", "delete"].map {
+        ["dmthin", "pool", $0, "--backend", "offline", file.path, "1"]
+      }
+      let tools = [["thin_check"], ["thin_dump"], ["thin_ls"], ["dmthin", "pool", "doctor"]]
+      for line in tools.map({ $0 + [file.path] }) + verbs {
         let captured = CapturedConsole()
         let status = runMain(
-          arguments: line + [file.path],
+          arguments: line,
           commands: Dispatcher.metadataCommands + Dispatcher.poolCommands, console: captured.console
         )
         #expect(status == 64, "\(line)")

@@ -8,7 +8,7 @@ extension Checker {
   func mend() throws(ToolError) {
     guard options.mayWrite, !report.isDamaged else { return }
     // It lies in blocks that are free to this superblock.
-    guard report.newerGeneration == nil else { return }
+    guard report.newerGeneration?.age.isNewer != true else { return }
     if report.mendableCount > 0 { try rebuildSpaceMaps() }
     guard report.leakCount == 0 || options.ignoreNonFatal, report.needsCheck else { return }
     var superblock = view.superblock

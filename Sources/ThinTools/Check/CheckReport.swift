@@ -62,7 +62,7 @@ public struct CheckReport: Sendable {
   /// Whether the space maps were not rebuilt for want of free metadata blocks.
   public internal(set) var noRoomToMend = false
 
-  /// A whole generation that is newer than the superblock's. No finding: what the superblock leads to
+  /// A whole generation that is newer than the superblock's, or may be. No finding: what the superblock leads to
   /// may be sound, and old blocks can look alike where a pool was made anew as it was before.
   public internal(set) var newerGeneration: NewerGeneration?
 

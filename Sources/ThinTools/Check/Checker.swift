@@ -33,6 +33,7 @@ final class Checker {
   var report = CheckReport()
   /// Damage that makes computed reference counts meaningless.
   var treesAreSound = true
+  private var damage = GenerationDamage()
 
   init(_ device: any BlockDevice, _ options: CheckOptions, _ progress: Progress)
     throws(ToolError)
@@ -79,18 +80,16 @@ final class Checker {
       return
     }
     var scan = RootScan(view.reader, progress)
-    let found = newerGeneration(
-      view.reader, than: view.superblock, isDamaged: report.isDamaged, &scan)
-    report.newerGeneration = found.map {
-      NewerGeneration(
-        block: $0.generation ?? 0, deviceCount: $0.deviceCount, mappedBlocks: $0.mapped)
-    }
+    var search = NewerGenerations(view.reader, view.superblock)
+    damage.isDamaged = report.isDamaged
+    report.newerGeneration = search.find(damage, &scan).map(NewerGeneration.init)
   }
 
   func add(_ finding: Finding) { report.add(finding) }
 
   private func add(_ fault: TreeFault) {
     if fault.isFatal { treesAreSound = false }
+    damage.add(fault)
     add(Finding(fault.isFatal ? .fatal : .minor, "\(fault)", block: fault.block))
   }
 

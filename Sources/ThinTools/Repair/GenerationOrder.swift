@@ -68,7 +68,12 @@ struct GenerationOrder: ~Copyable {
       -> Bool
     {
       for byte in 0..<Bitmap.entriesBytes {
-        if old.bytes[byte] == new.bytes[byte] && place == .between { continue }
+        let first = UInt64(bitmap * Limits.entriesPerBitmap + 4 * byte)
+        if old.bytes[byte] == new.bytes[byte] && place == .between
+          && (first + 3 <= last || first > next)
+        {
+          continue
+        }
         for entry in (4 * byte)..<(4 * byte + 4) {
           let block = UInt64(bitmap * Limits.entriesPerBitmap + entry)
           guard block < blockCount else { return true }
@@ -98,10 +103,13 @@ struct GenerationOrder: ~Copyable {
   private static let ofRunMax = 4
   let reader: BlockReader
   private let bitmapCount: Int
+  /// All that the device has, ascending, where it has been scanned.
+  let indexBlocks: [UInt64]?
   var readsLeft = GenerationOrder.readsMax
 
-  init(_ reader: BlockReader) {
+  init(_ reader: BlockReader, indexBlocks: [UInt64]? = nil) {
     self.reader = reader
+    self.indexBlocks = indexBlocks
     let per = UInt64(Limits.entriesPerBitmap)
     bitmapCount = Int((reader.blockCount + per - 1) / per)
   }
@@ -230,7 +238,7 @@ struct GenerationOrder: ~Copyable {
     }
     // Free blocks are taken one after the other: few are passed over, which the same transaction
     // gave back.
-    return place == .between || change.passedOver * 2 <= change.takenCount ? change : nil
+    return change.passedOver * 2 <= change.takenCount ? change : nil
   }
 
   // MARK: - Likeness
@@ -255,8 +263,8 @@ struct GenerationOrder: ~Copyable {
     return result
   }
 
-  /// How many mappings a transaction changed.
-  private mutating func difference(_ change: Change) -> Int {
+  /// How many mappings and devices a transaction changed.
+  mutating func difference(_ change: Change) -> Int {
     let before = mappings(change.freed)
     let after = mappings(change.taken)
     return before.symmetricDifference(after).count
@@ -271,10 +279,21 @@ struct GenerationOrder: ~Copyable {
     var found: Set<Entry> = []
     for block in blocks where readsLeft > 0 {
       readsLeft -= 1
-      try? reader.withNode(block, of: .mappings) { node in
-        guard node.isLeaf else { return }
-        for i in 0..<node.entryCount {
-          found.insert(Entry(key: node.key(i), value: node.value64(i)))
+      try? reader.withBlock(block) { bytes in
+        if let node = try? BtreeNodeView(
+          validating: bytes, number: block, leafValueSize: TreeKind.mappings.valueSize)
+        {
+          guard node.isLeaf else { return }
+          for i in 0..<node.entryCount {
+            found.insert(Entry(key: node.key(i), value: node.value64(i)))
+          }
+        } else if let node = try? BtreeNodeView(
+          validating: bytes, number: block, leafValueSize: DeviceDetails.byteCount), node.isLeaf
+        {
+          for i in 0..<node.entryCount {
+            let details = DeviceDetails(decoding: node.bytes, at: node.valueOffset(i))
+            found.insert(Entry(key: ~node.key(i), value: details.transactionID))
+          }
         }
       }
     }

@@ -3,14 +3,62 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// A whole generation of a pool that is newer than the superblock's.
+/// A whole generation of a pool that is newer than the superblock's, or may be.
 public struct NewerGeneration: Equatable, Sendable {
+  /// What is known of its age.
+  public enum Age: String, Sendable {
+    /// It is the newest.
+    case newest
+    /// It is newer than the superblock's; of several that are, it cannot be told which is the newest.
+    case newer
+    /// The places of blocks do not tell which is newer.
+    case uncertain
+    /// It is older by all appearances, but the places of blocks would allow that it is newer.
+    case unlikely
+    /// It is one transaction newer: a crash before the superblock was written leaves that, too.
+    case interrupted
+
+    /// Whether the superblock is an old one.
+    public var isNewer: Bool { self == .newest || self == .newer }
+  }
+
   /// The metadata index block that names it; `thin_dump --repair --generation` takes it.
   public var block: UInt64
   /// Thin devices.
   public var deviceCount: Int
   /// Mappings of all devices.
   public var mappedBlocks: UInt64
+  /// What is known of its age.
+  public var age: Age
+
+  /// What was found, for people: one sentence or two.
+  public var sentence: String {
+    let what = "with \(deviceCount) devices and \(mappedBlocks) mappings (block \(block))"
+    return switch age {
+    case .newest:
+      "The superblock is an old one that was written back: a newer generation is on the device, whole, "
+        + "\(what)."
+    case .newer:
+      "The superblock is an old one that was written back: a newer generation is on the device, whole, "
+        + "\(what). Which of the newer ones is the newest cannot be told for certain."
+    case .uncertain:
+      "The superblock may be an old one: which is newer, its generation or another whole one \(what), "
+        + "cannot be told."
+    case .unlikely:
+      "The superblock's generation is the newest by all appearances, but another whole one \(what), could "
+        + "be newer."
+    case .interrupted:
+      "One transaction after the superblock's is on the device, whole but for its superblock, as a "
+        + "crash leaves it, \(what)."
+    }
+  }
+
+  init(_ found: NewerGenerations.Found) {
+    block = found.roots.generation ?? 0
+    deviceCount = found.roots.deviceCount
+    mappedBlocks = found.roots.mapped
+    age = found.age
+  }
 }
 
 /// Whether a superblock is the one that was written last.
@@ -21,38 +69,131 @@ public struct NewerGeneration: Equatable, Sendable {
 ///
 /// The allocator takes the next free block behind the one that it took last, so what follows a
 /// superblock's generation lies right behind its index block, or from block 0 on after an
-/// activation. That is where to look: a few blocks of a pool whose superblock is right.
+/// activation (`GenerationChain`). That is where to look: a few blocks of a pool whose superblock is
+/// right. Only where something is found there is the device scanned.
 ///
-/// One generation behind the superblock's proves nothing: a crash just before the superblock was
-/// written leaves that, and so does the kernel's cache. Two in a row do not come to be that way. But
-/// where every transaction replaces everything, the oldest generation left on the device can look
-/// like the successor of the newest. So one of these has to be the case, too, none of which ever
-/// holds of an older one:
+/// That the superblock is old is certain
 ///
-/// - devices made or snapshotted later, by the pool's time, or in a later transaction;
-/// - bitmaps for more blocks: metadata and data only grow;
-/// - the allocator has never started again since the pool was formatted: the first free block is
-///   then block 1, where the first index block still is.
-extension GenerationOrder {
-  /// What the superblock's generation and what is behind it say.
-  private struct Evidence {
-    var time: UInt32 = 0
-    var transactionID: UInt64 = 0
-    var dataBitmaps: UInt64 = 0
+/// - where another block of metadata was written over its generation's: blocks in use are never
+///   written to;
+/// - where the metadata has an index block behind the end that the superblock gives it;
+/// - where what follows is of a later time or transaction than the superblock says;
+/// - where two generations or more follow, one after the other, that have something in common with the
+///   superblock's, and nothing follows them. A single one proves nothing: a crash just before the
+///   superblock was written leaves that.
+struct NewerGenerations: ~Copyable {
+  /// A generation, and what is known of its age.
+  struct Found {
+    var roots: RootScan.Roots
+    var age: NewerGeneration.Age
+  }
 
-    mutating func add(_ details: DeviceDetails) {
-      time = max(time, details.creationTime, details.snapshottedTime)
-      transactionID = max(transactionID, details.transactionID)
+  private let reader: BlockReader
+  private let superblock: Superblock
+  private var order: GenerationOrder
+
+  init(_ reader: BlockReader, _ superblock: Superblock) {
+    self.reader = reader
+    self.superblock = superblock
+    order = GenerationOrder(reader)
+  }
+
+  /// The generation that is newer than the superblock's, or may be; nil where there is none.
+  /// - Parameters:
+  ///   - damage: what is wrong with the superblock's own.
+  ///   - scan: scans the device only where needed.
+  mutating func find(_ damage: GenerationDamage, _ scan: inout RootScan) -> Found? {
+    order.readsLeft = damage.isDamaged ? 1 << 18 : 1024
+    let own = order.own(superblock)
+    if damage.overwritten > 1 || isIndexOverwritten() || hasIndexBeyond() {
+      return newest(&scan, own)
     }
+    guard let own else { return nil }
+    let quick = order.chain(from: own)
+    guard quick.generations.count > 1 else { return nil }
+    order = GenerationOrder(reader, indexBlocks: scan.allIndexBlocks())
+    let chain = order.chain(from: own)
+    let found =
+      switch chain.end {
+      case .open: successor(in: chain.generations, &scan)
+      case .circle(let newest, let isClear): inCircle(chain.generations, newest, isClear, &scan)
+      case .unclear: inCircle(chain.generations, chain.generations.count - 1, false, &scan)
+      }
+    return found.flatMap { isOwn($0.roots) ? nil : $0 }
+  }
 
-    func exceeds(_ other: Evidence) -> Bool {
-      time > other.time || transactionID > other.transactionID || dataBitmaps > other.dataBitmaps
+  private func isOwn(_ roots: RootScan.Roots) -> Bool {
+    roots.mappingRoot == superblock.mappingRoot && roots.detailsRoot == superblock.detailsRoot
+  }
+
+  /// Whether the details name a later time or transaction than the superblock.
+  private func isLater(_ roots: RootScan.Roots) -> Bool {
+    roots.time > superblock.time || roots.transactionID > superblock.transactionID &+ 1
+  }
+
+  // MARK: - The superblock's generation is lost
+
+  /// Whether the superblock's index block, or one of its bitmaps, is sound as something else.
+  private mutating func isIndexOverwritten() -> Bool {
+    let root = superblock.metadataSpaceMap.bitmapRoot
+    guard root < reader.blockCount, let kind = soundKind(of: root, reader) else { return false }
+    guard kind == .index, let index = order.index(root) else { return kind != .index }
+    return index.bitmaps.contains {
+      let kind = soundKind(of: $0, reader)
+      return kind != nil && kind != .bitmap
     }
   }
 
-  /// Blocks read in a row that hold nothing of a pool, after which nothing follows.
-  private static let emptyMax = 64
+  /// Whether there is an index block where the superblock's metadata has not been yet.
+  private mutating func hasIndexBeyond() -> Bool {
+    var block = superblock.metadataSpaceMap.blockCount
+    let end = min(reader.blockCount, block &+ 64)
+    while block < end {
+      if soundKind(of: block, reader) == .index { return true }
+      block += 1
+    }
+    return false
+  }
 
+  private mutating func newest(_ scan: inout RootScan, _ own: GenerationOrder.Index?) -> Found? {
+    let ends = scan.completeEnds()
+    guard let latest = ends.first, !isOwn(latest) else { return nil }
+    return Found(roots: latest, age: ends.count == 1 ? .newest : .newer)
+  }
+
+  // MARK: - What follows it
+
+  /// The last whole one of those that follow the superblock's.
+  private mutating func successor(
+    in generations: [GenerationOrder.Index], _ scan: inout RootScan
+  ) -> Found? {
+    guard let last = scan.latestWhole(of: Array(generations.dropFirst().suffix(8).reversed())),
+      let place = generations.firstIndex(where: { $0.block == last.generation })
+    else { return nil }
+    if place == 1 { return Found(roots: last, age: .interrupted) }
+    guard last.isComplete, scan.haveCommonContent(superblock.mappingRoot, last.mappingRoot) else {
+      return Found(roots: last, age: .uncertain)
+    }
+    let ends = scan.completeEnds()
+    let rivals = ends.count { $0.generation != last.generation }
+    return Found(roots: last, age: rivals == 0 ? .newest : .newer)
+  }
+
+  private mutating func inCircle(
+    _ generations: [GenerationOrder.Index], _ newest: Int, _ isClear: Bool,
+    _ scan: inout RootScan
+  ) -> Found? {
+    let isOwn = newest == 0 && isClear
+    var candidates = Array(generations[...newest].dropFirst().suffix(4).reversed())
+    candidates += generations[(newest + 1)...].suffix(4).reversed()
+    guard let found = scan.latestWhole(of: candidates) else { return nil }
+    if isLater(found) { return Found(roots: found, age: isClear ? .newest : .newer) }
+    if isOwn { return Found(roots: found, age: .unlikely) }
+    return Found(roots: found, age: generations.count == 2 ? .interrupted : .uncertain)
+  }
+}
+
+extension GenerationOrder {
   /// The superblock's own generation; nil where its index block, or one of its bitmaps, has been
   /// lost or overwritten.
   mutating func own(_ superblock: Superblock) -> Index? {
@@ -67,143 +208,26 @@ extension GenerationOrder {
     }
     return used == map.allocated ? own : nil
   }
-
-  /// Generations that were committed after the superblock's, the last one first. Empty where there
-  /// are none, or where they may be older ones.
-  /// - Parameter readsMax: blocks that are read at most.
-  mutating func newer(than superblock: Superblock, readsMax: Int) -> [Index] {
-    guard let start = own(superblock) else { return [] }
-    readsLeft = readsMax
-    var chain = [start]
-    var evidence = [Evidence()]
-    var seen: Set<UInt64> = [start.block]
-    var neverRestarted = isAsFormatted(superblock)
-    while readsLeft > 0, let last = chain.last {
-      guard let (next, found) = next(after: last), seen.insert(next.block).inserted else { break }
-      // From block 0 on: it has started again.
-      if next.block < last.block { neverRestarted = false }
-      chain.append(next)
-      evidence.append(found)
-    }
-    guard chain.count > 2 else { return [] }
-    var known = Evidence(
-      time: superblock.time, transactionID: superblock.transactionID,
-      dataBitmaps: superblock.dataSpaceMap.bitmapCount)
-    try? TreeReader(reader, .details).forEach(root: superblock.detailsRoot) { node, i in
-      known.add(DeviceDetails(decoding: node.bytes, at: node.valueOffset(i)))
-    }
-    // Behind the newest an older one may look like its successor: what each says itself counts.
-    let last =
-      neverRestarted
-      ? chain.count - 1
-      : chain.indices.last {
-        evidence[$0].exceeds(known) || chain[$0].bitmaps.count > start.bitmaps.count
-      }
-    guard let last, last >= 2 else { return [] }
-    return chain[2...last].reversed()
-  }
-
-  /// Whether the first index block that there ever was is still at block 1, and free.
-  private mutating func isAsFormatted(_ superblock: Superblock) -> Bool {
-    guard superblock.metadataSpaceMap.bitmapRoot > 1, let first = index(1) else { return false }
-    for (i, block) in first.bitmaps.enumerated() where block != UInt64(3 + i) { return false }
-    return true
-  }
-
-  /// The generation that follows, if there is one.
-  private mutating func next(after last: Index) -> (Index, Evidence)? {
-    var found = Evidence()
-    if let next = firstIndex(from: last.block + 1, freeIn: last, &found),
-      change(last, next, .between) != nil
-    {
-      return (next, found)
-    }
-    found = Evidence()
-    guard let next = firstIndex(from: 1, freeIn: last, &found), next.block < last.block,
-      change(last, next, .fromStart) != nil || change(last, next, .aroundEnd) != nil
-    else { return nil }
-    return (next, found)
-  }
-
-  /// The first index block that lies in a block free in `generation`, from `start` on.
-  private mutating func firstIndex(
-    from start: UInt64, freeIn generation: Index, _ evidence: inout Evidence
-  ) -> Index? {
-    let per = UInt64(Limits.entriesPerBitmap)
-    var region: (number: UInt64, bitmap: BitmapCopy)?
-    var empty = 0
-    var block = start
-    while block < reader.blockCount, empty < Self.emptyMax, readsLeft > 0 {
-      defer { block += 1 }
-      let number = block / per
-      if region?.number != number {
-        let known = number < UInt64(generation.bitmaps.count)
-        guard let map = known ? bitmap(generation.bitmaps[Int(number)]) : .empty else { return nil }
-        region = (number, map)
-      }
-      if region?.bitmap.isUsed(Int(block % per)) ?? true { continue }
-      readsLeft -= 1
-      switch look(at: block, &evidence) {
-      case .index: return index(block)
-      case nil: empty += 1
-      default: empty = 0
-      }
-    }
-    return nil
-  }
-
-  /// What kind of block it is, if it is sound, and what it says of devices and sizes.
-  private func look(at block: UInt64, _ evidence: inout Evidence) -> BlockKind? {
-    var found = evidence
-    let kind = try? reader.withBlock(block) { bytes throws(BlockProblem) -> BlockKind? in
-      guard let kind = BlockHeader.kind(of: bytes) else { return nil }
-      try requireSound(bytes, number: block, kind: kind)
-      guard kind == .btreeNode else { return kind }
-      let size = DeviceDetails.byteCount
-      if let node = try? BtreeNodeView(validating: bytes, number: block, leafValueSize: size),
-        node.isLeaf
-      {
-        for i in 0..<node.entryCount {
-          found.add(DeviceDetails(decoding: node.bytes, at: node.valueOffset(i)))
-        }
-      } else if let node = try? BtreeNodeView(
-        validating: bytes, number: block, leafValueSize: TreeKind.spaceMapIndex.valueSize),
-        node.isLeaf, node.entryCount > 0
-      {
-        found.dataBitmaps = max(found.dataBitmaps, node.key(node.entryCount - 1) &+ 1)
-      }
-      return kind
-    }
-    evidence = found
-    return kind ?? nil
-  }
 }
 
-/// The newest whole generation that was committed after the superblock's and that conclusively
-/// is newer than it; nil where there is none. On a device whose superblock is right, this reads
-/// few blocks.
-/// - Parameter isDamaged: whether what the superblock leads to is damaged.
-func newerGeneration(
-  _ reader: BlockReader, than superblock: Superblock, isDamaged: Bool, _ scan: inout RootScan
-) -> RootScan.Roots? {
-  var order = GenerationOrder(reader)
-  let newer = order.newer(than: superblock, readsMax: isDamaged ? 1 << 18 : 1024)
-  if !newer.isEmpty, let whole = scan.latestWhole(of: Array(newer.prefix(8))) { return whole }
-  guard isDamaged, isOverwritten(superblock.metadataSpaceMap.bitmapRoot, reader) else { return nil }
-  // What was the superblock's index block is something else by now: a later generation's.
-  order = GenerationOrder(reader)
-  guard order.own(superblock) == nil, let latest = scan.latestGeneration() else { return nil }
-  return latest.mappingRoot == superblock.mappingRoot
-    && latest.detailsRoot == superblock.detailsRoot ? nil : latest
-}
+/// What is wrong with a generation.
+struct GenerationDamage {
+  /// Whether anything is.
+  var isDamaged = false
+  /// Nodes in whose place another sound block is: written later, where media that fail leave no right
+  /// checksum.
+  var overwritten = 0
 
-/// Whether a block that is not what it should be is sound all the same: written later as something
-/// else, where media that fail leave no right checksum.
-private func isOverwritten(_ block: UInt64, _ reader: BlockReader) -> Bool {
-  let kind = try? reader.withBlock(block) { bytes throws(BlockProblem) -> BlockKind? in
-    guard let kind = BlockHeader.kind(of: bytes) else { return nil }
-    try requireSound(bytes, number: block, kind: kind)
-    return kind
+  /// Of a generation of which nothing can be entered.
+  static var rootsLost: Self { Self(isDamaged: true) }
+
+  /// Takes in what is wrong with a tree.
+  mutating func add(_ fault: TreeFault) {
+    if fault.isFatal { isDamaged = true }
+    guard case .unusable(.format(let error)) = fault.problem else { return }
+    switch error {
+    case .wrongKind, .field(.valueSize, _, _): overwritten += 1
+    default: break
+    }
   }
-  return (kind ?? nil) != nil
 }

@@ -70,6 +70,26 @@ final class MappingTrees {
     return (summary.leafEntries, summary.isSound, latest)
   }
 
+  /// Calls `body` with the leaves of a device tree and of all its mapping trees; returns false where
+  /// the device tree cannot be read.
+  func forEachLeaf(_ deviceRoot: UInt64, _ body: (UInt64) -> Void) -> Bool {
+    let read: Void? = try? TreeReader(reader, .devices).forEach(root: deviceRoot) { node, i in
+      if i == 0 { body(RecordView<BlockHeader>(node.bytes)[BlockHeader.blockNumber]) }
+    }
+    return read != nil && forEachMappingLeaf(deviceRoot, body)
+  }
+
+  /// Calls `body` with the leaves of all mapping trees of a device tree; returns false where that
+  /// cannot be read.
+  func forEachMappingLeaf(_ deviceRoot: UInt64, _ body: (UInt64) -> Void) -> Bool {
+    var roots: Set<UInt64> = []
+    let read: Void? = try? TreeReader(reader, .devices).forEach(root: deviceRoot) { node, i in
+      roots.insert(node.value64(i))
+    }
+    for root in roots { forest.forEachUsableLeaf(.mappings, root: root, body) }
+    return read != nil
+  }
+
   func evidence(_ deviceRoot: UInt64, _ detailsRoot: UInt64, isPreferred: Bool) -> Evidence {
     var evidence = Evidence(isPreferred: isPreferred)
     var roots: [UInt64] = []

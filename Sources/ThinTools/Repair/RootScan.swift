@@ -23,6 +23,9 @@ struct RootScan: ~Copyable {
     /// The metadata index block of the generation that they are of, where they are of one that is
     /// whole.
     var generation: UInt64?
+    /// Whether the blocks that it uses hold all of its leaves of mappings and no other's. Of a pool
+    /// that has leaked metadata blocks, no generation may be.
+    var isComplete = false
     var deviceCount = 0
     /// Mappings of all devices.
     var mapped: UInt64 = 0
@@ -51,9 +54,14 @@ struct RootScan: ~Copyable {
   private static let entriesReadMax = 1 << 26
   /// Pairs looked at of one generation, and of all where generations cannot be told apart.
   private static let pairsMax = 4096
+  /// Generations that nothing follows which are looked at.
+  private static let endsMax = 16
   private let reader: BlockReader
   private let progress: Progress
   private var isMappingNode: Bitset
+  /// Leaves of mappings and of devices, and what looks like one.
+  private var isWideLeaf: Bitset
+  private var ends: [Roots]?
   private var entriesRead = 0
   private var detailsLeaves: [UInt64] = []
   private var deviceLeaves: [UInt64] = []
@@ -69,6 +77,7 @@ struct RootScan: ~Copyable {
     self.reader = reader
     self.progress = progress
     isMappingNode = Bitset(limit: reader.blockCount)
+    isWideLeaf = Bitset(limit: reader.blockCount)
   }
 
   /// The pair to start from; nil where the device holds none.
@@ -92,11 +101,12 @@ struct RootScan: ~Copyable {
     return latestWhole(of: order.latest(of: indexBlocks))
   }
 
-  /// The first of `generations` that is whole: every device's mappings are there, as many as its
-  /// details say.
+  /// The first of `generations` that is complete, or else whole: every device's mappings are there, as
+  /// many as its details say.
   mutating func latestWhole(of generations: [GenerationOrder.Index]) -> Roots? {
     let kinds = scannedKinds()
     var order = GenerationOrder(reader)
+    var first: Roots?
     for index in generations {
       let used = order.blocksInUse(index)
       // In the order in which they were made, which is that of their blocks behind the index.
@@ -123,10 +133,85 @@ struct RootScan: ~Copyable {
         guard evidence.mismatches == 0 else { continue }
         var found = roots(pair, of: indexBlocks.count)
         found.generation = index.block
-        return found
+        found.isComplete = isComplete(pair, held.map(\.mappingRoot), used, trees)
+        if found.isComplete { return found }
+        if first == nil { first = found }
       }
     }
-    return nil
+    return first
+  }
+
+  /// Whether a generation that uses these blocks has every leaf of mappings in them, and no other than
+  /// metadata snapshots have: where one was freed and written anew, the rest may fit together still.
+  private func isComplete(
+    _ pair: Pair, _ heldRoots: [UInt64], _ used: borrowing Bitset, _ trees: MappingTrees
+  ) -> Bool {
+    var reached = Bitset(limit: reader.blockCount)
+    guard trees.forEachLeaf(pair.devices.root, { reached.insert($0) }) else { return false }
+    var block: UInt64 = 0
+    while let leaf = reached.first(from: block) {
+      guard used.contains(leaf) else { return false }
+      block = leaf + 1
+    }
+    trees.walk(Set(heldRoots))
+    for root in heldRoots where !trees.forEachLeaf(root, { reached.insert($0) }) { return true }
+    block = 0
+    while let leaf = isWideLeaf.first(from: block) {
+      guard !used.contains(leaf) || reached.contains(leaf) else { return false }
+      block = leaf + 1
+    }
+    return true
+  }
+
+  // MARK: - All generations
+
+  /// Metadata index blocks, ascending.
+  mutating func allIndexBlocks() -> [UInt64] {
+    _ = scannedKinds()
+    return indexBlocks
+  }
+
+  /// Complete generations that nothing on the device followed, or perhaps nothing; the likeliest to be
+  /// the newest is first.
+  mutating func completeEnds() -> [Roots] {
+    if let ends { return ends }
+    _ = scannedKinds()
+    progress.begin("Looking for the latest generation", total: 0)
+    var order = GenerationOrder(reader, indexBlocks: indexBlocks)
+    let ends = order.ends()
+    var found: (certain: [Roots], doubtful: [Roots]) = ([], [])
+    for end in ends.certain.prefix(Self.endsMax) {
+      if let whole = latestWhole(of: [end]), whole.isComplete { found.certain.append(whole) }
+    }
+    for end in ends.doubtful.prefix(Self.endsMax)
+    where !found.certain.contains(where: { $0.generation == end.block }) {
+      if let whole = latestWhole(of: [end]), whole.isComplete { found.doubtful.append(whole) }
+    }
+    found.certain.sort { ($0.time, $0.transactionID) > ($1.time, $1.transactionID) }
+    self.ends = found.certain + found.doubtful
+    return found.certain + found.doubtful
+  }
+
+  /// Whether two generations have a leaf in common, or a mapping in the first leaves: where a pool was
+  /// made anew over an older one, the two need not have anything.
+  func haveCommonContent(_ a: UInt64, _ b: UInt64) -> Bool {
+    let trees = MappingTrees(reader)
+    trees.walk([a, b])
+    var (leaves, others): (Set<UInt64>, Set<UInt64>) = ([], [])
+    guard trees.forEachMappingLeaf(a, { leaves.insert($0) }),
+      trees.forEachMappingLeaf(b, { others.insert($0) })
+    else { return false }
+    if !leaves.isDisjoint(with: others) { return true }
+    func mappings(_ blocks: Set<UInt64>) -> Set<[UInt64]> {
+      var found: Set<[UInt64]> = []
+      for block in blocks.sorted().prefix(16) {
+        try? reader.withNode(block, of: .mappings) { node in
+          for i in 0..<node.entryCount { found.insert([node.key(i), node.value64(i)]) }
+        }
+      }
+      return found
+    }
+    return !mappings(leaves).isDisjoint(with: mappings(others))
   }
 
   /// One more than the largest data block that a data space map on the device counts as used, of
@@ -316,6 +401,7 @@ struct RootScan: ~Copyable {
       if node.entryCount > 0 { internals.append((block, node.value64(0))) }
       return
     }
+    if node.entryCount > 0 { isWideLeaf.insert(block) }
     // A mapping of data block 1 or more is larger than any block number, so leaves of mappings
     // fail here but for those that map data block 0 alone; their devices do not fit any details.
     for i in 0..<node.entryCount {

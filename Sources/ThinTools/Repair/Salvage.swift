@@ -82,19 +82,32 @@ private struct Salvage: ~Copyable {
       onLoss("The superblock is lost; looking for the trees on the whole device.")
       return try likeliest(onLoss)
     }
-    guard isUsable else {
-      let newer = newerGeneration(reader, than: superblock, isDamaged: true, &scan)
-      if let newer { return adopt(newer, onLoss) }
+    let own = isUsable ? ofSuperblock() : nil
+    var search = NewerGenerations(reader, superblock)
+    let other = search.find(own?.damage ?? .rootsLost, &scan)
+    if let other, other.age.isNewer {
+      if other.age == .newer { onLoss(NewerGeneration(other).sentence) }
+      return use(other.roots, onLoss)
+    }
+    guard let own else {
       onLoss("The root of a tree of devices is lost; looking for the trees on the whole device.")
       return try likeliest(onLoss)
     }
-    let own = ofSuperblock()
-    let newer = newerGeneration(
-      reader, than: superblock, isDamaged: !own.agreesWithSuperblock, &scan)
-    if let newer { return adopt(newer, onLoss) }
     let saved = finish(own, onLoss)
-    if !own.isSound { tellOfOther(onLoss) }
+    if let other {
+      tell(other, onLoss)
+    } else if !own.isSound {
+      tellOfOther(onLoss)
+    }
     return saved
+  }
+
+  /// Names a generation that is not taken since it may not be newer.
+  private func tell(_ other: NewerGenerations.Found, _ onLoss: (String) -> Void) {
+    let other = NewerGeneration(other)
+    onLoss(
+      "\(other.sentence) The superblock's is used; --generation \(other.block) saves the other one."
+    )
   }
 
   /// Names the latest whole generation where something of the superblock's is lost.
@@ -115,15 +128,14 @@ private struct Salvage: ~Copyable {
 
   /// The newest whole one, as far as the order of blocks tells.
   mutating func newest(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
-    if let newer = newerGeneration(reader, than: superblock, isDamaged: true, &scan) {
-      return adopt(newer, onLoss)
-    }
+    var search = NewerGenerations(reader, superblock)
+    if !isLost, let newer = search.find(.rootsLost, &scan) { return use(newer.roots, onLoss) }
     guard let latest = scan.latestGeneration() else {
       throw ToolError(
         .damaged,
         "no generation is whole; without --generation, what is left of the latest is saved")
     }
-    return adopt(latest, onLoss)
+    return use(latest, onLoss)
   }
 
   /// The one that is asked for.
@@ -147,7 +159,7 @@ private struct Salvage: ~Copyable {
       throw ToolError(
         .damaged, "the generation of block \(block) is not whole; --generation newest finds one")
     }
-    return adopt(roots, onLoss)
+    return use(roots, onLoss)
   }
 
   /// The most recent roots that fit together.
@@ -156,29 +168,37 @@ private struct Salvage: ~Copyable {
       throw ToolError(
         .damaged, "no compatible roots found: nothing on the device looks like a pool")
     }
-    onLoss(
-      "Using the device tree at block \(roots.mappingRoot) and the details tree at block "
-        + "\(roots.detailsRoot), the most recent of \(roots.candidates) that fit together. What was "
-        + "committed later than these is lost.")
+    return use(roots, onLoss)
+  }
+
+  /// What hangs on roots that are not the superblock's, or not for certain.
+  private mutating func use(_ roots: RootScan.Roots, _ onLoss: (String) -> Void) -> DumpSource {
+    say(roots, onLoss)
     var found = superblock
     found.mappingRoot = roots.mappingRoot
     found.detailsRoot = roots.detailsRoot
     found.time = max(found.time, roots.time)
-    if isLost { found.transactionID = roots.transactionID }
+    // LVM makes a device, then counts the transaction.
+    if isLost || roots.generation != nil {
+      found.transactionID = max(found.transactionID, roots.transactionID)
+    }
     let limit =
       isLost || roots.generation != nil ? Limits.dataBlocksMax : superblock.dataSpaceMap.blockCount
     return finish(salvager(found, limit: limit), ofOther: true, onLoss)
   }
 
-  /// A whole generation other than the superblock's.
-  private mutating func adopt(_ roots: RootScan.Roots, _ onLoss: (String) -> Void) -> DumpSource {
-    let block = roots.generation ?? 0
+  /// Says what is used.
+  private func say(_ roots: RootScan.Roots, _ onLoss: (String) -> Void) {
     let devices = "\(roots.deviceCount) devices, \(roots.mapped) mappings"
-    if isLost {
-      onLoss("Using the generation at block \(block): \(devices). The superblock is lost.")
-    } else if roots.mappingRoot == superblock.mappingRoot,
-      roots.detailsRoot == superblock.detailsRoot
-    {
+    guard let block = roots.generation, !isLost else {
+      let place = roots.generation.map { ", of the generation at block \($0)" } ?? ""
+      onLoss(
+        "Using the device tree at block \(roots.mappingRoot) and the details tree at block "
+          + "\(roots.detailsRoot)\(place): \(devices), the most recent of \(roots.candidates) that fit "
+          + "together. What was committed later than these is lost.")
+      return
+    }
+    if roots.mappingRoot == superblock.mappingRoot, roots.detailsRoot == superblock.detailsRoot {
       onLoss("Using the generation at block \(block), which is the superblock's: \(devices).")
     } else {
       onLoss(
@@ -186,13 +206,6 @@ private struct Salvage: ~Copyable {
           + "transaction id \(superblock.transactionID); it may be an old one that was written back. "
           + "Others can be had: --generation superblock, or --generation BLOCK.")
     }
-    var found = superblock
-    found.mappingRoot = roots.mappingRoot
-    found.detailsRoot = roots.detailsRoot
-    found.time = max(found.time, roots.time)
-    // LVM makes a device, then counts the transaction.
-    found.transactionID = max(found.transactionID, roots.transactionID)
-    return finish(salvager(found, limit: Limits.dataBlocksMax), ofOther: true, onLoss)
   }
 
   // MARK: - Salvaging it

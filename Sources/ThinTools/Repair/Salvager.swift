@@ -26,6 +26,8 @@ struct Salvager {
   private let leaves: LeafFacts
   /// Damage, as far as it is kept.
   private(set) var faults: [TreeFault] = []
+  /// How much of it speaks for a generation that was committed later.
+  private(set) var damage = GenerationDamage()
   private var roots: [UInt64: UInt64] = [:]
   private var details: [UInt64: DeviceDetails] = [:]
   /// Ids of which the details tree may have told before it was damaged.
@@ -47,7 +49,9 @@ struct Salvager {
     leaves = LeafFacts(dataBlockCount: self.dataBlockCount)
     let forest = self.forest
     var found: [TreeFault] = []
+    var damage = GenerationDamage()
     forest.onFault = {
+      damage.add($0)
       if $0.isFatal && found.count < CheckReport.findingsMax { found.append($0) }
     }
     forest.onNode = { progress.advance() }
@@ -60,6 +64,8 @@ struct Salvager {
     }
     isSound = isSound && judgeDevices()
     faults = found
+    self.damage = damage
+    self.damage.isDamaged = !agreesWithSuperblock
     forest.onFault = { _ in }
   }
 
@@ -74,7 +80,7 @@ struct Salvager {
     roots.keys.compactMap { details[$0]?.transactionID }.max()
   }
   /// Whether the superblock says what its trees say: nothing is damaged, of another time, or beyond.
-  var agreesWithSuperblock: Bool {
+  private var agreesWithSuperblock: Bool {
     isSound && latestTime <= superblock.time
       && (latestTransaction ?? 0) <= superblock.transactionID
       && leaves.dataBlocksSeen <= superblock.dataSpaceMap.blockCount

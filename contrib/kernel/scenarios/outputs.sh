@@ -199,6 +199,27 @@ for row in restore create-thin; do
         $([ $row = restore ] && echo -i other.xml -o m || echo pool create-thin m 77)
 done
 
+# A device whose writes fail, behind its first blocks or at the superblock alone, while reads do not. A
+# flush fails as a write does.
+for column in write-error superblock-error; do
+    for row in restore $rows; do
+        case $row in
+            format) dd if=/dev/zero of=/dev/ubdc bs=64k count=64 status=none ;;
+            create-thin) dd if=m0 of=/dev/ubdc bs=64k status=none ;;
+            *) dd if=flagged of=/dev/ubdc bs=64k status=none ;;
+        esac
+        case $column in
+            write-error) printf '0 64 linear /dev/ubdc 0\n64 8128 flakey /dev/ubdc 64 0 1000 1 error_writes\n' ;;
+            superblock-error) printf '0 8 flakey /dev/ubdc 0 0 1000 1 error_writes\n8 8184 linear /dev/ubdc 8\n' ;;
+        esac | must dmsetup create broken
+        kept=kept; [ $row != format ] || kept=-
+        cell $row $column 74 $kept /dev/mapper/broken write $row /dev/mapper/broken
+        # What could be written of a new pool is not one without its superblock.
+        [ $row != format ] || cmp -n 4096 /dev/ubdc /dev/zero || fail "a superblock was written"
+        must dmsetup remove broken
+    done
+done
+
 # Not enough room for both: given up with a line, or refused.
 thin_restore -q -i one.xml -o m0 || fail "restore"
 truncate -s 0 small; truncate -s 56K small

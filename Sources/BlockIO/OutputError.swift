@@ -1,6 +1,9 @@
 import Glibc
 
 /// Why something is not written to an output.
+///
+/// Not a `ToolError`, whose shape it has: that belongs to the tools, above this, and has a kind for each
+/// exit status. Here it is not known what a failure is to the caller, whose input the output may be.
 public struct OutputError: Error, Equatable, Sendable, CustomStringConvertible {
   /// What sort of reason.
   public enum Kind: Sendable {

@@ -16,6 +16,20 @@ func checked(_ device: any BlockDevice, _ change: (inout CheckOptions) -> Void =
   return try check(device, options: options, progress: Progress())
 }
 
+/// What `thin_dump --repair` saves of `device`, and the lines that it says.
+func salvaged(_ device: any BlockDevice, _ change: (inout DumpOptions) -> Void = { _ in }) throws
+  -> (xml: String, said: [String], pool: PoolModel)
+{
+  var said: [String] = []
+  let xml = try dumped(
+    device,
+    {
+      $0.repair = true
+      change(&$0)
+    }, onLoss: { said.append($0) })
+  return (xml, said, PoolModel(xml: xml))
+}
+
 extension CheckReport {
   /// Whether there is a finding like this.
   func has(

@@ -7,19 +7,6 @@ import ThinTools
 /// What `thin_dump --repair` makes up is chosen so that the kernel, whatever it writes to one device of
 /// the restored pool, changes no other.
 @Suite struct SalvageSafetyTests {
-  private func salvaged(
-    _ device: MemoryDevice, _ change: (inout DumpOptions) -> Void = { _ in }
-  ) throws -> (pool: PoolModel, said: [String], xml: String) {
-    var said: [String] = []
-    let xml = try dumped(
-      device,
-      {
-        $0.repair = true
-        change(&$0)
-      }, onLoss: { said.append($0) })
-    return (PoolModel(xml: xml), said, xml)
-  }
-
   /// Two devices that share all their blocks, at the pool's latest time.
   private func sharingPool(time: UInt32 = 6, mapped: UInt32 = 5) throws -> MemoryDevice {
     let device = MemoryDevice(byteCount: 64 * 4096)
@@ -47,7 +34,7 @@ import ThinTools
     let device = try sharingPool(time: time, mapped: mapped)
     device.wipe(device.superblock.detailsRoot)
     device.wipe(0)
-    let (pool, _, xml) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
+    let (xml, _, pool) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
     #expect(pool.devices.count == 2)
     #expect(writesThatHurt(pool).isEmpty)
     let copy = MemoryDevice(byteCount: 64 * 4096)
@@ -59,7 +46,7 @@ import ThinTools
   func lastTime() throws {
     let device = try sharingPool(time: Limits.timeMax, mapped: Limits.timeMax)
     device.wipe(device.superblock.detailsRoot)
-    let (pool, _, xml) = try salvaged(device)
+    let (xml, _, pool) = try salvaged(device)
     #expect(pool.devices.count == 2)
     #expect(writesThatHurt(pool).isEmpty)
     let copy = MemoryDevice(byteCount: 64 * 4096)
@@ -77,7 +64,7 @@ import ThinTools
       DeviceDetails(mappedBlocks: 90, transactionID: 2, creationTime: 1, snapshottedTime: 3)
         .encode(into: bytes, at: at)
     }
-    let (pool, said, _) = try salvaged(device)
+    let (_, said, pool) = try salvaged(device)
     #expect(writesThatHurt(pool).isEmpty)
     #expect(said.contains { $0.contains("snapshot time is raised from 3 to 6") })
     #expect(pool.devices[2]?.attributes["snap_time"] == "6")
@@ -91,7 +78,7 @@ import ThinTools
     let lost = Set(
       pool.device.nodeEntries(leaf).entries.map(\.key))
     pool.device.edit(leaf)[100] ^= 1
-    let (after, _, _) = try salvaged(pool.device)
+    let (_, _, after) = try salvaged(pool.device)
     #expect(after.devices.count == before.devices.count)
     for (id, device) in before.devices where !lost.contains(id) {
       #expect(after.devices[id] == device)
@@ -105,7 +92,7 @@ import ThinTools
     device.change(device.superblock.detailsRoot, .btreeNode) {
       BtreeNodeRecord.setEntryCount($0, 1)
     }
-    let (pool, said, _) = try salvaged(device)
+    let (_, said, pool) = try salvaged(device)
     #expect(pool.devices.keys.sorted() == [1])
     #expect(said.contains { $0.contains("thin device 2") && $0.contains("left out") })
   }
@@ -114,10 +101,10 @@ import ThinTools
   func transactionID() throws {
     let device = try sharingPool()
     device.changeSuperblock { $0.transactionID = 1 }
-    let (pool, said, _) = try salvaged(device)
+    let (_, said, pool) = try salvaged(device)
     #expect(pool.attributes["transaction"] == "3")
     #expect(said.contains { $0.contains("transaction id 1") })
-    let (raised, _, _) = try salvaged(device) { $0.overrides.transactionID = 9 }
+    let (_, _, raised) = try salvaged(device) { $0.overrides.transactionID = 9 }
     #expect(raised.attributes["transaction"] == "9")
   }
 
@@ -125,7 +112,7 @@ import ThinTools
   func dataSizeGiven() throws {
     let device = try sharingPool()
     device.changeSuperblock { $0.dataSpaceMap.blockCount = 50 }
-    let (pool, said, _) = try salvaged(device) { $0.overrides.dataBlockCount = 1000 }
+    let (_, said, pool) = try salvaged(device) { $0.overrides.dataBlockCount = 1000 }
     #expect(pool.attributes["nr_data_blocks"] == "1000")
     #expect(pool.devices.values.allSatisfy { $0.mappings.count == 100 })
     #expect(!said.contains { $0.contains("beyond") })
@@ -149,7 +136,7 @@ import ThinTools
       // Confirmed by nothing else on the disk, so that it is another pool's sound metadata.
       if done.contains(where: { $0.hasSuffix("!") }) { continue }
       guard
-        let (pool, _, xml) = try? salvaged(
+        let (xml, _, pool) = try? salvaged(
           history.device, { $0.overrides.dataBlockSectors = 128 })
       else { continue }
       let what = "seed \(first &+ n), trial \(trial): \(done)"

@@ -6,23 +6,10 @@ import ThinTools
 
 /// `thin_dump --repair`: a damaged node costs what was below it, and nothing else.
 @Suite struct SalvageTests {
-  private func salvaged(
-    _ device: MemoryDevice, _ change: (inout DumpOptions) -> Void = { _ in }
-  ) throws -> (xml: String, losses: [String]) {
-    var losses: [String] = []
-    let xml = try dumped(
-      device,
-      {
-        $0.repair = true
-        change(&$0)
-      }, onLoss: { losses.append($0) })
-    return (xml, losses)
-  }
-
   @Test("of a sound pool everything is saved and nothing is reported lost", arguments: Pools.names)
   func soundPool(_ name: String) throws {
     let pool = try PoolUnderTest(name)
-    let (xml, losses) = try salvaged(pool.device)
+    let (xml, losses, _) = try salvaged(pool.device)
     #expect(try xml == dumped(pool.device))
     #expect(losses.isEmpty)
   }
@@ -46,7 +33,7 @@ import ThinTools
       expected.devices[id]?.attributes["mapped_blocks"] = "\(left)"
     }
     for block in damaged { pool.device.edit(block)[100] ^= 1 }
-    let (xml, losses) = try salvaged(pool.device)
+    let (xml, losses, _) = try salvaged(pool.device)
     #expect(PoolModel(xml: xml).devices == expected.devices, "damaged: \(damaged)")
     for block in damaged { #expect(losses.contains { $0.contains("block \(block)") }) }
 
@@ -70,7 +57,7 @@ import ThinTools
     for block in 0..<(pool.device.byteCount / 4096)
     where block == 0 || pool.catalogue.roles[block] == nil { pool.device.wipe(block) }
     #expect(throws: ToolError.self) { try salvaged(pool.device) }
-    let (xml, losses) = try salvaged(pool.device) {
+    let (xml, losses, _) = try salvaged(pool.device) {
       $0.overrides.dataBlockSectors = superblock.dataBlockSectors
       $0.overrides.dataBlockCount = superblock.dataSpaceMap.blockCount
     }
@@ -86,7 +73,7 @@ import ThinTools
       let history = try PoolHistory(Histories.kinds[index], seed: seed)
       let before = PoolModel(xml: try dumped(history.device))
       history.device.wipe(0)
-      let (xml, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
+      let (xml, _, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
       #expect(
         PoolModel(xml: xml).devices == before.devices,
         "\(Histories.kinds[index].name), seed \(seed)")
@@ -101,7 +88,7 @@ import ThinTools
     let before = try #require(history.superblocks.last { $0.mappingRoot != last }?.mappingRoot)
     history.device.edit(last)[100] ^= 1
     history.device.wipe(0)
-    let (_, losses) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
+    let (_, losses, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
     #expect(losses.contains { $0.contains("device tree at block \(before) ") })
   }
 
@@ -115,7 +102,7 @@ import ThinTools
       let view = try? BtreeNodeView(validating: node, number: block, leafValueSize: 24)
       if let view, view.isLeaf { pool.device.edit(block)[200] ^= 1 }
     }
-    let (xml, losses) = try salvaged(pool.device)
+    let (xml, losses, _) = try salvaged(pool.device)
     let after = PoolModel(xml: xml)
     #expect(after.devices.mapValues(\.mappings) == before.devices.mapValues(\.mappings))
     #expect(losses.contains { $0.contains("details are lost") })
@@ -137,7 +124,7 @@ import ThinTools
     let before = try dumped(device)
     #expect(try salvaged(device).xml == before)
     device.wipe(0)
-    let (xml, _) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
+    let (xml, _, _) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
     #expect(PoolModel(xml: xml).devices == PoolModel(xml: before).devices)
   }
 }

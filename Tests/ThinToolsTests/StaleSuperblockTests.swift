@@ -14,19 +14,6 @@ import ThinTools
 @Suite struct StaleSuperblockTests {
   private static let count = getenv("DMTHIN_HISTORIES").flatMap { Int(String(cString: $0)) } ?? 2
 
-  private func salvaged(
-    _ device: MemoryDevice, _ change: (inout DumpOptions) -> Void = { _ in }
-  ) throws -> (pool: PoolModel, said: [String]) {
-    var said: [String] = []
-    let xml = try dumped(
-      device,
-      {
-        $0.repair = true
-        change(&$0)
-      }, onLoss: { said.append($0) })
-    return (PoolModel(xml: xml), said)
-  }
-
   @Test(
     "no pool of the kernel's has a generation newer than its superblock's", arguments: Pools.names)
   func kernelPools(_ name: String) throws {
@@ -44,7 +31,7 @@ import ThinTools
       let what = "\(Histories.kinds[index].name), seed \(seed)"
       let found = try checked(history.device).newerGeneration
       #expect(found?.age.isNewer != true, "\(what)")
-      let (pool, said) = try salvaged(history.device)
+      let (_, said, pool) = try salvaged(history.device)
       #expect(said.count == (found == nil ? 0 : 1), "\(what): \(said)")
       #expect(try pool == PoolModel(xml: dumped(history.device)), "\(what)")
       if let found { unsure[found.age, default: 0] += 1 }
@@ -71,7 +58,7 @@ import ThinTools
         history.putBack(history.superblocks[history.superblocks.count - 1 - back])
         defer { history.device.revert() }
         let own = (try? dumped(history.device)).map { PoolModel(xml: $0).devices }
-        guard own != newest, let (pool, said) = try? salvaged(history.device) else { continue }
+        guard own != newest, let (_, said, pool) = try? salvaged(history.device) else { continue }
         let what = "\(name), seed \(seed), \(back) commits back: \(said)"
         if let age = try? checked(history.device).newerGeneration?.age {
           #expect(back > 1 || !age.isNewer, "one commit later is what a crash leaves; \(what)")
@@ -126,7 +113,7 @@ import ThinTools
     #expect(newer.deviceCount == newest.devices.count)
     #expect(newer.block == superblocks.last?.metadataSpaceMap.bitmapRoot)
 
-    let (saved, said) = try salvaged(device)
+    let (_, said, saved) = try salvaged(device)
     #expect(saved.devices == newest.devices)
     #expect(said.contains { $0.contains("--generation superblock") })
     #expect(try salvaged(device) { $0.generation = .superblock }.pool == stale)
@@ -175,7 +162,7 @@ import ThinTools
       try pool.commit()
       let found = try checked(history.device).newerGeneration
       #expect(found?.age.isNewer != true, "seed \(seed)")
-      let (saved, said) = try salvaged(history.device)
+      let (_, said, saved) = try salvaged(history.device)
       #expect(try saved == PoolModel(xml: dumped(history.device)), "seed \(seed)")
       #expect(said.count == (found == nil ? 0 : 1), "seed \(seed): \(said)")
     }
@@ -187,7 +174,7 @@ import ThinTools
     let before = superblocks[superblocks.count - 2]
     device.changeSuperblock { $0 = before }
     #expect(try checked(device).newerGeneration?.age == .interrupted)
-    let (saved, said) = try salvaged(device)
+    let (_, said, saved) = try salvaged(device)
     #expect(try saved == PoolModel(xml: dumped(device)))
     #expect(said.count == 1)
     #expect(said.first?.contains("as a crash leaves it") == true)
@@ -198,7 +185,7 @@ import ThinTools
     let (device, _) = try grownPool()
     let newest = PoolModel(xml: try dumped(device))
     device.changeSuperblock { $0.dataSpaceMap.blockCount = 10 }
-    let (saved, _) = try salvaged(device)
+    let (_, _, saved) = try salvaged(device)
     #expect(saved.devices == newest.devices)
   }
 }

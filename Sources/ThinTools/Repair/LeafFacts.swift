@@ -1,10 +1,12 @@
+import BlockIO
 import PersistentData
 import ThinFormat
 import ThinMetadata
 
 /// What salvage remembers of leaves of mappings.
 ///
-/// Memory: 40 bytes or so for each leaf, and `ReferenceCounts`' for data blocks.
+/// Memory: 40 bytes or so for each leaf, and for `protectSharedBlocks` `ReferenceCounts`' for data
+/// blocks.
 final class LeafFacts {
   private struct Leaf {
     var entries: UInt16 = 0
@@ -15,35 +17,34 @@ final class LeafFacts {
     var latestTime: UInt32 = 0
   }
 
-  /// How often leaves name each data block.
-  private let counts: ReferenceCounts
+  /// Mappings to this data block and above are impossible.
+  private let dataBlockCount: UInt64
   /// The latest time of any mapping that can be used.
   private(set) var latestTime: UInt32 = 0
   /// One more than the largest data block mapped, of those that can be.
   private(set) var dataBlocksSeen: UInt64 = 0
   /// Whether any leaf has impossible data blocks.
   private(set) var hasLost = false
-  /// Whether any data block was named twice.
-  private var namesTwice = false
   private var leaves: [UInt64: Leaf] = [:]
 
   /// - Parameter dataBlockCount: mappings to this data block and above are impossible.
-  init(dataBlockCount: UInt64) { counts = ReferenceCounts(blockCount: dataBlockCount) }
+  init(dataBlockCount: UInt64) { self.dataBlockCount = dataBlockCount }
 
   func add(_ block: UInt64, _ node: borrowing BtreeNodeView) {
     var leaf = Leaf()
     leaf.entries = UInt16(node.entryCount)
+    var last: UInt64?
     for i in 0..<node.entryCount {
       let mapping = Mapping(rawValue: node.value64(i))
-      guard mapping.dataBlock < counts.blockCount else {
+      guard mapping.dataBlock < dataBlockCount else {
         leaf.lost += 1
-        hasLost = true
         continue
       }
       leaf.latestTime = max(leaf.latestTime, mapping.time)
-      dataBlocksSeen = max(dataBlocksSeen, mapping.dataBlock + 1)
-      if counts.increment(mapping.dataBlock) > 0 { namesTwice = true }
+      last = max(last ?? 0, mapping.dataBlock)
     }
+    if leaf.lost > 0 { hasLost = true }
+    if let last { dataBlocksSeen = max(dataBlocksSeen, last + 1) }
     latestTime = max(latestTime, leaf.latestTime)
     leaves[block] = leaf
   }
@@ -71,6 +72,7 @@ final class LeafFacts {
         if let reached = leaves[block]?.reached, reached < 2 { leaves[block]?.reached += 1 }
       }
     }
+    let counts = countReferences(forest.stream)
     var raised: [(id: UInt64, before: UInt32)] = []
     for i in devices.indices {
       let before = devices[i].details.snapshottedTime
@@ -79,8 +81,8 @@ final class LeafFacts {
         guard let leaf = leaves[block], leaf.latestTime >= needed else { return }
         if leaf.reached > 1 {
           needed = leaf.latestTime + 1
-        } else if namesTwice {
-          needed = max(needed, latestShared(block, reader).map { $0 + 1 } ?? 0)
+        } else if counts.namesTwice {
+          needed = max(needed, latestShared(block, counts.counts, reader).map { $0 + 1 } ?? 0)
         }
       }
       guard needed > before else { continue }
@@ -90,8 +92,38 @@ final class LeafFacts {
     return raised
   }
 
+  /// How often the leaves that saved devices lead to name each data block. They are read once more, in
+  /// disk order: of a pool that is sound, nothing has to be counted.
+  private func countReferences(_ stream: BlockStream) -> (
+    counts: ReferenceCounts, namesTwice: Bool
+  ) {
+    let counts = ReferenceCounts(blockCount: dataBlockCount)
+    var namesTwice = false
+    let reached = leaves.filter { $0.value.reached > 0 }.keys.sorted()
+    var at = 0
+    stream.read(
+      next: { () -> UInt64? in
+        guard at < reached.count else { return nil }
+        at += 1
+        return reached[at - 1]
+      },
+      body: { block, bytes, failure in
+        guard failure == nil,
+          let node = try? BtreeNodeView(
+            validating: bytes, number: block, leafValueSize: TreeKind.mappings.valueSize)
+        else { return }
+        for i in 0..<node.entryCount {
+          let dataBlock = Mapping(rawValue: node.value64(i)).dataBlock
+          if dataBlock < dataBlockCount, counts.increment(dataBlock) > 0 { namesTwice = true }
+        }
+      })
+    return (counts, namesTwice)
+  }
+
   /// The latest time of a leaf's mappings to data blocks that are named twice.
-  private func latestShared(_ block: UInt64, _ reader: BlockReader) -> UInt32? {
+  private func latestShared(_ block: UInt64, _ counts: ReferenceCounts, _ reader: BlockReader)
+    -> UInt32?
+  {
     var latest: UInt32?
     try? reader.withNode(block, of: .mappings) { node in
       for i in 0..<node.entryCount {

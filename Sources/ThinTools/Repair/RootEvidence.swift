@@ -10,7 +10,7 @@ struct Evidence {
   /// The latest time of any mapping, and how many mappings have it.
   var latest = Latest()
 
-  /// Whole devices first; then whoever has the later mappings, or more of the latest: times only
+  /// Whole devices first; then the pair with the later mappings, or more of the latest: times only
   /// grow, and mappings of a time get fewer only when they are discarded or overwritten.
   func isBeaten(by other: Evidence) -> Bool {
     if isPreferred != other.isPreferred { return other.isPreferred }

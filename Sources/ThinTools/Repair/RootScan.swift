@@ -94,11 +94,12 @@ struct RootScan: ~Copyable {
   // MARK: - The latest generation
 
   /// The latest generation that is whole, as far as the order of blocks tells.
-  mutating func latestGeneration() -> Roots? {
+  /// - Parameter damaged: the index block of one that is known not to be.
+  mutating func latestGeneration(besides damaged: UInt64? = nil) -> Roots? {
     _ = scannedKinds()
     progress.begin("Looking for the latest generation", total: 0)
     var order = GenerationOrder(reader)
-    return latestWhole(of: order.latest(of: indexBlocks))
+    return latestWhole(of: order.latest(of: indexBlocks).filter { $0.block != damaged })
   }
 
   /// The first of `generations` that is complete, or else whole: every device's mappings are there, as

@@ -112,7 +112,8 @@ private struct Salvage: ~Copyable {
 
   /// Names the latest whole generation where something of the superblock's is lost.
   private mutating func tellOfOther(_ onLoss: (String) -> Void) {
-    guard let other = scan.latestGeneration(), let block = other.generation,
+    let damaged = superblock.metadataSpaceMap.bitmapRoot
+    guard let other = scan.latestGeneration(besides: damaged), let block = other.generation,
       other.mappingRoot != superblock.mappingRoot || other.detailsRoot != superblock.detailsRoot
     else { return }
     onLoss(

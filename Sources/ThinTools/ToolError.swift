@@ -15,9 +15,9 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
     case output
     /// A system call failed on a device or file that was opened.
     case inputOutput
-    /// Whoever read the output has gone away, which is theirs to decide.
+    /// The reader of the output has gone away, which is for it to decide.
     case closedPipe
-    /// Somebody else uses the device.
+    /// Another program uses the device.
     case busy
     /// The request makes no sense for this pool.
     case request

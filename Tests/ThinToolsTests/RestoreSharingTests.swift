@@ -238,7 +238,7 @@ struct RestoreSharingTests {
     #expect(result.superblock.metadataSpaceMap.allocated <= mappings + others)
   }
 
-  @Test("a def that nobody refers to leaves no counts behind", arguments: [0, 5, 300, 40_000])
+  @Test("a def that nothing refers to leaves no counts behind", arguments: [0, 5, 300, 40_000])
   func unused(_ count: Int) throws {
     var pool = PoolText()
     pool.beginDef("unused")

@@ -33,7 +33,7 @@ struct SharedNodes {
 /// by that node. That, not the extent of a `<def>`, is what thousands of snapshots have in common.
 ///
 /// Counts: writing a leaf counts its data blocks, writing an internal node counts its children,
-/// whoever names a root counts the root. A node that nobody came to use has a count of zero at the
+/// the caller that names a root counts it. A node that nothing came to use has a count of zero at the
 /// end; `releaseUnused` takes back what it counts itself.
 ///
 /// Invariants: every node in `levels` has at least a third of its entries; levels between the
@@ -306,7 +306,7 @@ final class MappingTreeBuilder {
     return SharedNodes(nodes: nodes.reversed(), level: level - 1, isUnderfull: false)
   }
 
-  /// Takes back what nodes count that nobody uses, `nodes` and those taken apart, and what that
+  /// Takes back what nodes count that nothing uses, `nodes` and those taken apart, and what that
   /// leaves unused in turn.
   func releaseUnused(_ nodes: some Sequence<UInt64>) throws(BlockWriteError) {
     var released: Set<UInt64> = []

@@ -53,7 +53,7 @@ enum OldMetadata {
 struct SoundMetadata {
   /// Its superblock.
   let superblock: Superblock
-  /// Counts of its blocks: those of zero are nobody's.
+  /// Counts of its blocks: a block with a count of zero is free.
   let counts: ReferenceCounts
 
   /// Blocks below `blockCount` that nothing of it is in.

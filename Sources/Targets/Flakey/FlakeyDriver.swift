@@ -1,0 +1,190 @@
+import BlockIO
+import DataPath
+import DeviceMapper
+import Glibc
+
+extension TargetType {
+  /// Sectors of another device that fails from time to time.
+  static let flakey = TargetType("flakey", version: (1, 5, 0), FlakeyTarget.self) {
+    (context) throws(TargetError) in try FlakeyDriver(context)
+  }
+}
+
+/// Sectors of another device, which works and fails in turn, in whole seconds since the table was loaded.
+///
+/// Bytes of writes are corrupted in a copy: the client's buffer is the client's. Bytes of reads are
+/// corrupted when they have come, whatever the device below is. (Linux 6.1 does that over a device that is
+/// device-mapper's too, and leaves reads alone over a disk.)
+private final class FlakeyDriver: TargetDriver {
+  /// What becomes of a request.
+  private enum Fate {
+    case normal, dropped, failed, corrupted
+  }
+
+  /// Bits of the kernel's requests that corruption can be limited to.
+  private enum KernelFlags {
+    static let sync: UInt32 = 1 << 11
+    static let idle: UInt32 = 1 << 15
+    static let durable: UInt32 = 1 << 17
+    static let write: UInt32 = 1
+  }
+
+  /// In the `context` of a read: a byte of it is corrupted when it comes back.
+  private static var isCorrupted: UInt64 { 1 }
+
+  private let target: FlakeyTarget
+  private let source: OpenDevice
+  private let below: BlockDestination
+  /// What is added to the device's offset, modulo 2^64.
+  private let shift: UInt64
+  private let loaded: UInt64
+  /// What is written in place of clients' buffers.
+  private var copies: [RequestPointer: AlignedBuffer] = [:]
+
+  init(_ context: DriverContext<FlakeyTarget>) throws(TargetError) {
+    target = context.target
+    source = try context.device(.source)
+    below = source.direct
+    shift = target.source.sector &* 512 &- context.line.start &* 512
+    loaded = context.device.loop.time
+    super.init(context)
+  }
+
+  override var areas: [Area] { [Area(source, target.source.sector, length)] }
+
+  override func rangesBelow(_ range: Range<UInt64>) -> [(OpenDevice, Range<UInt64>)] {
+    [(source, shifted(range, by: shift))]
+  }
+
+  // MARK: - Failing
+
+  private var isDown: Bool {
+    let seconds = UInt32(truncatingIfNeeded: (loop.time &- loaded) / 1_000_000_000)
+    return seconds % (target.upSeconds + target.downSeconds) >= target.upSeconds
+  }
+
+  private func fate(_ operation: BlockOperation, _ flags: BlockFlags) -> Fate {
+    guard isDown else { return .normal }
+    let corruption = target.corruption
+    if operation == .read {
+      guard let corruption else { return target.writes == nil ? .failed : .normal }
+      let matches = Self.flags(operation, flags) & corruption.flags == corruption.flags
+      return !corruption.isWrite && matches ? .corrupted : .normal
+    }
+    switch target.writes {
+    case .drop: return .dropped
+    case .fail: return .failed
+    case nil: break
+    }
+    guard let corruption else { return .failed }
+    let matches = Self.flags(operation, flags) & corruption.flags == corruption.flags
+    return corruption.isWrite && operation == .write && matches ? .corrupted : .normal
+  }
+
+  /// What the kernel's request would have that a program makes which waits for it.
+  private static func flags(_ operation: BlockOperation, _ flags: BlockFlags) -> UInt32 {
+    if operation == .read { return KernelFlags.sync }
+    let durable = flags.contains(.durable) ? KernelFlags.durable : 0
+    return KernelFlags.write | KernelFlags.sync | KernelFlags.idle | durable
+  }
+
+  /// Corrupts the byte, if `count` bytes have it.
+  private func corrupt(_ bytes: UnsafeMutableRawPointer?, _ count: Int) {
+    guard let corruption = target.corruption, let bytes, Int(corruption.byte) <= count else {
+      return
+    }
+    bytes.storeBytes(of: corruption.value, toByteOffset: Int(corruption.byte) - 1, as: UInt8.self)
+  }
+
+  private func corruptedCopy(_ bytes: UnsafeRawPointer, _ count: Int) -> AlignedBuffer {
+    let copy = AlignedBuffer(count: (count + 4095) / 4096 * 4096)
+    copy.bytes.baseAddress?.copyMemory(from: bytes, byteCount: count)
+    corrupt(copy.bytes.baseAddress, count)
+    return copy
+  }
+
+  // MARK: - I/O
+
+  override func map(_ part: RequestPointer) {
+    part.pointee.context = 0
+    switch fate(part.pointee.operation, part.pointee.flags) {
+    case .normal: break
+    case .dropped: return finishLater(part)
+    case .failed: return finishLater(part, EIO)
+    case .corrupted where part.pointee.operation == .read:
+      part.pointee.context = Self.isCorrupted
+    case .corrupted:
+      guard let bytes = part.pointee.buffer else { return finishLater(part, EIO) }
+      let copy = corruptedCopy(bytes, part.pointee.byteCount)
+      part.pointee.buffer = copy.bytes.baseAddress
+      copies[part] = copy
+    }
+    if part.pointee.operation != .flush { part.pointee.offset &+= shift }
+    below.submit(part)
+  }
+
+  override func requestDone(_ part: RequestPointer) {
+    if part.pointee.context == Self.isCorrupted, part.pointee.errorNumber == 0 {
+      corrupt(part.pointee.buffer, part.pointee.byteCount)
+    }
+    if !copies.isEmpty { copies[part] = nil }
+    done(part)
+  }
+
+  override func place(_ offset: UInt64) -> Place? {
+    Place(source, offset &+ shift, endByte - offset)
+  }
+
+  override func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
+    throws(BlockIOError)
+  {
+    let fate = fate(.read, [])
+    guard fate != .failed else { throw fault(.read, offset) }
+    try super.readNow(buffer, at: offset)
+    if fate == .corrupted { corrupt(buffer.baseAddress, buffer.count) }
+  }
+
+  override func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    switch fate(.write, []) {
+    case .normal: try super.writeNow(buffer, at: offset)
+    case .dropped: break
+    case .failed: throw fault(.write, offset)
+    case .corrupted:
+      guard let bytes = buffer.baseAddress else { return }
+      let copy = corruptedCopy(bytes, buffer.count)
+      // Its memory goes with it.
+      defer { withExtendedLifetime(copy) {} }
+      let changed = UnsafeRawBufferPointer(copy.bytes)
+      try super.writeNow(UnsafeRawBufferPointer(rebasing: changed[0..<buffer.count]), at: offset)
+    }
+  }
+
+  override func flushNow() throws(BlockIOError) {
+    switch fate(.flush, []) {
+    case .normal, .corrupted: try super.flushNow()
+    case .dropped: break
+    case .failed: throw fault(.flush, startByte)
+    }
+  }
+
+  private func fault(_ operation: BlockIOError.Operation, _ offset: UInt64) -> BlockIOError {
+    BlockIOError(operation, path: device.name, offset: offset, code: EIO)
+  }
+
+  override func forEachExtent(
+    in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
+  ) -> Bool {
+    // Zeros can come back as something else.
+    target.corruption?.isWrite == false
+      ? super.forEachExtent(in: range, body)
+      : forEachExtent(of: below, shift: shift, in: range, body)
+  }
+
+  // MARK: - Queries
+
+  override func table() -> String {
+    var printed = target
+    printed.source.device = "\(source.number)"
+    return printed.parameters
+  }
+}

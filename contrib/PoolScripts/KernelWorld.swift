@@ -18,6 +18,35 @@ final class KernelWorld: PoolWorld {
     backend = kernel
   }
 
+  /// Records of the kernel's log since this was opened.
+  private let kernelLog: Int32 = {
+    let descriptor = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+    lseek(descriptor, 0, SEEK_END)
+    return descriptor
+  }()
+
+  func takeRefusals() -> [String] {
+    var lines: [String] = []
+    var record = [UInt8](repeating: 0, count: 8192)
+    while true {
+      let count = read(kernelLog, &record, record.count)
+      // Records that were overwritten before they were read.
+      if count < 0 && errno == EPIPE { continue }
+      guard count > 0 else { return lines }
+      let text = String(decoding: record[0..<count], as: UTF8.self)
+      // `PRIORITY,NUMBER,TIME,FLAGS;device-mapper: table: MAJOR:MINOR: TEXT`
+      guard let line = text.split(separator: "\n").first,
+        let start = line.firstIndex(of: ";")
+      else { continue }
+      let words = line[line.index(after: start)...].split(separator: " ")
+      // What it only warns of is no refusal.
+      guard words.count > 3, words[0] == "device-mapper:", words[1] == "table:",
+        words.last != "inconsistency"
+      else { continue }
+      lines.append(words.dropFirst(words[2].contains(":") ? 3 : 2).joined(separator: " "))
+    }
+  }
+
   var metadataPath: String { "\(folder)/meta" }
   var dataPath: String { "\(folder)/data" }
   let metadataName = "/dev/loop0"
@@ -65,6 +94,7 @@ final class KernelWorld: PoolWorld {
   }
 
   func close() {
+    Glibc.close(kernelLog)
     for (device, file) in loops {
       _ = ioctl(device, Self.clearFile, 0)
       Glibc.close(device)
@@ -110,6 +140,8 @@ final class KernelWorld: PoolWorld {
       last = status
     }
   }
+
+  func waitShortly() { usleep(10_000) }
 
   func pause() {
     // The worker looks every second, and who waits comes on only when it does so again.

@@ -7,6 +7,7 @@ import Simulation
 //
 //     devices METABLOCKS DATASECTORS BLOCKSECTORS   first: metadata of zeros, data of a pattern
 //     below linear SECTORS, below striped CHUNK     puts a device of several targets under the data
+//     below delay MILLISECONDS, below flakey UP     the same: slow writes, failing in so many seconds
 //     origin NAME SECTORS                           a device that can be an external origin
 //     create SECTORS LOWWATER [FEATURE...]          makes the pool
 //     table SECTORS LOWWATER [FEATURE...]           loads another table for it
@@ -26,10 +27,12 @@ import Simulation
 //     dump                                          commits; metadata, check, and data of devices
 //
 // I/O to what is suspended, or outside a device, is skipped.
+//
+// Scripts that begin with `stacks` are for devices of any targets, described in StackGenerator.swift.
 
 /// Makes and plays such scripts:
 ///
-///     pool-script generate [--lines N] SEED COUNT DIR    makes DIR/SEED.script, DIR/SEED+1.script, ...
+///     pool-script generate [--stacks] [--lines N] SEED COUNT DIR    makes DIR/SEED.script, DIR/SEED+1.script, ...
 ///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves
 ///                                   DIR/N.played, what was done, and DIR/N.kernel, what it came to
 ///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
@@ -48,11 +51,13 @@ enum PoolScriptMain {
       _exit(1)
     }
     var lineCount = 120
+    var isForStacks = false
     var words: [String] = []
     var arguments = CommandLine.arguments.dropFirst()
     while let argument = arguments.popFirst() {
       switch argument {
       case "--lines": lineCount = arguments.popFirst().flatMap { Int($0) } ?? lineCount
+      case "--stacks": isForStacks = true
       case "--verbose": isVerbose = true
       default: words.append(argument)
       }
@@ -61,8 +66,9 @@ enum PoolScriptMain {
     case ("generate", 4):
       guard let seed = UInt64(words[1]), let count = UInt64(words[2]) else { usage() }
       for seed in seed..<seed + count {
-        var generator = ScriptGenerator(seed: seed)
-        write(generator.make(lineCount), to: "\(words[3])/\(seed).script")
+        var (pools, stacks) = (ScriptGenerator(seed: seed), StackGenerator(seed: seed))
+        let lines = isForStacks ? stacks.make(lineCount) : pools.make(lineCount)
+        write(lines, to: "\(words[3])/\(seed).script")
       }
     case ("kernel", 2), ("userspace", 2): play(words[0], words[1])
     default: usage()
@@ -70,7 +76,9 @@ enum PoolScriptMain {
   }
 
   private static func usage() -> Never {
-    print("usage: pool-script generate [--lines N] SEED COUNT DIR | kernel DIR | userspace DIR")
+    print(
+      "usage: pool-script generate [--stacks] [--lines N] SEED COUNT DIR | kernel DIR | userspace DIR"
+    )
     exit(2)
   }
 
@@ -87,36 +95,56 @@ enum PoolScriptMain {
         fail("cannot read script \(name)")
       }
       for attempt in 1...20 {
-        let (player, problem) = play(name, lines, isKernel, scratch)
+        var (results, played, problem) =
+          lines.contains("stacks")
+          ? playStacks(name, lines, isKernel, scratch) : play(name, lines, isKernel, scratch)
         if problem == "late" && attempt < 20 { continue }
-        var results = player?.results ?? []
         if let problem { results.append("cannot play: \(problem)") }
-        if isKernel { write(player?.played ?? [], to: "\(folder)/\(name).played") }
+        if isKernel { write(played, to: "\(folder)/\(name).played") }
         write(results, to: "\(folder)/\(name).\(kind)")
         break
       }
     }
   }
 
+  private typealias Outcome = (results: [String], played: [String], problem: String?)
+
+  private static func makeWorld(_ isKernel: Bool, _ scratch: String) throws -> any PoolWorld {
+    isKernel ? KernelWorld(folder: scratch) : try UserspaceWorld(folder: scratch)
+  }
+
+  private static func willPlay(_ line: String, of name: String, _ isKernel: Bool) {
+    current = "\(name): \(line)"
+    if isVerbose { isKernel ? log(current) : say(current) }
+  }
+
   private static func play(
     _ name: String, _ lines: [String], _ isKernel: Bool, _ scratch: String
-  )
-    -> (ScriptPlayer?, String?)
-  {
+  ) -> Outcome {
     defer { for file in Folder.names(in: scratch) { unlink("\(scratch)/\(file)") } }
     do {
-      let world: any PoolWorld =
-        isKernel ? KernelWorld(folder: scratch) : try UserspaceWorld(folder: scratch)
-      let player = ScriptPlayer(world, addsCommits: isKernel)
-      player.willPlay = { line in
-        current = "\(name): \(line)"
-        if isVerbose { isKernel ? log(current) : say(current) }
-      }
+      let player = ScriptPlayer(try makeWorld(isKernel, scratch), addsCommits: isKernel)
+      player.willPlay = { willPlay($0, of: name, isKernel) }
       alarm(60)
-      do { try player.play(lines) } catch { return (player, "\(error)") }
-      return (player, nil)
+      do { try player.play(lines) } catch { return (player.results, player.played, "\(error)") }
+      return (player.results, player.played, nil)
     } catch {
-      return (nil, "\(error)")
+      return ([], [], "\(error)")
+    }
+  }
+
+  private static func playStacks(
+    _ name: String, _ lines: [String], _ isKernel: Bool, _ scratch: String
+  ) -> Outcome {
+    defer { for file in Folder.names(in: scratch) { unlink("\(scratch)/\(file)") } }
+    do {
+      let player = StackPlayer(try makeWorld(isKernel, scratch))
+      player.willPlay = { willPlay($0, of: name, isKernel) }
+      alarm(60)
+      do { try player.play(lines) } catch { return (player.results, lines, "\(error)") }
+      return (player.results, lines, nil)
+    } catch {
+      return ([], lines, "\(error)")
     }
   }
 

@@ -33,6 +33,10 @@ protocol PoolWorld: AnyObject {
   func settle()
   /// Waits until the pool has committed by itself, and what that brings has happened.
   func pause()
+  /// Gives what was begun a hundredth of a second.
+  func waitShortly()
+  /// What the log has said against tables since it was asked last.
+  func takeRefusals() -> [String]
   /// Takes everything away, devices included.
   func close()
 }

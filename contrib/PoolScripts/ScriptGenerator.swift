@@ -38,10 +38,12 @@ struct ScriptGenerator {
     lines = ["# seed \(seed)", "devices \(metadataBlocks) \(dataSectorsMax) \(blockSectors)"]
     // Of their own, so that a seed's script is otherwise the same without.
     var below = SplitMix64(seed: seed ^ 0xB10C)
-    switch Int.random(in: 0...4, using: &below) {
+    switch Int.random(in: 0...6, using: &below) {
     case 0:
       lines.append("below linear \(Int.random(in: 1..<dataSectorsMax / 8, using: &below) * 8)")
     case 1: lines.append("below striped \([8, 16, 48, 128, 256].randomElement(using: &below) ?? 8)")
+    case 2: lines.append("below delay \(Int.random(in: 1...2, using: &below))")
+    case 3: lines.append("below flakey 1000000")
     default: break
     }
     for name in ["a", "b"].prefix(Int.random(in: 0...2, using: &random)) {

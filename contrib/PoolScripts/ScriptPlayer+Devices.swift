@@ -72,7 +72,7 @@ extension ScriptPlayer {
   }
 
   /// A device over the data device, as large as that: its two parts in the other order, or stripes and,
-  /// where they do not come out even, what is left.
+  /// where they do not come out even, what is left; or one that is slow, or that will fail some day.
   func putBelow(_ line: ScriptLine) throws(DeviceMapperError) {
     func target(_ start: Int, _ length: Int, _ type: String, _ parameters: String) -> TableLine {
       TableLine(
@@ -81,7 +81,11 @@ extension ScriptPlayer {
     let (name, part) = (world.dataName, max(1, line.number(1)))
     let all = deviceSectors
     var table: [TableLine]
-    if line.word(0) == "striped" {
+    if line.word(0) == "delay" {
+      table = [target(0, all, "delay", "\(name) 0 0 \(name) 0 \(line.number(1))")]
+    } else if line.word(0) == "flakey" {
+      table = [target(0, all, "flakey", "\(name) 0 \(line.number(1)) 1 1 drop_writes")]
+    } else if line.word(0) == "striped" {
       let width = all / 2 / part * part
       table = [target(0, 2 * width, "striped", "2 \(part) \(name) 0 \(name) \(width)")]
       if 2 * width < all {

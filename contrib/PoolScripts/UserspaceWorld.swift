@@ -22,6 +22,14 @@ final class UserspaceWorld: PoolWorld {
     worker = try BlockingWorker(loop)
     mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
     userspace = UserspaceBackend(mapper, loop: loop)
+    mapper.log = { [unowned self] in said.append($0) }
+  }
+
+  private var said: [String] = []
+
+  func takeRefusals() -> [String] {
+    defer { said = [] }
+    return said
   }
 
   var backend: any DeviceMapperBackend { userspace }
@@ -135,6 +143,8 @@ final class UserspaceWorld: PoolWorld {
   func start(_ request: ScriptRequest) { waiting.append(submit(request)) }
 
   func settle() { loop.run(within: 20_000_000) { false } }
+
+  func waitShortly() { loop.run(within: 10_000_000) { false } }
 
   func pause() { loop.run(within: 1_300_000_000) { false } }
 

@@ -1,0 +1,228 @@
+import DeviceMapper
+import Glibc
+
+/// Plays one script of stacks of devices in a world, and gathers what it came to.
+final class StackPlayer {
+  let world: any PoolWorld
+  /// Every line with what it came to.
+  private(set) var results: [String] = []
+  /// Told of every line before it is played.
+  var willPlay: (String) -> Void = { _ in }
+  private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+  /// What is begun has buffers of its own.
+  private var keptBuffers: [UnsafeMutableRawBufferPointer] = []
+
+  init(_ world: any PoolWorld) { self.world = world }
+
+  deinit {
+    buffer.deallocate()
+    for kept in keptBuffers { kept.deallocate() }
+  }
+
+  private var dm: any DeviceMapperBackend { world.backend }
+
+  /// Plays every line, and takes everything down.
+  func play(_ lines: [String]) throws(PlayerError) {
+    defer { world.close() }
+    for line in lines where !line.isEmpty && line.first != "#" && line != "stacks" {
+      willPlay(line)
+      results.append(line)
+      do throws(PlayerError) {
+        try carryOut(ScriptLine(line))
+      } catch {
+        takeDown()
+        throw error
+      }
+    }
+    takeDown()
+    results.append("at the end:")
+    dump()
+  }
+
+  private func takeDown() {
+    // From the top down: what is below is open.
+    for _ in 0..<8 {
+      for device in (try? dm.list()) ?? [] {
+        try? dm.remove(.name(device.name), deferred: false, retry: false)
+      }
+    }
+    let left = (try? dm.list().count) ?? 0
+    if left > 0 { tell("\(left) devices stay") }
+  }
+
+  private func tell(_ text: String) { results.append("    \(text)") }
+
+  private func carryOut(_ line: ScriptLine) throws(PlayerError) {
+    let name = DeviceReference.name(line.word(0))
+    switch line.verb {
+    case "disks":
+      try world.makeDevices(metadataBytes: line.number(0) * 512, dataBytes: line.number(0) * 512)
+    case "make", "load":
+      _ = world.takeRefusals()
+      attempt { () throws(DeviceMapperError) in
+        let table = table(line)
+        if line.verb == "load" { return try dm.load(name, table, readOnly: false) }
+        try dm.create(DeviceCreation(name: line.word(0), table: table))
+      }
+      let isRefused = results.last != "    ok"
+      if let words = world.takeRefusals().first, isRefused { tell(Self.words(words)) }
+    case "suspend":
+      attempt { () throws(DeviceMapperError) in
+        try dm.suspend(name, line.words.last == "noflush" ? .noFlush : [])
+      }
+    case "resume":
+      attempt { () throws(DeviceMapperError) in try dm.resume(name, [], node: NodeOptions()) }
+    case "remove":
+      attempt { () throws(DeviceMapperError) in
+        try dm.remove(name, deferred: false, retry: false)
+      }
+    case "write", "writefua", "read", "discard", "flush": transfer(line)
+    case "hold": hold(line)
+    case "finish": for result in world.finish() { tell(result.map(errorName) ?? "waits") }
+    case "status", "gettable", "info", "deps": query(line, name)
+    case "dump": dump()
+    default: throw .fault("'\(line.text)' is no operation")
+    }
+  }
+
+  /// Says "ok", or the name of the error.
+  private func attempt(_ body: () throws(DeviceMapperError) -> Void) {
+    do throws(DeviceMapperError) {
+      try body()
+      tell("ok")
+    } catch {
+      tell(errorName(error.code))
+    }
+  }
+
+  /// `NAME START LENGTH TYPE WORD...[, ...]`: `A` and `B` are the disks, `@NAME` is a device.
+  private func table(_ line: ScriptLine) -> [TableLine] {
+    line.words.dropFirst().joined(separator: " ").split(separator: ",").map { text in
+      let words = text.split(separator: " ").map { word in
+        word == "A"
+          ? world.metadataName
+          : word == "B"
+            ? world.dataName
+            : word.first == "@" ? "/dev/mapper/\(word.dropFirst())" : String(word)
+      }
+      return TableLine(
+        start: UInt64(words.first ?? "") ?? 0, length: UInt64(words.dropFirst().first ?? "") ?? 0,
+        type: words.count > 2 ? words[2] : "",
+        parameters: words.dropFirst(3).joined(separator: " "))
+    }
+  }
+
+  /// A refusal without what is each world's own: numbers of devices, the type in front, the error's name.
+  private static func words(_ text: String) -> String {
+    if let range = text.split(separator: " too small for target").last,
+      range.utf8.count < text.utf8.count
+    {
+      return "too small for target\(range)"
+    }
+    var text = Substring(text)
+    if let end = text.lastIndex(of: "("), text.hasSuffix(")"), text[end...].hasPrefix("(-E") {
+      text = text[..<end].dropLast()
+    }
+    while let colon = text.firstIndex(of: ":"), !text[..<colon].contains(" "),
+      let next = text.index(colon, offsetBy: 2, limitedBy: text.endIndex),
+      text[colon..<next] == ": "
+    {
+      text = text[next...]
+    }
+    return String(text)
+  }
+
+  // MARK: - I/O
+
+  private func request(
+    _ line: ScriptLine, _ verb: String, at: Int, _ buffer: UnsafeMutableRawBufferPointer
+  )
+    -> ScriptRequest?
+  {
+    let kind: ScriptRequest.Kind =
+      switch verb {
+      case "write": .write
+      case "writefua": .durableWrite
+      case "discard": .discard
+      case "flush": .flush
+      default: .read
+      }
+    let reference = DeviceReference.name(line.word(0))
+    guard let info = try? dm.info(reference, []), !info.isSuspended else { return nil }
+    if kind == .flush { return ScriptRequest(kind: kind, device: line.word(0), buffer: buffer) }
+    let (first, count) = (line.number(at), line.number(at + 1))
+    guard let last = (try? dm.table(reference, []))?.lines.last, count > 0,
+      UInt64(first + count) <= last.start + last.length, count * 512 <= buffer.count
+    else { return nil }
+    if kind == .write || kind == .durableWrite {
+      let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count * 512])
+      fillPattern(bytes, tag: UInt64(line.number(at + 2)), sector: first)
+    }
+    return ScriptRequest(
+      kind: kind, device: line.word(0), offset: first * 512, buffer: buffer,
+      byteCount: count * 512)
+  }
+
+  private func transfer(_ line: ScriptLine) {
+    guard let request = request(line, line.verb, at: 1, buffer) else { return tell("skipped") }
+    let result = world.perform(request)
+    tell(errorName(result))
+    guard request.kind == .read, result == 0 else { return }
+    var digest = Digest()
+    digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<request.byteCount]))
+    tell(digest.text)
+  }
+
+  /// `NAME COUNT VERB [SECTOR COUNT TAG]`: begins a request that a delay holds back, until COUNT are.
+  private func hold(_ line: ScriptLine) {
+    let kept = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: max(4096, line.number(4) * 512), alignment: 4096)
+    keptBuffers.append(kept)
+    guard let request = request(line, line.word(2), at: 3, kept) else { return tell("skipped") }
+    world.start(request)
+    for _ in 0..<500 {
+      let status = (try? dm.status(.name(line.word(0)), .noFlush))?.lines.first?.parameters ?? ""
+      if status.split(separator: " ").compactMap({ Int($0) }).reduce(0, +) >= line.number(1) {
+        return tell("held")
+      }
+      world.waitShortly()
+    }
+    tell("not held")
+  }
+
+  // MARK: - Queries
+
+  private func query(_ line: ScriptLine, _ device: DeviceReference) {
+    do throws(DeviceMapperError) {
+      switch line.verb {
+      case "info":
+        guard let info = try dm.info(device, []) else { return tell("none") }
+        tell(
+          "event \(info.eventNumber) open \(info.openCount) targets \(info.targetCount)"
+            + (info.isSuspended ? " suspended" : "") + (info.hasLiveTable ? " live" : "")
+            + (info.hasInactiveTable ? " inactive" : "") + (info.isReadOnly ? " read-only" : ""))
+      case "deps":
+        guard let below = try dm.dependencies(device, []) else { return tell("none") }
+        let names = Dictionary(try dm.list().map { ($0.number, $0.name) }) { name, _ in name }
+        tell(below.devices.map { names[$0] ?? "disk" }.joined(separator: " ") + ".")
+      default:
+        let table = try line.verb == "status" ? dm.status(device, []) : dm.table(device, [])
+        guard let table else { return tell("none") }
+        for line in table.lines {
+          let words = "\(line)".split(separator: " ", omittingEmptySubsequences: false)
+          tell(words.map { $0.contains(":") ? "NUMBER" : $0 }.joined(separator: " ") + ".")
+        }
+      }
+    } catch {
+      tell(errorName(error.code))
+    }
+  }
+
+  /// Digests of what the disks hold, 4 KiB at a time.
+  private func dump() {
+    for (name, path) in [("A", world.metadataPath), ("B", world.dataPath)] {
+      let blocks = StateReport(metadataPath: path, dataPath: path).dataDigests(blockBytes: 4096)
+      for block in blocks { tell("\(name) \(block)") }
+    }
+  }
+}

@@ -2,9 +2,13 @@ public import BlockServer
 public import DeviceMapper
 import Glibc
 public import PoolManager
+import Targets
 
 /// What `dmthin serve` is told.
 public struct ServeOptions {
+  /// Types of targets that tables can have.
+  public static let targets = TargetType.all.map(\.name)
+
   /// Where the pool comes from.
   public enum Source: Equatable, Sendable {
     /// Its metadata and data: devices or files.

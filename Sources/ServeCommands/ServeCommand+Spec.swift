@@ -67,7 +67,7 @@ extension ServeCommand {
       "tables", value: .required(placeholder: "FILE", .path),
       help: """
         Devices to make instead, as dmsetup's --concise has them: name,uuid,minor,flags,table;... or one \
-        to a line. Targets are thin-pool, thin, linear, striped, zero and error.
+        to a line. Targets are \(ServeOptions.targets.sorted().joined(separator: ", ")).
         """, conflicts: ["volume", "features", "low-water", "name"]),
     .volume(
       """

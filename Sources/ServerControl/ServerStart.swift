@@ -30,6 +30,10 @@ public struct StartedServer {
     control = "\(folder)/control"
     let log: Int32
     do throws(TrustedFolder.Fault) {
+      // Where others may write, they could put another folder in its place.
+      if let slash = folder.lastIndex(of: "/") {
+        _ = try TrustedFolder.made(String(folder[..<slash]))
+      }
       log = try TrustedFolder.made(folder).openFile("log", O_RDWR | O_CREAT | O_TRUNC)
     } catch {
       throw Failure(description: "cannot start a server: \(error)")

@@ -352,8 +352,12 @@ public final class UserspaceDeviceMapper {
   private func openDisk(at path: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
     var info = stat()
     guard stat(path, &info) == 0 else {
+      // What is no path the kernel takes for a number of a device in hexadecimal digits, if it can.
+      let digits = "0123456789abcdefABCDEF"
+      let isNumber = path.contains { $0 != "0" } && path.allSatisfy(digits.contains)
       throw DeviceOpenError(
-        code: ENODEV, explanation: ["cannot find \(path): \(String(cString: strerror(errno)))"])
+        code: isNumber ? ENXIO : ENODEV,
+        explanation: ["cannot find \(path): \(String(cString: strerror(errno)))"])
     }
     let type = info.st_mode & S_IFMT
     guard type == S_IFBLK || type == S_IFREG else {

@@ -1,4 +1,5 @@
 import DeviceMapper
+import Glibc
 import Simulation
 import Targets
 import Testing
@@ -174,5 +175,19 @@ struct TargetLineTests {
     try world.dm.remove(.name("below"), deferred: true, retry: false)
     try world.dm.remove(.name("s"), deferred: false, retry: false)
     #expect(try world.dm.list().isEmpty)
+  }
+
+  @Test(
+    "what is neither a path nor a device is ENXIO where the kernel takes it for a number, or ENODEV"
+  )
+  func missingDevices() throws {
+    let world = try World()
+    for (text, code) in [("8", ENXIO), ("fe", ENXIO), ("0", ENODEV), ("x", ENODEV), ("+8", ENODEV)]
+    {
+      let error = #expect(throws: DeviceMapperError.self) {
+        try world.create("d", [world.line(8, "linear", "\(text) 0")])
+      }
+      #expect(error?.code == code, "\(text)")
+    }
   }
 }

@@ -21,6 +21,9 @@ struct StackGenerator {
     /// 0: over disks.
     var level: Int
     var below: String?
+    /// Something of it was on a disk when its table came in: without, the kernel has no cache to flush, and
+    /// a flush does not reach the targets.
+    var hasDisk: Bool
   }
 
   private static let diskSectors = 2048
@@ -97,9 +100,10 @@ struct StackGenerator {
     }
     if table.isEmpty { (table, length) = (["0 64 zero"], 64) }
     let level = below.flatMap { devices[$0] }.map { $0.level + 1 } ?? 0
-    return (
-      table.joined(separator: ", "), Device(sectors: length, level: level, below: below)
-    )
+    let isOnDisk = below.map { devices[$0]?.hasDisk ?? false } ?? true
+    let hasDisk = isOnDisk && table.contains { !$0.hasSuffix("zero") && !$0.hasSuffix("error") }
+    let device = Device(sectors: length, level: level, below: below, hasDisk: hasDisk)
+    return (table.joined(separator: ", "), device)
   }
 
   /// `DEVICE SECTOR` with room for `count` sectors.
@@ -163,7 +167,7 @@ struct StackGenerator {
       let at = number(0...words.count - 1)
       let isDevice = words[at].first == "@" || words[at] == "A" || words[at] == "B"
       switch number(0...3) {
-      case 0 where words.count > 4: words.remove(at: at)
+      case 0 where words.count > 4 && !isDevice: words.remove(at: at)
       case 1: words.insert(any(["0", "1", "7", "x", "r", "drop_writes"]), at: at)
       default:
         words[at] =
@@ -177,6 +181,11 @@ struct StackGenerator {
       }
     }
     let text = words.joined(separator: " ")
+    // A longer name of a type does not reach the kernel: the library has no room for it.
+    let types = text.split(separator: ",").compactMap {
+      $0.split(separator: " ").dropFirst(2).first
+    }
+    if types.contains(where: { $0.utf8.count > 15 }) { return }
     add("make wrong \(text)")
     add("gettable wrong")
     add("remove wrong")
@@ -189,7 +198,7 @@ struct StackGenerator {
     if chance(2) { add("suspend \(name)\(chance(2) ? " noflush" : "")") }
     if chance(3) { add("info \(name)") }
     add("resume \(name)")
-    devices[name] = Device(sectors: new.sectors, level: old.level, below: old.below)
+    devices[name] = new
   }
 
   private func isBelow(_ name: String) -> Bool { devices.values.contains { $0.below == name } }
@@ -207,7 +216,10 @@ struct StackGenerator {
     let verb = any([
       "write", "write", "write", "writefua", "read", "read", "read", "discard", "flush",
     ])
-    if verb == "flush" { return add("flush \(name)") }
+    if verb == "flush" {
+      if devices[name]?.hasDisk == true { add("flush \(name)") }
+      return
+    }
     let first = number(0...sectors - 1)
     let count = min(sectors - first, any([1, 2, 8, 16, 40]))
     tag += 1

@@ -12,6 +12,9 @@ final class StackPlayer {
   /// What is begun has buffers of its own.
   private var keptBuffers: [UnsafeMutableRawBufferPointer] = []
 
+  /// Names of devices that have had stripes in a table.
+  private var striped: Set<String> = []
+
   init(_ world: any PoolWorld) { self.world = world }
 
   deinit {
@@ -59,6 +62,7 @@ final class StackPlayer {
       try world.makeDevices(metadataBytes: line.number(0) * 512, dataBytes: line.number(0) * 512)
     case "make", "load":
       _ = world.takeRefusals()
+      if line.words.contains("striped") { striped.insert(line.word(0)) }
       attempt { () throws(DeviceMapperError) in
         let table = table(line)
         if line.verb == "load" { return try dm.load(name, table, readOnly: false) }
@@ -197,8 +201,10 @@ final class StackPlayer {
       switch line.verb {
       case "info":
         guard let info = try dm.info(device, []) else { return tell("none") }
+        // The kernel raises an event for as many errors of stripes as have come until its worker runs.
+        let event = striped.contains(line.word(0)) ? "some" : "\(info.eventNumber)"
         tell(
-          "event \(info.eventNumber) open \(info.openCount) targets \(info.targetCount)"
+          "event \(event) open \(info.openCount) targets \(info.targetCount)"
             + (info.isSuspended ? " suspended" : "") + (info.hasLiveTable ? " live" : "")
             + (info.hasInactiveTable ? " inactive" : "") + (info.isReadOnly ? " read-only" : ""))
       case "deps":

@@ -93,8 +93,14 @@ private final class StripedDriver: TargetDriver {
     let error = part.pointee.errorNumber
     let stripe = Int(truncatingIfNeeded: part.pointee.context)
     if error != 0, error != EOPNOTSUPP, stripe < errors.count {
-      errors[stripe] += 1
-      if errors[stripe] <= Self.eventsMax { device.raiseEvent() }
+      // The kernel tells stripes apart by their devices, so that all on one device have its errors.
+      let number = stripes[stripe].device.number
+      var isNews = false
+      for index in stripes.indices where stripes[index].device.number == number {
+        errors[index] += 1
+        if errors[index] <= Self.eventsMax { isNews = true }
+      }
+      if isNews { device.raiseEvent() }
     }
     done(part)
   }

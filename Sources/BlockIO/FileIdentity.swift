@@ -1,5 +1,5 @@
 import CDMThin
-import Glibc
+public import Glibc
 
 /// What a path leads to: two paths of the same file or device have the same identity, be they links
 /// of either kind, bind mounts, or other nodes of one device.
@@ -30,7 +30,8 @@ public struct FileIdentity: Hashable, Sendable {
     self.init(blockDevice: UInt64(gnu_dev_makedev(major, minor)))
   }
 
-  init(_ info: stat) {
+  /// What `info` was found of.
+  public init(_ info: stat) {
     isBlockDevice = info.st_mode & S_IFMT == S_IFBLK
     device = UInt64(isBlockDevice ? info.st_rdev : info.st_dev)
     inode = isBlockDevice ? 0 : UInt64(info.st_ino)

@@ -254,7 +254,7 @@ public final class BlockServer: PassHook {
     }
   }
 
-  /// Called from time to time while there are clients: others may give back what nobody uses.
+  /// Called from time to time while there are clients, to have others give back memory that is unused.
   public var memoryReturned: (() -> Void)?
   /// Connections that have ended since memory of the allocator's was given back.
   private var connectionsGone = 0

@@ -13,6 +13,15 @@ public struct OriginRecords: Sendable {
   /// What is known of one pool: the path of the origin by id.
   public typealias Origins = [UInt64: String]
 
+  /// Says of a device why it cannot do without an origin.
+  /// - Parameters:
+  ///   - device: what the sentence calls it.
+  ///   - path: the origin that is known.
+  public static func need(_ device: String, _ path: String) -> String {
+    "\(device) reads from an external origin what it does not have: it, or what it is a snapshot of, was "
+      + "last activated over \(path)"
+  }
+
   private static let bytesMax = 4 << 20
   private static let heading = "dmthin origins 1"
   private let folder: String
@@ -35,16 +44,9 @@ public struct OriginRecords: Sendable {
     pool = identity.lastingName
   }
 
-  /// Where records are: what `DMTHIN_ORIGINS` says, /var/lib/dmthin/origins for root, and for other users
-  /// `dmthin/origins` of `XDG_STATE_HOME`, or of `~/.local/state`. Nil where none of these is known.
+  /// Where records are, unless something else is said (`StateFolder`).
   public static var usualFolder: String? {
-    func variable(_ name: String) -> String? {
-      getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
-    }
-    if let folder = variable("DMTHIN_ORIGINS") { return folder }
-    if geteuid() == 0 { return "/var/lib/dmthin/origins" }
-    if let state = variable("XDG_STATE_HOME") { return "\(state)/dmthin/origins" }
-    return variable("HOME").map { "\($0)/.local/state/dmthin/origins" }
+    StateFolder.usual("origins", variable: "DMTHIN_ORIGINS")
   }
 
   /// The origins that are known. What others could have written, or cannot be read, is nothing.

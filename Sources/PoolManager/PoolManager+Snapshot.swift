@@ -31,14 +31,15 @@ extension PoolManager {
     try locked(pool) { () throws(ToolError) in
       var activate = activate
       if let activate { try requireFree(activate.name) }
-      let active = try activeOrigins(pool)
+      let thins = try activeThins(pool)
+      let active = origins(of: thins)
       if let wanted = activate, wanted.externalOrigin == nil,
         let origin = volumes.first(where: { $0.new == wanted.id })?.origin
       {
         activate?.externalOrigin = active[origin]
         if active[origin] == nil { try requireNoOrigin(pool, origin) }
       }
-      let origins = try devicesToSuspend(pool, volumes)
+      let origins = try devicesToSuspend(thins, volumes)
       if origins.isEmpty {
         try takeSnapshots(pool, volumes)
       } else {
@@ -63,12 +64,12 @@ extension PoolManager {
   }
 
   /// Active devices with one of the origins in their table that are not suspended yet.
-  private func devicesToSuspend(_ pool: LivePool, _ volumes: [SnapshotVolume]) throws(ToolError)
-    -> [Intent.Device]
+  private func devicesToSuspend(_ thins: [ActiveThin], _ volumes: [SnapshotVolume])
+    throws(ToolError) -> [Intent.Device]
   {
     let origins = Set(volumes.map(\.origin))
     var devices: [Intent.Device] = []
-    for thin in try activeThins(pool) where origins.contains(thin.id) && !thin.info.isSuspended {
+    for thin in thins where origins.contains(thin.id) && !thin.info.isSuspended {
       // Our resume would bring somebody else's table in.
       guard !thin.info.hasInactiveTable else {
         throw ToolError(

@@ -58,6 +58,7 @@ extension PoolManager {
     try locked(pool) { () throws(ToolError) in
       var done: [String] = []
       var deleted: ClosedRange<UInt64>?
+      defer { if let deleted { recordOrigins(pool) { $0.forget(deleted) } } }
       do throws(ToolError) {
         if deactivates {
           for thin in try activeThins(pool) where ids.contains(thin.id) {
@@ -70,9 +71,7 @@ extension PoolManager {
           try delete(pool, id)
           deleted = ids.lowerBound...id
         }
-        recordOrigins(pool) { $0.forget(ids) }
       } catch {
-        if let deleted { recordOrigins(pool) { $0.forget(deleted) } }
         var text = error.message
         if !done.isEmpty { text += "\n  inactive by now: \(done.joined(separator: ", "))" }
         if let deleted {
@@ -179,15 +178,15 @@ extension PoolManager {
     guard let path = originRecords(pool)?.load()[id] else { return }
     throw ToolError(
       .request,
-      "thin device \(id) of \(pool.name) reads from an external origin what it does not have: it, or "
-        + "what it is a snapshot of, was last activated over \(path)\n  give --external-origin "
-        + "\(shellQuoted(path)), or --no-external-origin if it needs none any more")
+      OriginRecords.need("thin device \(id) of \(pool.name)", path)
+        + "\n  give --external-origin \(shellQuoted(path)), or --no-external-origin if it needs none any "
+        + "more")
   }
 
   /// The origins of active thin devices, by id.
-  func activeOrigins(_ pool: LivePool) throws(ToolError) -> OriginRecords.Origins {
+  func origins(of thins: [ActiveThin]) -> OriginRecords.Origins {
     var origins: OriginRecords.Origins = [:]
-    for thin in try activeThins(pool) {
+    for thin in thins {
       guard let origin = thin.target.externalOrigin else { continue }
       origins[thin.id] = DeviceNumber(origin).map { devices.path($0, backend) } ?? origin
     }

@@ -67,9 +67,7 @@ extension PoolPlan {
     let origins = OriginRecords(metadata: metadata)?.load() ?? [:]
     for var volume in wanted {
       if let origin = origins[UInt64(volume.id)], volume.origin == nil, !volume.hasNoOrigin {
-        let fault =
-          "thin device \(volume.id) reads from an external origin what it does not have: it, or what it "
-          + "is a snapshot of, was last activated over \(origin)"
+        let fault = OriginRecords.need("thin device \(volume.id)", origin)
         let size = volume.sectors.map { "\($0)s" } ?? "SIZE"
         let advice =
           "give --volume \(volume.name)=\(volume.id):\(size):\(origin), or - in place of that"

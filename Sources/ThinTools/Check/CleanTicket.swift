@@ -31,16 +31,9 @@ public struct CleanTickets: Sendable {
   /// Notes in a folder, which is made when the first one is written.
   public init(folder: String) { path = folder }
 
-  /// Where notes are: what `DMTHIN_TICKETS` says, /var/lib/dmthin/tickets for root, and for other users
-  /// `dmthin/tickets` of `XDG_STATE_HOME`, or of `~/.local/state`. Nil where none of these is known.
+  /// Where notes are, unless something else is said (`StateFolder`).
   public static var usualFolder: String? {
-    func variable(_ name: String) -> String? {
-      getenv(name).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
-    }
-    if let folder = variable("DMTHIN_TICKETS") { return folder }
-    if geteuid() == 0 { return "/var/lib/dmthin/tickets" }
-    if let state = variable("XDG_STATE_HOME") { return "\(state)/dmthin/tickets" }
-    return variable("HOME").map { "\($0)/.local/state/dmthin/tickets" }
+    StateFolder.usual("tickets", variable: "DMTHIN_TICKETS")
   }
 
   /// Uses up the note of metadata that is open.
@@ -126,17 +119,14 @@ public struct CleanTickets: Sendable {
     }
     guard age > Self.missingSecondsMax, let path = values["path"] else { return false }
     var found = stat()
-    return stat(String(path), &found) != 0 || name != Self.key(found)
+    return stat(String(path), &found) != 0 || name != FileIdentity(found).lastingName
   }
-
-  private static func key(_ info: stat) -> String { "file-\(info.st_dev)-\(info.st_ino)" }
 
   private static func identity(_ descriptor: Int32) -> Identity? {
     var info = stat()
     guard fstat(descriptor, &info) == 0, let digest = superblockDigest(descriptor) else {
       return nil
     }
-    let key: String
     let changes: String
     var path: String?
     var bytes = UInt64(max(0, info.st_size))
@@ -144,17 +134,14 @@ public struct CleanTickets: Sendable {
       let number = "\(gnu_dev_major(info.st_rdev)):\(gnu_dev_minor(info.st_rdev))"
       guard dmthin_block_device_bytes(descriptor, &bytes) == 0, let writes = writes(number)
       else { return nil }
-      let uuid = WholeFile.systemText("/sys/dev/block/\(number)/dm/uuid") ?? ""
-      key = uuid.isEmpty ? "device-\(number)" : "dm-\(fileName(uuid))"
       changes = writes
     } else {
-      key = Self.key(info)
       path = openPath(descriptor)
       changes = [info.st_mtim, info.st_ctim].map { "\($0.tv_sec).\($0.tv_nsec)" }
         .joined(separator: " ")
     }
     let text = "clean metadata 1\nsuperblock \(digest)\nbytes \(bytes)\nchanges \(changes)\n"
-    return Identity(key: key, text: text, path: path)
+    return Identity(key: FileIdentity(info).lastingName, text: text, path: path)
   }
 
   /// The path of a file that is open, if it is one that a line can have.
@@ -177,16 +164,6 @@ public struct CleanTickets: Sendable {
     let words = statistics.split(separator: " ")
     guard words.count >= 15 else { return nil }
     return ([boot, instance] + [4, 6, 11, 13].map { String(words[$0]) }).joined(separator: " ")
-  }
-
-  /// A text as the name of a file: anything but letters, digits and `-` as its number.
-  private static func fileName(_ text: String) -> String {
-    text.utf8.map { byte in
-      let isPlain =
-        (0x30...0x39).contains(byte) || (0x41...0x5a).contains(byte)
-        || (0x61...0x7a).contains(byte) || byte == UInt8(ascii: "-")
-      return isPlain ? String(UnicodeScalar(byte)) : "_\(byte)_"
-    }.joined()
   }
 
   /// FNV-1a of the first metadata block.

@@ -106,12 +106,8 @@ private struct DeltaWriter {
       case .root(let block): "\(name)_root=\"\(block)\""
       }
     }
-    let flags = header.needsCheck ? " flags=\"1\"" : ""
     heading =
-      "<superblock uuid=\"\(header.uuidText)\" time=\"\(header.time)\" "
-      + "transaction=\"\(header.transactionID)\"\(flags) "
-      + "data_block_size=\"\(header.dataBlockSectors)\" "
-      + "nr_data_blocks=\"\(header.dataBlockCount)\">\n"
+      header.element()
       + "  <diff \(side("left", options.left)) \(side("right", options.right))>\n"
   }
 

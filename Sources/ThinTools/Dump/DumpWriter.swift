@@ -25,6 +25,14 @@ struct DumpHeader {
     self.dataBlockCount = max(dataBlockCount, overrides.dataBlockCount ?? 0)
   }
 
+  /// Its line of XML.
+  /// - Parameter extra: an attribute that stands after the flags.
+  func element(extra: String = "") -> String {
+    "<superblock uuid=\"\(uuidText)\" time=\"\(time)\" transaction=\"\(transactionID)\""
+      + (needsCheck ? " flags=\"1\"" : "") + extra
+      + " data_block_size=\"\(dataBlockSectors)\" nr_data_blocks=\"\(dataBlockCount)\">\n"
+  }
+
   /// Empty for the zeros that the kernel writes, else 32 hexadecimal digits in the order of the
   /// bytes on disk.
   var uuidText: String {
@@ -51,13 +59,7 @@ struct DumpWriter {
   func begin(_ header: DumpHeader) throws(BlockIOError) {
     switch format {
     case .xml:
-      try sink.write(
-        "<superblock uuid=\"\(header.uuidText)\" time=\"\(header.time)\" "
-          + "transaction=\"\(header.transactionID)\"")
-      if header.needsCheck { try sink.write(" flags=\"1\"") }
-      try sink.write(
-        " version=\"\(header.version)\" data_block_size=\"\(header.dataBlockSectors)\" "
-          + "nr_data_blocks=\"\(header.dataBlockCount)\">\n")
+      try sink.write(header.element(extra: " version=\"\(header.version)\""))
     case .humanReadable:
       try sink.write(
         "begin superblock: \"\(header.uuidText)\", \(header.time), \(header.transactionID), "

@@ -338,15 +338,20 @@ public final class UserspaceClient: DeviceMapperBackend {
     isSubscribed = true
   }
 
-  /// What the server has told since the last call, in order; it does not wait.
+  /// What the server has told since the last call, in order; it does not wait. Where the server has gone,
+  /// that is an error once everything before was taken.
   public func takeEvents() throws(DeviceMapperError) -> [ControlEvent] {
-    while let message = try channel.receiveIfThere(.wait, "") {
-      guard message.word == "event" else { continue }
-      do throws(ControlMessage.Malformed) {
-        try take(message)
-      } catch {
-        throw channel.malformed(.wait, "")
+    do throws(DeviceMapperError) {
+      while let message = try channel.receiveIfThere(.wait, "") {
+        guard message.word == "event" else { continue }
+        do throws(ControlMessage.Malformed) {
+          try take(message)
+        } catch {
+          throw channel.malformed(.wait, "")
+        }
       }
+    } catch {
+      if events.isEmpty { throw error }
     }
     defer { events = [] }
     return events

@@ -178,7 +178,7 @@ struct FaultJSONTests {
       #expect(result.json.hasSuffix("}}\n"))
     }
     pool.device.revert()
-    let details = try pool.block(.node(.details, isLeaf: true))
+    let details = try pool.superblock.detailsRoot
     pool.device.edit(details)[100] ^= 1
     let result = try pool.run("thin_ls")
     #expect(

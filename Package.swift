@@ -109,6 +109,10 @@ let package = Package(
       path: "contrib/fuzz/DamageTrials",
       swiftSettings: settings),
     .executableTarget(
+      name: "repair-trials", dependencies: ["BlockIO", "CDMThin", "Simulation", "ThinTools"],
+      path: "contrib/fuzz/RepairTrials",
+      swiftSettings: settings),
+    .executableTarget(
       name: "model-trials", dependencies: ["CDMThin", "Simulation"],
       path: "contrib/fuzz/ModelTrials",
       swiftSettings: settings),

@@ -6,6 +6,7 @@ extension Dispatcher {
     switch name {
     case "check", "thin_check": CheckCommand.self
     case "dump", "thin_dump": DumpCommand.self
+    case "repair", "thin_repair": RepairCommand.self
     case "restore", "thin_restore": RestoreCommand.self
     case "ls", "thin_ls": LsCommand.self
     case "delta", "thin_delta": DeltaCommand.self

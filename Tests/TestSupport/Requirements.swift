@@ -77,7 +77,8 @@ public enum Tools {
 
   /// Every tool's name.
   public static let names = [
-    "thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_size", "thin_restore",
+    "thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_size", "thin_repair",
+    "thin_restore",
   ]
 
   /// The program of a tool.

@@ -184,8 +184,9 @@ let package = Package(
     tests(
       "CommandsTests",
       [
-        "BlockIO", "CDMThin", "Commands", "Simulation", "TestSupport", "ThinFormat", "ThinMetadata",
-        "ThinTools",
+        "BlockIO", "CDMThin", "Commands", "PersistentData", "Simulation", "TestSupport",
+        "ThinFormat",
+        "ThinMetadata", "ThinTools",
       ]),
     tests(
       "PoolServerTests",

@@ -92,7 +92,7 @@ public final class TextOutput {
     case S_IFBLK:
       guard rules.mayBeDevice else {
         throw OutputError(
-          .refused,
+          .precious,
           "\(path) is a block device: its content would be overwritten with text. If that is wanted, "
             + "give --onto-device")
       }
@@ -117,7 +117,7 @@ public final class TextOutput {
     if let what = rules.isPrecious?(firstBytes(place.path)) {
       release(old)
       throw OutputError(
-        .refused,
+        .precious,
         "\(path) is \(what), and not replaced by text: name another output, or remove it first")
     }
     do throws(BlockIOError) {

@@ -67,7 +67,7 @@ public enum CheckCommand: Command {
       try console.line("METADATA_FREE_BLOCKS=\(report.metadataFreeBlocks)")
       try console.output.flush()
     } catch {
-      guard ToolError(error).kind == .closedPipe else { throw error }
+      guard error.isReaderGone else { throw error }
     }
   }
 
@@ -79,7 +79,9 @@ public enum CheckCommand: Command {
     do throws(OutputError) {
       return try MetadataOutput.open(request.input)
     } catch {
-      throw ToolError(error, failed: .input)
+      // What is mended is what is checked: that it cannot be opened is said of the input.
+      if case .failed = error.reason { throw ToolError(.unsuitable(.input), error.message) }
+      throw ToolError(error)
     }
   }
 

@@ -67,7 +67,7 @@ public enum DumpCommand: Command {
   private static func output(_ request: DumpRequest) throws(ToolError) -> TextOutput? {
     guard let path = request.output else {
       guard dmthin_was_closed(1) == 0 else {
-        throw ToolError(.output, "the standard output is closed: name a file with -o")
+        throw ToolError(.notFound(.output), "the standard output is closed: name a file with -o")
       }
       return nil
     }

@@ -12,7 +12,7 @@ enum PoolEventsCommand: Command {
     guard Set(places.map { $0.server?.control }).count == 1, let manager = places.first?.manager
     else {
       throw ToolError(
-        .request,
+        .refused,
         "pools are active in more than one place: give --backend kernel, or --control with one of "
           + places.compactMap { $0.server?.control }.joined(separator: ", "))
     }

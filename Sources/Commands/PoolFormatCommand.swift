@@ -31,7 +31,7 @@ enum PoolFormatCommand: Command {
     } catch {
       guard error == .metadataFull else { throw ToolError(error) }
       throw ToolError(
-        .output,
+        .outOfSpace,
         "\(path) is too small for \(dataBlocks) data blocks; thin_metadata_size tells what a pool "
           + "needs")
     }

@@ -62,7 +62,7 @@ struct PoolSites {
     guard having.count < 2 else {
       let places = having.map { $0.server.map { "--control \($0.control)" } ?? "--backend kernel" }
       throw ToolError(
-        .request, "there is more than one '\(name)'; give \(places.joined(separator: " or "))")
+        .refused, "there is more than one '\(name)'; give \(places.joined(separator: " or "))")
     }
     return having.first ?? sites[0]
   }
@@ -116,7 +116,7 @@ struct PoolSites {
     guard case .automatic(let control) = choice else { return try body(all()[0]) }
     guard let reason = try reasonAgainstKernel(request) else { return try body(kernel()) }
     guard allowsFallback else {
-      throw ToolError(.request, "\(reason); without --no-fallback, dmthin serve would have it")
+      throw ToolError(.refused, "\(reason); without --no-fallback, dmthin serve would have it")
     }
     let (site, started) = try serverForNewPool(request.name, control)
     let result: R
@@ -143,16 +143,16 @@ struct PoolSites {
     }
     guard control == nil else {
       throw ToolError(
-        .input,
+        .notFound(.input),
         "no server answers at \(control ?? ""); start one with: dmthin serve --control "
           + shellQuoted(control ?? ""))
     }
     guard let program = console.serverProgram else {
-      throw ToolError(.request, "this program has no server in it; use dmthin")
+      throw ToolError(.refused, "this program has no server in it; use dmthin")
     }
     guard let folder else {
       throw ToolError(
-        .request, "no folder for a server's sockets is known: set XDG_RUNTIME_DIR or DMTHIN_RUN")
+        .refused, "no folder for a server's sockets is known: set XDG_RUNTIME_DIR or DMTHIN_RUN")
     }
     let own = folder.ownFolder(pool: name)
     if access("\(own)/control", F_OK) == 0 {
@@ -163,7 +163,7 @@ struct PoolSites {
       let started = try StartedServer(program: program, folder: own)
       return (server(started.control), started)
     } catch {
-      throw ToolError(.inputOutput, error.description)
+      throw ToolError(.unexpected, error.description)
     }
   }
 
@@ -185,7 +185,7 @@ struct PoolSites {
     } catch {
       guard error.code != EACCES, error.code != EPERM else {
         throw ToolError(
-          .request,
+          .refused,
           "the kernel's device-mapper is for root alone: run this as root, or give --backend "
             + "userspace")
       }

@@ -109,20 +109,6 @@ enum InactiveMetadata {
   }
 }
 
-extension ToolError {
-  /// What a pool refused, or failed to do.
-  init(_ error: PoolError) {
-    switch error {
-    case .io(let error), .block(_, .io(let error)): self.init(error)
-    case .block, .inconsistent:
-      self.init(.damaged, "\(error); run thin_check to see what is wrong")
-    case .metadataFull, .dataFull, .notFound, .exists, .busy, .invalid:
-      self.init(.request, "\(error)")
-    case .failed: self.init(.inputOutput, "\(error)")
-    }
-  }
-}
-
 extension CommandSpec {
   static let poolMetadata = PositionalSpec(
     "METADATA", help: "Metadata device of a pool that is not active, or a file with its metadata.")

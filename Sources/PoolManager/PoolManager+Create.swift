@@ -64,7 +64,7 @@ extension PoolManager {
       return error
     } catch let undo {
       return ToolError(
-        error.kind,
+        error.cause,
         "\(error.message)\n  \(undo)\n  \(path) may hold an empty pool by now; before it is used for "
           + "another: wipefs -a \(shellQuoted(path)), or give --force")
     }
@@ -127,7 +127,7 @@ extension PoolManager {
         for name in active.reversed() + [pool.name] { try remove(name) }
       } catch let undo {
         throw ToolError(
-          error.kind,
+          error.cause,
           "\(error.message)\n  \(undo.message)\n  some of it is still active; deactivate it with: "
             + "dmthin pool deactivate --all \(shellQuoted(pool.name))")
       }
@@ -147,7 +147,7 @@ extension PoolManager {
     let recorded = superblock.dataSpaceMap.blockCount
     guard present >= recorded else {
       throw ToolError(
-        .request,
+        .refused,
         "\(request.data) has \(present) blocks of \(superblock.dataBlockSectors) sectors, but the "
           + "pool in \(request.metadata) has \(recorded): that is not its data device, or it has "
           + "become smaller")
@@ -184,7 +184,7 @@ extension PoolManager {
     } catch {
       guard error.code != EBUSY else {
         throw ToolError(
-          .busy,
+          .inUse,
           "the \(role) device \(path) is in use: mounted, part of another device, or of an active "
             + "pool")
       }
@@ -206,7 +206,7 @@ extension PoolManager {
     let files = (FileIdentity(path: request.metadata), FileIdentity(path: request.data))
     let overlap = files.0.flatMap { metadata in files.1.map { metadata.overlaps($0) } } ?? false
     guard words.0 != words.1, !overlap else {
-      throw ToolError(.request, "metadata and data cannot be on the same device")
+      throw ToolError(.refused, "metadata and data cannot be on the same device")
     }
   }
 
@@ -217,13 +217,13 @@ extension PoolManager {
     do throws(PoolError) {
       if try PoolMetadata.isUnformatted(metadata) { return }
     } catch {
-      throw ToolError(.inputOutput, "\(error)")
+      throw ToolError(.pool(error), "\(error)")
     }
     guard request.overwrites else {
       let isPool = (try? MetadataView(metadata, source: .current)) != nil
       let (name, path) = (shellQuoted(request.name), shellQuoted(request.metadata))
       throw ToolError(
-        .request,
+        .refused,
         isPool
           ? "\(request.metadata) holds the metadata of a pool already; activate that with: dmthin "
             + "pool activate \(name) --metadata \(path) --data \(shellQuoted(request.data)); or "
@@ -252,14 +252,14 @@ extension PoolManager {
       superblock = try MetadataView(metadata, source: .current).superblock
     } catch {
       throw ToolError(
-        .damaged,
+        .metadata(error),
         "\(request.metadata) cannot be activated: \(error)\n  see: dmthin pool doctor "
           + "\(shellQuoted(request.metadata)) --data \(shellQuoted(request.data))")
     }
     guard !request.skipsCheck else { return superblock }
     if superblock.needsCheck && !request.features.contains(.readOnly) {
       throw ToolError(
-        .damaged,
+        .needsCheck,
         "\(request.metadata) needs a check before it is activated: thin_check --auto-repair "
           + shellQuoted(request.metadata))
     }

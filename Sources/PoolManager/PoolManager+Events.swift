@@ -14,7 +14,7 @@ public final class PoolWatch {
   /// - Throws: for a name that is no active pool, and a backend that tells no events.
   public init(_ manager: PoolManager, _ names: [String]) throws(ToolError) {
     guard let source = manager.backend as? any DeviceEventSource else {
-      throw ToolError(.request, "this backend tells no events")
+      throw ToolError(.refused, "this backend tells no events")
     }
     self.manager = manager
     self.source = source

@@ -77,7 +77,7 @@ extension PoolManager {
         if let deleted {
           text += "\n  deleted by then: \(deleted.lowerBound) to \(deleted.upperBound)"
         }
-        throw ToolError(error.kind, text)
+        throw ToolError(error.cause, text)
       }
     }
   }
@@ -87,12 +87,12 @@ extension PoolManager {
       try message(
         pool, .delete(ThinPoolMessage.id(id)), to: "delete thin device \(id) of \(pool.name)")
     } catch {
-      guard error.kind == .busy else { throw error }
+      guard error.isInUse else { throw error }
       let names = try activeThins(pool).filter { $0.id == id }.map(\.name)
       guard !names.isEmpty else { throw error }
       let commands = names.map { "dmthin pool deactivate \(shellQuoted($0))" }
       throw ToolError(
-        .busy,
+        .inUse,
         "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
           + commands.joined(separator: "; "))
     }
@@ -112,7 +112,7 @@ extension PoolManager {
           details.transactionID != current
         else { throw error }
         throw ToolError(
-          .request,
+          .refused,
           "\(error.message)\n  the transaction id is \(details.transactionID), not "
             + "\(current)")
       }
@@ -135,7 +135,7 @@ extension PoolManager {
       try requireNoOrigin(pool, activation.id)
     }
     guard activation.sectors > 0 else {
-      throw ToolError(.request, "a thin device has one sector at least")
+      throw ToolError(.refused, "a thin device has one sector at least")
     }
     var request = DeviceCreation(
       name: activation.name, uuid: activation.uuid,
@@ -177,7 +177,7 @@ extension PoolManager {
   func requireNoOrigin(_ pool: LivePool, _ id: UInt64) throws(ToolError) {
     guard let path = originRecords(pool)?.load()[id] else { return }
     throw ToolError(
-      .request,
+      .refused,
       OriginRecords.need("thin device \(id) of \(pool.name)", path)
         + "\n  give --external-origin \(shellQuoted(path)), or --no-external-origin if it needs none any "
         + "more")
@@ -220,7 +220,7 @@ extension PoolManager {
     guard
       let found = try command(
         "find \(name)", { () throws(DeviceMapperError) in try backend.table(reference(name), []) })
-    else { throw ToolError(.input, "there is no active device '\(name)'") }
+    else { throw ToolError(.notFound(.input), "there is no active device '\(name)'") }
     if found.lines.first?.type == "thin-pool" {
       let pool = try pool(found.info.name)
       return try locked(pool) { () throws(ToolError) in
@@ -229,7 +229,7 @@ extension PoolManager {
     }
     // On a failed pool the table says nothing but that.
     guard let line = found.lines.first(where: { $0.type == "thin" }) else {
-      throw ToolError(.request, "\(found.info.name) is neither a thin device nor a pool")
+      throw ToolError(.refused, "\(found.info.name) is neither a thin device nor a pool")
     }
     let number = (try? ThinTarget(KernelText.words(line.parameters))).flatMap {
       DeviceNumber($0.pool)
@@ -247,7 +247,7 @@ extension PoolManager {
     }
     if !names.isEmpty && !all {
       throw ToolError(
-        .busy,
+        .inUse,
         "\(pool.name) has active thin devices: \(names.joined(separator: ", ")); "
           + "deactivate them first, or give --all")
     }
@@ -261,7 +261,7 @@ extension PoolManager {
     } catch {
       guard !removed.isEmpty else { throw error }
       throw ToolError(
-        error.kind, "\(error.message)\n  inactive by now: \(removed.joined(separator: ", "))")
+        error.cause, "\(error.message)\n  inactive by now: \(removed.joined(separator: ", "))")
     }
   }
 
@@ -282,7 +282,7 @@ extension PoolManager {
             + "\(shellQuoted(pool.name)) \(id)"
         }
       }
-      throw ToolError(error.kind, text)
+      throw ToolError(error.cause, text)
     }
   }
 
@@ -291,6 +291,6 @@ extension PoolManager {
     let taken = try command("look for \(name)") { () throws(DeviceMapperError) in
       try backend.info(.name(name), [])
     }
-    if taken != nil { throw ToolError(.busy, "a device '\(name)' is active already") }
+    if taken != nil { throw ToolError(.inUse, "a device '\(name)' is active already") }
   }
 }

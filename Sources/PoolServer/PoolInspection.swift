@@ -28,11 +28,11 @@ struct PoolInspection {
   /// - Parameter isForReading: nothing is going to be written. A data device that is too small, and
   ///   damage of what look-ups do not need, are no obstacle then.
   init(metadata metadataPath: String, data dataPath: String, isForReading: Bool = false)
-    throws(ServeError)
+    throws(ToolError)
   {
     self.isForReading = isForReading
     guard !Self.areSame(metadataPath, dataPath) else {
-      throw ServeError(.request, "metadata and data cannot be on the same device")
+      throw ToolError(.refused, "metadata and data cannot be on the same device")
     }
     metadata = try Self.open(metadataPath)
     data = try Self.open(dataPath)
@@ -43,8 +43,8 @@ struct PoolInspection {
       let found = Recognizer.recognize(metadataPath).flatMap {
         $0 == .zeros ? nil : $0.advice(metadataPath)
       }
-      throw ServeError(
-        .request,
+      throw ToolError(
+        .refused,
         "\(metadataPath) holds no metadata yet"
           + ((Self.exchanged(metadataPath, dataPath, data) ?? found).map { "\n\($0)" }
             ?? ": see 'dmthin pool format'"))
@@ -57,7 +57,7 @@ struct PoolInspection {
         ?? Recognizer.recognize(metadataPath)?.advice(metadataPath)
         ?? "without its superblock a pool cannot be served; see what is left of it with: "
         + "thin_dump --repair \(metadataPath)"
-      throw ServeError(.damaged, "\(metadataPath): \(error)\n\(advice)")
+      throw ToolError(.metadata(error), "\(metadataPath): \(error)\n\(advice)")
     }
     if isForReading, blockCount < knownBlockCount, blockCount > 0 {
       notes.append(
@@ -66,8 +66,8 @@ struct PoolInspection {
       return
     }
     guard blockCount >= knownBlockCount, blockCount > 0 else {
-      throw ServeError(
-        .request,
+      throw ToolError(
+        .refused,
         "\(dataPath) has \(blockCount) blocks of \(blockSectors) sectors, but the pool in "
           + "\(metadataPath) has \(knownBlockCount): that is not its data device, or it has become "
           + "smaller")
@@ -84,11 +84,11 @@ struct PoolInspection {
       + "--data \(metadataPath)"
   }
 
-  private static func open(_ path: String) throws(ServeError) -> FileDevice {
+  private static func open(_ path: String) throws(ToolError) -> FileDevice {
     do throws(BlockIOError) {
       return try FileDevice(path: path, access: .readOnly, exclusive: true)
     } catch {
-      throw ServeError(error.code, "\(error)")
+      throw ToolError(error.code, "\(error)")
     }
   }
 
@@ -101,7 +101,7 @@ struct PoolInspection {
   }
 
   /// Ids of all thin devices, ascending. For reading, those that can be found.
-  mutating func deviceIDs() throws(ServeError) -> [UInt32] {
+  mutating func deviceIDs() throws(ToolError) -> [UInt32] {
     do throws(MetadataError) {
       let view = try MetadataView(metadata, source: .current)
       guard isForReading else {
@@ -117,8 +117,8 @@ struct PoolInspection {
     }
   }
 
-  private static func damaged(_ path: String, _ what: String) -> ServeError {
-    ServeError(
+  private static func damaged(_ path: String, _ what: String) -> ToolError {
+    ToolError(
       .damaged,
       "\(path): \(what)\nlist all damage with: thin_check \(path); what can be read is served with "
         + "--read-only, and saved with: thin_dump --repair \(path)")
@@ -126,7 +126,7 @@ struct PoolInspection {
 
   /// Sectors of a thin device up to the end of its last mapped block: how large it was made is written
   /// nowhere. For reading, up to what is damaged.
-  mutating func mappedSectors(_ id: UInt32) throws(ServeError) -> UInt64 {
+  mutating func mappedSectors(_ id: UInt32) throws(ToolError) -> UInt64 {
     let last: UInt64?
     let fault: PoolError?
     do throws(PoolError) {
@@ -139,8 +139,8 @@ struct PoolInspection {
         ? try pool.highestReadable(UInt64(id)) : (try pool.highestMapped(UInt64(id)), nil)
     } catch {
       if error == .notFound {
-        throw ServeError(
-          .request,
+        throw ToolError(
+          .refused,
           "the pool has no thin device \(id); list what it has with: thin_ls \(metadata.path)")
       }
       throw Self.damaged(metadata.path, "thin device \(id): \(error)")
@@ -151,7 +151,7 @@ struct PoolInspection {
           + "unless its size is given")
     }
     guard let last else {
-      throw ServeError(.request, "thin device \(id) has nothing mapped, and its size is not known")
+      throw ToolError(.refused, "thin device \(id) has nothing mapped, and its size is not known")
     }
     return min(last, DeviceSize.sectorsMax / blockSectors - 1) * blockSectors + blockSectors
   }

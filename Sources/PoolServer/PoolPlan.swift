@@ -3,6 +3,7 @@ import DeviceMapper
 import Glibc
 import PoolManager
 import Targets
+import ThinTools
 
 /// The devices to make so that a pool and its volumes are served, in order.
 struct PoolPlan {
@@ -13,7 +14,7 @@ struct PoolPlan {
 
 extension PoolPlan {
   /// The devices for a pool on two devices or files.
-  init(_ options: ServeOptions, metadata: String, data: String) throws(ServeError) {
+  init(_ options: ServeOptions, metadata: String, data: String) throws(ToolError) {
     var pool = try PoolInspection(
       metadata: metadata, data: data, isForReading: options.isReadOnly)
     if pool.blockCount > pool.knownBlockCount, !options.isReadOnly {
@@ -36,7 +37,7 @@ extension PoolPlan {
     notes = pool.notes + notes
     for volume in wanted {
       guard volume.name != options.name else {
-        throw ServeError(.request, "'\(volume.name)' is the name of the pool itself (see --name)")
+        throw ToolError(.refused, "'\(volume.name)' is the name of the pool itself (see --name)")
       }
       let thin = ThinTarget(
         pool: "/dev/mapper/\(NameMangling.word(options.name))", id: volume.id,
@@ -57,7 +58,7 @@ extension PoolPlan {
   /// The volumes that are asked for, or else one for every device, each with its size.
   private mutating func volumes(
     _ options: ServeOptions, _ pool: inout PoolInspection, _ metadata: String
-  ) throws(ServeError) -> [VolumeSpec] {
+  ) throws(ToolError) -> [VolumeSpec] {
     let isEverything = options.volumes.isEmpty
     let wanted =
       isEverything
@@ -71,12 +72,12 @@ extension PoolPlan {
         let size = volume.sectors.map { "\($0)s" } ?? "SIZE"
         let advice =
           "give --volume \(volume.name)=\(volume.id):\(size):\(origin), or - in place of that"
-        guard isEverything else { throw ServeError(.request, "\(fault)\n  \(advice)") }
+        guard isEverything else { throw ToolError(.refused, "\(fault)\n  \(advice)") }
         notes.append("warning: \(fault); it is not served: \(advice)")
         continue
       }
       if volume.sectors == nil {
-        do throws(ServeError) {
+        do throws(ToolError) {
           volume.sectors = try pool.mappedSectors(volume.id)
         } catch {
           // One of many does not keep the others from being served.
@@ -94,7 +95,7 @@ extension PoolPlan {
   }
 
   /// The devices of a file of concise tables, or of one device to a line.
-  init(tables path: String, isReadOnly: Bool) throws(ServeError) {
+  init(tables path: String, isReadOnly: Bool) throws(ToolError) {
     let text = try Self.contents(path)
     var fault: ConciseTable.FormatError?
     let list = text.split(separator: "\n").filter { !$0.hasPrefix("#") }.joined(separator: ";")
@@ -111,17 +112,17 @@ extension PoolPlan {
       }
     }
     if let fault {
-      throw ServeError(.request, "\(path): \(fault.messages.joined(separator: " "))")
+      throw ToolError(.refused, "\(path): \(fault.messages.joined(separator: " "))")
     }
   }
 
-  private static func contents(_ path: String) throws(ServeError) -> String {
+  private static func contents(_ path: String) throws(ToolError) -> String {
     do throws(BlockIOError) {
       let bytes = try WholeFile.bytes(at: path, upTo: 16 << 20)
       if let text = String(validating: bytes, as: UTF8.self) { return text }
     } catch {
-      guard error.code == EFBIG else { throw ServeError(error.code, error.description) }
+      guard error.code == EFBIG else { throw ToolError(error.code, error.description) }
     }
-    throw ServeError(.request, "\(path) is no file of tables")
+    throw ToolError(.refused, "\(path) is no file of tables")
   }
 }

@@ -6,7 +6,7 @@ import Glibc
 import PoolManager
 import ServerControl
 import Targets
-import ThinTools
+public import ThinTools
 
 /// A pool without the kernel: its devices in this process, its volumes for NBD clients, and commands by
 /// a control socket. Everything is on the thread that calls `run`.
@@ -37,7 +37,7 @@ public final class PoolServer {
 
   /// A server that has not begun yet. `note` is told what the user should know.
   /// - Throws: where the system gives no event loop.
-  public init(_ options: ServeOptions, note: @escaping (String) -> Void) throws(ServeError) {
+  public init(_ options: ServeOptions, note: @escaping (String) -> Void) throws(ToolError) {
     self.options = options
     self.note = note
     do throws(SystemError) {
@@ -45,7 +45,7 @@ public final class PoolServer {
       queue = try IOQueue(loop)
       worker = try BlockingWorker(loop)
     } catch {
-      throw ServeError(.inputOutput, "\(error)")
+      throw ToolError(.unexpected, "\(error)")
     }
     loop.spinNanoseconds = options.spinMicroseconds * 1000
     mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
@@ -84,10 +84,10 @@ public final class PoolServer {
   }
 
   /// Serves until the process is told to end (SIGTERM, SIGINT, SIGHUP), and gives the pool back.
-  /// - Throws: `ServeError`; nothing of the pool is in use then.
-  public func run() throws(ServeError) {
+  /// - Throws: `ToolError`; nothing of the pool is in use then.
+  public func run() throws(ToolError) {
     if let folder = options.tickets, !options.isReadOnly { CleanTickets(folder: folder).clear() }
-    do throws(ServeError) {
+    do throws(ToolError) {
       try makeDevices()
       try openDoors()
     } catch {
@@ -102,7 +102,7 @@ public final class PoolServer {
 
   // MARK: - Beginning
 
-  private func makeDevices() throws(ServeError) {
+  private func makeDevices() throws(ToolError) {
     let plan: PoolPlan
     switch options.source {
     case .devices(let metadata, let data):
@@ -136,7 +136,7 @@ public final class PoolServer {
     }
   }
 
-  private func make(_ device: ConciseTable.Device) throws(ServeError) {
+  private func make(_ device: ConciseTable.Device) throws(ToolError) {
     var creation = DeviceCreation(
       name: device.name, uuid: device.uuid.isEmpty ? nil : device.uuid,
       table: device.table.isEmpty ? nil : device.table)
@@ -148,29 +148,29 @@ public final class PoolServer {
     do throws(DeviceMapperError) {
       try result?.get()
     } catch {
-      let kind: ServeError.Kind =
+      let cause: ToolError.Cause =
         switch error.code {
-        case EBUSY: .busy
+        case EBUSY: .inUse
         case EIO, EILSEQ, ENOTBLK, EUCLEAN: .damaged
-        case ENODEV, ENOENT, EACCES: .missing
-        case ENOSPC, EDQUOT, EFBIG: .inputOutput
-        default: .request
+        case ENODEV, ENOENT, EACCES: .notFound(.input)
+        case ENOSPC, EDQUOT, EFBIG: .unexpected
+        default: .refused
         }
-      throw ServeError(kind, "cannot make '\(device.name)': \(error.reason)")
+      throw ToolError(cause, "cannot make '\(device.name)': \(error.reason)")
     }
   }
 
-  private func openDoors() throws(ServeError) {
+  private func openDoors() throws(ToolError) {
     let passed = try passedListeners()
     let controlPath = options.control ?? options.sockets.first.map { $0 + ".control" }
     guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
-      throw ServeError(.request, "nobody could connect: give --socket or --listen")
+      throw ToolError(.refused, "nobody could connect: give --socket or --listen")
     }
     let descriptors = DescriptorLimit.makeRoom(forConnections: options.limits.connections)
     if descriptors.connections < options.limits.connections {
       guard descriptors.connections > 0 else {
-        throw ServeError(
-          .request,
+        throw ToolError(
+          .refused,
           "the limit of open files leaves no room for a connection: raise it (ulimit -n, LimitNOFILE=)"
         )
       }
@@ -214,21 +214,21 @@ public final class PoolServer {
       place = "signals"
       try watchSignals()
     } catch {
-      let kind: ServeError.Kind =
+      let cause: ToolError.Cause =
         switch error.code {
-        case EADDRINUSE: .busy
-        case EINVAL, EADDRNOTAVAIL, ENAMETOOLONG: .request
-        default: .missing
+        case EADDRINUSE: .inUse
+        case EINVAL, EADDRNOTAVAIL, ENAMETOOLONG: .refused
+        default: .notFound(.input)
         }
-      throw ServeError(kind, "\(place): \(error)")
+      throw ToolError(cause, "\(place): \(error)")
     }
   }
 
-  private func passedListeners() throws(ServeError) -> [Listener] {
+  private func passedListeners() throws(ToolError) -> [Listener] {
     do throws(SystemError) {
       return try Listener.passed()
     } catch {
-      throw ServeError(.request, "LISTEN_FDS: \(error)")
+      throw ToolError(.refused, "LISTEN_FDS: \(error)")
     }
   }
 
@@ -289,7 +289,7 @@ public final class PoolServer {
   }
 
   /// Commits and lets go of everything; returns what went wrong, if something did.
-  private func giveBack() -> ServeError? {
+  private func giveBack() -> ToolError? {
     control?.close()
     metrics?.close()
     if let signals {
@@ -303,16 +303,16 @@ public final class PoolServer {
     }
     guard mapper.all.isEmpty else {
       let names = mapper.all.map(\.name).joined(separator: " ")
-      return ServeError(.busy, "still in use at the end: \(names)")
+      return ToolError(.inUse, "still in use at the end: \(names)")
     }
     guard worker.inFlight == 0, queue.inFlight == 0 else {
-      return ServeError(.inputOutput, "a disk has not answered for ten seconds")
+      return ToolError(.unexpected, "a disk has not answered for ten seconds")
     }
     judge.close()
     worker.close()
     queue.close()
     guard let name = failed.first else { return nil }
-    return ServeError(
+    return ToolError(
       .damaged, "the pool '\(name)' has failed: check its metadata before it is used again")
   }
 

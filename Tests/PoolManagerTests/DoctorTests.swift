@@ -219,7 +219,7 @@ import ThinTools
     let scene = try Scene()
     let manager = scene.manager()
     var error = refusal { _ = try manager.activatePool(scene.activation()) }
-    #expect(error?.kind == .damaged && error?.message.contains("dmthin pool doctor") == true)
+    #expect(error?.isDamage == true && error?.message.contains("dmthin pool doctor") == true)
     try scene.format(dataBlocks: 5000)
     error = refusal { _ = try manager.activatePool(scene.activation()) }
     #expect(error?.message.contains("not its data device") == true)

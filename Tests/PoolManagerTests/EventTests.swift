@@ -90,6 +90,6 @@ import ThinTools
     #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.removed])
     #expect(watch.count == 0)
     #expect(try watch.next(milliseconds: nil).isEmpty)
-    #expect(refusal { _ = try PoolWatch(scene.manager(), ["nothing"]) }?.kind == .input)
+    #expect(refusal { _ = try PoolWatch(scene.manager(), ["nothing"]) }?.cause == .notFound(.input))
   }
 }

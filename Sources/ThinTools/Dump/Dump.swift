@@ -51,7 +51,7 @@ public struct SuperblockOverrides: Equatable, Sendable {
 /// Memory: `LeafSequence`'s and `SharedRuns`', whatever the number of mappings; for a repair,
 /// `TreeForest`'s besides.
 /// - Parameter onLoss: gets a line for everything that a repair could not save.
-/// - Throws: `ToolError`, with `.request` before anything is written when the pool does not have a
+/// - Throws: `ToolError`, with `.refused` before anything is written when the pool does not have a
 ///   device that was asked for, and with `.inputOutput` when the output fails; what was written until
 ///   then is incomplete, which its missing last line shows.
 public func dump(
@@ -95,7 +95,7 @@ private func chosen(_ ids: Set<UInt64>?, of devices: [ThinDevice]) throws(ToolEr
   let missing = list(ids.subtracting(found.map(\.id)).sorted())
   let present = devices.isEmpty ? "it has none" : "it has \(list(devices.map(\.id)))"
   throw ToolError(
-    .request,
+    .refused,
     "the pool has no thin device \(missing); \(present). Nothing was dumped; thin_ls lists all "
       + "thin devices.")
 }
@@ -162,7 +162,7 @@ struct DumpSource {
         try leaves.forEach(root: device.root) { leaf throws(TreeFault) in body(leaf) }
       }
     } catch {
-      throw ToolError(.damaged, "\(error)\nWith --repair, what is usable can be dumped.")
+      throw ToolError(error, advice: "With --repair, what is usable can be dumped.")
     }
   }
 }

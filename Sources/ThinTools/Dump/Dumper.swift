@@ -186,7 +186,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
     do throws(TreeFault) {
       leaf = try order.next(block, bytes, failure: failure)
     } catch {
-      throw ToolError(.damaged, "\(error)")
+      throw ToolError(error)
     }
     // Of ten million mappings: what does not change is in registers.
     let (dataBlockCount, timeMax) = (pool.dataBlockCount, pool.mappingTimeMax)
@@ -198,7 +198,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
         if pool.salvaged != nil { continue }
         let fault = TreeFault.Problem.dataBlockBeyondEnd(
           virtualBlock: key, dataBlock: mapping.dataBlock, blockCount: dataBlockCount)
-        throw ToolError(.damaged, "\(TreeFault(.mappings, block: block, fault))")
+        throw ToolError(TreeFault(.mappings, block: block, fault))
       }
       let time = min(mapping.time, timeMax)
       if joiner.extend(key, mapping.dataBlock, time) { continue }

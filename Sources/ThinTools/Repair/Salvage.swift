@@ -179,7 +179,7 @@ private struct Salvage: ~Copyable {
     var order = GenerationOrder(reader)
     guard block < reader.blockCount, let index = order.index(block) else {
       throw ToolError(
-        .request,
+        .refused,
         "no generation is named by block \(block): it holds no metadata index and no metadata "
           + "snapshot; --generation newest finds the newest")
     }

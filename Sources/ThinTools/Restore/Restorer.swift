@@ -149,17 +149,18 @@ final class Restorer: PoolXmlHandler {
     superblock.dataBlockSectors = options.dataBlockSectors ?? xml.dataBlockSectors
     guard Limits.isDataBlockSize(superblock.dataBlockSectors) else {
       throw ToolError(
-        .damaged,
+        .invalidDump,
         "invalid data block size: expected 128 to 2097152 sectors in multiples of 128, found "
           + "\(superblock.dataBlockSectors)")
     }
     guard xml.version == 1 || xml.version == 2 else {
-      throw ToolError(.damaged, "expected metadata version 1 or 2, found \(xml.version)")
+      throw ToolError(.invalidDump, "expected metadata version 1 or 2, found \(xml.version)")
     }
     dataBlockCount = max(xml.dataBlockCount, options.dataBlockCount ?? 0)
     guard dataBlockCount <= Limits.dataBlocksMax else {
       throw ToolError(
-        .damaged, "expected at most \(Limits.dataBlocksMax) data blocks, found \(dataBlockCount)")
+        .invalidDump,
+        "expected at most \(Limits.dataBlocksMax) data blocks, found \(dataBlockCount)")
     }
     superblock.transactionID = max(xml.transactionID, options.transactionID ?? 0)
     superblock.version = xml.version
@@ -167,7 +168,7 @@ final class Restorer: PoolXmlHandler {
     superblock.time = xml.time
     guard xml.time <= Limits.timeMax else {
       throw ToolError(
-        .damaged, "expected a time of at most \(Limits.timeMax), found \(xml.time)")
+        .invalidDump, "expected a time of at most \(Limits.timeMax), found \(xml.time)")
     }
     timeMax = xml.time
     if let uuid = PoolUUID.parse(xml.uuid) {
@@ -185,7 +186,7 @@ final class Restorer: PoolXmlHandler {
   // MARK: Defs and devices
 
   func beginDef(name: String) throws(ToolError) {
-    guard defIndex[name] == nil else { throw ToolError(.damaged, "second def '\(name)'") }
+    guard defIndex[name] == nil else { throw ToolError(.invalidDump, "second def '\(name)'") }
     defName = name
     begin(isDevice: false)
   }
@@ -205,16 +206,16 @@ final class Restorer: PoolXmlHandler {
   func beginDevice(_ device: PoolXmlDevice) throws(ToolError) {
     guard device.id <= Limits.deviceIDMax else {
       throw ToolError(
-        .damaged, "device id \(device.id) is above the largest, \(Limits.deviceIDMax)")
+        .invalidDump, "device id \(device.id) is above the largest, \(Limits.deviceIDMax)")
     }
     guard knownDevices.insert(UInt32(device.id)).inserted else {
-      throw ToolError(.damaged, "second device with id \(device.id)")
+      throw ToolError(.invalidDump, "second device with id \(device.id)")
     }
     let latest = max(device.creationTime, device.snapshottedTime)
     if latest > superblock.time {
       guard latest <= Limits.timeMax else {
         throw ToolError(
-          .damaged,
+          .invalidDump,
           "device \(device.id) has a time of \(latest), expected at most \(Limits.timeMax)")
       }
       // Later than any mapping is harmless; the pool's own time only has to catch up.
@@ -330,18 +331,18 @@ final class Restorer: PoolXmlHandler {
               + "--nr-data-blocks"
             : "--nr-data-blocks gives it more")
       }
-    return ToolError(.damaged, reason)
+    return ToolError(.invalidDump, reason)
   }
 
   func ref(name: String) throws(ToolError) {
     guard let index = defIndex[name] else {
-      throw ToolError(.damaged, "ref to unknown def '\(name)'")
+      throw ToolError(.invalidDump, "ref to unknown def '\(name)'")
     }
     let def = defs[Int(index)]
     if def.mappingCount > 0 {
       guard def.firstKey >= keyEnd else {
         throw ToolError(
-          .damaged,
+          .invalidDump,
           "keys out of order: def '\(name)' begins with block \(def.firstKey), expected at least "
             + "\(keyEnd)")
       }
@@ -380,7 +381,7 @@ final class Restorer: PoolXmlHandler {
 
   /// Writes everything that remains, the superblock last.
   func finish() throws(ToolError) -> Outcome {
-    guard let engine else { throw ToolError(.damaged, "no superblock") }
+    guard let engine else { throw ToolError(.invalidDump, "no superblock") }
     var needed: UInt64?
     try written { () throws(BlockWriteError) in
       try engine.builder.releaseUnused(
@@ -518,7 +519,7 @@ final class Restorer: PoolXmlHandler {
 
   private func full(needed: UInt64) -> ToolError {
     ToolError(
-      .output,
+      .outOfSpace,
       "out of metadata space: \(output.path) has "
         + "\(min(output.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)) blocks "
         + "of 4096 bytes, more than \(needed - 1) are needed")

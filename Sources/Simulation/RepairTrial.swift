@@ -22,13 +22,15 @@ public struct RepairTrial {
 
   /// How a repair fared.
   public struct Score: Equatable, Sendable {
-    /// Mappings of the pool whose leaf is intact, and which of these are in the result.
+    /// Mappings of the pool whose leaf is intact.
     public var intact = 0
+    /// Those of them that are in the result.
     public var saved = 0
     /// Mappings in the result that are the pool's.
     public var right = 0
-    /// Those that are not, and those of them that the report calls doubtful.
+    /// Those that are not.
     public var wrong = 0
+    /// Those of them that the report calls doubtful.
     public var doubtfulWrong = 0
     /// Mappings that the report calls doubtful.
     public var doubtful = 0

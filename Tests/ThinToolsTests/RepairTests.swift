@@ -79,7 +79,7 @@ import ThinTools
     let error = #expect(throws: ToolError.self) {
       try repair(pool, to: small, options: RepairOptions(), onSize: { said = ($0, $1) })
     }
-    #expect(error?.kind == .output)
+    #expect(error?.cause == .outOfSpace)
     #expect(error?.message.contains("and \(needed) are needed") == true)
     #expect(said.map { $0 == (needed, needed - 1) } == true)
     #expect(small.changedBlocks.isEmpty)
@@ -137,7 +137,7 @@ import ThinTools
     let error = #expect(throws: ToolError.self) {
       try repair(multiLevel, to: full, options: options)
     }
-    #expect(error?.kind == .output)
+    #expect(error?.cause == .precious)
     #expect(try model(full).devices == before.devices)
     var notices: [String] = []
     _ = try repair(

@@ -53,7 +53,7 @@ public func repair(
   } catch {
     // What was seen on the way tells what to give.
     let seen = log.lines.map { "\($0)\n" }.joined()
-    throw ToolError(error.kind, seen + error.message)
+    throw error.saying(seen + error.message)
   }
   var repair = Repair(pool, output ?? device, options, progress)
   try repair.make()
@@ -118,7 +118,7 @@ private struct Repair: ~Copyable {
   func putInPlace(_ onNotice: (String) -> Void) throws(ToolError) {
     guard let scratch else {
       throw ToolError(
-        .output,
+        .outOfSpace,
         "out of metadata space: \(output.path) has \(available) blocks of 4096 bytes, and \(needed) are "
           + "needed (\(needed * UInt64(Limits.blockBytes)) bytes). Nothing was written")
     }
@@ -128,7 +128,7 @@ private struct Repair: ~Copyable {
       let what =
         "\(output.path) holds damaged metadata, of which thin_repair may save something"
       guard !options.keepsOld else {
-        throw ToolError(.output, "\(what); it is kept. Without --keep-old it is overwritten")
+        throw ToolError(.precious, "\(what); it is kept. Without --keep-old it is overwritten")
       }
       onNotice("\(what); it is overwritten now")
     case .sound(let sound):
@@ -137,7 +137,7 @@ private struct Repair: ~Copyable {
         "\(output.path) holds sound metadata; the new one needs \(needed - 1) blocks of 4096 bytes, "
         + "and \(sound.freeCount(below: available)) are free beside it"
       guard !options.keepsOld else {
-        throw ToolError(.output, "\(what). It is kept; without --keep-old it is overwritten")
+        throw ToolError(.precious, "\(what). It is kept; without --keep-old it is overwritten")
       }
       onNotice("\(what). It is given up: its superblock is zeroed now")
     }

@@ -10,6 +10,7 @@ extension Dispatcher {
     case "restore", "thin_restore": RestoreCommand.self
     case "ls", "thin_ls": LsCommand.self
     case "delta", "thin_delta": DeltaCommand.self
+    case "rmap", "thin_rmap": RmapCommand.self
     case "size", "thin_metadata_size": MetadataSizeCommand.self
     case "dm", "dmsetup", "dmthin-dm": DmCommand.self
     case "pool create": PoolCreateCommand.self

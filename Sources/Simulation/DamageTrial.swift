@@ -65,6 +65,12 @@ public struct DamageTrial {
     salvaging.repair = true
     salvaging.overrides.dataBlockSectors = 128
     try? dump(device, to: nowhere.sink, options: salvaging, progress: Progress())
+    var repairing = RepairOptions()
+    repairing.salvage = SalvageOptions()
+    repairing.salvage.overrides.dataBlockSectors = 128
+    repairing.salvage.choice = .newest
+    _ = try? repair(device, to: MemoryDevice(byteCount: Int(device.byteCount)), options: repairing)
+    try? reverseMap(device, RmapOptions(), progress: Progress()) { _ in }
     var listing = LsOptions()
     listing.countsExclusive = true
     listing.findsHighest = true

@@ -78,7 +78,7 @@ public enum Tools {
   /// Every tool's name.
   public static let names = [
     "thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_size", "thin_repair",
-    "thin_restore",
+    "thin_restore", "thin_rmap",
   ]
 
   /// The program of a tool.

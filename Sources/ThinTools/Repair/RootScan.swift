@@ -26,9 +26,6 @@ struct RootScan: ~Copyable {
     /// Whether the blocks that it uses hold all of its leaves of mappings and no other's. Of a pool
     /// that has leaked metadata blocks, no generation may be.
     var isComplete = false
-    /// Whether it is the likeliest to be the latest, rather than one that was taken because later ones are
-    /// not whole.
-    var isLatest = false
     var deviceCount = 0
     /// Mappings of all devices.
     var mapped: UInt64 = 0
@@ -111,7 +108,7 @@ struct RootScan: ~Copyable {
     let kinds = scannedKinds()
     var order = GenerationOrder(reader)
     var first: Roots?
-    for (place, index) in generations.enumerated() {
+    for index in generations {
       let used = order.blocksInUse(index)
       // In the order in which they were made, which is that of their blocks behind the index.
       func age(_ root: UInt64) -> UInt64 {
@@ -137,7 +134,6 @@ struct RootScan: ~Copyable {
         guard evidence.mismatches == 0 else { continue }
         var found = roots(pair, of: indexBlocks.count)
         found.generation = index.block
-        found.isLatest = place == 0
         found.isComplete = isComplete(pair, held.map(\.mappingRoot), used, trees)
         if found.isComplete { return found }
         if first == nil { first = found }

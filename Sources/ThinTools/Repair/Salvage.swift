@@ -219,8 +219,16 @@ private struct Salvage: ~Copyable {
       isLost || roots.generation != nil ? Limits.dataBlocksMax : superblock.dataSpaceMap.blockCount
     var salvager = salvager(found, limit: limit)
     salvager.isDoubtful =
-      roots.mappingRoot != superblock.mappingRoot && !(roots.isLatest && roots.isComplete)
+      roots.mappingRoot != superblock.mappingRoot && !isCertain(roots)
     return finish(salvager, ofOther: true, index: roots.generation, log)
+  }
+
+  /// Whether roots that are not the superblock's are the latest: they are those of the only complete
+  /// generation that nothing followed.
+  private mutating func isCertain(_ roots: RootScan.Roots) -> Bool {
+    guard roots.isComplete, let generation = roots.generation else { return false }
+    let ends = scan.completeEnds()
+    return ends.count == 1 && ends[0].generation == generation
   }
 
   /// Says what is used.

@@ -9,7 +9,8 @@ public struct Dispatcher {
   public static var metadataCommands: [any Command.Type] {
     [
       CheckCommand.self, DumpCommand.self, RepairCommand.self, RestoreCommand.self,
-      LsCommand.self, DeltaCommand.self, RmapCommand.self, MetadataSizeCommand.self,
+      LsCommand.self, DeltaCommand.self, RmapCommand.self, PackCommand.self,
+      UnpackCommand.self, MetadataSizeCommand.self,
     ]
   }
 

@@ -1,4 +1,5 @@
 import BlockIO
+import ThinMetadata
 import ThinTools
 
 /// `thin_rmap`.

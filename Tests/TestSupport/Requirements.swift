@@ -77,7 +77,8 @@ public enum Tools {
 
   /// Every tool's name.
   public static let names = [
-    "thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_size", "thin_repair",
+    "thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_pack",
+    "thin_metadata_size", "thin_metadata_unpack", "thin_repair",
     "thin_restore", "thin_rmap",
   ]
 

@@ -1,6 +1,6 @@
 public import BlockIO
 import PersistentData
-public import ThinFormat
+import ThinFormat
 public import ThinMetadata
 
 /// What `reverseMap` tells.

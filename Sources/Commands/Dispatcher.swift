@@ -8,8 +8,9 @@ public struct Dispatcher {
   /// Commands over metadata, which run without device-mapper.
   public static var metadataCommands: [any Command.Type] {
     [
-      CheckCommand.self, DumpCommand.self, RestoreCommand.self, LsCommand.self,
-      DeltaCommand.self, MetadataSizeCommand.self,
+      CheckCommand.self, DumpCommand.self, RepairCommand.self, RestoreCommand.self,
+      LsCommand.self, DeltaCommand.self, RmapCommand.self, PackCommand.self,
+      UnpackCommand.self, MetadataSizeCommand.self,
     ]
   }
 

@@ -94,7 +94,7 @@ public func restore(
   case .sound(let sound):
     switch try run(.beside(sound)).finish() {
     case .done(let result): return result
-    case .tooFewBeside(let needed):
+    case .tooFew(let needed):
       let blocks = min(output.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
       let what =
         "\(output.path) holds sound metadata; the new one needs \(needed - 1) blocks of 4096 bytes, "
@@ -130,7 +130,7 @@ public func judge(
   ).read()
 }
 
-private func requireRoom(_ output: any BlockDevice) throws(ToolError) {
+func requireRoom(_ output: any BlockDevice) throws(ToolError) {
   guard output.byteCount >= restoreBytesMin else {
     throw ToolError(
       .outOfSpace,

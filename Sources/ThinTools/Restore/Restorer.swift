@@ -15,6 +15,8 @@ final class Restorer: PoolXmlHandler {
     case fromStart
     /// Where the old metadata has nothing.
     case beside(SoundMetadata)
+    /// On another device than the output, from block 1 on.
+    case scratch(ScratchDevice)
 
     var isNowhere: Bool { if case .nowhere = self { true } else { false } }
   }
@@ -49,7 +51,7 @@ final class Restorer: PoolXmlHandler {
     let keyEnd: UInt64
   }
 
-  private struct Device {
+  private struct Device: Equatable {
     let id: UInt32
     let root: UInt64
     let details: DeviceDetails
@@ -58,6 +60,9 @@ final class Restorer: PoolXmlHandler {
   private var defs: [Def] = []
   private var defIndex: [String: Int32] = [:]
   private var devices: [Device] = []
+  /// The superblock of a metadata snapshot that is to be written too.
+  private var held: Superblock?
+  private var heldDevices: [Device] = []
   /// Roots of devices that consist of refs alone, by those refs.
   private var rootOfRefs: [[Int32]: UInt64] = [:]
   /// Refs kept in `rootOfRefs`; more than `keptRefsMax` are not worth their memory.
@@ -92,7 +97,7 @@ final class Restorer: PoolXmlHandler {
     let per = UInt64(Limits.entriesPerBitmap)
     // Superblock, index block, five roots, and the bitmaps of both space maps at least.
     let least = 7 + (dataBlockCount + per - 1) / per + (blockCount + per - 1) / per
-    guard least <= blockCount else { throw full(needed: least) }
+    if case .scratch = place {} else if least > blockCount { throw full(needed: least) }
     superblock.metadataBlockCount = blockCount
     let writer: SequentialBlockWriter
     // Blocks that have a number while it is found out how many are needed.
@@ -103,6 +108,9 @@ final class Restorer: PoolXmlHandler {
     case .beside(let old):
       numberEnd = 2 * blockCount
       writer = Self.writer(beside: old, output, blockCount: blockCount)
+    case .scratch(let device):
+      numberEnd = Limits.metadataBlocksMax
+      writer = SequentialBlockWriter(device, blockCount: numberEnd)
     }
     let metadataCounts = ReferenceCounts(blockCount: numberEnd)
     let dataCounts = ReferenceCounts(blockCount: dataBlockCount)
@@ -240,13 +248,23 @@ final class Restorer: PoolXmlHandler {
       root = try finishRefs(engine)
     }
     engine.metadataCounts.increment(root)
-    totalCount += mappingCount
-    devices.append(
-      Device(
-        id: UInt32(current.id), root: root,
-        details: DeviceDetails(
-          mappedBlocks: mappingCount, transactionID: current.transactionID,
-          creationTime: current.creationTime, snapshottedTime: current.snapshottedTime)))
+    let device = Device(
+      id: UInt32(current.id), root: root,
+      details: DeviceDetails(
+        mappedBlocks: mappingCount, transactionID: current.transactionID,
+        creationTime: current.creationTime, snapshottedTime: current.snapshottedTime))
+    if held != nil {
+      heldDevices.append(device)
+    } else {
+      totalCount += mappingCount
+      devices.append(device)
+    }
+  }
+
+  /// The devices that follow are those of the metadata snapshot, whose superblock this is.
+  func beginSnapshot(_ superblock: Superblock) {
+    held = superblock
+    knownDevices.removeAll()
   }
 
   private func begin(isDevice: Bool) {
@@ -355,8 +373,11 @@ final class Restorer: PoolXmlHandler {
     /// The new metadata is in place.
     case done(RestoreResult)
     /// Nothing was written that matters: so many blocks are needed, the superblock included.
-    case tooFewBeside(needed: UInt64)
+    case tooFew(needed: UInt64)
   }
+
+  /// Blocks of the result, the superblock included, when it is in place.
+  private(set) var blocksUsed: UInt64 = 0
 
   /// Writes everything that remains, the superblock last.
   func finish() throws(ToolError) -> Outcome {
@@ -369,7 +390,8 @@ final class Restorer: PoolXmlHandler {
       needed = try writeMaps(engine)
       if needed == nil { try engine.writer.flush() }
     }
-    if let needed { return .tooFewBeside(needed: needed) }
+    blocksUsed = engine.writer.allocatedCount + 1
+    if let needed { return .tooFew(needed: needed) }
     try writeSuperblock { block in
       superblock.encode(into: block)
       BlockHeader.seal(block, number: 0, kind: .superblock)
@@ -394,9 +416,14 @@ final class Restorer: PoolXmlHandler {
     let maps = SpaceMapWriter(
       writer: engine.writer, metadataCounts: engine.metadataCounts, metadataBlockCount: blockCount)
     superblock.dataSpaceMap = try maps.writeDataMap(engine.dataCounts)
-    if case .beside(let old) = place {
+    switch place {
+    case .nowhere, .fromStart: break
+    case .beside(let old):
       let needed = try engine.writer.allocatedCount + maps.metadataMapBlocks() + 1
       guard needed - 1 <= old.freeCount(below: blockCount) else { return needed }
+    case .scratch:
+      let needed = try engine.writer.allocatedCount + maps.metadataMapBlocks() + 1
+      guard needed <= blockCount else { return needed }
     }
     superblock.metadataSpaceMap = try maps.writeMetadataMap()
     return nil
@@ -419,6 +446,32 @@ final class Restorer: PoolXmlHandler {
 
   private func writeDevices(_ engine: Engine) throws(BlockWriteError) {
     devices.sort { $0.id < $1.id }
+    (superblock.mappingRoot, superblock.detailsRoot) = try writeTrees(of: devices, engine)
+    guard var copy = held else { return }
+    heldDevices.sort { $0.id < $1.id }
+    if heldDevices == devices {
+      // Nothing has changed since: both have the same trees.
+      (copy.mappingRoot, copy.detailsRoot) = (superblock.mappingRoot, superblock.detailsRoot)
+      for device in heldDevices { engine.metadataCounts.decrement(device.root) }
+      for root in [copy.mappingRoot, copy.detailsRoot] { engine.metadataCounts.increment(root) }
+    } else {
+      (copy.mappingRoot, copy.detailsRoot) = try writeTrees(of: heldDevices, engine)
+    }
+    copy.metadataSnapshot = 0
+    copy.dataSpaceMap = SpaceMapRoot()
+    copy.metadataSpaceMap = SpaceMapRoot()
+    copy.metadataBlockCount = superblock.metadataBlockCount
+    superblock.metadataSnapshot = try engine.writer.allocate()
+    engine.metadataCounts.increment(superblock.metadataSnapshot)
+    try engine.writer.write(superblock.metadataSnapshot, kind: .superblock) { block in
+      copy.encode(into: block)
+    }
+  }
+
+  /// Writes both trees of devices, and returns their roots, counted.
+  private func writeTrees(of devices: [Device], _ engine: Engine) throws(BlockWriteError) -> (
+    mapping: UInt64, details: UInt64
+  ) {
     let details = BtreeBuilder(.details, writer: engine.writer, counts: engine.metadataCounts)
     let roots = BtreeBuilder(.devices, writer: engine.writer, counts: engine.metadataCounts)
     for device in devices {
@@ -429,13 +482,14 @@ final class Restorer: PoolXmlHandler {
         buffer.storeBytes(of: device.root.littleEndian, toByteOffset: offset, as: UInt64.self)
       }
     }
-    superblock.detailsRoot = try details.finish()
-    superblock.mappingRoot = try roots.finish()
+    let detailsRoot = try details.finish()
+    return (try roots.finish(), detailsRoot)
   }
 
   /// Writes block 0, zeros except for what `fill` puts there, and waits until it is durable.
   private func writeSuperblock(_ fill: (UnsafeMutableRawBufferPointer) -> Void) throws(ToolError) {
     let block = AlignedBuffer(count: Limits.blockBytes)
+    let output = engine?.writer.device ?? output
     do throws(BlockIOError) {
       // What carries no meaning stays, so that one sector has all that changes: a power cut cannot leave
       // a block of both.

@@ -30,7 +30,10 @@ public struct StartedServer {
     control = "\(folder)/control"
     let log: Int32
     do throws(TrustedFolder.Fault) {
-      log = try TrustedFolder.made(folder).openFile("log", O_RDWR | O_CREAT | O_TRUNC)
+      // A server that is just ending removes its own: this is another file.
+      let folder = try TrustedFolder.made(folder)
+      folder.remove("log")
+      log = try folder.openFile("log", O_RDWR | O_CREAT | O_EXCL)
     } catch {
       throw Failure(description: "cannot start a server: \(error)")
     }
@@ -84,8 +87,8 @@ public struct StartedServer {
     return lines.isEmpty ? "" : ":\n  \(lines)"
   }
 
-  /// Removes what such a server leaves in its folder once it has ended well: the file that it says
-  /// everything to, and the folder itself. For a server that was started otherwise, nothing is done.
+  /// Removes the file that such a server says everything to, once it has ended well. For a server that was
+  /// started otherwise, nothing is done. The folder stays: the next server may be starting in it.
   /// - Parameter control: its control socket.
   public static func removeLog(control: String) {
     guard let slash = control.lastIndex(of: "/") else { return }
@@ -94,7 +97,6 @@ public struct StartedServer {
       let folder = try? TrustedFolder.own(path)
     else { return }
     folder.remove("log")
-    TrustedFolder.remove(path)
   }
 
   /// Ends it again; it is still empty.

@@ -187,9 +187,8 @@ let package = Package(
     tests(
       "CommandsTests",
       [
-        "BlockIO", "CDMThin", "Commands", "PersistentData", "Simulation", "TestSupport",
-        "ThinFormat",
-        "ThinMetadata", "ThinTools",
+        "BlockIO", "CDMThin", "Commands", "DeviceMapper", "PersistentData", "Simulation",
+        "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
       ]),
     tests(
       "PoolServerTests",

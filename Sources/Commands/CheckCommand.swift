@@ -169,13 +169,9 @@ public enum CheckCommand: Command {
     for finding in report.findings {
       try json.beginObject()
       try json.member("severity", finding.severity.rawValue)
+      try json.members(of: finding.fields)
+      if finding.isInMetadataSnapshot { try json.member("metadata_snapshot", true) }
       try json.member("message", finding.message)
-      if let block = finding.block { try json.member("block", block) }
-      if let id = finding.deviceID { try json.member("dev_id", id) }
-      if let range = finding.virtualBlocks {
-        try json.member("virtual_begin", range.lowerBound)
-        try json.member("virtual_end", range.upperBound)
-      }
       try json.endObject()
     }
     try json.endArray()

@@ -81,11 +81,20 @@ struct PoolSites {
       }
       if let control, !controls.contains(control) { controls.append(control) }
       // A server that has ended without warning leaves its socket.
-      let servers = controls.map { server($0) }.filter { site in
-        (try? site.manager.backend.driverVersion()) != nil
-      }
+      let servers = controls.map { server($0) }.filter(answers)
       let hasKernel = console.makeDeviceMapper != nil && Self.kernelHasDeviceMapper
       return try (servers.isEmpty || hasKernel ? [kernel()] : []) + servers
+    }
+  }
+
+  /// Whether a server takes this program's commands; one of another version is told of.
+  private func answers(_ site: PoolSite) -> Bool {
+    do throws(DeviceMapperError) {
+      _ = try site.manager.backend.driverVersion()
+      return true
+    } catch {
+      if error.code == EPROTONOSUPPORT { console.warning(error.reason) }
+      return false
     }
   }
 
@@ -95,6 +104,8 @@ struct PoolSites {
 
   private func server(_ control: String) -> PoolSite {
     let client = UserspaceClient(path: control)
+    let progress = console.makeProgress()
+    client.progress = { progress.show($0, done: $1, total: $2) }
     return PoolSite(
       manager: .make(client, RunFolder(control: control), console),
       server: (client, control))
@@ -139,7 +150,7 @@ struct PoolSites {
     let folder = ServerFolder.usual
     if let common = control ?? folder?.commonControl, access(common, F_OK) == 0 {
       let site = server(common)
-      if (try? site.manager.backend.driverVersion()) != nil { return (site, nil) }
+      if answers(site) { return (site, nil) }
     }
     guard control == nil else {
       throw ToolError(
@@ -157,7 +168,7 @@ struct PoolSites {
     let own = folder.ownFolder(pool: name)
     if access("\(own)/control", F_OK) == 0 {
       let site = server("\(own)/control")
-      if (try? site.manager.backend.driverVersion()) != nil { return (site, nil) }
+      if answers(site) { return (site, nil) }
     }
     do throws(StartedServer.Failure) {
       let started = try StartedServer(program: program, folder: own)

@@ -115,11 +115,11 @@ extension PoolManager {
     var active: [String] = []
     do throws(ToolError) {
       for volume in volumes {
-        var activation = ThinActivation(
-          name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
-          externalOrigin: volume.origin)
-        activation.hasNoOrigin = volume.hasNoOrigin
-        try activate(pool, activation)
+        try activate(
+          pool,
+          ThinActivation(
+            name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
+            origin: volume.origin))
         active.append(volume.name)
       }
     } catch {
@@ -141,17 +141,8 @@ extension PoolManager {
     let metadata = try claim(request.metadata, "metadata")
     try requireDistinct(request)
     let data = try claim(request.data, "data")
-    let superblock = try Self.soundSuperblock(metadata, request)
-    let sectors = data.byteCount / UInt64(Limits.sectorBytes)
-    let present = sectors / UInt64(superblock.dataBlockSectors)
-    let recorded = superblock.dataSpaceMap.blockCount
-    guard present >= recorded else {
-      throw ToolError(
-        .refused,
-        "\(request.data) has \(present) blocks of \(superblock.dataBlockSectors) sectors, but the "
-          + "pool in \(request.metadata) has \(recorded): that is not its data device, or it has "
-          + "become smaller")
-    }
+    let superblock = try PoolInspection.activatable(metadata, request)
+    let present = try PoolInspection.requireFit(superblock, request.metadata, data)
     return (superblock, present)
   }
 
@@ -203,11 +194,10 @@ extension PoolManager {
       try devices.word(request.metadata, backend),
       try devices.word(request.data, backend)
     )
-    let files = (FileIdentity(path: request.metadata), FileIdentity(path: request.data))
-    let overlap = files.0.flatMap { metadata in files.1.map { metadata.overlaps($0) } } ?? false
-    guard words.0 != words.1, !overlap else {
+    guard words.0 != words.1 else {
       throw ToolError(.refused, "metadata and data cannot be on the same device")
     }
+    try PoolInspection.requireDistinct(request.metadata, request.data)
   }
 
   /// Sees to it that the kernel formats the device: its first block has to be zero.
@@ -241,38 +231,5 @@ extension PoolManager {
     } catch {
       throw ToolError(error)
     }
-  }
-
-  /// Looks at superblock and devices, as volume managers do before they activate a pool.
-  private static func soundSuperblock(_ metadata: FileDevice, _ request: PoolActivation)
-    throws(ToolError) -> Superblock
-  {
-    let superblock: Superblock
-    do throws(MetadataError) {
-      superblock = try MetadataView(metadata, source: .current).superblock
-    } catch {
-      throw ToolError(
-        .metadata(error),
-        "\(request.metadata) cannot be activated: \(error)\n  see: dmthin pool doctor "
-          + "\(shellQuoted(request.metadata)) --data \(shellQuoted(request.data))")
-    }
-    guard !request.skipsCheck else { return superblock }
-    if superblock.needsCheck && !request.features.contains(.readOnly) {
-      throw ToolError(
-        .needsCheck,
-        "\(request.metadata) needs a check before it is activated: thin_check --auto-repair "
-          + shellQuoted(request.metadata))
-    }
-    var options = CheckOptions()
-    options.skipMappings = true
-    let report = try check(metadata, options: options, progress: Progress())
-    guard !report.isDamaged else {
-      let first = report.findings.first?.message ?? "it is damaged"
-      throw ToolError(
-        .damaged,
-        "\(request.metadata) cannot be activated: \(first)\n  see all with: thin_check "
-          + shellQuoted(request.metadata))
-    }
-    return superblock
   }
 }

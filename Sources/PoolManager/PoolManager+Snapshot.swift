@@ -33,10 +33,10 @@ extension PoolManager {
       if let activate { try requireFree(activate.name) }
       let thins = try activeThins(pool)
       let active = origins(of: thins)
-      if let wanted = activate, wanted.externalOrigin == nil,
+      if let wanted = activate, wanted.origin.path == nil,
         let origin = volumes.first(where: { $0.new == wanted.id })?.origin
       {
-        activate?.externalOrigin = active[origin]
+        activate?.origin = active[origin].map { .path($0) } ?? wanted.origin
         if active[origin] == nil { try requireNoOrigin(pool, origin) }
       }
       let origins = try devicesToSuspend(thins, volumes)

@@ -10,21 +10,21 @@ public struct ThinActivation: Sendable {
   public var id: UInt64
   /// Sectors of 512 bytes.
   public var sectors: UInt64
-  /// Path of a device that is read where nothing is mapped; nobody may write to it.
-  public var externalOrigin: String?
-  /// Whether it has none, though it had one when it was last activated.
-  public var hasNoOrigin = false
+  /// What is said of its external origin.
+  public var origin: ExternalOrigin
   /// Whether the device refuses writes.
   public var isReadOnly = false
   /// Uuid, if it is to have one.
   public var uuid: String?
 
   /// An activation of `id` as `name`.
-  public init(name: String, id: UInt64, sectors: UInt64, externalOrigin: String? = nil) {
+  public init(
+    name: String, id: UInt64, sectors: UInt64, origin: ExternalOrigin = .unstated
+  ) {
     self.name = name
     self.id = id
     self.sectors = sectors
-    self.externalOrigin = externalOrigin
+    self.origin = origin
   }
 }
 
@@ -129,10 +129,10 @@ extension PoolManager {
 
   func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
     var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
-    if let path = activation.externalOrigin {
-      target.externalOrigin = try devices.word(path, backend)
-    } else if !activation.hasNoOrigin {
-      try requireNoOrigin(pool, activation.id)
+    switch activation.origin {
+    case .path(let path): target.externalOrigin = try devices.word(path, backend)
+    case .unstated: try requireNoOrigin(pool, activation.id)
+    case .none: break
     }
     guard activation.sectors > 0 else {
       throw ToolError(.refused, "a thin device has one sector at least")
@@ -151,7 +151,7 @@ extension PoolManager {
         "activate thin device \(activation.id) of \(pool.name) as \(activation.name)", error,
         hint: error.code == ENODATA ? "no thin device has that id" : nil)
     }
-    recordOrigins(pool) { $0[activation.id] = activation.externalOrigin.map { Self.fullPath($0) } }
+    recordOrigins(pool) { $0[activation.id] = activation.origin.path.map { Self.fullPath($0) } }
   }
 
   // MARK: - External origins
@@ -186,11 +186,15 @@ extension PoolManager {
   /// The origins of active thin devices, by id.
   func origins(of thins: [ActiveThin]) -> OriginRecords.Origins {
     var origins: OriginRecords.Origins = [:]
-    for thin in thins {
-      guard let origin = thin.target.externalOrigin else { continue }
-      origins[thin.id] = DeviceNumber(origin).map { devices.path($0, backend) } ?? origin
-    }
+    for thin in thins { origins[thin.id] = origin(of: thin) }
     return origins
+  }
+
+  /// A path of the external origin of an active thin device; nil where it has none.
+  public func origin(of thin: ActiveThin) -> String? {
+    thin.target.externalOrigin.map { text in
+      DeviceNumber(text).map { devices.path($0, backend) } ?? text
+    }
   }
 
   private static func fullPath(_ path: String) -> String {

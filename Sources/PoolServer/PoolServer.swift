@@ -19,7 +19,11 @@ public final class PoolServer {
   private let mapper: UserspaceDeviceMapper
   private lazy var judge = MetadataJudge(
     loop, care: options.check, tickets: options.tickets.map { CleanTickets(folder: $0) },
-    note: note, goesOn: { [unowned self] in notify("EXTEND_TIMEOUT_USEC=10000000") })
+    note: note,
+    goesOn: { [unowned self] name, done, total in
+      notify("EXTEND_TIMEOUT_USEC=10000000")
+      control?.progress(name, "Checking the metadata of \(name)", done: done, total: total)
+    })
   /// Files that the user has been warned of.
   private var warned: Set<String> = []
   private let volumes: VolumeExports
@@ -57,9 +61,9 @@ public final class PoolServer {
     server = BlockServer(
       loop, exports: volumes.exports, limits: options.limits, security: options.security)
     server.memoryReturned = { [unowned self] in mapper.returnMemory() }
-    mapper.eventHappened = { [unowned self] _ in
+    mapper.eventHappened = { [unowned self] device in
       volumes.changed()
-      control?.eventHappened()
+      control?.happened(.event, device)
     }
     mapper.judgeMetadata = { [unowned self] in judge.judge($0, $1) }
     mapper.poolClosed = { [unowned self] in judge.poolClosed($0) }
@@ -98,6 +102,7 @@ public final class PoolServer {
     if options.untilIdleSeconds != nil { loop.set(idleTimer, after: Self.idleTick) }
     loop.run()
     if let fault = giveBack() { throw fault }
+    if let control = options.control { StartedServer.removeLog(control: control) }
   }
 
   // MARK: - Beginning
@@ -125,8 +130,8 @@ public final class PoolServer {
     guard case .devices(let metadata, _) = options.source, !options.isReadOnly else { return }
     do throws(ToolError) {
       try OriginRecords(metadata: metadata)?.update { origins in
-        for volume in options.volumes where volume.origin != nil || volume.hasNoOrigin {
-          let full = volume.origin.flatMap { realpath($0, nil) }
+        for volume in options.volumes where volume.origin != .unstated {
+          let full = volume.origin.path.flatMap { realpath($0, nil) }
           defer { free(full) }
           origins[UInt64(volume.id)] = full.map { String(cString: $0) }
         }

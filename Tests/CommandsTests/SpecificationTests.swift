@@ -1,4 +1,5 @@
 import BlockIO
+import DeviceMapper
 import Glibc
 import PersistentData
 import Testing
@@ -72,6 +73,24 @@ import ThinTools
     }
     #expect(man.contains("dmthin dm create t0"))
     #expect(!man.contains(roff("dmthin-dm [OPTIONS]")) && !man.contains(roff("dmthin-dm create")))
+  }
+
+  @Test("sizes have one rule: 10G is 10 GiB, and multiples of 1000 are refused")
+  func sizes() {
+    var count = 0
+    for spec in Dispatcher.poolCommands.map({ $0.spec }) {
+      for option in spec.options {
+        guard case .required(let placeholder, .checked(let fault)) = option.value,
+          placeholder.contains("SIZE")
+        else { continue }
+        let prefix = placeholder == "SIZE" ? "" : "v=1:"
+        #expect(fault("\(prefix)10G") == nil, "\(spec.name) --\(option.name)")
+        #expect(fault("\(prefix)10GB") != nil, "\(spec.name) --\(option.name)")
+        #expect(option.help.hasSuffix(DeviceSize.rule), "\(spec.name) --\(option.name)")
+        count += 1
+      }
+    }
+    #expect(count > 3)
   }
 
   @Test("roff takes no character of a text for a command")

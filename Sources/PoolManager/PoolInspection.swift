@@ -4,36 +4,34 @@ import Glibc
 import PersistentData
 import ThinFormat
 import ThinMetadata
-import ThinTools
+public import ThinTools
 
 /// A pool's two devices, looked at before it is served. Both are locked as long as this lives, so that
 /// what it says is so.
-struct PoolInspection {
+public struct PoolInspection {
   private let metadata: FileDevice
   private let data: FileDevice
   private let superblock: Superblock
   /// Sectors in a data block.
-  var blockSectors: UInt64 { UInt64(superblock.dataBlockSectors) }
+  public var blockSectors: UInt64 { UInt64(superblock.dataBlockSectors) }
   /// Whole data blocks that the data device has.
-  var blockCount: UInt64 { data.byteCount / 512 / blockSectors }
+  public var blockCount: UInt64 { data.byteCount / 512 / blockSectors }
   /// Data blocks that the metadata knows of.
-  var knownBlockCount: UInt64 { superblock.dataSpaceMap.blockCount }
+  public var knownBlockCount: UInt64 { superblock.dataSpaceMap.blockCount }
 
   /// Whether the pool is only to be read: then what can be read will do.
   private let isForReading: Bool
   /// What the user should know of what is left out.
-  private(set) var notes: [String] = []
+  public private(set) var notes: [String] = []
 
   /// Opens both, and sees whether they belong together.
   /// - Parameter isForReading: nothing is going to be written. A data device that is too small, and
   ///   damage of what look-ups do not need, are no obstacle then.
-  init(metadata metadataPath: String, data dataPath: String, isForReading: Bool = false)
+  public init(metadata metadataPath: String, data dataPath: String, isForReading: Bool = false)
     throws(ToolError)
   {
     self.isForReading = isForReading
-    guard !Self.areSame(metadataPath, dataPath) else {
-      throw ToolError(.refused, "metadata and data cannot be on the same device")
-    }
+    try Self.requireDistinct(metadataPath, dataPath)
     metadata = try Self.open(metadataPath)
     data = try Self.open(dataPath)
     // The kernel's target would format it there and then.
@@ -65,13 +63,36 @@ struct PoolInspection {
           + "\(knownBlockCount): what lies beyond its end cannot be read")
       return
     }
-    guard blockCount >= knownBlockCount, blockCount > 0 else {
+    try Self.requireFit(superblock, metadataPath, data)
+    guard blockCount > 0 else {
+      throw ToolError(.refused, "\(dataPath) has no room for a block of \(blockSectors) sectors")
+    }
+  }
+
+  /// Refuses metadata and data on the same device or file, or on two that share blocks.
+  static func requireDistinct(_ metadata: String, _ data: String) throws(ToolError) {
+    guard let left = FileIdentity(path: metadata), let right = FileIdentity(path: data),
+      left.overlaps(right)
+    else { return }
+    throw ToolError(.refused, "metadata and data cannot be on the same device")
+  }
+
+  /// Refuses a data device with fewer blocks than the pool in `metadata` knows of.
+  /// - Returns: the whole data blocks that it has.
+  @discardableResult
+  static func requireFit(_ superblock: Superblock, _ metadata: String, _ data: FileDevice)
+    throws(ToolError) -> UInt64
+  {
+    let blockSectors = UInt64(superblock.dataBlockSectors)
+    let present = data.byteCount / UInt64(Limits.sectorBytes) / blockSectors
+    let known = superblock.dataSpaceMap.blockCount
+    guard present >= known else {
       throw ToolError(
         .refused,
-        "\(dataPath) has \(blockCount) blocks of \(blockSectors) sectors, but the pool in "
-          + "\(metadataPath) has \(knownBlockCount): that is not its data device, or it has become "
-          + "smaller")
+        "\(data.path) has \(present) blocks of \(blockSectors) sectors, but the pool in "
+          + "\(metadata) has \(known): that is not its data device, or it has become smaller")
     }
+    return present
   }
 
   /// A sentence for the case that metadata and data were given the wrong way round; nil where they were not.
@@ -88,16 +109,42 @@ struct PoolInspection {
     do throws(BlockIOError) {
       return try FileDevice(path: path, access: .readOnly, exclusive: true)
     } catch {
-      throw ToolError(error.code, "\(error)")
+      throw ToolError(error)
     }
   }
 
-  /// Whether two paths lead to the same device or file.
-  private static func areSame(_ left: String, _ right: String) -> Bool {
-    var (a, b) = (stat(), stat())
-    guard stat(left, &a) == 0, stat(right, &b) == 0 else { return false }
-    let isDevice = a.st_mode & S_IFMT == S_IFBLK && b.st_mode & S_IFMT == S_IFBLK
-    return isDevice ? a.st_rdev == b.st_rdev : a.st_dev == b.st_dev && a.st_ino == b.st_ino
+  /// Looks at superblock and devices of a pool that is about to be activated, as volume managers do.
+  /// - Parameter metadata: its device, open.
+  static func activatable(_ metadata: FileDevice, _ request: PoolActivation) throws(ToolError)
+    -> Superblock
+  {
+    let superblock: Superblock
+    do throws(MetadataError) {
+      superblock = try MetadataView(metadata, source: .current).superblock
+    } catch {
+      throw ToolError(
+        .metadata(error),
+        "\(request.metadata) cannot be activated: \(error)\n  see: dmthin pool doctor "
+          + "\(shellQuoted(request.metadata)) --data \(shellQuoted(request.data))")
+    }
+    guard !request.skipsCheck else { return superblock }
+    if superblock.needsCheck && !request.features.contains(.readOnly) {
+      throw ToolError(
+        .needsCheck,
+        "\(request.metadata) needs a check before it is activated: thin_check --auto-repair "
+          + shellQuoted(request.metadata))
+    }
+    var options = CheckOptions()
+    options.skipMappings = true
+    let report = try check(metadata, options: options, progress: Progress())
+    guard !report.isDamaged else {
+      let first = report.findings.first?.message ?? "it is damaged"
+      throw ToolError(
+        .damaged,
+        "\(request.metadata) cannot be activated: \(first)\n  see all with: thin_check "
+          + shellQuoted(request.metadata))
+    }
+    return superblock
   }
 
   /// Ids of all thin devices, ascending. For reading, those that can be found.

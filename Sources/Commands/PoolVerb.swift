@@ -118,7 +118,7 @@ extension ToolError {
       self.init(.damaged, "\(error); run thin_check to see what is wrong")
     case .metadataFull, .dataFull, .notFound, .exists, .busy, .invalid:
       self.init(.request, "\(error)")
-    case .failed: self.init(.inputOutput, "\(error)")
+    case .failed, .absent: self.init(.inputOutput, "\(error)")
     }
   }
 }

@@ -46,51 +46,71 @@ struct ControlCommand {
       reply((mapper.path(of: number).map { ControlMessage(["ok", $0]) } ?? .none).line)
     case .create, .suspend, .resume: try slowCommand(verb, request, reply)
     case .reload, .clear, .remove, .rename, .setUUID, .message:
-      reply(try quickCommand(verb, request).line)
-      door.volumes.changed()
+      let command = try command(verb, request)
+      door.loop.begin {
+        reply(answer(command).line)
+        door.volumes.changed()
+      }
     }
     return nil
   }
 
-  /// Commands that are done when they return.
-  private func quickCommand(_ verb: ControlVerb, _ request: ControlMessage)
-    throws(ControlMessage.Malformed) -> ControlMessage
-  {
-    do {
+  /// A command that is done when it returns, and may give a text; a disk can have it wait.
+  private typealias Command = () throws(DeviceMapperError) -> String?
+
+  private func answer(_ command: Command) -> ControlMessage {
+    do throws(DeviceMapperError) {
       var answer = ControlMessage(["ok"])
-      if let text = try command(verb, request) { answer.put(text) }
+      if let text = try command() { answer.put(text) }
       return answer
-    } catch let error as DeviceMapperError {
-      return ControlMessage(error)
     } catch {
-      throw ControlMessage.Malformed()
+      return ControlMessage(error)
     }
   }
 
-  private func command(_ verb: ControlVerb, _ request: ControlMessage) throws -> String? {
+  private func command(_ verb: ControlVerb, _ request: ControlMessage)
+    throws(ControlMessage.Malformed) -> Command
+  {
     var request = request
+    let mapper = mapper
+    let device = try request.reference()
     switch verb {
     case .reload:
-      let device = try request.reference()
       let isReadOnly = try request.flag()
-      try mapper.load(device, try request.lines(), readOnly: isReadOnly)
-    case .clear: try mapper.clear(try request.reference())
+      let lines = try request.lines()
+      return { () throws(DeviceMapperError) in
+        try mapper.load(device, lines, readOnly: isReadOnly)
+        return nil
+      }
+    case .clear:
+      return { () throws(DeviceMapperError) in
+        try mapper.clear(device)
+        return nil
+      }
     case .remove:
-      let device = try request.reference()
-      try mapper.remove(device, deferred: try request.flag())
-    case .rename:
-      let device = try request.reference()
-      try mapper.rename(device, to: try request.text())
-    case .setUUID:
-      let device = try request.reference()
-      try mapper.setUUID(device, to: try request.text())
+      let isDeferred = try request.flag()
+      return { () throws(DeviceMapperError) in
+        try mapper.remove(device, deferred: isDeferred)
+        return nil
+      }
+    case .rename, .setUUID:
+      let text = try request.text()
+      return { () throws(DeviceMapperError) in
+        if verb == .rename {
+          try mapper.rename(device, to: text)
+        } else {
+          try mapper.setUUID(device, to: text)
+        }
+        return nil
+      }
     case .message:
-      let device = try request.reference()
       let sector: UInt64 = try request.number()
-      return try mapper.message(device, sector: sector, try request.text())
+      let text = try request.text()
+      return { () throws(DeviceMapperError) in
+        try mapper.message(device, sector: sector, text)
+      }
     default: throw ControlMessage.Malformed()
     }
-    return nil
   }
 
   /// Commands that may wait for I/O.
@@ -163,7 +183,7 @@ struct ControlCommand {
         answer.put(number.minor)
       }
       reply(answer.line)
-    case .status: reply(answer(mapper.status(device, options)).line)
+    case .status: door.loop.begin { reply(answer(door.mapper.status(device, options)).line) }
     default: reply(answer(mapper.table(device, options)).line)
     }
   }
@@ -259,18 +279,21 @@ struct ControlCommand {
 
   private func removeAll(deferred isDeferred: Bool, _ reply: @escaping Reply) {
     let removal = RemovalOfAll(mapper, isDeferred: isDeferred)
-    inSteps {
-      removal.step()
-    } then: {
-      door.volumes.changed()
-      reply(ControlMessage(["ok"]).line)
+    door.loop.begin {
+      inSteps {
+        removal.step()
+      } then: {
+        door.volumes.changed()
+        reply(ControlMessage(["ok"]).line)
+      }
     }
   }
 
   /// Calls `step` until it returns false, and others have their turn in between.
   private func inSteps(_ step: @escaping () -> Bool, then done: @escaping () -> Void) {
     guard step() else { return done() }
-    door.loop.set(LoopTimer { inSteps(step, then: done) }, after: 0)
+    let loop = door.loop
+    loop.set(LoopTimer { loop.begin { inSteps(step, then: done) } }, after: 0)
   }
 
   private func targets() -> ControlMessage {

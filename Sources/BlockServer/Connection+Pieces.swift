@@ -7,12 +7,12 @@ extension Connection {
   /// Hands a request to the destination, or its first piece.
   func submitFirst(_ index: Int, _ export: Export) {
     guard let table else { return }
-    let slot = table.slots[index]
-    let most = Self.pieceBytes(slot, export)
-    if UInt64(slot.length) > most {
-      let end = Self.pieceEnd(slot.offset, slot, most, export)
-      table.slots[index].next = end
-      table.requests[index].byteCount = Int(end - slot.offset)
+    let slot = table.slots + index
+    let most = Self.pieceBytes(slot.pointee.command, slot.pointee.flags, export)
+    if UInt64(slot.pointee.length) > most {
+      let end = Self.pieceEnd(slot.pointee.offset, slot.pointee, most, export)
+      slot.pointee.next = end
+      table.requests[index].byteCount = Int(end - slot.pointee.offset)
     }
     submit(index, export)
   }
@@ -56,11 +56,10 @@ extension Connection {
 
   /// The same of a request that is as the client sent it.
   static func pieceBytes(_ command: UInt16, _ flags: UInt16, _ export: Export) -> UInt64 {
-    let unit = UInt64(export.destination.discardBytes)
     switch command {
-    case Nbd.Command.trim: return max(256 << 20, unit)
+    case Nbd.Command.trim: return max(256 << 20, UInt64(export.destination.discardBytes))
     case Nbd.Command.writeZeroes where flags & Nbd.CommandFlag.noHole == 0:
-      return max(64 << 20, unit)
+      return max(64 << 20, UInt64(export.destination.discardBytes))
     default: return 4 << 20
     }
   }

@@ -130,7 +130,7 @@ extension Connection {
   /// An error, with its message where the client understands one.
   func replyError(_ index: Int, _ refusal: Refusal) {
     guard let table else { return }
-    server.counters.errors += 1
+    server.tally.errors += 1
     table.slots[index].vectors = nil
     table.slots[index].payloadBytes = 0
     if isStructured {

@@ -98,13 +98,12 @@ extension Connection {
   }
 
   private func take(_ header: Header) -> Int {
-    let made = table?.made ?? 0
     guard
-      let slot = table?.take(cookie: header.cookie, command: header.command, flags: header.flags)
+      let (slot, isNew) = table?.take(
+        cookie: header.cookie, command: header.command, flags: header.flags,
+        offset: header.offset, length: header.length)
     else { preconditionFailure("requests come after the handshake") }
-    if let table, table.made > made { fix(SlotTable.bytesPerSlot) }
-    table?.slots[slot].offset = header.offset
-    table?.slots[slot].length = header.length
+    if isNew { fix(SlotTable.bytesPerSlot) }
     return slot
   }
 
@@ -194,19 +193,19 @@ extension Connection {
         skipping = header.length
         return
       }
-      server.counters.writes += 1
-      server.counters.bytesWritten += UInt64(header.length)
+      server.tally.writes += 1
+      server.tally.bytesWritten += UInt64(header.length)
       // Large payloads are best received where they belong: little of them comes with the header.
       receiveLimit = header.length >= 64 << 10 ? BufferPool.bytesMin : Self.receiveBytes
       prepare(slot, .write, header, buffer.bytes)
       payloadSlot = slot
       payloadReceived = 0
     case Nbd.Command.flush:
-      server.counters.flushes += 1
+      server.tally.flushes += 1
       prepare(slot, .flush, header, nil)
       submit(slot, export)
     case Nbd.Command.trim:
-      server.counters.discards += 1
+      server.tally.discards += 1
       prepare(slot, .discard, header, nil)
       charge(slot, bytesOfParts(header))
       makeDurableAfterwards(slot, header)
@@ -262,8 +261,8 @@ extension Connection {
   }
 
   private func read(_ slot: Int, _ header: Header, _ export: Export) {
-    server.counters.reads += 1
-    server.counters.bytesRead += UInt64(header.length)
+    server.tally.reads += 1
+    server.tally.bytesRead += UInt64(header.length)
     spend(header.length >> 18)
     let mayPlan = mayPlan(header)
     if mayPlan, replyHole(slot, export, header.offset, header.length) { return }
@@ -279,7 +278,7 @@ extension Connection {
   private func writeZeroes(
     _ slot: Int, _ header: Header, _ export: Export, isLoaded: Bool = false
   ) {
-    if !isLoaded { server.counters.zeroes += 1 }
+    if !isLoaded { server.tally.zeroes += 1 }
     let mayPunch = header.flags & Nbd.CommandFlag.noHole == 0
     let found = mayPunch ? isZeroHole(export, header.offset, header.length) : false
     guard let isHole = found ?? (isLoaded ? false : nil) else {
@@ -328,17 +327,19 @@ extension Connection {
 
   /// A buffer for a slot. Where there is no memory the slot is answered so, and nil returned.
   func takeBuffer(_ slot: Int, _ count: Int) -> BufferPool.Buffer? {
-    guard let buffer = server.buffers.take(count) else {
+    // A copy: a change through the property is an access that is checked when the program runs.
+    guard let table, let buffer = server.buffers.take(count) else {
       replyError(slot, Refusal(.noMemory, "out of memory"))
       return nil
     }
-    table?.slots[slot].buffer = buffer
+    table.slots[slot].buffer = buffer
     charge(slot, buffer.count)
     return buffer
   }
 
   func charge(_ slot: Int, _ bytes: Int) {
-    table?.slots[slot].charged += bytes
+    guard let table else { return }
+    table.slots[slot].charged += bytes
     server.charge(bytes, used: bytesInUse)
     bytesInUse += bytes
   }

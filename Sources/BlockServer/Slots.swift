@@ -101,9 +101,12 @@ struct SlotTable {
     headers + index * Self.headerBytes
   }
 
-  /// A free slot; there is one.
-  mutating func take(cookie: UInt64, command: UInt16, flags: UInt16) -> Int {
-    if firstFree < 0 { make() }
+  /// A free slot, and whether it was never in use before; there is one.
+  mutating func take(cookie: UInt64, command: UInt16, flags: UInt16, offset: UInt64, length: Int)
+    -> (index: Int, isNew: Bool)
+  {
+    let isNew = firstFree < 0
+    if isNew { make() }
     let index = firstFree
     let slot = slots + index
     firstFree = slot.pointee.nextSlot
@@ -111,13 +114,15 @@ struct SlotTable {
     slot.pointee.cookie = cookie
     slot.pointee.command = command
     slot.pointee.flags = flags
+    slot.pointee.offset = offset
+    slot.pointee.length = length
     slot.pointee.stage = .last
     slot.pointee.next = .max
     slot.pointee.writesZeroes = false
     slot.pointee.headerBytes = 0
     slot.pointee.payloadBytes = 0
     slot.pointee.nextSlot = -1
-    return index
+    return (index, isNew)
   }
 
   /// Gives a slot back, whose buffers have gone.

@@ -180,7 +180,7 @@ struct PoolSites {
     do throws(DeviceMapperError) {
       if try Self.offersPools(backend) { return nil }
       // Drivers from before 4.41 do not load what provides a target when they are asked for it.
-      _ = Self.run("modprobe", "-q", "dm-thin-pool")
+      _ = SystemProgram.output(of: ["modprobe", "-q", "dm-thin-pool"], within: 60_000)
       return try Self.offersPools(backend) ? nil : "the kernel has no thin-pool target"
     } catch {
       guard error.code != EACCES, error.code != EPERM else {
@@ -198,16 +198,5 @@ struct PoolSites {
   {
     if let target = try? backend.target("thin-pool"), target.name == "thin-pool" { return true }
     return try backend.targets().contains { $0.name == "thin-pool" }
-  }
-
-  /// Runs a program and waits for it. Returns whether it was found and ended with 0.
-  private static func run(_ words: String...) -> Bool {
-    var arguments = words.map { strdup($0) } + [nil]
-    defer { arguments.forEach { free($0) } }
-    var process: pid_t = 0
-    guard posix_spawnp(&process, words[0], nil, nil, &arguments, environ) == 0 else { return false }
-    var status: Int32 = 0
-    while waitpid(process, &status, 0) < 0, errno == EINTR {}
-    return status == 0
   }
 }

@@ -97,9 +97,10 @@ public final class RequestPool {
   /// Slabs that are kept for the next requests.
   private static let slabsKept = 16
   private var slabs: [RequestPointer] = []
-  @usableFromInline var free: RequestPointer?
+  private var free: RequestPointer?
   /// Requests in use.
-  public private(set) var inUse = 0
+  public var inUse: Int { taken }
+  private var taken = 0
 
   /// An empty pool.
   public init() {}
@@ -117,7 +118,7 @@ public final class RequestPool {
     if free == nil { grow() }
     guard let request = free else { preconditionFailure("a slab has requests") }
     free = request.pointee.next
-    inUse += 1
+    taken += 1
     request.initialize(
       to: BlockRequest(
         operation: operation, flags: flags, offset: offset, byteCount: byteCount, buffer: buffer,
@@ -129,7 +130,7 @@ public final class RequestPool {
   public func give(_ request: RequestPointer) {
     request.pointee.next = free
     free = request
-    inUse -= 1
+    taken -= 1
   }
 
   /// Bytes of memory.
@@ -137,7 +138,7 @@ public final class RequestPool {
 
   /// Gives memory back where much was taken and nothing is in use. Called from time to time.
   public func trim() {
-    guard inUse == 0, slabs.count > Self.slabsKept else { return }
+    guard taken == 0, slabs.count > Self.slabsKept else { return }
     for slab in slabs { slab.deallocate() }
     slabs = []
     free = nil

@@ -1,5 +1,4 @@
 import BlockIO
-import CDMThin
 import Glibc
 
 /// What lvm2 has written down about a pool.
@@ -41,43 +40,21 @@ public enum LVMRecords {
     return volume(ofDevice: name).flatMap { transactionID($0) }
   }
 
-  /// The transaction id that lvm2 expects of `volume`; nil where lvm2 is not there or knows no such
-  /// pool.
+  /// How long lvm2 may take, in milliseconds. It waits without end for a suspended device that it scans.
+  private static let patience = 10_000
+
+  /// The transaction id that lvm2 expects of `volume`; nil where lvm2 is not there, knows no such pool, or
+  /// does not answer within ten seconds.
   static func transactionID(_ volume: String) -> UInt64? {
     // Such a name may come from anybody who may name devices.
     guard !volume.hasPrefix("-") else { return nil }
     for folder in ["/usr/sbin", "/sbin", "/usr/local/sbin"] where access("\(folder)/lvs", X_OK) == 0
     {
-      let output = run([
-        "\(folder)/lvs", "--readonly", "--noheadings", "-o", "transaction_id", volume,
-      ])
+      let output = SystemProgram.output(
+        of: ["\(folder)/lvs", "--readonly", "--noheadings", "-o", "transaction_id", volume],
+        within: patience)
       return output.flatMap { UInt64($0.filter { !$0.isWhitespace }) }
     }
     return nil
-  }
-
-  /// What a program prints, up to 4 KiB; nil where it cannot be started or fails.
-  private static func run(_ arguments: [String]) -> String? {
-    var ends: [Int32] = [0, 0]
-    guard dmthin_pipe(&ends) == 0 else { return nil }
-    var actions = posix_spawn_file_actions_t()
-    posix_spawn_file_actions_init(&actions)
-    defer { posix_spawn_file_actions_destroy(&actions) }
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-    posix_spawn_file_actions_adddup2(&actions, ends[1], 1)
-    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
-    _ = dmthin_spawn_close_from(&actions, 3)
-    var words = arguments.map { strdup($0) } + [nil]
-    defer { for word in words { free(word) } }
-    var child: pid_t = 0
-    let code = posix_spawn(&child, arguments[0], &actions, nil, &words, environ)
-    close(ends[1])
-    let bytes = code == 0 ? try? WholeFile.bytes(of: ends[0], path: arguments[0], upTo: 4096) : nil
-    // Before the child is waited for, which may have more to say.
-    close(ends[0])
-    guard code == 0 else { return nil }
-    var status: Int32 = 0
-    while waitpid(child, &status, 0) < 0 && errno == EINTR {}
-    return status == 0 ? bytes.map { String(decoding: $0, as: UTF8.self) } : nil
   }
 }

@@ -8,6 +8,9 @@ final class LiveTable {
   /// The only driver, where there is but one.
   let single: TargetDriver?
   let takesDiscards: Bool
+  /// The largest of the drivers' in bytes, as they were when the table was made: asked at every request.
+  let logicalBlockBytes: Int
+  let discardBytes: Int
   /// Devices of this device-mapper that it has open once more than it counts for: a table counts as one
   /// user of a device, however often its lines name it.
   private let repeated: [MappedDevice]
@@ -18,6 +21,8 @@ final class LiveTable {
     byteCount = drivers.last?.endByte ?? 0
     single = drivers.count == 1 ? drivers.first : nil
     takesDiscards = drivers.allSatisfy { $0.takesDiscards }
+    logicalBlockBytes = drivers.map(\.logicalBlockBytes).max() ?? 512
+    discardBytes = drivers.map(\.discardBytes).max() ?? 0
     var seen: Set<DeviceNumber> = []
     repeated = drivers.flatMap(\.opened).compactMap { device in
       guard let mapped = device.mapped, !seen.insert(device.number).inserted else { return nil }

@@ -65,11 +65,9 @@ public final class MappedDevice: BlockDestination {
   // MARK: - As a destination
 
   public override var byteCount: UInt64 { live?.byteCount ?? 0 }
-  public override var logicalBlockBytes: Int {
-    live?.drivers.map(\.logicalBlockBytes).max() ?? 512
-  }
+  public override var logicalBlockBytes: Int { live?.logicalBlockBytes ?? 512 }
   public override var optimalBytes: Int { live?.drivers.map(\.optimalBytes).max() ?? 0 }
-  public override var discardBytes: Int { live?.drivers.map(\.discardBytes).max() ?? 0 }
+  public override var discardBytes: Int { live?.discardBytes ?? 0 }
   public override var discardMaxBytes: UInt64 {
     live?.drivers.map(\.discardMaxBytes).min() ?? .max
   }

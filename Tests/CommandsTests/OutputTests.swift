@@ -201,7 +201,7 @@ struct OutputTests {
     "Commands/OutputChecks.swift": "/dev/null in place of an error output that is an input",
     "KernelDeviceMapper/KernelDeviceMapper+KernelOnly.swift": "for reading",
     "KernelDeviceMapper/KernelDeviceMapper+Lists.swift": "/dev/mapper/control",
-    "PoolManager/LVMRecords.swift": "/dev/null as a child's error output",
+    "PoolManager/SystemProgram.swift": "/dev/null as a child's error output",
     "PoolManager/PoolManager+Create.swift": "claims a device as OpenFile does",
     "PoolManager/RunFolder.swift": "locks, by TrustedFolder",
     "ServerControl/ServerStart.swift": "what a started server says, by TrustedFolder",

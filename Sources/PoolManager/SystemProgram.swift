@@ -1,0 +1,83 @@
+import CDMThin
+import Glibc
+
+/// A program of the system, like lvs or modprobe, that is asked for something.
+///
+/// It may wait for a device that is suspended, and that can be just why it is asked: so it gets a time limit.
+public enum SystemProgram {
+  /// Bytes of output that are kept.
+  private static let outputMax = 4096
+
+  /// Runs a program and waits for its end.
+  /// - Parameters:
+  ///   - arguments: its absolute path, or a name to look for in PATH, and what it is to be given.
+  ///   - milliseconds: how long it may take; then it is killed.
+  /// - Returns: the first 4 KiB of its standard output; nil where it cannot be started, does not end with
+  ///   status 0, or takes too long.
+  public static func output(of arguments: [String], within milliseconds: Int) -> String? {
+    let deadline = now() + milliseconds
+    var ends: [Int32] = [0, 0]
+    guard dmthin_pipe(&ends) == 0 else { return nil }
+    defer { close(ends[0]) }
+    let child = start(arguments, output: ends[1])
+    close(ends[1])
+    guard let child else { return nil }
+    let bytes = read(ends[0], until: deadline)
+    guard bytes != nil, let status = status(of: child, until: deadline) else {
+      kill(child, SIGKILL)
+      // One that the kernel holds ends later. Init takes care of it once this program has ended.
+      _ = Self.status(of: child, until: now() + 500)
+      return nil
+    }
+    return status == 0 ? bytes.map { String(decoding: $0, as: UTF8.self) } : nil
+  }
+
+  /// The monotonic clock, in milliseconds.
+  private static func now() -> Int {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+  }
+
+  private static func start(_ arguments: [String], output: Int32) -> pid_t? {
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+    posix_spawn_file_actions_adddup2(&actions, output, 1)
+    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
+    _ = dmthin_spawn_close_from(&actions, 3)
+    var words = arguments.map { strdup($0) } + [nil]
+    defer { for word in words { free(word) } }
+    var child: pid_t = 0
+    let code = posix_spawnp(&child, arguments[0], &actions, nil, &words, environ)
+    return code == 0 ? child : nil
+  }
+
+  /// What comes until the other end is closed; nil where that takes too long. What is beyond `outputMax` is
+  /// read, so that the program does not wait, and dropped.
+  private static func read(_ descriptor: Int32, until deadline: Int) -> [UInt8]? {
+    var bytes: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 1024)
+    while true {
+      let left = deadline - now()
+      guard left > 0 else { return nil }
+      var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+      guard poll(&entry, 1, Int32(clamping: left)) > 0 else { continue }
+      let count = Glibc.read(descriptor, &chunk, chunk.count)
+      if count < 0 && errno == EINTR { continue }
+      guard count > 0 else { return bytes }
+      bytes += chunk[..<min(count, outputMax - bytes.count)]
+    }
+  }
+
+  /// The status of a child that ends in time; nil for one that does not.
+  private static func status(of child: pid_t, until deadline: Int) -> Int32? {
+    var status: Int32 = 0
+    while waitpid(child, &status, WNOHANG) != child {
+      guard now() < deadline else { return nil }
+      usleep(2000)
+    }
+    return status
+  }
+}

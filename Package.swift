@@ -31,6 +31,7 @@ let package = Package(
   targets: [
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
+    .systemLibrary(name: "Czlib", providers: [.apt(["zlib1g-dev"])]),
     .systemLibrary(name: "Cgetopt"),
     .target(name: "Cgnutls"),
     .systemLibrary(name: "Cdevmapper", providers: [.apt(["libdevmapper-dev"])]),
@@ -44,7 +45,9 @@ let package = Package(
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library(
       "ThinTools",
-      ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat"]),
+      [
+        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat", "Czlib",
+      ]),
     library("DeviceMapper", []),
     library("KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
     library(
@@ -107,6 +110,10 @@ let package = Package(
     .executableTarget(
       name: "damage-trials", dependencies: ["CDMThin", "Simulation"],
       path: "contrib/fuzz/DamageTrials",
+      swiftSettings: settings),
+    .executableTarget(
+      name: "repair-trials", dependencies: ["BlockIO", "CDMThin", "Simulation", "ThinTools"],
+      path: "contrib/fuzz/RepairTrials",
       swiftSettings: settings),
     .executableTarget(
       name: "model-trials", dependencies: ["CDMThin", "Simulation"],
@@ -180,8 +187,8 @@ let package = Package(
     tests(
       "CommandsTests",
       [
-        "BlockIO", "CDMThin", "Commands", "Simulation", "TestSupport", "ThinFormat", "ThinMetadata",
-        "ThinTools",
+        "BlockIO", "CDMThin", "Commands", "DeviceMapper", "PersistentData", "Simulation",
+        "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
       ]),
     tests(
       "PoolServerTests",

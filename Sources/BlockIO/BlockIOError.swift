@@ -47,6 +47,11 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
     self.code = code
   }
 
+  /// Whether another program uses what was to be opened.
+  public var isInUse: Bool { code == EBUSY }
+  /// Whether it was written to a pipe whose reader has gone away.
+  public var isReaderGone: Bool { operation == .write && code == EPIPE }
+
   /// What is known of the reason, or else the system's words for `code`.
   public var reason: String {
     if let detail { return detail }

@@ -65,6 +65,24 @@ public final class TextOutput {
     if case .through(let descriptor) = way { close(descriptor) }
   }
 
+  /// Whether it is a regular file that is written aside, so that `write(_:at:)` may be used.
+  public var isAside: Bool {
+    if case .aside = way { true } else { false }
+  }
+
+  /// Gives a file that is written aside its size, of zeros: for contents that do not come front to back.
+  public func setSize(_ byteCount: UInt64) throws(BlockIOError) {
+    guard case .aside(let replacement) = way,
+      ftruncate(replacement.descriptor, off_t(clamping: byteCount)) == 0
+    else { throw BlockIOError(.write, path: sink.path, code: errno) }
+  }
+
+  /// Writes a piece of such a file.
+  public func write(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
+    guard case .aside(let replacement) = way else { return }
+    try OpenFile(adopting: replacement.descriptor, path: sink.path).write(bytes, at: offset)
+  }
+
   /// Ends the text: hands it to the system, and puts a regular file in its place, durably.
   /// - Throws: `BlockIOError`; a regular file is what it was.
   public func commit() throws(BlockIOError) {
@@ -92,7 +110,7 @@ public final class TextOutput {
     case S_IFBLK:
       guard rules.mayBeDevice else {
         throw OutputError(
-          .refused,
+          .precious,
           "\(path) is a block device: its content would be overwritten with text. If that is wanted, "
             + "give --onto-device")
       }
@@ -117,7 +135,7 @@ public final class TextOutput {
     if let what = rules.isPrecious?(firstBytes(place.path)) {
       release(old)
       throw OutputError(
-        .refused,
+        .precious,
         "\(path) is \(what), and not replaced by text: name another output, or remove it first")
     }
     do throws(BlockIOError) {

@@ -87,10 +87,18 @@ public final class TrustedFolder {
     return folder
   }
 
-  /// The same; it is made where it is missing, and so are the folders on the way to it.
+  /// The same; it is made where it is missing, and so are the folders on the way to it. Others must not be
+  /// able to put another folder in its place either: the one that it is in is no one's where they may rename.
   public static func made(_ path: String) throws(Fault) -> TrustedFolder {
     do throws(Fault) {
-      return try own(path, makes: true)
+      let folder = try own(path, makes: true)
+      guard try !parent(of: path).folder.letsOthersReplace else {
+        throw Fault(
+          EPERM,
+          "others could put another folder in place of \(path), so it is not used: choose a place where "
+            + "only this user may write")
+      }
+      return folder
     } catch {
       guard error.code == ENOENT, let slash = path.lastIndex(of: "/"), slash > path.startIndex
       else { throw error }

@@ -67,7 +67,7 @@ public enum CheckCommand: Command {
       try console.line("METADATA_FREE_BLOCKS=\(report.metadataFreeBlocks)")
       try console.output.flush()
     } catch {
-      guard ToolError(error).kind == .closedPipe else { throw error }
+      guard error.isReaderGone else { throw error }
     }
   }
 
@@ -79,7 +79,9 @@ public enum CheckCommand: Command {
     do throws(OutputError) {
       return try MetadataOutput.open(request.input)
     } catch {
-      throw ToolError(error, failed: .input)
+      // What is mended is what is checked: that it cannot be opened is said of the input.
+      if case .failed = error.reason { throw ToolError(.unsuitable(.input), error.message) }
+      throw ToolError(error)
     }
   }
 
@@ -167,13 +169,9 @@ public enum CheckCommand: Command {
     for finding in report.findings {
       try json.beginObject()
       try json.member("severity", finding.severity.rawValue)
+      try json.members(of: finding.fields)
+      if finding.isInMetadataSnapshot { try json.member("metadata_snapshot", true) }
       try json.member("message", finding.message)
-      if let block = finding.block { try json.member("block", block) }
-      if let id = finding.deviceID { try json.member("dev_id", id) }
-      if let range = finding.virtualBlocks {
-        try json.member("virtual_begin", range.lowerBound)
-        try json.member("virtual_end", range.upperBound)
-      }
       try json.endObject()
     }
     try json.endArray()

@@ -78,9 +78,9 @@ public final class Console {
   public func status(for error: any Error) -> ExitStatus {
     switch error {
     case let error as ToolError:
-      if error.kind == .closedPipe { return ExitStatus(error.kind) }
+      if case .system(let error) = error.cause, error.isReaderGone { return ExitStatus(error) }
       self.error(error.message)
-      return ExitStatus(error.kind)
+      return ExitStatus(error)
     case let error as BlockIOError:
       return status(for: ToolError(error))
     default:

@@ -6,9 +6,13 @@ extension Dispatcher {
     switch name {
     case "check", "thin_check": CheckCommand.self
     case "dump", "thin_dump": DumpCommand.self
+    case "repair", "thin_repair": RepairCommand.self
     case "restore", "thin_restore": RestoreCommand.self
     case "ls", "thin_ls": LsCommand.self
     case "delta", "thin_delta": DeltaCommand.self
+    case "rmap", "thin_rmap": RmapCommand.self
+    case "pack", "thin_metadata_pack": PackCommand.self
+    case "unpack", "thin_metadata_unpack": UnpackCommand.self
     case "size", "thin_metadata_size": MetadataSizeCommand.self
     case "dm", "dmsetup", "dmthin-dm": DmCommand.self
     case "pool create": PoolCreateCommand.self

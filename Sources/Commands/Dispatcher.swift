@@ -8,8 +8,9 @@ public struct Dispatcher {
   /// Commands over metadata, which run without device-mapper.
   public static var metadataCommands: [any Command.Type] {
     [
-      CheckCommand.self, DumpCommand.self, RestoreCommand.self, LsCommand.self,
-      DeltaCommand.self, MetadataSizeCommand.self,
+      CheckCommand.self, DumpCommand.self, RepairCommand.self, RestoreCommand.self,
+      LsCommand.self, DeltaCommand.self, RmapCommand.self, PackCommand.self,
+      UnpackCommand.self, MetadataSizeCommand.self,
     ]
   }
 
@@ -105,7 +106,14 @@ public struct Dispatcher {
       switch try command.spec.parse(arguments) {
       case .help: try console.output.write(command.spec.helpText(program: program))
       case .version: try console.output.write(Version.text + "\n")
-      case .run(let parsed): return console.finish(try command.run(parsed, console: console))
+      case .run(let parsed):
+        do {
+          return console.finish(try command.run(parsed, console: console))
+        } catch let error where !(error is UsageError) {
+          let hasJSON = command.spec.options.contains { $0.name == "json" }
+          if hasJSON, parsed.has("json") { console.writeJSON(error) }
+          throw error
+        }
       }
       return console.finish(ExitStatus.ok.rawValue)
     } catch let error as UsageError {

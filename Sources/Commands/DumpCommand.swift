@@ -40,19 +40,6 @@ public struct DumpRequest: Equatable, Sendable {
   }
 }
 
-extension Generation {
-  /// What `--generation` is given.
-  init?(_ text: String) {
-    switch text {
-    case "superblock": self = .superblock
-    case "newest": self = .newest
-    default:
-      guard let block = UInt64(text) else { return nil }
-      self = .block(block)
-    }
-  }
-}
-
 /// `thin_dump`.
 public enum DumpCommand: Command {
   /// Dumps to the request's output, or to `console.output`. Returns the exit status.
@@ -80,7 +67,7 @@ public enum DumpCommand: Command {
   private static func output(_ request: DumpRequest) throws(ToolError) -> TextOutput? {
     guard let path = request.output else {
       guard dmthin_was_closed(1) == 0 else {
-        throw ToolError(.output, "the standard output is closed: name a file with -o")
+        throw ToolError(.notFound(.output), "the standard output is closed: name a file with -o")
       }
       return nil
     }
@@ -158,18 +145,12 @@ public enum DumpCommand: Command {
       "repair", short: "r",
       help: "Salvage damaged metadata: find the trees by reading every block.",
       conflicts: ["metadata-snap"]),
-    OptionSpec(
-      "generation",
-      value: .required(
-        placeholder: "GENERATION",
-        .checked {
-          Generation($0) == nil ? "expected superblock, newest, or a number of a block" : nil
-        }),
-      help: """
-        With --repair: salvage the superblock's generation, the newest that is whole, or the one whose \
-        metadata index or metadata snapshot is at this block, as messages name it. Default: the \
-        superblock's, unless a whole one is newer for certain.
-        """, conflicts: ["metadata-snap"]),
+    .generation(
+      """
+      With --repair: salvage the superblock's generation, the newest that is whole, or the one whose \
+      metadata index or metadata snapshot is at this block, as messages name it. Default: the \
+      superblock's, unless a whole one is newer for certain.
+      """, conflicts: ["metadata-snap"]),
     .metadataSnapshot("Dump the pool's metadata snapshot; works while the pool is active."),
     OptionSpec("skip-mappings", help: "Leave out the mappings."),
     OptionSpec(

@@ -1,3 +1,6 @@
+public import BlockIO
+import Glibc
+import PersistentData
 public import ThinTools
 
 /// Exit statuses of every command. Status 2 is kept for command lines that make no sense: lvm2
@@ -13,15 +16,48 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
   case inputOutput = 74
   case busy = 75
 
-  /// The status for a tool's error.
-  public init(_ kind: ToolError.Kind) {
+  /// The status that a program ends with after `error`.
+  public init(_ error: ToolError) {
     self =
-      switch kind {
-      case .damaged, .request, .closedPipe: .damaged
-      case .input: .input
-      case .output: .output
-      case .inputOutput: .inputOutput
-      case .busy: .busy
+      switch error.cause {
+      case .system(let error): ExitStatus(error)
+      case .output(let error):
+        switch error.reason {
+        case .inUse: .busy
+        case .precious, .failed: .output
+        }
+      case .pool(.io(let error)): ExitStatus(error)
+      case .pool(.failed): .inputOutput
+      case .metadata, .tree, .block, .pool, .damaged, .needsCheck, .invalidDump, .refused: .damaged
+      case .command(let code): ExitStatus(commandCode: code)
+      case .notFound(.input), .unsuitable(.input): .input
+      case .notFound(.output), .unsuitable(.output), .outOfSpace, .precious: .output
+      case .inUse: .busy
+      case .unexpected: .inputOutput
+      }
+  }
+
+  /// The status after a system call that failed. A reader of the result that has gone away did not get it
+  /// whole, as with damage.
+  public init(_ error: BlockIOError) {
+    self =
+      switch error.operation {
+      case .open where error.isInUse: .busy
+      case .write where error.isReaderGone: .damaged
+      case .open, .size: .input
+      case .create, .replace, .keep: .output
+      case .read, .write, .flush, .allocate, .reserve, .use: .inputOutput
+      }
+  }
+
+  /// The status after a command of the device-mapper that failed with an error number.
+  private init(commandCode code: Int32) {
+    self =
+      switch code {
+      case EBUSY: .busy
+      case ENXIO, ENODEV, ENOENT: .input
+      case EUCLEAN, EINVAL, EEXIST, ENODATA, EOPNOTSUPP, EILSEQ, ENOTBLK, EPERM, ENOSPC: .damaged
+      default: .inputOutput
       }
   }
 

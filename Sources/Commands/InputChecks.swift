@@ -12,11 +12,12 @@ public enum InputChecks {
     var info = stat()
     guard stat(path, &info) == 0 else {
       let code = errno
-      if code == ENOENT { throw ToolError(.input, "Couldn't find input file '\(path)'") }
-      throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(code)))")
+      if code == ENOENT { throw ToolError(.notFound(.input), "Couldn't find input file '\(path)'") }
+      throw ToolError(
+        .unsuitable(.input), "cannot open '\(path)': \(String(cString: strerror(code)))")
     }
     guard isFileOrDevice(info) else {
-      throw ToolError(.input, "Not a block device or regular file '\(path)'.")
+      throw ToolError(.unsuitable(.input), "Not a block device or regular file '\(path)'.")
     }
     try requireOtherThanStandardOutput(path)
   }
@@ -29,19 +30,20 @@ public enum InputChecks {
     switch Recognizer.recognizeStart(path) {
     case .xml:
       throw ToolError(
-        .input,
+        .unsuitable(.input),
         "This looks like XML.  This tool only supports the binary metadata format."
           + " (thin_restore reads XML.)")
     case .textDump:
       throw ToolError(
-        .input, "'\(path)' is no metadata.\n\(Recognition.textDump.advice(path) ?? "")")
+        .unsuitable(.input), "'\(path)' is no metadata.\n\(Recognition.textDump.advice(path) ?? "")"
+      )
     default: break
     }
     guard isTooSmall else { return }
     let message = "Metadata device/file too small.  Is this binary metadata?"
     switch Recognizer.recognize(path) {
-    case nil, .zeros, .unknown: throw ToolError(.input, message)
-    case let found?: throw ToolError(.input, "\(message)\n\(found.advice(path) ?? "")")
+    case nil, .zeros, .unknown: throw ToolError(.unsuitable(.input), message)
+    case let found?: throw ToolError(.unsuitable(.input), "\(message)\n\(found.advice(path) ?? "")")
     }
   }
 
@@ -52,12 +54,13 @@ public enum InputChecks {
     case nil, .xml, .unknown, .zeros: return
     case .metadata, .damagedMetadata(soundBlocks: 1..., start: _):
       throw ToolError(
-        .input,
+        .unsuitable(.input),
         "'\(path)' is the metadata of a thin pool, and a restore reads a dump of such; are -i and -o "
           + "swapped?\n  next: thin_dump -o pool.xml \(shellQuoted(path))")
     case let found?:
       throw ToolError(
-        .input, "'\(path)' is no dump in XML, as thin_dump writes it.\n\(found.advice(path) ?? "")")
+        .unsuitable(.input),
+        "'\(path)' is no dump in XML, as thin_dump writes it.\n\(found.advice(path) ?? "")")
     }
   }
 
@@ -68,19 +71,21 @@ public enum InputChecks {
       let code = errno
       if code == ENOENT {
         throw ToolError(
-          .output,
+          .notFound(.output),
           "Couldn't find output file '\(path)' (create it first: its size is the metadata's)")
       }
-      throw ToolError(.output, "cannot open '\(path)': \(String(cString: strerror(code)))")
+      throw ToolError(
+        .unsuitable(.output), "cannot open '\(path)': \(String(cString: strerror(code)))")
     }
     guard isFileOrDevice(info) else {
-      throw ToolError(.output, "Not a block device or regular file '\(path)'.")
+      throw ToolError(.unsuitable(.output), "Not a block device or regular file '\(path)'.")
     }
     try requireOtherThanStandardOutput(path)
     let bytes = try byteCount(path, .output)
     if bytes < outputBytesMin {
       throw ToolError(
-        .output, "Output file too small. (\(bytes) bytes; at least \(outputBytesMin) are needed)")
+        .outOfSpace,
+        "Output file too small. (\(bytes) bytes; at least \(outputBytesMin) are needed)")
     }
   }
 
@@ -89,9 +94,9 @@ public enum InputChecks {
   static func explaining<Result>(_ path: String, _ body: () throws -> Result) throws -> Result {
     do {
       return try body()
-    } catch let error as ToolError where error.kind == .damaged {
+    } catch let error as ToolError where error.isDamage {
       let advice = Recognizer.recognize(path)?.advice(path)
-      throw advice.map { ToolError(.damaged, "\(error.message)\n\($0)") } ?? error
+      throw advice.map { error.saying("\(error.message)\n\($0)") } ?? error
     }
   }
 
@@ -100,7 +105,7 @@ public enum InputChecks {
     return type == S_IFREG || type == S_IFBLK
   }
 
-  private static func byteCount(_ path: String, _ kind: ToolError.Kind) throws(ToolError)
+  private static func byteCount(_ path: String, _ side: ToolError.Side) throws(ToolError)
     -> UInt64
   {
     let fd = open(path, O_RDONLY | O_CLOEXEC)
@@ -109,7 +114,8 @@ public enum InputChecks {
     }
     let end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END)
     guard end >= 0 else {
-      throw ToolError(kind, "cannot open '\(path)': \(String(cString: strerror(errno)))")
+      throw ToolError(
+        .unsuitable(side), "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
     return UInt64(end)
   }

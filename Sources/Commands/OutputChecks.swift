@@ -17,7 +17,7 @@ extension InputChecks {
         close(null)
       }
       throw ToolError(
-        .output,
+        .precious,
         "\(path) is the standard \(descriptor == 1 ? "output" : "error") as well: what is said there "
           + "would overwrite it")
     }

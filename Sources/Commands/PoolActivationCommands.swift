@@ -169,8 +169,8 @@ enum PoolActivateThinCommand: Command {
     var activation = ThinActivation(
       name: operands[1], id: try number(operands[2], "ID", max: Limits.deviceIDMax),
       sectors: try parsedSectors(operands[3], "SIZE"),
-      externalOrigin: arguments.text("external-origin"))
-    activation.hasNoOrigin = arguments.has("no-external-origin")
+      origin: arguments.text("external-origin").map { .path($0) }
+        ?? (arguments.has("no-external-origin") ? .none : .unstated))
     activation.isReadOnly = arguments.has("read-only")
     activation.uuid = arguments.text("uuid")
     let pool = PoolPlace.mappedName(operands[0])

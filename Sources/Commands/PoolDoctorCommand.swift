@@ -12,10 +12,12 @@ enum PoolDoctorCommand: Command {
       findings = try manager.diagnose(
         pool, expected: expected, seconds: UInt32(clamping: arguments.number("sample") ?? 0))
     case .offline(let path):
-      findings = try PoolAtRest(
-        path: path, data: arguments.text("data"), expected: expected,
-        checksAll: arguments.has("full")
-      ).diagnose(progress: console.makeProgress())
+      try InputChecks.requireInput(path)
+      var pool = PoolAtRest(path)
+      pool.data = arguments.text("data")
+      pool.expected = expected
+      pool.checksAll = arguments.has("full")
+      findings = try pool.diagnose(progress: console.makeProgress())
     }
     if arguments.has("json") {
       try writeJSON(findings, console)
@@ -41,6 +43,7 @@ enum PoolDoctorCommand: Command {
       try json.member("severity", finding.severity.rawValue)
       try json.member("code", finding.code)
       try json.member("cause", finding.cause)
+      if let fault = finding.fault { try json.members(of: fault) }
       try json.key("next")
       try json.beginArray()
       for command in finding.next { try json.value(command) }

@@ -8,16 +8,7 @@ enum PoolEventsCommand: Command {
   static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     let names = arguments.positionals.map { PoolPlace.mappedName($0) }
     let sites = PoolSites(arguments, console)
-    let places = try names.isEmpty ? sites.all() : names.map { try sites.site(of: $0) }
-    guard Set(places.map { $0.server?.control }).count == 1, let manager = places.first?.manager
-    else {
-      throw ToolError(
-        .request,
-        "pools are active in more than one place: give --backend kernel, or --control with one of "
-          + places.compactMap { $0.server?.control }.joined(separator: ", "))
-    }
-    manager.recover()
-    let watch = try PoolWatch(manager, names)
+    let watch = try watch(sites, names, console)
     let start = monotonicNanoseconds()
     let limit = arguments.number("timeout").map {
       $0 > 1 << 30 ? UInt64(1) << 60 : $0 * 1_000_000_000
@@ -43,6 +34,24 @@ enum PoolEventsCommand: Command {
       }
     }
     return ExitStatus.ok.rawValue
+  }
+
+  /// Follows pools wherever they are active: in the kernel and in servers.
+  private static func watch(_ sites: PoolSites, _ names: [String], _ console: Console) throws
+    -> PoolWatch
+  {
+    var places: [(site: PoolSite, names: [String])] = []
+    if names.isEmpty {
+      places = try sites.all().map { ($0, []) }
+    } else {
+      for name in names {
+        let site = try sites.site(of: name)
+        let same = places.firstIndex { $0.site.server?.control == site.server?.control }
+        if let same { places[same].names.append(name) } else { places.append((site, [name])) }
+      }
+    }
+    for place in places { place.site.manager.recover() }
+    return try PoolWatch(places.map { ($0.site.manager, $0.names) })
   }
 
   private static func print(
@@ -80,8 +89,9 @@ enum PoolEventsCommand: Command {
     description: [
       """
       Prints a line for each change of mode, for space that runs low, for a pool that needs a check, \
-      appears or is removed. It waits for the kernel's events and asks nothing meanwhile. It ends when \
-      all pools that were named are gone.
+      appears or is removed. It waits for events of the kernel and of the servers that run when it begins, and \
+      asks nothing meanwhile. It ends when all pools that were named are gone, or the last server with \
+      such a pool has ended.
       """
     ],
     options: [

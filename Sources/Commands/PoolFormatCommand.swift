@@ -1,7 +1,6 @@
 import BlockIO
-import PersistentData
+import PoolManager
 import ThinFormat
-import ThinMetadata
 import ThinTools
 
 /// `dmthin pool format`.
@@ -19,40 +18,11 @@ enum PoolFormatCommand: Command {
           + "\(Limits.dataBlockSectorsMax)")
     }
     try InputChecks.requireOutput(path)
-    let device = try InactiveMetadata.open(path)
+    let pool = PoolAtRest(path)
+    let device = try pool.open()
     warnOfSize(device, console)
-    do throws(PoolError) {
-      guard try PoolMetadata.isUnformatted(device) else {
-        throw .invalid(
-          "\(path) holds something already. If that is not needed, overwrite its first 4096 bytes "
-            + "with zeros: dd if=/dev/zero of=\(path) bs=4096 count=1 conv=notrunc,fsync")
-      }
-      try format(device, sectors, dataBlocks)
-    } catch {
-      guard error == .metadataFull else { throw ToolError(error) }
-      throw ToolError(
-        .output,
-        "\(path) is too small for \(dataBlocks) data blocks; thin_metadata_size tells what a pool "
-          + "needs")
-    }
+    try pool.format(device, blockSectors: sectors, dataBlocks: dataBlocks)
     return ExitStatus.ok.rawValue
-  }
-
-  /// Formats in two transactions, as the kernel does; nothing stays of a pool without its data
-  /// blocks.
-  private static func format(_ device: FileDevice, _ sectors: UInt32, _ dataBlocks: UInt64)
-    throws(PoolError)
-  {
-    let pool = try PoolMetadata.format(device, dataBlockSectors: sectors)
-    do throws(PoolError) {
-      try pool.resizeData(to: dataBlocks)
-      try pool.commit()
-    } catch {
-      let zeros = AlignedBuffer(count: Limits.blockBytes)
-      try? device.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
-      try? device.flush()
-      throw error
-    }
   }
 
   /// What the command takes.

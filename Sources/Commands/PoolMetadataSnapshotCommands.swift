@@ -28,7 +28,7 @@ enum PoolReserveMetadataSnapshotCommand: PoolVerb {
     request.takesOver = arguments.has("take-over")
     if let id = arguments.number("holder") {
       guard let holder = ProcessIdentity(running: Int32(clamping: id)) else {
-        throw ToolError(.input, "there is no process \(id)")
+        throw ToolError(.notFound(.input), "there is no process \(id)")
       }
       request.holder = holder
     }

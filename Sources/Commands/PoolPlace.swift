@@ -43,7 +43,7 @@ enum PoolPlace {
       }
       if isFile {
         throw ToolError(
-          .request,
+          .refused,
           "'\(text)' is the name of an active pool and of a file; give --backend \(site.backend) for "
             + "the pool, or ./\(text) for the file")
       }
@@ -100,13 +100,13 @@ extension PoolManager {
   /// A manager over the kernel's device-mapper, that speaks through `console`.
   static func makeForKernel(_ console: Console) throws(ToolError) -> PoolManager {
     guard let make = console.makeDeviceMapper else {
-      throw ToolError(.request, "this program has no device-mapper; use dmthin")
+      throw ToolError(.refused, "this program has no device-mapper; use dmthin")
     }
     let backend = make()
     do throws(DeviceFolder.Invalid) {
       backend.settings = try .fromEnvironment()
     } catch {
-      throw ToolError(.request, error.description)
+      throw ToolError(.refused, error.description)
     }
     return self.make(backend, RunFolder(), console)
   }

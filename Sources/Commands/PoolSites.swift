@@ -62,7 +62,7 @@ struct PoolSites {
     guard having.count < 2 else {
       let places = having.map { $0.server.map { "--control \($0.control)" } ?? "--backend kernel" }
       throw ToolError(
-        .request, "there is more than one '\(name)'; give \(places.joined(separator: " or "))")
+        .refused, "there is more than one '\(name)'; give \(places.joined(separator: " or "))")
     }
     return having.first ?? sites[0]
   }
@@ -81,11 +81,20 @@ struct PoolSites {
       }
       if let control, !controls.contains(control) { controls.append(control) }
       // A server that has ended without warning leaves its socket.
-      let servers = controls.map { server($0) }.filter { site in
-        (try? site.manager.backend.driverVersion()) != nil
-      }
+      let servers = controls.map { server($0) }.filter(answers)
       let hasKernel = console.makeDeviceMapper != nil && Self.kernelHasDeviceMapper
       return try (servers.isEmpty || hasKernel ? [kernel()] : []) + servers
+    }
+  }
+
+  /// Whether a server takes this program's commands; one of another version is told of.
+  private func answers(_ site: PoolSite) -> Bool {
+    do throws(DeviceMapperError) {
+      _ = try site.manager.backend.driverVersion()
+      return true
+    } catch {
+      if error.code == EPROTONOSUPPORT { console.warning(error.reason) }
+      return false
     }
   }
 
@@ -95,6 +104,8 @@ struct PoolSites {
 
   private func server(_ control: String) -> PoolSite {
     let client = UserspaceClient(path: control)
+    let progress = console.makeProgress()
+    client.progress = { progress.show($0, done: $1, total: $2) }
     return PoolSite(
       manager: .make(client, RunFolder(control: control), console),
       server: (client, control))
@@ -116,7 +127,7 @@ struct PoolSites {
     guard case .automatic(let control) = choice else { return try body(all()[0]) }
     guard let reason = try reasonAgainstKernel(request) else { return try body(kernel()) }
     guard allowsFallback else {
-      throw ToolError(.request, "\(reason); without --no-fallback, dmthin serve would have it")
+      throw ToolError(.refused, "\(reason); without --no-fallback, dmthin serve would have it")
     }
     let (site, started) = try serverForNewPool(request.name, control)
     let result: R
@@ -139,31 +150,31 @@ struct PoolSites {
     let folder = ServerFolder.usual
     if let common = control ?? folder?.commonControl, access(common, F_OK) == 0 {
       let site = server(common)
-      if (try? site.manager.backend.driverVersion()) != nil { return (site, nil) }
+      if answers(site) { return (site, nil) }
     }
     guard control == nil else {
       throw ToolError(
-        .input,
+        .notFound(.input),
         "no server answers at \(control ?? ""); start one with: dmthin serve --control "
           + shellQuoted(control ?? ""))
     }
     guard let program = console.serverProgram else {
-      throw ToolError(.request, "this program has no server in it; use dmthin")
+      throw ToolError(.refused, "this program has no server in it; use dmthin")
     }
     guard let folder else {
       throw ToolError(
-        .request, "no folder for a server's sockets is known: set XDG_RUNTIME_DIR or DMTHIN_RUN")
+        .refused, "no folder for a server's sockets is known: set XDG_RUNTIME_DIR or DMTHIN_RUN")
     }
     let own = folder.ownFolder(pool: name)
     if access("\(own)/control", F_OK) == 0 {
       let site = server("\(own)/control")
-      if (try? site.manager.backend.driverVersion()) != nil { return (site, nil) }
+      if answers(site) { return (site, nil) }
     }
     do throws(StartedServer.Failure) {
       let started = try StartedServer(program: program, folder: own)
       return (server(started.control), started)
     } catch {
-      throw ToolError(.inputOutput, error.description)
+      throw ToolError(.unexpected, error.description)
     }
   }
 
@@ -185,7 +196,7 @@ struct PoolSites {
     } catch {
       guard error.code != EACCES, error.code != EPERM else {
         throw ToolError(
-          .request,
+          .refused,
           "the kernel's device-mapper is for root alone: run this as root, or give --backend "
             + "userspace")
       }

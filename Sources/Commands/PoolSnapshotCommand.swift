@@ -21,10 +21,10 @@ enum PoolSnapshotCommand: Command {
       if activation != nil {
         throw UsageError("'--activate' is for active pools, and \(path) is metadata at rest")
       }
-      try InactiveMetadata.change(path) { pool throws(PoolError) in
+      try PoolAtRest.change(path) { pool throws(PoolError) in
         for volume in volumes { try pool.createSnapshot(volume.new, origin: volume.origin) }
       }
-      InactiveMetadata.recordOrigins(path, console) { $0.inherit(volumes) }
+      PoolAtRest.recordOrigins(path, console) { $0.inherit(volumes) }
     }
     return ExitStatus.ok.rawValue
   }

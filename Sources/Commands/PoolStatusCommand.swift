@@ -82,7 +82,7 @@ enum PoolStatusCommand: Command {
       if case .working(let mapped, _) = status { text += ", \(size(mapped * 512)) mapped" }
       if status == .failed || status == .error { text += ", failed" }
       if thin.info.isSuspended { text += ", suspended" }
-      if let origin = thin.target.externalOrigin { text += ", reads \(origin)" }
+      if let origin = report.site.manager.origin(of: thin) { text += ", reads \(origin)" }
       try console.line(text)
     }
   }
@@ -123,7 +123,9 @@ enum PoolStatusCommand: Command {
       try writePool(report, &json)
       try json.key("thins")
       try json.beginArray()
-      for (thin, status) in report.thins { try writeThin(thin, status, &json) }
+      for (thin, status) in report.thins {
+        try writeThin(thin, status, report.site.manager.origin(of: thin), &json)
+      }
       try json.endArray()
       try json.endObject()
     }
@@ -174,7 +176,7 @@ enum PoolStatusCommand: Command {
   }
 
   private static func writeThin(
-    _ thin: ActiveThin, _ status: ThinStatus?, _ json: inout JSONWriter
+    _ thin: ActiveThin, _ status: ThinStatus?, _ origin: String?, _ json: inout JSONWriter
   ) throws(BlockIOError) {
     try json.beginObject()
     try json.member("name", thin.name)
@@ -182,7 +184,7 @@ enum PoolStatusCommand: Command {
     try json.member("sectors", thin.sectors)
     try json.key("suspended")
     try json.value(thin.info.isSuspended)
-    if let origin = thin.target.externalOrigin { try json.member("external_origin", origin) }
+    if let origin { try json.member("external_origin", origin) }
     if case .working(let mapped, let highest) = status {
       try json.member("mapped_sectors", mapped)
       try json.member("highest_mapped_sector", highest)

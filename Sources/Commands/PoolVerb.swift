@@ -49,38 +49,18 @@ extension PoolVerb {
       if let option = liveOptions.first(where: { arguments.has($0) }) {
         throw UsageError("'--\(option)' is for active pools, and \(path) is metadata at rest")
       }
-      try InactiveMetadata.change(path) { pool throws(PoolError) in try change(pool, numbers) }
-      InactiveMetadata.recordOrigins(path, console) { change(&$0, numbers) }
+      try PoolAtRest.change(path) { pool throws(PoolError) in try change(pool, numbers) }
+      PoolAtRest.recordOrigins(path, console) { change(&$0, numbers) }
     }
     return ExitStatus.ok.rawValue
   }
 }
 
-/// The metadata device or file of a pool that is not active.
-enum InactiveMetadata {
-  /// Opens it so that nobody else does: a device exclusively, a file with a lock.
-  static func open(_ path: String) throws(ToolError) -> FileDevice {
-    do throws(OutputError) {
-      return try MetadataOutput.open(path)
-    } catch {
-      throw ToolError(error)
-    }
-  }
-
-  /// Makes a change in one transaction.
+extension PoolAtRest {
+  /// Makes a change in one transaction, after a look at what it is that was given.
   static func change(_ path: String, _ body: (PoolMetadata) throws(PoolError) -> Void) throws {
     try InputChecks.requireMetadata(path)
-    try InputChecks.explaining(path) {
-      let device = try open(path)
-      do throws(PoolError) {
-        let pool = try PoolMetadata.open(device)
-        try requireSound(pool, path)
-        try body(pool)
-        try pool.commit()
-      } catch {
-        throw ToolError(error)
-      }
-    }
+    try InputChecks.explaining(path) { try PoolAtRest(path).change(body) }
   }
 
   /// Keeps which devices have external origins; a warning tells where that fails.
@@ -91,34 +71,6 @@ enum InactiveMetadata {
       try OriginRecords(metadata: path)?.update(change)
     } catch {
       console.warning(error.message)
-    }
-  }
-
-  /// Refuses metadata that asks for a check, or that is larger than its device.
-  static func requireSound(_ pool: PoolMetadata, _ path: String) throws(PoolError) {
-    guard !pool.superblock.needsCheck else {
-      throw .invalid(
-        "\(path): the needs-check flag is set; run thin_check --auto-repair \(path) first")
-    }
-    let present = pool.device.byteCount / UInt64(Limits.blockBytes)
-    guard pool.metadataBlockCount <= present else {
-      throw .invalid(
-        "\(path): the pool's metadata has \(pool.metadataBlockCount) blocks of 4096 bytes, the "
-          + "device only \(present)")
-    }
-  }
-}
-
-extension ToolError {
-  /// What a pool refused, or failed to do.
-  init(_ error: PoolError) {
-    switch error {
-    case .io(let error), .block(_, .io(let error)): self.init(error)
-    case .block, .inconsistent:
-      self.init(.damaged, "\(error); run thin_check to see what is wrong")
-    case .metadataFull, .dataFull, .notFound, .exists, .busy, .invalid:
-      self.init(.request, "\(error)")
-    case .failed, .absent: self.init(.inputOutput, "\(error)")
     }
   }
 }

@@ -26,7 +26,7 @@ final class RestoreInput {
       ?? open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else {
       let code = errno
-      if code == ENOENT { throw ToolError(.input, "Couldn't find input file '\(path)'") }
+      if code == ENOENT { throw ToolError(.notFound(.input), "Couldn't find input file '\(path)'") }
       throw ToolError(BlockIOError(.open, path: path, code: code))
     }
     var info = stat()
@@ -36,7 +36,8 @@ final class RestoreInput {
     switch info.st_mode & S_IFMT {
     case S_IFREG: byteCount = UInt64(max(0, info.st_size))
     case S_IFBLK: break
-    case S_IFDIR: throw ToolError(.input, "'\(path)' is a folder, expected a dump in XML")
+    case S_IFDIR:
+      throw ToolError(.unsuitable(.input), "'\(path)' is a folder, expected a dump in XML")
     default: isPipe = true
     }
   }
@@ -62,7 +63,7 @@ final class RestoreInput {
       ) { (bytes: UnsafeRawBufferPointer) throws(ToolError) in
         guard UInt64(bytes.count) <= Self.pipeBytesMax - count else {
           throw ToolError(
-            .output,
+            .outOfSpace,
             "\(path): more than \(Self.pipeBytesMax >> 30) GiB through a pipe; restore it from a file"
           )
         }

@@ -10,4 +10,9 @@ public protocol DeviceEventSource: AnyObject {
   /// - Returns: false when the time was up.
   /// - Throws: with EINTR when a signal came.
   func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool
+  /// A descriptor that becomes readable upon an event, once `armEvents` was called; negative where there is
+  /// none. It is there to wait for several sources at a time.
+  var eventDescriptor: Int32 { get }
+  /// Whether an event has come already of which the descriptor says nothing.
+  var hasEvents: Bool { get }
 }

@@ -169,6 +169,11 @@ extension KernelDeviceMapper: DeviceEventSource {
     }
     return ready > 0
   }
+
+  /// As `DeviceEventSource` says.
+  public var eventDescriptor: Int32 { control }
+  /// As `DeviceEventSource` says.
+  public var hasEvents: Bool { false }
 }
 
 extension DeviceNumber {

@@ -30,6 +30,11 @@ struct NodeTable: ~Copyable {
       get { State(rawValue: packed & 7) ?? .unusable }
       set { packed = packed & ~7 | newValue.rawValue }
     }
+    /// An unusable node in whose place others were put, which are kept as its entries.
+    var isAdopted: Bool {
+      get { packed & 16 != 0 }
+      set { packed = newValue ? packed | 16 : packed & ~16 }
+    }
     /// A sound node in a place where it does not belong.
     var isMisplaced: Bool {
       get { packed & 8 != 0 }
@@ -80,6 +85,16 @@ struct NodeTable: ~Copyable {
     for i in 0..<view.entryCount {
       keptKeys.append(view.key(i))
       keptChildren.append(UInt32(truncatingIfNeeded: min(view.value64(i), UInt64(UInt32.max))))
+    }
+    return at
+  }
+
+  /// Keeps entries that no node on the device has.
+  mutating func keep(_ entries: [(key: UInt64, block: UInt64)]) -> UInt32 {
+    let at = UInt32(keptKeys.count)
+    for entry in entries {
+      keptKeys.append(entry.key)
+      keptChildren.append(UInt32(truncatingIfNeeded: entry.block))
     }
     return at
   }

@@ -13,11 +13,11 @@ public final class TreeForest {
   public var onNode: () -> Void = {}
 
   private let reader: BlockReader
-  private let blockCount: UInt64
+  let blockCount: UInt64
   /// Reads the nodes; free for other reads between walks.
   public let stream: BlockStream
-  private let counts: ReferenceCounts
-  private var table: NodeTable
+  let counts: ReferenceCounts
+  var table: NodeTable
   private var frontier: Bitset
   private var nextFrontier: Bitset
 
@@ -240,7 +240,7 @@ public final class TreeForest {
     return state
   }
 
-  private func entries(ofNode index: Int, _ block: UInt64, _ kind: TreeKind)
+  func entries(ofNode index: Int, _ block: UInt64, _ kind: TreeKind)
     -> [(key: UInt64, block: UInt64)]
   {
     let node = table.node(index)
@@ -256,38 +256,6 @@ public final class TreeForest {
       return result
     }
     return entries ?? []
-  }
-
-  /// Calls `body` with the key range that each unusable or misplaced part of a tree was to hold.
-  /// Only subtrees known to be faulty are entered.
-  /// - Parameter body: block, first key and end of the range; returns false to stop.
-  public func forEachLostRange(
-    _ kind: TreeKind, root: UInt64,
-    _ body: (_ block: UInt64, _ range: Range<UInt64>) -> Bool
-  ) {
-    _ = lostRanges(kind, root, 0..<UInt64.max, 1, body)
-  }
-
-  private func lostRanges(
-    _ kind: TreeKind, _ block: UInt64, _ range: Range<UInt64>, _ level: Int,
-    _ body: (UInt64, Range<UInt64>) -> Bool
-  ) -> Bool {
-    guard block < blockCount, let index = table.index(of: block),
-      table.node(index).kind == kind, table.node(index).state != .unusable,
-      level <= Limits.treeLevelsMax
-    else { return body(block, range) }
-    let node = table.node(index)
-    guard node.state == .faulty else { return true }
-    guard !node.isLeaf else { return body(block, range) }
-    let children = entries(ofNode: index, block, kind)
-    if children.isEmpty { return body(block, range) }
-    for i in 0..<children.count {
-      let low = max(range.lowerBound, i == 0 ? 0 : children[i].key)
-      let high = min(range.upperBound, i + 1 < children.count ? children[i + 1].key : .max)
-      guard low < high else { continue }
-      guard lostRanges(kind, children[i].block, low..<high, level + 1, body) else { return false }
-    }
-    return true
   }
 
   /// Calls `body` for every leaf that is sound and in its place, in key order: what is left of a

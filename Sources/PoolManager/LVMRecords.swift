@@ -29,15 +29,24 @@ public enum LVMRecords {
       ? "\(parts[0])/\(parts[1])" : nil
   }
 
+  /// The name that lvm2 gave the device at `path`; nil for one that is not lvm2's.
+  public static func name(ofPath path: String) -> String? {
+    guard let number = try? SystemDevices.number(path),
+      let uuid = WholeFile.systemText("/sys/dev/block/\(number)/dm/uuid"),
+      uuid.hasPrefix("LVM-")
+    else { return nil }
+    return WholeFile.systemText("/sys/dev/block/\(number)/dm/name")
+  }
+
+  /// `vg/pool`, of which the device at `path` is a part, or `vg/volume`; nil for one that is not lvm2's.
+  public static func volume(ofPath path: String) -> String? {
+    name(ofPath: path).flatMap { volume(ofDevice: $0) }
+  }
+
   /// The transaction id that lvm2 expects of the pool that has the metadata device at `path`; nil for
   /// a device that is not lvm2's, or where lvm2 is not there.
   public static func transactionID(ofPath path: String) -> UInt64? {
-    guard let number = try? SystemDevices.number(path),
-      let uuid = WholeFile.systemText("/sys/dev/block/\(number)/dm/uuid"),
-      uuid.hasPrefix("LVM-"),
-      let name = WholeFile.systemText("/sys/dev/block/\(number)/dm/name")
-    else { return nil }
-    return volume(ofDevice: name).flatMap { transactionID($0) }
+    volume(ofPath: path).flatMap { transactionID($0) }
   }
 
   /// How long lvm2 may take, in milliseconds. It waits without end for a suspended device that it scans.

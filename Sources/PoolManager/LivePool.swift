@@ -47,7 +47,7 @@ extension PoolManager {
   /// The active pool called `name`, or whose node `name` is.
   public func pool(_ name: String) throws(ToolError) -> LivePool {
     guard let pool = try findPool(reference(name)) else {
-      throw ToolError(.input, "there is no active device '\(name)'")
+      throw ToolError(.notFound(.input), "there is no active device '\(name)'")
     }
     return pool
   }
@@ -80,7 +80,7 @@ extension PoolManager {
       let target = try? ThinPoolTarget(KernelText.words(line.parameters))
     else {
       let found = table.lines.first.map { "its target is \($0.type)" } ?? "it has no table"
-      throw ToolError(.request, "\(table.info.name) is no thin pool: \(found)")
+      throw ToolError(.refused, "\(table.info.name) is no thin pool: \(found)")
     }
     return LivePool(info: table.info, sectors: line.length, target: target)
   }
@@ -129,10 +129,10 @@ extension PoolManager {
     let found = try command("read the status of \(pool.name)") { () throws(DeviceMapperError) in
       try backend.status(.number(pool.number), flushes ? [] : [.noFlush])
     }
-    guard let found else { throw ToolError(.input, "\(pool.name) is gone") }
+    guard let found else { throw ToolError(.notFound(.input), "\(pool.name) is gone") }
     guard let line = found.lines.first, let status = ThinPoolStatus(line.parameters) else {
       throw ToolError(
-        .inputOutput,
+        .unexpected,
         "\(pool.name) has an unknown status: \(found.lines.first?.description ?? "nothing")")
     }
     // The commit may be what made the pool fail; the kernel says so from the next query on.

@@ -76,7 +76,7 @@ public struct OriginRecords: Sendable {
     let lines = origins.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)\n" }
     let text = "\(Self.heading)\n" + lines.joined()
     guard text.utf8.count <= Self.bytesMax else {
-      throw ToolError(.inputOutput, "\(folder)/\(pool) would be larger than \(Self.bytesMax) bytes")
+      throw ToolError(.unexpected, "\(folder)/\(pool) would be larger than \(Self.bytesMax) bytes")
     }
     do throws(TrustedFolder.Fault) {
       let kept = try TrustedFolder.made(folder)
@@ -86,7 +86,7 @@ public struct OriginRecords: Sendable {
       }
       try kept.replace(pool, with: text)
     } catch {
-      throw ToolError(.inputOutput, "cannot keep which origins thin devices have: \(error)")
+      throw ToolError(.unexpected, "cannot keep which origins thin devices have: \(error)")
     }
   }
 }

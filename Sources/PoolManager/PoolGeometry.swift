@@ -32,11 +32,11 @@ public struct PoolGeometry: Equatable, Sendable {
       metadataSectors / UInt64(Limits.blockSectors), Limits.metadataBlocksMax)
     guard metadataBlocks >= 10 else {
       throw ToolError(
-        .output, "the metadata device has \(metadataSectors) sectors, too few for any pool")
+        .outOfSpace, "the metadata device has \(metadataSectors) sectors, too few for any pool")
     }
     if let blockSectors, !Limits.isDataBlockSize(blockSectors) {
       throw ToolError(
-        .request,
+        .refused,
         "a data block of \(blockSectors) sectors: the kernel takes multiples of 128 from 128 to "
           + "2097152 (64 KiB to 1 GiB)")
     }
@@ -88,12 +88,12 @@ public struct PoolGeometry: Equatable, Sendable {
   {
     guard dataSectors >= UInt64(blockSectors) else {
       throw ToolError(
-        .output,
+        .outOfSpace,
         "the data device has \(dataSectors) sectors, less than a data block of \(blockSectors)")
     }
     let sector = UInt64(Limits.sectorBytes)
     let (bytes, overflow) = dataSectors.multipliedReportingOverflow(by: sector)
-    guard !overflow else { throw ToolError(.request, "the data device is too large") }
+    guard !overflow else { throw ToolError(.refused, "the data device is too large") }
     return try MetadataSizeEstimate(
       poolBytes: bytes, blockBytes: UInt64(blockSectors) * sector, devicesMax: 1
     ).blocks

@@ -64,7 +64,7 @@ extension PoolManager {
       return error
     } catch let undo {
       return ToolError(
-        error.kind,
+        error.cause,
         "\(error.message)\n  \(undo)\n  \(path) may hold an empty pool by now; before it is used for "
           + "another: wipefs -a \(shellQuoted(path)), or give --force")
     }
@@ -115,11 +115,11 @@ extension PoolManager {
     var active: [String] = []
     do throws(ToolError) {
       for volume in volumes {
-        var activation = ThinActivation(
-          name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
-          externalOrigin: volume.origin)
-        activation.hasNoOrigin = volume.hasNoOrigin
-        try activate(pool, activation)
+        try activate(
+          pool,
+          ThinActivation(
+            name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
+            origin: volume.origin))
         active.append(volume.name)
       }
     } catch {
@@ -127,7 +127,7 @@ extension PoolManager {
         for name in active.reversed() + [pool.name] { try remove(name) }
       } catch let undo {
         throw ToolError(
-          error.kind,
+          error.cause,
           "\(error.message)\n  \(undo.message)\n  some of it is still active; deactivate it with: "
             + "dmthin pool deactivate --all \(shellQuoted(pool.name))")
       }
@@ -141,17 +141,8 @@ extension PoolManager {
     let metadata = try claim(request.metadata, "metadata")
     try requireDistinct(request)
     let data = try claim(request.data, "data")
-    let superblock = try Self.soundSuperblock(metadata, request)
-    let sectors = data.byteCount / UInt64(Limits.sectorBytes)
-    let present = sectors / UInt64(superblock.dataBlockSectors)
-    let recorded = superblock.dataSpaceMap.blockCount
-    guard present >= recorded else {
-      throw ToolError(
-        .request,
-        "\(request.data) has \(present) blocks of \(superblock.dataBlockSectors) sectors, but the "
-          + "pool in \(request.metadata) has \(recorded): that is not its data device, or it has "
-          + "become smaller")
-    }
+    let superblock = try PoolInspection.activatable(metadata, request)
+    let present = try PoolInspection.requireFit(superblock, request.metadata, data)
     return (superblock, present)
   }
 
@@ -184,7 +175,7 @@ extension PoolManager {
     } catch {
       guard error.code != EBUSY else {
         throw ToolError(
-          .busy,
+          .inUse,
           "the \(role) device \(path) is in use: mounted, part of another device, or of an active "
             + "pool")
       }
@@ -203,11 +194,10 @@ extension PoolManager {
       try devices.word(request.metadata, backend),
       try devices.word(request.data, backend)
     )
-    let files = (FileIdentity(path: request.metadata), FileIdentity(path: request.data))
-    let overlap = files.0.flatMap { metadata in files.1.map { metadata.overlaps($0) } } ?? false
-    guard words.0 != words.1, !overlap else {
-      throw ToolError(.request, "metadata and data cannot be on the same device")
+    guard words.0 != words.1 else {
+      throw ToolError(.refused, "metadata and data cannot be on the same device")
     }
+    try PoolInspection.requireDistinct(request.metadata, request.data)
   }
 
   /// Sees to it that the kernel formats the device: its first block has to be zero.
@@ -217,13 +207,13 @@ extension PoolManager {
     do throws(PoolError) {
       if try PoolMetadata.isUnformatted(metadata) { return }
     } catch {
-      throw ToolError(.inputOutput, "\(error)")
+      throw ToolError(.pool(error), "\(error)")
     }
     guard request.overwrites else {
       let isPool = (try? MetadataView(metadata, source: .current)) != nil
       let (name, path) = (shellQuoted(request.name), shellQuoted(request.metadata))
       throw ToolError(
-        .request,
+        .refused,
         isPool
           ? "\(request.metadata) holds the metadata of a pool already; activate that with: dmthin "
             + "pool activate \(name) --metadata \(path) --data \(shellQuoted(request.data)); or "
@@ -241,38 +231,5 @@ extension PoolManager {
     } catch {
       throw ToolError(error)
     }
-  }
-
-  /// Looks at superblock and devices, as volume managers do before they activate a pool.
-  private static func soundSuperblock(_ metadata: FileDevice, _ request: PoolActivation)
-    throws(ToolError) -> Superblock
-  {
-    let superblock: Superblock
-    do throws(MetadataError) {
-      superblock = try MetadataView(metadata, source: .current).superblock
-    } catch {
-      throw ToolError(
-        .damaged,
-        "\(request.metadata) cannot be activated: \(error)\n  see: dmthin pool doctor "
-          + "\(shellQuoted(request.metadata)) --data \(shellQuoted(request.data))")
-    }
-    guard !request.skipsCheck else { return superblock }
-    if superblock.needsCheck && !request.features.contains(.readOnly) {
-      throw ToolError(
-        .damaged,
-        "\(request.metadata) needs a check before it is activated: thin_check --auto-repair "
-          + shellQuoted(request.metadata))
-    }
-    var options = CheckOptions()
-    options.skipMappings = true
-    let report = try check(metadata, options: options, progress: Progress())
-    guard !report.isDamaged else {
-      let first = report.findings.first?.message ?? "it is damaged"
-      throw ToolError(
-        .damaged,
-        "\(request.metadata) cannot be activated: \(first)\n  see all with: thin_check "
-          + shellQuoted(request.metadata))
-    }
-    return superblock
   }
 }

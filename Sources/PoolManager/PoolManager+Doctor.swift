@@ -49,13 +49,18 @@ extension PoolManager {
     return symptoms.findings()
   }
 
-  private static func superblockFault(_ path: String) -> String? {
-    do {
-      let device = try FileDevice(path: path, access: .readOnly, exclusive: false)
+  private static func superblockFault(_ path: String) -> ToolError? {
+    let device: FileDevice
+    do throws(BlockIOError) {
+      device = try FileDevice(path: path, access: .readOnly, exclusive: false)
+    } catch {
+      return ToolError(error)
+    }
+    do throws(MetadataError) {
       _ = try MetadataView(device, source: .current)
       return nil
     } catch {
-      return "\(error)"
+      return ToolError(error)
     }
   }
 }

@@ -2,49 +2,34 @@ import DeviceMapper
 import Glibc
 public import ThinTools
 
-/// Follows pools and tells what becomes of them.
+/// Follows pools and tells what becomes of them, in one place or in several: the kernel, servers.
 public final class PoolWatch {
-  private let manager: PoolManager
-  private let source: any DeviceEventSource
-  /// Names of the pools to follow; empty for all.
-  private let names: [String]
-  private var known: [String: PoolObservation] = [:]
+  private var places: [PoolWatchPlace] = []
 
   /// Follows `names`, or all pools where it is empty.
   /// - Throws: for a name that is no active pool, and a backend that tells no events.
-  public init(_ manager: PoolManager, _ names: [String]) throws(ToolError) {
-    guard let source = manager.backend as? any DeviceEventSource else {
-      throw ToolError(.request, "this backend tells no events")
-    }
-    self.manager = manager
-    self.source = source
-    var pools: [String] = []
-    for name in names { pools.append(try manager.pool(name).name) }
-    self.names = pools
-    try manager.command("watch for events") { () throws(DeviceMapperError) in
-      try source.armEvents()
-    }
-    known = try observe()
+  public convenience init(_ manager: PoolManager, _ names: [String]) throws(ToolError) {
+    try self.init([(manager, names)])
+  }
+
+  /// Follows pools in several places; in each the named ones, or all where there is no name.
+  public init(_ places: [(manager: PoolManager, names: [String])]) throws(ToolError) {
+    for place in places { self.places.append(try PoolWatchPlace(place.manager, place.names)) }
   }
 
   /// Number of pools that are followed now.
-  public var count: Int { known.count }
+  public var count: Int { places.reduce(0) { $0 + $1.count } }
 
   /// Waits until something happens.
   /// - Parameter milliseconds: how long at most; nil waits for ever.
-  /// - Returns: what happened, pools ascending by name; nothing when the time was up or a signal came.
+  /// - Returns: what happened, pools ascending by name; nothing when the time was up, a signal came, or
+  ///   there is nothing left to follow.
   public func next(milliseconds: Int32?) throws(ToolError) -> [(pool: String, PoolEvent)] {
     let start = monotonicMilliseconds()
     while true {
-      do throws(DeviceMapperError) {
-        // Armed before looking: what happens between the two ends the next wait.
-        try source.armEvents()
-      } catch {
-        throw manager.failure("watch for events", error)
-      }
-      let events = try look()
+      let events = try look(arms: true)
       if !events.isEmpty { return events }
-      if !names.isEmpty && known.isEmpty { return [] }
+      if places.allSatisfy(\.isDone) { return [] }
       var left = milliseconds
       if let milliseconds {
         let spent = monotonicMilliseconds() - start
@@ -53,16 +38,89 @@ public final class PoolWatch {
       }
       let isReady: Bool
       do throws(DeviceMapperError) {
-        isReady = try source.waitForEvents(milliseconds: left)
+        isReady = try wait(left)
       } catch {
         if error.code == EINTR { return [] }
-        throw manager.failure("wait for events", error)
+        throw places[0].failure("wait for events", error)
       }
-      if !isReady { return try look() }
+      if !isReady { return try look(arms: false) }
     }
   }
 
-  private func look() throws(ToolError) -> [(pool: String, PoolEvent)] {
+  /// What has become of the pools of all places. One of several that has gone is left out from then on.
+  /// - Parameter arms: armed before looking: what happens between the two ends the next wait.
+  private func look(arms: Bool) throws(ToolError) -> [(pool: String, PoolEvent)] {
+    var events: [(pool: String, PoolEvent)] = []
+    for place in places {
+      do throws(ToolError) {
+        if arms { try place.arm() }
+        events += try place.look()
+      } catch {
+        guard places.count > 1 else { throw error }
+        place.manager.warn("\(error.message); its pools are not followed any more")
+        events += place.allGone()
+        places.removeAll { $0 === place }
+      }
+    }
+    return events.sorted { $0.pool < $1.pool }
+  }
+
+  private func wait(_ milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
+    if places.count == 1 { return try places[0].source.waitForEvents(milliseconds: milliseconds) }
+    if places.contains(where: { $0.source.hasEvents }) { return true }
+    var entries = places.map {
+      pollfd(fd: $0.source.eventDescriptor, events: Int16(POLLIN), revents: 0)
+    }
+    let ready = poll(&entries, nfds_t(entries.count), milliseconds.map { max(0, $0) } ?? -1)
+    guard ready >= 0 else { throw DeviceMapperError(.wait, device: "", code: errno) }
+    return ready > 0
+  }
+
+  private func monotonicMilliseconds() -> Int64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
+  }
+}
+
+/// The pools that are followed in one place.
+private final class PoolWatchPlace {
+  let manager: PoolManager
+  let source: any DeviceEventSource
+  /// Names of the pools to follow; empty for all.
+  private let names: [String]
+  private var known: [String: PoolObservation] = [:]
+
+  init(_ manager: PoolManager, _ names: [String]) throws(ToolError) {
+    guard let source = manager.backend as? any DeviceEventSource else {
+      throw ToolError(.refused, "this backend tells no events")
+    }
+    self.manager = manager
+    self.source = source
+    var pools: [String] = []
+    for name in names { pools.append(try manager.pool(name).name) }
+    self.names = pools
+    try arm()
+    known = try observe()
+  }
+
+  var count: Int { known.count }
+  /// Whether nothing more can happen to the pools that were named.
+  var isDone: Bool { !names.isEmpty && known.isEmpty }
+
+  func arm() throws(ToolError) {
+    do throws(DeviceMapperError) {
+      try source.armEvents()
+    } catch {
+      throw failure("watch for events", error)
+    }
+  }
+
+  func failure(_ what: String, _ error: DeviceMapperError) -> ToolError {
+    manager.failure(what, error)
+  }
+
+  func look() throws(ToolError) -> [(pool: String, PoolEvent)] {
     let now = try observe()
     defer { known = now }
     var events: [(pool: String, PoolEvent)] = []
@@ -79,6 +137,12 @@ public final class PoolWatch {
     return events
   }
 
+  /// The place is gone, and with it every pool.
+  func allGone() -> [(pool: String, PoolEvent)] {
+    defer { known = [:] }
+    return known.keys.sorted().map { ($0, PoolEvent(.removed, "the pool is gone")) }
+  }
+
   private func observe() throws(ToolError) -> [String: PoolObservation] {
     var result: [String: PoolObservation] = [:]
     for pool in try manager.pools() where names.isEmpty || names.contains(pool.name) {
@@ -89,11 +153,5 @@ public final class PoolWatch {
         lowWaterBlocks: pool.target.lowWaterBlocks)
     }
     return result
-  }
-
-  private func monotonicMilliseconds() -> Int64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
   }
 }

@@ -35,7 +35,7 @@ extension PoolManager {
       } catch {
         guard held != nil else { throw error }
         throw ToolError(
-          error.kind, "\(error.message)\n  the one that was held before has been released")
+          error.cause, "\(error.message)\n  the one that was held before has been released")
       }
     }
   }
@@ -45,7 +45,7 @@ extension PoolManager {
       pool, .reserveMetadataSnapshot, to: "make a metadata snapshot of \(pool.name)")
     do throws(ToolError) {
       guard let root = try heldRoot(pool) else {
-        throw ToolError(.inputOutput, "\(pool.name) does not say where its metadata snapshot is")
+        throw ToolError(.unexpected, "\(pool.name) does not say where its metadata snapshot is")
       }
       let lease = Lease(
         owner: request.owner, holder: request.holder, boot: ProcessIdentity.currentBoot,
@@ -72,7 +72,7 @@ extension PoolManager {
       return error
     } catch let undo {
       return ToolError(
-        error.kind,
+        error.cause,
         "\(error.message)\n  \(undo.message)\n  the metadata snapshot is still held; release it with: "
           + "dmthin pool release-metadata-snap \(shellQuoted(pool.name))")
     }
@@ -91,7 +91,7 @@ extension PoolManager {
         lease.fault(now: Lease.now(), heldRoot: held) == nil
       {
         throw ToolError(
-          .busy,
+          .inUse,
           "\(describe(lease, pool)); give --owner \(shellQuoted(lease.owner)) if that is you, "
             + "or --force")
       }
@@ -105,7 +105,7 @@ extension PoolManager {
     guard let lease = try lease(pool) else {
       guard request.takesOver else {
         throw ToolError(
-          .busy,
+          .inUse,
           "\(pool.name) holds a metadata snapshot that was not made here, so that nothing tells whose "
             + "it is; if nobody reads it, give --take-over")
       }
@@ -116,7 +116,7 @@ extension PoolManager {
     }
     guard request.takesOver else {
       throw ToolError(
-        .busy, "\(describe(lease, pool)); if it is not needed any more, give --take-over")
+        .inUse, "\(describe(lease, pool)); if it is not needed any more, give --take-over")
     }
     note("took the metadata snapshot over from '\(lease.owner)', whose lease still counted")
   }
@@ -150,7 +150,7 @@ extension PoolManager {
   private func heldRoot(_ pool: LivePool) throws(ToolError) -> UInt64? {
     guard case .working(let details) = try status(pool) else {
       throw ToolError(
-        .request,
+        .refused,
         "\(pool.name) has failed; see: dmthin pool doctor \(shellQuoted(pool.name))")
     }
     return details.heldRoot

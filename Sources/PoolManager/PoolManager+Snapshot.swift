@@ -26,17 +26,17 @@ extension PoolManager {
     _ pool: LivePool, _ volumes: [SnapshotVolume], activate: ThinActivation? = nil
   ) throws(ToolError) {
     guard Set(volumes.map(\.new)).count == volumes.count else {
-      throw ToolError(.request, "two snapshots cannot have the same id")
+      throw ToolError(.refused, "two snapshots cannot have the same id")
     }
     try locked(pool) { () throws(ToolError) in
       var activate = activate
       if let activate { try requireFree(activate.name) }
       let thins = try activeThins(pool)
       let active = origins(of: thins)
-      if let wanted = activate, wanted.externalOrigin == nil,
+      if let wanted = activate, wanted.origin.path == nil,
         let origin = volumes.first(where: { $0.new == wanted.id })?.origin
       {
-        activate?.externalOrigin = active[origin]
+        activate?.origin = active[origin].map { .path($0) } ?? wanted.origin
         if active[origin] == nil { try requireNoOrigin(pool, origin) }
       }
       let origins = try devicesToSuspend(thins, volumes)
@@ -73,7 +73,7 @@ extension PoolManager {
       // Our resume would bring somebody else's table in.
       guard !thin.info.hasInactiveTable else {
         throw ToolError(
-          .busy,
+          .inUse,
           "cannot suspend \(thin.name): a table waits for its next resume; bring it in with: dmthin "
             + "dm resume \(shellQuoted(thin.name)), or drop it with: dmthin dm clear "
             + shellQuoted(thin.name))
@@ -92,7 +92,7 @@ extension PoolManager {
       details.mode == .outOfDataSpace, details.noSpace == .queue
     else { return }
     throw ToolError(
-      .request,
+      .refused,
       "\(pool.name) is out of data space and holds writes back, so that suspending "
         + "\(origins.map(\.name).joined(separator: ", ")) might wait for ever; enlarge its data "
         + "device and run: dmthin pool grow \(shellQuoted(pool.name))")
@@ -106,12 +106,12 @@ extension PoolManager {
     var failed: ToolError?
     do throws(ToolError) {
       for origin in origins {
-        if Interrupts.isPending { throw ToolError(.request, "interrupted; no snapshot was taken") }
+        if Interrupts.isPending { throw ToolError(.refused, "interrupted; no snapshot was taken") }
         try command("suspend \(origin.name)") { () throws(DeviceMapperError) in
           try backend.suspend(.number(origin.number), .whileConnected)
         }
       }
-      if Interrupts.isPending { throw ToolError(.request, "interrupted; no snapshot was taken") }
+      if Interrupts.isPending { throw ToolError(.refused, "interrupted; no snapshot was taken") }
       try takeSnapshots(pool, volumes)
     } catch {
       failed = error
@@ -122,7 +122,7 @@ extension PoolManager {
     guard !stuck.isEmpty else { return }
     let ids = volumes.map { "\($0.new)" }.joined(separator: ", ")
     throw ToolError(
-      .inputOutput,
+      .unexpected,
       ([failed?.message ?? "the snapshots were taken and stay: \(ids)"] + stuck).joined(
         separator: "\n  "))
   }

@@ -31,7 +31,7 @@ extension PoolManager {
     let waits = device.isSuspended
     guard !waits || !device.hasInactiveTable else {
       throw ToolError(
-        .busy,
+        .inUse,
         "cannot \(what): \(device.name) is suspended and another table waits for its resume; "
           + "look at it with: dmthin dm table --inactive \(shellQuoted(device.name))")
     }
@@ -68,11 +68,11 @@ extension PoolManager {
       let now = try backend.table(.number(device.number), [.noFlush])
       let isOld = now?.lines == device.oldTable
       return ToolError(
-        error.kind, "\(error.message)\n  the \(isOld ? "old" : "new") table is in use")
+        error.cause, "\(error.message)\n  the \(isOld ? "old" : "new") table is in use")
     } catch let undo {
       stands = true
       return ToolError(
-        error.kind,
+        error.cause,
         "\(error.message)\n  \(failure("put the old table back", undo).message)\n  "
           + standing(device))
     }
@@ -86,12 +86,12 @@ extension PoolManager {
     let thin = try thin(name)
     guard thin.table.count == 1, let pool = try pool(numberOf: thin) else {
       throw ToolError(
-        .request, "\(thin.name) is made of several targets; resize it with dmsetup reload")
+        .refused, "\(thin.name) is made of several targets; resize it with dmsetup reload")
     }
-    guard sectors > 0 else { throw ToolError(.request, "a thin device has one sector at least") }
+    guard sectors > 0 else { throw ToolError(.refused, "a thin device has one sector at least") }
     guard sectors >= thin.sectors || shrinks else {
       throw ToolError(
-        .request,
+        .refused,
         "\(thin.name) has \(thin.sectors) sectors, and less would hide what is beyond; shrink the "
           + "file system first, and give --shrink")
     }
@@ -113,12 +113,14 @@ extension PoolManager {
     let found = try command("find \(name)") { () throws(DeviceMapperError) in
       try backend.table(reference(name), [.noFlush])
     }
-    guard let found else { throw ToolError(.input, "there is no active device '\(name)'") }
+    guard let found else {
+      throw ToolError(.notFound(.input), "there is no active device '\(name)'")
+    }
     guard let line = found.lines.first, line.type == "thin",
       let target = try? ThinTarget(KernelText.words(line.parameters))
     else {
       throw ToolError(
-        .request,
+        .refused,
         "\(found.info.name) is no thin device"
           + (found.lines.first.map { ": its table is '\($0)'" } ?? ""))
     }
@@ -133,11 +135,11 @@ extension PoolManager {
     try locked(pool) { () throws(ToolError) in
       let before = try working(pool, to: "grow")
       guard let data = pool.data, let sectors = devices.sectors(data, backend) else {
-        throw ToolError(.input, "the data device of \(pool.name) cannot be found")
+        throw ToolError(.notFound(.input), "the data device of \(pool.name) cannot be found")
       }
       guard sectors >= pool.sectors else {
         throw ToolError(
-          .request,
+          .refused,
           "the data device of \(pool.name) has \(sectors) sectors, the pool \(pool.sectors): pools "
             + "do not shrink, so it must not become smaller")
       }
@@ -151,7 +153,7 @@ extension PoolManager {
       do throws(ToolError) {
         after = try working(pool, to: "look at")
       } catch {
-        throw ToolError(error.kind, "\(pool.name) has grown, but: \(error.message)")
+        throw ToolError(error.cause, "\(pool.name) has grown, but: \(error.message)")
       }
       return PoolGrowth(
         data: (before.data.total, after.data.total),
@@ -172,12 +174,12 @@ extension PoolManager {
     let discards = ThinPoolTarget.Feature.ignoreDiscard
     guard target.features.contains(discards) == pool.target.features.contains(discards) else {
       throw ToolError(
-        .request,
+        .refused,
         "the kernel does not change ignore_discard of an active pool; deactivate \(pool.name) and "
           + "activate it again, with the feature or without")
     }
     guard target.features.count <= 4 else {
-      throw ToolError(.request, "the kernel takes four features at most")
+      throw ToolError(.refused, "the kernel takes four features at most")
     }
     try locked(pool) { () throws(ToolError) in
       if target.features.contains(.readOnly) == false { _ = try working(pool, to: "change") }
@@ -193,11 +195,11 @@ extension PoolManager {
   {
     let doctor = "see: dmthin pool doctor \(shellQuoted(pool.name))"
     guard case .working(let details) = try status(pool) else {
-      throw ToolError(.request, "cannot \(verb) \(pool.name), which has failed; \(doctor)")
+      throw ToolError(.refused, "cannot \(verb) \(pool.name), which has failed; \(doctor)")
     }
     guard !details.needsCheck else {
       throw ToolError(
-        .request, "cannot \(verb) \(pool.name), whose metadata needs a check first; \(doctor)")
+        .refused, "cannot \(verb) \(pool.name), whose metadata needs a check first; \(doctor)")
     }
     return details
   }

@@ -10,21 +10,21 @@ public struct ThinActivation: Sendable {
   public var id: UInt64
   /// Sectors of 512 bytes.
   public var sectors: UInt64
-  /// Path of a device that is read where nothing is mapped; nobody may write to it.
-  public var externalOrigin: String?
-  /// Whether it has none, though it had one when it was last activated.
-  public var hasNoOrigin = false
+  /// What is said of its external origin.
+  public var origin: ExternalOrigin
   /// Whether the device refuses writes.
   public var isReadOnly = false
   /// Uuid, if it is to have one.
   public var uuid: String?
 
   /// An activation of `id` as `name`.
-  public init(name: String, id: UInt64, sectors: UInt64, externalOrigin: String? = nil) {
+  public init(
+    name: String, id: UInt64, sectors: UInt64, origin: ExternalOrigin = .unstated
+  ) {
     self.name = name
     self.id = id
     self.sectors = sectors
-    self.externalOrigin = externalOrigin
+    self.origin = origin
   }
 }
 
@@ -77,7 +77,7 @@ extension PoolManager {
         if let deleted {
           text += "\n  deleted by then: \(deleted.lowerBound) to \(deleted.upperBound)"
         }
-        throw ToolError(error.kind, text)
+        throw ToolError(error.cause, text)
       }
     }
   }
@@ -87,12 +87,12 @@ extension PoolManager {
       try message(
         pool, .delete(ThinPoolMessage.id(id)), to: "delete thin device \(id) of \(pool.name)")
     } catch {
-      guard error.kind == .busy else { throw error }
+      guard error.isInUse else { throw error }
       let names = try activeThins(pool).filter { $0.id == id }.map(\.name)
       guard !names.isEmpty else { throw error }
       let commands = names.map { "dmthin pool deactivate \(shellQuoted($0))" }
       throw ToolError(
-        .busy,
+        .inUse,
         "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
           + commands.joined(separator: "; "))
     }
@@ -112,7 +112,7 @@ extension PoolManager {
           details.transactionID != current
         else { throw error }
         throw ToolError(
-          .request,
+          .refused,
           "\(error.message)\n  the transaction id is \(details.transactionID), not "
             + "\(current)")
       }
@@ -129,13 +129,13 @@ extension PoolManager {
 
   func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
     var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
-    if let path = activation.externalOrigin {
-      target.externalOrigin = try devices.word(path, backend)
-    } else if !activation.hasNoOrigin {
-      try requireNoOrigin(pool, activation.id)
+    switch activation.origin {
+    case .path(let path): target.externalOrigin = try devices.word(path, backend)
+    case .unstated: try requireNoOrigin(pool, activation.id)
+    case .none: break
     }
     guard activation.sectors > 0 else {
-      throw ToolError(.request, "a thin device has one sector at least")
+      throw ToolError(.refused, "a thin device has one sector at least")
     }
     var request = DeviceCreation(
       name: activation.name, uuid: activation.uuid,
@@ -151,7 +151,7 @@ extension PoolManager {
         "activate thin device \(activation.id) of \(pool.name) as \(activation.name)", error,
         hint: error.code == ENODATA ? "no thin device has that id" : nil)
     }
-    recordOrigins(pool) { $0[activation.id] = activation.externalOrigin.map { Self.fullPath($0) } }
+    recordOrigins(pool) { $0[activation.id] = activation.origin.path.map { Self.fullPath($0) } }
   }
 
   // MARK: - External origins
@@ -177,7 +177,7 @@ extension PoolManager {
   func requireNoOrigin(_ pool: LivePool, _ id: UInt64) throws(ToolError) {
     guard let path = originRecords(pool)?.load()[id] else { return }
     throw ToolError(
-      .request,
+      .refused,
       OriginRecords.need("thin device \(id) of \(pool.name)", path)
         + "\n  give --external-origin \(shellQuoted(path)), or --no-external-origin if it needs none any "
         + "more")
@@ -186,11 +186,15 @@ extension PoolManager {
   /// The origins of active thin devices, by id.
   func origins(of thins: [ActiveThin]) -> OriginRecords.Origins {
     var origins: OriginRecords.Origins = [:]
-    for thin in thins {
-      guard let origin = thin.target.externalOrigin else { continue }
-      origins[thin.id] = DeviceNumber(origin).map { devices.path($0, backend) } ?? origin
-    }
+    for thin in thins { origins[thin.id] = origin(of: thin) }
     return origins
+  }
+
+  /// A path of the external origin of an active thin device; nil where it has none.
+  public func origin(of thin: ActiveThin) -> String? {
+    thin.target.externalOrigin.map { text in
+      DeviceNumber(text).map { devices.path($0, backend) } ?? text
+    }
   }
 
   private static func fullPath(_ path: String) -> String {
@@ -220,7 +224,7 @@ extension PoolManager {
     guard
       let found = try command(
         "find \(name)", { () throws(DeviceMapperError) in try backend.table(reference(name), []) })
-    else { throw ToolError(.input, "there is no active device '\(name)'") }
+    else { throw ToolError(.notFound(.input), "there is no active device '\(name)'") }
     if found.lines.first?.type == "thin-pool" {
       let pool = try pool(found.info.name)
       return try locked(pool) { () throws(ToolError) in
@@ -229,7 +233,7 @@ extension PoolManager {
     }
     // On a failed pool the table says nothing but that.
     guard let line = found.lines.first(where: { $0.type == "thin" }) else {
-      throw ToolError(.request, "\(found.info.name) is neither a thin device nor a pool")
+      throw ToolError(.refused, "\(found.info.name) is neither a thin device nor a pool")
     }
     let number = (try? ThinTarget(KernelText.words(line.parameters))).flatMap {
       DeviceNumber($0.pool)
@@ -247,7 +251,7 @@ extension PoolManager {
     }
     if !names.isEmpty && !all {
       throw ToolError(
-        .busy,
+        .inUse,
         "\(pool.name) has active thin devices: \(names.joined(separator: ", ")); "
           + "deactivate them first, or give --all")
     }
@@ -261,7 +265,7 @@ extension PoolManager {
     } catch {
       guard !removed.isEmpty else { throw error }
       throw ToolError(
-        error.kind, "\(error.message)\n  inactive by now: \(removed.joined(separator: ", "))")
+        error.cause, "\(error.message)\n  inactive by now: \(removed.joined(separator: ", "))")
     }
   }
 
@@ -282,7 +286,7 @@ extension PoolManager {
             + "\(shellQuoted(pool.name)) \(id)"
         }
       }
-      throw ToolError(error.kind, text)
+      throw ToolError(error.cause, text)
     }
   }
 
@@ -291,6 +295,6 @@ extension PoolManager {
     let taken = try command("look for \(name)") { () throws(DeviceMapperError) in
       try backend.info(.name(name), [])
     }
-    if taken != nil { throw ToolError(.busy, "a device '\(name)' is active already") }
+    if taken != nil { throw ToolError(.inUse, "a device '\(name)' is active already") }
   }
 }

@@ -6,8 +6,7 @@ import ThinTools
 ///
 /// Every verb takes the pool's lock, finishes what an earlier process left half done, and either does
 /// all of what is asked or puts back what it did; where that fails too, the error says what stands.
-/// Errors are `ToolError`: `.input` for what is not there, `.busy` for what is in use, `.request` for
-/// what the pool refuses, `.inputOutput` for the rest.
+/// Errors are `ToolError`, with `.command` where the backend refused or failed.
 public final class PoolManager {
   /// What carries the commands out.
   public let backend: any DeviceMapperBackend
@@ -46,7 +45,7 @@ public final class PoolManager {
   {
     guard let lock = try runFolder.lock(key, seconds: lockSeconds) else {
       throw ToolError(
-        .busy,
+        .inUse,
         "another dmthin works on \(name) and does not come to an end "
           + "(\(runFolder.path(key, .lock)) is locked)")
     }
@@ -90,7 +89,8 @@ public final class PoolManager {
     }
     guard !intent.owner.isRunning || intent.owner == .current else {
       throw ToolError(
-        .busy, "process \(intent.owner.id) is in the midst of '\(intent.action)' on \(intent.pool)")
+        .inUse, "process \(intent.owner.id) is in the midst of '\(intent.action)' on \(intent.pool)"
+      )
     }
     if intent.owner.boot == ProcessIdentity.currentBoot { try settle(intent) }
     runFolder.remove(key, .intent)
@@ -109,7 +109,7 @@ public final class PoolManager {
       }
     }
     guard stuck.isEmpty else {
-      throw ToolError(.inputOutput, stuck.joined(separator: "\n  "))
+      throw ToolError(.unexpected, stuck.joined(separator: "\n  "))
     }
     if !intent.created.isEmpty {
       let ids = intent.created.map { "\($0)" }.joined(separator: ", ")
@@ -175,7 +175,7 @@ public final class PoolManager {
     do throws(ToolError) {
       try runFolder.save(intent.text, key, .intent)
     } catch {
-      throw ToolError(error.kind, "\(error.message)\n  nothing was changed")
+      throw ToolError(error.cause, "\(error.message)\n  nothing was changed")
     }
     var stands = false
     defer { if !stands { runFolder.remove(key, .intent) } }
@@ -186,17 +186,9 @@ public final class PoolManager {
 
   /// What a command's failure means for the verb.
   func failure(_ what: String, _ error: DeviceMapperError, hint: String? = nil) -> ToolError {
-    let kind: ToolError.Kind =
-      switch error.code {
-      case EBUSY: .busy
-      case EUCLEAN: .damaged
-      case ENXIO, ENODEV, ENOENT: .input
-      case EINVAL, EEXIST, ENODATA, EOPNOTSUPP, EILSEQ, ENOTBLK, EPERM, ENOSPC: .request
-      default: .inputOutput
-      }
     var text = "cannot \(what): \(hint ?? error.reason)"
     for line in "\(error)".split(separator: "\n") { text += "\n  \(line)" }
-    return ToolError(kind, text)
+    return ToolError(.command(code: error.code), text)
   }
 
   /// Runs a command of the backend.

@@ -1,5 +1,5 @@
 public import DeviceMapper
-import ThinTools
+public import ThinTools
 
 /// What is known of an active pool that may be wrong with it. `findings` needs nothing else.
 public struct PoolSymptoms: Sendable {
@@ -20,7 +20,7 @@ public struct PoolSymptoms: Sendable {
   /// A path of the data device.
   public var dataPath: String
   /// What reading the superblock of the metadata device gave: nothing, or a fault.
-  public var metadataFault: String?
+  public var metadataFault: ToolError?
   /// Whether the pool itself is suspended.
   public var isSuspended = false
   /// Whether a table waits for a resume.
@@ -65,7 +65,7 @@ public struct PoolSymptoms: Sendable {
           .problem, status == .failed ? "failed" : "metadata-error",
           "the pool has failed: its metadata could not be read or written, all I/O ends in errors, "
             + "and only activation ends that" + (metadataFault.map { " (\($0))" } ?? ""),
-          next: repairCommands))
+          next: repairCommands, fault: metadataFault.map { FaultFields($0) }))
     case .working(let details):
       found += modeFindings(details) + spaceFindings(details) + snapshotFindings(details)
       if let expected, expected.id != details.transactionID {
@@ -96,7 +96,7 @@ public struct PoolSymptoms: Sendable {
       found.append(
         Diagnosis(
           .problem, "metadata-unreadable", "the metadata device \(metadataPath): \(metadataFault)",
-          next: ["dmesg | tail"]))
+          next: ["dmesg | tail"], fault: FaultFields(metadataFault)))
     }
     if isSuspended {
       found.append(
@@ -200,6 +200,6 @@ extension Diagnosis {
       next: [
         "thin_ls METADATA  # compare its devices with those that \(who) knows",
         "dmthin pool set-transaction-id \(pool) \(found) \(expected)  # if they are the same",
-      ])
+      ], fault: .numbers("transaction_id", expected, found: found))
   }
 }

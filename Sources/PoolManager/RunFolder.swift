@@ -74,7 +74,7 @@ public struct RunFolder: Sendable {
   func save(_ text: String, _ pool: String, _ kind: Kind) throws(ToolError) {
     let name = pool + kind.suffix
     guard text.utf8.count <= Self.bytesMax else {
-      throw ToolError(.request, "\(path)/\(name) would be larger than \(Self.bytesMax) bytes")
+      throw ToolError(.refused, "\(path)/\(name) would be larger than \(Self.bytesMax) bytes")
     }
     let folder = try made()
     try Self.trusted { () throws(TrustedFolder.Fault) in try folder.replace(name, with: text) }
@@ -107,7 +107,7 @@ public struct RunFolder: Sendable {
   }
 
   private static func failure(_ fault: TrustedFolder.Fault) -> ToolError {
-    ToolError(fault.isDistrust ? .input : .inputOutput, fault.description)
+    ToolError(fault.isDistrust ? .unsuitable(.input) : .unexpected, fault.description)
   }
 
   // MARK: - Locks
@@ -136,7 +136,7 @@ public struct RunFolder: Sendable {
       if flock(fd, LOCK_EX | LOCK_NB) == 0 { return lock }
       guard errno == EWOULDBLOCK || errno == EINTR else {
         throw ToolError(
-          .inputOutput, "cannot lock \(path(pool, .lock)): \(String(cString: strerror(errno)))")
+          .unexpected, "cannot lock \(path(pool, .lock)): \(String(cString: strerror(errno)))")
       }
       if turn < seconds * 50 { usleep(20_000) }
     }

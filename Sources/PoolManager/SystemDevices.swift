@@ -37,7 +37,8 @@ extension BlockDevices {
   func word(_ path: String, _ backend: any DeviceMapperBackend) throws(ToolError) -> String {
     guard backend.takesFiles else { return "\(try number(path))" }
     guard let full = realpath(path, nil) else {
-      throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(errno)))")
+      throw ToolError(
+        .unsuitable(.input), "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
     defer { free(full) }
     return NameMangling.word(String(cString: full))
@@ -60,14 +61,15 @@ enum SystemDevices {
   static func number(_ path: String) throws(ToolError) -> DeviceNumber {
     var info = stat()
     guard stat(path, &info) == 0 else {
-      throw ToolError(.input, "cannot open '\(path)': \(String(cString: strerror(errno)))")
+      throw ToolError(
+        .unsuitable(.input), "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
     guard info.st_mode & S_IFMT == S_IFBLK else {
       let what = info.st_mode & S_IFMT == S_IFREG ? "a file" : "no block device"
       let help =
         info.st_mode & S_IFMT == S_IFREG
         ? ": the kernel wants a block device; attach it with: losetup --find --show \(path)" : ""
-      throw ToolError(.input, "'\(path)' is \(what)\(help)")
+      throw ToolError(.unsuitable(.input), "'\(path)' is \(what)\(help)")
     }
     return DeviceNumber(major: gnu_dev_major(info.st_rdev), minor: gnu_dev_minor(info.st_rdev))
   }

@@ -8,10 +8,8 @@ public struct VolumeSpec: Equatable, Sendable {
   public var id: UInt32
   /// Size in sectors of 512 bytes; nil: up to the last block that is mapped.
   public var sectors: UInt64?
-  /// A device or file that is read where nothing is mapped.
-  public var origin: String?
-  /// Whether it has none, though it had one when it was last activated.
-  public var hasNoOrigin = false
+  /// What is said of its external origin, a device or file.
+  public var origin: ExternalOrigin
 
   /// What is wrong with a text.
   public struct Malformed: Error, Equatable, Sendable, CustomStringConvertible {
@@ -20,7 +18,7 @@ public struct VolumeSpec: Equatable, Sendable {
   }
 
   /// A volume.
-  public init(name: String, id: UInt32, sectors: UInt64?, origin: String? = nil) {
+  public init(name: String, id: UInt32, sectors: UInt64?, origin: ExternalOrigin = .unstated) {
     self.name = name
     self.id = id
     self.sectors = sectors
@@ -51,7 +49,6 @@ public struct VolumeSpec: Equatable, Sendable {
     }
     guard words.count > 2 else { return }
     guard !words[2].isEmpty else { throw Malformed(description: "an origin is missing") }
-    hasNoOrigin = words[2] == "-"
-    if !hasNoOrigin { origin = String(words[2]) }
+    origin = words[2] == "-" ? .none : .path(String(words[2]))
   }
 }

@@ -1,11 +1,12 @@
 import DataPath
 import DeviceMapper
+import Glibc
 import ServerControl
 import Targets
 
-/// Carries out a line of the control protocol.
+/// Carries out a request of the control protocol.
 struct ControlCommand {
-  /// Is given the line of the answer.
+  /// Is given the lines of the answer.
   typealias Reply = ([UInt8]) -> Void
   /// Has a command that waits for an event forget about it.
   typealias Cancel = () -> Void
@@ -13,134 +14,180 @@ struct ControlCommand {
   let door: ControlDoor
   /// Whose command it is.
   let connection: ControlConnection
+  private let request: ControlMessage
+  /// What the client calls the request; its answers have it too.
+  private let id: UInt64?
   private var mapper: UserspaceDeviceMapper { door.mapper }
 
-  init(_ door: ControlDoor, _ connection: ControlConnection) {
+  init(_ door: ControlDoor, _ connection: ControlConnection, _ request: ControlMessage)
+    throws(ControlMessage.Malformed)
+  {
     self.door = door
     self.connection = connection
+    self.request = request
+    id = try request.numberIfThere("id")
   }
 
-  /// Carries out `request`, and calls `reply` once: at once, or when it is done. A command that only
+  /// A line of the answer.
+  private func line(_ word: String = "ok") -> ControlMessage {
+    var line = ControlMessage(word)
+    line.put("id", id)
+    return line
+  }
+
+  private func line(_ error: DeviceMapperError) -> ControlMessage {
+    var line = ControlMessage(error)
+    line.put("id", id)
+    return line
+  }
+
+  /// The answer to a request that is none.
+  static func refusal(_ fault: ControlMessage.Malformed) -> ControlMessage {
+    ControlProtocol.refusal(EINVAL, "no request: \(fault)")
+  }
+
+  /// Carries out the request, and calls `reply` once: at once, or when it is done. A command that only
   /// waits can be cancelled, by what is returned; any other, for which that is nil, goes on though nobody
   /// may hear its answer.
   /// - Throws: where the request is none; `reply` is not called then.
-  func run(_ request: ControlMessage, _ reply: @escaping Reply)
-    throws(ControlMessage.Malformed) -> Cancel?
-  {
-    var request = request
-    guard let verb = ControlVerb(rawValue: try request.text()) else {
-      throw ControlMessage.Malformed()
+  func run(_ reply: @escaping Reply) throws(ControlMessage.Malformed) -> Cancel? {
+    guard let verb = ControlVerb(rawValue: request.word) else {
+      // A newer program's; what it does without is for that to decide.
+      reply(
+        line(
+          DeviceMapperError(
+            .version, device: "", code: ENOSYS,
+            messages: ["this server has no command '\(request.word)'"])
+        ).line)
+      return nil
     }
     switch verb {
-    case .wait: return try wait(request, reply)
-    case .awaitEvents: return try awaitEvents(request, reply)
-    case .info, .status, .table, .dependencies: try query(verb, request, reply)
+    case .wait: return try wait(reply)
+    case .info, .status, .table, .dependencies: try query(verb, reply)
     case .list: list(reply)
-    case .removeAll: removeAll(deferred: try request.flag(), reply)
-    case .targets: reply(targets().line)
-    case .version: reply(ControlMessage(["ok", UserspaceDeviceMapper.driverVersion]).line)
-    case .listeners: reply(ControlMessage(["ok"] + door.listeners()).line)
-    case .armEvents: reply(ControlMessage(["ok", "\(door.eventCount)"]).line)
+    case .removeAll: removeAll(deferred: try request.flag("deferred"), reply)
+    case .targets: reply(targets())
+    case .version: answer(reply) { $0.put("driver", UserspaceDeviceMapper.driverVersion) }
+    case .listeners:
+      answer(reply) { for name in door.listeners() { $0.put("listener", name) } }
+    case .subscribe:
+      connection.isSubscribed = true
+      answer(reply) { _ in }
     case .path:
-      let number = DeviceNumber(major: try request.number(), minor: try request.number())
-      reply((mapper.path(of: number).map { ControlMessage(["ok", $0]) } ?? .none).line)
-    case .create, .suspend, .resume: try slowCommand(verb, request, reply)
+      let path = mapper.path(of: try request.deviceNumber("number"))
+      if let path { answer(reply) { $0.put("path", path) } } else { reply(line("none").line) }
+    case .create: try create(reply)
+    case .suspend, .resume: try suspendOrResume(verb, reply)
     case .reload, .clear, .remove, .rename, .setUUID, .message:
-      let command = try command(verb, request)
+      let command = try command(verb)
       door.loop.begin {
-        reply(answer(command).line)
+        do throws(DeviceMapperError) {
+          var answer = line()
+          if let text = try command() { answer.put("result", text) }
+          reply(answer.line)
+        } catch {
+          reply(line(error).line)
+        }
         door.volumes.changed()
       }
     }
     return nil
   }
 
+  private func answer(_ reply: Reply, _ build: (inout ControlMessage) -> Void) {
+    var answer = line()
+    build(&answer)
+    reply(answer.line)
+  }
+
   /// A command that is done when it returns, and may give a text; a disk can have it wait.
   private typealias Command = () throws(DeviceMapperError) -> String?
 
-  private func answer(_ command: Command) -> ControlMessage {
-    do throws(DeviceMapperError) {
-      var answer = ControlMessage(["ok"])
-      if let text = try command() { answer.put(text) }
-      return answer
-    } catch {
-      return ControlMessage(error)
-    }
-  }
-
-  private func command(_ verb: ControlVerb, _ request: ControlMessage)
-    throws(ControlMessage.Malformed) -> Command
-  {
-    var request = request
-    let mapper = mapper
+  private func command(_ verb: ControlVerb) throws(ControlMessage.Malformed) -> Command {
     let device = try request.reference()
+    let (mapper, door) = (mapper, door)
+    /// Tells of it, by the device that it was when it began.
+    func told(
+      _ what: ControlEvent.What, _ body: @escaping () throws(DeviceMapperError) -> Void
+    ) -> Command {
+      { () throws(DeviceMapperError) in
+        let found = mapper.find(device)
+        try body()
+        if let found { door.happened(what, found) }
+        return nil
+      }
+    }
     switch verb {
     case .reload:
-      let isReadOnly = try request.flag()
       let lines = try request.lines()
-      return { () throws(DeviceMapperError) in
+      let isReadOnly = try request.flag("read_only")
+      return told(.reloaded) { () throws(DeviceMapperError) in
         try mapper.load(device, lines, readOnly: isReadOnly)
-        return nil
       }
     case .clear:
-      return { () throws(DeviceMapperError) in
-        try mapper.clear(device)
-        return nil
-      }
+      return told(.cleared) { () throws(DeviceMapperError) in try mapper.clear(device) }
     case .remove:
-      let isDeferred = try request.flag()
+      let isDeferred = try request.flag("deferred")
       return { () throws(DeviceMapperError) in
         try mapper.remove(device, deferred: isDeferred)
         return nil
       }
-    case .rename, .setUUID:
-      let text = try request.text()
+    case .rename:
+      let name = try request.text("name")
+      return told(.renamed) { () throws(DeviceMapperError) in
+        try mapper.rename(device, to: name)
+      }
+    case .setUUID:
+      let uuid = try request.text("uuid")
       return { () throws(DeviceMapperError) in
-        if verb == .rename {
-          try mapper.rename(device, to: text)
-        } else {
-          try mapper.setUUID(device, to: text)
-        }
+        try mapper.setUUID(device, to: uuid)
         return nil
       }
     case .message:
-      let sector: UInt64 = try request.number()
-      let text = try request.text()
+      let sector: UInt64 = try request.number("sector")
+      let text = try request.text("text")
       return { () throws(DeviceMapperError) in
         try mapper.message(device, sector: sector, text)
       }
-    default: throw ControlMessage.Malformed()
+    default: preconditionFailure("\(verb) is no quick command")
     }
   }
 
-  /// Commands that may wait for I/O.
-  private func slowCommand(
-    _ verb: ControlVerb, _ request: ControlMessage, _ reply: @escaping Reply
-  ) throws(ControlMessage.Malformed) {
-    var request = request
-    let done: UserspaceDeviceMapper.Completion = { result in
+  /// Ends a command that may have waited for I/O.
+  private func completion(
+    _ what: ControlEvent.What, _ device: DeviceReference, _ reply: @escaping Reply
+  ) -> UserspaceDeviceMapper.Completion {
+    { result in
       door.volumes.changed()
       switch result {
-      case .success: reply(ControlMessage(["ok"]).line)
-      case .failure(let error): reply(ControlMessage(error).line)
+      case .success:
+        if let found = mapper.find(device) { door.happened(what, found) }
+        reply(line().line)
+      case .failure(let error): reply(line(error).line)
       }
     }
-    if verb == .create {
-      var creation = DeviceCreation(name: try request.text())
-      let uuid = try request.text()
-      creation.uuid = uuid.isEmpty ? nil : uuid
-      creation.major = try request.optionalNumber()
-      creation.minor = try request.optionalNumber()
-      creation.isReadOnly = try request.flag()
-      let hasTable = try request.flag()
-      let lines = try request.lines()
-      creation.table = hasTable ? lines : nil
-      mapper.create(creation, done)
-      return
-    }
+  }
+
+  private func create(_ reply: @escaping Reply) throws(ControlMessage.Malformed) {
+    var creation = DeviceCreation(name: try request.text("name"))
+    let uuid = try request.textIfThere("uuid") ?? ""
+    creation.uuid = uuid.isEmpty ? nil : uuid
+    creation.major = try request.numberIfThere("major")
+    creation.minor = try request.numberIfThere("minor")
+    creation.isReadOnly = try request.flag("read_only")
+    let lines = try request.lines()
+    creation.table = try request.flag("table") ? lines : nil
+    connection.begins(creation.name, id)
+    mapper.create(creation, completion(.created, .name(creation.name), reply))
+  }
+
+  private func suspendOrResume(_ verb: ControlVerb, _ reply: @escaping Reply)
+    throws(ControlMessage.Malformed)
+  {
     let device = try request.reference()
-    let options = SuspendOptions(rawValue: try request.number())
+    let options = SuspendOptions(rawValue: try request.numberIfThere("options") ?? 0)
     if let found = mapper.find(device) {
+      connection.begins(found.name, id)
       if verb == .suspend, options.contains(.whileConnected) {
         // What is suspended already is not for this one to resume.
         if !found.isSuspended, !found.isSuspending { connection.hold(found) }
@@ -150,96 +197,52 @@ struct ControlCommand {
       }
     }
     if verb == .suspend {
-      mapper.suspend(device, options, done)
+      mapper.suspend(device, options, completion(.suspended, device, reply))
     } else {
-      mapper.resume(device, options, done)
+      mapper.resume(device, options, completion(.resumed, device, reply))
     }
   }
 
   // MARK: - Queries
 
-  private func query(
-    _ verb: ControlVerb, _ request: ControlMessage, _ reply: @escaping Reply
-  ) throws(ControlMessage.Malformed) {
-    var request = request
+  private func query(_ verb: ControlVerb, _ reply: @escaping Reply)
+    throws(ControlMessage.Malformed)
+  {
     let device = try request.reference()
-    let options = QueryOptions(rawValue: try request.number())
+    let options = QueryOptions(rawValue: try request.numberIfThere("options") ?? 0)
     switch verb {
     case .info:
-      guard let info = mapper.info(device, options) else {
-        return reply(ControlMessage.none.line)
-      }
-      var answer = ControlMessage(["ok"])
-      answer.put(info)
-      reply(answer.line)
+      guard let info = mapper.info(device, options) else { return reply(line("none").line) }
+      answer(reply) { $0.put(info) }
     case .dependencies:
       guard let found = mapper.dependencies(device, options) else {
-        return reply(ControlMessage.none.line)
+        return reply(line("none").line)
       }
-      var answer = ControlMessage(["ok"])
-      answer.put(found.info)
-      for number in found.devices {
-        answer.put(number.major)
-        answer.put(number.minor)
+      answer(reply) { answer in
+        answer.put(found.info)
+        for number in found.devices { answer.put("dependency", number) }
       }
-      reply(answer.line)
     case .status: door.loop.begin { reply(answer(door.mapper.status(device, options)).line) }
     default: reply(answer(mapper.table(device, options)).line)
     }
   }
 
   /// Answers with the status when the event number differs.
-  private func wait(_ request: ControlMessage, _ reply: @escaping Reply)
-    throws(ControlMessage.Malformed) -> Cancel
-  {
-    var request = request
+  private func wait(_ reply: @escaping Reply) throws(ControlMessage.Malformed) -> Cancel {
     let device = try request.reference()
-    let options = QueryOptions(rawValue: try request.number())
-    return mapper.wait(device, eventNumber: try request.number(), options) { result in
+    let options = QueryOptions(rawValue: try request.numberIfThere("options") ?? 0)
+    let number: UInt32 = try request.number("event_number")
+    return mapper.wait(device, eventNumber: number, options) { result in
       switch result {
       case .success(let status): reply(answer(status).line)
-      case .failure(let error): reply(ControlMessage(error).line)
+      case .failure(let error): reply(line(error).line)
       }
     }
   }
 
-  /// Answers 1 upon an event of any device since the count that the request names, 0 when the time that
-  /// it names (milliseconds; none: for ever) is up.
-  private func awaitEvents(_ request: ControlMessage, _ reply: @escaping Reply)
-    throws(ControlMessage.Malformed) -> Cancel
-  {
-    var request = request
-    let known: UInt64 = try request.number()
-    let milliseconds = try request.optionalNumber()
-    if known != door.eventCount {
-      reply(ControlMessage(["ok", "1"]).line)
-      return {}
-    }
-    let loop = door.loop
-    guard let milliseconds else { return door.watch { reply(ControlMessage(["ok", "1"]).line) } }
-    var timer: LoopTimer?
-    let forget = door.watch {
-      if let set = timer { loop.cancel(set) }
-      timer = nil
-      reply(ControlMessage(["ok", "1"]).line)
-    }
-    let end = LoopTimer {
-      timer = nil
-      forget()
-      reply(ControlMessage(["ok", "0"]).line)
-    }
-    timer = end
-    loop.set(end, after: UInt64(milliseconds) * 1_000_000)
-    return {
-      if let set = timer { loop.cancel(set) }
-      timer = nil
-      forget()
-    }
-  }
-
   private func answer(_ table: DeviceTable?) -> ControlMessage {
-    guard let table else { return .none }
-    var answer = ControlMessage(["ok"])
+    guard let table else { return line("none") }
+    var answer = line()
     answer.put(table.info)
     answer.put(table.lines)
     return answer
@@ -255,25 +258,21 @@ struct ControlCommand {
     var devices: [MappedDevice] = []
     mapper.forEachDevice { devices.append($0) }
     var rest = devices[...]
-    var line = ControlMessage(["ok"]).line
+    var lines: [UInt8] = []
     inSteps {
-      var entries = ControlMessage([])
       for device in rest.prefix(Self.devicesPerStep)
       where door.mapper.find(.number(device.number)) === device {
-        entries.put(device.name)
-        entries.put(device.number.major)
-        entries.put(device.number.minor)
-        entries.put(device.eventNumber)
-        entries.put(device.uuid)
+        var item = line("item")
+        item.put("name", device.name)
+        item.put("number", device.number)
+        item.put("event_number", device.eventNumber)
+        item.put("uuid", device.uuid)
+        lines += item.line
       }
       rest = rest.dropFirst(Self.devicesPerStep)
-      if !entries.fields.isEmpty {
-        line[line.count - 1] = UInt8(ascii: "\t")
-        line += entries.line
-      }
-      return connection.makes(line.capacity) && !rest.isEmpty
+      return connection.makes(lines.capacity) && !rest.isEmpty
     } then: {
-      reply(line)
+      reply(lines + line().line)
     }
   }
 
@@ -284,7 +283,7 @@ struct ControlCommand {
         removal.step()
       } then: {
         door.volumes.changed()
-        reply(ControlMessage(["ok"]).line)
+        reply(line().line)
       }
     }
   }
@@ -296,19 +295,16 @@ struct ControlCommand {
     loop.set(LoopTimer { loop.begin { inSteps(step, then: done) } }, after: 0)
   }
 
-  private func targets() -> ControlMessage {
-    var answer = ControlMessage(["ok"])
+  private func targets() -> [UInt8] {
+    var lines: [UInt8] = []
     for target in mapper.targets() {
-      answer.put(target.name)
-      answer.put(target.version.major)
-      answer.put(target.version.minor)
-      answer.put(target.version.patch)
+      var item = line("item")
+      item.put("name", target.name)
+      item.put("major", target.version.major)
+      item.put("minor", target.version.minor)
+      item.put("patch", target.version.patch)
+      lines += item.line
     }
-    return answer
+    return lines + line().line
   }
-}
-
-extension ControlMessage {
-  /// The device does not exist.
-  fileprivate static var none: ControlMessage { ControlMessage(["none"]) }
 }

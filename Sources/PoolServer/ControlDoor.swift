@@ -7,8 +7,8 @@ import PoolManager
 import ServerControl
 import Targets
 
-/// The control socket: device-mapper's commands for the userspace device-mapper, one line each. Only
-/// the server's own user and root are let in.
+/// The control socket: device-mapper's commands for the userspace device-mapper, in the lines of the
+/// control protocol. Only the server's own user and root are let in.
 final class ControlDoor {
   private let connectionsMax: Int
   /// Bytes of requests and answers, of all connections.
@@ -25,11 +25,13 @@ final class ControlDoor {
   let listeners: () -> [String]
   private var door: AcceptingDoor?
   private var connections: [ControlConnection] = []
-  /// Events of all devices so far.
-  private(set) var eventCount: UInt64 = 0
-  private var watchers: [(id: UInt64, body: () -> Void)] = []
-  private var lastWatcher: UInt64 = 0
-  private lazy var eventTimer = LoopTimer { [unowned self] in tellWatchers() }
+  private var isTelling = false
+  /// What has happened and was not told yet.
+  private var happenings: [(what: ControlEvent.What, device: MappedDevice)] = []
+  /// More are not kept: they are told to be lost.
+  private static let happeningsMax = 4096
+  private var areHappeningsLost = false
+  private lazy var eventTimer = LoopTimer { [unowned self] in tellSubscribers() }
   private lazy var tickTimer = LoopTimer { [unowned self] in tick() }
   private let runFolder: RunFolder
 
@@ -57,9 +59,11 @@ final class ControlDoor {
   private func letIn(_ fd: Int32) {
     var user: UInt32 = .max
     let isKnown = dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
-    guard isKnown, connections.count < connectionsMax || dropLeastNeeded() else {
-      Glibc.close(fd)
-      return
+    guard isKnown else {
+      return turnAway(fd, EPERM, "the server takes commands of its own user and of root only")
+    }
+    guard connections.count < connectionsMax || dropLeastNeeded() else {
+      return turnAway(fd, EBUSY, "\(connections.count) connections are in the midst of commands")
     }
     let connection = ControlConnection(fd, self)
     do throws(SystemError) {
@@ -69,6 +73,12 @@ final class ControlDoor {
     } catch {
       Glibc.close(fd)
     }
+  }
+
+  private func turnAway(_ fd: Int32, _ code: Int32, _ sentence: String) {
+    var bytes = OutgoingBytes(ControlProtocol.refusal(code, sentence).line)
+    _ = bytes.send(to: fd)
+    Glibc.close(fd)
   }
 
   /// Makes room for another: the one goes that has asked for nothing for longest, or has not sent or
@@ -106,38 +116,66 @@ final class ControlDoor {
   }
 
   /// Resumes what one who has gone has left suspended, after what it has begun.
-  fileprivate func resume(_ device: MappedDevice) {
+  func resume(_ device: MappedDevice) {
     guard mapper.find(.number(device.number)) === device else { return }
     mapper.resume(.number(device.number), []) { [weak self] _ in self?.volumes.changed() }
   }
 
   // MARK: - Events
 
-  /// Something happened to a device. Events are raised in the midst of things: who waits is told later.
-  func eventHappened() {
-    eventCount &+= 1
+  /// Something happened to a device. Events are raised in the midst of things: subscribers are told later.
+  func happened(_ what: ControlEvent.What, _ device: MappedDevice) {
+    guard connections.contains(where: \.isSubscribed) else { return }
+    if happenings.count < Self.happeningsMax {
+      happenings.append((what, device))
+    } else {
+      areHappeningsLost = true
+    }
     if !eventTimer.isSet { loop.set(eventTimer, after: 0) }
   }
 
-  private func tellWatchers() {
-    let due = watchers
-    watchers = []
-    for watcher in due { watcher.body() }
+  /// A volume's status may have to wait for the metadata; what happens meanwhile is told after it.
+  private func tellSubscribers() {
+    guard !isTelling else { return }
+    isTelling = true
+    loop.begin { [weak self] in
+      guard let self else { return }
+      while !happenings.isEmpty || areHappeningsLost { tellOfHappenings() }
+      isTelling = false
+    }
   }
 
-  /// Calls `body` upon the next event of any device. Returns what has it not called.
-  func watch(_ body: @escaping () -> Void) -> () -> Void {
-    lastWatcher &+= 1
-    let id = lastWatcher
-    watchers.append((id, body))
-    return { [weak self] in self?.watchers.removeAll { $0.id == id } }
+  private func tellOfHappenings() {
+    let due = happenings
+    happenings = []
+    var lines = due.map { event($0.what, $0.device).message.line }
+    if areHappeningsLost {
+      areHappeningsLost = false
+      lines.append(ControlEvent(.lost).message.line)
+    }
+    for connection in connections where connection.isSubscribed { connection.push(lines) }
+  }
+
+  private func event(_ what: ControlEvent.What, _ device: MappedDevice) -> ControlEvent {
+    var event = ControlEvent(what, name: device.name, number: device.number)
+    event.eventNumber = device.eventNumber
+    guard what == .event else { return event }
+    guard mapper.find(.number(device.number)) === device else {
+      event.what = .removed
+      return event
+    }
+    event.status = mapper.status(.number(device.number), .noFlush)?.lines ?? []
+    return event
+  }
+
+  /// Tells whoever waits for a command on the device `name` how far it is.
+  /// - Parameter total: steps in all, 0 where that is not known.
+  func progress(_ name: String, _ title: String, done: UInt64, total: UInt64) {
+    for connection in connections { connection.tellProgress(name, title, done, total) }
   }
 
   /// How many are connected.
   var connectionCount: Int { connections.count }
-
-  /// How many wait for an event of any device.
-  var watcherCount: Int { watchers.count }
 
   /// Lets nobody in any more, and closes what is open.
   func close() {
@@ -146,154 +184,5 @@ final class ControlDoor {
     loop.cancel(tickTimer)
     for connection in connections { connection.close() }
     try? runFolder.clear()
-  }
-}
-
-/// One who gives commands.
-final class ControlConnection: EventSource {
-  private unowned let door: ControlDoor
-  private var received: [UInt8] = []
-  /// Of `received`, what has been searched for the end of a line.
-  private var searched = 0
-  private var answer = OutgoingBytes()
-  private var isClosed = false
-  /// A command is under way; the next one waits.
-  private var isBusy = false
-  /// Commands are being taken from `received`.
-  private var isProcessing = false
-  /// A command can end in the midst of things; the next one is begun from the loop.
-  private lazy var nextTimer = LoopTimer { [unowned self] in process() }
-  /// Has what is under way forgotten, where nothing but an event is waited for.
-  private var cancel: (() -> Void)?
-  /// When it last sent or took something.
-  private(set) var lastProgress: UInt64
-  /// Devices that it has suspended for as long as it is there.
-  private var held: [MappedDevice] = []
-
-  /// Whether a command is under way that goes on by itself.
-  var isWorking: Bool { isBusy && cancel == nil }
-  /// Whether it waits for an event.
-  var isWaiting: Bool { isBusy && cancel != nil }
-  /// Whether a device is suspended for as long as it is there.
-  var isHolding: Bool { !held.isEmpty }
-  /// Whether the rest of a request or of an answer is due from the other side.
-  var isStuck: Bool { !isBusy && (!received.isEmpty || !answer.isEmpty) }
-  /// Bytes of the request that is being carried out, taken apart, and of the answer that is being made.
-  private var bytesUnderWay = 0
-  /// Bytes of memory for requests and answers.
-  var bytesInUse: Int { received.capacity + bytesUnderWay + answer.count }
-
-  init(_ descriptor: Int32, _ door: ControlDoor) {
-    self.door = door
-    lastProgress = door.loop.time
-    super.init(descriptor: descriptor)
-  }
-
-  /// `device`, which is about to be suspended, is to be resumed when the connection ends.
-  func hold(_ device: MappedDevice) { held.append(device) }
-  /// `device` is no longer to be resumed when the connection ends.
-  func release(_ device: MappedDevice) { held.removeAll { $0 === device } }
-
-  override func ready(_ events: EventLoop.Events) {
-    if events.contains(.writable) { send() }
-    if !isClosed, events.contains(.readable) { receive() }
-    if !isClosed, !events.isDisjoint(with: .closed), !events.contains(.readable) { close() }
-  }
-
-  private func receive() {
-    let room = ControlMessage.requestBytesMax - received.count
-    guard room > 0, door.hasRoom(min(room, 65_536)) else { return close() }
-    let count = withUnsafeTemporaryAllocation(byteCount: min(room, 65_536), alignment: 1) { chunk in
-      let count = recv(descriptor, chunk.baseAddress, chunk.count, 0)
-      if count > 0 { received += UnsafeRawBufferPointer(rebasing: chunk[..<count]) }
-      return count
-    }
-    guard count > 0 else {
-      if count == 0 || errno != EAGAIN && errno != EINTR { close() }
-      return
-    }
-    lastProgress = door.loop.time
-    process()
-  }
-
-  private func process() {
-    isProcessing = true
-    defer { isProcessing = false }
-    while !isBusy, !isClosed, answer.isEmpty,
-      let end = received[searched...].firstIndex(of: ControlMessage.lineEnd)
-    {
-      let line = received[..<end]
-      let bytes = ControlMessage.memoryBytes(of: line)
-      guard door.hasRoom(bytes) else { return close() }
-      bytesUnderWay = bytes
-      isBusy = true
-      do throws(ControlMessage.Malformed) {
-        let request = try ControlMessage(line: line)
-        received.removeSubrange(...end)
-        searched = 0
-        let cancel = try ControlCommand(door, self).run(request) { [weak self] in self?.reply($0) }
-        if isBusy { self.cancel = cancel }
-      } catch {
-        close()
-      }
-    }
-    if !isBusy, answer.isEmpty { searched = received.count }
-    if received.isEmpty { received = [] }
-    watch()
-  }
-
-  /// An answer is being made that takes so many bytes by now. False where they are too many, or there is
-  /// nobody any more to tell it to.
-  func makes(_ bytes: Int) -> Bool {
-    guard !isClosed else { return false }
-    bytesUnderWay = 0
-    let hasRoom = door.hasRoom(bytes)
-    bytesUnderWay = bytes
-    if !hasRoom { close() }
-    return hasRoom
-  }
-
-  private func reply(_ line: [UInt8]) {
-    isBusy = false
-    cancel = nil
-    bytesUnderWay = 0
-    guard !isClosed else { return }
-    guard door.hasRoom(line.count) else { return close() }
-    answer = OutgoingBytes(line)
-    lastProgress = door.loop.time
-    send()
-  }
-
-  private func goOn() {
-    if !isProcessing, !isClosed, !nextTimer.isSet { door.loop.set(nextTimer, after: 0) }
-  }
-
-  private func send() {
-    switch answer.send(to: descriptor) {
-    case .done: goOn()
-    case .waits:
-      lastProgress = door.loop.time
-      watch()
-    case .failed: close()
-    }
-  }
-
-  private func watch() {
-    guard !isClosed else { return }
-    door.loop.change(self, answer.isEmpty ? .readable : .writable)
-  }
-
-  func close() {
-    guard !isClosed else { return }
-    isClosed = true
-    cancel?()
-    cancel = nil
-    door.loop.cancel(nextTimer)
-    door.loop.remove(self)
-    Glibc.close(descriptor)
-    door.forget(self)
-    let left = held
-    held = []
-    for device in left { door.resume(device) }
   }
 }

@@ -22,15 +22,16 @@ final class MetadataJudge {
   private let care: MetadataCare
   private let tickets: CleanTickets?
   private let note: (String) -> Void
-  /// Told every two seconds that a check is still under way.
-  private let goesOn: () -> Void
+  /// Told every two seconds how far a check is: the pool, steps done, and steps in all.
+  private let goesOn: (String, UInt64, UInt64) -> Void
   private let requests = RequestPool()
   private var worker: BlockingWorker?
   private var jobs: [ObjectIdentifier: Job] = [:]
 
   init(
     _ loop: EventLoop, care: MetadataCare, tickets: CleanTickets?,
-    note: @escaping (String) -> Void, goesOn: @escaping () -> Void
+    note: @escaping (String) -> Void,
+    goesOn: @escaping (String, UInt64, UInt64) -> Void
   ) {
     self.loop = loop
     self.care = care
@@ -92,7 +93,7 @@ final class MetadataJudge {
     let (done, total) = job.progress
     let share = total > 0 ? ": \(min(100, done &* 100 / total)) %" : ""
     note("checking the metadata of '\(access.name)' in \(access.path)\(share)")
-    goesOn()
+    goesOn(access.name, done, total)
     if let timer = job.timer { loop.set(timer, after: 2_000_000_000) }
   }
 

@@ -6,7 +6,7 @@ import Glibc
 import PoolManager
 import ServerControl
 import Targets
-import ThinTools
+public import ThinTools
 
 /// A pool without the kernel: its devices in this process, its volumes for NBD clients, and commands by
 /// a control socket. Everything is on the thread that calls `run`.
@@ -19,7 +19,11 @@ public final class PoolServer {
   private let mapper: UserspaceDeviceMapper
   private lazy var judge = MetadataJudge(
     loop, care: options.check, tickets: options.tickets.map { CleanTickets(folder: $0) },
-    note: note, goesOn: { [unowned self] in notify("EXTEND_TIMEOUT_USEC=10000000") })
+    note: note,
+    goesOn: { [unowned self] name, done, total in
+      notify("EXTEND_TIMEOUT_USEC=10000000")
+      control?.progress(name, "Checking the metadata of \(name)", done: done, total: total)
+    })
   /// Files that the user has been warned of.
   private var warned: Set<String> = []
   private let volumes: VolumeExports
@@ -37,7 +41,7 @@ public final class PoolServer {
 
   /// A server that has not begun yet. `note` is told what the user should know.
   /// - Throws: where the system gives no event loop.
-  public init(_ options: ServeOptions, note: @escaping (String) -> Void) throws(ServeError) {
+  public init(_ options: ServeOptions, note: @escaping (String) -> Void) throws(ToolError) {
     self.options = options
     self.note = note
     do throws(SystemError) {
@@ -45,7 +49,7 @@ public final class PoolServer {
       queue = try IOQueue(loop)
       worker = try BlockingWorker(loop)
     } catch {
-      throw ServeError(.inputOutput, "\(error)")
+      throw ToolError(.unexpected, "\(error)")
     }
     loop.spinNanoseconds = options.spinMicroseconds * 1000
     mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
@@ -57,9 +61,9 @@ public final class PoolServer {
     server = BlockServer(
       loop, exports: volumes.exports, limits: options.limits, security: options.security)
     server.memoryReturned = { [unowned self] in mapper.returnMemory() }
-    mapper.eventHappened = { [unowned self] _ in
+    mapper.eventHappened = { [unowned self] device in
       volumes.changed()
-      control?.eventHappened()
+      control?.happened(.event, device)
     }
     mapper.judgeMetadata = { [unowned self] in judge.judge($0, $1) }
     mapper.poolClosed = { [unowned self] in judge.poolClosed($0) }
@@ -84,10 +88,10 @@ public final class PoolServer {
   }
 
   /// Serves until the process is told to end (SIGTERM, SIGINT, SIGHUP), and gives the pool back.
-  /// - Throws: `ServeError`; nothing of the pool is in use then.
-  public func run() throws(ServeError) {
+  /// - Throws: `ToolError`; nothing of the pool is in use then.
+  public func run() throws(ToolError) {
     if let folder = options.tickets, !options.isReadOnly { CleanTickets(folder: folder).clear() }
-    do throws(ServeError) {
+    do throws(ToolError) {
       try makeDevices()
       try openDoors()
     } catch {
@@ -98,11 +102,12 @@ public final class PoolServer {
     if options.untilIdleSeconds != nil { loop.set(idleTimer, after: Self.idleTick) }
     loop.run()
     if let fault = giveBack() { throw fault }
+    if let control = options.control { StartedServer.removeLog(control: control) }
   }
 
   // MARK: - Beginning
 
-  private func makeDevices() throws(ServeError) {
+  private func makeDevices() throws(ToolError) {
     let plan: PoolPlan
     switch options.source {
     case .devices(let metadata, let data):
@@ -125,8 +130,8 @@ public final class PoolServer {
     guard case .devices(let metadata, _) = options.source, !options.isReadOnly else { return }
     do throws(ToolError) {
       try OriginRecords(metadata: metadata)?.update { origins in
-        for volume in options.volumes where volume.origin != nil || volume.hasNoOrigin {
-          let full = volume.origin.flatMap { realpath($0, nil) }
+        for volume in options.volumes where volume.origin != .unstated {
+          let full = volume.origin.path.flatMap { realpath($0, nil) }
           defer { free(full) }
           origins[UInt64(volume.id)] = full.map { String(cString: $0) }
         }
@@ -136,7 +141,7 @@ public final class PoolServer {
     }
   }
 
-  private func make(_ device: ConciseTable.Device) throws(ServeError) {
+  private func make(_ device: ConciseTable.Device) throws(ToolError) {
     var creation = DeviceCreation(
       name: device.name, uuid: device.uuid.isEmpty ? nil : device.uuid,
       table: device.table.isEmpty ? nil : device.table)
@@ -148,29 +153,29 @@ public final class PoolServer {
     do throws(DeviceMapperError) {
       try result?.get()
     } catch {
-      let kind: ServeError.Kind =
+      let cause: ToolError.Cause =
         switch error.code {
-        case EBUSY: .busy
+        case EBUSY: .inUse
         case EIO, EILSEQ, ENOTBLK, EUCLEAN: .damaged
-        case ENODEV, ENOENT, EACCES: .missing
-        case ENOSPC, EDQUOT, EFBIG: .inputOutput
-        default: .request
+        case ENODEV, ENOENT, EACCES: .notFound(.input)
+        case ENOSPC, EDQUOT, EFBIG: .unexpected
+        default: .refused
         }
-      throw ServeError(kind, "cannot make '\(device.name)': \(error.reason)")
+      throw ToolError(cause, "cannot make '\(device.name)': \(error.reason)")
     }
   }
 
-  private func openDoors() throws(ServeError) {
+  private func openDoors() throws(ToolError) {
     let passed = try passedListeners()
     let controlPath = options.control ?? options.sockets.first.map { $0 + ".control" }
     guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
-      throw ServeError(.request, "nobody could connect: give --socket or --listen")
+      throw ToolError(.refused, "nobody could connect: give --socket or --listen")
     }
     let descriptors = DescriptorLimit.makeRoom(forConnections: options.limits.connections)
     if descriptors.connections < options.limits.connections {
       guard descriptors.connections > 0 else {
-        throw ServeError(
-          .request,
+        throw ToolError(
+          .refused,
           "the limit of open files leaves no room for a connection: raise it (ulimit -n, LimitNOFILE=)"
         )
       }
@@ -214,21 +219,21 @@ public final class PoolServer {
       place = "signals"
       try watchSignals()
     } catch {
-      let kind: ServeError.Kind =
+      let cause: ToolError.Cause =
         switch error.code {
-        case EADDRINUSE: .busy
-        case EINVAL, EADDRNOTAVAIL, ENAMETOOLONG: .request
-        default: .missing
+        case EADDRINUSE: .inUse
+        case EINVAL, EADDRNOTAVAIL, ENAMETOOLONG: .refused
+        default: .notFound(.input)
         }
-      throw ServeError(kind, "\(place): \(error)")
+      throw ToolError(cause, "\(place): \(error)")
     }
   }
 
-  private func passedListeners() throws(ServeError) -> [Listener] {
+  private func passedListeners() throws(ToolError) -> [Listener] {
     do throws(SystemError) {
       return try Listener.passed()
     } catch {
-      throw ServeError(.request, "LISTEN_FDS: \(error)")
+      throw ToolError(.refused, "LISTEN_FDS: \(error)")
     }
   }
 
@@ -289,7 +294,7 @@ public final class PoolServer {
   }
 
   /// Commits and lets go of everything; returns what went wrong, if something did.
-  private func giveBack() -> ServeError? {
+  private func giveBack() -> ToolError? {
     control?.close()
     metrics?.close()
     if let signals {
@@ -319,16 +324,16 @@ public final class PoolServer {
     loop.run(until: { !isRemoving })
     guard mapper.all.isEmpty else {
       let names = mapper.all.map(\.name).joined(separator: " ")
-      return ServeError(.busy, "still in use at the end: \(names)")
+      return ToolError(.inUse, "still in use at the end: \(names)")
     }
     guard worker.inFlight == 0, queue.inFlight == 0 else {
-      return ServeError(.inputOutput, "a disk has not answered for ten seconds")
+      return ToolError(.unexpected, "a disk has not answered for ten seconds")
     }
     judge.close()
     worker.close()
     queue.close()
     guard let name = failed.first else { return nil }
-    return ServeError(
+    return ToolError(
       .damaged, "the pool '\(name)' has failed: check its metadata before it is used again")
   }
 

@@ -3,6 +3,7 @@ public import DeviceMapper
 import Glibc
 public import PoolManager
 import Targets
+import ThinTools
 
 /// What `dmthin serve` is told.
 public struct ServeOptions {
@@ -82,34 +83,9 @@ public struct ServeOptions {
   }
 }
 
-/// Why serving cannot begin, or how it ended.
-public struct ServeError: Error, Equatable, Sendable, CustomStringConvertible {
-  /// What kind of fault it is.
-  public enum Kind: Sendable {
-    /// Something given does not fit.
-    case request
-    /// The pool's metadata is damaged.
-    case damaged
-    /// A device is in use.
-    case busy
-    /// A device or file is missing, or cannot be opened.
-    case missing
-    /// Reading or writing failed.
-    case inputOutput
-  }
-
-  /// What kind of fault it is.
-  public let kind: Kind
-  /// One line.
-  public let description: String
-
-  init(_ kind: Kind, _ description: String) {
-    self.kind = kind
-    self.description = description
-  }
-
-  /// What happened to a device or file.
-  init(_ code: Int32, _ description: String) {
-    self.init(code == EBUSY || code == EADDRINUSE ? .busy : .missing, description)
+extension ToolError {
+  /// What happened to a device or file that was to be served, by the system's error number.
+  init(_ code: Int32, _ message: String) {
+    self.init(code == EBUSY || code == EADDRINUSE ? .inUse : .notFound(.input), message)
   }
 }

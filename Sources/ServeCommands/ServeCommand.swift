@@ -14,11 +14,7 @@ public enum ServeCommand: Command {
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let options = try options(arguments) { [unowned console] in console.warning($0) }
-    do throws(ServeError) {
-      try PoolServer(options) { [unowned console] in console.note($0) }.run()
-    } catch {
-      throw ToolError(error.kind.toolKind, error.description)
-    }
+    try PoolServer(options) { [unowned console] in console.note($0) }.run()
     return ExitStatus.ok.rawValue
   }
 
@@ -88,7 +84,7 @@ public enum ServeCommand: Command {
           try TLSCredentials(certificate: certificate, key: key, clientAuthority: authority))
       }
     } catch {
-      throw ToolError(.input, error.description)
+      throw ToolError(.unsuitable(.input), error.description)
     }
     if let option = ["tls-certificate", "tls-key", "tls-client-ca", "tls-required"].first(
       where: arguments.has)
@@ -97,17 +93,5 @@ public enum ServeCommand: Command {
         "'--\(option)' is of no use alone: give --tls-certificate and --tls-key, or --tls-psk")
     }
     return .plain
-  }
-}
-
-extension ServeError.Kind {
-  fileprivate var toolKind: ToolError.Kind {
-    switch self {
-    case .request: .request
-    case .damaged: .damaged
-    case .busy: .busy
-    case .missing: .input
-    case .inputOutput: .inputOutput
-    }
   }
 }

@@ -1,64 +1,79 @@
-public import DeviceMapper
-
-/// What a request asks for: its first field.
-public enum ControlVerb: String, Sendable {
-  case create, reload, clear, suspend, resume, remove, rename, message
-  case removeAll = "remove_all"
-  case setUUID = "set_uuid"
-  case info, status, table, list, targets, version, wait
-  case dependencies = "deps"
-  /// The path by which a device below a table was opened.
-  case path
-  /// What NBD clients can connect to.
-  case listeners
-  /// How many events there were, of all devices.
-  case armEvents = "arm_events"
-  /// Until there are more.
-  case awaitEvents = "await_events"
-}
-
-/// A line of the control protocol: fields with tabs between them. A backslash stands before a
-/// backslash, and before `t` and `n` for a tab and a newline.
+/// A line of the control protocol: a word, then fields `name=value`, with tabs between them. A backslash
+/// stands before a backslash, and before `t` and `n` for a tab and a newline.
 ///
-/// A request is a verb and what it needs; the answer is `ok` and what was asked for, `none` where a
-/// device does not exist, or `error` with the operation, the device, the error number and messages.
+/// A field that is not known is skipped by whoever reads the line, so that a newer program may say more. A
+/// field that stands more than once is a list.
 public struct ControlMessage: Equatable, Sendable {
   /// What is wrong with a line.
-  public struct Malformed: Error, Equatable, Sendable {
-    /// Says no more than that.
-    public init() {}
+  public struct Malformed: Error, Equatable, Sendable, CustomStringConvertible {
+    /// What was expected and found, in a sentence.
+    public let description: String
+
+    init(_ description: String) { self.description = description }
+  }
+
+  /// A field.
+  public struct Field: Equatable, Sendable {
+    /// 1 to 32 lower-case letters, digits and underscores.
+    public let name: String
+    /// Any text.
+    public let value: String
   }
 
   /// Requests are no longer than this, in bytes.
   public static let requestBytesMax = 1 << 20
+  /// Fields of a line are no more than this.
+  public static let fieldsMax = 1 << 16
+  /// Bytes of a word, and of a name, are no more than this.
+  static let nameBytesMax = 32
   /// What a line ends with: a newline.
   public static let lineEnd = UInt8(ascii: "\n")
 
-  /// The fields.
-  public private(set) var fields: [String]
-  private var next = 0
+  /// What the line is: a verb, or the kind of an answer.
+  public let word: String
+  /// The fields in their order.
+  public private(set) var fields: [Field] = []
 
-  /// A message of some fields.
-  public init(_ fields: [String]) { self.fields = fields }
+  /// A line without fields.
+  public init(_ word: String) { self.word = word }
 
   /// Understands a line, without its newline.
-  /// - Throws: `Malformed` where it is not UTF-8, or something else is escaped.
+  /// - Throws: `Malformed` where it has no word, a field without a name, too many fields, something else
+  ///   that is escaped, or what is not UTF-8.
   public init(line: some Sequence<UInt8>) throws(Malformed) {
-    var fields: [String] = []
-    var field: [UInt8] = []
+    var word: String?
+    var fields: [Field] = []
+    var bytes: [UInt8] = []
+    /// Where the name of the field ends.
+    var equals: Int?
     var isEscaped = false
     func end() throws(Malformed) {
-      guard let text = String(validating: field, as: UTF8.self) else { throw Malformed() }
-      fields.append(text)
-      field.removeAll(keepingCapacity: true)
+      if word == nil {
+        guard Self.isName(bytes[...]) else { throw Malformed("a line begins with a word") }
+        word = String(decoding: bytes, as: UTF8.self)
+      } else {
+        guard let equals, Self.isName(bytes[..<equals]) else {
+          throw Malformed("a field has the form name=value")
+        }
+        guard let value = String(validating: bytes[(equals + 1)...], as: UTF8.self) else {
+          throw Malformed("a field is text in UTF-8")
+        }
+        guard fields.count < Self.fieldsMax else {
+          throw Malformed("a line has \(Self.fieldsMax) fields at most")
+        }
+        fields.append(
+          Field(name: String(decoding: bytes[..<equals], as: UTF8.self), value: value))
+      }
+      bytes.removeAll(keepingCapacity: true)
+      equals = nil
     }
     for byte in line {
       if isEscaped {
         switch byte {
-        case UInt8(ascii: "t"): field.append(9)
-        case UInt8(ascii: "n"): field.append(10)
-        case UInt8(ascii: "\\"): field.append(byte)
-        default: throw Malformed()
+        case UInt8(ascii: "t"): bytes.append(9)
+        case UInt8(ascii: "n"): bytes.append(10)
+        case UInt8(ascii: "\\"): bytes.append(byte)
+        default: throw Malformed("a backslash stands before another, before t or n")
         }
         isEscaped = false
       } else if byte == UInt8(ascii: "\\") {
@@ -66,26 +81,38 @@ public struct ControlMessage: Equatable, Sendable {
       } else if byte == 9 {
         try end()
       } else {
-        field.append(byte)
+        if byte == UInt8(ascii: "="), equals == nil, word != nil { equals = bytes.count }
+        bytes.append(byte)
       }
     }
-    guard !isEscaped else { throw Malformed() }
+    guard !isEscaped else { throw Malformed("a line ends in the midst of a field") }
     try end()
+    self.word = word ?? ""
     self.fields = fields
+  }
+
+  private static func isName(_ bytes: ArraySlice<UInt8>) -> Bool {
+    (1...nameBytesMax).contains(bytes.count)
+      && bytes.allSatisfy {
+        $0 == UInt8(ascii: "_") || (UInt8(ascii: "a")...UInt8(ascii: "z")).contains($0)
+          || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0)
+      }
   }
 
   /// The most memory that it takes to understand a line, in bytes.
   public static func memoryBytes(of line: some Sequence<UInt8>) -> Int {
-    // A field is a text with its bytes on the heap, in an array that grows by doubling.
-    line.reduce(256) { $0 + ($1 == 9 ? 2 * MemoryLayout<String>.stride + 48 : 2) }
+    // A field is two texts with their bytes on the heap, in an array that grows by doubling.
+    line.reduce(256) { $0 + ($1 == 9 ? 2 * MemoryLayout<Field>.stride + 96 : 2) }
   }
 
   /// The line, with its newline.
   public var line: [UInt8] {
-    var bytes: [UInt8] = []
-    for (i, field) in fields.enumerated() {
-      if i > 0 { bytes.append(9) }
-      for byte in field.utf8 {
+    var bytes = Array(word.utf8)
+    for field in fields {
+      bytes.append(9)
+      bytes += field.name.utf8
+      bytes.append(UInt8(ascii: "="))
+      for byte in field.value.utf8 {
         switch byte {
         case 9: bytes += [UInt8(ascii: "\\"), UInt8(ascii: "t")]
         case 10: bytes += [UInt8(ascii: "\\"), UInt8(ascii: "n")]
@@ -94,155 +121,78 @@ public struct ControlMessage: Equatable, Sendable {
         }
       }
     }
-    bytes.append(10)
+    bytes.append(Self.lineEnd)
     return bytes
   }
 
-  // MARK: - Writing
+  // MARK: - Fields
 
-  /// Adds a text.
-  public mutating func put(_ text: String) { fields.append(text) }
-  /// Adds a number.
-  public mutating func put(_ number: some BinaryInteger) { fields.append("\(number)") }
-  /// Adds a yes or no.
-  public mutating func put(_ flag: Bool) { fields.append(flag ? "1" : "0") }
-  /// Adds a number that may not be there.
-  public mutating func put(_ number: UInt32?) { fields.append(number.map { "\($0)" } ?? "") }
+  /// Adds a field.
+  public mutating func put(_ name: String, _ text: String) {
+    fields.append(Field(name: name, value: text))
+  }
 
-  /// Adds how a device is named.
-  public mutating func put(_ reference: DeviceReference) {
-    switch reference {
-    case .name(let name): put("name:\(name)")
-    case .uuid(let uuid): put("uuid:\(uuid)")
-    case .number(let number): put("number:\(number)")
+  /// Adds a number, unless there is none.
+  public mutating func put(_ name: String, _ number: (some BinaryInteger)?) {
+    if let number { put(name, "\(number)") }
+  }
+
+  /// Adds a field that says yes; no is said by leaving it out.
+  public mutating func put(_ name: String, if flag: Bool) {
+    if flag { put(name, "1") }
+  }
+
+  /// All values of a field.
+  public func all(_ name: String) -> [String] {
+    fields.lazy.filter { $0.name == name }.map(\.value)
+  }
+
+  /// The value of a field; nil where it does not stand there.
+  /// - Throws: where it stands there more than once.
+  public func textIfThere(_ name: String) throws(Malformed) -> String? {
+    var found: String?
+    for field in fields where field.name == name {
+      guard found == nil else { throw Malformed("the field '\(name)' stands there twice") }
+      found = field.value
     }
+    return found
   }
 
-  /// Adds a table or a status; it has to be the last.
-  public mutating func put(_ lines: [TableLine]) {
-    for line in lines {
-      put(line.start)
-      put(line.length)
-      put(line.type)
-      put(line.parameters)
+  /// The value of a field that has to be there.
+  public func text(_ name: String) throws(Malformed) -> String {
+    guard let text = try textIfThere(name) else {
+      throw Malformed("the field '\(name)' is missing")
     }
+    return text
   }
 
-  /// Adds a device's state.
-  public mutating func put(_ info: DeviceInfo) {
-    put(info.name)
-    put(info.uuid)
-    put(info.number.major)
-    put(info.number.minor)
-    put(info.openCount)
-    put(info.eventNumber)
-    put(info.targetCount)
-    for flag in [
-      info.isSuspended, info.isReadOnly, info.hasLiveTable, info.hasInactiveTable,
-      info.isDeferredRemove, info.isInternallySuspended,
-    ] { put(flag) }
+  /// A number; nil where the field does not stand there.
+  public func numberIfThere<Value: FixedWidthInteger>(
+    _ name: String, _ type: Value.Type = Value.self
+  ) throws(Malformed) -> Value? {
+    guard let text = try textIfThere(name) else { return nil }
+    guard let number = Value(text) else {
+      throw Malformed("'\(name)': expected a number of \(Value.min) to \(Value.max)")
+    }
+    return number
   }
 
-  // MARK: - Reading, from the front
-
-  /// Whether all fields have been read.
-  public var isAtEnd: Bool { next >= fields.count }
-
-  /// The next field.
-  public mutating func text() throws(Malformed) -> String {
-    guard next < fields.count else { throw Malformed() }
-    defer { next += 1 }
-    return fields[next]
-  }
-
-  /// A number.
-  public mutating func number<Value: FixedWidthInteger>(
-    _ type: Value.Type = Value.self
+  /// A number that has to be there.
+  public func number<Value: FixedWidthInteger>(
+    _ name: String, _ type: Value.Type = Value.self
   ) throws(Malformed) -> Value {
-    guard let number = Value(try text()) else { throw Malformed() }
+    guard let number = try numberIfThere(name, type) else {
+      throw Malformed("the field '\(name)' is missing")
+    }
     return number
   }
 
-  /// A number that may not be there.
-  public mutating func optionalNumber() throws(Malformed) -> UInt32? {
-    let field = try text()
-    if field.isEmpty { return nil }
-    guard let number = UInt32(field) else { throw Malformed() }
-    return number
-  }
-
-  /// A yes or no.
-  public mutating func flag() throws(Malformed) -> Bool {
-    switch try text() {
-    case "0": return false
+  /// A yes or no, which is no where the field does not stand there.
+  public func flag(_ name: String) throws(Malformed) -> Bool {
+    switch try textIfThere(name) {
+    case nil, "0": return false
     case "1": return true
-    default: throw Malformed()
+    default: throw Malformed("'\(name)': expected 0 or 1")
     }
-  }
-
-  /// How a device is named.
-  public mutating func reference() throws(Malformed) -> DeviceReference {
-    let field = try text()
-    guard let colon = field.firstIndex(of: ":") else { throw Malformed() }
-    let rest = String(field[field.index(after: colon)...])
-    switch field[..<colon] {
-    case "name": return .name(rest)
-    case "uuid": return .uuid(rest)
-    case "number":
-      let words = rest.split(separator: ":", omittingEmptySubsequences: false)
-      guard words.count == 2, let major = UInt32(words[0]), let minor = UInt32(words[1]) else {
-        throw Malformed()
-      }
-      return .number(DeviceNumber(major: major, minor: minor))
-    default: throw Malformed()
-    }
-  }
-
-  /// The rest as a table or a status.
-  public mutating func lines() throws(Malformed) -> [TableLine] {
-    var lines: [TableLine] = []
-    while !isAtEnd {
-      lines.append(
-        TableLine(
-          start: try number(), length: try number(), type: try text(), parameters: try text()))
-    }
-    return lines
-  }
-
-  /// A device's state.
-  public mutating func info() throws(Malformed) -> DeviceInfo {
-    var info = DeviceInfo(
-      name: try text(), uuid: try text(),
-      number: DeviceNumber(major: try number(), minor: try number()))
-    info.openCount = try number()
-    info.eventNumber = try number()
-    info.targetCount = try number()
-    info.isSuspended = try flag()
-    info.isReadOnly = try flag()
-    info.hasLiveTable = try flag()
-    info.hasInactiveTable = try flag()
-    info.isDeferredRemove = try flag()
-    info.isInternallySuspended = try flag()
-    return info
-  }
-}
-
-extension ControlMessage {
-  /// The answer that a failed command gets.
-  public init(_ error: DeviceMapperError) {
-    self.init(
-      ["error", error.operation.rawValue, error.device, "\(error.code)"] + error.messages)
-  }
-
-  /// The error that an answer after `error` tells.
-  public mutating func error() throws(Malformed) -> DeviceMapperError {
-    guard let operation = DeviceMapperError.Operation(rawValue: try text()) else {
-      throw Malformed()
-    }
-    let device = try text()
-    let code: Int32 = try number()
-    var messages: [String] = []
-    while !isAtEnd { messages.append(try text()) }
-    return DeviceMapperError(operation, device: device, code: code, messages: messages)
   }
 }

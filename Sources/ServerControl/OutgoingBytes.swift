@@ -24,6 +24,18 @@ public struct OutgoingBytes {
   /// Bytes that are kept until all of them are sent.
   public var count: Int { bytes.count }
 
+  /// Bytes that are still to be sent.
+  public var left: Int { bytes.count - sent }
+
+  /// Adds bytes to those that are still to be sent.
+  public mutating func append(_ more: [UInt8]) {
+    if sent > 0 {
+      bytes.removeFirst(sent)
+      sent = 0
+    }
+    if bytes.isEmpty { bytes = more } else { bytes += more }
+  }
+
   /// Sends as much as `socket` takes.
   public mutating func send(to socket: Int32) -> Progress {
     while sent < bytes.count {

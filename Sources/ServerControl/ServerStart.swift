@@ -30,10 +30,6 @@ public struct StartedServer {
     control = "\(folder)/control"
     let log: Int32
     do throws(TrustedFolder.Fault) {
-      // Where others may write, they could put another folder in its place.
-      if let slash = folder.lastIndex(of: "/") {
-        _ = try TrustedFolder.made(String(folder[..<slash]))
-      }
       log = try TrustedFolder.made(folder).openFile("log", O_RDWR | O_CREAT | O_TRUNC)
     } catch {
       throw Failure(description: "cannot start a server: \(error)")
@@ -86,6 +82,19 @@ public struct StartedServer {
     }
     let lines = (text ?? "").split(separator: "\n").joined(separator: "\n  ")
     return lines.isEmpty ? "" : ":\n  \(lines)"
+  }
+
+  /// Removes what such a server leaves in its folder once it has ended well: the file that it says
+  /// everything to, and the folder itself. For a server that was started otherwise, nothing is done.
+  /// - Parameter control: its control socket.
+  public static func removeLog(control: String) {
+    guard let slash = control.lastIndex(of: "/") else { return }
+    let path = String(control[..<slash])
+    guard let log = FileIdentity(descriptor: 2), log == FileIdentity(path: "\(path)/log"),
+      let folder = try? TrustedFolder.own(path)
+    else { return }
+    folder.remove("log")
+    TrustedFolder.remove(path)
   }
 
   /// Ends it again; it is still empty.

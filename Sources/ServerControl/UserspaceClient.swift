@@ -1,215 +1,77 @@
-import CDMThin
 public import DeviceMapper
 import Glibc
 
 /// A running `dmthin serve`, by its control socket.
 public final class UserspaceClient: DeviceMapperBackend {
-  /// No answer is longer.
-  private static let answerBytesMax = 64 << 20
-
   /// How commands are carried out; none of it matters to a server.
   public var settings = BackendSettings()
   /// Told what went wrong in a command that went on all the same.
   public var warn: (String) -> Void = { _ in }
+  /// Told how far a command is that takes long: a title, steps done, and steps in all (0 where unknown).
+  public var progress: (String, UInt64, UInt64) -> Void = { _, _, _ in }
   /// There is none.
   public var libraryVersion: String? { nil }
 
-  /// How long to wait for an answer before asking whether the server is still there, in milliseconds.
-  var patience: Int32 = 30_000
-  /// How long to wait for that answer. One that changes much may take its time over it.
-  var probePatience: (query: Int32, change: Int32) = (30_000, 270_000)
-
-  private let path: String
-  private var descriptor: Int32 = -1
-  private var received: [UInt8] = []
-  /// It is there to see whether the server answers, and asks no further.
-  private var isProbe = false
+  let channel: ControlChannel
+  private var lastID: UInt64 = 0
+  private var isSubscribed = false
 
   /// A client of the server whose control socket is at `path`; it connects with the first command.
-  public init(path: String) { self.path = path }
-
-  deinit {
-    if descriptor >= 0 { close(descriptor) }
-  }
+  public init(path: String) { channel = ControlChannel(path: path) }
 
   // MARK: - Talking
 
-  /// Sends a request, and gives the fields of its answer; nil where the device does not exist.
+  /// An answer, with the items that came before it.
+  private struct Answer {
+    var message: ControlMessage
+    var items: [ControlMessage] = []
+  }
+
+  /// Sends a request, and gives its answer; nil where the device does not exist.
   private func ask(
     _ verb: ControlVerb, _ device: String, _ build: (inout ControlMessage) -> Void = { _ in }
-  ) throws(DeviceMapperError) -> ControlMessage? {
-    var request = ControlMessage([verb.rawValue])
+  ) throws(DeviceMapperError) -> Answer? {
+    var request = ControlMessage(verb.rawValue)
+    lastID &+= 1
+    request.put("id", lastID)
     build(&request)
-    let line = request.line
-    guard line.count <= ControlMessage.requestBytesMax else {
-      throw DeviceMapperError(verb.operation, device: device, code: E2BIG)
-    }
-    if descriptor < 0 { try connect(verb, device) }
-    guard send(line, verb), let answer = receiveLine(verb) else {
-      let code = errno
-      close(descriptor)
-      descriptor = -1
-      // A signal while waiting is what the caller waits for too.
-      if code == EINTR { throw DeviceMapperError(verb.operation, device: device, code: code) }
-      throw DeviceMapperError(
-        verb.operation, device: device, code: code, messages: [lost(verb, code)])
-    }
-    let failure: DeviceMapperError
-    do throws(ControlMessage.Malformed) {
-      var answer = try ControlMessage(line: answer)
-      switch try answer.text() {
-      case "ok": return answer
-      case "none": return nil
-      case "error": failure = try answer.error()
-      default: throw ControlMessage.Malformed()
-      }
-    } catch {
-      throw malformed(verb, device)
-    }
-    throw failure
-  }
-
-  private func lost(_ verb: ControlVerb, _ code: Int32) -> String {
-    guard code == ETIMEDOUT else {
-      return "the server at \(path) has gone: \(String(cString: strerror(code)))"
-    }
-    let seconds = (patience + probeLimit(verb)) / 1000
-    let advice =
-      verb.isQuery
-      ? "try again" : "whether it has done what was asked is not known: look before you try again"
-    return "what listens at \(path) has given no sign of life for \(seconds) seconds; \(advice)"
-  }
-
-  private func probeLimit(_ verb: ControlVerb) -> Int32 {
-    verb.isQuery ? probePatience.query : probePatience.change
-  }
-
-  private func malformed(_ verb: ControlVerb, _ device: String) -> DeviceMapperError {
-    DeviceMapperError(
-      verb.operation, device: device, code: EPROTO,
-      messages: ["what answers at \(path) is no dmthin serve"])
-  }
-
-  private func connect(_ verb: ControlVerb, _ device: String) throws(DeviceMapperError) {
-    let fd = dmthin_stream_socket(AF_UNIX)
-    var status = fd < 0 ? -1 : dmthin_connect_unix(fd, path)
-    // The server has its hands full.
-    for _ in 0..<50 where status != 0 && fd >= 0 && errno == EAGAIN {
-      usleep(100_000)
-      status = dmthin_connect_unix(fd, path)
-    }
-    var user: UInt32 = 0
-    if status == 0 { status = dmthin_peer_user(fd, &user) }
-    guard status == 0 else {
-      let code = errno
-      if fd >= 0 { close(fd) }
-      throw DeviceMapperError(
-        verb.operation, device: device, code: code,
-        messages: ["no server answers at \(path): \(String(cString: strerror(code)))"])
-    }
-    // Another's server could make believe anything, root as well.
-    guard user == 0 || user == geteuid() else {
-      close(fd)
-      throw DeviceMapperError(
-        verb.operation, device: device, code: EPERM,
-        messages: [
-          "the server at \(path) is of user \(user), who is neither root nor this user, and is not "
-            + "trusted; run the command as that user if it is the one that you mean"
-        ])
-    }
-    descriptor = fd
-    received = []
-  }
-
-  // MARK: - Waiting
-
-  private func send(_ line: [UInt8], _ verb: ControlVerb) -> Bool {
-    var outgoing = OutgoingBytes(line)
+    if try channel.send(request, verb, device) { isSubscribed = false }
+    var items: [ControlMessage] = []
     while true {
-      switch outgoing.send(to: descriptor) {
-      case .done: return true
-      case .failed: return false
-      case .waits: guard wait(for: POLLOUT, verb) else { return false }
-      }
-    }
-  }
-
-  /// The next line; nil, with errno set, where none comes. A signal ends nothing but waiting.
-  private func receiveLine(_ verb: ControlVerb) -> [UInt8]? {
-    var searched = 0
-    var chunk = [UInt8](repeating: 0, count: 65_536)
-    while true {
-      if let end = received[searched...].firstIndex(of: ControlMessage.lineEnd) {
-        defer { received.removeSubrange(...end) }
-        return Array(received[..<end])
-      }
-      searched = received.count
-      guard searched < Self.answerBytesMax else {
-        errno = EMSGSIZE
-        return nil
-      }
-      let n = recv(descriptor, &chunk, chunk.count, 0)
-      if n < 0, errno == EAGAIN {
-        guard wait(for: POLLIN, verb) else { return nil }
-        continue
-      }
-      if n < 0, errno == EINTR, !verb.waits { continue }
-      guard n > 0 else {
-        if n == 0 { errno = ECONNRESET }
-        return nil
-      }
-      received += chunk[..<n]
-    }
-  }
-
-  /// Waits until the socket takes or has bytes. That may take long, so that from time to time another
-  /// connection is made, to see whether the server answers at all.
-  /// - Returns: false with errno set: ETIMEDOUT where it does not, EINTR upon a signal that ends waiting.
-  private func wait(for events: Int32, _ verb: ControlVerb) -> Bool {
-    while true {
-      switch Self.poll(descriptor, events, patience) {
-      case 1: return true
-      case 0:
-        guard !isProbe, isAlive(within: probeLimit(verb)) else {
-          // The answer may have come meanwhile.
-          if Self.poll(descriptor, events, 0) == 1 { return true }
-          errno = ETIMEDOUT
-          return false
+      let message = try channel.receive(verb, device)
+      var failure: DeviceMapperError?
+      do throws(ControlMessage.Malformed) {
+        // Nothing else is under way, so that an answer without an id is this one's.
+        let isForThis = try message.numberIfThere("id", UInt64.self).map { $0 == lastID } ?? true
+        switch message.word {
+        case "ok" where isForThis: return Answer(message: message, items: items)
+        case "none" where isForThis: return nil
+        case "item" where isForThis: items.append(message)
+        case "progress" where isForThis:
+          progress(
+            try message.text("title"), try message.number("done"),
+            try message.numberIfThere("total") ?? 0)
+        case "event": try take(message)
+        case "error" where isForThis: failure = try message.error(verb.operation)
+        // What a newer server says beyond.
+        default: continue
         }
-      default: guard errno == EINTR, !verb.waits else { return false }
+      } catch {
+        throw channel.malformed(verb, device)
       }
+      if let failure { throw failure }
     }
   }
 
-  private static func poll(_ descriptor: Int32, _ events: Int32, _ milliseconds: Int32) -> Int32 {
-    var entry = pollfd(fd: descriptor, events: Int16(events), revents: 0)
-    return Glibc.poll(&entry, 1, milliseconds)
-  }
-
-  /// Whether the server answers a question that takes no time.
-  private func isAlive(within milliseconds: Int32) -> Bool {
-    let probe = UserspaceClient(path: path)
-    probe.patience = milliseconds
-    probe.isProbe = true
-    do throws(DeviceMapperError) {
-      _ = try probe.driverVersion()
-      return true
-    } catch {
-      // One that lets nobody in any more has looked who comes.
-      return error.code != ETIMEDOUT && error.code != EAGAIN
-    }
-  }
-
-  /// Reads with `body` what an answer says after its first field.
+  /// Reads with `body` what an answer says.
   private func read<Value>(
-    _ answer: ControlMessage, _ verb: ControlVerb, _ device: String,
-    _ body: (inout ControlMessage) throws(ControlMessage.Malformed) -> Value
+    _ answer: Answer, _ verb: ControlVerb, _ device: String,
+    _ body: (Answer) throws(ControlMessage.Malformed) -> Value
   ) throws(DeviceMapperError) -> Value {
-    var answer = answer
     do throws(ControlMessage.Malformed) {
-      return try body(&answer)
+      return try body(answer)
     } catch {
-      throw malformed(verb, device)
+      throw channel.malformed(verb, device)
     }
   }
 
@@ -218,12 +80,12 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// As `DeviceMapperBackend` says.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     _ = try ask(.create, "\(request.name) \(request.uuid ?? "")") { message in
-      message.put(request.name)
-      message.put(request.uuid ?? "")
-      message.put(request.major)
-      message.put(request.minor)
-      message.put(request.isReadOnly)
-      message.put(request.table != nil)
+      message.put("name", request.name)
+      if let uuid = request.uuid { message.put("uuid", uuid) }
+      message.put("major", request.major)
+      message.put("minor", request.minor)
+      message.put("read_only", if: request.isReadOnly)
+      message.put("table", if: request.table != nil)
       message.put(request.table ?? [])
     }
   }
@@ -234,7 +96,7 @@ public final class UserspaceClient: DeviceMapperBackend {
   {
     _ = try ask(.reload, "\(device) ") { message in
       message.put(device)
-      message.put(readOnly)
+      message.put("read_only", if: readOnly)
       message.put(table)
     }
   }
@@ -250,7 +112,7 @@ public final class UserspaceClient: DeviceMapperBackend {
   {
     _ = try ask(.suspend, "\(device) ") { message in
       message.put(device)
-      message.put(options.rawValue)
+      message.put("options", options.rawValue)
     }
   }
 
@@ -260,7 +122,7 @@ public final class UserspaceClient: DeviceMapperBackend {
   {
     _ = try ask(.resume, "\(device) ") { message in
       message.put(device)
-      message.put(options.rawValue)
+      message.put("options", options.rawValue)
     }
   }
 
@@ -272,7 +134,7 @@ public final class UserspaceClient: DeviceMapperBackend {
       do throws(DeviceMapperError) {
         _ = try ask(.remove, "\(device) ") { message in
           message.put(device)
-          message.put(deferred)
+          message.put("deferred", if: deferred)
         }
         return
       } catch {
@@ -284,14 +146,14 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   /// As `DeviceMapperBackend` says.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
-    _ = try ask(.removeAll, "") { $0.put(deferred) }
+    _ = try ask(.removeAll, "") { $0.put("deferred", if: deferred) }
   }
 
   /// As `DeviceMapperBackend` says.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
     _ = try ask(.rename, "\(device) ") { message in
       message.put(device)
-      message.put(name)
+      message.put("name", name)
     }
   }
 
@@ -299,7 +161,7 @@ public final class UserspaceClient: DeviceMapperBackend {
   public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     _ = try ask(.setUUID, "\(device) ") { message in
       message.put(device)
-      message.put(uuid)
+      message.put("uuid", uuid)
     }
   }
 
@@ -309,10 +171,10 @@ public final class UserspaceClient: DeviceMapperBackend {
   {
     let answer = try ask(.message, "\(device) ") { message in
       message.put(device)
-      message.put(sector)
-      message.put(text)
+      message.put("sector", sector)
+      message.put("text", text)
     }
-    return answer.flatMap { $0.fields.count > 1 ? $0.fields[1] : nil }
+    return answer?.message.all("result").first
   }
 
   // MARK: - Queries
@@ -321,15 +183,17 @@ public final class UserspaceClient: DeviceMapperBackend {
   private func query<Value>(
     _ verb: ControlVerb, _ device: DeviceReference, _ options: QueryOptions,
     eventNumber: UInt32? = nil,
-    _ body: (inout ControlMessage) throws(ControlMessage.Malformed) -> Value
+    _ body: (ControlMessage) throws(ControlMessage.Malformed) -> Value
   ) throws(DeviceMapperError) -> Value? {
     let answer = try ask(verb, "\(device) ") { message in
       message.put(device)
-      message.put(options.rawValue)
-      if let eventNumber { message.put(eventNumber) }
+      message.put("options", options.rawValue)
+      message.put("event_number", eventNumber)
     }
     guard let answer else { return nil }
-    return try read(answer, verb, "\(device) ", body)
+    return try read(answer, verb, "\(device) ") { answer throws(ControlMessage.Malformed) in
+      try body(answer.message)
+    }
   }
 
   /// As `DeviceMapperBackend` says.
@@ -374,26 +238,25 @@ public final class UserspaceClient: DeviceMapperBackend {
     throws(DeviceMapperError) -> DeviceDependencies?
   {
     try query(.dependencies, device, options) { message throws(ControlMessage.Malformed) in
-      let info = try message.info()
       var devices: [DeviceNumber] = []
-      while !message.isAtEnd {
-        devices.append(DeviceNumber(major: try message.number(), minor: try message.number()))
+      for text in message.all("dependency") {
+        devices.append(try ControlMessage.deviceNumber(text))
       }
-      return DeviceDependencies(info: info, devices: devices)
+      return DeviceDependencies(info: try message.info(), devices: devices)
     }
   }
 
   /// As `DeviceMapperBackend` says.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] {
     guard let answer = try ask(.list, "") else { return [] }
-    return try read(answer, .list, "") { message throws(ControlMessage.Malformed) in
+    return try read(answer, .list, "") { answer throws(ControlMessage.Malformed) in
       var entries: [DeviceEntry] = []
-      while !message.isAtEnd {
+      for item in answer.items {
         entries.append(
           DeviceEntry(
-            name: try message.text(),
-            number: DeviceNumber(major: try message.number(), minor: try message.number()),
-            eventNumber: try message.number(), uuid: try message.text()))
+            name: try item.text("name"), number: try item.deviceNumber("number"),
+            eventNumber: try item.number("event_number"),
+            uuid: try item.textIfThere("uuid") ?? ""))
       }
       // The server tells them as it finds them.
       return entries.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
@@ -403,13 +266,13 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// As `DeviceMapperBackend` says.
   public func targets() throws(DeviceMapperError) -> [TargetVersion] {
     guard let answer = try ask(.targets, "") else { return [] }
-    return try read(answer, .targets, "") { message throws(ControlMessage.Malformed) in
+    return try read(answer, .targets, "") { answer throws(ControlMessage.Malformed) in
       var versions: [TargetVersion] = []
-      while !message.isAtEnd {
+      for item in answer.items {
         versions.append(
           TargetVersion(
-            name: try message.text(), major: try message.number(), minor: try message.number(),
-            patch: try message.number()))
+            name: try item.text("name"), major: try item.number("major"),
+            minor: try item.number("minor"), patch: try item.number("patch")))
       }
       return versions
     }
@@ -423,19 +286,14 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// As `DeviceMapperBackend` says.
   public func driverVersion() throws(DeviceMapperError) -> String {
     guard let answer = try ask(.version, "") else { return "" }
-    return try read(answer, .version, "") { message throws(ControlMessage.Malformed) in
-      try message.text()
+    return try read(answer, .version, "") { answer throws(ControlMessage.Malformed) in
+      try answer.message.text("driver")
     }
   }
 
   /// What NBD clients can connect to: paths of unix sockets, and addresses with ports.
   public func listeners() throws(DeviceMapperError) -> [String] {
-    guard let answer = try ask(.listeners, "") else { return [] }
-    return try read(answer, .listeners, "") { message throws(ControlMessage.Malformed) in
-      var names: [String] = []
-      while !message.isAtEnd { names.append(try message.text()) }
-      return names
-    }
+    try ask(.listeners, "")?.message.all("listener") ?? []
   }
 
   /// There are no nodes.
@@ -450,11 +308,9 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// The path by which the server opened a device or file below a table.
   public func path(of number: DeviceNumber) -> String? {
     let answer = try? ask(.path, "\(number) ") { message in
-      message.put(number.major)
-      message.put(number.minor)
+      message.put("number", number)
     }
-    guard let fields = answer?.fields, fields.count == 2 else { return nil }
-    return fields[1]
+    return answer?.message.all("path").first
   }
 
   /// Files serve as well as devices.
@@ -462,47 +318,77 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   // MARK: - Events
 
-  private var armed: UInt64 = 0
+  /// Events that were told and not taken yet; the oldest are left out where they are many.
+  private var events: [ControlEvent] = []
+  private static let eventsMax = 4096
+
+  private func take(_ message: ControlMessage) throws(ControlMessage.Malformed) {
+    guard let event = try ControlEvent(message) else { return }
+    guard events.count < Self.eventsMax else {
+      events = [ControlEvent(.lost)]
+      return
+    }
+    events.append(event)
+  }
+
+  /// Has the server tell events on this connection from now on.
+  public func subscribe() throws(DeviceMapperError) {
+    if isSubscribed && channel.isConnected { return }
+    _ = try ask(.subscribe, "")
+    isSubscribed = true
+  }
+
+  /// What the server has told since the last call, in order; it does not wait.
+  public func takeEvents() throws(DeviceMapperError) -> [ControlEvent] {
+    while let message = try channel.receiveIfThere(.wait, "") {
+      guard message.word == "event" else { continue }
+      do throws(ControlMessage.Malformed) {
+        try take(message)
+      } catch {
+        throw channel.malformed(.wait, "")
+      }
+    }
+    defer { events = [] }
+    return events
+  }
 }
 
 extension UserspaceClient: DeviceEventSource {
   /// As `DeviceEventSource` says.
   public func armEvents() throws(DeviceMapperError) {
-    guard let answer = try ask(.armEvents, "") else { return }
-    armed = try read(answer, .armEvents, "") { message throws(ControlMessage.Malformed) in
-      try message.number()
-    }
+    try subscribe()
+    // What came before now does not count.
+    _ = try takeEvents()
   }
 
   /// As `DeviceEventSource` says.
   public func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
-    let answer = try ask(.awaitEvents, "") { message in
-      message.put(armed)
-      message.put(milliseconds.map { UInt32(clamping: $0) })
-    }
-    guard let answer else { return false }
-    return try read(answer, .awaitEvents, "") { message throws(ControlMessage.Malformed) in
-      try message.flag()
-    }
+    if !events.isEmpty { return true }
+    return try channel.waitForBytes(milliseconds: milliseconds)
   }
+
+  /// As `DeviceEventSource` says.
+  public var eventDescriptor: Int32 { channel.descriptor }
+  /// As `DeviceEventSource` says.
+  public var hasEvents: Bool { !events.isEmpty || channel.hasBytes }
 }
 
 extension ControlVerb {
   /// Whether it changes nothing.
-  fileprivate var isQuery: Bool {
+  var isQuery: Bool {
     switch self {
     case .info, .status, .table, .list, .targets, .version, .dependencies, .path, .listeners, .wait,
-      .armEvents, .awaitEvents:
+      .subscribe:
       true
     default: false
     }
   }
 
   /// Whether it waits for an event, which a signal ends.
-  fileprivate var waits: Bool { self == .wait || self == .awaitEvents }
+  var waits: Bool { self == .wait }
 
   /// What messages call it.
-  fileprivate var operation: DeviceMapperError.Operation {
+  var operation: DeviceMapperError.Operation {
     switch self {
     case .create: .create
     case .reload: .reload
@@ -519,7 +405,7 @@ extension ControlVerb {
     case .list, .listeners: .list
     case .targets: .targets
     case .version: .version
-    case .wait, .armEvents, .awaitEvents: .wait
+    case .wait, .subscribe: .wait
     case .dependencies: .deps
     }
   }

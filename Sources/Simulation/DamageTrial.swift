@@ -65,6 +65,16 @@ public struct DamageTrial {
     salvaging.repair = true
     salvaging.overrides.dataBlockSectors = 128
     try? dump(device, to: nowhere.sink, options: salvaging, progress: Progress())
+    var repairing = RepairOptions()
+    repairing.salvage = SalvageOptions()
+    repairing.salvage.overrides.dataBlockSectors = 128
+    repairing.salvage.choice = .newest
+    _ = try? repair(device, to: MemoryDevice(byteCount: Int(device.byteCount)), options: repairing)
+    _ = try? pack(device, source: .current, to: nowhere.sink, progress: Progress())
+    if hasSnapshot {
+      _ = try? pack(device, source: .metadataSnapshot, to: nowhere.sink, progress: Progress())
+    }
+    try? reverseMap(device, RmapOptions(), progress: Progress()) { _ in }
     var listing = LsOptions()
     listing.countsExclusive = true
     listing.findsHighest = true

@@ -29,6 +29,8 @@ public struct PoolHistory {
     public var deletions = 0
     /// Of 1000 commits, how many are followed by another activation.
     public var activations = 0
+    /// Of 1000 commits, how many are followed by making or giving up a metadata snapshot.
+    public var metadataSnapshots = 0
     /// Blocks that the metadata device grows to before the last ten commits, if it does.
     public var grownBlocks: Int?
 
@@ -81,6 +83,7 @@ public struct PoolHistory {
         try commit()
         if pool.freeMetadataBlocks < 100 || pool.freeDataBlocks < 2 * kind.run { break }
       }
+      if kind.metadataSnapshots > 0, chance(kind.metadataSnapshots) { try holdOrRelease() }
       if chance(kind.activations) { pool = try PoolMetadata.open(device) }
     }
     device.keep()
@@ -99,6 +102,15 @@ public struct PoolHistory {
   private mutating func commit() throws {
     try pool.commit()
     superblocks.append(pool.superblock)
+  }
+
+  private mutating func holdOrRelease() throws {
+    if pool.superblock.metadataSnapshot == 0 {
+      try pool.reserveMetadataSnapshot()
+    } else {
+      try pool.releaseMetadataSnapshot()
+    }
+    try commit()
   }
 
   private mutating func create() throws {

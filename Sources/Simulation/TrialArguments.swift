@@ -40,14 +40,16 @@ public struct TrialArguments: Equatable, Sendable {
     }
   }
 
-  /// Those of this process; prints `usage` and ends it where they make no sense.
+  /// Those of this process; prints `usage` and ends it where they make no sense. Where operands are taken,
+  /// there have to be some, unless `needsOperands` says otherwise.
   public static func ofProcess(
-    usage: String, count: UInt64, options: [String] = [], takesOperands: Bool = false
+    usage: String, count: UInt64, options: [String] = [], takesOperands: Bool = false,
+    needsOperands: Bool? = nil
   ) -> TrialArguments {
     let arguments = TrialArguments(
       CommandLine.arguments.dropFirst(), count: count, options: options,
       takesOperands: takesOperands)
-    guard let arguments, arguments.operands.isEmpty != takesOperands else {
+    guard let arguments, !arguments.operands.isEmpty || !(needsOperands ?? takesOperands) else {
       print("usage: \(usage)")
       exit(2)
     }

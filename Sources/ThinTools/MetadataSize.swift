@@ -22,13 +22,13 @@ public struct MetadataSizeEstimate: Equatable, Sendable {
     let sector = UInt64(Limits.sectorBytes)
     let blockMin = UInt64(Limits.dataBlockSectorsMin) * sector
     guard blockBytes > 0, blockBytes % blockMin == 0 else {
-      throw ToolError(.request, "block size must be a multiple of 64 KiB")
+      throw ToolError(.refused, "block size must be a multiple of 64 KiB")
     }
     guard blockBytes <= UInt64(Limits.dataBlockSectorsMax) * sector else {
-      throw ToolError(.request, "block size must be 1 GiB at most")
+      throw ToolError(.refused, "block size must be 1 GiB at most")
     }
     guard poolBytes >= blockBytes else {
-      throw ToolError(.request, "the pool is smaller than a data block")
+      throw ToolError(.refused, "the pool is smaller than a data block")
     }
     let dataBlocks = poolBytes / blockBytes
     let leaves = dataBlocks / Self.mappingsPerLeaf + (dataBlocks % Self.mappingsPerLeaf > 0 ? 1 : 0)

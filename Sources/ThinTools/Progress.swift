@@ -22,6 +22,9 @@ public final class Progress {
     report()
   }
 
+  /// Tells of steps that are counted elsewhere.
+  public func show(_ title: String, done: UInt64, total: UInt64) { observer?(title, done, total) }
+
   /// Counts `steps` more of the phase.
   @inline(__always)
   public func advance(by steps: UInt64 = 1) {

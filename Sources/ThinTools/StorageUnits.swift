@@ -84,13 +84,13 @@ public enum StorageUnit: String, CaseIterable, Sendable {
 public func parseStorageSize(_ text: String) throws(ToolError) -> UInt64 {
   let digits = text.prefix { $0.isASCII && $0.isNumber }
   let suffix = text.dropFirst(digits.count)
-  guard !digits.isEmpty else { throw ToolError(.request, "a size starts with a number") }
+  guard !digits.isEmpty else { throw ToolError(.refused, "a size starts with a number") }
   guard let unit = suffix.isEmpty ? .sector : StorageUnit(String(suffix)) else {
-    throw ToolError(.request, "unknown unit '\(suffix)'")
+    throw ToolError(.refused, "unknown unit '\(suffix)'")
   }
-  guard let count = UInt64(digits) else { throw ToolError(.request, "too large") }
+  guard let count = UInt64(digits) else { throw ToolError(.refused, "too large") }
   let (bytes, overflow) = count.multipliedReportingOverflow(by: unit.bytes)
-  if overflow { throw ToolError(.request, "too large") }
+  if overflow { throw ToolError(.refused, "too large") }
   return bytes
 }
 

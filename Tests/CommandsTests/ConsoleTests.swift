@@ -71,7 +71,7 @@ import ThinTools
   func messages() {
     let captured = CapturedConsole()
     captured.console.warning("w")
-    #expect(captured.console.status(for: ToolError(.busy, "b")) == .busy)
+    #expect(captured.console.status(for: ToolError(.inUse, "b")) == .busy)
     #expect(captured.errors == "warning: w\nerror: b\n")
   }
 

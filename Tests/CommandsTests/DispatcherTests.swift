@@ -121,14 +121,14 @@ import ThinTools
   @Test("an error about damage says what the input may be instead, and other errors do not")
   func explanations() throws {
     let zeroes = try ScratchFile(size: 65536)
-    func message(_ kind: ToolError.Kind) -> String? {
+    func message(_ cause: ToolError.Cause) -> String? {
       let error = #expect(throws: ToolError.self) {
-        try InputChecks.explaining(zeroes.path) { throw ToolError(kind, "bad") }
+        try InputChecks.explaining(zeroes.path) { throw ToolError(cause, "bad") }
       }
       return error?.message
     }
     #expect(message(.damaged)?.hasPrefix("bad\nThe first block is all zeroes") == true)
-    #expect(message(.inputOutput) == "bad")
+    #expect(message(.unexpected) == "bad")
   }
 }
 

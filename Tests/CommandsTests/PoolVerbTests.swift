@@ -8,7 +8,11 @@ import ThinTools
 @testable import Commands
 
 /// Runs `dmthin` in this process.
-private func dmthin(_ arguments: String...) -> (status: Int32, output: String, errors: String) {
+func dmthin(_ arguments: String...) -> (status: Int32, output: String, errors: String) {
+  dmthin(arguments)
+}
+
+func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: String) {
   let captured = CapturedConsole()
   let status = runMain(
     arguments: ["dmthin"] + arguments,

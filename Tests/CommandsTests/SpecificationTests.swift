@@ -1,4 +1,9 @@
+import BlockIO
+import DeviceMapper
+import Glibc
+import PersistentData
 import Testing
+import ThinFormat
 import ThinMetadata
 import ThinTools
 
@@ -70,6 +75,24 @@ import ThinTools
     #expect(!man.contains(roff("dmthin-dm [OPTIONS]")) && !man.contains(roff("dmthin-dm create")))
   }
 
+  @Test("sizes have one rule: 10G is 10 GiB, and multiples of 1000 are refused")
+  func sizes() {
+    var count = 0
+    for spec in Dispatcher.poolCommands.map({ $0.spec }) {
+      for option in spec.options {
+        guard case .required(let placeholder, .checked(let fault)) = option.value,
+          placeholder.contains("SIZE")
+        else { continue }
+        let prefix = placeholder == "SIZE" ? "" : "v=1:"
+        #expect(fault("\(prefix)10G") == nil, "\(spec.name) --\(option.name)")
+        #expect(fault("\(prefix)10GB") != nil, "\(spec.name) --\(option.name)")
+        #expect(option.help.hasSuffix(DeviceSize.rule), "\(spec.name) --\(option.name)")
+        count += 1
+      }
+    }
+    #expect(count > 3)
+  }
+
   @Test("roff takes no character of a text for a command")
   func roffIsEscaped() {
     #expect(roff("-a \\b\n.c\n'd") == "\\-a \\eb\n\\&.c\n\\&'d")
@@ -77,11 +100,30 @@ import ThinTools
 
   @Test("damage never gives the status that lvm2 takes for a missing program")
   func statuses() {
-    let kinds: [(ToolError.Kind, Int32)] = [
-      (.damaged, 64), (.request, 64), (.input, 66), (.output, 73), (.inputOutput, 74), (.busy, 75),
-      (.closedPipe, 64),
+    func system(_ operation: BlockIOError.Operation, _ code: Int32) -> ToolError.Cause {
+      .system(BlockIOError(operation, path: "m", code: code))
+    }
+    let causes: [(ToolError.Cause, Int32)] = [
+      (.damaged, 64), (.needsCheck, 64), (.invalidDump, 64), (.refused, 64),
+      (.tree(TreeFault(.mappings, block: 1, .cycle)), 64), (.metadata(.noMetadataSnapshot), 64),
+      (.block(1, .blockNumber(expected: 1, found: 2)), 64), (.pool(.notFound), 64),
+      (.pool(.inconsistent("x")), 64), (.pool(.failed), 74),
+      (.pool(.io(BlockIOError(.write, path: "m", code: EIO))), 74),
+      (.notFound(.input), 66), (.unsuitable(.input), 66), (.notFound(.output), 73),
+      (.unsuitable(.output), 73), (.outOfSpace, 73), (.precious, 73), (.unexpected, 74),
+      (.inUse, 75),
+      (.output(OutputError(.precious, "m")), 73), (.output(OutputError(.inUse, "m")), 75),
+      (.output(OutputError(BlockIOError(.open, path: "m", code: ENOENT))), 73),
+      (system(.open, ENOENT), 66), (system(.size, EIO), 66), (system(.open, EBUSY), 75),
+      (system(.create, EROFS), 73), (system(.replace, EIO), 73), (system(.keep, ENOSPC), 73),
+      (system(.read, EIO), 74), (system(.write, ENOSPC), 74), (system(.flush, EIO), 74),
+      (system(.write, EPIPE), 64),
+      (.command(code: EBUSY), 75), (.command(code: ENXIO), 66), (.command(code: EEXIST), 64),
+      (.command(code: EUCLEAN), 64), (.command(code: EIO), 74),
     ]
-    for (kind, status) in kinds { #expect(ExitStatus(kind).rawValue == status) }
+    for (cause, status) in causes {
+      #expect(ExitStatus(ToolError(cause, "m")).rawValue == status, "\(cause)")
+    }
     #expect(ExitStatus.usage.rawValue == 2)
   }
 }

@@ -146,7 +146,8 @@ import ThinTools
       findings(details) { $0.dataDeviceSectors = nil }, "device-gone", .problem,
       "data device /dev/data is gone", next: nil)
     expect(
-      findings(details) { $0.metadataFault = "no superblock" }, "metadata-unreadable", .problem,
+      findings(details) { $0.metadataFault = ToolError(.damaged, "no superblock") },
+      "metadata-unreadable", .problem,
       "no superblock", next: nil)
     expect(
       findings(details) { $0.dataDeviceSectors = 409600 }, "data-grown", .note, "3200",
@@ -168,7 +169,9 @@ import ThinTools
   @Test("a failed pool leads to a repair")
   func failed() {
     for status in [ThinPoolStatus.failed, .error] {
-      let found = findings(details) { ($0.status, $0.metadataFault) = (status, "bad checksum") }
+      let found = findings(details) {
+        ($0.status, $0.metadataFault) = (status, ToolError(.damaged, "bad checksum"))
+      }
       expect(
         found, status == .failed ? "failed" : "metadata-error", .problem, "(bad checksum)",
         next: "thin_check --auto-repair /dev/meta")
@@ -219,7 +222,7 @@ import ThinTools
     let scene = try Scene()
     let manager = scene.manager()
     var error = refusal { _ = try manager.activatePool(scene.activation()) }
-    #expect(error?.kind == .damaged && error?.message.contains("dmthin pool doctor") == true)
+    #expect(error?.isDamage == true && error?.message.contains("dmthin pool doctor") == true)
     try scene.format(dataBlocks: 5000)
     error = refusal { _ = try manager.activatePool(scene.activation()) }
     #expect(error?.message.contains("not its data device") == true)

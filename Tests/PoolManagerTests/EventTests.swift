@@ -78,6 +78,23 @@ import ThinTools
     #expect(try watch.next(milliseconds: 0).isEmpty)
   }
 
+  @Test("pools of several places are followed together; a place that goes takes only its own along")
+  func places() throws {
+    let (kernel, server) = (try Scene(), try Scene())
+    let watch = try PoolWatch([(kernel.manager(), []), (server.manager(), ["p"])])
+    #expect(watch.count == 2)
+    #expect(try watch.next(milliseconds: 0).isEmpty)
+    kernel.backend.happenings = [{ $0.state.pools["7:0"]?.status.mode = .readOnly }]
+    #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.mode])
+    server.backend.happenings = [{ $0.state.pools["7:0"]?.status.needsCheck = true }]
+    #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.needsCheck])
+    server.backend.happenings = [{ $0.reset(.from(1)) }]
+    #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.removed])
+    #expect(server.warnings.last?.contains("not followed any more") == true)
+    kernel.backend.happenings = [{ $0.state.devices["q"] = $0.state.devices["p"] }]
+    #expect(try watch.next(milliseconds: nil).map(\.pool) == ["q"])
+  }
+
   @Test("a watch of named pools ends with the last of them")
   func named() throws {
     let scene = try Scene()
@@ -90,6 +107,6 @@ import ThinTools
     #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.removed])
     #expect(watch.count == 0)
     #expect(try watch.next(milliseconds: nil).isEmpty)
-    #expect(refusal { _ = try PoolWatch(scene.manager(), ["nothing"]) }?.kind == .input)
+    #expect(refusal { _ = try PoolWatch(scene.manager(), ["nothing"]) }?.cause == .notFound(.input))
   }
 }

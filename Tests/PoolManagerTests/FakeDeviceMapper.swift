@@ -323,6 +323,8 @@ final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
   /// What happens while somebody waits, in order.
   var happenings: [(FakeDeviceMapper) -> Void] = []
 
+  var eventDescriptor: Int32 { -1 }
+  var hasEvents: Bool { (try? waitForEvents(milliseconds: 0)) ?? false }
   func armEvents() throws(DeviceMapperError) { try begin(.wait, "") }
   func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
     guard !happenings.isEmpty else { return false }

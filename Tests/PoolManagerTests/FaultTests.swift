@@ -248,7 +248,9 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
       close(fd)
     }
     scene.backend.refusesToRun = { $0.first?.type == "thin-pool" }
-    #expect(refusal { _ = try scene.manager().create(scene.activation()) }?.kind == .request)
+    #expect(
+      refusal { _ = try scene.manager().create(scene.activation()) }?.cause
+        == .command(code: EINVAL))
     #expect(try scene.firstBlockIsZero("meta2"))
     scene.backend.refusesToRun = { _ in false }
     _ = try scene.manager().create(scene.activation())

@@ -41,7 +41,7 @@ import ThinTools
   func ownership() throws {
     #expect(try reserve(request("backup")) == 7)
     let refused = refusal { _ = try reserve(request("other")) }
-    #expect(refused?.kind == .busy && refused?.message.contains("'backup' holds") == true)
+    #expect(refused?.isInUse == true && refused?.message.contains("'backup' holds") == true)
     let release = refusal {
       try manager.releaseMetadataSnapshot(manager.pool("p"), owner: "other")
     }

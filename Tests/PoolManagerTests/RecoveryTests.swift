@@ -131,7 +131,7 @@ import ThinTools
     try leave(intent("t1", owner: parent))
     let manager = scene.manager()
     let error = refusal { try manager.createThin(manager.pool("p"), 50...50) }
-    #expect(error?.kind == .busy && error?.message.contains("process \(parent.id)") == true)
+    #expect(error?.isInUse == true && error?.message.contains("process \(parent.id)") == true)
     #expect(scene.suspended == ["t1"] && scene.pool.thins.contains(50) == false)
     #expect(scene.files(.intent).count == 1)
   }
@@ -140,7 +140,7 @@ import ThinTools
   func locked() throws {
     let lock = try #require(try scene.run.lock("7:0", seconds: 0))
     let manager = scene.manager()
-    #expect(refusal { try manager.createThin(manager.pool("p"), 50...50) }?.kind == .busy)
+    #expect(refusal { try manager.createThin(manager.pool("p"), 50...50) }?.isInUse == true)
     withExtendedLifetime(lock) {}
   }
 
@@ -149,7 +149,7 @@ import ThinTools
     let lock = try #require(try scene.run.lock("7:0", seconds: 0))
     try scene.backend.rename(.name("p"), to: "other")
     let manager = scene.manager()
-    #expect(refusal { try manager.createThin(manager.pool("other"), 50...50) }?.kind == .busy)
+    #expect(refusal { try manager.createThin(manager.pool("other"), 50...50) }?.isInUse == true)
     withExtendedLifetime(lock) {}
   }
 
@@ -188,7 +188,7 @@ import ThinTools
     try manager.resizeThin("t1", sectors: 16384)
     #expect(scene.suspended == ["t1"] && scene.notes.last?.contains("when it is resumed") == true)
     let error = refusal { try manager.resizeThin("t1", sectors: 32768) }
-    #expect(error?.kind == .busy)
+    #expect(error?.isInUse == true)
     let waiting = [scene.line("thin", "254:0 2", sectors: 8)]
     try scene.backend.load(.name("t2"), waiting, readOnly: false)
     let refused = refusal {

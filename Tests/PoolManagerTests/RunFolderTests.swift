@@ -70,7 +70,9 @@ import ThinTools
       { _ = try run.pools(with: .intent) }, { _ = try run.lock("7:0", seconds: 0) },
     ] as [() throws -> Void] {
       let error = #expect(throws: ToolError.self) { try body() }
-      #expect(error?.kind == .input && error?.message.contains("remove it") == true, "\(planting)")
+      #expect(
+        error?.cause == .unsuitable(.input) && error?.message.contains("remove it") == true,
+        "\(planting)")
     }
     run.remove("7:0", .intent)
     #expect(Folder.names(in: scratch.file("victim")) == ["7:0.intent"])

@@ -61,7 +61,7 @@ final class Scene {
       number: { path throws(ToolError) in
         let names = ["meta", "data", "meta2", "data2"]
         guard let minor = names.firstIndex(where: { path == "\(folder)/\($0)" }) else {
-          throw ToolError(.input, "no device \(path)")
+          throw ToolError(.unsuitable(.input), "no device \(path)")
         }
         return DeviceNumber(major: 7, minor: UInt32(minor))
       },
@@ -112,6 +112,6 @@ func refusal(_ body: () throws -> Void) -> ToolError? {
     try body()
     return nil
   } catch {
-    return error as? ToolError ?? ToolError(.inputOutput, "another error: \(error)")
+    return error as? ToolError ?? ToolError(.unexpected, "another error: \(error)")
   }
 }

@@ -14,7 +14,10 @@ struct VolumeSpecTests {
       ("v=0:1k", VolumeSpec(name: "v", id: 0, sectors: 2)),
       ("v=0:7T", VolumeSpec(name: "v", id: 0, sectors: 15_032_385_536)),
       ("v=16777215", VolumeSpec(name: "v", id: 16_777_215, sectors: nil)),
-      ("a b=1:1m:/dev/x:y", VolumeSpec(name: "a b", id: 1, sectors: 2048, origin: "/dev/x:y")),
+      (
+        "a b=1:1m:/dev/x:y",
+        VolumeSpec(name: "a b", id: 1, sectors: 2048, origin: .path("/dev/x:y"))
+      ),
     ])
   func understood(_ text: String, _ volume: VolumeSpec) throws {
     #expect(try VolumeSpec(text) == volume)

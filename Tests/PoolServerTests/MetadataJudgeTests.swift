@@ -17,7 +17,8 @@ struct MetadataJudgeTests {
     let loop = try EventLoop()
     let (queue, worker) = (try IOQueue(loop), try BlockingWorker(loop))
     let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
-    let judge = MetadataJudge(loop, care: .full, tickets: nil, note: { _ in }, goesOn: {})
+    let judge = MetadataJudge(
+      loop, care: .full, tickets: nil, note: { _ in }, goesOn: { _, _, _ in })
     var judged: (access: PoolMetadataAccess, pieces: [DescriptorPiece])?
     var verdict: MetadataVerdict?
     mapper.judgeMetadata = { access, answer in

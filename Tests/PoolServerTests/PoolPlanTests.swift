@@ -5,6 +5,7 @@ import PoolManager
 import TestSupport
 import Testing
 import ThinMetadata
+import ThinTools
 
 @testable import PoolServer
 
@@ -39,12 +40,12 @@ struct PoolPlanTests {
     return try PoolPlan(options, metadata: metadata, data: data)
   }
 
-  private func refusal(_ change: (inout ServeOptions) throws -> Void) -> ServeError.Kind? {
+  private func refusal(_ change: (inout ServeOptions) throws -> Void) -> ToolError.Cause? {
     do {
       _ = try plan(change)
       return nil
     } catch {
-      return (error as? ServeError)?.kind
+      return (error as? ToolError)?.cause
     }
   }
 
@@ -90,12 +91,12 @@ struct PoolPlanTests {
 
   @Test("What does not fit the pool is refused")
   func refusals() throws {
-    #expect(refusal { $0.volumes = [try VolumeSpec("a=2")] } == .request)
-    #expect(refusal { $0.volumes = [try VolumeSpec("a=9")] } == .request)
-    #expect(refusal { $0.volumes = [try VolumeSpec("pool=1:1m")] } == .request)
-    #expect(throws: ServeError.self) { try PoolInspection(metadata: metadata, data: metadata) }
+    #expect(refusal { $0.volumes = [try VolumeSpec("a=2")] } == .refused)
+    #expect(refusal { $0.volumes = [try VolumeSpec("a=9")] } == .refused)
+    #expect(refusal { $0.volumes = [try VolumeSpec("pool=1:1m")] } == .refused)
+    #expect(throws: ToolError.self) { try PoolInspection(metadata: metadata, data: metadata) }
     #expect(truncate(data, 99 * 65_536) == 0)
-    #expect(refusal { _ in } == .request)
+    #expect(refusal { _ in } == .refused)
     #expect(truncate(data, 200 * 65_536) == 0)
     #expect(try plan().notes.contains { $0.contains("grown from 100 to 200 blocks") })
   }
@@ -105,7 +106,12 @@ struct PoolPlanTests {
     let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
     let zeros = AlignedBuffer(count: 4096)
     try device.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
-    #expect(refusal { _ in } == .busy)
+    do {
+      _ = try plan { _ in }
+      Issue.record("taken")
+    } catch {
+      #expect((error as? ToolError)?.isInUse == true, "\(error)")
+    }
     withExtendedLifetime((device, zeros)) {}
   }
 
@@ -113,12 +119,16 @@ struct PoolPlanTests {
   func noMetadata() throws {
     let blank = try folder.zeros("blank", size: 1 << 20)
     let junk = try folder.file("junk", bytes: Array(repeating: 7, count: 8192))
-    for (path, kind) in [(blank, ServeError.Kind.request), (junk, .damaged), ("/none", .missing)] {
+    let cases: [(String, (ToolError) -> Bool)] = [
+      (blank, { $0.cause == .refused }), (junk, { $0.isDamage }),
+      ("/none", { if case .system(let error) = $0.cause { error.code == ENOENT } else { false } }),
+    ]
+    for (path, isRight) in cases {
       do {
         _ = try PoolInspection(metadata: path, data: data)
         Issue.record("taken")
       } catch {
-        #expect(error.kind == kind, "\(error)")
+        #expect(isRight(error), "\(error)")
       }
     }
   }
@@ -127,7 +137,7 @@ struct PoolPlanTests {
     "What is given in place of metadata is named, with what to do, and nothing says to format it")
   func wrongThings() throws {
     func text(_ metadata: String, _ data: String) -> String {
-      do throws(ServeError) {
+      do throws(ToolError) {
         _ = try PoolInspection(metadata: metadata, data: data)
         return "taken"
       } catch {
@@ -182,20 +192,23 @@ struct PoolPlanTests {
       #expect(plan.devices[2].table.count == 2)
     }
     let broken = try folder.file("broken", text: "d,,,rw")
-    #expect(throws: ServeError.self) { try PoolPlan(tables: broken, isReadOnly: false) }
+    #expect(throws: ToolError.self) { try PoolPlan(tables: broken, isReadOnly: false) }
     let binary = try folder.file("binary", bytes: [0xff, 0xfe])
-    #expect(throws: ServeError.self) { try PoolPlan(tables: binary, isReadOnly: false) }
+    #expect(throws: ToolError.self) { try PoolPlan(tables: binary, isReadOnly: false) }
   }
 
   @Test("A file of tables that cannot be read whole is an error, not a shorter list")
   func unreadableTables() throws {
     let large = try folder.zeros("large", size: (16 << 20) + 1)
-    for (path, kind) in [("/none", ServeError.Kind.missing), ("/", .missing), (large, .request)] {
-      do throws(ServeError) {
+    let cases: [(String, ToolError.Cause)] = [
+      ("/none", .notFound(.input)), ("/", .notFound(.input)), (large, .refused),
+    ]
+    for (path, cause) in cases {
+      do throws(ToolError) {
         _ = try PoolPlan(tables: path, isReadOnly: false)
         Issue.record("taken: \(path)")
       } catch {
-        #expect(error.kind == kind, "\(error)")
+        #expect(error.cause == cause, "\(error)")
       }
     }
   }

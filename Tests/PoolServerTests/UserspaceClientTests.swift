@@ -46,6 +46,8 @@ struct UserspaceClientTests {
   private let folder: ScratchFolder
   init() throws { folder = try ScratchFolder() }
 
+  private static let hello = "hello\tversion=2\n"
+
   private func code(_ body: () throws(DeviceMapperError) -> Void) -> Int32? {
     do throws(DeviceMapperError) {
       try body()
@@ -58,17 +60,17 @@ struct UserspaceClientTests {
   @Test(
     "Answers that make no sense are errors",
     arguments: [
-      "\n", "yes\n", "ok\n", "ok\ta\n", "ok\ta\tb\tc\td\te\tf\tg\th\ti\tj\tk\tl\tm\n", "\\\n",
-      "error\n", "error\tno-such\tx\t1\n", "error\tinfo\tx\tmany\n", "\u{0}\n",
+      "\n", "ok\n", "ok\ta\n", "ok\ta=\n", "ok\tname=x\n", "\\\n", "error\n",
+      "error\tcode=many\n", "\u{0}\n", "event\twhat=event\tnumber=1\n", "progress\tdone=1\n",
     ])
   func nonsense(_ answer: String) throws {
-    let client = UserspaceClient(path: try answering(folder, [answer]))
+    let client = UserspaceClient(path: try answering(folder, [Self.hello, answer]))
     #expect(code { () throws(DeviceMapperError) in _ = try client.info(.name("x"), []) } == EPROTO)
   }
 
   @Test("A server that goes in the midst of an answer, or is not there, is an error")
   func gone() throws {
-    let client = UserspaceClient(path: try answering(folder, ["ok\tx"]))
+    let client = UserspaceClient(path: try answering(folder, [Self.hello, "ok\tx"]))
     #expect(code { () throws(DeviceMapperError) in try client.clear(.name("x")) } == ECONNRESET)
     #expect(
       code { () throws(DeviceMapperError) in
@@ -94,7 +96,12 @@ struct UserspaceClientTests {
   @Test("Errors come as the server means them, and a device that is not there as nil")
   func errors() throws {
     let client = UserspaceClient(
-      path: try answering(folder, ["error\tremove\tx (254:0)\t16\n", "none\n"]))
+      path: try answering(
+        folder,
+        [
+          Self.hello,
+          "error\toperation=remove\tdevice=x (254:0)\tcode=16\tseverity=new\n", "none\n",
+        ]))
     do {
       try client.remove(.name("x"), deferred: false, retry: false)
       Issue.record("removed")
@@ -104,6 +111,45 @@ struct UserspaceClientTests {
     #expect(try client.status(.name("x"), []) == nil)
   }
 
+  @Test("A server of another version, or that hangs up at once, is refused with what to do")
+  func otherVersions() throws {
+    for (answer, code, words) in [
+      ("hello\tversion=3\n", EPROTO, "is no dmthin serve"),
+      ("hello\n", EPROTO, "is no dmthin serve"), ("ok\t4.47.0\n", EPROTO, "is no dmthin serve"),
+      ("error\tcode=93\tmessage=another version\n", EPROTONOSUPPORT, "another version"),
+      ("error\tcode=16\tmessage=64 connections\n", EBUSY, "64 connections"),
+      ("", EPROTONOSUPPORT, "use the dmthin that it was started with"),
+    ] {
+      let scratch = try ScratchFolder()
+      let client = UserspaceClient(path: try answering(scratch, [answer]))
+      do {
+        _ = try client.list()
+        Issue.record("taken: \(answer)")
+      } catch {
+        #expect(error.code == code && "\(error)".contains(words), "\(answer): \(error)")
+      }
+    }
+  }
+
+  @Test("What is told beside an answer is taken, and what is not known is skipped")
+  func beside() throws {
+    let answer = """
+      event\twhat=resumed\tname=z\tnumber=254:0\tevent_number=3
+      weather\tsky=blue
+      event\twhat=promoted\tname=z
+      progress\tid=1\tdevice=z\ttitle=Checking\tdone=5\ttotal=10\tunit=blocks
+      ok\tid=1\tdriver=1.2.3\tcodename=x
+
+      """
+    let client = UserspaceClient(path: try answering(folder, [Self.hello, answer]))
+    var told: [String] = []
+    client.progress = { told.append("\($0) \($1)/\($2)") }
+    #expect(try client.driverVersion() == "1.2.3")
+    #expect(told == ["Checking 5/10"])
+    let events = try client.takeEvents()
+    #expect(events.count == 1 && events.first?.what == .resumed && events.first?.eventNumber == 3)
+  }
+
   @Test("One that takes connections and never answers is given up after a stated time")
   func silent() throws {
     let path = folder.file("s")
@@ -111,8 +157,8 @@ struct UserspaceClientTests {
     defer { close(listener) }
     try #require(dmthin_bind_unix(listener, path) == 0 && listen(listener, 4) == 0)
     let client = UserspaceClient(path: path)
-    client.patience = 100
-    client.probePatience = (50, 80)
+    client.channel.patience = 100
+    client.channel.probePatience = (50, 80)
     do {
       _ = try client.list()
       Issue.record("an answer came")

@@ -1,6 +1,7 @@
 import DataPath
 import DeviceMapper
 import Glibc
+import Simulation
 import Targets
 import TestSupport
 import Testing
@@ -42,7 +43,7 @@ struct DelayTests {
 
   @Test("of any words a target is made or refused; one that is made says itself again")
   func hostile() {
-    var lines = HostileLines(
+    var lines = HostileText(
       ["delay 98:16 0 5", "delay 98:16 0 5 98:16 8 6 98:16 16 7"], seed: 20_261_126)
     lines.expectSense(3000)
   }

@@ -2,6 +2,7 @@ import BlockIO
 import DataPath
 import DeviceMapper
 import Glibc
+import Simulation
 import Targets
 import TestSupport
 import Testing
@@ -42,7 +43,7 @@ struct FlakeyTests {
 
   @Test("of any words a target is made or refused; one that is made says itself again")
   func hostile() {
-    var lines = HostileLines(
+    var lines = HostileText(
       [
         "flakey 98:16 0 1 2", "flakey 98:16 0 1 2 1 error_writes",
         "flakey 98:16 0 1 2 6 drop_writes corrupt_bio_byte 32 r 255 4294967295",

@@ -77,7 +77,9 @@ public enum Tools {
 
   /// Every tool's name.
   public static let names = [
-    "thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_size", "thin_restore",
+    "thin_check", "thin_delta", "thin_dump", "thin_ls", "thin_metadata_pack",
+    "thin_metadata_size", "thin_metadata_unpack", "thin_repair",
+    "thin_restore", "thin_rmap",
   ]
 
   /// The program of a tool.

@@ -154,7 +154,7 @@ import ThinTools
     for (offset, text) in [(32, "bad superblock magic"), (40, "expected version")] {
       pool.device.change(0, .superblock) { $0[offset] ^= 0x10 }
       let error = #expect(throws: ToolError.self) { try checked(pool.device) }
-      #expect(error?.kind == .damaged && error?.message.contains(text) == true)
+      #expect(error?.isDamage == true && error?.message.contains(text) == true)
       pool.device.revert()
     }
     pool.device.changeSuperblock { $0.time = Limits.timeMax + 1 }
@@ -173,7 +173,7 @@ import ThinTools
         let report = try checked(pool.device)
         #expect(report.has(.fatal, "wrong block number", block: block), "\(role): \(report.text)")
       } catch {
-        #expect(role == .superblock && (error as? ToolError)?.kind == .damaged)
+        #expect(role == .superblock && (error as? ToolError)?.isDamage == true)
         #expect("\(error)".contains("wrong block number"))
       }
       pool.device.revert()

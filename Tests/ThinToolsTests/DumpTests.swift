@@ -66,7 +66,7 @@ import ThinTools
     let error = #expect(throws: ToolError.self) {
       try dumped(device) { $0.deviceIDs = [9_999_999, known, 9_999_998] }
     }
-    #expect(error?.kind == .request && error?.message.contains("9999998, 9999999;") == true)
+    #expect(error?.cause == .refused && error?.message.contains("9999998, 9999999;") == true)
     let bare = try PoolModel(xml: dumped(device) { $0.skipMappings = true })
     #expect(bare.devices.keys == all.devices.keys)
     #expect(bare.devices.values.allSatisfy { $0.mappings.isEmpty })
@@ -85,7 +85,7 @@ import ThinTools
       let error = #expect(throws: ToolError.self) {
         try dumped(device) { $0.source = .metadataSnapshotAt(block) }
       }
-      #expect(error?.kind == .request)
+      #expect(error?.cause == .metadata(.otherMetadataSnapshot(named: block, held: held)))
       #expect(error?.message.contains("is at block \(held): give -m \(held)") == true)
     }
     device.changeSuperblock { $0.metadataSnapshot = 0 }
@@ -103,7 +103,12 @@ import ThinTools
       let error = #expect(throws: ToolError.self) {
         try dump(device, to: full.sink, options: DumpOptions(), progress: Progress())
       }
-      #expect(error?.kind == .inputOutput && error?.message.contains("No space left") == true)
+      guard case .system(let failed)? = error?.cause else {
+        Issue.record("\(String(describing: error))")
+        continue
+      }
+      #expect(failed.operation == .write && failed.code == ENOSPC)
+      #expect(error?.message.contains("No space left") == true)
     }
   }
 
@@ -117,7 +122,7 @@ import ThinTools
       for block in [blocks[0], blocks[blocks.count - 1]] {
         pool.device.edit(block)[50] ^= 2
         let error = #expect(throws: ToolError.self) { try dumped(pool.device) }
-        #expect(error?.kind == .damaged)
+        #expect(error?.isDamage == true)
         #expect(
           error?.message.contains("block \(block)") == true, "\(role): \(error?.message ?? "")")
         pool.device.revert()

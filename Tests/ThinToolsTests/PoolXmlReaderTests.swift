@@ -16,7 +16,7 @@ private final class Recorder: PoolXmlHandler {
   func beginDevice(_ device: PoolXmlDevice) { events.append("\(device)") }
   func endDevice() { events.append("end device") }
   func mapping(_ run: PoolXmlMapping) throws(ToolError) {
-    if run.dataBegin == refused { throw ToolError(.damaged, "refused") }
+    if run.dataBegin == refused { throw ToolError(.invalidDump, "refused") }
     events.append("\(run.thinBegin) \(run.dataBegin) \(run.length) \(run.time)")
   }
   func ref(name: String) { events.append("ref \(name)") }
@@ -230,7 +230,7 @@ struct PoolXmlReaderTests {
   func refusals(_ index: Int) {
     let (text, message) = refusedDocuments[index]
     let outcome = read(text)
-    #expect(outcome.error?.kind == .damaged)
+    #expect(outcome.error?.cause == .invalidDump)
     #expect(outcome.error?.message.contains(message) == true, "\(outcome.error?.message ?? "")")
   }
 

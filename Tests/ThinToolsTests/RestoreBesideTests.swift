@@ -64,14 +64,14 @@ struct RestoreBesideTests {
     let kept = #expect(throws: ToolError.self) {
       try restore(pool(2, mapped: 8000), to: device, options: options)
     }
-    #expect(kept?.kind == .output && kept?.message.contains("It is kept") == true)
+    #expect(kept?.cause == .precious && kept?.message.contains("It is kept") == true)
     #expect(try PoolImage(device).superblock == before.superblock)
     #expect(try PoolImage(device).mappings(of: 1) == before.mappings(of: 1))
     // More than the device has at all: known before anything is given up.
     let tooMuch = #expect(throws: ToolError.self) {
       try restore(pool(2, mapped: 16000), to: device)
     }
-    #expect(tooMuch?.kind == .output)
+    #expect(tooMuch?.cause == .outOfSpace)
     #expect(try PoolImage(device).mappings(of: 1) == before.mappings(of: 1))
 
     var lines: [String] = []

@@ -90,7 +90,7 @@ final class Checker {
   private func add(_ fault: TreeFault) {
     if fault.isFatal { treesAreSound = false }
     damage.add(fault)
-    add(Finding(fault.isFatal ? .fatal : .minor, "\(fault)", block: fault.block))
+    add(Finding(.tree(fault)))
   }
 
   // MARK: - Superblock
@@ -100,33 +100,26 @@ final class Checker {
     let reader = view.reader
     let block = view.superblockNumber
     if superblock.time > Limits.timeMax {
-      add(
-        Finding(
-          .fatal,
-          "superblock: expected a time of at most \(Limits.timeMax), found \(superblock.time); "
-            + "the kernel would corrupt the next mapping", block: block))
+      add(Finding(.superblockTime(found: superblock.time, block: block)))
     }
     guard !options.metadataSnapshot else { return }
     let metadata = superblock.metadataSpaceMap
     // The superblock alone may be all that was kept of the device, so its length tells nothing.
     let blocksMax = options.superblockOnly ? Limits.metadataBlocksMax : reader.blockCount
     if metadata.blockCount > blocksMax {
-      let found =
-        metadata.blockCount > Limits.metadataBlocksMax
-        ? "more than the format allows, \(Limits.metadataBlocksMax)"
-        : "more than the metadata device has, \(reader.blockCount)"
+      let isFormatLimit = metadata.blockCount > Limits.metadataBlocksMax
       add(
         Finding(
-          .fatal, "superblock: metadata space map of \(metadata.blockCount) blocks: \(found)",
-          block: block))
+          .metadataSpaceMapSize(
+            found: metadata.blockCount,
+            max: isFormatLimit ? Limits.metadataBlocksMax : reader.blockCount,
+            isFormatLimit: isFormatLimit, block: block)))
     }
     if !options.superblockOnly, view.dataBlockCount > dataCounts.blockCount {
       add(
         Finding(
-          .fatal,
-          "superblock: data space map of \(view.dataBlockCount) blocks, expected at most "
-            + "\(dataCounts.blockCount), for which the metadata device could hold bitmaps",
-          block: block))
+          .dataSpaceMapSize(
+            found: view.dataBlockCount, max: dataCounts.blockCount, block: block)))
     }
   }
 
@@ -135,7 +128,7 @@ final class Checker {
   private struct Trees {
     var superblock: Superblock
     var number: UInt64
-    var what: String
+    var isSnapshot: Bool
   }
 
   private func checkTrees() {
@@ -143,7 +136,7 @@ final class Checker {
     var main = view.superblock
     if let root = options.mappingRoot { main.mappingRoot = root }
     if let root = options.detailsRoot { main.detailsRoot = root }
-    var states = [Trees(superblock: main, number: view.superblockNumber, what: "")]
+    var states = [Trees(superblock: main, number: view.superblockNumber, isSnapshot: false)]
     if !options.metadataSnapshot, let snapshot = heldSnapshot() { states.append(snapshot) }
 
     forest.walk(.details, roots: states.map(\.superblock.detailsRoot)) { _, _ in }
@@ -164,11 +157,10 @@ final class Checker {
     do throws(MetadataError) {
       let snapshot = try MetadataView(device, source: .metadataSnapshotAt(block))
       metadataCounts.increment(block)
-      return Trees(
-        superblock: snapshot.superblock, number: block, what: " of the metadata snapshot")
+      return Trees(superblock: snapshot.superblock, number: block, isSnapshot: true)
     } catch {
       treesAreSound = false
-      add(Finding(.fatal, "metadata snapshot: \(error)", block: block))
+      add(Finding(.metadataSnapshot(error, block: block)))
       return nil
     }
   }
@@ -211,17 +203,13 @@ final class Checker {
     let known = (try? listing.deviceDetails()) ?? []
     // Where a tree is damaged that has been said, and one device after the other would follow.
     if details.isSound && devices.isSound {
-      compare(roots.map(\.id), known.map(\.id), state.what)
+      compare(roots.map(\.id), known.map(\.id), state)
     }
-    if state.what.isEmpty { report.deviceCount = max(roots.count, known.count) }
+    if !state.isSnapshot { report.deviceCount = max(roots.count, known.count) }
     var next = 0
     for device in roots {
       if device.id > Limits.deviceIDMax {
-        add(
-          Finding(
-            .fatal,
-            "thin device \(device.id)\(state.what): expected an id of at most "
-              + "\(Limits.deviceIDMax)", deviceID: device.id))
+        add(Finding(.deviceID(device: device.id), inMetadataSnapshot: state.isSnapshot))
       }
       while next < known.count && known[next].id < device.id { next += 1 }
       let details = next < known.count && known[next].id == device.id ? known[next].details : nil
@@ -231,7 +219,7 @@ final class Checker {
   }
 
   /// Device tree and details tree must name the same devices.
-  private func compare(_ roots: [UInt64], _ details: [UInt64], _ what: String) {
+  private func compare(_ roots: [UInt64], _ details: [UInt64], _ state: Trees) {
     var r = 0
     var d = 0
     while r < roots.count || d < details.count {
@@ -245,23 +233,19 @@ final class Checker {
       treesAreSound = false
       add(
         Finding(
-          .fatal,
-          "\(MetadataError.deviceMismatch(id: id, inDetails: !onlyRoot))\(what)", deviceID: id))
+          .deviceMismatch(device: id, inDetails: !onlyRoot), inMetadataSnapshot: state.isSnapshot))
       if onlyRoot { r += 1 } else { d += 1 }
     }
   }
 
   private func check(_ details: DeviceDetails, of id: UInt64, _ state: Trees) {
     let poolTime = state.superblock.time
-    for (name, time) in [
-      ("creation time", details.creationTime), ("snapshot time", details.snapshottedTime),
-    ] where time > poolTime {
-      // Harmless: the kernel takes more mappings for shared than are.
+    for (isCreation, time) in [(true, details.creationTime), (false, details.snapshottedTime)]
+    where time > poolTime {
       add(
         Finding(
-          .minor,
-          "thin device \(id)\(state.what): \(name) \(time), expected at most the pool's time "
-            + "\(poolTime)", deviceID: id))
+          .deviceTime(device: id, isCreation: isCreation, found: time, poolTime: poolTime),
+          inMetadataSnapshot: state.isSnapshot))
     }
   }
 
@@ -272,13 +256,9 @@ final class Checker {
     if !summary.isSound {
       var left = 100
       forest.forEachLostRange(.mappings, root: root) { block, range in
-        let end = range.upperBound == .max ? "end" : "\(range.upperBound - 1)"
         add(
           Finding(
-            .fatal,
-            "thin device \(id)\(state.what): virtual blocks \(range.lowerBound)..\(end) are "
-              + "affected by the damage at block \(block)", block: block, deviceID: id,
-            virtualBlocks: range))
+            .mappingsLost(device: id, range, block: block), inMetadataSnapshot: state.isSnapshot))
         left -= 1
         return left > 0
       }
@@ -286,9 +266,9 @@ final class Checker {
       treesAreSound = false
       add(
         Finding(
-          .fatal,
-          "thin device \(id)\(state.what) has unexpected number of mappings, expected "
-            + "\(details.mappedBlocks), actual \(summary.leafEntries)", deviceID: id))
+          .mappingCount(
+            device: id, expected: details.mappedBlocks, found: summary.leafEntries),
+          inMetadataSnapshot: state.isSnapshot))
     }
   }
 }

@@ -60,11 +60,8 @@ public struct CleanTickets: Sendable {
   public func issue(_ descriptor: Int32) -> Bool {
     guard let identity = Self.identity(descriptor) else { return false }
     do throws(TrustedFolder.Fault) {
-      if let slash = path.lastIndex(of: "/"), slash > path.startIndex {
-        _ = try TrustedFolder.own(String(path[..<slash]), makes: true)
-      }
       let place = identity.path.map { "path \($0)\n" } ?? ""
-      try TrustedFolder.own(path, makes: true).replace(identity.key, with: identity.text + place)
+      try TrustedFolder.made(path).replace(identity.key, with: identity.text + place)
       return true
     } catch {
       return false

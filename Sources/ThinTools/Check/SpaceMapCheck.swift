@@ -8,7 +8,7 @@ import ThinMetadata
 /// The overflow tree is compared entry by entry as its leaves are read, before the bitmaps;
 /// `mismatches` carries what did not fit over to the bitmaps, which tell what it means.
 struct SpaceMapComparison {
-  let name: String
+  let name: SpaceMapName
   let counts: ReferenceCounts
   /// Overflow entries whose value is not the computed count.
   var mismatches: [UInt64: UInt32] = [:]
@@ -16,32 +16,15 @@ struct SpaceMapComparison {
   var overflowFound = 0
   var overflowExpected = 0
   var used: UInt64 = 0
-  var leaked = Tally()
-  var wrong = Tally()
+  var leaked = Finding.CountDifferences()
+  var wrong = Finding.CountDifferences()
   /// Entries of the overflow tree that fit no bitmap entry.
   var stray = 0
 
   /// Mismatches kept; a map that is wrong in a million places is beyond details.
   private static let mismatchesMax = 1 << 20
 
-  /// How many blocks differ, and the first few runs of them.
-  struct Tally {
-    var blocks: UInt64 = 0
-    var runs: [(start: UInt64, end: UInt64, onDisk: UInt32, expected: UInt32)] = []
-
-    mutating func add(_ block: UInt64, onDisk: UInt32, expected: UInt32) {
-      blocks += 1
-      if let last = runs.last, last.end == block, last.onDisk == onDisk,
-        last.expected == expected
-      {
-        runs[runs.count - 1].end += 1
-      } else if runs.count < 32 {
-        runs.append((block, block + 1, onDisk, expected))
-      }
-    }
-  }
-
-  init(_ name: String, _ counts: ReferenceCounts) {
+  init(_ name: SpaceMapName, _ counts: ReferenceCounts) {
     self.name = name
     self.counts = counts
   }
@@ -56,7 +39,7 @@ struct SpaceMapComparison {
       if mismatches.count < Self.mismatchesMax {
         mismatches[block] = value
       } else {
-        wrong.blocks += 1
+        wrong.blockCount += 1
       }
     }
   }
@@ -124,7 +107,7 @@ extension Checker {
       }
     }
     dataIndex.sort { $0.region < $1.region }
-    var dataComparison = SpaceMapComparison("data", dataCounts)
+    var dataComparison = SpaceMapComparison(.data, dataCounts)
     forest.walk(.spaceMapOverflow, roots: [data.overflowRoot]) { _, node in
       dataComparison.take(overflowLeaf: node)
     }
@@ -133,7 +116,7 @@ extension Checker {
 
     // Every bitmap is a reference, and all references must be counted before counts are compared.
     for (_, entry) in dataIndex + metadataIndex { reference(bitmap: entry.bitmapBlock) }
-    var metadataComparison = SpaceMapComparison("metadata", metadataCounts)
+    var metadataComparison = SpaceMapComparison(.metadata, metadataCounts)
     forest.walk(.spaceMapOverflow, roots: [metadata.overflowRoot]) { _, node in
       metadataComparison.take(overflowLeaf: node)
     }
@@ -141,9 +124,7 @@ extension Checker {
     _ = forest.verify(.spaceMapOverflow, root: metadata.overflowRoot)
 
     if !treesAreSound {
-      add(
-        Finding(
-          .fatal, "reference counts were not compared, because the trees are damaged"))
+      add(Finding(.countsNotCompared))
     }
     if dataIndexIsSound { compare(&dataComparison, data, dataIndex) }
     compare(&metadataComparison, metadata, metadataIndex)
@@ -155,9 +136,7 @@ extension Checker {
     var block = root.blockCount
     while block < metadataCounts.blockCount {
       if metadataCounts.count(of: block) > 0 {
-        return fatal(
-          "metadata block \(block) is in use, expected none from the end of the metadata space map "
-            + "on, which has \(root.blockCount) blocks", block: block)
+        return fatal(.beyondSpaceMap(block: block, blockCount: root.blockCount))
       }
       block += 1
     }
@@ -169,9 +148,7 @@ extension Checker {
 
   private func readMetadataIndex(_ root: SpaceMapRoot) -> [(region: UInt64, entry: IndexEntry)] {
     guard root.bitmapRoot < view.reader.blockCount else {
-      fatal(
-        "metadata space map: index at block \(root.bitmapRoot), expected a block below "
-          + "\(view.reader.blockCount)", block: root.bitmapRoot)
+      fatal(.indexBeyondEnd(block: root.bitmapRoot, blockCount: view.reader.blockCount))
       return []
     }
     metadataCounts.increment(root.bitmapRoot)
@@ -185,15 +162,14 @@ extension Checker {
         }
       }
     } catch {
-      fatal(
-        "metadata space map: index at block \(root.bitmapRoot): \(error)", block: root.bitmapRoot)
+      fatal(.index(error, block: root.bitmapRoot))
     }
     return entries
   }
 
-  private func fatal(_ message: String, block: UInt64? = nil) {
+  private func fatal(_ problem: Finding.Problem) {
     treesAreSound = false
-    add(Finding(.fatal, message, block: block))
+    add(Finding(problem))
   }
 
   /// Reads all bitmaps of a map. Where trees are damaged, computed counts mean nothing, and the
@@ -220,7 +196,7 @@ extension Checker {
           if let failure { throw .io(failure) }
           try requireSound(bytes, number: block, kind: .bitmap)
         } catch {
-          fatal("\(name) space map: bitmap \(region) at block \(block): \(error)", block: block)
+          fatal(.bitmap(name, number: region, error, block: block))
           return
         }
         guard treesAreSound else { return }
@@ -231,81 +207,63 @@ extension Checker {
     if comparison.used != root.allocated {
       add(
         Finding(
-          .minor,
-          "\(name) space map: superblock says \(root.allocated) blocks are allocated, "
-            + "the bitmaps have \(comparison.used)", block: 0, isMendable: true))
+          .allocatedBlocks(name, superblock: root.allocated, bitmaps: comparison.used)))
     }
     report(comparison)
   }
 
   /// Every bitmap of the map has an index entry, and there is no other.
   private func isComplete(
-    _ index: [(region: UInt64, entry: IndexEntry)], _ root: SpaceMapRoot, _ name: String
+    _ index: [(region: UInt64, entry: IndexEntry)], _ root: SpaceMapRoot, _ name: SpaceMapName
   ) -> Bool {
     for (i, item) in index.enumerated() where item.region != UInt64(i) {
-      fatal("\(name) space map: expected an index entry for bitmap \(i), found \(item.region)")
+      fatal(.indexEntry(name, expected: UInt64(i), found: item.region))
       return false
     }
     guard UInt64(index.count) == root.bitmapCount else {
       fatal(
-        "\(name) space map: expected \(root.bitmapCount) index entries for \(root.blockCount) "
-          + "blocks, found \(index.count)")
+        .indexEntryCount(
+          name, expected: root.bitmapCount, blockCount: root.blockCount,
+          found: UInt64(index.count)))
       return false
     }
     return true
   }
 
   private func check(
-    _ entry: IndexEntry, _ region: UInt64, _ actual: ReferenceCounts.Summary, _ name: String
+    _ entry: IndexEntry, _ region: UInt64, _ actual: ReferenceCounts.Summary, _ name: SpaceMapName
   ) {
     let free = Limits.entriesPerBitmap - actual.used
     if entry.freeCount != UInt32(free) {
       add(
         Finding(
-          .minor,
-          "\(name) space map: index entry of bitmap \(region) says \(entry.freeCount) entries "
-            + "are free, the bitmap has \(free)", block: entry.bitmapBlock,
-          isMendable: true))
+          .freeEntries(
+            name, bitmap: region, entry: UInt64(entry.freeCount), actual: UInt64(free),
+            block: entry.bitmapBlock)))
     }
     if Int(entry.noneFreeBefore) > actual.firstFree {
       add(
         Finding(
-          .minor,
-          "\(name) space map: index entry of bitmap \(region) says none is free before "
-            + "\(entry.noneFreeBefore), but \(actual.firstFree) is", block: entry.bitmapBlock,
-          isMendable: true))
+          .firstFreeEntry(
+            name, bitmap: region, entry: UInt64(entry.noneFreeBefore),
+            actual: UInt64(actual.firstFree), block: entry.bitmapBlock)))
     }
   }
 
   private func report(_ comparison: SpaceMapComparison) {
     let name = comparison.name
-    func list(_ tally: SpaceMapComparison.Tally, _ severity: Finding.Severity, _ what: String) {
-      guard tally.blocks > 0 else { return }
-      var text = "\(tally.blocks) \(name) blocks have \(what):"
-      for run in tally.runs {
-        let blocks = run.end - run.start == 1 ? "\(run.start)" : "\(run.start)..\(run.end - 1)"
-        text += "\n  \(blocks): expected count \(run.expected), found \(run.onDisk)"
-      }
-      let listed = tally.runs.reduce(0) { $0 + ($1.end - $1.start) }
-      if listed < tally.blocks { text += "\n  and \(tally.blocks - listed) more" }
-      add(Finding(severity, text))
+    if comparison.leaked.blockCount > 0 {
+      add(Finding(.referenceCounts(name, areTooHigh: true, comparison.leaked)))
     }
-    list(comparison.leaked, .leak, "leaked")
-    list(comparison.wrong, .fatal, "bad reference counts")
+    if comparison.wrong.blockCount > 0 {
+      add(Finding(.referenceCounts(name, areTooHigh: false, comparison.wrong)))
+    }
     if comparison.stray > 0 {
-      add(
-        Finding(
-          .fatal,
-          "\(name) space map: \(comparison.stray) entries of the overflow tree belong to blocks "
-            + "whose count is below three"))
+      add(Finding(.strayOverflow(name, count: UInt64(comparison.stray))))
     }
     let missing = comparison.overflowExpected - comparison.overflowFound
-    if missing > 0 && comparison.wrong.blocks == 0 {
-      add(
-        Finding(
-          .fatal,
-          "\(name) space map: \(missing) blocks with counts of three or more have no entry in "
-            + "the overflow tree"))
+    if missing > 0 && comparison.wrong.blockCount == 0 {
+      add(Finding(.missingOverflow(name, count: UInt64(missing))))
     }
   }
 }

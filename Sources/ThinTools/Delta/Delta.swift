@@ -33,7 +33,7 @@ public struct DeltaOptions: Equatable, Sendable {
 ///
 /// Mappings are compared by data block, in virtual blocks; a run has mappings that stand to each other in
 /// one way, and with `listsDataBlocks` also follow each other on the data device.
-/// - Throws: `ToolError`: `request` for a device that there is not, `damaged` at the first thing that is
+/// - Throws: `ToolError`: `refused` for a device that there is not, and the first thing that is
 ///   damaged.
 public func delta(
   _ device: any BlockDevice, _ options: DeltaOptions, to sink: ByteSink, progress: Progress
@@ -52,7 +52,7 @@ public func delta(
     case .thin(let id):
       guard let found = roots.first(where: { $0.id == id }) else {
         throw ToolError(
-          .request, "there is no thin device \(id); thin_ls lists those that there are")
+          .refused, "there is no thin device \(id); thin_ls lists those that there are")
       }
       return found.root
     }
@@ -79,7 +79,7 @@ public func delta(
       }
     }
   } catch {
-    throw ToolError(.damaged, "\(error)\nRun thin_check to see everything that is wrong.")
+    throw ToolError(error, advice: "Run thin_check to see everything that is wrong.")
   }
   if let failure { throw ToolError(failure) }
   try written { () throws(BlockIOError) in try writer.end() }

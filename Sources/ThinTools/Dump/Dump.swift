@@ -23,6 +23,14 @@ public struct DumpOptions: Equatable, Sendable {
 
   /// Everything, as XML.
   public init() {}
+
+  /// What a repair does.
+  var salvage: SalvageOptions {
+    var salvage = SalvageOptions()
+    salvage.generation = generation
+    salvage.overrides = overrides
+    return salvage
+  }
 }
 
 /// Values given by the user for what a damaged superblock or a damaged dump may have lost.
@@ -43,7 +51,7 @@ public struct SuperblockOverrides: Equatable, Sendable {
 /// Memory: `LeafSequence`'s and `SharedRuns`', whatever the number of mappings; for a repair,
 /// `TreeForest`'s besides.
 /// - Parameter onLoss: gets a line for everything that a repair could not save.
-/// - Throws: `ToolError`, with `.request` before anything is written when the pool does not have a
+/// - Throws: `ToolError`, with `.refused` before anything is written when the pool does not have a
 ///   device that was asked for, and with `.inputOutput` when the output fails; what was written until
 ///   then is incomplete, which its missing last line shows.
 public func dump(
@@ -52,33 +60,26 @@ public func dump(
 ) throws(ToolError) {
   let pool: DumpSource
   if options.repair {
-    pool = try salvage(device, options: options, progress: progress, onLoss: onLoss)
+    let log = SalvageLog()
+    defer { for line in log.lines { onLoss(line) } }
+    pool = try salvage(device, options: options.salvage, progress: progress, log: log)
   } else {
     pool = try DumpSource(device, options)
   }
   let writer = DumpWriter(sink: sink, format: options.format)
   let devices = try chosen(options.deviceIDs, of: pool.devices)
   if options.skipMappings {
-    try written { () throws(BlockIOError) in
-      try writer.begin(pool.header)
-      for device in devices {
-        try writer.beginDevice(device.id, device.details)
-        try writer.endDevice()
-      }
-      try writer.end()
-      try sink.flush()
+    try writer.begin(pool.header)
+    for device in devices {
+      try writer.beginDevice(device.id, device.details)
+      try writer.endDevice()
     }
-    return
-  }
-  var dumper = Dumper(pool, writer, progress)
-  try dumper.findSharedRuns(devices)
-  try written { () throws(BlockIOError) in try writer.begin(pool.header) }
-  try dumper.writeDefinitions()
-  try dumper.writeDevices(devices)
-  try written { () throws(BlockIOError) in
     try writer.end()
-    try sink.flush()
+  } else {
+    var dumper = Dumper(pool, writer, progress)
+    try dumper.write(pool.header, devices)
   }
+  try written { () throws(BlockIOError) in try sink.flush() }
 }
 
 /// The devices with these ids. A dump without one of them would pass for a copy of it.
@@ -94,7 +95,7 @@ private func chosen(_ ids: Set<UInt64>?, of devices: [ThinDevice]) throws(ToolEr
   let missing = list(ids.subtracting(found.map(\.id)).sorted())
   let present = devices.isEmpty ? "it has none" : "it has \(list(devices.map(\.id)))"
   throw ToolError(
-    .request,
+    .refused,
     "the pool has no thin device \(missing); \(present). Nothing was dumped; thin_ls lists all "
       + "thin devices.")
 }
@@ -112,6 +113,8 @@ struct DumpSource {
   private let leaves: LeafSequence
   /// Where only what is usable of a damaged pool is wanted.
   let salvaged: TreeForest?
+  /// The metadata snapshot, where there is one and it is wanted.
+  var snapshot: HeldSnapshot?
 
   /// A pool that is expected to be sound.
   init(_ device: any BlockDevice, _ options: DumpOptions) throws(ToolError) {
@@ -159,7 +162,7 @@ struct DumpSource {
         try leaves.forEach(root: device.root) { leaf throws(TreeFault) in body(leaf) }
       }
     } catch {
-      throw ToolError(.damaged, "\(error)\nWith --repair, what is usable can be dumped.")
+      throw ToolError(error, advice: "With --repair, what is usable can be dumped.")
     }
   }
 }

@@ -7,7 +7,8 @@ struct DumpHeader {
   var uuid: (low: UInt64, high: UInt64)
   var time: UInt32
   var transactionID: UInt64
-  var needsCheck: Bool
+  /// Bit 0 is needs-check.
+  var flags: UInt32
   var version: UInt32
   var dataBlockSectors: UInt32
   var dataBlockCount: UInt64
@@ -19,11 +20,13 @@ struct DumpHeader {
     uuid = superblock.uuid
     time = superblock.time
     transactionID = max(superblock.transactionID, overrides.transactionID ?? 0)
-    needsCheck = superblock.needsCheck
+    flags = superblock.flags
     version = superblock.version
     dataBlockSectors = overrides.dataBlockSectors ?? superblock.dataBlockSectors
     self.dataBlockCount = max(dataBlockCount, overrides.dataBlockCount ?? 0)
   }
+
+  var needsCheck: Bool { flags & SuperblockRecord.needsCheckFlag != 0 }
 
   /// Its line of XML.
   /// - Parameter extra: an attribute that stands after the flags.
@@ -52,107 +55,118 @@ public enum DumpFormat: String, Sendable, CaseIterable {
 }
 
 /// Writes the parts of a dump in their order, in one of the formats.
-struct DumpWriter {
+struct DumpWriter: PoolSink {
   let sink: ByteSink
   let format: DumpFormat
 
-  func begin(_ header: DumpHeader) throws(BlockIOError) {
+  /// Of a metadata snapshot dumps say nothing.
+  func beginSnapshot(_ superblock: Superblock) {}
+
+  private func write(_ text: String) throws(ToolError) {
+    try written { () throws(BlockIOError) in try sink.write(text) }
+  }
+
+  func begin(_ header: DumpHeader) throws(ToolError) {
     switch format {
     case .xml:
-      try sink.write(header.element(extra: " version=\"\(header.version)\""))
+      try write(header.element(extra: " version=\"\(header.version)\""))
     case .humanReadable:
-      try sink.write(
+      try write(
         "begin superblock: \"\(header.uuidText)\", \(header.time), \(header.transactionID), "
           + "\(header.needsCheck ? 1 : 0), \(header.version), \(header.dataBlockSectors), "
           + "\(header.dataBlockCount)\n")
     }
   }
 
-  func end() throws(BlockIOError) {
+  func end() throws(ToolError) {
     switch format {
     // No newline: what reads the field's dumps compares them byte for byte.
-    case .xml: try sink.write("</superblock>")
-    case .humanReadable: try sink.write("end superblock\n")
+    case .xml: try write("</superblock>")
+    case .humanReadable: try write("end superblock\n")
     }
   }
 
-  func beginDefinition(_ name: UInt64) throws(BlockIOError) {
+  func beginDefinition(_ name: UInt64) throws(ToolError) {
     switch format {
-    case .xml: try sink.write("  <def name=\"\(name)\">\n")
-    case .humanReadable: try sink.write("def: \(name)\n")
+    case .xml: try write("  <def name=\"\(name)\">\n")
+    case .humanReadable: try write("def: \(name)\n")
     }
   }
 
-  func endDefinition() throws(BlockIOError) {
+  func endDefinition() throws(ToolError) {
     switch format {
-    case .xml: try sink.write("  </def>\n")
-    case .humanReadable: try sink.write("\n")
+    case .xml: try write("  </def>\n")
+    case .humanReadable: try write("\n")
     }
   }
 
-  func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(BlockIOError) {
+  func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(ToolError) {
     switch format {
     case .xml:
-      try sink.write(
+      try write(
         "  <device dev_id=\"\(id)\" mapped_blocks=\"\(details.mappedBlocks)\" "
           + "transaction=\"\(details.transactionID)\" creation_time=\"\(details.creationTime)\" "
           + "snap_time=\"\(details.snapshottedTime)\">\n")
     case .humanReadable:
-      try sink.write(
+      try write(
         "device: \(id)\nmapped_blocks: \(details.mappedBlocks)\n"
           + "transaction: \(details.transactionID)\ncreation time: \(details.creationTime)\n"
           + "snap time: \(details.snapshottedTime)\n")
     }
   }
 
-  func endDevice() throws(BlockIOError) {
+  func endDevice() throws(ToolError) {
     switch format {
-    case .xml: try sink.write("  </device>\n")
-    case .humanReadable: try sink.write("\n")
+    case .xml: try write("  </device>\n")
+    case .humanReadable: try write("\n")
     }
   }
 
-  func reference(_ name: UInt64) throws(BlockIOError) {
+  func reference(_ name: UInt64) throws(ToolError) {
     switch format {
-    case .xml: try sink.write("    <ref name=\"\(name)\"/>\n")
-    case .humanReadable: try sink.write("    ref: \(name)\n")
+    case .xml: try write("    <ref name=\"\(name)\"/>\n")
+    case .humanReadable: try write("    ref: \(name)\n")
     }
   }
 
-  func run(_ run: MappingRun) throws(BlockIOError) {
+  func run(_ run: MappingRun) throws(ToolError) {
     let format = self.format
-    try sink.write(upTo: 256) { line in
-      switch format {
-      case .xml:
-        if run.length == 1 {
-          line.append("    <single_mapping origin_block=\"")
+    do throws(BlockIOError) {
+      try sink.write(upTo: 256) { line in
+        switch format {
+        case .xml:
+          if run.length == 1 {
+            line.append("    <single_mapping origin_block=\"")
+            line.append(decimal: run.virtualBlock)
+            line.append("\" data_block=\"")
+            line.append(decimal: run.dataBlock)
+          } else {
+            line.append("    <range_mapping origin_begin=\"")
+            line.append(decimal: run.virtualBlock)
+            line.append("\" data_begin=\"")
+            line.append(decimal: run.dataBlock)
+            line.append("\" length=\"")
+            line.append(decimal: run.length)
+          }
+          line.append("\" time=\"")
+          line.append(decimal: UInt64(run.time))
+          line.append("\"/>\n")
+        case .humanReadable:
+          line.append("    (")
           line.append(decimal: run.virtualBlock)
-          line.append("\" data_block=\"")
+          line.append("..")
+          line.append(decimal: run.virtualBlock &+ run.length &- 1)
+          line.append(") -> (")
           line.append(decimal: run.dataBlock)
-        } else {
-          line.append("    <range_mapping origin_begin=\"")
-          line.append(decimal: run.virtualBlock)
-          line.append("\" data_begin=\"")
-          line.append(decimal: run.dataBlock)
-          line.append("\" length=\"")
-          line.append(decimal: run.length)
+          line.append("..")
+          line.append(decimal: run.dataBlock &+ run.length &- 1)
+          line.append("), ")
+          line.append(decimal: UInt64(run.time))
+          line.append("\n")
         }
-        line.append("\" time=\"")
-        line.append(decimal: UInt64(run.time))
-        line.append("\"/>\n")
-      case .humanReadable:
-        line.append("    (")
-        line.append(decimal: run.virtualBlock)
-        line.append("..")
-        line.append(decimal: run.virtualBlock &+ run.length &- 1)
-        line.append(") -> (")
-        line.append(decimal: run.dataBlock)
-        line.append("..")
-        line.append(decimal: run.dataBlock &+ run.length &- 1)
-        line.append("), ")
-        line.append(decimal: UInt64(run.time))
-        line.append("\n")
       }
+    } catch {
+      throw ToolError(error)
     }
   }
 }

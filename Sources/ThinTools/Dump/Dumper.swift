@@ -8,11 +8,27 @@ func written(_ body: () throws(BlockIOError) -> Void) throws(ToolError) {
   do throws(BlockIOError) { try body() } catch { throw ToolError(error) }
 }
 
+/// What gets a pool part by part: definitions first, each a run of mappings that devices share, then the
+/// devices.
+protocol PoolSink {
+  func begin(_ header: DumpHeader) throws(ToolError)
+  func beginDefinition(_ name: UInt64) throws(ToolError)
+  func endDefinition() throws(ToolError)
+  func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(ToolError)
+  func endDevice() throws(ToolError)
+  /// Here follow the mappings of a definition.
+  func reference(_ name: UInt64) throws(ToolError)
+  func run(_ run: MappingRun) throws(ToolError)
+  /// The devices of the metadata snapshot follow.
+  func beginSnapshot(_ superblock: Superblock) throws(ToolError)
+  func end() throws(ToolError)
+}
+
 /// Plans and writes the mappings of a dump.
 ///
 /// The plan is a list of leaves to read with other events between them, built a stretch at a
 /// time, so that leaves of many small devices are read ahead as well as those of one large.
-struct Dumper: ~Copyable {
+struct Dumper<Sink: PoolSink>: ~Copyable {
   private enum Event {
     case leaf(UInt64)
     case reference(UInt64)
@@ -22,28 +38,28 @@ struct Dumper: ~Copyable {
     case endDevice
   }
 
-  private let writer: DumpWriter
+  private let writer: Sink
   private let pool: DumpSource
   private let progress: Progress
   private var runs: SharedRuns
   private var plan: [Event] = []
   private let planMax = 1 << 15
   /// Events of a device that are kept for others with the same root.
-  private static let listMax = 64
+  private var listMax: Int { 64 }
   /// How often each root has been met, two standing for more.
   private var timesSeen: [UInt64: Int] = [:]
   private var devices: [ThinDevice] = []
   private var joiner = RunJoiner()
   private var order = LeafOrder()
 
-  init(_ pool: DumpSource, _ writer: DumpWriter, _ progress: Progress) {
+  init(_ pool: DumpSource, _ writer: Sink, _ progress: Progress) {
     self.pool = pool
     self.writer = writer
     self.progress = progress
     runs = SharedRuns(blockCount: pool.reader.blockCount)
   }
 
-  mutating func findSharedRuns(_ devices: [ThinDevice]) throws(ToolError) {
+  private mutating func findSharedRuns(_ devices: [ThinDevice]) throws(ToolError) {
     progress.begin("Finding shared mappings", total: UInt64(devices.count))
     for device in devices {
       progress.advance()
@@ -57,8 +73,8 @@ struct Dumper: ~Copyable {
     runs.complete()
   }
 
-  mutating func writeDefinitions() throws(ToolError) {
-    progress.begin("Dumping shared mappings", total: 0)
+  private mutating func writeDefinitions() throws(ToolError) {
+    progress.begin("Writing shared mappings", total: 0)
     var from: UInt64 = 0
     while let head = runs.firstSharedHead(from: from) {
       from = head + 1
@@ -70,9 +86,24 @@ struct Dumper: ~Copyable {
     try carryOut()
   }
 
-  mutating func writeDevices(_ devices: [ThinDevice]) throws(ToolError) {
+  /// Writes everything: definitions, devices, and those of a metadata snapshot.
+  mutating func write(
+    _ header: DumpHeader, _ devices: [ThinDevice], snapshot: HeldSnapshot? = nil
+  ) throws(ToolError) {
+    try findSharedRuns(devices + (snapshot?.devices ?? []))
+    try writer.begin(header)
+    try writeDefinitions()
+    try writeDevices(devices)
+    if let snapshot {
+      try writer.beginSnapshot(snapshot.superblock)
+      try writeDevices(snapshot.devices)
+    }
+    try writer.end()
+  }
+
+  private mutating func writeDevices(_ devices: [ThinDevice]) throws(ToolError) {
     self.devices = devices
-    progress.begin("Dumping devices", total: devices.reduce(0) { $0 &+ $1.details.mappedBlocks })
+    progress.begin("Writing devices", total: devices.reduce(0) { $0 &+ $1.details.mappedBlocks })
     // Snapshots that nothing was written to since have one root, and mostly one short list.
     var lists: [UInt64: [Event]] = [:]
     for (i, device) in devices.enumerated() {
@@ -93,7 +124,7 @@ struct Dumper: ~Copyable {
         }
         if runs.isTail(leaf) { inSharedRun = false }
       }
-      if timesSeen[device.root] == 2 && plan.count - start <= Self.listMax {
+      if timesSeen[device.root] == 2 && plan.count - start <= listMax {
         lists[device.root] = Array(plan[start...])
       }
       plan.append(.endDevice)
@@ -134,15 +165,13 @@ struct Dumper: ~Copyable {
 
   private mutating func carryOut(_ event: Event) throws(ToolError) {
     try endRun()
-    try written { () throws(BlockIOError) in
-      switch event {
-      case .leaf: break
-      case .reference(let name): try writer.reference(name)
-      case .beginDefinition(let name): try writer.beginDefinition(name)
-      case .endDefinition: try writer.endDefinition()
-      case .beginDevice(let i): try writer.beginDevice(devices[i].id, devices[i].details)
-      case .endDevice: try writer.endDevice()
-      }
+    switch event {
+    case .leaf: break
+    case .reference(let name): try writer.reference(name)
+    case .beginDefinition(let name): try writer.beginDefinition(name)
+    case .endDefinition: try writer.endDefinition()
+    case .beginDevice(let i): try writer.beginDevice(devices[i].id, devices[i].details)
+    case .endDevice: try writer.endDevice()
     }
     switch event {
     case .beginDevice, .beginDefinition: order = LeafOrder()
@@ -157,7 +186,7 @@ struct Dumper: ~Copyable {
     do throws(TreeFault) {
       leaf = try order.next(block, bytes, failure: failure)
     } catch {
-      throw ToolError(.damaged, "\(error)")
+      throw ToolError(error)
     }
     // Of ten million mappings: what does not change is in registers.
     let (dataBlockCount, timeMax) = (pool.dataBlockCount, pool.mappingTimeMax)
@@ -169,12 +198,12 @@ struct Dumper: ~Copyable {
         if pool.salvaged != nil { continue }
         let fault = TreeFault.Problem.dataBlockBeyondEnd(
           virtualBlock: key, dataBlock: mapping.dataBlock, blockCount: dataBlockCount)
-        throw ToolError(.damaged, "\(TreeFault(.mappings, block: block, fault))")
+        throw ToolError(TreeFault(.mappings, block: block, fault))
       }
       let time = min(mapping.time, timeMax)
       if joiner.extend(key, mapping.dataBlock, time) { continue }
       guard let ended = joiner.begin(key, mapping.dataBlock, time) else { continue }
-      try written { () throws(BlockIOError) in try writer.run(ended) }
+      try writer.run(ended)
     }
     self.joiner = joiner
     progress.advance(by: UInt64(leaf.entryCount))
@@ -182,6 +211,6 @@ struct Dumper: ~Copyable {
 
   private mutating func endRun() throws(ToolError) {
     guard let run = joiner.end() else { return }
-    try written { () throws(BlockIOError) in try writer.run(run) }
+    try writer.run(run)
   }
 }

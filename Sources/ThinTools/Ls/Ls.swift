@@ -62,7 +62,7 @@ public func listDevices(
       }
     }
   } catch {
-    throw ToolError(.damaged, "\(error)\nRun thin_check to see everything that is wrong.")
+    throw ToolError(error, advice: "Run thin_check to see everything that is wrong.")
   }
   return LsResult(dataBlockSectors: view.superblock.dataBlockSectors, rows: rows)
 }

@@ -3,7 +3,7 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// Which of a pool's states `dump` salvages.
+/// Which of a pool's states is salvaged.
 public enum Generation: Equatable, Sendable {
   /// The superblock's.
   case superblock
@@ -20,25 +20,25 @@ public enum Generation: Equatable, Sendable {
 /// device that is conclusively newer, that is taken; where the superblock or one of the two trees
 /// of devices is lost, the most recent compatible roots that a scan of the device finds
 /// (`RootScan`). Never writes.
-/// - Parameter onLoss: gets a line for everything that could not be saved, and for every guess.
+/// - Parameter log: gets a line for everything that could not be saved, and for every guess.
 /// - Throws: `ToolError(.damaged)` when nothing can be found.
 func salvage(
-  _ device: any BlockDevice, options: DumpOptions, progress: Progress, onLoss: (String) -> Void
+  _ device: any BlockDevice, options: SalvageOptions, progress: Progress, log: SalvageLog
 ) throws(ToolError) -> DumpSource {
   let reader = BlockReader(device)
-  var salvage = try Salvage(reader, options, progress, onLoss)
+  var salvage = try Salvage(reader, options, progress, log)
   switch options.generation {
-  case nil: return try salvage.best(onLoss)
-  case .superblock: return try salvage.ofSuperblock(onLoss)
-  case .newest: return try salvage.newest(onLoss)
-  case .block(let block): return try salvage.generation(at: block, onLoss)
+  case nil: return try salvage.best(log)
+  case .superblock: return try salvage.ofSuperblock(log)
+  case .newest: return try salvage.newest(log)
+  case .block(let block): return try salvage.generation(at: block, log)
   }
 }
 
 /// One run of `salvage`.
 private struct Salvage: ~Copyable {
   private let reader: BlockReader
-  private let options: DumpOptions
+  private let options: SalvageOptions
   private let progress: Progress
   /// As far as it is known.
   private var superblock: Superblock
@@ -46,8 +46,8 @@ private struct Salvage: ~Copyable {
   private var scan: RootScan
 
   init(
-    _ reader: BlockReader, _ options: DumpOptions, _ progress: Progress,
-    _ onLoss: (String) -> Void
+    _ reader: BlockReader, _ options: SalvageOptions, _ progress: Progress,
+    _ log: SalvageLog
   ) throws(ToolError) {
     self.reader = reader
     self.options = options
@@ -57,7 +57,7 @@ private struct Salvage: ~Copyable {
       superblock = try MetadataView(reader.device, source: .current).superblock
       isLost = false
     } catch {
-      onLoss("\(error)")
+      log.say("\(error)")
       guard options.generation != .superblock else {
         throw ToolError(.damaged, "the superblock is lost, so that its generation is not known")
       }
@@ -77,82 +77,109 @@ private struct Salvage: ~Copyable {
   // MARK: - Which generation
 
   /// The superblock's generation, unless it is lost or a whole one is newer.
-  mutating func best(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
+  mutating func best(_ log: SalvageLog) throws(ToolError) -> DumpSource {
     guard !isLost else {
-      onLoss("The superblock is lost; looking for the trees on the whole device.")
-      return try likeliest(onLoss)
+      log.say("The superblock is lost; looking for the trees on the whole device.")
+      return try likeliest(log)
     }
     let own = isUsable ? ofSuperblock() : nil
     var search = NewerGenerations(reader, superblock)
     let other = search.find(own?.damage ?? .rootsLost, &scan)
     if let other, other.age.isNewer {
-      if other.age == .newer { onLoss(NewerGeneration(other).sentence) }
-      return use(other.roots, onLoss)
+      if other.age == .newer { log.say(NewerGeneration(other).sentence) }
+      return use(other.roots, log)
     }
     guard let own else {
-      onLoss("The root of a tree of devices is lost; looking for the trees on the whole device.")
-      return try likeliest(onLoss)
+      if hasDetails, let found = withoutDeviceTree(log) { return found }
+      log.say("The root of a tree of devices is lost; looking for the trees on the whole device.")
+      return try likeliest(log)
     }
-    let saved = finish(own, onLoss)
+    let saved = finish(own, log)
     if let other {
-      tell(other, onLoss)
+      tell(other, log)
     } else if !own.isSound {
-      tellOfOther(onLoss)
+      tellOfOther(log)
     }
     return saved
   }
 
+  /// The superblock's generation, where nothing of its tree of devices is left but the details tell which
+  /// mapping tree is which device's; nil where not one can be told.
+  private mutating func withoutDeviceTree(_ log: SalvageLog) -> DumpSource? {
+    let tried = SalvageLog()
+    var salvager = ofSuperblock()
+    salvager.earlierRoots = scan.latestGeneration(besides: superblock.metadataSpaceMap.bitmapRoot)
+      .map {
+        earlierRoots($0.mappingRoot)
+      }
+    let saved = finish(salvager, tried)
+    guard !saved.devices.isEmpty else { return nil }
+    log.say(
+      "The root of the tree of devices is lost; the details tell which mapping tree is whose.")
+    log.take(tried)
+    return saved
+  }
+
+  /// Root by device of the tree of devices at `root`.
+  private func earlierRoots(_ root: UInt64) -> [UInt64: UInt64] {
+    var roots: [UInt64: UInt64] = [:]
+    try? TreeReader(reader, .devices).forEach(root: root) { node, i in
+      roots[node.key(i)] = node.value64(i)
+    }
+    return roots
+  }
+
   /// Names a generation that is not taken since it may not be newer.
-  private func tell(_ other: NewerGenerations.Found, _ onLoss: (String) -> Void) {
+  private func tell(_ other: NewerGenerations.Found, _ log: SalvageLog) {
     let other = NewerGeneration(other)
-    onLoss(
+    log.say(
       "\(other.sentence) The superblock's is used; --generation \(other.block) saves the other one."
     )
   }
 
   /// Names the latest whole generation where something of the superblock's is lost.
-  private mutating func tellOfOther(_ onLoss: (String) -> Void) {
+  private mutating func tellOfOther(_ log: SalvageLog) {
     let damaged = superblock.metadataSpaceMap.bitmapRoot
     guard let other = scan.latestGeneration(besides: damaged), let block = other.generation,
       other.mappingRoot != superblock.mappingRoot || other.detailsRoot != superblock.detailsRoot
     else { return }
-    onLoss(
+    log.say(
       "A whole generation is on the device too, probably an earlier one: \(other.deviceCount) "
         + "devices, \(other.mapped) mappings. It can be had with --generation \(block); it may lead "
         + "to data blocks that were given to other devices since.")
   }
 
   /// The superblock's own, whatever else there is.
-  mutating func ofSuperblock(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
-    finish(ofSuperblock(), onLoss)
+  mutating func ofSuperblock(_ log: SalvageLog) throws(ToolError) -> DumpSource {
+    finish(ofSuperblock(), log)
   }
 
   /// The newest whole one, as far as the order of blocks tells.
-  mutating func newest(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
+  mutating func newest(_ log: SalvageLog) throws(ToolError) -> DumpSource {
     var search = NewerGenerations(reader, superblock)
-    if !isLost, let newer = search.find(.rootsLost, &scan) { return use(newer.roots, onLoss) }
+    if !isLost, let newer = search.find(.rootsLost, &scan) { return use(newer.roots, log) }
     guard let latest = scan.latestGeneration() else {
       throw ToolError(
         .damaged,
         "no generation is whole; without --generation, what is left of the latest is saved")
     }
-    return use(latest, onLoss)
+    return use(latest, log)
   }
 
   /// The one that is asked for.
-  mutating func generation(at block: UInt64, _ onLoss: (String) -> Void) throws(ToolError)
+  mutating func generation(at block: UInt64, _ log: SalvageLog) throws(ToolError)
     -> DumpSource
   {
     if let held = try? MetadataView(reader.device, source: .metadataSnapshotAt(block)).superblock {
       var base = held
       base.dataSpaceMap.blockCount = superblock.dataSpaceMap.blockCount
       base.metadataSnapshot = 0
-      return finish(salvager(base, limit: Limits.dataBlocksMax), ofOther: true, onLoss)
+      return finish(salvager(base, limit: Limits.dataBlocksMax), ofOther: true, log)
     }
     var order = GenerationOrder(reader)
     guard block < reader.blockCount, let index = order.index(block) else {
       throw ToolError(
-        .request,
+        .refused,
         "no generation is named by block \(block): it holds no metadata index and no metadata "
           + "snapshot; --generation newest finds the newest")
     }
@@ -160,21 +187,26 @@ private struct Salvage: ~Copyable {
       throw ToolError(
         .damaged, "the generation of block \(block) is not whole; --generation newest finds one")
     }
-    return use(roots, onLoss)
+    return use(roots, log)
   }
 
   /// The most recent roots that fit together.
-  private mutating func likeliest(_ onLoss: (String) -> Void) throws(ToolError) -> DumpSource {
-    guard let roots = scan.bestRoots(preferring: superblock) else {
+  private mutating func likeliest(_ log: SalvageLog) throws(ToolError) -> DumpSource {
+    let roots = scan.bestRoots(preferring: superblock)
+    if !isLost, hasDeviceTree, roots?.mappingRoot != superblock.mappingRoot {
+      log.say("No details of these devices are left; they are made up.")
+      return finish(ofSuperblock(), log)
+    }
+    guard let roots else {
       throw ToolError(
         .damaged, "no compatible roots found: nothing on the device looks like a pool")
     }
-    return use(roots, onLoss)
+    return use(roots, log)
   }
 
   /// What hangs on roots that are not the superblock's, or not for certain.
-  private mutating func use(_ roots: RootScan.Roots, _ onLoss: (String) -> Void) -> DumpSource {
-    say(roots, onLoss)
+  private mutating func use(_ roots: RootScan.Roots, _ log: SalvageLog) -> DumpSource {
+    say(roots, log)
     var found = superblock
     found.mappingRoot = roots.mappingRoot
     found.detailsRoot = roots.detailsRoot
@@ -185,24 +217,35 @@ private struct Salvage: ~Copyable {
     }
     let limit =
       isLost || roots.generation != nil ? Limits.dataBlocksMax : superblock.dataSpaceMap.blockCount
-    return finish(salvager(found, limit: limit), ofOther: true, onLoss)
+    var salvager = salvager(found, limit: limit)
+    salvager.isDoubtful =
+      roots.mappingRoot != superblock.mappingRoot && !isCertain(roots)
+    return finish(salvager, ofOther: true, index: roots.generation, log)
+  }
+
+  /// Whether roots that are not the superblock's are the latest: they are those of the only complete
+  /// generation that nothing followed.
+  private mutating func isCertain(_ roots: RootScan.Roots) -> Bool {
+    guard roots.isComplete, let generation = roots.generation else { return false }
+    let ends = scan.completeEnds()
+    return ends.count == 1 && ends[0].generation == generation
   }
 
   /// Says what is used.
-  private func say(_ roots: RootScan.Roots, _ onLoss: (String) -> Void) {
+  private func say(_ roots: RootScan.Roots, _ log: SalvageLog) {
     let devices = "\(roots.deviceCount) devices, \(roots.mapped) mappings"
     guard let block = roots.generation, !isLost else {
       let place = roots.generation.map { ", of the generation at block \($0)" } ?? ""
-      onLoss(
+      log.say(
         "Using the device tree at block \(roots.mappingRoot) and the details tree at block "
           + "\(roots.detailsRoot)\(place): \(devices), the most recent of \(roots.candidates) that fit "
           + "together. What was committed later than these is lost.")
       return
     }
     if roots.mappingRoot == superblock.mappingRoot, roots.detailsRoot == superblock.detailsRoot {
-      onLoss("Using the generation at block \(block), which is the superblock's: \(devices).")
+      log.say("Using the generation at block \(block), which is the superblock's: \(devices).")
     } else {
-      onLoss(
+      log.say(
         "Using the generation at block \(block): \(devices). The superblock leads to another, of "
           + "transaction id \(superblock.transactionID); it may be an old one that was written back. "
           + "Others can be had: --generation superblock, or --generation BLOCK.")
@@ -212,10 +255,16 @@ private struct Salvage: ~Copyable {
   // MARK: - Salvaging it
 
   /// Whether both trees of devices can at least be entered.
-  private var isUsable: Bool {
+  private var isUsable: Bool { hasDeviceTree && hasDetails }
+
+  private var hasDeviceTree: Bool {
     let devices: Void? = try? reader.withNode(superblock.mappingRoot, of: .devices) { _ in }
+    return devices != nil
+  }
+
+  private var hasDetails: Bool {
     let details: Void? = try? reader.withNode(superblock.detailsRoot, of: .details) { _ in }
-    return devices != nil && details != nil
+    return details != nil
   }
 
   private func salvager(_ base: Superblock, limit: UInt64) -> Salvager {
@@ -233,9 +282,28 @@ private struct Salvage: ~Copyable {
     return salvager(superblock, limit: counted)
   }
 
-  private func finish(_ salvager: Salvager, ofOther: Bool = false, _ onLoss: (String) -> Void)
-    -> DumpSource
-  {
-    salvager.source(options.overrides, mayMix: ofOther, onLoss)
+  /// What is saved of a generation.
+  /// - Parameters:
+  ///   - index: the block of its metadata index, where that is known; nil for the superblock's.
+  ///   - ofOther: whether it is not the superblock's, or not for certain.
+  private func finish(
+    _ salvager: Salvager, ofOther: Bool = false, index: UInt64? = nil, _ log: SalvageLog
+  ) -> DumpSource {
+    var salvager = salvager
+    if ofOther {
+      if superblock.metadataSnapshot != 0 { log.report.snapshot = .dropped }
+    } else {
+      salvager.readSnapshot(log)
+    }
+    if let index = index ?? (ofOther ? nil : superblock.metadataSpaceMap.bitmapRoot) {
+      let overflow = ofOther ? nil : superblock.metadataSpaceMap.overflowRoot
+      salvager.putBack(
+        MetadataAllocation(reader, index: index, overflowRoot: overflow),
+        timeMax: ofOther ? Limits.timeMax : superblock.time, options, log)
+    }
+    var source = salvager.source(options, mayMix: ofOther, log)
+    source.snapshot = salvager.snapshot
+    log.report.dataBlockSectors = source.header.dataBlockSectors
+    return source
   }
 }

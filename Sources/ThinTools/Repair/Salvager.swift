@@ -17,19 +17,32 @@ import ThinMetadata
 /// - A device that a sound part of the details tree does not list has been deleted, and its data
 ///   blocks may be other devices' now: it stays away.
 struct Salvager {
-  private let reader: BlockReader
-  private let superblock: Superblock
+  let reader: BlockReader
+  let superblock: Superblock
   /// Mappings to this data block and above are impossible.
-  private let dataBlockCount: UInt64
-  private let progress: Progress
-  private let forest: TreeForest
-  private let leaves: LeafFacts
+  let dataBlockCount: UInt64
+  let progress: Progress
+  let forest: TreeForest
+  let leaves: LeafFacts
   /// Damage, as far as it is kept.
   private(set) var faults: [TreeFault] = []
   /// How much of it speaks for a generation that was committed later.
   private(set) var damage = GenerationDamage()
-  private var roots: [UInt64: UInt64] = [:]
-  private var details: [UInt64: DeviceDetails] = [:]
+  let facts = DeviceFacts()
+  var roots: [UInt64: UInt64] = [:]
+  var details: [UInt64: DeviceDetails] = [:]
+  /// Whether the tree of devices is sound.
+  var hasAllDevices = true
+  /// What was put in the place of lost nodes of mapping trees.
+  var adopted: [UInt64: [OrphanAdoption.Child]] = [:]
+  /// Devices whose mapping tree is a guess.
+  var doubtful: Set<UInt64> = []
+  /// Whether all of it is of a generation that may not be the latest.
+  var isDoubtful = false
+  /// Root by device before the last commit, or some time before, where that is known.
+  var earlierRoots: [UInt64: UInt64]?
+  /// The metadata snapshot, where it is whole.
+  var snapshot: HeldSnapshot?
   /// Ids of which the details tree may have told before it was damaged.
   private var detailsLost: [Range<UInt64>] = []
   /// What is damaged, missing, or contradicts itself.
@@ -57,11 +70,7 @@ struct Salvager {
     forest.onNode = { progress.advance() }
     progress.begin("Reading mappings", total: superblock.metadataSpaceMap.allocated)
     readDevices()
-    let leaves = self.leaves
-    forest.walk(.mappings, roots: roots.values.sorted()) { block, node in
-      leaves.add(block, node)
-      if leaves.lost(block) > 0 { forest.markFaulty(leaf: block) }
-    }
+    walkMappings(roots.values.sorted())
     isSound = isSound && judgeDevices()
     faults = found
     self.damage = damage
@@ -88,37 +97,24 @@ struct Salvager {
 
   /// Device id to root, and to details, of what is usable of the two trees.
   private mutating func readDevices() {
-    var entries: [UInt64: [(id: UInt64, root: UInt64)]] = [:]
-    forest.walk(.devices, roots: [superblock.mappingRoot]) { block, node in
-      for i in 0..<node.entryCount where node.key(i) <= Limits.deviceIDMax {
-        entries[block, default: []].append((node.key(i), node.value64(i)))
-      }
-    }
+    let facts = self.facts
+    forest.walk(.devices, roots: [superblock.mappingRoot]) { facts.addRoots($0, $1) }
     isSound = forest.verify(.devices, root: superblock.mappingRoot).isSound
-    forest.forEachUsableLeaf(.devices, root: superblock.mappingRoot) {
-      for entry in entries[$0] ?? [] { roots[entry.id] = entry.root }
-    }
-    var known: [UInt64: [(id: UInt64, details: DeviceDetails)]] = [:]
-    forest.walk(.details, roots: [superblock.detailsRoot]) { block, node in
-      for i in 0..<node.entryCount {
-        let details = DeviceDetails(decoding: node.bytes, at: node.valueOffset(i))
-        known[block, default: []].append((node.key(i), details))
-      }
-    }
-    guard !forest.verify(.details, root: superblock.detailsRoot).isSound else {
-      forest.forEachUsableLeaf(.details, root: superblock.detailsRoot) {
-        for entry in known[$0] ?? [] { details[entry.id] = entry.details }
-      }
-      return
-    }
-    isSound = false
-    forest.forEachUsableLeaf(.details, root: superblock.detailsRoot) {
-      for entry in known[$0] ?? [] { details[entry.id] = entry.details }
-    }
+    hasAllDevices = isSound
+    roots = facts.usableRoots(forest, root: superblock.mappingRoot)
+    forest.walk(.details, roots: [superblock.detailsRoot]) { facts.addDetails($0, $1) }
+    if !forest.verify(.details, root: superblock.detailsRoot).isSound { isSound = false }
+    readDetails()
+  }
+
+  mutating func readDetails() {
+    details = facts.usableDetails(forest, root: superblock.detailsRoot)
+    var lost: [Range<UInt64>] = []
     forest.forEachLostRange(.details, root: superblock.detailsRoot) { _, range in
-      detailsLost.append(range)
+      lost.append(range)
       return true
     }
+    detailsLost = lost
   }
 
   /// Whether every device is whole, and has as many mappings as its details say.
@@ -131,19 +127,21 @@ struct Salvager {
     return areSound
   }
 
-  /// What is saved. Each loss and each guess is told to `onLoss`.
+  /// What is saved. Each loss and each guess is told to `log`.
   /// - Parameters:
-  ///   - overrides: what the user knows better than the superblock.
+  ///   - options: what the user knows better than the superblock, and wants.
   ///   - mayMix: whether the two trees may be of different generations, however well they fit.
   func source(
-    _ overrides: SuperblockOverrides, mayMix: Bool, _ onLoss: (String) -> Void
+    _ options: SalvageOptions, mayMix: Bool, _ log: SalvageLog
   ) -> DumpSource {
+    let overrides = options.overrides
     var madeUp: [Int] = []
-    var devices = self.devices(&madeUp, onLoss)
+    var devices = self.devices(&madeUp, options, log)
     for id in details.keys.sorted() where roots[id] == nil {
-      onLoss("thin device \(id): its mapping tree is lost; it is left out")
+      log.say("thin device \(id): its mapping tree is lost; it is left out")
+      log.report.leftOut.append(RepairReport.LeftOut(id: id, root: nil, mapped: 0))
     }
-    for fault in faults { onLoss("\(fault)") }
+    for fault in faults { log.say("\(fault)") }
 
     // Damaged details may say any time; one above the largest tells as much as a larger one.
     var time = devices.reduce(max(superblock.time, leaves.latestTime)) {
@@ -161,7 +159,7 @@ struct Salvager {
       for (id, before) in leaves.protectSharedBlocks(&devices, forest, reader) {
         let now = devices.first { $0.id == id }?.details.snapshottedTime ?? 0
         time = max(time, now)
-        onLoss(
+        log.say(
           "thin device \(id): its snapshot time is raised from \(before) to \(now), so that data "
             + "blocks with another reference are copied before they are written")
       }
@@ -173,7 +171,7 @@ struct Salvager {
       made >= overrides.transactionID ?? 0
     {
       mended.transactionID = made == .max ? made : made + 1
-      onLoss(
+      log.say(
         "The superblock says transaction id \(superblock.transactionID), but a device was made in "
           + "transaction \(made): \(mended.transactionID) is used. --transaction-id raises it; to lower it "
           + "afterwards, use dmthin pool set-transaction-id.")
@@ -198,25 +196,36 @@ struct Salvager {
   // MARK: - Devices
 
   /// Devices that are saved; indices of those whose details are made up go to `madeUp`.
-  private func devices(_ madeUp: inout [Int], _ onLoss: (String) -> Void) -> [ThinDevice] {
+  private func devices(_ madeUp: inout [Int], _ options: SalvageOptions, _ log: SalvageLog)
+    -> [ThinDevice]
+  {
     var devices: [ThinDevice] = []
     for (id, root) in roots.sorted(by: { $0.key < $1.key }) {
       let summary = forest.verify(.mappings, root: root)
-      var usable: UInt64 = 0
-      forest.forEachUsableLeaf(.mappings, root: root) { usable += leaves.usable($0) }
-      guard details[id] != nil || detailsLost.contains(where: { $0.contains(id) }) else {
-        onLoss(
+      let usable = self.usable(root)
+      let isDeleted = details[id] == nil && !detailsLost.contains { $0.contains(id) }
+      if isDeleted {
+        let what =
           "thin device \(id): it has a mapping tree of \(usable) mappings, but the details tree is "
-            + "sound where it would stand and does not list it, as of a deleted device; it is left "
-            + "out")
-        continue
+          + "sound where it would stand and does not list it, as of a deleted device"
+        guard options.includesDeleted else {
+          log.say("\(what); it is left out")
+          log.report.leftOut.append(RepairReport.LeftOut(id: id, root: root, mapped: usable))
+          continue
+        }
+        log.say("\(what); it is included, and what it maps may be other devices' by now")
       }
-      if !summary.isSound { reportLoss(id, root, onLoss) }
+      var report = RepairReport.Device(id: id, saved: usable)
+      report.expected = details[id]?.mappedBlocks
+      if isDoubtful || doubtful.contains(id) { report.add(.doubtful, 0..<UInt64.max, block: root) }
+      if !summary.isSound { reportLoss(id, root, &report, log) }
       if details[id] == nil {
-        onLoss(
+        log.say(
           "thin device \(id): its details are lost; taken to be as recent as can be, "
             + "and its mappings to be shared")
         madeUp.append(devices.count)
+        report.hasNewDetails = true
+        if isDeleted { report.add(.doubtful, 0..<UInt64.max, block: root) }
       }
       var device =
         details[id]
@@ -224,31 +233,66 @@ struct Salvager {
           mappedBlocks: usable, transactionID: superblock.transactionID, creationTime: 0,
           snapshottedTime: 0)
       if device.mappedBlocks != usable {
-        onLoss(
-          "thin device \(id): \(usable) of \(device.mappedBlocks) mappings are saved")
+        log.say("thin device \(id): \(usable) of \(device.mappedBlocks) mappings are saved")
         device.mappedBlocks = usable
       }
+      log.report.devices.append(report)
       devices.append(ThinDevice(id: id, root: root, details: device))
     }
     return devices
   }
 
-  private func reportLoss(_ id: UInt64, _ root: UInt64, _ onLoss: (String) -> Void) {
+  private func reportLoss(
+    _ id: UInt64, _ root: UInt64, _ report: inout RepairReport.Device, _ log: SalvageLog
+  ) {
     var left = 1000
-    forest.forEachLostRange(.mappings, root: root) { block, range in
+    forest.forEachHole(.mappings, root: root) { hole in
+      if hole.isAdopted {
+        reportAdopted(id, hole, &report, log)
+        return true
+      }
+      let (block, range) = (hole.block, hole.range)
+      report.add(.lost, range, block: block)
+      left -= 1
+      guard left >= 0 else { return report.unsaidRanges < 1_000_000 }
       let end = range.upperBound == .max ? "end" : "\(range.upperBound - 1)"
       if leaves.lost(block) > 0 {
-        onLoss(
+        log.say(
           "thin device \(id): \(leaves.lost(block)) mappings of virtual blocks "
             + "\(range.lowerBound)..\(end) lead beyond the data device, which is taken to have "
             + "\(dataBlockCount) blocks (block \(block)); if it has more, add --nr-data-blocks")
       } else {
-        onLoss(
+        log.say(
           "thin device \(id): what was mapped of virtual blocks \(range.lowerBound)..\(end) "
             + "is lost (block \(block))")
       }
-      left -= 1
-      return left > 0
+      return true
     }
+  }
+
+  /// Says what was put in the place of a lost node, and what may be missing beside it.
+  private func reportAdopted(
+    _ id: UInt64, _ hole: TreeForest.Hole, _ report: inout RepairReport.Device, _ log: SalvageLog
+  ) {
+    let children = adopted[hole.block] ?? []
+    var from = hole.range.lowerBound
+    func lose(_ range: Range<UInt64>) {
+      if report.saved != report.expected, !range.isEmpty {
+        report.add(.lost, range, block: hole.block)
+      }
+    }
+    for child in children {
+      lose(from..<max(from, child.firstKey))
+      report.add(
+        child.isDoubtful ? .doubtful : .adopted, child.firstKey..<(child.lastKey + 1),
+        block: child.block)
+      from = child.lastKey + 1
+    }
+    lose(from..<max(from, hole.range.upperBound))
+    let mapped = children.reduce(0) { $0 + (forest.extent(of: $1.block)?.leafEntries ?? 0) }
+    log.say(
+      "thin device \(id): the node at block \(hole.block) is lost; \(children.count) nodes with "
+        + "\(mapped) mappings to which it led are found again"
+        + (report.saved == report.expected ? ", which are all" : ""))
   }
 }

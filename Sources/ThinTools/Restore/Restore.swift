@@ -88,28 +88,28 @@ public func restore(
     let what =
       "\(output.path) holds damaged metadata, of which thin_dump --repair may save something"
     guard !options.keepsOld else {
-      throw ToolError(.output, "\(what); it is kept. Without --keep-old it is overwritten")
+      throw ToolError(.precious, "\(what); it is kept. Without --keep-old it is overwritten")
     }
     onNotice("\(what); it is overwritten now")
   case .sound(let sound):
     switch try run(.beside(sound)).finish() {
     case .done(let result): return result
-    case .tooFewBeside(let needed):
+    case .tooFew(let needed):
       let blocks = min(output.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
       let what =
         "\(output.path) holds sound metadata; the new one needs \(needed - 1) blocks of 4096 bytes, "
         + "and \(sound.freeCount(below: blocks)) are free beside it"
       guard needed <= blocks else {
-        throw ToolError(.output, "out of metadata space: \(what). It is kept")
+        throw ToolError(.outOfSpace, "out of metadata space: \(what). It is kept")
       }
       guard !options.keepsOld else {
-        throw ToolError(.output, "\(what). It is kept; without --keep-old it is overwritten")
+        throw ToolError(.precious, "\(what). It is kept; without --keep-old it is overwritten")
       }
       onNotice("\(what). It is given up: its superblock is zeroed now")
     }
   }
   guard case .done(let result) = try run(.fromStart).finish() else {
-    throw ToolError(.output, "out of metadata space: \(output.path)")
+    throw ToolError(.outOfSpace, "out of metadata space: \(output.path)")
   }
   return result
 }
@@ -130,10 +130,10 @@ public func judge(
   ).read()
 }
 
-private func requireRoom(_ output: any BlockDevice) throws(ToolError) {
+func requireRoom(_ output: any BlockDevice) throws(ToolError) {
   guard output.byteCount >= restoreBytesMin else {
     throw ToolError(
-      .output,
+      .outOfSpace,
       "Output file too small: \(output.path) has \(output.byteCount) bytes, at least "
         + "\(restoreBytesMin) are needed")
   }

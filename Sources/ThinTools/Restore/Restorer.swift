@@ -15,6 +15,8 @@ final class Restorer: PoolXmlHandler {
     case fromStart
     /// Where the old metadata has nothing.
     case beside(SoundMetadata)
+    /// On another device than the output, from block 1 on.
+    case scratch(ScratchDevice)
 
     var isNowhere: Bool { if case .nowhere = self { true } else { false } }
   }
@@ -49,7 +51,7 @@ final class Restorer: PoolXmlHandler {
     let keyEnd: UInt64
   }
 
-  private struct Device {
+  private struct Device: Equatable {
     let id: UInt32
     let root: UInt64
     let details: DeviceDetails
@@ -58,6 +60,9 @@ final class Restorer: PoolXmlHandler {
   private var defs: [Def] = []
   private var defIndex: [String: Int32] = [:]
   private var devices: [Device] = []
+  /// The superblock of a metadata snapshot that is to be written too.
+  private var held: Superblock?
+  private var heldDevices: [Device] = []
   /// Roots of devices that consist of refs alone, by those refs.
   private var rootOfRefs: [[Int32]: UInt64] = [:]
   /// Refs kept in `rootOfRefs`; more than `keptRefsMax` are not worth their memory.
@@ -92,7 +97,7 @@ final class Restorer: PoolXmlHandler {
     let per = UInt64(Limits.entriesPerBitmap)
     // Superblock, index block, five roots, and the bitmaps of both space maps at least.
     let least = 7 + (dataBlockCount + per - 1) / per + (blockCount + per - 1) / per
-    guard least <= blockCount else { throw full(needed: least) }
+    if case .scratch = place {} else if least > blockCount { throw full(needed: least) }
     superblock.metadataBlockCount = blockCount
     let writer: SequentialBlockWriter
     // Blocks that have a number while it is found out how many are needed.
@@ -103,6 +108,9 @@ final class Restorer: PoolXmlHandler {
     case .beside(let old):
       numberEnd = 2 * blockCount
       writer = Self.writer(beside: old, output, blockCount: blockCount)
+    case .scratch(let device):
+      numberEnd = Limits.metadataBlocksMax
+      writer = SequentialBlockWriter(device, blockCount: numberEnd)
     }
     let metadataCounts = ReferenceCounts(blockCount: numberEnd)
     let dataCounts = ReferenceCounts(blockCount: dataBlockCount)
@@ -141,17 +149,18 @@ final class Restorer: PoolXmlHandler {
     superblock.dataBlockSectors = options.dataBlockSectors ?? xml.dataBlockSectors
     guard Limits.isDataBlockSize(superblock.dataBlockSectors) else {
       throw ToolError(
-        .damaged,
+        .invalidDump,
         "invalid data block size: expected 128 to 2097152 sectors in multiples of 128, found "
           + "\(superblock.dataBlockSectors)")
     }
     guard xml.version == 1 || xml.version == 2 else {
-      throw ToolError(.damaged, "expected metadata version 1 or 2, found \(xml.version)")
+      throw ToolError(.invalidDump, "expected metadata version 1 or 2, found \(xml.version)")
     }
     dataBlockCount = max(xml.dataBlockCount, options.dataBlockCount ?? 0)
     guard dataBlockCount <= Limits.dataBlocksMax else {
       throw ToolError(
-        .damaged, "expected at most \(Limits.dataBlocksMax) data blocks, found \(dataBlockCount)")
+        .invalidDump,
+        "expected at most \(Limits.dataBlocksMax) data blocks, found \(dataBlockCount)")
     }
     superblock.transactionID = max(xml.transactionID, options.transactionID ?? 0)
     superblock.version = xml.version
@@ -159,7 +168,7 @@ final class Restorer: PoolXmlHandler {
     superblock.time = xml.time
     guard xml.time <= Limits.timeMax else {
       throw ToolError(
-        .damaged, "expected a time of at most \(Limits.timeMax), found \(xml.time)")
+        .invalidDump, "expected a time of at most \(Limits.timeMax), found \(xml.time)")
     }
     timeMax = xml.time
     if let uuid = PoolUUID.parse(xml.uuid) {
@@ -177,7 +186,7 @@ final class Restorer: PoolXmlHandler {
   // MARK: Defs and devices
 
   func beginDef(name: String) throws(ToolError) {
-    guard defIndex[name] == nil else { throw ToolError(.damaged, "second def '\(name)'") }
+    guard defIndex[name] == nil else { throw ToolError(.invalidDump, "second def '\(name)'") }
     defName = name
     begin(isDevice: false)
   }
@@ -197,16 +206,16 @@ final class Restorer: PoolXmlHandler {
   func beginDevice(_ device: PoolXmlDevice) throws(ToolError) {
     guard device.id <= Limits.deviceIDMax else {
       throw ToolError(
-        .damaged, "device id \(device.id) is above the largest, \(Limits.deviceIDMax)")
+        .invalidDump, "device id \(device.id) is above the largest, \(Limits.deviceIDMax)")
     }
     guard knownDevices.insert(UInt32(device.id)).inserted else {
-      throw ToolError(.damaged, "second device with id \(device.id)")
+      throw ToolError(.invalidDump, "second device with id \(device.id)")
     }
     let latest = max(device.creationTime, device.snapshottedTime)
     if latest > superblock.time {
       guard latest <= Limits.timeMax else {
         throw ToolError(
-          .damaged,
+          .invalidDump,
           "device \(device.id) has a time of \(latest), expected at most \(Limits.timeMax)")
       }
       // Later than any mapping is harmless; the pool's own time only has to catch up.
@@ -239,13 +248,23 @@ final class Restorer: PoolXmlHandler {
       root = try finishRefs(engine)
     }
     engine.metadataCounts.increment(root)
-    totalCount += mappingCount
-    devices.append(
-      Device(
-        id: UInt32(current.id), root: root,
-        details: DeviceDetails(
-          mappedBlocks: mappingCount, transactionID: current.transactionID,
-          creationTime: current.creationTime, snapshottedTime: current.snapshottedTime)))
+    let device = Device(
+      id: UInt32(current.id), root: root,
+      details: DeviceDetails(
+        mappedBlocks: mappingCount, transactionID: current.transactionID,
+        creationTime: current.creationTime, snapshottedTime: current.snapshottedTime))
+    if held != nil {
+      heldDevices.append(device)
+    } else {
+      totalCount += mappingCount
+      devices.append(device)
+    }
+  }
+
+  /// The devices that follow are those of the metadata snapshot, whose superblock this is.
+  func beginSnapshot(_ superblock: Superblock) {
+    held = superblock
+    knownDevices.removeAll()
   }
 
   private func begin(isDevice: Bool) {
@@ -312,18 +331,18 @@ final class Restorer: PoolXmlHandler {
               + "--nr-data-blocks"
             : "--nr-data-blocks gives it more")
       }
-    return ToolError(.damaged, reason)
+    return ToolError(.invalidDump, reason)
   }
 
   func ref(name: String) throws(ToolError) {
     guard let index = defIndex[name] else {
-      throw ToolError(.damaged, "ref to unknown def '\(name)'")
+      throw ToolError(.invalidDump, "ref to unknown def '\(name)'")
     }
     let def = defs[Int(index)]
     if def.mappingCount > 0 {
       guard def.firstKey >= keyEnd else {
         throw ToolError(
-          .damaged,
+          .invalidDump,
           "keys out of order: def '\(name)' begins with block \(def.firstKey), expected at least "
             + "\(keyEnd)")
       }
@@ -354,12 +373,15 @@ final class Restorer: PoolXmlHandler {
     /// The new metadata is in place.
     case done(RestoreResult)
     /// Nothing was written that matters: so many blocks are needed, the superblock included.
-    case tooFewBeside(needed: UInt64)
+    case tooFew(needed: UInt64)
   }
+
+  /// Blocks of the result, the superblock included, when it is in place.
+  private(set) var blocksUsed: UInt64 = 0
 
   /// Writes everything that remains, the superblock last.
   func finish() throws(ToolError) -> Outcome {
-    guard let engine else { throw ToolError(.damaged, "no superblock") }
+    guard let engine else { throw ToolError(.invalidDump, "no superblock") }
     var needed: UInt64?
     try written { () throws(BlockWriteError) in
       try engine.builder.releaseUnused(
@@ -368,7 +390,8 @@ final class Restorer: PoolXmlHandler {
       needed = try writeMaps(engine)
       if needed == nil { try engine.writer.flush() }
     }
-    if let needed { return .tooFewBeside(needed: needed) }
+    blocksUsed = engine.writer.allocatedCount + 1
+    if let needed { return .tooFew(needed: needed) }
     try writeSuperblock { block in
       superblock.encode(into: block)
       BlockHeader.seal(block, number: 0, kind: .superblock)
@@ -393,9 +416,14 @@ final class Restorer: PoolXmlHandler {
     let maps = SpaceMapWriter(
       writer: engine.writer, metadataCounts: engine.metadataCounts, metadataBlockCount: blockCount)
     superblock.dataSpaceMap = try maps.writeDataMap(engine.dataCounts)
-    if case .beside(let old) = place {
+    switch place {
+    case .nowhere, .fromStart: break
+    case .beside(let old):
       let needed = try engine.writer.allocatedCount + maps.metadataMapBlocks() + 1
       guard needed - 1 <= old.freeCount(below: blockCount) else { return needed }
+    case .scratch:
+      let needed = try engine.writer.allocatedCount + maps.metadataMapBlocks() + 1
+      guard needed <= blockCount else { return needed }
     }
     superblock.metadataSpaceMap = try maps.writeMetadataMap()
     return nil
@@ -418,6 +446,32 @@ final class Restorer: PoolXmlHandler {
 
   private func writeDevices(_ engine: Engine) throws(BlockWriteError) {
     devices.sort { $0.id < $1.id }
+    (superblock.mappingRoot, superblock.detailsRoot) = try writeTrees(of: devices, engine)
+    guard var copy = held else { return }
+    heldDevices.sort { $0.id < $1.id }
+    if heldDevices == devices {
+      // Nothing has changed since: both have the same trees.
+      (copy.mappingRoot, copy.detailsRoot) = (superblock.mappingRoot, superblock.detailsRoot)
+      for device in heldDevices { engine.metadataCounts.decrement(device.root) }
+      for root in [copy.mappingRoot, copy.detailsRoot] { engine.metadataCounts.increment(root) }
+    } else {
+      (copy.mappingRoot, copy.detailsRoot) = try writeTrees(of: heldDevices, engine)
+    }
+    copy.metadataSnapshot = 0
+    copy.dataSpaceMap = SpaceMapRoot()
+    copy.metadataSpaceMap = SpaceMapRoot()
+    copy.metadataBlockCount = superblock.metadataBlockCount
+    superblock.metadataSnapshot = try engine.writer.allocate()
+    engine.metadataCounts.increment(superblock.metadataSnapshot)
+    try engine.writer.write(superblock.metadataSnapshot, kind: .superblock) { block in
+      copy.encode(into: block)
+    }
+  }
+
+  /// Writes both trees of devices, and returns their roots, counted.
+  private func writeTrees(of devices: [Device], _ engine: Engine) throws(BlockWriteError) -> (
+    mapping: UInt64, details: UInt64
+  ) {
     let details = BtreeBuilder(.details, writer: engine.writer, counts: engine.metadataCounts)
     let roots = BtreeBuilder(.devices, writer: engine.writer, counts: engine.metadataCounts)
     for device in devices {
@@ -428,13 +482,14 @@ final class Restorer: PoolXmlHandler {
         buffer.storeBytes(of: device.root.littleEndian, toByteOffset: offset, as: UInt64.self)
       }
     }
-    superblock.detailsRoot = try details.finish()
-    superblock.mappingRoot = try roots.finish()
+    let detailsRoot = try details.finish()
+    return (try roots.finish(), detailsRoot)
   }
 
   /// Writes block 0, zeros except for what `fill` puts there, and waits until it is durable.
   private func writeSuperblock(_ fill: (UnsafeMutableRawBufferPointer) -> Void) throws(ToolError) {
     let block = AlignedBuffer(count: Limits.blockBytes)
+    let output = engine?.writer.device ?? output
     do throws(BlockIOError) {
       // What carries no meaning stays, so that one sector has all that changes: a power cut cannot leave
       // a block of both.
@@ -464,7 +519,7 @@ final class Restorer: PoolXmlHandler {
 
   private func full(needed: UInt64) -> ToolError {
     ToolError(
-      .output,
+      .outOfSpace,
       "out of metadata space: \(output.path) has "
         + "\(min(output.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)) blocks "
         + "of 4096 bytes, more than \(needed - 1) are needed")

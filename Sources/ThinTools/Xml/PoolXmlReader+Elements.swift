@@ -57,11 +57,11 @@ struct PoolXmlAttributes {
     while let name = pairs[at], let value = pairs[at + 1] {
       at += 2
       guard let index = names.firstIndex(where: { isName($0, name) }) else {
-        throw ToolError(.damaged, "unknown attribute '\(shown(name))' of <\(element)>")
+        throw ToolError(.invalidDump, "unknown attribute '\(shown(name))' of <\(element)>")
       }
       guard strnlen(value, Self.valueMax + 1) <= Self.valueMax else {
         throw ToolError(
-          .damaged,
+          .invalidDump,
           "attribute '\(names[index])' of <\(element)> has more than \(Self.valueMax) bytes")
       }
       values[index] = value
@@ -101,14 +101,14 @@ struct PoolXmlAttributes {
   }
 
   private func missing(_ index: Int) -> ToolError {
-    ToolError(.damaged, "<\(element)> without attribute '\(names[index])'")
+    ToolError(.invalidDump, "<\(element)> without attribute '\(names[index])'")
   }
 
   private func notNumber<N: FixedWidthInteger>(
     _ index: Int, _ value: UnsafePointer<XML_Char>, _ max: N
   ) -> ToolError {
     ToolError(
-      .damaged,
+      .invalidDump,
       "attribute '\(names[index])' of <\(element)>: expected a number of 0 to \(max), found "
         + "'\(shown(value))'")
   }
@@ -146,12 +146,12 @@ extension PoolXmlReader {
       let bytes = UnsafeBufferPointer(start: text, count: Int(count))
       if bytes.allSatisfy({ PoolXmlReader.isSpace(UInt8(bitPattern: $0)) }) { return }
       PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
-        throw ToolError(.damaged, "unexpected text, expected \(reader.section.expected)")
+        throw ToolError(.invalidDump, "unexpected text, expected \(reader.section.expected)")
       }
     }
     XML_SetStartCdataSectionHandler(parser) { reader in
       PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
-        throw ToolError(.damaged, "unexpected CDATA, expected \(reader.section.expected)")
+        throw ToolError(.invalidDump, "unexpected CDATA, expected \(reader.section.expected)")
       }
     }
     XML_SetStartDoctypeDeclHandler(parser) { reader, _, _, _, hasInternalSubset in
@@ -159,12 +159,12 @@ extension PoolXmlReader {
     }
     XML_SetEntityDeclHandler(parser) { reader, _, _, _, _, _, _, _, _ in
       PoolXmlReader.from(reader)?.event { (_) throws(ToolError) in
-        throw ToolError(.damaged, "entity declarations are refused")
+        throw ToolError(.invalidDump, "entity declarations are refused")
       }
     }
     XML_SetSkippedEntityHandler(parser) { reader, _, _ in
       PoolXmlReader.from(reader)?.event { (_) throws(ToolError) in
-        throw ToolError(.damaged, "reference to an undeclared entity")
+        throw ToolError(.invalidDump, "reference to an undeclared entity")
       }
     }
   }
@@ -209,7 +209,7 @@ extension PoolXmlReader {
       try handler.ref(name: PoolXmlAttributes(of: "ref", attributes, names: ["name"]).text(0))
     default:
       throw ToolError(
-        .damaged, "unexpected element <\(shown(name))>, expected \(section.expected)")
+        .invalidDump, "unexpected element <\(shown(name))>, expected \(section.expected)")
     }
   }
 

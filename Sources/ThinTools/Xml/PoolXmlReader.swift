@@ -89,7 +89,7 @@ public final class PoolXmlReader {
   ///   the handler calls damaged; other errors of the handler as they are; `inputOutput` when the
   ///   text cannot be read.
   public func read() throws(ToolError) {
-    guard let parser else { throw ToolError(.inputOutput, "\(path): out of memory") }
+    guard let parser else { throw ToolError(.unexpected, "\(path): out of memory") }
     connect(parser)
     try skipPrologue()
     while true {
@@ -116,12 +116,12 @@ public final class PoolXmlReader {
 
   /// An error of the text at the current line.
   func damaged(_ message: String) -> ToolError {
-    ToolError(.damaged, "\(path): line \(line): \(message)")
+    ToolError(.invalidDump, "\(path): line \(line): \(message)")
   }
 
   /// What the handler threw, with the line where it is about the text.
   func located(_ error: ToolError) -> ToolError {
-    error.kind == .damaged ? damaged(error.message) : error
+    error.cause == .invalidDump ? damaged(error.message) : error
   }
 
   /// Moves what is left to the front and reads more behind it.
@@ -135,7 +135,7 @@ public final class PoolXmlReader {
       let n = Glibc.read(descriptor, buffer + end, min(readBytes, Self.bufferBytes - end))
       if n < 0 && errno == EINTR { continue }
       guard n >= 0 else {
-        throw ToolError(.inputOutput, "cannot read \(path): \(String(cString: strerror(errno)))")
+        throw ToolError(.unexpected, "cannot read \(path): \(String(cString: strerror(errno)))")
       }
       try onRead?(UnsafeRawBufferPointer(start: buffer + end, count: n))
       atEnd = n == 0

@@ -1,33 +1,34 @@
 import BlockIO
 import DeviceMapper
-import PoolManager
 import ThinFormat
 import ThinMetadata
-import ThinTools
+public import ThinTools
 
-/// The devices of a pool that is not active, and what may be wrong with them.
-struct PoolAtRest {
+/// The devices of a pool that is not active: what may be wrong with them, and changes of the metadata.
+public struct PoolAtRest {
   /// Metadata device or file.
-  let path: String
+  public let path: String
   /// Data device or file, if it is known.
-  let data: String?
-  /// The transaction id that it should have.
-  let expected: UInt64?
+  public var data: String?
+  /// The transaction id that it should have; nil: lvm2 is asked for its pools.
+  public var expected: UInt64?
   /// Whether every mapping is looked at.
-  let checksAll: Bool
+  public var checksAll = false
+
+  /// A pool with its metadata in a device or file.
+  public init(_ path: String) { self.path = path }
 
   /// What is wrong, the worst first.
-  func diagnose(progress: Progress) throws -> [Diagnosis] {
-    try InputChecks.requireInput(path)
-    let device = try FileDevice(path: path, access: .readOnly, exclusive: true)
+  public func diagnose(progress: Progress) throws(ToolError) -> [Diagnosis] {
+    let device = try opened(path, exclusive: true)
     guard device.byteCount >= UInt64(Limits.blockBytes) else {
       return [notMetadata("it has no room for a superblock")]
     }
     let superblock: Superblock
-    do {
+    do throws(MetadataError) {
       superblock = try MetadataView(device, source: .current).superblock
     } catch {
-      return [notMetadata("\(error)")]
+      return [notMetadata("\(error)", FaultFields(error))]
     }
     var findings = superblockFindings(superblock, device)
     findings += try dataFindings(superblock)
@@ -47,25 +48,34 @@ struct PoolAtRest {
     return findings
   }
 
+  private func opened(_ path: String, exclusive: Bool) throws(ToolError) -> FileDevice {
+    do throws(BlockIOError) {
+      return try FileDevice(path: path, access: .readOnly, exclusive: exclusive)
+    } catch {
+      throw ToolError(error)
+    }
+  }
+
   private var quoted: String { shellQuoted(path) }
 
   /// The device has no superblock: what it may be instead.
-  private func notMetadata(_ fault: String) -> Diagnosis {
+  private func notMetadata(_ fault: String, _ fields: FaultFields? = nil) -> Diagnosis {
     if let data, Self.isMetadata(data) {
       return Diagnosis(
         .problem, "swapped",
         "\(path) holds no metadata, but \(data) does: the two devices have changed places",
-        next: ["dmthin pool doctor \(shellQuoted(data)) --data \(quoted)"])
+        next: ["dmthin pool doctor \(shellQuoted(data)) --data \(quoted)"], fault: fields)
     }
     guard let found = Recognizer.recognize(path), let explanation = found.explanation else {
       return Diagnosis(
         .problem, "no-superblock", "\(path): \(fault)",
-        next: ["thin_dump --repair -o saved.xml \(quoted)"])
+        next: ["thin_dump --repair -o saved.xml \(quoted)"], fault: fields)
     }
     let code =
       if case .damagedMetadata = found { "no-superblock" } else { "no-metadata" }
     return Diagnosis(
-      .problem, code, "\(path): \(fault). \(explanation)", next: found.next(path))
+      .problem, code, "\(path): \(fault). \(explanation)", next: found.next(path),
+      fault: fields)
   }
 
   private static func isMetadata(_ path: String) -> Bool {
@@ -83,7 +93,8 @@ struct PoolAtRest {
         Diagnosis(
           .problem, "metadata-cut",
           "the metadata has \(superblock.metadataSpaceMap.blockCount) blocks, the device only "
-            + "\(present): it is another device, an incomplete copy, or has become smaller"))
+            + "\(present): it is another device, an incomplete copy, or has become smaller",
+          fault: .numbers("metadata_cut", superblock.metadataSpaceMap.blockCount, found: present)))
     }
     if superblock.needsCheck {
       findings.append(
@@ -104,14 +115,15 @@ struct PoolAtRest {
         Diagnosis(
           .warning, "metadata-snapshot-leaked",
           "a metadata snapshot is held at block \(superblock.metadataSnapshot) of a pool that is not "
-            + "active", next: ["dmthin pool release-metadata-snap \(quoted)"]))
+            + "active", next: ["dmthin pool release-metadata-snap \(quoted)"],
+          fault: .block("metadata_snapshot", superblock.metadataSnapshot)))
     }
     return findings
   }
 
-  private func dataFindings(_ superblock: Superblock) throws -> [Diagnosis] {
+  private func dataFindings(_ superblock: Superblock) throws(ToolError) -> [Diagnosis] {
     guard let data else { return [] }
-    let device = try FileDevice(path: data, access: .readOnly, exclusive: false)
+    let device = try opened(data, exclusive: false)
     let sectors = device.byteCount / UInt64(Limits.sectorBytes)
     let (present, recorded) = (
       sectors / UInt64(superblock.dataBlockSectors), superblock.dataSpaceMap.blockCount
@@ -121,7 +133,7 @@ struct PoolAtRest {
         Diagnosis(
           .problem, "data-too-small",
           "\(data) has \(present) data blocks, the pool \(recorded): it is another pool's, or has "
-            + "become smaller")
+            + "become smaller", fault: .numbers("data_too_small", recorded, found: present))
       ]
     }
     if Self.isMetadata(data) {
@@ -136,7 +148,8 @@ struct PoolAtRest {
       : [
         Diagnosis(
           .note, "data-grown",
-          "\(data) has \(present) data blocks, the pool \(recorded); activation takes in the rest")
+          "\(data) has \(present) data blocks, the pool \(recorded); activation takes in the rest",
+          fault: .numbers("data_grown", recorded, found: present))
       ]
   }
 
@@ -146,13 +159,17 @@ struct PoolAtRest {
     case .newest, .newer:
       Diagnosis(
         .warning, "newer-generation", "\(newer.sentence) Activation would write over it.",
-        next: ["thin_dump --repair -o newer.xml \(quoted)", "thin_ls \(quoted)"])
+        next: ["thin_dump --repair -o newer.xml \(quoted)", "thin_ls \(quoted)"],
+        fault: .block("newer_generation", newer.block))
     case .uncertain:
       Diagnosis(
-        .note, "newer-generation-possible", newer.sentence, next: [save, "thin_ls \(quoted)"])
+        .note, "newer-generation-possible", newer.sentence, next: [save, "thin_ls \(quoted)"],
+        fault: .block("newer_generation", newer.block))
     case .unlikely: nil
     case .interrupted:
-      Diagnosis(.note, "interrupted-transaction", newer.sentence)
+      Diagnosis(
+        .note, "interrupted-transaction", newer.sentence,
+        fault: .block("newer_generation", newer.block))
     }
   }
 
@@ -161,7 +178,8 @@ struct PoolAtRest {
     return [
       Diagnosis(
         .problem, "damaged", first.message,
-        next: ["thin_check \(quoted)", "thin_dump --repair -o saved.xml \(quoted)"])
+        next: ["thin_check \(quoted)", "thin_dump --repair -o saved.xml \(quoted)"],
+        fault: first.fields)
     ]
   }
 }

@@ -4,36 +4,34 @@ import Glibc
 import PersistentData
 import ThinFormat
 import ThinMetadata
-import ThinTools
+public import ThinTools
 
 /// A pool's two devices, looked at before it is served. Both are locked as long as this lives, so that
 /// what it says is so.
-struct PoolInspection {
+public struct PoolInspection {
   private let metadata: FileDevice
   private let data: FileDevice
   private let superblock: Superblock
   /// Sectors in a data block.
-  var blockSectors: UInt64 { UInt64(superblock.dataBlockSectors) }
+  public var blockSectors: UInt64 { UInt64(superblock.dataBlockSectors) }
   /// Whole data blocks that the data device has.
-  var blockCount: UInt64 { data.byteCount / 512 / blockSectors }
+  public var blockCount: UInt64 { data.byteCount / 512 / blockSectors }
   /// Data blocks that the metadata knows of.
-  var knownBlockCount: UInt64 { superblock.dataSpaceMap.blockCount }
+  public var knownBlockCount: UInt64 { superblock.dataSpaceMap.blockCount }
 
   /// Whether the pool is only to be read: then what can be read will do.
   private let isForReading: Bool
   /// What the user should know of what is left out.
-  private(set) var notes: [String] = []
+  public private(set) var notes: [String] = []
 
   /// Opens both, and sees whether they belong together.
   /// - Parameter isForReading: nothing is going to be written. A data device that is too small, and
   ///   damage of what look-ups do not need, are no obstacle then.
-  init(metadata metadataPath: String, data dataPath: String, isForReading: Bool = false)
-    throws(ServeError)
+  public init(metadata metadataPath: String, data dataPath: String, isForReading: Bool = false)
+    throws(ToolError)
   {
     self.isForReading = isForReading
-    guard !Self.areSame(metadataPath, dataPath) else {
-      throw ServeError(.request, "metadata and data cannot be on the same device")
-    }
+    try Self.requireDistinct(metadataPath, dataPath)
     metadata = try Self.open(metadataPath)
     data = try Self.open(dataPath)
     // The kernel's target would format it there and then.
@@ -43,8 +41,8 @@ struct PoolInspection {
       let found = Recognizer.recognize(metadataPath).flatMap {
         $0 == .zeros ? nil : $0.advice(metadataPath)
       }
-      throw ServeError(
-        .request,
+      throw ToolError(
+        .refused,
         "\(metadataPath) holds no metadata yet"
           + ((Self.exchanged(metadataPath, dataPath, data) ?? found).map { "\n\($0)" }
             ?? ": see 'dmthin pool format'"))
@@ -57,7 +55,7 @@ struct PoolInspection {
         ?? Recognizer.recognize(metadataPath)?.advice(metadataPath)
         ?? "without its superblock a pool cannot be served; see what is left of it with: "
         + "thin_dump --repair \(metadataPath)"
-      throw ServeError(.damaged, "\(metadataPath): \(error)\n\(advice)")
+      throw ToolError(.metadata(error), "\(metadataPath): \(error)\n\(advice)")
     }
     if isForReading, blockCount < knownBlockCount, blockCount > 0 {
       notes.append(
@@ -65,13 +63,36 @@ struct PoolInspection {
           + "\(knownBlockCount): what lies beyond its end cannot be read")
       return
     }
-    guard blockCount >= knownBlockCount, blockCount > 0 else {
-      throw ServeError(
-        .request,
-        "\(dataPath) has \(blockCount) blocks of \(blockSectors) sectors, but the pool in "
-          + "\(metadataPath) has \(knownBlockCount): that is not its data device, or it has become "
-          + "smaller")
+    try Self.requireFit(superblock, metadataPath, data)
+    guard blockCount > 0 else {
+      throw ToolError(.refused, "\(dataPath) has no room for a block of \(blockSectors) sectors")
     }
+  }
+
+  /// Refuses metadata and data on the same device or file, or on two that share blocks.
+  static func requireDistinct(_ metadata: String, _ data: String) throws(ToolError) {
+    guard let left = FileIdentity(path: metadata), let right = FileIdentity(path: data),
+      left.overlaps(right)
+    else { return }
+    throw ToolError(.refused, "metadata and data cannot be on the same device")
+  }
+
+  /// Refuses a data device with fewer blocks than the pool in `metadata` knows of.
+  /// - Returns: the whole data blocks that it has.
+  @discardableResult
+  static func requireFit(_ superblock: Superblock, _ metadata: String, _ data: FileDevice)
+    throws(ToolError) -> UInt64
+  {
+    let blockSectors = UInt64(superblock.dataBlockSectors)
+    let present = data.byteCount / UInt64(Limits.sectorBytes) / blockSectors
+    let known = superblock.dataSpaceMap.blockCount
+    guard present >= known else {
+      throw ToolError(
+        .refused,
+        "\(data.path) has \(present) blocks of \(blockSectors) sectors, but the pool in "
+          + "\(metadata) has \(known): that is not its data device, or it has become smaller")
+    }
+    return present
   }
 
   /// A sentence for the case that metadata and data were given the wrong way round; nil where they were not.
@@ -84,24 +105,50 @@ struct PoolInspection {
       + "--data \(metadataPath)"
   }
 
-  private static func open(_ path: String) throws(ServeError) -> FileDevice {
+  private static func open(_ path: String) throws(ToolError) -> FileDevice {
     do throws(BlockIOError) {
       return try FileDevice(path: path, access: .readOnly, exclusive: true)
     } catch {
-      throw ServeError(error.code, "\(error)")
+      throw ToolError(error)
     }
   }
 
-  /// Whether two paths lead to the same device or file.
-  private static func areSame(_ left: String, _ right: String) -> Bool {
-    var (a, b) = (stat(), stat())
-    guard stat(left, &a) == 0, stat(right, &b) == 0 else { return false }
-    let isDevice = a.st_mode & S_IFMT == S_IFBLK && b.st_mode & S_IFMT == S_IFBLK
-    return isDevice ? a.st_rdev == b.st_rdev : a.st_dev == b.st_dev && a.st_ino == b.st_ino
+  /// Looks at superblock and devices of a pool that is about to be activated, as volume managers do.
+  /// - Parameter metadata: its device, open.
+  static func activatable(_ metadata: FileDevice, _ request: PoolActivation) throws(ToolError)
+    -> Superblock
+  {
+    let superblock: Superblock
+    do throws(MetadataError) {
+      superblock = try MetadataView(metadata, source: .current).superblock
+    } catch {
+      throw ToolError(
+        .metadata(error),
+        "\(request.metadata) cannot be activated: \(error)\n  see: dmthin pool doctor "
+          + "\(shellQuoted(request.metadata)) --data \(shellQuoted(request.data))")
+    }
+    guard !request.skipsCheck else { return superblock }
+    if superblock.needsCheck && !request.features.contains(.readOnly) {
+      throw ToolError(
+        .needsCheck,
+        "\(request.metadata) needs a check before it is activated: thin_check --auto-repair "
+          + shellQuoted(request.metadata))
+    }
+    var options = CheckOptions()
+    options.skipMappings = true
+    let report = try check(metadata, options: options, progress: Progress())
+    guard !report.isDamaged else {
+      let first = report.findings.first?.message ?? "it is damaged"
+      throw ToolError(
+        .damaged,
+        "\(request.metadata) cannot be activated: \(first)\n  see all with: thin_check "
+          + shellQuoted(request.metadata))
+    }
+    return superblock
   }
 
   /// Ids of all thin devices, ascending. For reading, those that can be found.
-  mutating func deviceIDs() throws(ServeError) -> [UInt32] {
+  mutating func deviceIDs() throws(ToolError) -> [UInt32] {
     do throws(MetadataError) {
       let view = try MetadataView(metadata, source: .current)
       guard isForReading else {
@@ -117,8 +164,8 @@ struct PoolInspection {
     }
   }
 
-  private static func damaged(_ path: String, _ what: String) -> ServeError {
-    ServeError(
+  private static func damaged(_ path: String, _ what: String) -> ToolError {
+    ToolError(
       .damaged,
       "\(path): \(what)\nlist all damage with: thin_check \(path); what can be read is served with "
         + "--read-only, and saved with: thin_dump --repair \(path)")
@@ -126,7 +173,7 @@ struct PoolInspection {
 
   /// Sectors of a thin device up to the end of its last mapped block: how large it was made is written
   /// nowhere. For reading, up to what is damaged.
-  mutating func mappedSectors(_ id: UInt32) throws(ServeError) -> UInt64 {
+  mutating func mappedSectors(_ id: UInt32) throws(ToolError) -> UInt64 {
     let last: UInt64?
     let fault: PoolError?
     do throws(PoolError) {
@@ -139,8 +186,8 @@ struct PoolInspection {
         ? try pool.highestReadable(UInt64(id)) : (try pool.highestMapped(UInt64(id)), nil)
     } catch {
       if error == .notFound {
-        throw ServeError(
-          .request,
+        throw ToolError(
+          .refused,
           "the pool has no thin device \(id); list what it has with: thin_ls \(metadata.path)")
       }
       throw Self.damaged(metadata.path, "thin device \(id): \(error)")
@@ -151,7 +198,7 @@ struct PoolInspection {
           + "unless its size is given")
     }
     guard let last else {
-      throw ServeError(.request, "thin device \(id) has nothing mapped, and its size is not known")
+      throw ToolError(.refused, "thin device \(id) has nothing mapped, and its size is not known")
     }
     return min(last, DeviceSize.sectorsMax / blockSectors - 1) * blockSectors + blockSectors
   }

@@ -1,0 +1,28 @@
+import ThinTools
+
+extension Generation {
+  /// What `--generation` is given.
+  init?(_ text: String) {
+    switch text {
+    case "superblock": self = .superblock
+    case "newest": self = .newest
+    default:
+      guard let block = UInt64(text) else { return nil }
+      self = .block(block)
+    }
+  }
+}
+
+extension OptionSpec {
+  /// `--generation`, of every command that salvages.
+  static func generation(_ help: String, conflicts: [String] = []) -> OptionSpec {
+    OptionSpec(
+      "generation",
+      value: .required(
+        placeholder: "GENERATION",
+        .checked {
+          Generation($0) == nil ? "expected superblock, newest, or a number of a block" : nil
+        }),
+      help: help, conflicts: conflicts)
+  }
+}

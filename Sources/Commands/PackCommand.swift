@@ -1,0 +1,135 @@
+import BlockIO
+import Glibc
+import ThinMetadata
+import ThinTools
+
+/// `thin_metadata_pack`.
+enum PackCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    let input = arguments.text("input") ?? ""
+    try InputChecks.requireMetadata(input)
+    let device = try FileDevice(
+      path: input, access: .readOnly, exclusive: arguments.source == .current)
+    var rules = TextOutput.Rules()
+    rules.inputs = [input]
+    if !arguments.has("force") { rules.isPrecious = InputChecks.preciousContent }
+    let output: TextOutput
+    do throws(OutputError) {
+      output = try TextOutput(path: arguments.text("output") ?? "", rules)
+    } catch {
+      throw ToolError(error)
+    }
+    let result = try pack(
+      device, source: arguments.source, to: output.sink, progress: console.makeProgress())
+    try output.commit()
+    if result.unsoundCount > 0 {
+      console.note(
+        "\(result.unsoundCount) of \(result.blockCount) blocks have a wrong checksum. They are kept; "
+          + "other versions of thin_metadata_unpack leave them out.")
+    }
+    for block in result.unreadable.prefix(20) {
+      console.warning("block \(block) cannot be read and is left out")
+    }
+    guard result.unreadable.isEmpty else {
+      throw ToolError(
+        .damaged, "\(result.unreadable.count) blocks cannot be read; the file has all others")
+    }
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec(
+    name: "pack", fieldName: "thin_metadata_pack",
+    summary: "pack thin-provisioning metadata into a small file",
+    description: [
+      """
+      Writes every block of a metadata device that is not zero to a file, compressed, from which \
+      thin_metadata_unpack makes the same metadata again: to keep it, or to send it to who can help. It \
+      has no data of the thin devices. Blocks with a wrong checksum are kept, though other versions of \
+      thin_metadata_unpack leave them out.
+      """,
+      "The pool must be inactive, unless -m is given.",
+    ],
+    options: [
+      OptionSpec(
+        "input", short: "i", value: .required(placeholder: "FILE", .path),
+        help: "The metadata device, or a file with a copy of it.", isRequired: true),
+      OptionSpec(
+        "output", short: "o", value: .required(placeholder: "FILE", .path),
+        help: """
+          The file to write. It is created, or replaced once it is complete; one with metadata of a pool \
+          only with --force.
+          """, isRequired: true),
+      .metadataSnapshot(
+        """
+        Pack the superblock and what the pool's metadata snapshot leads to; works while the pool is active. \
+        Of what is unpacked, the tools read that with -m.
+        """),
+      OptionSpec("force", short: "f", help: "Replace a file that holds metadata of a pool."),
+      .ioEngine,
+    ],
+    examples: [
+      ("$ -i /dev/mapper/vg-pool_tmeta -o pool.pack", "Pack the metadata of an inactive pool."),
+      ("$ -m -i /dev/mapper/vg-pool_tmeta -o pool.pack", "That of an active one's snapshot."),
+    ],
+    seeAlso: ["thin_metadata_unpack", "thin_dump"])
+}
+
+/// `thin_metadata_unpack`.
+enum UnpackCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    let input = arguments.text("input") ?? ""
+    let path = arguments.text("output") ?? ""
+    try InputChecks.requireInput(input)
+    let descriptor = open(input, O_RDONLY | O_CLOEXEC)
+    guard descriptor >= 0 else { throw BlockIOError(.open, path: input, code: errno) }
+    let file = OpenFile(adopting: descriptor, path: input)
+    defer { file.close() }
+    let packed = try PackedFile(file)
+    let progress = console.makeProgress()
+    let target = try UnpackTarget(path, input: input, force: arguments.has("force"))
+    if target.isDevice {
+      // Where the old content is written over, it is known first that there is something to write.
+      try packed.forEachBlock(progress: progress) { _, _ in }
+    }
+    try target.begin(packed.blockCount)
+    try packed.forEachBlock(progress: progress) { block, bytes throws(BlockIOError) in
+      try target.write(block, bytes)
+    }
+    if !packed.isMarked {
+      console.warning(
+        "\(input) has no mark of its end, as files of other versions have none: whether it is whole, "
+          + "thin_check \(path) tells")
+    }
+    try target.commit()
+    return ExitStatus.ok.rawValue
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec(
+    name: "unpack", fieldName: "thin_metadata_unpack",
+    summary: "make thin-provisioning metadata of a packed file",
+    description: [
+      """
+      Writes the metadata that thin_metadata_pack packed to a file, or a device that has as many blocks. A \
+      file is written aside and replaced once everything is there; a damaged or cut one is refused with \
+      its place.
+      """
+    ],
+    options: [
+      OptionSpec(
+        "input", short: "i", value: .required(placeholder: "FILE", .path),
+        help: "The packed file.", isRequired: true),
+      OptionSpec(
+        "output", short: "o", value: .required(placeholder: "FILE", .path),
+        help: "The file to write, which is created or replaced, or a metadata device.",
+        isRequired: true),
+      OptionSpec(
+        "force", short: "f", help: "Overwrite a file or device that holds metadata of a pool."),
+      .ioEngine,
+    ],
+    examples: [
+      ("$ -i pool.pack -o pool.bin", "Unpack to a file, which thin_check and others read.")
+    ],
+    seeAlso: ["thin_metadata_pack", "thin_check", "thin_repair"])
+}

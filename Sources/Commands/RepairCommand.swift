@@ -1,0 +1,196 @@
+import BlockIO
+import PoolManager
+public import ThinTools
+
+/// What `thin_repair` is asked to do.
+public struct RepairRequest: Equatable, Sendable {
+  /// The damaged metadata.
+  public var input: String
+  /// The device or file to write; nil where nothing is to be written.
+  public var output: String?
+  /// Where the report goes besides.
+  public var report: String?
+  /// Print the result as JSON.
+  public var isJSON: Bool
+  /// What is saved, and how it is written.
+  public var options = RepairOptions()
+
+  init(_ arguments: ParsedArguments) {
+    input = arguments.text("input") ?? ""
+    output = arguments.has("dry-run") ? nil : arguments.text("output")
+    report = arguments.text("report")
+    isJSON = arguments.has("json")
+    options.salvage.generation = arguments.text("generation").flatMap { Generation($0) }
+    options.salvage.overrides = arguments.overrides
+    options.salvage.includesDeleted = arguments.has("include-deleted")
+    options.salvage.choice =
+      arguments.text("prefer").flatMap { OrphanChoice(rawValue: $0) } ?? .none
+    options.keepsOld = arguments.has("keep-old")
+  }
+}
+
+/// `thin_repair`.
+public enum RepairCommand: Command {
+  /// Repairs a request whose input and output may be what they should be; returns the exit status.
+  static func runEngine(_ request: RepairRequest, console: Console) throws -> Int32 {
+    let device = try FileDevice(path: request.input, access: .readOnly, exclusive: true)
+    warnOfSize(device, console)
+    let output = try output(request)
+    if let output { warnOfSize(output, console) }
+    let report = try reportFile(request)
+    let result = try repair(
+      device, to: output, options: request.options, progress: console.makeProgress(),
+      onSize: { needed, available in
+        let text =
+          "The result needs \(needed) blocks of 4096 bytes; \(output?.path ?? "the input") has "
+          + "\(available)."
+        if request.isJSON { return console.note(text) }
+        try? console.line(text)
+        try? console.output.flush()
+      },
+      onNotice: { console.warning($0) })
+    let text = RepairText(request, result)
+    if request.isJSON {
+      try text.writeJSON(to: console.output)
+    } else {
+      for note in result.report.notes { console.warning(note) }
+      for line in text.lines { try console.line(line) }
+    }
+    if let report {
+      if request.isJSON {
+        try text.writeJSON(to: report.sink)
+      } else {
+        for line in result.report.notes + text.lines { try report.sink.write(line + "\n") }
+      }
+      try report.commit()
+    }
+    return ExitStatus.ok.rawValue
+  }
+
+  private static func output(_ request: RepairRequest) throws(ToolError) -> FileDevice? {
+    guard let path = request.output else { return nil }
+    do throws(OutputError) {
+      return try MetadataOutput.open(path, reading: [request.input])
+    } catch {
+      throw ToolError(error)
+    }
+  }
+
+  private static func reportFile(_ request: RepairRequest) throws(ToolError) -> TextOutput? {
+    guard let path = request.report else { return nil }
+    var rules = TextOutput.Rules()
+    rules.inputs = [request.input] + (request.output.map { [$0] } ?? [])
+    rules.isPrecious = InputChecks.preciousContent
+    do throws(OutputError) {
+      return try TextOutput(path: path, rules)
+    } catch {
+      throw ToolError(error)
+    }
+  }
+
+  /// Looks at input and output before the engine does.
+  public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    console.isQuiet = arguments.has("quiet")
+    let request = RepairRequest(arguments)
+    guard request.output != nil || arguments.has("dry-run") else {
+      throw UsageError(
+        "the following required arguments were not provided:\n  --output <FILE>",
+        tip: "with --dry-run nothing is written")
+    }
+    try InputChecks.requireMetadata(request.input)
+    if let output = request.output { try InputChecks.requireOutput(output) }
+    return try InputChecks.explaining(request.input) {
+      try runEngine(request, console: console)
+    }
+  }
+
+  /// What the command takes.
+  public static let spec = CommandSpec(
+    name: "repair", fieldName: "thin_repair",
+    summary: "make sound thin-provisioning metadata of damaged metadata",
+    description: [
+      """
+      Finds everything of a pool that is still usable, device by device, and writes it to the output as \
+      sound metadata. A damaged node costs what was below it and nothing else. The input is never \
+      written to.
+      """,
+      """
+      The report names each thin device of which something is lost, with the ranges of virtual blocks and \
+      bytes; doubtful means that what is mapped there may not be the latest, adopted that the tree did not \
+      lead there any more and what it led to was found again. Keep the input until the file systems on \
+      these devices have been looked at: it is all that there is of what is lost.
+      """,
+      """
+      How many blocks the result needs is said before the first is written; the output may be smaller than \
+      the input if it has as many. The result is first made in a file without a name in $TMPDIR or /tmp. \
+      What the output holds is treated as thin_restore treats it.
+      """,
+      """
+      The pool must be inactive. uuid, times and transaction id are kept; the flag that asks for a check is \
+      cleared. A metadata snapshot is kept if it is whole. The status is 0 also where something is lost, \
+      since lvm2 takes any other for a repair that failed.
+      """,
+    ],
+    options: [
+      OptionSpec(
+        "input", short: "i", value: .required(placeholder: "FILE", .path),
+        help: "The damaged metadata: a device, or a file with a copy of it.", isRequired: true),
+      OptionSpec(
+        "output", short: "o", value: .required(placeholder: "FILE", .path),
+        help: "The metadata device or file to write; at least 40960 bytes."),
+      OptionSpec(
+        "dry-run", help: "Write nothing: tell what would be saved, and the blocks needed."),
+      OptionSpec(
+        "report", value: .required(placeholder: "FILE", .path),
+        help: "Also write the report to this file, in JSON with --json."),
+      .json,
+      .generation(
+        """
+        Save the superblock's generation, the newest that is whole, or the one whose metadata index or \
+        metadata snapshot is at this block, as messages name it. Default: the superblock's, unless a whole \
+        one is newer for certain.
+        """),
+      OptionSpec(
+        "prefer",
+        value: .required(
+          placeholder: "WHICH", .choice(OrphanChoice.allCases.map(\.rawValue))),
+        help: """
+          What is done with parts of mapping trees that a lost node led to and that fit into a device, but \
+          not for certain: newest and oldest take those with the later or earlier mappings first and \
+          report them as doubtful, none leaves them out and names them. Default: none.
+          """),
+      OptionSpec(
+        "include-deleted",
+        help: """
+          Include devices that the tree of devices has and the details do not list. Such have been \
+          deleted, and what they map may be other devices' by now.
+          """),
+      OptionSpec(
+        "keep-old",
+        help: """
+          Refuse, with status 73, to overwrite metadata that the output holds where it would not stay \
+          valid until the new metadata is complete.
+          """),
+      .dataBlockSize("Data block size in sectors of 512 bytes, where the superblock has lost it."),
+      .dataBlockCount("Data blocks of the pool; used where it is more than the metadata says."),
+      .transactionID("Transaction id; used where it is more than the metadata says."),
+      .quiet, .verbose, .ioEngine,
+    ],
+    positionals: [
+      PositionalSpec(
+        "UNUSED", help: "Accepted and ignored: older versions of lvm2 give one.", isRequired: false)
+    ],
+    examples: [
+      (
+        "$ --dry-run -i /dev/mapper/vg-pool_tmeta",
+        "What can be saved, and how much space it needs."
+      ),
+      ("$ -i damaged.bin -o repaired.bin --report loss.txt", "Repair a copy, and keep the report."),
+      ("$ -i /dev/vg/pool_tmeta -o /dev/vg/repaired", "Repair onto another logical volume."),
+      ("lvconvert --repair vg/pool", "The same through lvm2, which swaps the result in."),
+    ],
+    exitStatus: [
+      (.damaged, "Nothing can be saved, or what was asked does not fit the metadata.")
+    ],
+    seeAlso: ["thin_check", "thin_dump", "thin_restore"])
+}

@@ -1,0 +1,129 @@
+import BlockIO
+import ThinMetadata
+import ThinTools
+
+/// `thin_rmap`.
+enum RmapCommand: Command {
+  static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
+    let path = arguments.positionals[0]
+    var options = RmapOptions()
+    options.source = arguments.source
+    for text in arguments.texts("region") {
+      guard case .success(let region) = region(text) else { continue }
+      options.regions.append(region)
+    }
+    try InputChecks.requireMetadata(path)
+    return try InputChecks.explaining(path) {
+      let device = try FileDevice(
+        path: path, access: .readOnly, exclusive: options.source == .current)
+      warnOfSize(device, console)
+      if arguments.has("json") {
+        try writeJSON(device, options, console)
+      } else {
+        let sink = console.output
+        try reverseMap(device, options, progress: console.makeProgress()) {
+          row throws(BlockIOError) in
+          try sink.write(upTo: 256) { line in
+            line.append("data ")
+            line.append(decimal: row.dataBegin)
+            line.append("..")
+            line.append(decimal: row.dataEnd)
+            line.append(" -> thin(")
+            line.append(decimal: row.id)
+            line.append(") ")
+            line.append(decimal: row.virtualBegin)
+            line.append("..")
+            line.append(decimal: row.virtualEnd)
+            line.append("\n")
+          }
+        }
+      }
+      return ExitStatus.ok.rawValue
+    }
+  }
+
+  private static func writeJSON(_ device: FileDevice, _ options: RmapOptions, _ console: Console)
+    throws
+  {
+    let sink = console.output
+    try sink.write("{\"runs\":[")
+    var isFirst = true
+    try reverseMap(device, options, progress: console.makeProgress()) { row throws(BlockIOError) in
+      let comma: StaticString = isFirst ? "" : ","
+      isFirst = false
+      try sink.write(upTo: 256) { line in
+        line.append(comma)
+        line.append("{\"data_begin\":")
+        line.append(decimal: row.dataBegin)
+        line.append(",\"data_end\":")
+        line.append(decimal: row.dataEnd)
+        line.append(",\"dev_id\":")
+        line.append(decimal: row.id)
+        line.append(",\"begin\":")
+        line.append(decimal: row.virtualBegin)
+        line.append(",\"end\":")
+        line.append(decimal: row.virtualEnd)
+        line.append("}")
+      }
+    }
+    try sink.write("]}\n")
+  }
+
+  /// What `--region` is given: two numbers with two dots between.
+  private enum Region {
+    case success(Range<UInt64>)
+    case failure(String)
+  }
+
+  private static func region(_ text: String) -> Region {
+    let parts = text.split(separator: ".", omittingEmptySubsequences: false)
+    guard parts.count == 3, parts[1].isEmpty else {
+      return .failure("badly formed region: expected BEGIN..END")
+    }
+    guard let begin = UInt64(parts[0]), let end = UInt64(parts[2]) else {
+      return .failure("invalid digit found in string: expected BEGIN..END in decimal digits")
+    }
+    guard begin < end else { return .failure("end <= begin") }
+    return .success(begin..<end)
+  }
+
+  /// What the command takes.
+  static let spec = CommandSpec(
+    name: "rmap", fieldName: "thin_rmap",
+    summary: "tell which thin devices have a data block",
+    description: [
+      """
+      Prints a line for each run of data blocks that belongs to a run of virtual blocks of a thin device, \
+      by data blocks: data BEGIN..END -> thin(ID) BEGIN..END, without the ends. A data block that several \
+      devices share has a line for each of them; one that none has, has none.
+      """,
+      "The pool must be inactive, unless -m is given.",
+    ],
+    options: [
+      OptionSpec(
+        "region",
+        value: .required(
+          placeholder: "BLOCK_RANGE",
+          .checked {
+            if case .failure(let fault) = region($0) { return fault }
+            return nil
+          }),
+        help: """
+          Only these data blocks, as BEGIN..END, without END. May be repeated. Default: all data blocks.
+          """, isRepeatable: true),
+      .metadataSnapshot(
+        "Look at the pool's metadata snapshot; works while the pool is active."),
+      OptionSpec(
+        "json",
+        help: """
+          Print one JSON object: runs, each with data_begin, data_end, dev_id, begin and end in blocks.
+          """),
+      .ioEngine,
+    ],
+    positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
+    examples: [
+      ("$ --region 1000..1001 /dev/mapper/vg-pool_tmeta", "Which devices have data block 1000."),
+      ("$ -m /dev/mapper/vg-pool_tmeta", "All data blocks of an active pool."),
+    ],
+    seeAlso: ["thin_ls", "thin_dump", "thin_delta"])
+}

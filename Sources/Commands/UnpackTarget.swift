@@ -1,0 +1,99 @@
+import BlockIO
+import Glibc
+import ThinFormat
+import ThinTools
+
+/// Where metadata is unpacked to: a file that is replaced, or a device that is written over.
+final class UnpackTarget {
+  private let device: FileDevice?
+  private let file: TextOutput?
+  private let blockBytes = UInt64(Limits.blockBytes)
+  /// Block 0 of a device, which is written last.
+  private let superblock = AlignedBuffer(count: Limits.blockBytes)
+  private var blockCount: UInt64 = 0
+
+  /// Whether it is a device.
+  var isDevice: Bool { device != nil }
+
+  init(_ path: String, input: String, force: Bool) throws(ToolError) {
+    var info = stat()
+    let isThere = stat(path, &info) == 0
+    do throws(OutputError) {
+      if isThere, info.st_mode & S_IFMT == S_IFBLK {
+        device = try MetadataOutput.open(path, reading: [input])
+        file = nil
+      } else {
+        var rules = TextOutput.Rules()
+        rules.inputs = [input]
+        if !force { rules.isPrecious = InputChecks.preciousContent }
+        file = try TextOutput(path: path, rules)
+        device = nil
+      }
+    } catch {
+      throw ToolError(error)
+    }
+    guard device != nil || file?.isAside == true else {
+      throw ToolError(.unsuitable(.output), "\(path) is neither a file nor a block device")
+    }
+    guard let device, !force else { return }
+    do throws(BlockIOError) { try device.read(into: superblock.bytes, at: 0) } catch { return }
+    if let what = InputChecks.preciousContent(Array(superblock.bytes)) {
+      throw ToolError(
+        .precious, "\(path) holds \(what); with --force it is overwritten")
+    }
+  }
+
+  /// Makes room for so many blocks, all of zeros.
+  func begin(_ blockCount: UInt64) throws(ToolError) {
+    self.blockCount = blockCount
+    do throws(BlockIOError) {
+      try file?.setSize(blockCount * blockBytes)
+      guard let device else { return }
+      superblock.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+      try zero(device)
+    } catch {
+      throw ToolError(error)
+    }
+  }
+
+  private func zero(_ device: FileDevice) throws(BlockIOError) {
+    guard device.byteCount >= blockCount * blockBytes else {
+      throw BlockIOError(.write, path: device.path, offset: device.byteCount, code: ENOSPC)
+    }
+    let zeros = AlignedBuffer(count: 256 * Limits.blockBytes)
+    zeros.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+    var next: UInt64 = 0
+    while next < blockCount {
+      let count = min(256, blockCount - next)
+      let piece = UnsafeRawBufferPointer(
+        rebasing: zeros.bytes[..<(Int(count) * Limits.blockBytes)])
+      try device.write(piece, at: next * blockBytes)
+      next += count
+    }
+    try device.flush()
+    withExtendedLifetime(zeros) {}
+  }
+
+  /// Writes a block.
+  func write(_ block: UInt64, _ bytes: UnsafeRawBufferPointer) throws(BlockIOError) {
+    guard let device else {
+      try file?.write(bytes, at: block * blockBytes)
+      return
+    }
+    if block == 0 { return superblock.bytes.copyMemory(from: bytes) }
+    try device.write(bytes, at: block * blockBytes)
+  }
+
+  /// Puts what was written in place, durably.
+  func commit() throws(ToolError) {
+    do throws(BlockIOError) {
+      try file?.commit()
+      guard let device else { return }
+      try device.flush()
+      try device.write(UnsafeRawBufferPointer(superblock.bytes), at: 0)
+      try device.flush()
+    } catch {
+      throw ToolError(error)
+    }
+  }
+}

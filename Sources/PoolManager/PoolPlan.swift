@@ -1,0 +1,123 @@
+public import DeviceMapper
+public import ThinTools
+
+/// The devices to make so that a pool and its volumes are served, in order.
+public struct PoolPlan {
+  /// The devices with their tables.
+  public var devices: [ConciseTable.Device] = []
+  /// What the user should know.
+  public var notes: [String] = []
+
+  /// No device yet.
+  public init() {}
+
+  /// What a pool on two devices or files is to be.
+  public struct Request: Sendable {
+    /// Path of the metadata.
+    public var metadata: String
+    /// Path of the data.
+    public var data: String
+    /// The pool's name.
+    public var name: String
+    /// Thin devices; every one of the pool where there is nothing.
+    public var volumes: [VolumeSpec] = []
+    /// Features of the pool.
+    public var features: Set<ThinPoolTarget.Feature> = []
+    /// Free data blocks at which an event is raised; nil for a choice.
+    public var lowWaterBlocks: UInt64?
+    /// Nothing is to be written.
+    public var isReadOnly = false
+
+    /// A pool `name` with all of its thin devices.
+    public init(name: String, metadata: String, data: String) {
+      self.name = name
+      self.metadata = metadata
+      self.data = data
+    }
+  }
+}
+
+extension PoolPlan {
+  /// The devices for a pool on two devices or files.
+  /// - Throws: where it is no pool, or not in a state in which it can be active.
+  public init(_ request: Request) throws(ToolError) {
+    let metadata = request.metadata
+    var pool = try PoolInspection(
+      metadata: metadata, data: request.data, isForReading: request.isReadOnly)
+    if pool.blockCount > pool.knownBlockCount, !request.isReadOnly {
+      notes.append(
+        "data has grown from \(pool.knownBlockCount) to \(pool.blockCount) blocks, which are taken in"
+      )
+    }
+    var features = request.features
+    if request.isReadOnly { features.insert(.readOnly) }
+    let lowWater = PoolGeometry.lowWater(
+      blocks: pool.blockCount, blockSectors: UInt32(clamping: pool.blockSectors))
+    let target = ThinPoolTarget(
+      metadataDevice: NameMangling.word(metadata), dataDevice: NameMangling.word(request.data),
+      blockSectors: pool.blockSectors, lowWaterBlocks: request.lowWaterBlocks ?? lowWater,
+      features: features)
+    add(
+      request.name, ThinPoolTarget.type, target.parameters,
+      sectors: pool.blockCount * pool.blockSectors)
+    let wanted = try volumes(request, &pool, metadata)
+    notes = pool.notes + notes
+    for volume in wanted {
+      guard volume.name != request.name else {
+        throw ToolError(.refused, "'\(volume.name)' is the name of the pool itself (see --name)")
+      }
+      let thin = ThinTarget(
+        pool: "/dev/mapper/\(NameMangling.word(request.name))", id: volume.id,
+        externalOrigin: volume.origin.path.map { NameMangling.word($0) })
+      add(
+        volume.name, ThinTarget.type, thin.parameters, sectors: volume.sectors ?? 0,
+        isReadOnly: request.isReadOnly)
+    }
+  }
+
+  private mutating func add(
+    _ name: String, _ type: String, _ parameters: String, sectors: UInt64, isReadOnly: Bool = false
+  ) {
+    let line = TableLine(start: 0, length: sectors, type: type, parameters: parameters)
+    devices.append(ConciseTable.Device(name: name, isReadOnly: isReadOnly, table: [line]))
+  }
+
+  /// The volumes that are asked for, or else one for every device, each with its size.
+  private mutating func volumes(
+    _ request: Request, _ pool: inout PoolInspection, _ metadata: String
+  ) throws(ToolError) -> [VolumeSpec] {
+    let isEverything = request.volumes.isEmpty
+    let wanted =
+      isEverything
+      ? try pool.deviceIDs().map { VolumeSpec(name: "thin\($0)", id: $0, sectors: nil) }
+      : request.volumes
+    var volumes: [VolumeSpec] = []
+    let origins = OriginRecords(metadata: metadata)?.load() ?? [:]
+    for var volume in wanted {
+      if let origin = origins[UInt64(volume.id)], volume.origin == .unstated {
+        let fault = OriginRecords.need("thin device \(volume.id)", origin)
+        let size = volume.sectors.map { "\($0)s" } ?? "SIZE"
+        let advice =
+          "give --volume \(volume.name)=\(volume.id):\(size):\(origin), or - in place of that"
+        guard isEverything else { throw ToolError(.refused, "\(fault)\n  \(advice)") }
+        notes.append("warning: \(fault); it is not served: \(advice)")
+        continue
+      }
+      if volume.sectors == nil {
+        do throws(ToolError) {
+          volume.sectors = try pool.mappedSectors(volume.id)
+        } catch {
+          // One of many does not keep the others from being served.
+          guard isEverything else { throw error }
+          notes.append("\(error): it is not served (give --volume NAME=\(volume.id):SIZE)")
+          continue
+        }
+        notes.append(
+          "\(volume.name): \(volume.sectors ?? 0) sectors, up to the last block mapped; how large it was "
+            + "made is not known (give --volume \(volume.name)=\(volume.id):SIZE)")
+      }
+      volumes.append(volume)
+    }
+    return volumes
+  }
+}

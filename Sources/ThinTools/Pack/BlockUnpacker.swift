@@ -1,0 +1,137 @@
+import ThinFormat
+
+/// Unpacks what a `BlockPacker`, or the field's tools, made.
+struct BlockUnpacker {
+  /// Why something cannot be unpacked, and where in the chunk.
+  struct Fault: Error {
+    let at: Int
+    let what: String
+  }
+
+  private let bytes: [UInt8]
+  private var at = 0
+
+  init(_ bytes: [UInt8]) { self.bytes = bytes }
+
+  /// Whether everything has been unpacked.
+  var isAtEnd: Bool { at == bytes.count }
+
+  /// What is done with a number that was put together.
+  private enum Part {
+    case whole
+    /// The upper part of a word, which comes first.
+    case upper
+    /// The lower 24 bits of one whose upper part is there.
+    case lower
+  }
+
+  /// The next block, written to `block`, 4096 bytes; returns its number.
+  mutating func next(into block: UnsafeMutableRawBufferPointer) throws(Fault) -> UInt64 {
+    let number = try value(8)
+    var done = 0
+    var base: UInt64 = 0
+    while done < Limits.blockBytes {
+      let code = try byte()
+      switch code >> 4 {
+      case 9: try literal(Int(code & 15), block, &done)
+      case 10: try literal(Int(clamping: try value(Int(code & 15))), block, &done)
+      case 11:
+        let end = done + 8 * (Int(code & 15) << 8 | Int(try byte()))
+        guard end <= Limits.blockBytes else { throw fault("more than a block") }
+        for part in [Part.upper, .lower] {
+          var at = done
+          var base: UInt64 = 0
+          while at < end { try words(try byte(), &base, part, block, &at, end) }
+        }
+        done = end
+      default: try words(code, &base, .whole, block, &done, Limits.blockBytes)
+      }
+    }
+    return number
+  }
+
+  private func fault(_ what: String) -> Fault { Fault(at: at, what: what) }
+
+  private mutating func byte() throws(Fault) -> UInt8 {
+    guard at < bytes.count else { throw fault("the end in the middle of a block") }
+    at += 1
+    return bytes[at - 1]
+  }
+
+  private mutating func value(_ width: Int) throws(Fault) -> UInt64 {
+    guard [1, 2, 4, 8].contains(width) else { throw fault("a number of \(width) bytes") }
+    guard width <= bytes.count - at else { throw fault("the end in the middle of a block") }
+    var value: UInt64 = 0
+    for i in 0..<width { value |= UInt64(bytes[at + i]) << UInt64(8 * i) }
+    at += width
+    return value
+  }
+
+  private func requireSome(_ count: Int) throws(Fault) {
+    guard count > 0 else { throw fault("a repetition of nothing") }
+  }
+
+  /// Bytes as they are.
+  private mutating func literal(
+    _ count: Int, _ block: UnsafeMutableRawBufferPointer, _ done: inout Int
+  ) throws(Fault) {
+    try requireSome(count)
+    guard count <= Limits.blockBytes - done else { throw fault("more than a block") }
+    guard count <= bytes.count - at else { throw fault("the end in the middle of a block") }
+    bytes.withUnsafeBytes { source in
+      UnsafeMutableRawBufferPointer(rebasing: block[done..<(done + count)])
+        .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[at..<(at + count)]))
+    }
+    done += count
+    at += count
+  }
+
+  /// One instruction that makes words, from byte `place` of the block to at most `end`.
+  private mutating func words(
+    _ code: UInt8, _ base: inout UInt64, _ part: Part, _ block: UnsafeMutableRawBufferPointer,
+    _ place: inout Int, _ end: Int
+  ) throws(Fault) {
+    let low = Int(code & 15)
+    var count = 1
+    var inner: UInt8?
+    switch code >> 4 {
+    case 0, 1, 2, 3, 4: inner = code
+    case 5: count = low
+    case 6: count = low << 8 | Int(try byte())
+    case 7, 8:
+      count = code >> 4 == 7 ? low : low << 8 | Int(try byte())
+      let step = try byte()
+      guard step >> 4 < 5 else { throw fault("a repetition of instruction \(step)") }
+      inner = step
+    default: throw fault("an unknown instruction \(code)")
+    }
+    try requireSome(count)
+    guard 8 * count <= end - place else { throw fault("more than a block") }
+    let start = at
+    for _ in 0..<count {
+      if let inner {
+        at = start
+        try step(inner, &base)
+      }
+      let value: UInt64 =
+        switch part {
+        case .whole: base
+        case .upper: base << 24
+        case .lower:
+          base | UInt64(littleEndian: block.loadUnaligned(fromByteOffset: place, as: UInt64.self))
+        }
+      block.storeBytes(of: value.littleEndian, toByteOffset: place, as: UInt64.self)
+      place += 8
+    }
+  }
+
+  private mutating func step(_ code: UInt8, _ base: inout UInt64) throws(Fault) {
+    switch code >> 4 {
+    case 0: base = try value(Int(code & 15))
+    case 1: base &+= UInt64(code & 15)
+    case 2: base &+= try value(Int(code & 15))
+    case 3: base &-= UInt64(code & 15)
+    default: base &-= try value(Int(code & 15))
+    }
+  }
+}

@@ -1,0 +1,149 @@
+public import BlockIO
+import ThinFormat
+
+/// A packed file, which is read once to judge it and once to unpack it.
+public final class PackedFile {
+  private let file: OpenFile
+  private let byteCount: UInt64
+  /// Blocks of the device that was packed.
+  public let blockCount: UInt64
+  /// Whether the file has the mark that says that nothing is missing.
+  public private(set) var isMarked = false
+  /// Blocks in the file.
+  public private(set) var storedCount: UInt64 = 0
+
+  /// Reads the header of an open file, which stays the caller's.
+  /// - Throws: `damaged` for one that is no packed metadata.
+  public init(_ file: OpenFile) throws(ToolError) {
+    self.file = file
+    do throws(BlockIOError) { byteCount = try file.byteCount() } catch { throw ToolError(error) }
+    let header = try Self.read(file, 0, min(UInt64(PackFormat.headerBytes), byteCount))
+    let words = stride(from: 0, to: header.count / 8 * 8, by: 8).map {
+      PackFormat.word(header[$0...])
+    }
+    guard words.count == 4, words[0] == PackFormat.magic else {
+      throw ToolError(
+        .unsuitable(.input), "\(file.path) is no packed metadata, as thin_metadata_pack writes it")
+    }
+    guard words[1] == PackFormat.version, words[2] == UInt64(Limits.blockBytes),
+      words[3] <= 1 << 24
+    else {
+      throw ToolError(
+        .damaged,
+        "\(file.path): expected version \(PackFormat.version), blocks of \(Limits.blockBytes) bytes and at "
+          + "most \(1 << 24) of them, found version \(words[1]), \(words[2]) bytes and \(words[3]) blocks"
+      )
+    }
+    blockCount = words[3]
+  }
+
+  private static func read(_ file: OpenFile, _ at: UInt64, _ count: UInt64) throws(ToolError)
+    -> [UInt8]
+  {
+    var bytes = [UInt8](repeating: 0, count: Int(count))
+    var failure: BlockIOError?
+    bytes.withUnsafeMutableBytes { buffer in
+      do throws(BlockIOError) { try file.read(into: buffer, at: at) } catch { failure = error }
+    }
+    if let failure { throw ToolError(failure) }
+    return bytes
+  }
+
+  /// Calls `body` with every block, in the order of the file.
+  /// - Throws: `damaged` at the first place that is damaged or where the file ends too early.
+  public func forEachBlock(
+    progress: Progress, _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+  ) throws(ToolError) {
+    progress.begin("Reading", total: byteCount)
+    var at = UInt64(PackFormat.headerBytes)
+    var sum = PackFormat.checksum(0xFFFF_FFFF, try Self.read(file, 0, at))
+    var chunks: UInt64 = 0
+    storedCount = 0
+    isMarked = false
+    while at < byteCount {
+      guard !isMarked else { throw damage(at, "expected nothing behind the mark of the end") }
+      guard byteCount - at >= 8 else { throw damage(at, "it is cut short") }
+      let length = try Self.read(file, at, 8)
+      let count = PackFormat.word(length)
+      guard count <= UInt64(PackFormat.chunkBytesMax) else {
+        throw damage(
+          at, "expected a chunk of at most \(PackFormat.chunkBytesMax) bytes, found \(count)")
+      }
+      guard count <= byteCount - at - 8 else { throw damage(at, "it is cut short in a chunk") }
+      let chunk = try Self.read(file, at + 8, count)
+      let before = sum
+      sum = PackFormat.checksum(PackFormat.checksum(sum, length), chunk)
+      try take(chunk, at, sumBefore: before, chunks, body)
+      chunks += 1
+      at += 8 + count
+      progress.advance(by: 8 + count)
+    }
+  }
+
+  private func take(
+    _ chunk: [UInt8], _ at: UInt64, sumBefore: UInt32, _ chunks: UInt64,
+    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+  ) throws(ToolError) {
+    guard let (content, used) = Zlib.inflated(chunk[...], countMax: PackFormat.chunkBytesMax) else {
+      throw damage(at, "its compressed stream is damaged")
+    }
+    let rest = chunk[used...]
+    if !rest.isEmpty, PackFormat.word(rest) == PackFormat.ownMagic, rest.count >= 16 {
+      let kind = PackFormat.word(rest.dropFirst(8))
+      return try takeOwn(rest.dropFirst(16), kind, at, sumBefore, chunks, body)
+    }
+    let block = AlignedBuffer(count: Limits.blockBytes)
+    var unpacker = BlockUnpacker(content)
+    while !unpacker.isAtEnd {
+      let number: UInt64
+      do throws(BlockUnpacker.Fault) {
+        number = try unpacker.next(into: block.bytes)
+      } catch {
+        throw damage(at, "byte \(error.at) of its content: \(error.what)")
+      }
+      try give(number, UnsafeRawBufferPointer(block.bytes), at, body)
+    }
+    withExtendedLifetime(block) {}
+  }
+
+  private func takeOwn(
+    _ rest: ArraySlice<UInt8>, _ kind: UInt64, _ at: UInt64, _ sum: UInt32, _ chunks: UInt64,
+    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+  ) throws(ToolError) {
+    switch kind {
+    case PackFormat.end:
+      guard rest.count == 16, PackFormat.word(rest) == chunks,
+        PackFormat.word(rest.dropFirst(8)) == UInt64(sum)
+      else { throw damage(at, "the mark of the end does not fit what is before it") }
+      isMarked = true
+    case PackFormat.rawBlocks:
+      let size = 8 + Limits.blockBytes
+      guard let (content, _) = Zlib.inflated(rest, countMax: PackFormat.chunkBytesMax),
+        content.count % size == 0
+      else { throw damage(at, "its compressed stream is damaged") }
+      for start in stride(from: 0, to: content.count, by: size) {
+        let number = PackFormat.word(content[start...])
+        let bytes = Array(content[(start + 8)..<(start + size)])
+        let block = AlignedBuffer(count: Limits.blockBytes)
+        block.bytes.copyBytes(from: bytes)
+        try give(number, UnsafeRawBufferPointer(block.bytes), at, body)
+      }
+    default: throw damage(at, "a part of an unknown kind, \(kind)")
+    }
+  }
+
+  private func give(
+    _ number: UInt64, _ bytes: UnsafeRawBufferPointer, _ at: UInt64,
+    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+  ) throws(ToolError) {
+    guard number < blockCount else {
+      throw damage(at, "block \(number), expected one below \(blockCount)")
+    }
+    storedCount += 1
+    try written { () throws(BlockIOError) in try body(number, bytes) }
+  }
+
+  private func damage(_ at: UInt64, _ what: String) -> ToolError {
+    ToolError(.damaged, "\(file.path) is damaged in the chunk at byte \(at): \(what)")
+  }
+}

@@ -1,0 +1,179 @@
+import PersistentData
+import ThinFormat
+
+/// Which of two orphans that fit into one place is taken.
+public enum OrphanChoice: String, Sendable, CaseIterable {
+  /// The one with the later mappings.
+  case newest
+  /// The one with the earlier mappings.
+  case oldest
+  /// Neither.
+  case none
+}
+
+/// Puts orphans into the holes that lost nodes left.
+///
+/// An orphan is put into a hole whose range of keys has its own, which is deeper than it, whose devices lack
+/// as many mappings as it has, and where nothing else stands. It must not fit elsewhere, unless it is missed
+/// so often; and no other orphan may fit in the same place.
+struct OrphanAdoption {
+  /// What stands in the place of a lost node.
+  struct Child: Equatable {
+    var block: UInt64
+    var firstKey: UInt64
+    var lastKey: UInt64
+    /// Whether another one would have fitted.
+    var isDoubtful: Bool
+  }
+
+  /// An orphan that fits, but not for certain.
+  struct Unclear: Equatable {
+    var orphan: Orphan
+    /// Devices into whose tree it fits.
+    var owners: [UInt64]
+  }
+
+  private struct Hole {
+    var block: UInt64
+    var range: Range<UInt64>
+    var height: Int?
+    var owners: [UInt64]
+
+    func fits(_ extent: TreeForest.Extent) -> Bool {
+      range.lowerBound <= extent.firstKey && extent.lastKey < range.upperBound
+        && (height.map { extent.height < $0 } ?? true)
+    }
+  }
+
+  private let kind: TreeKind
+  private let forest: TreeForest
+  private let roots: [(id: UInt64, root: UInt64)]
+  /// Mappings that devices lack by their details.
+  private var lacking: [UInt64: UInt64]
+  /// What was put in the place of lost nodes, by their block, in ascending order of keys.
+  private(set) var adopted: [UInt64: [Child]] = [:]
+  /// Orphans that were not put anywhere though they fit.
+  private(set) var unclear: [Unclear] = []
+
+  /// - Parameters:
+  ///   - roots: of trees of `kind`, verified, by device.
+  ///   - lacking: how many mappings each device has less than its details say, where that is known.
+  init(
+    _ kind: TreeKind, _ forest: TreeForest, roots: [(id: UInt64, root: UInt64)],
+    lacking: [UInt64: UInt64]
+  ) {
+    self.kind = kind
+    self.forest = forest
+    self.roots = roots
+    self.lacking = lacking
+  }
+
+  /// Puts `orphans` where they belong.
+  mutating func run(_ orphans: [Orphan], choice: OrphanChoice) {
+    var left = orphans
+    // A subtree before its own parts, which fit wherever it fits.
+    for height in Set(orphans.map(\.extent.height)).sorted(by: >) {
+      while place(&left, height) {}
+    }
+    if choice != .none {
+      left.sort {
+        choice == .newest
+          ? ($0.latestTime, $0.block) > ($1.latestTime, $1.block)
+          : ($0.latestTime, $0.block) < ($1.latestTime, $1.block)
+      }
+      for i in left.indices {
+        for hole in holes() where left[i].missing > 0 && isFree(hole, left[i].extent) {
+          put(&left[i], hole, isDoubtful: true)
+        }
+      }
+    }
+    let holes = self.holes()
+    for orphan in left where orphan.missing > 0 {
+      let owners = holes.filter { isFree($0, orphan.extent) }.flatMap(\.owners)
+      if !owners.isEmpty {
+        unclear.append(Unclear(orphan: orphan, owners: Set(owners).sorted()))
+      }
+    }
+  }
+
+  /// Puts those of a height that belong into one place for certain; returns whether there were any.
+  private mutating func place(_ left: inout [Orphan], _ height: Int) -> Bool {
+    let holes = self.holes()
+    guard !holes.isEmpty else { return false }
+    let rivals = left.indices.filter { left[$0].missing > 0 && left[$0].extent.height == height }
+    let places = rivals.map { i in holes.indices.filter { isFree(holes[$0], left[i].extent) } }
+    var byHole: [Int: [Int]] = [:]
+    for (i, fitting) in zip(rivals, places) {
+      for hole in fitting { byHole[hole, default: []].append(i) }
+    }
+    var contested: Set<Int> = []
+    for (_, candidates) in byHole {
+      let sorted = candidates.sorted { left[$0].extent.firstKey < left[$1].extent.firstKey }
+      var last = sorted[0]
+      for next in sorted.dropFirst() {
+        if left[next].extent.firstKey <= left[last].extent.lastKey {
+          contested.formUnion([last, next])
+        }
+        if left[next].extent.lastKey > left[last].extent.lastKey { last = next }
+      }
+    }
+    var hasPlaced = false
+    for (i, fitting) in zip(rivals, places)
+    where !fitting.isEmpty && !contested.contains(i) && Int(left[i].missing) >= fitting.count {
+      for hole in fitting where isFree(holes[hole], left[i].extent) {
+        put(&left[i], holes[hole], isDoubtful: false)
+        hasPlaced = true
+      }
+    }
+    return hasPlaced
+  }
+
+  private mutating func put(_ orphan: inout Orphan, _ hole: Hole, isDoubtful: Bool) {
+    orphan.missing -= 1
+    let child = Child(
+      block: orphan.block, firstKey: orphan.extent.firstKey, lastKey: orphan.extent.lastKey,
+      isDoubtful: isDoubtful)
+    var children = adopted[hole.block] ?? []
+    children.insert(
+      child, at: children.firstIndex { $0.firstKey > child.lastKey } ?? children.count)
+    adopted[hole.block] = children
+    forest.adopt(children.map { ($0.firstKey, $0.block) }, inPlaceOf: hole.block)
+    for owner in hole.owners {
+      if let lacks = lacking[owner] {
+        lacking[owner] = lacks - min(lacks, orphan.extent.leafEntries)
+      }
+    }
+  }
+
+  /// Whether an orphan fits into a hole, beside what was put there.
+  private func isFree(_ hole: Hole, _ extent: TreeForest.Extent) -> Bool {
+    guard hole.fits(extent) else { return false }
+    if kind == .mappings {
+      for owner in hole.owners where (lacking[owner] ?? .max) < extent.leafEntries { return false }
+    }
+    return (adopted[hole.block] ?? []).allSatisfy {
+      extent.lastKey < $0.firstKey || extent.firstKey > $0.lastKey
+    }
+  }
+
+  /// Places of lost nodes. One node may be in the trees of many devices; what is below it fits all.
+  private func holes() -> [Hole] {
+    var holes: [UInt64: Hole] = [:]
+    for (id, root) in roots {
+      forest.forEachHole(kind, root: root) { found in
+        guard found.isUnusable || found.isAdopted else { return true }
+        guard var known = holes[found.block] else {
+          holes[found.block] = Hole(
+            block: found.block, range: found.range, height: found.height, owners: [id])
+          return true
+        }
+        known.range = known.range.clamped(to: found.range)
+        known.height = known.height ?? found.height
+        if known.owners.last != id { known.owners.append(id) }
+        holes[found.block] = known
+        return true
+      }
+    }
+    return holes.values.sorted { $0.block < $1.block }
+  }
+}

@@ -1,0 +1,138 @@
+import PersistentData
+import ThinFormat
+import ThinMetadata
+
+// What lost nodes led to, and the metadata snapshot, which leads to much of the same.
+extension Salvager {
+  /// Reads the leaves below `roots` that have not been read yet.
+  func walkMappings(_ roots: some Sequence<UInt64>) {
+    let (leaves, forest) = (leaves, forest)
+    forest.walk(.mappings, roots: roots) { block, node in
+      leaves.add(block, node)
+      if leaves.lost(block) > 0 { forest.markFaulty(leaf: block) }
+    }
+  }
+
+  /// Reads the metadata snapshot, and keeps it if it is whole.
+  mutating func readSnapshot(_ log: SalvageLog) {
+    guard superblock.metadataSnapshot != 0 else { return }
+    log.report.snapshot = .dropped
+    do throws(MetadataError) {
+      let view = try MetadataView(reader.device, source: .metadataSnapshot)
+      let facts = self.facts
+      // Leaves that it shares with the pool's trees have been met, and so have their devices' roots.
+      var roots: [UInt64] = []
+      forest.walk(.devices, roots: [view.superblock.mappingRoot]) { block, node in
+        facts.addRoots(block, node)
+        for i in 0..<node.entryCount { roots.append(node.value64(i)) }
+      }
+      _ = forest.verify(.devices, root: view.superblock.mappingRoot)
+      forest.walk(.details, roots: [view.superblock.detailsRoot]) { facts.addDetails($0, $1) }
+      _ = forest.verify(.details, root: view.superblock.detailsRoot)
+      walkMappings(roots.sorted())
+      for root in roots { _ = forest.verify(.mappings, root: root) }
+      let devices = try view.devices()
+      let isWhole = devices.allSatisfy { device in
+        let summary = forest.verify(.mappings, root: device.root)
+        return summary.isSound && summary.leafEntries == device.details.mappedBlocks
+      }
+      guard isWhole else { return log.say("The metadata snapshot is not whole; it is dropped.") }
+      log.report.snapshot = .kept
+      snapshot = HeldSnapshot(superblock: view.superblock, devices: devices)
+    } catch {
+      log.say("The metadata snapshot is not whole; it is dropped. \(error)")
+    }
+  }
+
+  /// Puts back what lost nodes led to, as far as a space map tells.
+  /// - Parameters:
+  ///   - allocation: that of the generation.
+  ///   - timeMax: no mapping is later.
+  mutating func putBack(
+    _ allocation: MetadataAllocation, timeMax: UInt32, _ options: SalvageOptions, _ log: SalvageLog
+  ) {
+    guard !isSound else { return }
+    let search = OrphanSearch(
+      reader, forest, allocation, dataBlockCount: dataBlockCount, timeMax: timeMax, progress)
+    putBackDevices(search)
+    let (leaves, forest) = (leaves, forest)
+    search.walk(.mappings) { block, node in leaves.add(block, node) }
+    if !hasAllDevices { matchRoots(search, log) }
+    var lacking: [UInt64: UInt64] = [:]
+    for (id, root) in roots {
+      guard let expected = details[id]?.mappedBlocks else { continue }
+      let usable = self.usable(root)
+      lacking[id] = expected > usable ? expected - usable : 0
+    }
+    var adoption = OrphanAdoption(
+      .mappings, forest, roots: roots.sorted { $0.key < $1.key }.map { ($0.key, $0.value) },
+      lacking: lacking)
+    adoption.run(search.found(.mappings), choice: options.choice)
+    adopted = adoption.adopted
+    for unclear in adoption.unclear { say(unclear, log) }
+  }
+
+  /// Entries of a device's leaves that can be used.
+  func usable(_ root: UInt64) -> UInt64 {
+    var usable: UInt64 = 0
+    forest.forEachUsableLeaf(.mappings, root: root) { usable += leaves.usable($0) }
+    return usable
+  }
+
+  /// Leaves of the two trees of devices.
+  private mutating func putBackDevices(_ search: OrphanSearch) {
+    let facts = self.facts
+    search.walk(.details) { facts.addDetails($0, $1) }
+    search.walk(.devices) { facts.addRoots($0, $1) }
+    for (kind, root) in [
+      (TreeKind.details, superblock.detailsRoot), (.devices, superblock.mappingRoot),
+    ] {
+      var adoption = OrphanAdoption(kind, forest, roots: [(0, root)], lacking: [:])
+      adoption.run(search.found(kind), choice: .none)
+    }
+    readDetails()
+    let before = Set(roots.values)
+    roots = facts.usableRoots(forest, root: superblock.mappingRoot)
+    let new = roots.values.filter { !before.contains($0) }.sorted()
+    walkMappings(new)
+    for root in new { _ = forest.verify(.mappings, root: root) }
+  }
+
+  /// Finds the roots of devices that no leaf of the tree of devices names any more.
+  private mutating func matchRoots(_ search: OrphanSearch, _ log: SalvageLog) {
+    let lost = details.filter { roots[$0.key] == nil }.sorted { $0.key < $1.key }
+    guard !lost.isEmpty else { return }
+    let trees = search.found(.mappings)
+    let isOnlyLoss =
+      roots.values.allSatisfy { forest.verify(.mappings, root: $0).isSound }
+      && trees.reduce(0) { $0 + Int($1.missing) } <= lost.count
+    let matching = RootMatching(
+      lost.map { ($0.key, $0.value) }, trees, emptyRoots: search.emptyRoots(),
+      earlier: earlierRoots ?? [:],
+      isOnlyLoss: isOnlyLoss)
+    for (id, root) in matching.roots.sorted(by: { $0.key < $1.key }) {
+      roots[id] = root
+      let how =
+        matching.doubtful.contains(id)
+        ? "others would fit as well, so that it may be another device's"
+        : "it has as many mappings as the details say, and no other fits"
+      log.say("thin device \(id): the tree of devices is lost; block \(root) is its root: \(how)")
+    }
+    doubtful = matching.doubtful
+    walkMappings(matching.roots.values.sorted())
+  }
+
+  private func say(_ unclear: OrphanAdoption.Unclear, _ log: SalvageLog) {
+    let extent = unclear.orphan.extent
+    log.report.unclear.append(
+      RepairReport.Unclear(
+        block: unclear.orphan.block, begin: extent.firstKey, end: extent.lastKey &+ 1,
+        mapped: extent.leafEntries, ids: unclear.owners))
+    guard log.report.unclear.count <= 100 else { return }
+    let devices = unclear.owners.prefix(8).map { "\($0)" }.joined(separator: ", ")
+    log.say(
+      "block \(unclear.orphan.block) has \(extent.leafEntries) mappings of virtual blocks "
+        + "\(extent.firstKey)..\(extent.lastKey), to which a lost node led; it fits into thin device "
+        + "\(devices), but not for certain, and is left out. --prefer newest or oldest takes it.")
+  }
+}

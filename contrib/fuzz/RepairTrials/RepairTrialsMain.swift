@@ -1,0 +1,145 @@
+import BlockIO
+import CDMThin
+import Glibc
+import Simulation
+import ThinTools
+
+/// Loses one block, or up to ten, of pools that are made up, repairs them, and compares the result with what
+/// they mapped.
+///
+///     repair-trials [--count N] [--seed N] [--compared N] [FOLDER...]
+///
+/// Pool `i` of a run is made from seed + i alone, so `--count 1 --seed S` repeats one. FOLDERs hold other
+/// thin_repair programs, which get the first `--compared` pools as well (default: all): of a pool of which
+/// several blocks are lost, none of them may save more right mappings.
+///
+/// Of a pool of which one block is lost, everything has to be saved whose leaf is not lost, and nothing may
+/// be wrong that the report does not call doubtful. Exits with 1 where that is not so.
+@main
+enum RepairTrialsMain {
+  private struct Row {
+    var pools = 0
+    var score = RepairTrial.Score()
+    var incomplete = 0
+    var wrong = 0
+    var givenUp = 0
+    var peers: [RepairTrial.Score] = []
+    var behind = 0
+  }
+
+  static func main() throws {
+    dmthin_begin_program()
+    let arguments = TrialArguments.ofProcess(
+      usage: "repair-trials [--count N] [--seed N] [--compared N] [FOLDER...]", count: 2000,
+      options: ["compared"], takesOperands: true, needsOperands: false)
+    let (count, first, folders) = (arguments.count, arguments.seed, arguments.operands)
+    let compared = arguments.numbers["compared"] ?? count
+    print("seed \(first), \(count) pools")
+    installHandler()
+    var rows: [RepairTrial.Kind: Row] = [:]
+    var failures = 0
+    var slowest = 0.0
+    for n in 0..<count {
+      currentSeed = first + n
+      alarm(120)
+      let trial = try RepairTrial(seed: first + n)
+      var row = rows[trial.kind] ?? Row()
+      let start = now()
+      let result = trial.run()
+      slowest = max(slowest, now() - start)
+      row.pools += 1
+      let score = result?.score ?? trial.score(MemoryDevice(byteCount: 4096))
+      row.score += score
+      var faults: [String] = []
+      if result == nil { row.givenUp += 1 }
+      if score.saved < score.intact {
+        row.incomplete += 1
+        if trial.kind != .several {
+          faults.append("\(score.intact - score.saved) of \(score.intact) lost")
+        }
+      }
+      if score.wrong > score.doubtfulWrong {
+        row.wrong += 1
+        faults.append("\(score.wrong - score.doubtfulWrong) wrong")
+      }
+      if n < compared, !folders.isEmpty {
+        let peers = try folders.map { try peerScore(trial, of: $0) }
+        if row.peers.isEmpty { row.peers = peers.map { _ in RepairTrial.Score() } }
+        for (i, peer) in peers.enumerated() {
+          row.peers[i] += peer
+          guard peer.right > score.right else { continue }
+          row.behind += 1
+          faults.append("\(folders[i]) has \(peer.right) right, here are \(score.right)")
+        }
+      }
+      rows[trial.kind] = row
+      if !faults.isEmpty {
+        failures += 1
+        if failures <= 40 {
+          print("seed \(first + n): \(trial.damage): \(faults.joined(separator: "; "))")
+        }
+      }
+    }
+    alarm(0)
+    printTable(rows, folders)
+    print("slowest repair: \(Int(slowest * 1000)) ms")
+    print("\(failures) failures")
+    exit(failures == 0 ? 0 : 1)
+  }
+
+  private static func printTable(_ rows: [RepairTrial.Kind: Row], _ folders: [String]) {
+    print("lost\tpools\tintact\tsaved\tincomplete\tright\twrong\tdoubtful\tof them wrong\tgiven up")
+    for kind in RepairTrial.Kind.allCases {
+      guard let row = rows[kind] else { continue }
+      let s = row.score
+      print(
+        "\(kind.rawValue)\t\(row.pools)\t\(s.intact)\t\(s.saved)\t\(row.incomplete)\t\(s.right)\t"
+          + "\(s.wrong - s.doubtfulWrong)\t\(s.doubtful)\t\(s.doubtfulWrong)\t\(row.givenUp)")
+      for (i, peer) in row.peers.enumerated() {
+        print("\t\(folders[i]): right \(peer.right), wrong \(peer.wrong)")
+      }
+      if row.behind > 0 { print("\tpools of which another program saved more: \(row.behind)") }
+    }
+  }
+
+  /// What the thin_repair of a folder makes of a pool.
+  private static func peerScore(_ trial: RepairTrial, of folder: String) throws -> RepairTrial.Score
+  {
+    let scratch = try TemporaryFolder("repair-trials")
+    let (input, output) = ("\(scratch.path)/input", "\(scratch.path)/output")
+    try write(trial.bytes, to: input)
+    try write([], to: output)
+    truncate(output, off_t(trial.device.byteCount))
+    let line =
+      "timeout 100 '\(folder)/thin_repair' --data-block-size \(RepairTrial.dataBlockSectors) "
+      + "-i '\(input)' -o '\(output)' >/dev/null 2>&1"
+    guard system(line) == 0 else { return trial.score(MemoryDevice(byteCount: 4096)) }
+    return trial.score(try MemoryDevice(contentsOf: output))
+  }
+
+  private static func write(_ bytes: [UInt8], to path: String) throws {
+    let output = try TextOutput(path: path)
+    try bytes.withUnsafeBytes { try output.sink.write($0) }
+    try output.commit()
+  }
+
+  private static func now() -> Double {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+  }
+
+  private static func installHandler() {
+    for number in [SIGILL, SIGTRAP, SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGFPE] {
+      signal(number) { number in
+        print("signal \(number) at seed \(currentSeed)")
+        fflush(nil)
+        signal(number, SIG_DFL)
+        raise(number)
+      }
+    }
+  }
+}
+
+// Read by the signal handler, written by the one thread there is.
+nonisolated(unsafe) private var currentSeed: UInt64 = 0

@@ -40,7 +40,8 @@ import Testing
     let (size, peers) = (
       try contents(of: folder.file("a.pack")).count, try contents(of: folder.file("b.pack")).count
     )
-    #expect(Double(size) <= 1.1 * Double(peers), "\(size) bytes, the peer's \(peers)")
+    // The mark at the end is what tells a cut file, and counts where there is next to nothing.
+    #expect(Double(size) <= 1.1 * Double(peers) + 128, "\(size) bytes, the peer's \(peers)")
   }
 
   @Test("pools that are made up are packed and unpacked by both, damaged blocks included")

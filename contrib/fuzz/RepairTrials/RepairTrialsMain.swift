@@ -13,9 +13,9 @@ import ThinTools
 /// thin_repair programs, which get the first `--compared` pools as well (default: all): of a pool of which
 /// several blocks are lost, none of them may save more right mappings.
 ///
-/// Nothing may be wrong that the report does not call doubtful. Of a pool of which one block is lost, everything
-/// has to be saved whose leaf is not lost, unless the report calls something doubtful. Exits with 1 where that
-/// is not so.
+/// Of a pool of which one block is lost nothing may be wrong that the report does not call doubtful, and
+/// everything has to be saved whose leaf is not lost, unless the report calls something doubtful. Exits with 1
+/// where that is not so. Where several are lost, the table tells.
 @main
 enum RepairTrialsMain {
   private struct Row {
@@ -62,7 +62,9 @@ enum RepairTrialsMain {
       }
       if score.wrong > score.doubtfulWrong {
         row.wrong += 1
-        faults.append("\(score.wrong - score.doubtfulWrong) wrong")
+        if trial.kind != .several {
+          faults.append("\(score.wrong - score.doubtfulWrong) wrong")
+        }
       }
       if n < compared, !folders.isEmpty {
         let peers = try folders.map { try peerScore(trial, of: $0) }

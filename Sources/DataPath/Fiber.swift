@@ -82,7 +82,7 @@ public final class FiberLock {
   private var depth = 0
   private var waiting: [(fiber: Fiber?, pause: Pause)] = []
 
-  /// A lock that nobody has.
+  /// A lock that is free.
   public init(_ loop: EventLoop) { self.loop = loop }
 
   /// Whether one has it.

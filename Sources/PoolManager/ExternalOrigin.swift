@@ -4,7 +4,7 @@ public enum ExternalOrigin: Equatable, Sendable {
   case unstated
   /// That it has none, though it may have had one.
   case none
-  /// A path of it; nobody may write to it.
+  /// A path of it; it must not be written to.
   case path(String)
 
   /// The path, where one is said.

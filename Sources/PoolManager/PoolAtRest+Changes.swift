@@ -5,7 +5,7 @@ public import ThinMetadata
 public import ThinTools
 
 extension PoolAtRest {
-  /// Opens the metadata so that nobody else does: a device exclusively, a file with a lock.
+  /// Opens the metadata for itself alone: a device exclusively, a file with a lock.
   public func open() throws(ToolError) -> FileDevice {
     do throws(OutputError) {
       return try MetadataOutput.open(path)

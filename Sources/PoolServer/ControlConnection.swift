@@ -167,8 +167,8 @@ final class ControlConnection: EventSource {
     push([line.line])
   }
 
-  /// An answer is being made that takes so many bytes by now. False where they are too many, or there is
-  /// nobody any more to tell it to.
+  /// An answer is being made that takes so many bytes by now. False where they are too many, or the client
+  /// has gone.
   func makes(_ bytes: Int) -> Bool {
     guard !isClosed else { return false }
     bytesUnderWay = 0

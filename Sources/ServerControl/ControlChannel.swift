@@ -245,7 +245,7 @@ final class ControlChannel {
       try probe.connect(.version, "")
       return true
     } catch {
-      // One that lets nobody in any more has looked who comes.
+      // A server that takes no more clients has looked at this one.
       return error.code != ETIMEDOUT && error.code != EAGAIN
     }
   }

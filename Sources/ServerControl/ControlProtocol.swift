@@ -78,7 +78,7 @@ public enum ControlProtocol {
   }
 }
 
-/// Something that a server tells those who have subscribed.
+/// Something that a server tells the clients that have subscribed.
 public struct ControlEvent: Equatable, Sendable {
   /// What happened to a device.
   public enum What: String, Sendable {

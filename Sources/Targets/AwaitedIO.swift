@@ -66,7 +66,7 @@ extension OpenDevice {
   }
 }
 
-/// A device below as the engine wants it, for the metadata of a pool: whoever calls it waits.
+/// A device below as the engine wants it, for the metadata of a pool: the caller waits.
 final class MetadataDevice: BlockDevice {
   private let opened: OpenDevice
   private let requests = RequestPool()

@@ -6,7 +6,7 @@ import ThinFormat
 import ThinMetadata
 
 /// Reads and writes of clients whose look-ups need blocks of metadata that are not in memory. Each block is
-/// read once, whoever waits for it, and many at a time; then the requests are mapped anew, and come as far
+/// read once for all that wait for it, and many at a time; then the requests are mapped anew, and come as far
 /// as the next block that is missing. Those that come while the metadata is being changed wait for the end
 /// of that.
 ///

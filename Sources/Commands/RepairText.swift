@@ -117,7 +117,7 @@ struct RepairText {
     try json.beginArray()
     for device in report.leftOut {
       try json.beginObject()
-      try json.member("dev_id", device.id)
+      try json.member("device", device.id)
       try json.member("root", device.root)
       try json.member("mapped_blocks", device.mapped)
       try json.endObject()
@@ -148,7 +148,7 @@ struct RepairText {
 
   private func write(_ device: RepairReport.Device, _ json: inout JSONWriter) throws(BlockIOError) {
     try json.beginObject()
-    try json.member("dev_id", device.id)
+    try json.member("device", device.id)
     try json.member("whole", device.isWhole)
     try json.member("saved_blocks", device.saved)
     try json.member("mapped_blocks", device.expected)

@@ -28,8 +28,7 @@ struct WithheldBlockTests {
       try world.message("delete 2")
     }
     let data = try #require(world.disks["data"])
-    // Commits go on.
-    data.halted = [.discard]
+    data.isHalted = true
     let discard = try world.start(.discard, "thin1", at: block, count: 2 * block)
     world.passes()
     for _ in 0..<2 {
@@ -42,7 +41,7 @@ struct WithheldBlockTests {
     let refused = try world.start(.write, "thin1", at: 8 * block, pattern(6, block))
     world.passes()
     #expect(refused.isDone && refused.error == ENOSPC)
-    data.halted = []
+    data.isHalted = false
     world.finish([discard])
     #expect(discard.error == 0)
     #expect(try world.pool().data.used == 2)
@@ -61,8 +60,7 @@ struct WithheldBlockTests {
     #expect(try world.write("thin1", at: 0, pattern(5, 2 * block)) == 0)
     try world.message("reserve_metadata_snap")
     let data = try #require(world.disks["data"])
-    // Commits go on.
-    data.halted = [.discard]
+    data.isHalted = true
     let discard = try world.start(.discard, "thin1", at: 0, count: block)
     world.passes()
     try world.message("release_metadata_snap")
@@ -71,7 +69,7 @@ struct WithheldBlockTests {
     let refused = try world.start(.write, "thin1", at: 8 * block, pattern(6, block))
     world.passes()
     #expect(refused.isDone && refused.error == ENOSPC)
-    data.halted = []
+    data.isHalted = false
     world.finish([discard])
     #expect(try world.pool().data.used == 1)
     let report = try world.checkedAtEnd()
@@ -85,7 +83,7 @@ struct WithheldBlockTests {
     try world.makePool(dataBytes: 2 * block, "1 error_if_no_space")
     try world.makeThin(1, bytes: 16 * block)
     let data = try #require(world.disks["data"])
-    data.halted = [.read, .write]
+    data.isHalted = true
     let writes = try (0..<2).map {
       try world.start(.write, "thin1", at: $0 * block, pattern($0, 512))
     }
@@ -97,7 +95,7 @@ struct WithheldBlockTests {
     #expect(refused.isDone && refused.error == ENOSPC)
     // The first cannot be filled: its block is free again.
     data.fails = { operation, _ in operation == .write }
-    data.halted = []
+    data.isHalted = false
     world.finish(writes)
     data.fails = { _, _ in false }
     #expect(writes.allSatisfy { $0.error == EIO })
@@ -124,11 +122,11 @@ struct WithheldBlockTests {
       let (meta, data) = (try #require(world.disks["meta"]), try #require(world.disks["data"]))
       let first = meta.count(.read) + failing
       meta.fails = { operation, number in operation == .read && number == first }
-      data.halted = [.discard]
+      data.isHalted = true
       let discard = try world.start(.discard, "thin1", at: 0, count: 8 * block)
       world.passes()
       #expect(!discard.isDone || data.pendingCount == 0, "\(failing)")
-      data.halted = []
+      data.isHalted = false
       world.finish([discard])
       world.passes()
       meta.fails = { _, _ in false }

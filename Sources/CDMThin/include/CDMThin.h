@@ -10,7 +10,6 @@
 #include <malloc.h>
 
 #include "EventLoop.h"
-#include "Fiber.h"
 #include "Program.h"
 #include "Sockets.h"
 

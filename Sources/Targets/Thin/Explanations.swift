@@ -46,7 +46,6 @@ extension PoolError {
     case .invalid: EINVAL
     case .inconsistent: EILSEQ
     case .failed: EINVAL
-    case .absent: EAGAIN
     }
   }
 }

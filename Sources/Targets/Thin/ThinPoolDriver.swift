@@ -152,8 +152,6 @@ final class ThinPoolDriver: TargetDriver {
     metadata.destination.refreshSize()
     if wantsWriting { try reserveMetadataSpace() }
     bind()
-    pool.metadataLock.take()
-    defer { pool.metadataLock.give() }
     do throws(TargetError) {
       var hasGrown = try growData()
       if try growMetadata() { hasGrown = true }
@@ -295,8 +293,6 @@ final class ThinPoolDriver: TargetDriver {
         code: EOPNOTSUPP, explanation: ["see why with: dmthin pool doctor \(device.name)"])
     }
     let message = try ThinPoolMessage(text)
-    pool.metadataLock.take()
-    defer { pool.metadataLock.give() }
     do throws(PoolError) {
       try perform(message)
     } catch {

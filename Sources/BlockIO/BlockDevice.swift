@@ -11,6 +11,57 @@ public protocol BlockDevice: AnyObject {
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError)
   /// Writes all of `buffer` at `offset`.
   func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError)
+  /// Writes several pieces, ascending by offset, in any order; returns when all are written. After a failure
+  /// any of them may be.
+  func write(_ pieces: [BlockPiece]) throws(BlockIOError)
   /// Returns when everything written is durable.
   func flush() throws(BlockIOError)
+}
+
+/// Bytes to be written.
+public struct BlockPiece {
+  /// What is written.
+  public let bytes: UnsafeRawBufferPointer
+  /// Where.
+  public let offset: UInt64
+
+  /// A piece, whose bytes stay until it is written.
+  public init(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) {
+    self.bytes = bytes
+    self.offset = offset
+  }
+}
+
+extension BlockDevice {
+  /// Neighbours are written together up to this many bytes.
+  private static var runBytesMax: Int { 256 << 10 }
+
+  /// Writes one run of neighbours after the other, each by one call, and stops at the first that fails.
+  public func write(_ pieces: [BlockPiece]) throws(BlockIOError) {
+    var together: AlignedBuffer?
+    var start = 0
+    while start < pieces.count {
+      var (end, count) = (start + 1, pieces[start].bytes.count)
+      while end < pieces.count, count + pieces[end].bytes.count <= Self.runBytesMax,
+        pieces[end].offset == pieces[start].offset + UInt64(count)
+      {
+        count += pieces[end].bytes.count
+        end += 1
+      }
+      if end - start == 1 {
+        try write(pieces[start].bytes, at: pieces[start].offset)
+      } else {
+        let buffer = together ?? AlignedBuffer(count: Self.runBytesMax)
+        together = buffer
+        var filled = 0
+        for piece in pieces[start..<end] {
+          buffer.bytes[filled..<(filled + piece.bytes.count)].copyBytes(from: piece.bytes)
+          filled += piece.bytes.count
+        }
+        try write(
+          UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<filled]), at: pieces[start].offset)
+      }
+      start = end
+    }
+  }
 }

@@ -261,7 +261,9 @@ extension Connection {
 
   /// Answers with what is allocated and what reads as zeros: as far as can be told in one go, which the
   /// protocol leaves to the server.
-  func replyStatus(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) {
+  func replyStatus(
+    _ index: Int, _ export: Export, _ offset: UInt64, _ length: Int, isLoaded: Bool = false
+  ) {
     guard let table else { return }
     let isSingle = table.slots[index].flags & Nbd.CommandFlag.onlyOne != 0
     let states = server.states
@@ -269,7 +271,12 @@ extension Connection {
     let end = offset + UInt64(length)
     var (next, count, steps) = (offset, 0, 0)
     var state: UInt32 = 0
+    var isMissing = false
     look(export, offset..<end) { extent in
+      guard extent.isKnown || isLoaded else {
+        isMissing = true
+        return false
+      }
       let upper = min(end, extent.offset + extent.byteCount)
       guard upper > next else { return true }
       let now = (extent.isAllocated ? 0 : Nbd.State.hole) | (extent.isZero ? Nbd.State.zero : 0)
@@ -287,6 +294,11 @@ extension Connection {
       next = upper
       steps += 1
       return steps < BlockServer.statesMax
+    }
+    if isMissing {
+      return whenKnown(index, export, count: most) {
+        $0.replyStatus(index, export, offset, length, isLoaded: true)
+      }
     }
     if count == 0 {
       // Whatever is not known may hold data.

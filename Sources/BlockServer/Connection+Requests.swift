@@ -218,6 +218,24 @@ extension Connection {
     }
   }
 
+  /// Calls `body` when it can be told what the range of a request holds, up to the `count`th extent that
+  /// is allocated. The request counts as the destination's until then.
+  func whenKnown(
+    _ slot: Int, _ export: Export, count: Int, _ body: @escaping (Connection) -> Void
+  ) {
+    guard let request = table?.slots[slot] else { return }
+    inFlight += 1
+    let range = request.offset..<request.offset + UInt64(request.length)
+    export.destination.loadExtents(in: range, count: count) {
+      self.inFlight -= 1
+      guard self.phase != .ended else {
+        self.release(slot)
+        return self.endIfUnused()
+      }
+      body(self)
+    }
+  }
+
   private func prepare(
     _ slot: Int, _ operation: BlockOperation, _ header: Header, _ buffer: UnsafeMutableRawPointer?
   ) {
@@ -257,10 +275,18 @@ extension Connection {
   /// Shorter reads are not asked for holes: it would take longer than sending zeros.
   private static var sparseBytesMin: Int { 32 << 10 }
 
-  private func writeZeroes(_ slot: Int, _ header: Header, _ export: Export) {
-    server.tally.zeroes += 1
+  private func writeZeroes(
+    _ slot: Int, _ header: Header, _ export: Export, isLoaded: Bool = false
+  ) {
+    if !isLoaded { server.tally.zeroes += 1 }
     let mayPunch = header.flags & Nbd.CommandFlag.noHole == 0
-    if mayPunch, isZeroHole(export, header.offset, header.length) {
+    let found = mayPunch ? isZeroHole(export, header.offset, header.length) : false
+    guard let isHole = found ?? (isLoaded ? false : nil) else {
+      return whenKnown(slot, export, count: 1) {
+        $0.writeZeroes(slot, header, export, isLoaded: true)
+      }
+    }
+    if isHole {
       // Nothing to do but what a flag asks for.
       guard header.flags & Nbd.CommandFlag.fua != 0 else { return replyDone(slot) }
       prepare(slot, .flush, header, nil)
@@ -280,18 +306,21 @@ extension Connection {
     submitFirst(slot, export)
   }
 
-  private func isZeroHole(_ export: Export, _ offset: UInt64, _ length: Int) -> Bool {
+  /// Nil where it is not known without waiting.
+  private func isZeroHole(_ export: Export, _ offset: UInt64, _ length: Int) -> Bool? {
     guard export.destination.holesStayZero else { return false }
     var isHole = true
+    var isKnown = true
     var steps = 0
     // A destination may have many runs to tell of; one that is not a hole is enough, and looking for it
     // without end would keep others waiting.
     look(export, offset..<offset + UInt64(length)) { extent in
       steps += 1
       isHole = extent.isZero && !extent.isAllocated && steps < BlockServer.statesMax
+      isKnown = extent.isKnown
       return isHole
     }
-    return isHole
+    return isKnown ? isHole : nil
   }
 
   // MARK: - Buffers

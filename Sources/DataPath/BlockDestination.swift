@@ -17,9 +17,14 @@ open class BlockDestination: RequestOwner {
     public var isAllocated: Bool
     /// It reads as zeros, as far as is known without reading.
     public var isZero: Bool
+    /// False where `loadExtents` has to be asked first.
+    public var isKnown = true
 
     /// An extent.
-    public init(offset: UInt64, byteCount: UInt64, isAllocated: Bool, isZero: Bool) {
+    public init(
+      offset: UInt64, byteCount: UInt64, isAllocated: Bool, isZero: Bool, isKnown: Bool = true
+    ) {
+      self.isKnown = isKnown
       self.offset = offset
       self.byteCount = byteCount
       self.isAllocated = isAllocated
@@ -61,8 +66,15 @@ open class BlockDestination: RequestOwner {
   /// Whether all of `range` (bytes) is known to read as zeros, without reading it: a hole in a file.
   open func isHole(_ range: Range<UInt64>) -> Bool { false }
 
+  /// Calls `ready`, at once or later, when `forEachExtent` can tell what `range` (bytes) holds, up to the
+  /// `count`th extent that is allocated.
+  open func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
+    ready()
+  }
+
   /// Calls `body` with what `range` (bytes) holds, in order and without gaps, until it returns
-  /// false. By default all of it is allocated.
+  /// false. What is not known without waiting is allocated and holds something, as is all of it by
+  /// default.
   open func forEachExtent(in range: Range<UInt64>, _ body: (Extent) -> Bool) {
     _ = body(
       Extent(

@@ -79,24 +79,6 @@ public final class Disk: BlockDestination {
     if !readOnly { try file.reserveSpace(range) }
   }
 
-  /// Fills `buffer` from byte `offset` on; the loop waits meanwhile.
-  public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
-    throws(BlockIOError)
-  { try file.read(into: buffer, at: offset) }
-
-  /// Writes all of `buffer` at byte `offset`; the loop waits meanwhile.
-  public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    try file.write(buffer, at: offset)
-  }
-
-  /// Returns when everything acknowledged before is durable; the loop waits meanwhile.
-  public func flushNow() throws(BlockIOError) {
-    if readOnly { return }
-    while fdatasync(descriptor) != 0 {
-      if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }
-    }
-  }
-
   /// Size in bytes, as of the last `updateSize`.
   public override var byteCount: UInt64 { bytes }
   /// The device's logical sector; 512 for a file.

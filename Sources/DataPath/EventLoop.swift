@@ -72,15 +72,23 @@ public final class EventLoop {
   private static let eventsMax = 64
   private static let spinPauseNanoseconds: UInt64 = 20_000_000
 
+  /// Stacks that are kept for the next code that may wait.
+  static let idleFibersMax = 8
+
   private let epoll: Int32
-  private let events: UnsafeMutablePointer<epoll_event>
   private var sources: [EventSource?] = []
   private var freeIndexes: [Int] = []
   private var generation: UInt32 = 0
   private var hooks: [PassHook] = []
   private var timers: [LoopTimer] = []
+  /// Timers whose time has come, to be called in this pass.
+  private var dueTimers: [LoopTimer] = []
   private var nextDeadline: UInt64 = .max
   private var finished = RequestQueue()
+  /// Code that may wait: what runs now, what goes on in this pass, and stacks without any.
+  var fiber: Fiber?
+  private var woken: [Fiber] = []
+  var idleFibers: [Fiber] = []
   private var isStopping = false
   private var isAnotherPassDue = false
   private var skipped: UInt64 = 0
@@ -98,14 +106,9 @@ public final class EventLoop {
   public init() throws(SystemError) {
     epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
     guard epoll >= 0 else { throw SystemError("epoll_create1", errno) }
-    events = .allocate(capacity: Self.eventsMax)
-    events.initialize(repeating: epoll_event(), count: Self.eventsMax)
   }
 
-  deinit {
-    close(epoll)
-    events.deallocate()
-  }
+  deinit { close(epoll) }
 
   // MARK: - Sources
 
@@ -192,6 +195,12 @@ public final class EventLoop {
     finished.append(request)
   }
 
+  /// Code that waits goes on in this pass.
+  func wake(_ fiber: Fiber) {
+    woken.append(fiber)
+    isAnotherPassDue = true
+  }
+
   /// Has hooks called once more before the loop sleeps: what one hook does may be work for those
   /// before it, and work can come up while nothing is to be told.
   public func passAgain() { isAnotherPassDue = true }
@@ -243,9 +252,13 @@ public final class EventLoop {
     var rounds = 0
     repeat {
       isAnotherPassDue = false
-      // What these end in turn is for the next round.
-      var batch = finished.takeAll()
-      while let request = batch.takeFirst() { request.pointee.owner.requestDone(request) }
+      // What these end in turn is for the next round. The loop can be run from within them.
+      var left = finished.count
+      while left > 0, let request = finished.takeFirst() {
+        left -= 1
+        request.pointee.owner.requestDone(request)
+      }
+      while !woken.isEmpty { goOn(woken.removeFirst()) }
       for hook in hooks { hook.endOfPass() }
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.
@@ -277,7 +290,7 @@ public final class EventLoop {
   }
 
   private func timeout() -> Int32 {
-    if !finished.isEmpty || isAnotherPassDue { return 0 }
+    if !finished.isEmpty || isAnotherPassDue || !dueTimers.isEmpty { return 0 }
     guard nextDeadline != .max else { return -1 }
     let now = time
     guard nextDeadline > now else { return 0 }
@@ -287,34 +300,46 @@ public final class EventLoop {
   /// Returns how many events and timers there were.
   @discardableResult
   private func dispatch(timeout: Int32) -> Int {
-    let count = epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
-    for i in 0..<max(0, Int(count)) {
-      let token = dmthin_epoll_token(events + i)
-      let index = Int(token & 0xffff_ffff)
-      // The source may be gone, and its place taken, through an earlier event of the batch.
-      guard index < sources.count, let source = sources[index],
-        source.generation == UInt32(token >> 32)
-      else { continue }
-      source.ready(Events(rawValue: events[i].events))
+    let count = withUnsafeTemporaryAllocation(of: epoll_event.self, capacity: Self.eventsMax) {
+      events -> Int in
+      guard let events = events.baseAddress else { return 0 }
+      let count = epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
+      for i in 0..<max(0, Int(count)) {
+        let token = dmthin_epoll_token(events + i)
+        let index = Int(token & 0xffff_ffff)
+        // The source may be gone, and its place taken, through an earlier event of the batch.
+        guard index < sources.count, let source = sources[index],
+          source.generation == UInt32(token >> 32)
+        else { continue }
+        source.ready(Events(rawValue: events[i].events))
+      }
+      return max(0, Int(count))
     }
-    let fired = nextDeadline != .max && time >= nextDeadline ? fireTimers() : 0
-    return max(0, Int(count)) + fired
+    let fired =
+      !dueTimers.isEmpty || nextDeadline != .max && time >= nextDeadline ? fireTimers() : 0
+    return count + fired
   }
 
   private func fireTimers() -> Int {
     let now = time
-    let due = timers.filter { $0.deadline <= now }
-    timers.removeAll { $0.deadline <= now }
-    for timer in due {
+    for timer in timers where timer.deadline <= now {
       timer.deadline = .max
       timer.isDue = true
+      dueTimers.append(timer)
     }
+    timers.removeAll { !$0.isSet }
     nextDeadline = timers.map(\.deadline).min() ?? .max
-    for timer in due where timer.isDue {
+    var fired = 0
+    var left = dueTimers.count
+    while left > 0, !dueTimers.isEmpty {
+      left -= 1
+      let timer = dueTimers.removeFirst()
+      fired += 1
+      guard timer.isDue else { continue }
       timer.isDue = false
       timer.body()
     }
-    return due.count
+    return fired
   }
 }
 

@@ -7,11 +7,15 @@ public import ThinFormat
 /// written. Buffers stay where they are until `trim`, which callers invoke between operations;
 /// only then is the limit enforced, so an operation may hold as many blocks as it needs.
 ///
-/// Memory: 4 KiB per cached block, `blocksMax` of them between operations, four bytes per block of
-/// the parts of the device that are used, and 256 KiB where neighbours are written together.
+/// The device may wait while others look blocks up here (`isInMemoryOnly`), and read them by themselves
+/// (`beginReading`); only one at a time changes blocks, reads them through the device, or calls `trim`.
 ///
-/// Invariants: `indexes` has the slot of each cached block, plus one; a dirty block is one that
-/// the committed state does not use, so that writing it early does no harm.
+/// Memory: 4 KiB per cached block, `blocksMax` of them between operations, and four bytes per block of
+/// the parts of the device that are used.
+///
+/// Invariants: `indexes` has the slot of each cached block, plus one; a slot that is being filled is in
+/// neither `indexes` nor `spare`; a dirty block is one that the committed state does not use, so that
+/// writing it early does no harm.
 public final class BlockCache {
   private struct Slot {
     var buffer: UnsafeMutableRawBufferPointer
@@ -22,6 +26,8 @@ public final class BlockCache {
     var isRecent = true
     /// Whether there is a block in it at all.
     var isUsed = true
+    /// Chosen by `trim`, to be written first.
+    var isGoing = false
   }
 
   /// Where blocks are.
@@ -36,10 +42,12 @@ public final class BlockCache {
   private var slotsMax: Int
   /// Where the buffers of all slots are.
   private var slabs: [AlignedBuffer] = []
-  /// Where neighbours are put together for writing; made when it is first needed.
-  private var runBuffer: AlignedBuffer?
-  /// Neighbours that are written together at most.
-  private static let runBlocksMax = 64
+  /// Blocks that others read, as long as nothing has changed them.
+  private var reading: Set<UInt64> = []
+  /// Nothing is read: what is not here is `absent`.
+  package var isInMemoryOnly = false
+  /// The last block that was not here, and of which kind it is.
+  package private(set) var absent: (block: UInt64, kind: BlockKind) = (0, .btreeNode)
   /// Slots without a block.
   private var spare: [UInt32] = []
   private var hand = 0
@@ -72,12 +80,11 @@ public final class BlockCache {
     blockCount = count
   }
 
-  /// A slot for a block that is not here.
+  /// A slot for a block that is not here, which is to be indexed.
   private func take(_ block: UInt64, _ kind: BlockKind) -> Int {
     if let free = spare.popLast() {
       let slot = slots + Int(free)
       slot.pointee = Slot(buffer: slot.pointee.buffer, block: block, kind: kind)
-      indexes[Int(block)] = free + 1
       return Int(free)
     }
     if slotsMade == slotsMax {
@@ -90,7 +97,6 @@ public final class BlockCache {
     let buffer = newBuffer()
     (slots + slotsMade).initialize(to: Slot(buffer: buffer, block: block, kind: kind))
     slotsMade += 1
-    indexes[Int(block)] = UInt32(slotsMade)
     return slotsMade - 1
   }
 
@@ -109,44 +115,93 @@ public final class BlockCache {
     spare.append(UInt32(index))
   }
 
+  /// The contents of `block` if it is here.
+  private func known(_ block: UInt64, _ kind: BlockKind) throws(PoolError)
+    -> UnsafeMutableRawBufferPointer?
+  {
+    let known = indexes[Int(block)]
+    guard known != 0 else { return nil }
+    let slot = slots + Int(known - 1)
+    guard slot.pointee.kind == kind else {
+      throw .block(block, .format(.wrongKind(expected: kind, found: slot.pointee.kind)))
+    }
+    slot.pointee.isRecent = true
+    return slot.pointee.buffer
+  }
+
   /// The contents of `block`, read and checked if it is not here; valid until `trim`.
+  /// - Throws: also `.absent`, where nothing is to be read.
   public func read(_ block: UInt64, _ kind: BlockKind) throws(PoolError)
     -> UnsafeMutableRawBufferPointer
   {
     guard block < blockCount else { throw .block(block, .beyondEnd(blockCount: blockCount)) }
-    let known = indexes[Int(block)]
-    if known != 0 {
-      let slot = slots + Int(known - 1)
-      guard slot.pointee.kind == kind else {
-        throw .block(block, .format(.wrongKind(expected: kind, found: slot.pointee.kind)))
-      }
-      slot.pointee.isRecent = true
-      return slot.pointee.buffer
+    if let known = try known(block, kind) { return known }
+    if isInMemoryOnly {
+      absent = (block, kind)
+      throw .absent(block)
     }
     let index = take(block, kind)
     let buffer = slots[index].buffer
-    slots[index].isDirty = false
-    do throws(BlockIOError) {
-      try device.read(into: buffer, at: block * UInt64(Limits.blockBytes))
+    slots[index].isUsed = false
+    do throws(PoolError) {
+      do throws(BlockIOError) {
+        try device.read(into: buffer, at: block * UInt64(Limits.blockBytes))
+      } catch {
+        throw .block(block, .io(error))
+      }
+      // While that took its time, others may have read it too.
+      if let known = try known(block, kind) {
+        spare.append(UInt32(index))
+        return known
+      }
+      try Self.verify(buffer, block, kind)
     } catch {
-      release(index)
-      throw .block(block, .io(error))
+      spare.append(UInt32(index))
+      throw error
     }
+    slots[index] = Slot(buffer: buffer, block: block, kind: kind, isDirty: false)
+    indexes[Int(block)] = UInt32(index) + 1
+    return buffer
+  }
+
+  private static func verify(
+    _ buffer: UnsafeMutableRawBufferPointer, _ block: UInt64, _ kind: BlockKind
+  ) throws(PoolError) {
     do throws(FormatError) {
       try BlockHeader.verify(
         RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer)), number: block, kind: kind)
     } catch {
-      release(index)
       throw .block(block, .format(error))
     }
-    return buffer
   }
+
+  /// Someone reads a block that is absent, beside whatever happens here; `endReading` follows.
+  package func beginReading(_ block: UInt64) { reading.insert(block) }
+
+  /// Takes in what was read, unless the block came here or was changed meanwhile. Nil: it could not be read.
+  /// - Throws: where the contents are not those of such a block.
+  package func endReading(
+    _ block: UInt64, _ kind: BlockKind, _ bytes: UnsafeMutableRawBufferPointer?
+  ) throws(PoolError) {
+    guard reading.remove(block) != nil, let bytes, block < blockCount, indexes[Int(block)] == 0
+    else { return }
+    try Self.verify(bytes, block, kind)
+    let index = take(block, kind)
+    slots[index].buffer.copyMemory(from: UnsafeRawBufferPointer(bytes))
+    slots[index].isDirty = false
+    indexes[Int(block)] = UInt32(index) + 1
+  }
+
+  /// Whether there are more blocks here than there are to be between operations.
+  package var isOverLimit: Bool { slotsMade - spare.count > blocksMax }
 
   /// A buffer of zeros for a block that is to be written; what the device holds is not read.
   /// - Precondition: `block` is below `blockCount`.
   public func zeroed(_ block: UInt64, _ kind: BlockKind) -> UnsafeMutableRawBufferPointer {
+    if !reading.isEmpty { reading.remove(block) }
     let known = indexes[Int(block)]
     let index = known != 0 ? Int(known - 1) : take(block, kind)
+    indexes[Int(block)] = UInt32(index) + 1
     let buffer = slots[index].buffer
     slots[index] = Slot(buffer: buffer, block: block, kind: kind)
     buffer.initializeMemory(as: UInt8.self, repeating: 0)
@@ -155,82 +210,61 @@ public final class BlockCache {
 
   /// Notes that the contents of a cached block changed.
   public func markDirty(_ block: UInt64) {
+    if !reading.isEmpty { reading.remove(block) }
     let known = indexes[Int(block)]
     if known != 0 { slots[Int(known - 1)].isDirty = true }
   }
 
   /// Writes every dirty block, neighbours together, and flushes the device.
   public func flush() throws(PoolError) {
-    var dirty: [(block: UInt64, slot: Int)] = []
-    for i in 0..<slotsMade where slots[i].isUsed && slots[i].isDirty {
-      dirty.append((slots[i].block, i))
-    }
-    dirty.sort { $0.block < $1.block }
-    var start = 0
-    while start < dirty.count {
-      var end = start + 1
-      while end < dirty.count, end - start < Self.runBlocksMax,
-        dirty[end].block == dirty[end - 1].block + 1
-      {
-        end += 1
-      }
-      if end - start == 1 { try write(dirty[start].slot) } else { try write(dirty[start..<end]) }
-      start = end
-    }
+    try write((0..<slotsMade).filter { slots[$0].isUsed && slots[$0].isDirty })
     do throws(BlockIOError) { try device.flush() } catch { throw .io(error) }
   }
 
-  /// Writes blocks that follow each other by one call.
-  private func write(_ run: ArraySlice<(block: UInt64, slot: Int)>) throws(PoolError) {
-    let together = runBuffer ?? AlignedBuffer(count: Self.runBlocksMax * Limits.blockBytes)
-    runBuffer = together
-    var filled = 0
-    for (block, slot) in run {
-      let buffer = slots[slot].buffer
-      BlockHeader.seal(buffer, number: block, kind: slots[slot].kind)
-      together.bytes[filled..<(filled + Limits.blockBytes)].copyBytes(from: buffer)
-      filled += Limits.blockBytes
+  /// Writes blocks, all of them at once.
+  private func write(_ dirty: [Int]) throws(PoolError) {
+    let dirty = dirty.sorted { slots[$0].block < slots[$1].block }
+    var pieces: [BlockPiece] = []
+    pieces.reserveCapacity(dirty.count)
+    for index in dirty {
+      let slot = slots[index]
+      BlockHeader.seal(slot.buffer, number: slot.block, kind: slot.kind)
+      pieces.append(
+        BlockPiece(
+          UnsafeRawBufferPointer(slot.buffer), at: slot.block * UInt64(Limits.blockBytes)))
     }
-    try write(together.bytes[0..<filled], at: run[run.startIndex].block)
-    for (_, slot) in run { slots[slot].isDirty = false }
-  }
-
-  private func write(_ index: Int) throws(PoolError) {
-    let slot = slots[index]
-    BlockHeader.seal(slot.buffer, number: slot.block, kind: slot.kind)
-    try write(slot.buffer[...], at: slot.block)
-    slots[index].isDirty = false
-  }
-
-  private func write(_ bytes: Slice<UnsafeMutableRawBufferPointer>, at block: UInt64)
-    throws(PoolError)
-  {
-    let buffer = UnsafeRawBufferPointer(UnsafeMutableRawBufferPointer(rebasing: bytes))
-    do throws(BlockIOError) {
-      try device.write(buffer, at: block * UInt64(Limits.blockBytes))
-    } catch {
-      throw .io(error)
-    }
+    do throws(BlockIOError) { try device.write(pieces) } catch { throw .io(error) }
+    for index in dirty { slots[index].isDirty = false }
   }
 
   /// Brings the number of blocks back under the limit, what was not used for long first; pointers
   /// to contents are void after it.
   public func trim() throws(PoolError) {
-    guard slotsMade - spare.count > blocksMax else { return }
-    let target = blocksMax * 7 / 8
+    guard isOverLimit else { return }
+    var excess = slotsMade - spare.count - blocksMax * 7 / 8
     // Two rounds of the clock see everything twice, the second time as not recent.
     var steps = 2 * slotsMade
-    while slotsMade - spare.count > target && steps > 0 {
+    var dirty: [Int] = []
+    while excess > 0 && steps > 0 {
       steps -= 1
       hand = hand + 1 < slotsMade ? hand + 1 : 0
-      guard slots[hand].isUsed else { continue }
+      guard slots[hand].isUsed, !slots[hand].isGoing else { continue }
       if slots[hand].isRecent {
         slots[hand].isRecent = false
         continue
       }
-      if slots[hand].isDirty { try write(hand) }
-      release(hand)
+      excess -= 1
+      if slots[hand].isDirty {
+        slots[hand].isGoing = true
+        dirty.append(hand)
+      } else {
+        release(hand)
+      }
     }
+    guard !dirty.isEmpty else { return }
+    defer { for index in dirty { slots[index].isGoing = false } }
+    try write(dirty)
+    for index in dirty { release(index) }
   }
 
   /// Forgets one block, changes included.

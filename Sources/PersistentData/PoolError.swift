@@ -23,6 +23,8 @@ public enum PoolError: Error, Equatable, Sendable, CustomStringConvertible {
   case inconsistent(String)
   /// An earlier failure latched: abort to the last commit first.
   case failed
+  /// A block is not in memory, where only what is there was asked for.
+  case absent(UInt64)
 
   /// One line for people.
   public var description: String {
@@ -36,6 +38,7 @@ public enum PoolError: Error, Equatable, Sendable, CustomStringConvertible {
     case .busy: "the device or metadata snapshot is in use"
     case .invalid(let what): what
     case .inconsistent(let what): "the metadata contradicts itself: \(what)"
+    case .absent(let block): "block \(block) is not in memory"
     case .failed: "an earlier write failed; abort to the last commit first"
     }
   }

@@ -79,8 +79,17 @@ struct ControlCommand {
     case .create: try create(reply)
     case .suspend, .resume: try suspendOrResume(verb, reply)
     case .reload, .clear, .remove, .rename, .setUUID, .message:
-      reply(try quickCommand(verb).line)
-      door.volumes.changed()
+      let command = try command(verb)
+      door.loop.begin {
+        do throws(DeviceMapperError) {
+          var answer = line()
+          if let text = try command() { answer.put("result", text) }
+          reply(answer.line)
+        } catch {
+          reply(line(error).line)
+        }
+        door.volumes.changed()
+      }
     }
     return nil
   }
@@ -91,46 +100,57 @@ struct ControlCommand {
     reply(answer.line)
   }
 
-  /// Commands that are done when they return.
-  private func quickCommand(_ verb: ControlVerb) throws(ControlMessage.Malformed) -> ControlMessage
-  {
-    do {
-      var answer = line()
-      if let text = try command(verb) { answer.put("result", text) }
-      return answer
-    } catch let error as DeviceMapperError {
-      return line(error)
-    } catch let fault as ControlMessage.Malformed {
-      throw fault
-    } catch {
-      preconditionFailure("\(error)")
-    }
-  }
+  /// A command that is done when it returns, and may give a text; a disk can have it wait.
+  private typealias Command = () throws(DeviceMapperError) -> String?
 
-  private func command(_ verb: ControlVerb) throws -> String? {
+  private func command(_ verb: ControlVerb) throws(ControlMessage.Malformed) -> Command {
     let device = try request.reference()
-    let found = mapper.find(device)
-    var what: ControlEvent.What?
-    defer { if let what, let found { door.happened(what, found) } }
+    let (mapper, door) = (mapper, door)
+    /// Tells of it, by the device that it was when it began.
+    func told(
+      _ what: ControlEvent.What, _ body: @escaping () throws(DeviceMapperError) -> Void
+    ) -> Command {
+      { () throws(DeviceMapperError) in
+        let found = mapper.find(device)
+        try body()
+        if let found { door.happened(what, found) }
+        return nil
+      }
+    }
     switch verb {
     case .reload:
       let lines = try request.lines()
-      try mapper.load(device, lines, readOnly: try request.flag("read_only"))
-      what = .reloaded
+      let isReadOnly = try request.flag("read_only")
+      return told(.reloaded) { () throws(DeviceMapperError) in
+        try mapper.load(device, lines, readOnly: isReadOnly)
+      }
     case .clear:
-      try mapper.clear(device)
-      what = .cleared
-    case .remove: try mapper.remove(device, deferred: try request.flag("deferred"))
+      return told(.cleared) { () throws(DeviceMapperError) in try mapper.clear(device) }
+    case .remove:
+      let isDeferred = try request.flag("deferred")
+      return { () throws(DeviceMapperError) in
+        try mapper.remove(device, deferred: isDeferred)
+        return nil
+      }
     case .rename:
-      try mapper.rename(device, to: try request.text("name"))
-      what = .renamed
-    case .setUUID: try mapper.setUUID(device, to: try request.text("uuid"))
+      let name = try request.text("name")
+      return told(.renamed) { () throws(DeviceMapperError) in
+        try mapper.rename(device, to: name)
+      }
+    case .setUUID:
+      let uuid = try request.text("uuid")
+      return { () throws(DeviceMapperError) in
+        try mapper.setUUID(device, to: uuid)
+        return nil
+      }
     case .message:
       let sector: UInt64 = try request.number("sector")
-      return try mapper.message(device, sector: sector, try request.text("text"))
+      let text = try request.text("text")
+      return { () throws(DeviceMapperError) in
+        try mapper.message(device, sector: sector, text)
+      }
     default: preconditionFailure("\(verb) is no quick command")
     }
-    return nil
   }
 
   /// Ends a command that may have waited for I/O.
@@ -202,7 +222,7 @@ struct ControlCommand {
         answer.put(found.info)
         for number in found.devices { answer.put("dependency", number) }
       }
-    case .status: reply(answer(mapper.status(device, options)).line)
+    case .status: door.loop.begin { reply(answer(door.mapper.status(device, options)).line) }
     default: reply(answer(mapper.table(device, options)).line)
     }
   }
@@ -258,18 +278,21 @@ struct ControlCommand {
 
   private func removeAll(deferred isDeferred: Bool, _ reply: @escaping Reply) {
     let removal = RemovalOfAll(mapper, isDeferred: isDeferred)
-    inSteps {
-      removal.step()
-    } then: {
-      door.volumes.changed()
-      reply(line().line)
+    door.loop.begin {
+      inSteps {
+        removal.step()
+      } then: {
+        door.volumes.changed()
+        reply(line().line)
+      }
     }
   }
 
   /// Calls `step` until it returns false, and others have their turn in between.
   private func inSteps(_ step: @escaping () -> Bool, then done: @escaping () -> Void) {
     guard step() else { return done() }
-    door.loop.set(LoopTimer { inSteps(step, then: done) }, after: 0)
+    let loop = door.loop
+    loop.set(LoopTimer { loop.begin { inSteps(step, then: done) } }, after: 0)
   }
 
   private func targets() -> [UInt8] {

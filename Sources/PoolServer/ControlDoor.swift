@@ -25,6 +25,7 @@ final class ControlDoor {
   let listeners: () -> [String]
   private var door: AcceptingDoor?
   private var connections: [ControlConnection] = []
+  private var isTelling = false
   /// What has happened and was not told yet.
   private var happenings: [(what: ControlEvent.What, device: MappedDevice)] = []
   /// More are not kept: they are told to be lost.
@@ -133,7 +134,18 @@ final class ControlDoor {
     if !eventTimer.isSet { loop.set(eventTimer, after: 0) }
   }
 
+  /// A volume's status may have to wait for the metadata; what happens meanwhile is told after it.
   private func tellSubscribers() {
+    guard !isTelling else { return }
+    isTelling = true
+    loop.begin { [weak self] in
+      guard let self else { return }
+      while !happenings.isEmpty || areHappeningsLost { tellOfHappenings() }
+      isTelling = false
+    }
+  }
+
+  private func tellOfHappenings() {
     let due = happenings
     happenings = []
     var lines = due.map { event($0.what, $0.device).message.line }

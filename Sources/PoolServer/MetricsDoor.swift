@@ -20,6 +20,8 @@ final class MetricsDoor {
   private var connections: [MetricsConnection] = []
   /// The text that is being made.
   private var unfinished: MetricsText?
+  /// A piece of it is being made.
+  private var isStepping = false
   /// The last answer, and when it was made.
   private var answer: (bytes: [UInt8], time: UInt64)?
   /// How often a text was begun.
@@ -69,7 +71,7 @@ final class MetricsDoor {
       return connection.respond(answer.bytes, text: textsMade)
     }
     connection.isWaiting = true
-    guard unfinished == nil else { return }
+    guard unfinished == nil, !isStepping else { return }
     answer = nil
     unfinished = begin()
     textsMade += 1
@@ -81,10 +83,22 @@ final class MetricsDoor {
     connections.contains { $0.text.map { $0 < textsMade } ?? false }
   }
 
+  /// A volume's status may have to wait for the metadata.
   private func step() {
-    guard unfinished?.step() == false else { return loop.set(stepTimer, after: 0) }
-    let bytes = MetricsConnection.response("200 OK", unfinished?.text ?? "")
-    unfinished = nil
+    loop.begin { [weak self] in self?.stepAndWait() }
+  }
+
+  private func stepAndWait() {
+    // It is nowhere else meanwhile, or each piece would cost a copy of all of it.
+    guard var text = unfinished.take() else { return }
+    isStepping = true
+    let goesOn = text.step()
+    isStepping = false
+    if goesOn {
+      unfinished = text
+      return loop.set(stepTimer, after: 0)
+    }
+    let bytes = MetricsConnection.response("200 OK", text.text)
     answer = (bytes, loop.time)
     for connection in connections where connection.isWaiting {
       connection.respond(bytes, text: textsMade)

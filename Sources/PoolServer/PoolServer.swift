@@ -301,11 +301,27 @@ public final class PoolServer {
       loop.remove(signals)
       close(signals.descriptor)
     }
-    let failed = failedPools(commits: true).filter { !troubled.contains($0) }
-    loop.run(within: 10_000_000_000) {
-      mapper.removeAll()
-      return mapper.all.isEmpty && worker.inFlight == 0 && queue.inFlight == 0
+    var failed: [String] = []
+    var isCommitting = true
+    loop.begin { [self] in
+      mapper.resumeBelow()
+      failed = failedPools(commits: true).filter { !troubled.contains($0) }
+      isCommitting = false
     }
+    loop.run(until: { !isCommitting })
+    var isRemoving = false
+    loop.run(within: 10_000_000_000) {
+      if !isRemoving, !mapper.all.isEmpty {
+        isRemoving = true
+        loop.begin { [self] in
+          mapper.removeAll()
+          isRemoving = false
+        }
+      }
+      return !isRemoving && mapper.all.isEmpty && worker.inFlight == 0 && queue.inFlight == 0
+    }
+    // What a pool writes in the end is not left half done, however long a disk takes.
+    loop.run(until: { !isRemoving })
     guard mapper.all.isEmpty else {
       let names = mapper.all.map(\.name).joined(separator: " ")
       return ToolError(.inUse, "still in use at the end: \(names)")

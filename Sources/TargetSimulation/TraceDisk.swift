@@ -1,4 +1,4 @@
-public import BlockIO
+import BlockIO
 public import DataPath
 import Glibc
 import Simulation
@@ -6,7 +6,7 @@ public import Targets
 
 /// A disk in memory that keeps a trace of what reaches it. Requests end in any order, a few in each
 /// pass of the loop, or all at once. What fails may have been done in part.
-public final class TraceDisk: BlockDestination, SynchronousDestination {
+public final class TraceDisk: BlockDestination, DiskBelow {
   /// What discards leave of a sector's words: something that nobody wrote.
   static let discarded: UInt64 = 0xdddd_dddd_dddd_dddd
 
@@ -172,32 +172,6 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
 
   private func note(_ offset: Int, _ count: Int, isHole: Bool) {
     for sector in offset / 512..<(offset + count) / 512 { holes[sector] = isHole }
-  }
-
-  // MARK: - On the spot
-
-  /// Fills `buffer` from byte `offset` on.
-  public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
-    throws(BlockIOError)
-  {
-    if isFailing(.read) { throw BlockIOError(.read, path: "memory", offset: offset, code: EIO) }
-    bytes.withUnsafeBytes {
-      buffer.copyMemory(
-        from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<(Int(offset) + buffer.count)]))
-    }
-  }
-
-  /// Writes all of `buffer` at byte `offset`.
-  public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    let fails = isFailing(.write)
-    store(Array(buffer), at: Int(offset), isDurable: false, fails)
-    if fails { throw BlockIOError(.write, path: "memory", offset: offset, code: EIO) }
-  }
-
-  /// Has what was written so far survive.
-  public func flushNow() throws(BlockIOError) {
-    if isFailing(.flush) { throw BlockIOError(.flush, path: "memory", code: EIO) }
-    if let trace { trace.append(.flush(disk: number, before: trace.position)) }
   }
 
   /// Does nothing.

@@ -75,6 +75,18 @@ public final class MappedDevice: BlockDestination {
   public override var isReadOnly: Bool { live?.isReadOnly ?? false }
   public override var holesStayZero: Bool { live?.drivers.allSatisfy(\.holesStayZero) ?? true }
 
+  public override func loadExtents(
+    in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void
+  ) {
+    guard let live, range.lowerBound < min(range.upperBound, live.byteCount) else { return ready() }
+    let driver = live.driver(at: range.lowerBound)
+    let end = min(range.upperBound, driver.endByte)
+    driver.loadExtents(in: range.lowerBound..<end, count: count) {
+      if end == range.upperBound { return ready() }
+      self.loadExtents(in: end..<range.upperBound, count: count, ready)
+    }
+  }
+
   public override func forEachExtent(in range: Range<UInt64>, _ body: (Extent) -> Bool) {
     guard let live else { return }
     var at = range.lowerBound
@@ -252,7 +264,7 @@ public final class MappedDevice: BlockDestination {
 
   func wasClosed() {
     openCount -= 1
-    if openCount == 0 && isDeferredRemove { mapper.destroy(self) }
+    if openCount == 0 && isDeferredRemove { loop.begin { self.mapper.destroy(self) } }
   }
 
   /// Ends everything that waits, when the device goes away.

@@ -8,7 +8,7 @@ public final class OpenDevice {
   /// As it was named when it was opened first.
   public let text: String
   /// Where its requests go.
-  public let destination: any SynchronousDestination
+  public let destination: any DiskBelow
   /// The same, without the protocol's indirection.
   let direct: BlockDestination
   /// The userspace device that it is, if it is one.
@@ -18,7 +18,7 @@ public final class OpenDevice {
   private let closed: (OpenDevice) -> Void
 
   init(
-    number: DeviceNumber, text: String, destination: any SynchronousDestination,
+    number: DeviceNumber, text: String, destination: any DiskBelow,
     mapped: MappedDevice? = nil, closed: @escaping (OpenDevice) -> Void
   ) {
     self.number = number

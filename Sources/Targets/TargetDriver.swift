@@ -70,6 +70,9 @@ public class TargetDriver: RequestOwner {
     loop.finishLater(part, errorNumber)
   }
 
+  /// Calls `ready`, at once or later, when `forEachExtent` can tell what a range of the device holds.
+  func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) { ready() }
+
   /// What a range of the device holds; false once `body` has said false.
   func forEachExtent(
     in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
@@ -81,6 +84,12 @@ public class TargetDriver: RequestOwner {
   }
 
   /// The same, where it is what `below` holds at the offset of this device and `shift`.
+  final func loadExtents(
+    of below: BlockDestination, shift: UInt64, in range: Range<UInt64>, count: Int,
+    _ ready: @escaping () -> Void
+  ) { below.loadExtents(in: shifted(range, by: shift), count: count, ready) }
+
+  /// What is known of that range, where it is what `below` holds at the offset of this device and `shift`.
   final func forEachExtent(
     of below: BlockDestination, shift: UInt64, in range: Range<UInt64>,
     _ body: (BlockDestination.Extent) -> Bool
@@ -106,37 +115,14 @@ public class TargetDriver: RequestOwner {
     areas.map { ($0.device, $0.bytes) }
   }
 
-  // MARK: - I/O on the spot, for metadata
-
   /// Where a byte of this device is below; nil where that is not so simple.
   func place(_ offset: UInt64) -> Place? { nil }
-
-  /// Fills `buffer` from byte `offset` of the device on.
-  func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    try forEachPlace(.read, buffer.count, at: offset) {
-      (below, part, place) throws(BlockIOError) in
-      try below.readNow(UnsafeMutableRawBufferPointer(rebasing: buffer[part]), at: place)
-    }
-  }
-
-  /// Writes all of `buffer` at byte `offset` of the device.
-  func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    try forEachPlace(.write, buffer.count, at: offset) {
-      (below, part, place) throws(BlockIOError) in
-      try below.writeNow(UnsafeRawBufferPointer(rebasing: buffer[part]), at: place)
-    }
-  }
-
-  /// Returns when everything acknowledged before is durable below.
-  func flushNow() throws(BlockIOError) {
-    for device in opened { try device.destination.flushNow() }
-  }
 
   /// Calls `body` for each run of bytes that lies on one device below: where that is, and which of
   /// the `count` bytes it is.
   final func forEachPlace(
     _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64,
-    _ body: (_ below: any SynchronousDestination, _ part: Range<Int>, _ place: UInt64)
+    _ body: (_ below: any DiskBelow, _ part: Range<Int>, _ place: UInt64)
       throws(BlockIOError) -> Void
   ) throws(BlockIOError) {
     var done = 0

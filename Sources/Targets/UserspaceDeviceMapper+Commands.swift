@@ -8,6 +8,10 @@ extension UserspaceDeviceMapper {
 
   /// Makes a device; with a table also loads and resumes it, and takes it away again if that fails.
   public func create(_ request: DeviceCreation, _ completion: @escaping Completion) {
+    loop.begin { self.createAndWait(request, completion) }
+  }
+
+  private func createAndWait(_ request: DeviceCreation, _ completion: @escaping Completion) {
     let device: MappedDevice
     do throws(DeviceMapperError) {
       if let major = request.major, major != Self.major, request.minor != nil {
@@ -31,8 +35,11 @@ extension UserspaceDeviceMapper {
     }
     guard request.table != nil else { return completion(.success(())) }
     resume(.number(device.number), []) { result in
-      if case .failure = result { self.destroy(device) }
-      completion(result)
+      guard case .failure = result else { return completion(result) }
+      self.loop.begin {
+        self.destroy(device)
+        completion(result)
+      }
     }
   }
 
@@ -40,9 +47,22 @@ extension UserspaceDeviceMapper {
   public func load(_ reference: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   {
-    let device = try device(reference, .reload)
+    try loop.complete { () throws(DeviceMapperError) in
+      try loading.with { () throws(DeviceMapperError) in
+        try loadInTurn(try device(reference, .reload), table, readOnly: readOnly)
+      }
+    }
+  }
+
+  private func loadInTurn(_ device: MappedDevice, _ table: [TableLine], readOnly: Bool)
+    throws(DeviceMapperError)
+  {
     do throws(TargetError) {
       let new = try makeTable(table, for: device, readOnly: readOnly)
+      if device.isRemoved {
+        new.close()
+        throw TargetError("the device was removed meanwhile", code: ENXIO)
+      }
       let old = device.inactive
       device.inactive = new
       old?.close()
@@ -53,10 +73,14 @@ extension UserspaceDeviceMapper {
 
   /// Drops the inactive table.
   public func clear(_ reference: DeviceReference) throws(DeviceMapperError) {
-    let device = try device(reference, .clear)
-    let old = device.inactive
-    device.inactive = nil
-    old?.close()
+    try loop.complete { () throws(DeviceMapperError) in
+      try loading.with { () throws(DeviceMapperError) in
+        let device = try device(reference, .clear)
+        let old = device.inactive
+        device.inactive = nil
+        old?.close()
+      }
+    }
   }
 
   /// Removes a device that nobody has open.
@@ -71,13 +95,13 @@ extension UserspaceDeviceMapper {
     guard !device.isBusy else {
       throw error(.remove, device, EBUSY, ["\(device.name) is being suspended or resumed"])
     }
-    destroy(device)
+    loop.complete { destroy(device) }
   }
 
   /// Removes every device that nobody has open, until that makes no more difference.
   public func removeAll(deferred: Bool = false) {
     let removal = RemovalOfAll(self, isDeferred: deferred)
-    while removal.step() {}
+    loop.complete { while removal.step() {} }
   }
 
   /// Ends, with an error, all I/O that waits for a resume or for space: for those who are about to
@@ -86,6 +110,15 @@ extension UserspaceDeviceMapper {
     for device in all {
       for driver in device.live?.drivers ?? [] { driver.pushBack() }
       device.failAll()
+    }
+  }
+
+  /// Resumes what stands below others and is not a pool, with the table that it has: for those who are about
+  /// to remove everything, which must not wait for a resume.
+  public func resumeBelow() {
+    for device in all where device.isSuspended && device.openCount > 0 && device.kept == nil {
+      do throws(DeviceMapperError) { try clear(.number(device.number)) } catch { continue }
+      resume(.number(device.number), []) { _ in }
     }
   }
 
@@ -157,10 +190,12 @@ extension UserspaceDeviceMapper {
     let oneReady = {
       waiting -= 1
       guard waiting == 0 else { return }
-      for driver in drivers { driver.postsuspend() }
-      device.isSuspended = true
-      device.isSuspending = false
-      completion()
+      self.loop.begin {
+        for driver in drivers { driver.postsuspend() }
+        device.isSuspended = true
+        device.isSuspending = false
+        completion()
+      }
     }
     device.isSuspending = true
     for driver in drivers { driver.presuspend(noFlush: noFlush, oneReady) }
@@ -176,18 +211,21 @@ extension UserspaceDeviceMapper {
     guard let device = find(reference) else {
       return completion(.failure(missing(reference, .resume)))
     }
-    inOrder(device) { done in
+    let resume = { (done: @escaping () -> Void) in
       self.prepare(device) { refusal in
         if let refusal {
           done()
           return completion(.failure(refusal))
         }
-        self.resume(device, options) {
-          done()
-          completion($0)
+        self.loop.begin {
+          self.resume(device, options) {
+            done()
+            completion($0)
+          }
         }
       }
     }
+    inOrder(device) { done in self.loop.begin { resume(done) } }
   }
 
   /// Has the targets prepare that are about to come in or to go on, and calls `body` with the first thing
@@ -261,6 +299,14 @@ extension UserspaceDeviceMapper {
     throws(DeviceMapperError) -> String?
   {
     let device = try device(reference, .message)
+    return try loop.complete { () throws(DeviceMapperError) in
+      try message(device, sector: sector, text)
+    }
+  }
+
+  private func message(_ device: MappedDevice, sector: UInt64, _ text: String)
+    throws(DeviceMapperError) -> String?
+  {
     do throws(MessageError) {
       if let core = try CoreMessage(text) {
         switch core {
@@ -288,7 +334,7 @@ extension UserspaceDeviceMapper {
   /// otherwise.
   public func status(_ reference: DeviceReference, _ options: QueryOptions) -> DeviceTable? {
     let noFlush = options.contains(.noFlush)
-    return query(reference, options) { $0.status(noFlush: noFlush) }
+    return loop.complete { query(reference, options) { $0.status(noFlush: noFlush) } }
   }
 
   /// State and the table.
@@ -355,7 +401,9 @@ extension UserspaceDeviceMapper {
       return {}
     }
     // Events are raised in the midst of things, and a status may commit.
-    let body = { [unowned self] in loop.set(LoopTimer(answer), after: 0) }
+    let body = { [unowned self] in
+      loop.set(LoopTimer { [unowned self] in loop.begin(answer) }, after: 0)
+    }
     lastWaiter &+= 1
     let id = lastWaiter
     device.eventWaiters.append(.init(id: id, eventNumber: eventNumber, body: body))

@@ -11,8 +11,9 @@ import Glibc
 //   let volume = try mapper.open("vol", readOnly: false)   // counts as open until volume.close()
 //   volume.destination.submit(request)
 //
-// Commands that may have to wait for I/O take a closure, called from the loop or at once; the others
-// return or throw. `UserspaceBackend` makes a `DeviceMapperBackend` of it for those outside the
+// Commands that may have to wait for the I/O of others take a closure, called from the loop or at once; the
+// rest return or throw. Within `loop.begin` these wait for the disks below without stopping the loop; called
+// from outside of the loop they have it run. `UserspaceBackend` makes a `DeviceMapperBackend` of it for those outside the
 // loop. At the end: `removeAll()` until nothing is left, which commits pools.
 
 /// Device-mapper in this process: devices by name, their tables, and what the targets open.
@@ -30,6 +31,8 @@ public final class UserspaceDeviceMapper {
   static let fileMajor: UInt32 = 0
 
   let loop: EventLoop
+  /// One table at a time is made or dropped: that can have to wait for a disk.
+  let loading: FiberLock
   let parts = RequestPool()
   /// What zeros are written from; never written to.
   let zeros = AlignedBuffer(count: 1 << 20)
@@ -44,7 +47,7 @@ public final class UserspaceDeviceMapper {
   /// Opens a disk; tests put others in its place.
   public var openDisk:
     (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->
-      any SynchronousDestination
+      any DiskBelow
 
   var devices: [UInt32: MappedDevice] = [:]
   private var names: [String: UInt32] = [:]
@@ -64,6 +67,7 @@ public final class UserspaceDeviceMapper {
   /// A device-mapper without devices, whose disks use `queue` and `worker`.
   public init(loop: EventLoop, queue: IOQueue, worker: BlockingWorker) {
     self.loop = loop
+    loading = FiberLock(loop)
     self.queue = queue
     self.worker = worker
     openDisk = { (path, readOnly) throws(DeviceOpenError) in

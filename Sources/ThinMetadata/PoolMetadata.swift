@@ -35,6 +35,10 @@ public final class PoolMetadata {
   var records: [UInt64: Record] = [:]
   var recordsMade: UInt64 = 0
   private var isInService = false
+  /// Whether something is being changed, so that nothing can be looked up beside it.
+  public private(set) var isChanging = false
+  /// Told when that is over.
+  public var hasChangedAll: () -> Void = {}
   /// Whether it is open for look-ups alone.
   public let isForReading: Bool
 
@@ -153,6 +157,9 @@ public final class PoolMetadata {
     guard !hasFailed else { throw .failed }
     guard !isForReading else { throw .invalid("the metadata is open for reading only") }
     isInService = true
+    let isPart = isChanging
+    isChanging = true
+    defer { if !isPart { endChange() } }
     do throws(PoolError) {
       let result = try body()
       try cache.trim()
@@ -167,10 +174,15 @@ public final class PoolMetadata {
     }
   }
 
+  private func endChange() {
+    isChanging = false
+    hasChangedAll()
+  }
+
   /// Runs something that only looks, and keeps the cache's limit. Making room may write.
   func looking<R>(_ body: () throws(PoolError) -> R) throws(PoolError) -> R {
     let result = try body()
-    guard !hasFailed else { return result }
+    guard !hasFailed, !cache.isInMemoryOnly else { return result }
     do throws(PoolError) {
       try cache.trim()
     } catch {
@@ -185,6 +197,8 @@ public final class PoolMetadata {
   public func commit() throws(PoolError) {
     guard !hasFailed else { throw .failed }
     guard isInService else { return }
+    isChanging = true
+    defer { if isChanging { endChange() } }
     do throws(PoolError) {
       try beforeCommit()
       let changed = records.filter { $0.value.isChanged }
@@ -195,10 +209,10 @@ public final class PoolMetadata {
         }.root
       }
       try writeCommit()
-      for (id, record) in changed {
+      for id in changed.keys {
         // What is closed is forgotten once it was written.
         records[id]?.isChanged = false
-        if record.openCount == 0 { records[id] = nil }
+        if records[id]?.openCount == 0 { records[id] = nil }
       }
     } catch {
       hasFailed = true
@@ -211,6 +225,8 @@ public final class PoolMetadata {
     try tm.spaceMap.commit(tm)
     superblock.dataSpaceMap = dataMap.current
     superblock.metadataSpaceMap = tm.spaceMap.current
+    // All is changed, and not yet written.
+    endChange()
     try cache.flush()
     superblock.encode(into: superblockBuffer.bytes)
     BlockHeader.seal(superblockBuffer.bytes, number: 0, kind: .superblock)
@@ -228,6 +244,8 @@ public final class PoolMetadata {
   /// Goes back to the last commit. Open devices stay open, save those that the commit does not
   /// have.
   public func abort() throws(PoolError) {
+    isChanging = true
+    defer { endChange() }
     cache.drop()
     tm.forgetShadows()
     hasFailed = true
@@ -243,6 +261,37 @@ public final class PoolMetadata {
     }
     hasFailed = false
   }
+
+  // MARK: - In memory alone
+
+  /// Calls `body`, which looks something up, with what is in memory alone: nothing is read, and nothing
+  /// is thrown out. Not while something is being changed.
+  /// - Throws: also `.absent`; `absent` has to be read then.
+  public func inMemory<R>(_ body: () throws(PoolError) -> R) throws(PoolError) -> R {
+    cache.isInMemoryOnly = true
+    defer { cache.isInMemoryOnly = false }
+    return try body()
+  }
+
+  /// What was not in memory.
+  public var absent: (block: UInt64, kind: BlockKind) { cache.absent }
+
+  /// Someone reads `absent`, beside whatever happens here; `endReading` follows.
+  public func beginReading(_ block: UInt64) { cache.beginReading(block) }
+
+  /// Takes in what was read, unless the block came here or was changed meanwhile. Nil: it could not be read.
+  /// - Throws: where the contents are not those of such a block.
+  public func endReading(
+    _ block: UInt64, _ kind: BlockKind, _ bytes: UnsafeMutableRawBufferPointer?
+  )
+    throws(PoolError)
+  { try cache.endReading(block, kind, bytes) }
+
+  /// Whether there is more in memory than there is to be between operations.
+  public var isOverLimit: Bool { cache.isOverLimit }
+
+  /// Brings that down. Making room may write.
+  public func trim() throws(PoolError) { try looking {} }
 
   func readDetails(_ id: UInt64) throws(PoolError) -> DeviceDetails? {
     try detailsTree.lookup(root: superblock.detailsRoot, key: id) {

@@ -90,7 +90,7 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
     case .io(let error), .block(_, .io(let error)): self.init(error)
     case .block, .inconsistent:
       self.init(.pool(error), "\(error); run thin_check to see what is wrong")
-    case .metadataFull, .dataFull, .notFound, .exists, .busy, .invalid, .failed:
+    case .metadataFull, .dataFull, .notFound, .exists, .busy, .invalid, .failed, .absent:
       self.init(.pool(error), "\(error)")
     }
   }

@@ -231,17 +231,25 @@ struct DegradedPoolTests {
     #expect(try other.read("thin1", at: 512, count: 3 * block) == bytes)
   }
 
-  @Test("a pool that is taken down while a commit waits for the data device outlives it")
+  @Test(
+    "a pool that is taken down while a commit waits for the data device commits when that goes on")
   func takenDown() throws {
     let world = try World()
     world.mapper.commitIntervalNanoseconds = 1
     _ = try world.makeUsedPool()
     world.disks["data"]?.isHalted = true
     world.passes(20)
+    var isDown = false
+    world.loop.begin {
+      world.mapper.removeAll()
+      isDown = true
+    }
+    world.passes(20)
+    #expect(!isDown)
+    world.disks["data"]?.isHalted = false
+    world.loop.run(until: { isDown })
     let report = try world.checkedAtEnd()
     #expect(report.isClean, "\(report.findings)")
-    world.disks["data"]?.isHalted = false
-    world.passes()
   }
 
   @Test(

@@ -153,16 +153,23 @@ struct DelayTests {
     #expect(try world.read("d", at: 0, count: 4096) == zeros(4096))
   }
 
-  @Test("a pool's metadata on it is not held back, and all that is below must be large enough")
+  @Test("a pool's metadata on it waits, and all that is below must be large enough")
   func metadata() throws {
     try world.add("m", byteCount: 1 << 20)
     try world.create(
-      "meta", [world.line(2048, "delay", "\(world.path("m")) 0 0 \(world.path("m")) 0 600000")])
-    try world.create("pool", [world.line(256, "thin-pool", "meta \(paths[0]) 128 0")])
-    try world.message("create_thin 1")
-    world.mapper.removeAll()
+      "meta", [world.line(2048, "delay", "\(world.path("m")) 0 0 \(world.path("m")) 0 20000")])
+    var result: Result<Void, DeviceMapperError>?
+    let table = [world.line(256, "thin-pool", "meta \(paths[0]) 128 0")]
+    world.mapper.create(DeviceCreation(name: "pool", table: table)) { result = $0 }
+    later(19_000)
+    #expect(result == nil && world.disks["m"]?.count(.write) == 0)
+    for _ in 0..<40 where result == nil { later(21_000) }
+    let made: Void? = try result?.get()
+    #expect(made != nil)
+    try world.dm.suspend(.name("pool"), [])
     let report = try World.check(try #require(world.disks["m"]).bytes)
     #expect(report.isClean)
+    world.mapper.removeAll()
     #expect(throws: DeviceMapperError.self) {
       try make("\(paths[0]) 0 0 \(paths[1]) 0 0 \(paths[2]) \(size / 512 + 1) 0")
     }

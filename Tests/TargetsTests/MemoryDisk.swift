@@ -6,7 +6,7 @@ import Targets
 
 /// A disk in memory that takes its time: requests are carried out in any order, a few in each pass of
 /// the loop. What was written since the last flush is lost by `crash`.
-final class MemoryDisk: BlockDestination, SynchronousDestination {
+final class MemoryDisk: BlockDestination, DiskBelow {
   private final class Hook: PassHook {
     unowned let disk: MemoryDisk
     init(_ disk: MemoryDisk) { self.disk = disk }
@@ -31,8 +31,13 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
   private var counts: [BlockOperation: Int] = [:]
   /// How many of a kind were carried out, those of metadata included.
   func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
-  /// Nothing is carried out while this is set.
-  var isHalted = false
+  /// Of these nothing is carried out.
+  var halted: Set<BlockOperation> = []
+  /// Of nothing is anything carried out.
+  var isHalted: Bool {
+    get { halted.count == 5 }
+    set { halted = newValue ? [.read, .write, .flush, .discard, .writeZeroes] : [] }
+  }
 
   init(_ loop: EventLoop, bytes: [UInt8], seed: UInt64) {
     self.bytes = bytes
@@ -78,13 +83,16 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
 
   private func work() {
     guard !isHalted else { return }
-    var left = pending.count
-    while left > 0, !pending.isEmpty, Int.random(in: 0..<4, using: &random) != 0 {
-      left -= 1
-      let request = pending.remove(at: Int.random(in: 0..<pending.count, using: &random))
-      loop.finishLater(request, perform(request.pointee))
+    var ready = pending.indices.filter { !halted.contains(pending[$0].pointee.operation) }
+    var chosen: [Int] = []
+    for _ in ready.indices {
+      guard !ready.isEmpty, Int.random(in: 0..<4, using: &random) != 0 else { break }
+      chosen.append(ready.remove(at: Int.random(in: 0..<ready.count, using: &random)))
     }
-    if !pending.isEmpty { loop.passAgain() }
+    let requests = chosen.map { pending[$0] }
+    pending.removeAll { requests.contains($0) }
+    for request in requests { loop.finishLater(request, perform(request.pointee)) }
+    if !ready.isEmpty { loop.passAgain() }
   }
 
   /// Whether this one fails.
@@ -154,26 +162,6 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
       }
     }
     return image
-  }
-
-  // MARK: - On the spot
-
-  func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    if isFailing(.read) { throw BlockIOError(.read, path: "memory", offset: offset, code: EIO) }
-    bytes.withUnsafeBytes {
-      buffer.copyMemory(
-        from: UnsafeRawBufferPointer(rebasing: $0[Int(offset)..<(Int(offset) + buffer.count)]))
-    }
-  }
-
-  func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    if isFailing(.write) { throw BlockIOError(.write, path: "memory", offset: offset, code: EIO) }
-    store(buffer, at: Int(offset))
-  }
-
-  func flushNow() throws(BlockIOError) {
-    if isFailing(.flush) { throw BlockIOError(.flush, path: "memory", code: EIO) }
-    durable = bytes
   }
 
   func refreshSize() {}

@@ -28,7 +28,8 @@ struct WithheldBlockTests {
       try world.message("delete 2")
     }
     let data = try #require(world.disks["data"])
-    data.isHalted = true
+    // Commits go on.
+    data.halted = [.discard]
     let discard = try world.start(.discard, "thin1", at: block, count: 2 * block)
     world.passes()
     for _ in 0..<2 {
@@ -41,7 +42,7 @@ struct WithheldBlockTests {
     let refused = try world.start(.write, "thin1", at: 8 * block, pattern(6, block))
     world.passes()
     #expect(refused.isDone && refused.error == ENOSPC)
-    data.isHalted = false
+    data.halted = []
     world.finish([discard])
     #expect(discard.error == 0)
     #expect(try world.pool().data.used == 2)
@@ -60,7 +61,8 @@ struct WithheldBlockTests {
     #expect(try world.write("thin1", at: 0, pattern(5, 2 * block)) == 0)
     try world.message("reserve_metadata_snap")
     let data = try #require(world.disks["data"])
-    data.isHalted = true
+    // Commits go on.
+    data.halted = [.discard]
     let discard = try world.start(.discard, "thin1", at: 0, count: block)
     world.passes()
     try world.message("release_metadata_snap")
@@ -69,7 +71,7 @@ struct WithheldBlockTests {
     let refused = try world.start(.write, "thin1", at: 8 * block, pattern(6, block))
     world.passes()
     #expect(refused.isDone && refused.error == ENOSPC)
-    data.isHalted = false
+    data.halted = []
     world.finish([discard])
     #expect(try world.pool().data.used == 1)
     let report = try world.checkedAtEnd()
@@ -83,7 +85,7 @@ struct WithheldBlockTests {
     try world.makePool(dataBytes: 2 * block, "1 error_if_no_space")
     try world.makeThin(1, bytes: 16 * block)
     let data = try #require(world.disks["data"])
-    data.isHalted = true
+    data.halted = [.read, .write]
     let writes = try (0..<2).map {
       try world.start(.write, "thin1", at: $0 * block, pattern($0, 512))
     }
@@ -95,7 +97,7 @@ struct WithheldBlockTests {
     #expect(refused.isDone && refused.error == ENOSPC)
     // The first cannot be filled: its block is free again.
     data.fails = { operation, _ in operation == .write }
-    data.isHalted = false
+    data.halted = []
     world.finish(writes)
     data.fails = { _, _ in false }
     #expect(writes.allSatisfy { $0.error == EIO })
@@ -122,11 +124,11 @@ struct WithheldBlockTests {
       let (meta, data) = (try #require(world.disks["meta"]), try #require(world.disks["data"]))
       let first = meta.count(.read) + failing
       meta.fails = { operation, number in operation == .read && number == first }
-      data.isHalted = true
+      data.halted = [.discard]
       let discard = try world.start(.discard, "thin1", at: 0, count: 8 * block)
       world.passes()
       #expect(!discard.isDone || data.pendingCount == 0, "\(failing)")
-      data.isHalted = false
+      data.halted = []
       world.finish([discard])
       world.passes()
       meta.fails = { _, _ in false }

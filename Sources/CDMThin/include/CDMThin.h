@@ -10,6 +10,7 @@
 #include <malloc.h>
 
 #include "EventLoop.h"
+#include "Fiber.h"
 #include "Program.h"
 #include "Sockets.h"
 

@@ -13,8 +13,7 @@ extension TargetType {
 ///
 /// Invariants: requests of a kind wait equally long, so that each queue is in the order of deadlines; a
 /// request's `context` is its deadline and `context2` its place in the order in which all came. While any
-/// wait the timer is set for the earliest. Metadata, which is read and written on the spot, is not held
-/// back: everything else would have to wait for it.
+/// wait the timer is set for the earliest.
 private final class DelayDriver: TargetDriver {
   /// A kind of requests.
   private final class Kind {
@@ -129,11 +128,9 @@ private final class DelayDriver: TargetDriver {
     Place(writes.device, offset &+ writes.shift, endByte - offset)
   }
 
-  override func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
-    throws(BlockIOError)
-  { try reads.device.destination.readNow(buffer, at: offset &+ reads.shift) }
-
-  override func flushNow() throws(BlockIOError) { try flushes.device.destination.flushNow() }
+  override func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
+    loadExtents(of: reads.below, shift: reads.shift, in: range, count: count, ready)
+  }
 
   override func forEachExtent(
     in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool

@@ -135,40 +135,8 @@ private final class FlakeyDriver: TargetDriver {
     Place(source, offset &+ shift, endByte - offset)
   }
 
-  override func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
-    throws(BlockIOError)
-  {
-    let fate = fate(.read, [])
-    guard fate != .failed else { throw fault(.read, offset) }
-    try super.readNow(buffer, at: offset)
-    if fate == .corrupted { corrupt(buffer.baseAddress, buffer.count) }
-  }
-
-  override func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    switch fate(.write, []) {
-    case .normal: try super.writeNow(buffer, at: offset)
-    case .dropped: break
-    case .failed: throw fault(.write, offset)
-    case .corrupted:
-      guard let bytes = buffer.baseAddress else { return }
-      let copy = corruptedCopy(bytes, buffer.count)
-      // Its memory goes with it.
-      defer { withExtendedLifetime(copy) {} }
-      let changed = UnsafeRawBufferPointer(copy.bytes)
-      try super.writeNow(UnsafeRawBufferPointer(rebasing: changed[0..<buffer.count]), at: offset)
-    }
-  }
-
-  override func flushNow() throws(BlockIOError) {
-    switch fate(.flush, []) {
-    case .normal, .corrupted: try super.flushNow()
-    case .dropped: break
-    case .failed: throw fault(.flush, startByte)
-    }
-  }
-
-  private func fault(_ operation: BlockIOError.Operation, _ offset: UInt64) -> BlockIOError {
-    BlockIOError(operation, path: device.name, offset: offset, code: EIO)
+  override func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
+    loadExtents(of: below, shift: shift, in: range, count: count, ready)
   }
 
   override func forEachExtent(

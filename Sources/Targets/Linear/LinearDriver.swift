@@ -41,6 +41,10 @@ private final class LinearDriver: TargetDriver {
     [(source, shifted(range, by: shift))]
   }
 
+  override func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
+    loadExtents(of: below, shift: shift, in: range, count: count, ready)
+  }
+
   override func forEachExtent(
     in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
   ) -> Bool {

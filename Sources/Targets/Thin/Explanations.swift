@@ -46,6 +46,7 @@ extension PoolError {
     case .invalid: EINVAL
     case .inconsistent: EILSEQ
     case .failed: EINVAL
+    case .absent: EAGAIN
     }
   }
 }

@@ -40,21 +40,31 @@ extension ThinDriver {
 
   /// A write for which a data block is needed.
   private func prepare(_ part: RequestPointer, _ block: UInt64, _ state: BlockState) {
-    let newBlock: UInt64
-    switch pool.allocate() {
-    case .block(let found): newBlock = found
-    case .noSpace: return pool.waitForSpace(part, self)
-    case .failed: return finishLater(part, EIO)
-    }
-    guard newBlock < pool.dataBlockLimit else {
+    _ = pool.lock(thin, block)
+    part.pointee.context = state.rawValue
+    pool.provision(part)
+  }
+
+  /// Takes a data block for a write whose block is locked. Called with the metadata's lock.
+  func provision(_ part: RequestPointer) {
+    let block = block(of: part)
+    let state = BlockState(rawValue: part.pointee.context)
+    part.pointee.context = 0
+    guard let cell = pool.cell(thin.id, block) else { return finishLater(part, EIO) }
+    switch pool.mode == .outOfDataSpace ? .noSpace : pool.allocate() {
+    case .block(let newBlock) where newBlock < pool.dataBlockLimit:
+      let preparation = Preparation(
+        self, cell, block: block, newBlock: newBlock, source: source(block, state, newBlock))
+      cell.preparation = preparation
+      preparation.begin(part)
+      return
+    case .block(let newBlock):
       pool.restore(newBlock..<(newBlock + 1))
-      return finishLater(part, EIO)
+      finishLater(part, EIO)
+    case .noSpace: pool.waitForSpace(part, self)
+    case .failed: finishLater(part, EIO)
     }
-    let cell = pool.lock(thin, block)
-    let preparation = Preparation(
-      self, cell, block: block, newBlock: newBlock, source: source(block, state, newBlock))
-    cell.preparation = preparation
-    preparation.begin(part)
+    pool.unlock(cell)
   }
 
   private func source(
@@ -140,6 +150,29 @@ extension ThinDriver {
 
   // MARK: - Extents
 
+  /// Has in memory what `extents` needs, up to a number of runs of mappings.
+  func load(extents range: Range<UInt64>, _ count: Int, _ ready: @escaping () -> Void) {
+    let bytes = range.lowerBound - startByte..<range.upperBound - startByte
+    pool.change { [self] in
+      var at = pool.block(of: bytes.lowerBound)
+      let end = pool.block(of: bytes.upperBound + pool.blockBytes - 1)
+      var runs = 0
+      while at < end, runs < count {
+        let stop = min(end, at + Self.blocksPerLook)
+        // Whoever tells of it looks again, and finds what is wrong.
+        let run = try? pool.metadata.nextRun(thin.id, at..<stop)
+        at = run?.virtualBlocks.upperBound ?? stop
+        if run != nil { runs += 1 }
+      }
+      guard let origin, bytes.lowerBound < originBytes else { return ready() }
+      origin.direct.loadExtents(
+        in: bytes.lowerBound..<min(bytes.upperBound, originBytes), count: count, ready)
+    }
+  }
+
+  /// Blocks that are looked through for a run at a time: whoever asks may have had enough.
+  private static let blocksPerLook: UInt64 = 4096
+
   /// `forEachExtent`, by runs of mappings.
   func extents(
     in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
@@ -149,10 +182,12 @@ extension ThinDriver {
     var at = range.lowerBound - startByte
     while at < end {
       let block = pool.block(of: at)
-      // A piece at a time: whoever asks may have had enough.
-      let stop = min(pool.block(of: end + blockBytes - 1), block + 4096)
+      let stop = min(pool.block(of: end + blockBytes - 1), block + Self.blocksPerLook)
       do throws(PoolError) {
-        let run = try pool.metadata.nextRun(thin.id, block..<stop)
+        if pool.metadata.isChanging { throw .busy }
+        let run = try pool.metadata.inMemory { () throws(PoolError) in
+          try pool.metadata.nextRun(thin.id, block..<stop)
+        }
         let mapped = run?.virtualBlocks ?? stop..<stop
         let gap = at..<max(at, min(end, mapped.lowerBound * blockBytes))
         guard unmappedExtents(gap, body) else { return false }
@@ -164,18 +199,23 @@ extension ThinDriver {
         at = data.upperBound
       } catch {
         // It may hold anything.
-        return body(extent(at..<end, isAllocated: true, isZero: false))
+        let isKnown = error != .busy && !isAbsent(error)
+        return body(extent(at..<end, isAllocated: true, isZero: false, isKnown: isKnown))
       }
     }
     return true
   }
 
-  private func extent(_ range: Range<UInt64>, isAllocated: Bool, isZero: Bool)
-    -> BlockDestination.Extent
-  {
+  private func isAbsent(_ error: PoolError) -> Bool {
+    if case .absent = error { true } else { false }
+  }
+
+  private func extent(
+    _ range: Range<UInt64>, isAllocated: Bool, isZero: Bool, isKnown: Bool = true
+  ) -> BlockDestination.Extent {
     BlockDestination.Extent(
       offset: startByte + range.lowerBound, byteCount: range.upperBound - range.lowerBound,
-      isAllocated: isAllocated, isZero: isZero)
+      isAllocated: isAllocated, isZero: isZero, isKnown: isKnown)
   }
 
   private func unmappedExtents(

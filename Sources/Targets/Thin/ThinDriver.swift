@@ -48,19 +48,22 @@ final class ThinDriver: TargetDriver {
     self.pool = pool
     id = target.id
     originBytes = origin?.direct.byteCount ?? 0
+    // It stays while the metadata is looked at.
+    pool.users += 1
     do throws(PoolError) {
       thin = try pool.openThin(
         UInt64(target.id), blockCount: context.line.length / (pool.blockBytes / 512) + 1)
     } catch {
+      pool.release()
       throw TargetError(
         "Couldn't open thin internal device", code: error.systemCode,
         explanation: error.explanation(pool.metadataOpened.text, thin: UInt64(target.id)))
     }
     guard !pool.isSuspended else {
       pool.closeThin(thin)
+      pool.release()
       throw TargetError("Unable to activate thin device while pool is suspended")
     }
-    pool.users += 1
     super.init(context)
     pool.drivers.append(self)
   }
@@ -156,11 +159,24 @@ final class ThinDriver: TargetDriver {
       if cell.preparation?.merge(piece) != true { cell.waiters.append(piece) }
       return stop
     }
+    if pool.metadata.isChanging {
+      pool.lookups.waitForChange(piece(of: part, from: at, to: stop, begin, end))
+      return stop
+    }
     do throws(PoolError) {
-      thin.cache.set(block, try look(block))
+      thin.cache.set(
+        block, try pool.metadata.inMemory { () throws(PoolError) in try look(block) })
+    } catch .absent {
+      let piece = piece(of: part, from: at, to: stop, begin, end)
+      piece.pointee.context2 &+= 1
+      if piece.pointee.context2 > LookupReads.attemptsMax {
+        lookInTurn(piece, block)
+      } else {
+        pool.lookups.waitForBlock(piece)
+      }
+      return stop
     } catch {
-      pool.noteDamage(thin.id, block, error)
-      finishLater(piece(of: part, from: at, to: stop, begin, end), EIO)
+      pool.lookupFailed(piece(of: part, from: at, to: stop, begin, end), error)
       return stop
     }
     // Found in the cache when it is looked at again, unless there is none.
@@ -168,6 +184,22 @@ final class ThinDriver: TargetDriver {
     finishLater(piece(of: part, from: at, to: stop, begin, end), ENOMEM)
     return stop
   }
+
+  /// Looks a block up and keeps others from throwing out of memory what that takes.
+  private func lookInTurn(_ part: RequestPointer, _ block: UInt64) {
+    part.pointee.context2 = 0
+    pool.change { [self] in
+      do throws(PoolError) {
+        thin.cache.set(block, try look(block))
+        map(part)
+      } catch {
+        pool.lookupFailed(part, error)
+      }
+    }
+  }
+
+  /// The block in which a part begins that has its offset on the thin device.
+  func block(of part: RequestPointer) -> UInt64 { pool.block(of: part.pointee.offset &- startByte) }
 
   /// What the metadata says of a block.
   func look(_ block: UInt64) throws(PoolError) -> BlockState {
@@ -219,6 +251,10 @@ final class ThinDriver: TargetDriver {
     done(part)
   }
 
+  override func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
+    load(extents: range, count, ready)
+  }
+
   override func forEachExtent(
     in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
   ) -> Bool {
@@ -256,8 +292,12 @@ final class ThinDriver: TargetDriver {
   override func status(noFlush: Bool) -> String {
     if pool.mode == .fail { return ThinStatus.failed.parameters }
     do throws(PoolError) {
-      let mapped = try pool.metadata.details(of: thin.id).mappedBlocks
-      let highest = try pool.metadata.highestMapped(thin.id)
+      let (mapped, highest) = try pool.metadataLock.with { () throws(PoolError) in
+        (
+          try pool.metadata.details(of: thin.id).mappedBlocks,
+          try pool.metadata.highestMapped(thin.id)
+        )
+      }
       let sectors = pool.blockBytes / 512
       return ThinStatus.working(
         mappedSectors: mapped &* sectors, highestSector: highest.map { ($0 &+ 1) &* sectors &- 1 }

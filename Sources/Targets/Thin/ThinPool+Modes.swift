@@ -72,6 +72,7 @@ extension ThinPool {
   /// An operation on the metadata failed: what was changed since the last commit is lost, and nothing
   /// is changed any more.
   func operationFailed(_ what: String, _ error: PoolError) {
+    guard metadataLock.isMine else { return change { self.operationFailed(what, error) } }
     mapper.log("\(device.name): metadata operation '\(what)' failed: \(error)")
     abort()
     setMode(.readOnly)
@@ -228,10 +229,12 @@ extension ThinPool {
 
   /// Commits at once, and waits for it. False if that failed or is not allowed.
   func commitNow() -> Bool {
+    metadataLock.take()
+    defer { metadataLock.give() }
     guard filesAreThere(), mode < .outOfMetadataSpace else { return false }
     guard isDirty else { return true }
     do throws(BlockIOError) {
-      try dataOpened.destination.flushNow()
+      try dataOpened.flush(requests)
     } catch {
       operationFailed("commit", .io(error))
       return false
@@ -245,13 +248,14 @@ extension ThinPool {
     guard isDirty else { return true }
     isCommitDue = false
     if let commitTimer { loop.cancel(commitTimer) }
+    // What comes up while it is written is for the next one.
+    isDirty = false
     do throws(PoolError) {
       try metadata.commit()
     } catch {
       operationFailed("commit", error)
       return false
     }
-    isDirty = false
     tellDiscards()
     lastFreeMetadata = metadata.freeMetadataBlocks
     if freeMetadata == 0 { setMode(.outOfMetadataSpace) }

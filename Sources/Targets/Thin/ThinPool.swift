@@ -55,12 +55,16 @@ final class Cell {
 /// A pool at work: its metadata, and what thin targets do through it. It outlives tables: those that
 /// are loaded one after the other for its device share it, and so do its thin targets.
 ///
-/// One worker, called at the end of a pass of the loop when there is something to do, makes all
+/// One worker, begun at the end of a pass of the loop when there is something to do, makes all
 /// changes in this order: finished preparations become mappings, discards go on, preparations are
 /// sent, and then metadata is committed if someone waits for that or a second has passed.
 ///
-/// Invariants: a mapping is inserted when its block has its contents. `isCommitting` while the data
-/// device is flushed for a commit: meanwhile no mapping is inserted, so that the commit contains
+/// Nothing of this stops the loop. What changes the metadata, or reads of it what need not be in memory,
+/// waits for the disk within `change` or `metadataLock`, one at a time and in the order in which it came. Look-ups
+/// of clients take what is in memory, between changes and while a commit is written (`LookupReads`).
+///
+/// Invariants: a mapping is inserted when its block has its contents. `isCommitting` from the flush of
+/// the data device for a commit to its end: meanwhile no mapping is inserted, so that the commit contains
 /// only mappings to blocks that were flushed. Cached mappings are of blocks that no cell covers.
 final class ThinPool: RequestOwner, DeviceKept {
   private final class Hook: PassHook {
@@ -154,6 +158,16 @@ final class ThinPool: RequestOwner, DeviceKept {
   var isCommitDue = false
   var isRetryDue = false
   var isScheduled = false
+  /// The worker is at it; and has waited for the disk meanwhile.
+  private var isWorking = false
+  private var hasWorkWaited = false
+  var isTrimming = false
+  /// Whose the metadata is.
+  let metadataLock: FiberLock
+  private(set) lazy var lookups = LookupReads(self)
+  /// Writes that need a data block; their blocks are locked.
+  private var unprovisioned = RequestQueue()
+  private var isProvisioning = false
   let requests = RequestPool()
   lazy var buffers = BufferPool(
     bufferBytes: Int(min(blockBytes, 1 << 20)), mapper.thinPools.blockMemory)
@@ -168,6 +182,7 @@ final class ThinPool: RequestOwner, DeviceKept {
     mapper = device.mapper
     pools = device.mapper.thinPools
     loop = device.loop
+    metadataLock = FiberLock(loop)
     metadataOpened = opened
     dataOpened = data
     self.data = data.direct
@@ -186,6 +201,7 @@ final class ThinPool: RequestOwner, DeviceKept {
     }
     discardTimer = LoopTimer { [unowned self] in schedule() }
     noSpaceTimer = LoopTimer { [unowned self] in noSpaceTimeout() }
+    metadata.hasChangedAll = { [unowned self] in lookups.changeEnded() }
     device.pool = self
     pools.byMetadata[opened.number] = self
   }
@@ -202,8 +218,10 @@ final class ThinPool: RequestOwner, DeviceKept {
   func release() {
     users -= 1
     guard users == 0 else { return }
+    metadataLock.take()
     if mode < .outOfMetadataSpace { _ = commitNow() }
     writeNeedsCheck()
+    metadataLock.give()
     if let commitTimer { loop.cancel(commitTimer) }
     if let noSpaceTimer { loop.cancel(noSpaceTimer) }
     if let discardTimer { loop.cancel(discardTimer) }
@@ -220,8 +238,10 @@ final class ThinPool: RequestOwner, DeviceKept {
 
   /// Opens a thin device for a target of `blockCount` blocks.
   func openThin(_ id: UInt64, blockCount: UInt64) throws(PoolError) -> OpenThin {
-    guard try metadata.hasDevice(id) else { throw .notFound }
-    try metadata.openDevice(id)
+    try metadataLock.with { () throws(PoolError) in
+      guard try metadata.hasDevice(id) else { throw .notFound }
+      try metadata.openDevice(id)
+    }
     let thin = thins[id] ?? OpenThin(id: id, blockCount: blockCount, mapper.thinPools.mappingMemory)
     thin.users += 1
     thins[id] = thin
@@ -313,25 +333,50 @@ final class ThinPool: RequestOwner, DeviceKept {
 
   // MARK: - Work
 
+  /// Calls `body`, which may change the metadata and wait for the disk, when its turn has come: at once,
+  /// if nobody else is at it. Not called once the pool is closed.
+  func change(_ body: @escaping () -> Void) {
+    loop.begin {
+      self.metadataLock.take()
+      if self.users > 0 { body() }
+      self.metadataLock.give()
+    }
+  }
+
   func work() {
     guard isScheduled else { return }
     isScheduled = false
+    lookups.retry()
     if isRetryDue {
       isRetryDue = false
       for driver in drivers { driver.retryHeld() }
     }
-    if !isCommitting {
-      let ready = prepared
-      prepared = []
-      for preparation in ready { preparation.insert() }
+    // After work that has waited flushes come first, or discards could keep them waiting for ever.
+    if hasWorkWaited, isCommitNext { beginCommit() }
+    if !isWorking, !discards.isEmpty || !prepared.isEmpty && !isCommitting {
+      (isWorking, hasWorkWaited) = (true, false)
+      change {
+        if !self.isCommitting {
+          let ready = self.prepared
+          self.prepared = []
+          for preparation in ready { preparation.insert() }
+        }
+        self.stepDiscards()
+        self.isWorking = false
+        if self.hasWorkWaited { self.schedule() }
+      }
+      hasWorkWaited = isWorking
     }
-    stepDiscards()
     let sends = unsent
     unsent = []
     for preparation in sends { preparation.send() }
-    if !isCommitting && (!flushWaiters.isEmpty || isCommitDue) { beginCommit() }
+    if isCommitNext { beginCommit() }
     // What was sent goes out with this pass's batch.
     loop.passAgain()
+  }
+
+  private var isCommitNext: Bool {
+    !isWorking && !isCommitting && (!flushWaiters.isEmpty || isCommitDue)
   }
 
   /// Goes on with discards as far as a pass has time for them, in turn.
@@ -353,17 +398,40 @@ final class ThinPool: RequestOwner, DeviceKept {
   override func requestDone(_ request: RequestPointer) {
     let code = request.pointee.errorNumber
     requests.give(request)
-    isCommitting = false
-    defer { keptForFlush = nil }
-    // It was closed meanwhile, and has committed.
-    guard users > 0 else { return }
-    if code != 0, isDirty {
-      operationFailed(
-        "commit", .io(BlockIOError(.flush, path: dataOpened.text, code: code)))
+    loop.begin { [self] in
+      defer { keptForFlush = nil }
+      metadataLock.take()
+      defer { metadataLock.give() }
+      // Preparations have waited for this.
+      defer { isCommitting = false }
+      // It was closed meanwhile, and has committed.
+      guard users > 0 else { return }
+      if code != 0, isDirty {
+        operationFailed(
+          "commit", .io(BlockIOError(.flush, path: dataOpened.text, code: code)))
+      }
+      answerFlushes(code == 0 && commitFlushed() ? 0 : EIO)
+      schedule()
     }
-    answerFlushes(code == 0 && commitFlushed() ? 0 : EIO)
-    // Preparations have waited for this.
-    schedule()
+  }
+
+  // MARK: - Data blocks for writes
+
+  /// A write needs a data block: it gets one when its turn has come, at once if nobody else is at it.
+  func provision(_ part: RequestPointer) {
+    unprovisioned.append(part)
+    guard !isProvisioning else { return }
+    isProvisioning = true
+    loop.begin { [self] in
+      while !unprovisioned.isEmpty {
+        metadataLock.take()
+        if let part = unprovisioned.takeFirst(), let driver = part.pointee.owner as? ThinDriver {
+          driver.provision(part)
+        }
+        metadataLock.give()
+      }
+      isProvisioning = false
+    }
   }
 }
 

@@ -152,6 +152,8 @@ final class ThinPoolDriver: TargetDriver {
     metadata.destination.refreshSize()
     if wantsWriting { try reserveMetadataSpace() }
     bind()
+    pool.metadataLock.take()
+    defer { pool.metadataLock.give() }
     do throws(TargetError) {
       var hasGrown = try growData()
       if try growMetadata() { hasGrown = true }
@@ -293,6 +295,8 @@ final class ThinPoolDriver: TargetDriver {
         code: EOPNOTSUPP, explanation: ["see why with: dmthin pool doctor \(device.name)"])
     }
     let message = try ThinPoolMessage(text)
+    pool.metadataLock.take()
+    defer { pool.metadataLock.give() }
     do throws(PoolError) {
       try perform(message)
     } catch {

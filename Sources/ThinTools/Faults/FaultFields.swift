@@ -180,7 +180,7 @@ extension FaultFields {
     case .busy: self.init("in_use")
     case .invalid: self.init("refused")
     case .inconsistent: self.init("inconsistent")
-    case .failed: self.init("failed_before")
+    case .failed, .absent: self.init("failed_before")
     }
   }
 

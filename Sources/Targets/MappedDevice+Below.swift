@@ -2,8 +2,8 @@ public import BlockIO
 import DataPath
 import Glibc
 
-// Metadata on a userspace device. Suspension does not stop it: the pool above is suspended first.
-extension MappedDevice: SynchronousDestination {
+// A userspace device below another.
+extension MappedDevice: DiskBelow {
   private func fault(_ operation: BlockIOError.Operation, _ offset: UInt64) -> BlockIOError {
     BlockIOError(operation, path: name, offset: offset, code: EIO)
   }
@@ -24,30 +24,6 @@ extension MappedDevice: SynchronousDestination {
       try body(driver, part, at)
       done = part.upperBound
     }
-  }
-
-  /// Fills `buffer` from byte `offset` on.
-  public func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
-    throws(BlockIOError)
-  {
-    try forEachDriver(.read, buffer.count, at: offset) { (driver, part, at) throws(BlockIOError) in
-      try driver.readNow(UnsafeMutableRawBufferPointer(rebasing: buffer[part]), at: at)
-    }
-  }
-
-  /// Writes all of `buffer` at byte `offset`.
-  public func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    if isReadOnly { throw BlockIOError(.write, path: name, offset: offset, code: EPERM) }
-    try forEachDriver(.write, buffer.count, at: offset) {
-      (driver, part, at) throws(BlockIOError) in
-      try driver.writeNow(UnsafeRawBufferPointer(rebasing: buffer[part]), at: at)
-    }
-  }
-
-  /// Returns when everything acknowledged before is durable on the devices below.
-  public func flushNow() throws(BlockIOError) {
-    guard let live else { throw fault(.flush, 0) }
-    for driver in live.drivers { try driver.flushNow() }
   }
 
   /// More pieces than this take too long to be found.

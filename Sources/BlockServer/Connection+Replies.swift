@@ -260,7 +260,7 @@ extension Connection {
   // MARK: - Block status
 
   /// Answers with what is allocated and what reads as zeros: as far as can be told in one go, which the
-  /// protocol leaves to the server.
+  /// protocol leaves to the server. Where not even the first extent is known, it is waited for once.
   func replyStatus(
     _ index: Int, _ export: Export, _ offset: UInt64, _ length: Int, isLoaded: Bool = false
   ) {
@@ -273,8 +273,8 @@ extension Connection {
     var state: UInt32 = 0
     var isMissing = false
     look(export, offset..<end) { extent in
-      guard extent.isKnown || isLoaded else {
-        isMissing = true
+      if !extent.isKnown, next > offset || !isLoaded {
+        isMissing = next == offset
         return false
       }
       let upper = min(end, extent.offset + extent.byteCount)
@@ -296,7 +296,7 @@ extension Connection {
       return steps < BlockServer.statesMax
     }
     if isMissing {
-      return whenKnown(index, export, count: most) {
+      return whenKnown(index, export, offset..<end) {
         $0.replyStatus(index, export, offset, length, isLoaded: true)
       }
     }

@@ -218,15 +218,13 @@ extension Connection {
     }
   }
 
-  /// Calls `body` when it can be told what the range of a request holds, up to the `count`th extent that
-  /// is allocated. The request counts as the destination's until then.
+  /// Calls `body` when it can be told what `range` (bytes) begins with. The request counts as the
+  /// destination's until then.
   func whenKnown(
-    _ slot: Int, _ export: Export, count: Int, _ body: @escaping (Connection) -> Void
+    _ slot: Int, _ export: Export, _ range: Range<UInt64>, _ body: @escaping (Connection) -> Void
   ) {
-    guard let request = table?.slots[slot] else { return }
     inFlight += 1
-    let range = request.offset..<request.offset + UInt64(request.length)
-    export.destination.loadExtents(in: range, count: count) {
+    export.destination.loadExtent(in: range) {
       self.inFlight -= 1
       guard self.phase != .ended else {
         self.release(slot)
@@ -275,18 +273,20 @@ extension Connection {
   /// Shorter reads are not asked for holes: it would take longer than sending zeros.
   private static var sparseBytesMin: Int { 32 << 10 }
 
+  /// `loaded` is the offset in bytes at which it was not known before what the range holds.
   private func writeZeroes(
-    _ slot: Int, _ header: Header, _ export: Export, isLoaded: Bool = false
+    _ slot: Int, _ header: Header, _ export: Export, loaded: UInt64? = nil
   ) {
-    if !isLoaded { server.tally.zeroes += 1 }
+    if loaded == nil { server.tally.zeroes += 1 }
     let mayPunch = header.flags & Nbd.CommandFlag.noHole == 0
-    let found = mayPunch ? isZeroHole(export, header.offset, header.length) : false
-    guard let isHole = found ?? (isLoaded ? false : nil) else {
-      return whenKnown(slot, export, count: 1) {
-        $0.writeZeroes(slot, header, export, isLoaded: true)
+    let range = header.offset..<header.offset + UInt64(header.length)
+    let found = mayPunch ? content(of: export, range) : .other
+    if case .unknown(let offset) = found, loaded.map({ offset > $0 }) ?? true {
+      return whenKnown(slot, export, offset..<range.upperBound) {
+        $0.writeZeroes(slot, header, export, loaded: offset)
       }
     }
-    if isHole {
+    if case .hole = found {
       // Nothing to do but what a flag asks for.
       guard header.flags & Nbd.CommandFlag.fua != 0 else { return replyDone(slot) }
       prepare(slot, .flush, header, nil)
@@ -306,21 +306,33 @@ extension Connection {
     submitFirst(slot, export)
   }
 
-  /// Nil where it is not known without waiting.
-  private func isZeroHole(_ export: Export, _ offset: UInt64, _ length: Int) -> Bool? {
-    guard export.destination.holesStayZero else { return false }
-    var isHole = true
-    var isKnown = true
+  private enum Content {
+    /// Nothing, which reads as zeros and stays so.
+    case hole
+    /// Something, or many extents.
+    case other
+    /// A hole up to this offset in bytes; what follows is not known without waiting.
+    case unknown(from: UInt64)
+  }
+
+  private func content(of export: Export, _ range: Range<UInt64>) -> Content {
+    guard export.destination.holesStayZero else { return .other }
+    var content = Content.hole
     var steps = 0
     // A destination may have many runs to tell of; one that is not a hole is enough, and looking for it
     // without end would keep others waiting.
-    look(export, offset..<offset + UInt64(length)) { extent in
+    look(export, range) { extent in
       steps += 1
-      isHole = extent.isZero && !extent.isAllocated && steps < BlockServer.statesMax
-      isKnown = extent.isKnown
-      return isHole
+      if !extent.isKnown {
+        content = .unknown(from: max(range.lowerBound, extent.offset))
+      } else if !extent.isZero || extent.isAllocated || steps >= BlockServer.statesMax {
+        content = .other
+      } else {
+        return true
+      }
+      return false
     }
-    return isKnown ? isHole : nil
+    return content
   }
 
   // MARK: - Buffers

@@ -17,7 +17,7 @@ open class BlockDestination: RequestOwner {
     public var isAllocated: Bool
     /// It reads as zeros, as far as is known without reading.
     public var isZero: Bool
-    /// False where `loadExtents` has to be asked first.
+    /// False where `loadExtent` has to be called first.
     public var isKnown = true
 
     /// An extent.
@@ -66,11 +66,8 @@ open class BlockDestination: RequestOwner {
   /// Whether all of `range` (bytes) is known to read as zeros, without reading it: a hole in a file.
   open func isHole(_ range: Range<UInt64>) -> Bool { false }
 
-  /// Calls `ready`, at once or later, when `forEachExtent` can tell what `range` (bytes) holds, up to the
-  /// `count`th extent that is allocated.
-  open func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
-    ready()
-  }
+  /// Calls `ready`, at once or later, when `forEachExtent` can tell what `range` (bytes) begins with.
+  open func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) { ready() }
 
   /// Calls `body` with what `range` (bytes) holds, in order and without gaps, until it returns
   /// false. What is not known without waiting is allocated and holds something, as is all of it by

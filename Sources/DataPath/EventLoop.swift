@@ -258,16 +258,21 @@ public final class EventLoop {
         left -= 1
         request.pointee.owner.requestDone(request)
       }
-      while !woken.isEmpty { goOn(woken.removeFirst()) }
+      // As many as wait now: one that wakes another each time would keep the hooks waiting.
+      left = woken.count
+      while left > 0, !woken.isEmpty {
+        left -= 1
+        goOn(woken.removeFirst())
+      }
       for hook in hooks { hook.endOfPass() }
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.
-    } while (!finished.isEmpty || isAnotherPassDue) && rounds < 64
+    } while (!finished.isEmpty || !woken.isEmpty || isAnotherPassDue) && rounds < 64
   }
 
   /// Looks for completions for a while; true if something was dealt with.
   private func spin() -> Bool {
-    guard finished.isEmpty, !isAnotherPassDue,
+    guard finished.isEmpty, woken.isEmpty, !isAnotherPassDue,
       hooks.contains(where: { $0.expects(within: spinNanoseconds) })
     else { return false }
     var now = time
@@ -290,7 +295,7 @@ public final class EventLoop {
   }
 
   private func timeout() -> Int32 {
-    if !finished.isEmpty || isAnotherPassDue || !dueTimers.isEmpty { return 0 }
+    if !finished.isEmpty || !woken.isEmpty || isAnotherPassDue || !dueTimers.isEmpty { return 0 }
     guard nextDeadline != .max else { return -1 }
     let now = time
     guard nextDeadline > now else { return 0 }

@@ -87,6 +87,8 @@ public final class FiberLock {
 
   /// Whether one has it.
   public var isTaken: Bool { depth > 0 }
+  /// Whether others wait for it.
+  public var isWanted: Bool { !waiting.isEmpty }
   /// Whether the code that runs now has it.
   public var isMine: Bool { depth > 0 && owner === loop.fiber }
 

@@ -75,16 +75,10 @@ public final class MappedDevice: BlockDestination {
   public override var isReadOnly: Bool { live?.isReadOnly ?? false }
   public override var holesStayZero: Bool { live?.drivers.allSatisfy(\.holesStayZero) ?? true }
 
-  public override func loadExtents(
-    in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void
-  ) {
+  public override func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) {
     guard let live, range.lowerBound < min(range.upperBound, live.byteCount) else { return ready() }
     let driver = live.driver(at: range.lowerBound)
-    let end = min(range.upperBound, driver.endByte)
-    driver.loadExtents(in: range.lowerBound..<end, count: count) {
-      if end == range.upperBound { return ready() }
-      self.loadExtents(in: end..<range.upperBound, count: count, ready)
-    }
+    driver.loadExtent(in: range.lowerBound..<min(range.upperBound, driver.endByte), ready)
   }
 
   public override func forEachExtent(in range: Range<UInt64>, _ body: (Extent) -> Bool) {

@@ -70,8 +70,8 @@ public class TargetDriver: RequestOwner {
     loop.finishLater(part, errorNumber)
   }
 
-  /// Calls `ready`, at once or later, when `forEachExtent` can tell what a range of the device holds.
-  func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) { ready() }
+  /// Calls `ready`, at once or later, when `forEachExtent` can tell what a range of the device begins with.
+  func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) { ready() }
 
   /// What a range of the device holds; false once `body` has said false.
   func forEachExtent(
@@ -84,10 +84,10 @@ public class TargetDriver: RequestOwner {
   }
 
   /// The same, where it is what `below` holds at the offset of this device and `shift`.
-  final func loadExtents(
-    of below: BlockDestination, shift: UInt64, in range: Range<UInt64>, count: Int,
+  final func loadExtent(
+    of below: BlockDestination, shift: UInt64, in range: Range<UInt64>,
     _ ready: @escaping () -> Void
-  ) { below.loadExtents(in: shifted(range, by: shift), count: count, ready) }
+  ) { below.loadExtent(in: shifted(range, by: shift), ready) }
 
   /// What is known of that range, where it is what `below` holds at the offset of this device and `shift`.
   final func forEachExtent(

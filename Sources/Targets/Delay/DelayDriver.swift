@@ -128,8 +128,8 @@ private final class DelayDriver: TargetDriver {
     Place(writes.device, offset &+ writes.shift, endByte - offset)
   }
 
-  override func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
-    loadExtents(of: reads.below, shift: reads.shift, in: range, count: count, ready)
+  override func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) {
+    loadExtent(of: reads.below, shift: reads.shift, in: range, ready)
   }
 
   override func forEachExtent(

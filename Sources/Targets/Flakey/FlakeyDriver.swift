@@ -135,8 +135,8 @@ private final class FlakeyDriver: TargetDriver {
     Place(source, offset &+ shift, endByte - offset)
   }
 
-  override func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
-    loadExtents(of: below, shift: shift, in: range, count: count, ready)
+  override func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) {
+    loadExtent(of: below, shift: shift, in: range, ready)
   }
 
   override func forEachExtent(

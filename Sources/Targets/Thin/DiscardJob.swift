@@ -104,7 +104,8 @@ final class DiscardJob: RequestOwner {
 
   private func unmapSome() throws(PoolError) {
     let stop = min(cell.blocks.upperBound, next + Self.blocksPerStep)
-    while next < stop, pool.discardUnits < Self.unitsPerPass {
+    guard next < stop else { return }
+    repeat {
       pool.discardUnits += Self.units.look
       guard let run = try find(next..<stop) else {
         next = max(next, stop)
@@ -117,7 +118,8 @@ final class DiscardJob: RequestOwner {
       pool.changed()
       next = run.virtualBlocks.upperBound
       try passDown(blocks, mayBeShared: run.isShared)
-    }
+      pool.lookups.retry()
+    } while next < stop && pool.canDiscardMore
   }
 
   /// What cannot be read is left as it is, as the kernel does it: nobody relies on a discard. Zeros

@@ -12,10 +12,17 @@ import ThinMetadata
 ///
 /// Memory: 4 KiB for each block that is being read, of which there are no more than requests on their way.
 final class LookupReads: RequestOwner {
+  /// What looks something up for others than a read or write.
+  private struct Look {
+    var attempts: UInt64 = 0
+    let body: () throws(PoolError) -> Void
+    let ready: () -> Void
+  }
   private struct Read {
     var kind: BlockKind
     var buffer: AlignedBuffer
     var waiting = RequestQueue()
+    var looks: [Look] = []
   }
 
   /// After so many blocks that were gone when the request was mapped anew, it is not left to chance.
@@ -26,39 +33,98 @@ final class LookupReads: RequestOwner {
   private var reads: [UInt64: Read] = [:]
   private var buffers: [AlignedBuffer] = []
   private var behindChange = RequestQueue()
+  private var looksBehindChange: [Look] = []
+  /// The pool is being closed.
+  private var isClosed = false
+  private var lastRead: Pause?
 
   init(_ pool: ThinPool) { self.pool = pool }
 
   /// Has `part` mapped anew when nothing is being changed any more.
   func waitForChange(_ part: RequestPointer) { behindChange.append(part) }
 
+  /// Whether something waits for the end of a change.
+  private var isAwaited: Bool { !behindChange.isEmpty || !looksBehindChange.isEmpty }
+
   /// The metadata can be looked at.
   func changeEnded() {
-    guard !behindChange.isEmpty else { return }
+    guard isAwaited else { return }
     // Not from here: this is in the midst of an operation.
     pool.schedule()
   }
 
-  /// Maps anew what waited for the end of a change.
+  /// Looks up what waited for the end of a change, if nothing is being changed now. Called between two
+  /// changes of one who makes many, too: what is looked up does not wait for all of them.
   func retry() {
-    guard !behindChange.isEmpty, !pool.metadata.isChanging else { return }
+    guard isAwaited, !pool.metadata.isChanging else { return }
     var waiting = behindChange.takeAll()
+    let looks = looksBehindChange
+    looksBehindChange = []
     while let part = waiting.takeFirst() { pool.again(part) }
+    for look in looks { perform(look) }
+  }
+
+  /// Has `body` look something up in memory, again each time that a block which it missed has been read,
+  /// until it has all it needs or fails; then calls `ready`, at once or later.
+  func look(_ body: @escaping () throws(PoolError) -> Void, _ ready: @escaping () -> Void) {
+    perform(Look(body: body, ready: ready))
+  }
+
+  private func perform(_ look: Look) {
+    if isClosed { return look.ready() }
+    if pool.metadata.isChanging { return looksBehindChange.append(look) }
+    do throws(PoolError) {
+      try pool.metadata.inMemory(look.body)
+    } catch .absent {
+      var look = look
+      look.attempts += 1
+      if look.attempts > Self.attemptsMax { return performInTurn(look) }
+      let block = read()
+      reads[block]?.looks.append(look)
+      return
+    } catch {}
+    look.ready()
+  }
+
+  /// Looks it up and keeps others from throwing out of memory what that takes.
+  private func performInTurn(_ look: Look) {
+    pool.loop.begin { [pool] in
+      pool.metadataLock.with { try? look.body() }
+      look.ready()
+    }
+  }
+
+  /// Ends what waits, and returns when nothing is being read any more.
+  func close() {
+    isClosed = true
+    let looks = looksBehindChange + reads.values.flatMap(\.looks)
+    looksBehindChange = []
+    for block in reads.keys { reads[block]?.looks = [] }
+    for look in looks { look.ready() }
+    guard !reads.isEmpty else { return }
+    let pause = Pause(pool.loop)
+    lastRead = pause
+    pause.wait()
   }
 
   /// Has `part` mapped anew when the block is there that its look-up has just missed.
   func waitForBlock(_ part: RequestPointer) {
+    let block = read()
+    reads[block]?.waiting.append(part)
+  }
+
+  /// Reads the block that has just been missed, unless it is being read already; says which one it is.
+  private func read() -> UInt64 {
     let (block, kind) = pool.metadata.absent
-    if reads[block]?.waiting.append(part) != nil { return }
+    if reads[block] != nil { return block }
     let buffer = buffers.popLast() ?? AlignedBuffer(count: Limits.blockBytes)
-    var read = Read(kind: kind, buffer: buffer)
-    read.waiting.append(part)
-    reads[block] = read
+    reads[block] = Read(kind: kind, buffer: buffer)
     pool.metadata.beginReading(block)
     pool.metadataOpened.direct.submit(
       pool.requests.take(
         .read, offset: block * UInt64(Limits.blockBytes), byteCount: Limits.blockBytes,
         buffer: buffer.bytes.baseAddress, owner: self))
+    return block
   }
 
   override func requestDone(_ request: RequestPointer) {
@@ -85,6 +151,10 @@ final class LookupReads: RequestOwner {
         pool.again(part)
       }
     }
+    for look in read.looks {
+      if failure == nil { perform(look) } else { look.ready() }
+    }
+    if reads.isEmpty { lastRead.take()?.end() }
     if pool.metadata.isOverLimit { pool.trimMetadata() }
   }
 }

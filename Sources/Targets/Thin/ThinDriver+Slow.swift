@@ -150,28 +150,29 @@ extension ThinDriver {
 
   // MARK: - Extents
 
-  /// Has in memory what `extents` needs, up to a number of runs of mappings.
-  func load(extents range: Range<UInt64>, _ count: Int, _ ready: @escaping () -> Void) {
+  /// Has in memory what `extents` needs to tell what a range begins with.
+  func load(extent range: Range<UInt64>, _ ready: @escaping () -> Void) {
     let bytes = range.lowerBound - startByte..<range.upperBound - startByte
-    pool.change { [self] in
-      var at = pool.block(of: bytes.lowerBound)
-      let end = pool.block(of: bytes.upperBound + pool.blockBytes - 1)
-      var runs = 0
-      while at < end, runs < count {
-        let stop = min(end, at + Self.blocksPerLook)
-        // Whoever tells of it looks again, and finds what is wrong.
-        let run = try? pool.metadata.nextRun(thin.id, at..<stop)
-        at = run?.virtualBlocks.upperBound ?? stop
-        if run != nil { runs += 1 }
-      }
-      guard let origin, bytes.lowerBound < originBytes else { return ready() }
-      origin.direct.loadExtents(
-        in: bytes.lowerBound..<min(bytes.upperBound, originBytes), count: count, ready)
+    let blocks = blocksOfOneLook(bytes.lowerBound, bytes.upperBound)
+    var isMapped = false
+    let look = { [self] () throws(PoolError) in
+      let run = try pool.metadata.nextRun(thin.id, blocks)
+      isMapped = run?.virtualBlocks.lowerBound == blocks.lowerBound
+    }
+    pool.lookups.look(look) { [self] in
+      guard !isMapped, let origin, bytes.lowerBound < originBytes else { return ready() }
+      origin.direct.loadExtent(
+        in: bytes.lowerBound..<min(bytes.upperBound, originBytes), ready)
     }
   }
 
-  /// Blocks that are looked through for a run at a time: whoever asks may have had enough.
+  /// Blocks that are looked through for a run at a time: the caller may have had enough.
   private static let blocksPerLook: UInt64 = 4096
+
+  private func blocksOfOneLook(_ at: UInt64, _ end: UInt64) -> Range<UInt64> {
+    let block = pool.block(of: at)
+    return block..<min(pool.block(of: end + pool.blockBytes - 1), block + Self.blocksPerLook)
+  }
 
   /// `forEachExtent`, by runs of mappings.
   func extents(
@@ -181,14 +182,13 @@ extension ThinDriver {
     let end = range.upperBound - startByte
     var at = range.lowerBound - startByte
     while at < end {
-      let block = pool.block(of: at)
-      let stop = min(pool.block(of: end + blockBytes - 1), block + Self.blocksPerLook)
+      let blocks = blocksOfOneLook(at, end)
       do throws(PoolError) {
         if pool.metadata.isChanging { throw .busy }
         let run = try pool.metadata.inMemory { () throws(PoolError) in
-          try pool.metadata.nextRun(thin.id, block..<stop)
+          try pool.metadata.nextRun(thin.id, blocks)
         }
-        let mapped = run?.virtualBlocks ?? stop..<stop
+        let mapped = run?.virtualBlocks ?? blocks.upperBound..<blocks.upperBound
         let gap = at..<max(at, min(end, mapped.lowerBound * blockBytes))
         guard unmappedExtents(gap, body) else { return false }
         let data =

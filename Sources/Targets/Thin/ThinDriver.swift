@@ -251,8 +251,8 @@ final class ThinDriver: TargetDriver {
     done(part)
   }
 
-  override func loadExtents(in range: Range<UInt64>, count: Int, _ ready: @escaping () -> Void) {
-    load(extents: range, count, ready)
+  override func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) {
+    load(extent: range, ready)
   }
 
   override func forEachExtent(

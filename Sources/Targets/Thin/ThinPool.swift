@@ -222,6 +222,7 @@ final class ThinPool: RequestOwner, DeviceKept {
     if mode < .outOfMetadataSpace { _ = commitNow() }
     writeNeedsCheck()
     metadataLock.give()
+    lookups.close()
     if let commitTimer { loop.cancel(commitTimer) }
     if let noSpaceTimer { loop.cancel(noSpaceTimer) }
     if let discardTimer { loop.cancel(discardTimer) }
@@ -339,6 +340,7 @@ final class ThinPool: RequestOwner, DeviceKept {
     loop.begin {
       self.metadataLock.take()
       if self.users > 0 { body() }
+      self.lookups.retry()
       self.metadataLock.give()
     }
   }
@@ -359,7 +361,10 @@ final class ThinPool: RequestOwner, DeviceKept {
         if !self.isCommitting {
           let ready = self.prepared
           self.prepared = []
-          for preparation in ready { preparation.insert() }
+          for preparation in ready {
+            preparation.insert()
+            self.lookups.retry()
+          }
         }
         self.stepDiscards()
         self.isWorking = false
@@ -385,13 +390,19 @@ final class ThinPool: RequestOwner, DeviceKept {
     let jobs = discards
     discards = []
     for (index, job) in jobs.enumerated() {
-      guard discardUnits < DiscardJob.unitsPerPass else {
+      guard discardUnits < DiscardJob.unitsPerPass, index == 0 || !metadataLock.isWanted else {
         discards = jobs[index...] + discards
         if let discardTimer, !discardTimer.isSet { loop.set(discardTimer, after: 0) }
         return
       }
       job.step()
+      lookups.retry()
     }
+  }
+
+  /// Whether discards have done less than they may in a pass, and keep nobody from the metadata.
+  var canDiscardMore: Bool {
+    discardUnits < DiscardJob.unitsPerPass && !metadataLock.isWanted
   }
 
   /// The data device was flushed.
@@ -417,6 +428,9 @@ final class ThinPool: RequestOwner, DeviceKept {
 
   // MARK: - Data blocks for writes
 
+  /// Writes that get a data block before others have their turn.
+  private static let provisionedAtOnce = 64
+
   /// A write needs a data block: it gets one when its turn has come, at once if nobody else is at it.
   func provision(_ part: RequestPointer) {
     unprovisioned.append(part)
@@ -425,8 +439,13 @@ final class ThinPool: RequestOwner, DeviceKept {
     loop.begin { [self] in
       while !unprovisioned.isEmpty {
         metadataLock.take()
-        if let part = unprovisioned.takeFirst(), let driver = part.pointee.owner as? ThinDriver {
+        var left = Self.provisionedAtOnce
+        while left > 0, let part = unprovisioned.takeFirst(),
+          let driver = part.pointee.owner as? ThinDriver
+        {
           driver.provision(part)
+          lookups.retry()
+          left -= 1
         }
         metadataLock.give()
       }

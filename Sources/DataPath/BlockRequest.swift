@@ -180,6 +180,14 @@ public struct RequestQueue {
     count += 1
   }
 
+  /// Adds all of another queue at the end.
+  public mutating func append(contentsOf other: RequestQueue) {
+    guard let otherFirst = other.first else { return }
+    if let last { last.pointee.next = otherFirst } else { first = otherFirst }
+    last = other.last
+    count += other.count
+  }
+
   /// Takes the oldest out.
   public mutating func takeFirst() -> RequestPointer? {
     guard let request = first else { return nil }

@@ -195,6 +195,34 @@ struct SlowMetadataTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
+  @Test("look-ups come between the steps of discards that keep the metadata without a gap")
+  func betweenDiscards() throws {
+    let slow = try SlowWorld(8)
+    let world = slow.world
+    try world.makeThin(1, bytes: 1024 * block)
+    try world.makeThin(2, bytes: 16 * block)
+    let writes = try (0..<1024).map {
+      try world.start(.write, "thin1", at: $0 * 389 % 1024 * block, pattern($0, 512))
+    }
+    world.finish(writes)
+    for number in 0..<16 {
+      #expect(try world.write("thin2", at: number * block, pattern(number, 512)) == 0)
+    }
+    try slow.reopen([1, 2], bytes: 1024 * block)
+    let discards = try (0..<256).map {
+      try slow.start("discard", .discard, "thin1", at: 4 * $0 * block, count: block)
+    }
+    for number in 0..<16 {
+      let read = try slow.start("read", .read, "thin2", at: number * block, count: 512)
+      try slow.wait { read.isDone }
+      #expect(read.bytes == pattern(number, 512))
+    }
+    #expect(discards.contains { !$0.isDone })
+    print("DBG", slow.latencies["read"] ?? [], discards.count { $0.isDone }, slow.now)
+    try slow.wait { discards.allSatisfy(\.isDone) }
+    print("DBG", slow.now)
+  }
+
   @Test("look-ups that miss are read together: 32 take no longer than one takes for each level")
   func together() throws {
     let slow = try slowWorld()

@@ -213,8 +213,7 @@ final class DiscardJob: RequestOwner {
     } else {
       pool.loop.finishLater(part, code)
     }
-    // Those who have waited may be very many, and the next one will have them wait again.
-    pool.discardUnits += cell.waiters.count / Self.units.each
-    pool.unlock(cell)
+    // Those who have waited may be very many.
+    pool.discardUnits += pool.unlock(cell) / Self.units.each
   }
 }

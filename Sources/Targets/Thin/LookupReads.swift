@@ -5,12 +5,12 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// Reads and writes of clients whose look-ups need blocks of metadata that are not in memory. Each block is
-/// read once for all that wait for it, and many at a time; then the requests are mapped anew, and come as far
-/// as the next block that is missing. Those that come while the metadata is being changed wait for the end
-/// of that.
+/// Look-ups that need blocks of metadata which are not in memory: of clients' reads and writes, and of others
+/// (`look`). Reads each block once for all that wait for it, and many at a time; then the look-ups are tried
+/// again, and come as far as the next block that is missing. Those that come while the metadata is being changed
+/// wait for the end of that change.
 ///
-/// Memory: 4 KiB for each block that is being read, of which there are no more than requests on their way.
+/// Memory: 4 KiB for each block that is being read; there are no more of them than requests under way.
 final class LookupReads: RequestOwner {
   /// What looks something up for others than a read or write.
   private struct Look {
@@ -88,8 +88,8 @@ final class LookupReads: RequestOwner {
 
   /// Looks it up and keeps others from throwing out of memory what that takes.
   private func performInTurn(_ look: Look) {
-    pool.loop.begin { [pool] in
-      pool.metadataLock.with { try? look.body() }
+    pool.loop.begin { [self, pool] in
+      pool.metadataLock.with { if !isClosed { try? look.body() } }
       look.ready()
     }
   }

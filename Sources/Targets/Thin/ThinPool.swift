@@ -307,8 +307,9 @@ final class ThinPool: RequestOwner, DeviceKept {
     return cell
   }
 
-  /// Ends a cell; what waited is looked at anew.
-  func unlock(_ cell: Cell) {
+  /// Ends a cell; what waited is mapped anew. Returns for how many requests that was done.
+  @discardableResult
+  func unlock(_ cell: Cell) -> Int {
     if rangeCells.contains(where: { $0 === cell }) {
       rangeCells.removeAll { $0 === cell }
     } else {
@@ -317,7 +318,17 @@ final class ThinPool: RequestOwner, DeviceKept {
     cell.preparation = nil
     cell.discard = nil
     var waiters = cell.waiters.takeAll()
-    while let part = waiters.takeFirst() { again(part) }
+    var count = 0
+    while let part = waiters.takeFirst() {
+      again(part)
+      count += 1
+      // Where many discard the same blocks, the rest would come to wait for the next one, each by itself.
+      if let next = rangeCells.last, next.id == cell.id, next.blocks.contains(cell.blocks) {
+        next.waiters.append(contentsOf: waiters)
+        break
+      }
+    }
+    return count
   }
 
   /// Maps a part anew that waited.

@@ -93,10 +93,6 @@ let package = Package(
       ],
       path: "contrib/bench/Engine", swiftSettings: settings),
     .executableTarget(
-      name: "trace-replay", dependencies: ["CDMThin", "Simulation", "BlockIO", "ThinFormat"],
-      path: "contrib/TraceReplay",
-      swiftSettings: settings),
-    .executableTarget(
       name: "pool-script",
       dependencies: [
         "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "KernelDeviceMapper", "PersistentData",
@@ -104,28 +100,12 @@ let package = Package(
       ],
       path: "contrib/PoolScripts", swiftSettings: settings),
     .executableTarget(
-      name: "trace-generate", dependencies: ["CDMThin", "Simulation"],
-      path: "contrib/TraceGenerate",
-      swiftSettings: settings),
-    .executableTarget(
-      name: "damage-trials", dependencies: ["CDMThin", "Simulation"],
-      path: "contrib/fuzz/DamageTrials",
-      swiftSettings: settings),
-    .executableTarget(
-      name: "repair-trials", dependencies: ["BlockIO", "CDMThin", "Simulation", "ThinTools"],
-      path: "contrib/fuzz/RepairTrials",
-      swiftSettings: settings),
-    .executableTarget(
-      name: "model-trials", dependencies: ["CDMThin", "Simulation"],
-      path: "contrib/fuzz/ModelTrials",
-      swiftSettings: settings),
-    .executableTarget(
-      name: "crash-trials", dependencies: ["CDMThin", "Simulation"],
-      path: "contrib/fuzz/CrashTrials",
-      swiftSettings: settings),
-    .executableTarget(
-      name: "pool-crash-trials", dependencies: ["CDMThin", "Simulation", "TargetSimulation"],
-      path: "contrib/fuzz/PoolCrashTrials", swiftSettings: settings),
+      name: "trials",
+      dependencies: [
+        "BlockIO", "BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation",
+        "TargetSimulation", "ThinFormat", "ThinTools",
+      ],
+      path: "contrib/TrialProgram", swiftSettings: settings),
     .executableTarget(
       name: "bench-limit", dependencies: ["BlockIO", "CDMThin", "ThinFormat"],
       path: "contrib/bench/Limit",
@@ -134,10 +114,6 @@ let package = Package(
       name: "bench-targets",
       dependencies: ["BlockIO", "CDMThin", "DataPath", "DeviceMapper", "Simulation", "Targets"],
       path: "contrib/bench/Targets", swiftSettings: settings),
-    .executableTarget(
-      name: "nbd-trials",
-      dependencies: ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation"],
-      path: "contrib/fuzz/NbdTrials", swiftSettings: settings),
     .executableTarget(
       name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),

@@ -1,5 +1,3 @@
-import Glibc
-
 /// The command line of trials: `--count N` and `--seed N`, options of their own that take a number, and
 /// operands.
 public struct TrialArguments: Equatable, Sendable {
@@ -38,21 +36,5 @@ public struct TrialArguments: Equatable, Sendable {
       default: return nil
       }
     }
-  }
-
-  /// Those of this process; prints `usage` and ends it where they make no sense. Where operands are taken,
-  /// there have to be some, unless `needsOperands` says otherwise.
-  public static func ofProcess(
-    usage: String, count: UInt64, options: [String] = [], takesOperands: Bool = false,
-    needsOperands: Bool? = nil
-  ) -> TrialArguments {
-    let arguments = TrialArguments(
-      CommandLine.arguments.dropFirst(), count: count, options: options,
-      takesOperands: takesOperands)
-    guard let arguments, !arguments.operands.isEmpty || !(needsOperands ?? takesOperands) else {
-      print("usage: \(usage)")
-      exit(2)
-    }
-    return arguments
   }
 }

@@ -23,7 +23,7 @@ import ThinTools
   }
 
   @Test(
-    // A few: damage-trials does thousands, where every tool is tried in a release build.
+    // A few: contrib/trials damage does thousands, where every tool is tried in a release build.
     "no random damage is missed, none is reported elsewhere, and nothing traps",
     arguments: [
       ("held-metadata-snapshot", 80), ("snapshots-of-snapshots", 80), ("multi-level", 12),

@@ -8,13 +8,13 @@
 #         seen in here. Odd turns are the kernel's.
 #
 # After every turn thin_check of DMTHIN_TOOLS and of DMTHIN_PEER have to find nothing. All that was done
-# is left in DIR/all.done, ready to be repeated. DMTHIN_PROGRAMS names the folder of trace-replay.
+# is left in DIR/all.done, ready to be repeated. DMTHIN_PROGRAMS names the folder of trials.
 . "$DMTHIN_RIG/lib.sh"
 
 dir=$1
 tools=${DMTHIN_TOOLS:?names the directory of the tools}
 peer=${DMTHIN_PEER:?names the directory of the tools of the peer}
-programs=${DMTHIN_PROGRAMS:?names the directory of trace-replay}
+programs=${DMTHIN_PROGRAMS:?names the folder of trials}
 
 turn=0
 for trace in "$dir"/[0-9]*.ops; do
@@ -22,7 +22,7 @@ for trace in "$dir"/[0-9]*.ops; do
     if [ $((turn % 2)) -eq 1 ]; then
         "$rig_dir/play" turn /dev/ubda "$trace" >/tmp/done || fail "turn $turn, the kernel's"
     else
-        "$programs/trace-replay" --onto /dev/ubda "$trace" || fail "turn $turn, ours"
+        "$programs/trials" replay --onto /dev/ubda "$trace" || fail "turn $turn, ours"
         cat "$trace" >/tmp/done
     fi
     { echo "# turn $turn"; [ $turn -gt 1 ] || grep '^meta' "$trace"; grep -v '^meta' /tmp/done; } >>"$dir/all.done"

@@ -1,27 +1,20 @@
-import CDMThin
 import Glibc
 import Simulation
 import TargetSimulation
 
-/// Cuts the power at every write and flush of pools in user space under load, and has every read,
-/// write, flush and discard of their disks fail.
-///
-///     pool-crash-trials [--count IMAGES] [--seed N] [--kind N]
-///
-/// `count` images of power cuts, and a tenth as many faults. Pools of each kind take turns, by the seed;
-/// with `kind` it is the N-th alone, from 1.
-///
-/// A trial follows from its seed alone, so `--count 1 --seed S` repeats one. A trap ends the program
-/// with a signal after it has printed the seed.
-@main
-enum PoolCrashTrialsMain {
-  nonisolated(unsafe) static var currentSeed: UInt64 = 0
+/// Cuts the power at every write and flush of pools in user space under load, and has every read, write,
+/// flush and discard of their disks fail.
+enum PoolCrashTrials: Trials {
+  static let name = "pool-crash"
+  static let usage = "[--count N] [--seed N] [--kind K]"
+  static let summary = """
+    Makes N images (10000) of power cuts of pools in user space under load, and a tenth as many
+    faults of their disks. Pools of each kind take turns, by the seed; --kind chooses the K-th,
+    from 1.
+    """
 
-  static func main() throws {
-    dmthin_begin_program()
-    let arguments = TrialArguments.ofProcess(
-      usage: "pool-crash-trials [--count IMAGES] [--seed N] [--kind N]", count: 10_000,
-      options: ["kind"])
+  static func run(_ words: [String]) throws -> Bool {
+    let arguments = Self.arguments(words, count: 10_000, options: ["kind"])
     let all = PoolCrashTrial.Kind.allCases
     let chosen = arguments.numbers["kind"].map { Int(clamping: $0) }
     guard chosen.map({ (1...all.count).contains($0) }) ?? true else {
@@ -31,14 +24,8 @@ enum PoolCrashTrialsMain {
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     print("seed \(first)")
     fflush(nil)
-    for signal in [SIGILL, SIGTRAP, SIGSEGV, SIGABRT, SIGBUS] {
-      Glibc.signal(signal) { number in
-        print("signal \(number) in the trial of seed \(PoolCrashTrialsMain.currentSeed)")
-        _exit(1)
-      }
-    }
-    let failures = try run(count, first, chosen.map { [all[$0 - 1]] } ?? all)
-    exit(failures == 0 ? 0 : 1)
+    Watch.begin()
+    return try run(count, first, chosen.map { [all[$0 - 1]] } ?? all) == 0
   }
 
   /// Returns how many trials failed.
@@ -57,18 +44,19 @@ enum PoolCrashTrialsMain {
       }
     }
     while images < count && failures < 100 {
-      currentSeed = first &+ UInt64(trials)
+      let seed = first &+ UInt64(trials)
+      Watch.trial(seed, seconds: 0)
       trials += 1
-      let kind = kinds[Int(currentSeed % UInt64(kinds.count))]
+      let kind = kinds[Int(seed % UInt64(kinds.count))]
       attempt {
-        let count = try PoolCrashTrial(ground, kind, seed: currentSeed).run()
+        let count = try PoolCrashTrial(ground, kind, seed: seed).run()
         images += count
         ofKind[kind.rawValue, default: 0] += count
       }
       guard faults.values.reduce(0, { $0 + $1[0] }) < count / 10 else { continue }
       for kind in PoolFaultTrial.Kind.all {
         attempt {
-          let counts = try PoolFaultTrial(ground, kind, seed: currentSeed).run()
+          let counts = try PoolFaultTrial(ground, kind, seed: seed).run()
           faults["\(kind)"] = zip(faults["\(kind)"] ?? [0, 0, 0, 0], counts).map(+)
         }
       }

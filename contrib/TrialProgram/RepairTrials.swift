@@ -1,23 +1,22 @@
 import BlockIO
-import CDMThin
 import Glibc
 import Simulation
 import ThinTools
 
 /// Loses one block, or up to ten, of pools that are made up, repairs them, and compares the result with what
 /// they mapped.
-///
-///     repair-trials [--count N] [--seed N] [--compared N] [FOLDER...]
-///
-/// Pool `i` of a run is made from seed + i alone, so `--count 1 --seed S` repeats one. FOLDERs hold other
-/// thin_repair programs, which get the first `--compared` pools as well (default: all): of a pool of which
-/// several blocks are lost, none of them may save more right mappings.
-///
-/// Of a pool of which one block is lost nothing may be wrong that the report does not call doubtful, and
-/// everything has to be saved whose leaf is not lost, unless the report calls something doubtful. Exits with 1
-/// where that is not so. Where several are lost, the table tells.
-@main
-enum RepairTrialsMain {
+enum RepairTrials: Trials {
+  static let name = "repair"
+  static let usage = "[--count N] [--seed N] [--compared N] [FOLDER...]"
+  static let summary = """
+    Repairs N pools (2000) that have lost one block, or up to ten. Of one that has lost a single
+    block nothing may be wrong that the report does not call doubtful, and everything has to be
+    saved whose leaf is not lost, unless the report calls something doubtful. Where several are
+    lost, the table tells. FOLDERs hold other thin_repair programs, which get the first
+    --compared pools as well (all): of a pool of which several blocks are lost, none of them may
+    save more right mappings.
+    """
+
   private struct Row {
     var pools = 0
     var score = RepairTrial.Score()
@@ -28,21 +27,17 @@ enum RepairTrialsMain {
     var behind = 0
   }
 
-  static func main() throws {
-    dmthin_begin_program()
-    let arguments = TrialArguments.ofProcess(
-      usage: "repair-trials [--count N] [--seed N] [--compared N] [FOLDER...]", count: 2000,
-      options: ["compared"], takesOperands: true, needsOperands: false)
+  static func run(_ words: [String]) throws -> Bool {
+    let arguments = Self.arguments(words, count: 2000, options: ["compared"], takesOperands: true)
     let (count, first, folders) = (arguments.count, arguments.seed, arguments.operands)
     let compared = arguments.numbers["compared"] ?? count
     print("seed \(first), \(count) pools")
-    installHandler()
+    Watch.begin()
     var rows: [RepairTrial.Kind: Row] = [:]
     var failures = 0
     var slowest = 0.0
     for n in 0..<count {
-      currentSeed = first + n
-      alarm(120)
+      Watch.trial(first + n, seconds: 120)
       let trial = try RepairTrial(seed: first + n)
       var row = rows[trial.kind] ?? Row()
       let start = now()
@@ -88,7 +83,7 @@ enum RepairTrialsMain {
     printTable(rows, folders)
     print("slowest repair: \(Int(slowest * 1000)) ms")
     print("\(failures) failures")
-    exit(failures == 0 ? 0 : 1)
+    return failures == 0
   }
 
   private static func printTable(_ rows: [RepairTrial.Kind: Row], _ folders: [String]) {
@@ -126,24 +121,4 @@ enum RepairTrialsMain {
     try bytes.withUnsafeBytes { try output.sink.write($0) }
     try output.commit()
   }
-
-  private static func now() -> Double {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-  }
-
-  private static func installHandler() {
-    for number in [SIGILL, SIGTRAP, SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGFPE] {
-      signal(number) { number in
-        print("signal \(number) at seed \(currentSeed)")
-        fflush(nil)
-        signal(number, SIG_DFL)
-        raise(number)
-      }
-    }
-  }
 }
-
-// Read by the signal handler, written by the one thread there is.
-nonisolated(unsafe) private var currentSeed: UInt64 = 0

@@ -1,23 +1,21 @@
-import CDMThin
 import Glibc
 import Simulation
 
 /// Damages sound images at random and runs the reading tools over them.
-///
-///     damage-trials [--count N] [--seed N] IMAGE...
-///
-/// Image `i` of a run is made from seed + i alone, so `--count 1 --seed S` repeats one. A trap
-/// ends the program with a signal after it has printed the seed; so does a trial of more than a
-/// minute.
-@main
-enum DamageTrialsMain {
-  static func main() throws {
-    dmthin_begin_program()
-    let arguments = TrialArguments.ofProcess(
-      usage: "damage-trials [--count N] [--seed N] IMAGE...", count: 10_000, takesOperands: true)
+enum DamageTrials: Trials {
+  static let name = "damage"
+  static let usage = "[--count N] [--seed N] IMAGE..."
+  static let summary = """
+    Damages sound images in one place each and has every tool read them: none may trap, take
+    more than a minute, or overlook the damage. N images (10000), image i made from seed + i.
+    """
+
+  static func run(_ words: [String]) throws -> Bool {
+    let arguments = Self.arguments(words, count: 10_000, takesOperands: true)
+    guard !arguments.operands.isEmpty else { refuse() }
     let (count, first, images) = (arguments.count, arguments.seed, arguments.operands)
     print("seed \(first), \(count) images of \(images.count) pools")
-    installHandler()
+    Watch.begin()
 
     var outcomes: [String: Int] = [:]
     var byRole: [String: Int] = [:]
@@ -28,9 +26,7 @@ enum DamageTrialsMain {
       let trial = try DamageTrial(image: path)
       imageBytes = max(imageBytes, trial.imageByteCount)
       for n in stride(from: first + UInt64(i), to: first + count, by: images.count) {
-        currentSeed = n
-        currentImage = i
-        alarm(60)
+        Watch.trial(n, image: i, seconds: 60)
         let start = now()
         let (damage, outcome) = trial.run(seed: n)
         slowest = max(slowest, now() - start)
@@ -52,27 +48,6 @@ enum DamageTrialsMain {
       "slowest trial: \(Int(slowest * 1000)) ms; peak memory: \(usage.ru_maxrss / 1024) MiB, "
         + "of which images: \(imageBytes >> 20) MiB")
     print("\(failures) failures")
-    exit(failures == 0 ? 0 : 1)
-  }
-
-  private static func now() -> Double {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-  }
-
-  private static func installHandler() {
-    for number in [SIGILL, SIGTRAP, SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGFPE] {
-      signal(number) { number in
-        print("signal \(number) at seed \(currentSeed), image \(currentImage)")
-        fflush(nil)
-        signal(number, SIG_DFL)
-        raise(number)
-      }
-    }
+    return failures == 0
   }
 }
-
-// Read by the signal handler, written by the one thread there is.
-nonisolated(unsafe) private var currentSeed: UInt64 = 0
-nonisolated(unsafe) private var currentImage = 0

@@ -1,36 +1,30 @@
 import BlockServer
-import CDMThin
 import DataPath
 import Glibc
 import ServerSimulation
 import Simulation
 
 /// Has clients that make little sense talk to an NBD server over memory, beside one that behaves.
-///
-///     nbd-trials [--count MESSAGES] [--seed N]
-///
-/// A session follows from its seed alone, so `--count 1 --seed S` repeats one. A trap ends the program
-/// with a signal after it has printed the seed; so does a session of more than a minute.
-@main
-enum NbdTrialsMain {
-  nonisolated(unsafe) static var currentSeed: UInt64 = 0
+enum NbdTrials: Trials {
+  static let name = "nbd"
+  static let usage = "[--count N] [--seed N]"
+  static let summary = """
+    Sends N messages (10000) of clients that make little sense to an NBD server over memory,
+    beside a client that behaves and has to be served.
+    """
+
+  nonisolated(unsafe) private static var currentSeed: UInt64 = 0
   static let exportBytes = 4 << 20
   /// Each writes to a half of its own; the other client only to the first.
   static let half = UInt64(exportBytes / 2)
 
-  static func main() throws {
-    dmthin_begin_program()
-    let arguments = TrialArguments.ofProcess(
-      usage: "nbd-trials [--count MESSAGES] [--seed N]", count: 10_000)
+  static func run(_ words: [String]) throws -> Bool {
+    let arguments = Self.arguments(words, count: 10_000)
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     print("seed \(first), \(count) messages")
-    for signal in [SIGILL, SIGTRAP, SIGSEGV, SIGABRT, SIGBUS, SIGALRM] {
-      Glibc.signal(signal) { number in
-        print("signal \(number) in the session of seed \(NbdTrialsMain.currentSeed)")
-        _exit(1)
-      }
-    }
+    Watch.begin()
     try run(count, first)
+    return true
   }
 
   private static func run(_ count: Int, _ first: UInt64) throws {
@@ -50,7 +44,7 @@ enum NbdTrialsMain {
     var sessions: UInt64 = 0
     while messages < count {
       currentSeed = first &+ sessions
-      alarm(60)
+      Watch.trial(currentSeed, seconds: 60)
       let session = HostileSession(seed: currentSeed, exportBytes: half, export: "volume")
       hold(session, server, loop)
       check(good, &model, currentSeed)

@@ -1,19 +1,18 @@
-import CDMThin
 import Glibc
 import Simulation
 
-/// Cuts the power at every point of random transactions, repairs and restores, and has every read,
-/// write and flush fail.
-///
-///     crash-trials [--count N] [--seed N]
-///
-/// `count` images of power cuts and a twentieth as many faults, over all kinds of operations.
-@main
-enum CrashTrialsMain {
-  static func main() {
-    dmthin_begin_program()
-    let arguments = TrialArguments.ofProcess(
-      usage: "crash-trials [--count N] [--seed N]", count: 100_000)
+/// Cuts the power at every point of random transactions, repairs and restores, and has every read, write
+/// and flush fail.
+enum CrashTrials: Trials {
+  static let name = "crash"
+  static let usage = "[--count N] [--seed N]"
+  static let summary = """
+    Makes N images (100000) of power cuts during transactions, repairs, restores and formats,
+    and a twentieth as many faults of the device.
+    """
+
+  static func run(_ words: [String]) -> Bool {
+    let arguments = Self.arguments(words, count: 100_000)
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     print("seed \(first)")
     var images: [String: Int] = [:]
@@ -44,6 +43,6 @@ enum CrashTrialsMain {
       print("\(number) images, \(faults[name] ?? 0) faults: \(name)")
     }
     print("\(total(images)) images, \(total(faults)) faults, \(failures) failures")
-    exit(failures == 0 ? 0 : 1)
+    return failures == 0
   }
 }

@@ -1,21 +1,19 @@
-import CDMThin
 import Glibc
 import Simulation
 
 /// Runs the engine against a model of dictionaries.
-///
-///     model-trials [--count N] [--seed N] [--snapshots N]
-///
-/// `count` operations in runs of 20,000, each with its own seed and kind: the usual, tiny cache,
-/// little metadata, little data, large trees. Then, with `--snapshots`, one device that is
-/// snapshotted so often, written to meanwhile, and everything deleted again.
-@main
-enum ModelTrialsMain {
-  static func main() {
-    dmthin_begin_program()
-    let arguments = TrialArguments.ofProcess(
-      usage: "model-trials [--count N] [--seed N] [--snapshots N]", count: 1_000_000,
-      options: ["snapshots"])
+enum ModelTrials: Trials {
+  static let name = "model"
+  static let usage = "[--count N] [--seed N] [--snapshots N]"
+  static let summary = """
+    Does N random operations (1000000) on a pool and on dictionaries, in runs of 20,000, each
+    with its own seed and kind: the usual, tiny cache, little metadata, little data, large
+    trees. Then, with --snapshots, one device that is snapshotted so often and written to
+    meanwhile, and everything is deleted again.
+    """
+
+  static func run(_ words: [String]) -> Bool {
+    let arguments = Self.arguments(words, count: 1_000_000, options: ["snapshots"])
     let (count, first) = (Int(clamping: arguments.count), arguments.seed)
     let snapshots = Int(clamping: arguments.numbers["snapshots"] ?? 0)
     print("seed \(first), \(count) operations, \(snapshots) snapshots")
@@ -42,9 +40,10 @@ enum ModelTrialsMain {
       }
     } catch {
       print("\(error)")
-      exit(1)
+      return false
     }
     for (name, n) in tally.sorted(by: { $0.value > $1.value }) { print("\(n)\t\(name)") }
+    return true
   }
 
   private static func options(_ n: Int, seed: UInt64) -> ModelRun.Options {
@@ -69,11 +68,5 @@ enum ModelTrialsMain {
     default: break
     }
     return options
-  }
-
-  private static func now() -> Double {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
   }
 }

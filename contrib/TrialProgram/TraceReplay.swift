@@ -1,28 +1,26 @@
 import BlockIO
-import CDMThin
 import Glibc
 import Simulation
 import ThinFormat
 
-/// Replays a trace:
-///
-///     trace-replay FILE.ops[.gz]             prints a line for every dump: label, blocks, SHA-256
-///     trace-replay --images PREFIX FILE.ops  compares every dump with the file PREFIX.LABEL
-///     trace-replay --onto DEVICE FILE.ops    works on a device or file instead of memory
-///
-/// With --cache N the engine keeps N blocks between operations instead of all that it needs.
-///
-/// The bytes that the kernel leaves undefined count as zero. For digests every image is as long as
-/// the largest that the trace asks for, zeros at the end.
-@main
-enum TraceReplayMain {
-  static func main() {
-    dmthin_begin_program()
+/// Replays traces of pool operations.
+enum TraceReplay: Trials {
+  static let name = "replay"
+  static let usage = "[--images PREFIX | --onto DEVICE] [--cache N] FILE.ops[.gz]"
+  static let summary = """
+    Replays a trace of pool operations, and prints a line for every dump: label, blocks, SHA-256.
+    --images compares every dump with the file PREFIX.LABEL instead; --onto works on a device or
+    file instead of memory. With --cache N the engine keeps N blocks between operations instead
+    of all that it needs. The bytes that the kernel leaves undefined count as zero. For digests
+    every image is as long as the largest that the trace asks for, zeros at the end.
+    """
+
+  static func run(_ words: [String]) -> Bool {
     var images: String?
     var onto: String?
     var cache = 8192
     var files: [String] = []
-    var arguments = CommandLine.arguments.dropFirst()
+    var arguments = words[...]
     while let argument = arguments.popFirst() {
       switch argument {
       case "--images": images = arguments.popFirst()
@@ -31,9 +29,7 @@ enum TraceReplayMain {
       default: files.append(argument)
       }
     }
-    guard files.count == 1, let path = files.first else {
-      fail("usage: trace-replay [--images PREFIX | --onto DEVICE] FILE.ops", 2)
-    }
+    guard files.count == 1, let path = files.first else { refuse() }
     let lines: [Substring]
     do { lines = try TraceReplayer.lines(ofTrace: path) } catch { fail("\(error)", 1) }
     if let onto {
@@ -53,6 +49,7 @@ enum TraceReplayMain {
         } catch { fail("\(path):\(line): \(error)", 1) }
       }
     }
+    return true
   }
 
   private static func replay(

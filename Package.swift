@@ -100,6 +100,9 @@ let package = Package(
       ],
       path: "contrib/PoolScripts", swiftSettings: settings),
     .executableTarget(
+      name: "rig", dependencies: ["CDMThin", "Simulation"], path: "contrib/kernel/RigProgram",
+      swiftSettings: settings),
+    .executableTarget(
       name: "trials",
       dependencies: [
         "BlockIO", "BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation",

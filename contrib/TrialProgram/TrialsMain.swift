@@ -9,10 +9,12 @@ import Simulation
 /// the program with its signal, after the seed of the trial has been printed.
 @main
 enum TrialsMain {
-  static let kinds: [any Trials.Type] = [
-    DamageTrials.self, RepairTrials.self, ModelTrials.self, CrashTrials.self,
-    PoolCrashTrials.self, NbdTrials.self, TraceGeneration.self, TraceReplay.self,
-  ]
+  static var kinds: [any Trials.Type] {
+    [
+      DamageTrials.self, RepairTrials.self, ModelTrials.self, CrashTrials.self,
+      PoolCrashTrials.self, NbdTrials.self, TraceGeneration.self, TraceReplay.self,
+    ]
+  }
 
   static func main() throws {
     dmthin_begin_program()
@@ -92,7 +94,7 @@ enum Watch {
   static func begin() {
     for number in [SIGILL, SIGTRAP, SIGSEGV, SIGBUS, SIGABRT, SIGALRM, SIGFPE] {
       signal(number) { number in
-        print("signal \(number) at seed \(seed), image \(image)")
+        print("signal \(number) at seed \(Watch.seed), image \(Watch.image)")
         fflush(nil)
         signal(number, SIG_DFL)
         raise(number)

@@ -5,7 +5,7 @@
 #
 # A script that sources it stops at the first thing that fails, with a line that says what. Blocks are
 # data blocks of the pool; pool_create remembers the block size. What is written into block B of
-# device D is a pattern made of D and B (see bulk), so every block can be verified without a copy.
+# device D is a pattern made of D and B (`rig pattern`), so every block can be verified without a copy.
 #
 #     pool_create POOL META DATA BLOCKSECTORS LOWWATER [FEATURE...]
 #     pool_reload POOL META DATA BLOCKSECTORS LOWWATER [FEATURE...]     new table, suspend, resume
@@ -25,7 +25,10 @@
 #     quietly COMMAND...               shows what it says only if it fails
 set -eu
 
+# shellcheck disable=SC2034  # for scripts that source this
 rig_dir=${DMTHIN_RIG:?is set in the rig only: start this script with contrib/kernel/run}
+# Does in one process what a process each would make slow; contrib/kernel/programs builds it.
+rig=$DMTHIN_PROGRAMS/rig
 block_sectors=128
 
 # What the kernel has to say about a refused table or message is only in its log.
@@ -63,7 +66,7 @@ pool_reload() {
 }
 
 pool_message() { local pool=$1; shift; must dmsetup message "$pool" 0 "$*"; }
-pool_messages() { must "$rig_dir/bulk" messages "$1"; }
+pool_messages() { must "$rig" messages "$1"; }
 pool_remove() { must dmsetup remove "$1"; }
 pool_status() { must dmsetup status "$1"; }
 pool_field() { # counted from the transaction id
@@ -97,17 +100,17 @@ thin_snapshot() {
 # block size is not larger than a request can be.
 thin_write() {
     local size=$((block_sectors * 512))
-    "$rig_dir/bulk" pattern "$2" $size "$3" "$4" |
+    "$rig" pattern "$2" $size "$3" "$4" |
         must dd of="/dev/mapper/$1" bs=$size seek="$3" iflag=fullblock oflag=direct conv=notrunc status=none
 }
 
-thin_touch() { must "$rig_dir/bulk" write "/dev/mapper/$1" $((block_sectors * 512)) "${2:-4096}"; }
+thin_touch() { must "$rig" write "/dev/mapper/$1" $((block_sectors * 512)) "${2:-4096}"; }
 
 thin_read() { # NAME FIRST COUNT
     must dd if="/dev/mapper/$1" bs=$((block_sectors * 512)) skip="$2" count="$3" iflag=direct status=none
 }
 thin_verify() {
-    "$rig_dir/bulk" pattern "$2" $((block_sectors * 512)) "$3" "$4" >/tmp/expected
+    "$rig" pattern "$2" $((block_sectors * 512)) "$3" "$4" >/tmp/expected
     thin_read "$1" "$3" "$4" | cmp -s - /tmp/expected || fail "blocks $3+$4 of $1 are not those of device $2"
     rm /tmp/expected
 }
@@ -118,7 +121,7 @@ thin_verify_zero() {
 thin_discard() {
     must blkdiscard -o $((block_sectors * 512 * $2)) -l $((block_sectors * 512 * $3)) "/dev/mapper/$1"
 }
-thin_discards() { must "$rig_dir/bulk" discard "/dev/mapper/$1" $((block_sectors * 512)); }
+thin_discards() { must "$rig" discard "/dev/mapper/$1" $((block_sectors * 512)); }
 thin_mapped() {
     local line
     line=$(dmsetup status "$1") || fail "status of $1"

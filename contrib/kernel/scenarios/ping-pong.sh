@@ -20,7 +20,7 @@ turn=0
 for trace in "$dir"/[0-9]*.ops; do
     turn=$((turn + 1))
     if [ $((turn % 2)) -eq 1 ]; then
-        "$rig_dir/play" turn /dev/ubda "$trace" >/tmp/done || fail "turn $turn, the kernel's"
+        "$rig" turn /dev/ubda "$trace" >/tmp/done || fail "turn $turn, the kernel's"
     else
         "$programs/trials" replay --onto /dev/ubda "$trace" || fail "turn $turn, ours"
         cat "$trace" >/tmp/done

@@ -94,7 +94,7 @@ pool resize t1 16m --shrink
 expect 'size of t1' 32768 "$(blockdev --getsz /dev/mapper/t1)"
 refused 64 'is no thin device' resize p 16m
 # An external origin that is shorter, and one that is longer.
-$DMTHIN_RIG/bulk pattern 5 65536 0 128 | dd of=$base bs=64k iflag=fullblock oflag=direct conv=notrunc status=none
+"$DMTHIN_PROGRAMS/rig" pattern 5 65536 0 128 | dd of=$base bs=64k iflag=fullblock oflag=direct conv=notrunc status=none
 blockdev --setro $base
 pool create-thin p 40
 pool activate-thin p longer 40 4m --external-origin $base
@@ -238,15 +238,8 @@ nothing_left_over
 say "a thousand thin devices made and deleted"
 
 # --- without the kernel's target the pool is served, as soon as it is back the kernel has it
-# delete_module and finit_module are calls 176 and 313 on x86-64: neither rmmod nor modprobe need be there.
-unload() { perl -e 'my $name = "dm_thin_pool"; syscall(176, $name, 2048) == 0 or die "$!\n"' || fail "the target is in use"; }
-cat >/tmp/loader <<'LOADER'
-#!/usr/bin/perl
-my $none = "";
-exit 0 if $ARGV[-1] !~ /^dm.thin.pool$/;
-open(F, "<", glob("/usr/lib/uml/modules/*/kernel/drivers/md/dm-thin-pool.ko")) && syscall(313, fileno F, $none, 0);
-LOADER
-chmod 755 /tmp/loader
+loader=$(cat /proc/sys/kernel/modprobe)
+unload() { must modprobe -r dm-thin-pool; }
 unload
 echo /bin/false >/proc/sys/kernel/modprobe
 refused 64 'the kernel has no thin-pool target; without --no-fallback' activate p --metadata $meta --data $data --no-fallback
@@ -257,7 +250,7 @@ grep -q '^t1: nbd+unix:///t1?socket=/run/dmthin/p.served/nbd$' /tmp/err || fail 
 dmsetup info p >/dev/null 2>&1 && fail "the kernel has p"
 pool snapshot p 80 1
 refused 75 'in use' activate q --metadata $meta --data $data
-echo /tmp/loader >/proc/sys/kernel/modprobe
+echo "$loader" >/proc/sys/kernel/modprobe
 # A pool of the kernel's beside it, whose name is the same as one that is served: neither is taken silently.
 truncate -s 4M /tmp/other.meta; truncate -s 64M /tmp/other.data
 dmsetup create p --table '0 8 zero'

@@ -27,7 +27,7 @@ quiet "$tools/thin_check" --clear-needs-check-flag /dev/ubdc
 
 block_sectors=$(sed -n 's/.*data_block_size="\([0-9]*\)".*/\1/p;/<superblock/q' /tmp/a.xml)
 size=$((block_sectors * 512))
-must "$rig_dir/bulk" extents </tmp/a.xml >/tmp/extents
+must "$rig" extents </tmp/a.xml >/tmp/extents
 
 # All devices side by side in one table, each as long as its last mapping needs; and which bytes of that
 # to read. One table and one reader, because a thousand processes would take minutes.
@@ -46,7 +46,7 @@ awk -v size="$size" -v stride="$stride" '
     { for (; next_block < n + $3; next_block += stride) printf "%s %.0f %d\n", $1, $2 + (next_block - n) * size, size; n += $3 }
     ' /tmp/runs >/tmp/ranges
 
-digests() { must "$rig_dir/bulk" digest /dev/mapper/thins $bytes $size </tmp/ranges; }
+digests() { must "$rig" digest /dev/mapper/thins $bytes $size </tmp/ranges; }
 activate() { # META LABEL
     pool_create pool "$1" /dev/ubdb "$block_sectors" 0 skip_block_zeroing
     pool_status pool >"/tmp/pool.$2"

@@ -12,7 +12,7 @@ tools=${DMTHIN_TOOLS:?names the directory of the tools}
 blocks=64
 
 # Each data block is its own from the start, so that no device can read another's by chance.
-must "$rig_dir/bulk" pattern 0 65536 0 $(($(blockdev --getsz /dev/ubdb) / 128)) |
+must "$rig" pattern 0 65536 0 $(($(blockdev --getsz /dev/ubdb) / 128)) |
     must dd of=/dev/ubdb bs=1M iflag=fullblock status=none
 
 trial() { # N
@@ -23,12 +23,12 @@ trial() { # N
     if [ -n "$ids" ]; then
         # shellcheck disable=SC2086  # words
         thin_activate_all thins pool $((blocks * 128)) $ids
-        echo "$ids" | must "$rig_dir/salvage-writes" play /dev/mapper/thins pool $blocks "$n" /tmp/model
+        echo "$ids" | must "$rig" salvaged-play /dev/mapper/thins pool $blocks "$n" /tmp/model
         thin_deactivate thins
-        ids=$("$rig_dir/salvage-writes" ids /tmp/model)
+        ids=$(cut -d' ' -f1 /tmp/model)
         # shellcheck disable=SC2086
         thin_activate_all thins pool $((blocks * 128)) $ids
-        echo "$ids" | "$rig_dir/salvage-writes" verify /dev/mapper/thins $blocks /tmp/model >/tmp/wrong || status=$?
+        echo "$ids" | "$rig" salvaged-verify /dev/mapper/thins $blocks /tmp/model >/tmp/wrong || status=$?
         thin_deactivate thins
     fi
     pool_remove pool

@@ -6,7 +6,7 @@
 #
 #   DIR  has the traces, DIR/NAME.ops; DMTHIN_TRACES names it as well, so that it is seen in here
 #
-# See contrib/kernel/play for what is left in DIR.
+# See contrib/kernel/RigProgram/KernelPlayer.swift for what is left in DIR.
 . "$DMTHIN_RIG/lib.sh"
 
-must "$rig_dir/play" traces "$1"
+must "$rig" traces "$1"

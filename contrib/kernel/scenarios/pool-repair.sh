@@ -119,7 +119,7 @@ say "doctor --sample"
 # --- at rest: every mapping is looked at if asked for
 pool deactivate --all p
 doctor 0 'mappings and reference counts were not looked at' $meta --data /dev/mapper/data
-doctor 0 'nothing is wrong' $meta --data /dev/mapper/data --full
+doctor 0 'no problems found' $meta --data /dev/mapper/data --full
 doctor 64 'have changed places' /dev/mapper/data --data $meta
 # A mapping tree that is gone is damage to --full, and nothing that a quick look sees.
 must "$dmthin" dump $meta >/tmp/before.xml
@@ -144,12 +144,12 @@ say "doctor of a pool at rest"
 lvm_configure ubdc 'thin_check_executable = ""'
 quietly vgcreate vg $disk
 quietly lvcreate -Zn -L 64m -V 32m -T vg/pool -n one
-doctor 0 'nothing is wrong' vg/pool
+doctor 0 'no problems found' vg/pool
 pool set-transaction-id vg/pool 1 7
 doctor 64 'transaction id is 7, but lvm2 expects 1: the metadata is newer' vg/pool
 ! lvcreate -V 32m -T vg/pool -n two >/tmp/log 2>&1 || fail "lvm2 has not noticed"
 next set-transaction-id
-doctor 0 'nothing is wrong' vg/pool
+doctor 0 'no problems found' vg/pool
 quietly lvcreate -V 32m -T vg/pool -n two
 pool set-transaction-id vg/pool 2 1
 quietly vgchange -an vg

@@ -16,7 +16,7 @@ ids() { "$dmthin" ls --no-headers -m -o DEV $meta | tr -d ' ' | tr '\n' ' '; }
 
 # --- making a pool: what it refuses leaves the devices as they were
 refused 66 'a file: the kernel wants a block device' create p --metadata /etc/hostname --data $data --backend kernel
-refused 64 'is a file, which the kernel does not take' create p --metadata /etc/hostname --data $data --no-fallback
+refused 64 'is a file, which the kernel does not accept' create p --metadata /etc/hostname --data $data --no-fallback
 refused 66 'cannot open' create p --metadata /dev/nothing --data $data
 refused 64 'same device' create p --metadata $meta --data $meta
 refused 64 'multiples of 128' create p --metadata $meta --data $data --block-size 65k
@@ -252,7 +252,7 @@ echo /bin/false >/proc/sys/kernel/modprobe
 refused 64 'the kernel has no thin-pool target; without --no-fallback' activate p --metadata $meta --data $data --no-fallback
 refused 64 'there is no thin-pool target' activate p --metadata $meta --data $data --backend kernel
 pool activate p --metadata $meta --data $data --volume t1=1:16m
-grep -q 'the kernel has no thin-pool target; it is served by a server that was started' /tmp/err || fail "$(cat /tmp/err)"
+grep -q 'the kernel has no thin-pool target; it is served by a new server' /tmp/err || fail "$(cat /tmp/err)"
 grep -q '^t1: nbd+unix:///t1?socket=/run/dmthin/p.served/nbd$' /tmp/err || fail "$(cat /tmp/err)"
 dmsetup info p >/dev/null 2>&1 && fail "the kernel has p"
 pool snapshot p 80 1
@@ -264,7 +264,7 @@ dmsetup create p --table '0 8 zero'
 refused 64 'more than one' deactivate p
 dmsetup remove p
 pool create other --metadata /tmp/other.meta --data /tmp/other.data
-grep -q 'is a file, which the kernel does not take; it is served by' /tmp/err || fail "$(cat /tmp/err)"
+grep -q 'is a file, which the kernel does not accept; it is served by' /tmp/err || fail "$(cat /tmp/err)"
 expect "pools" 'other p ' "$(pool status --json | jq -r '.pools[] | select(.backend == "userspace").name' | sort | tr '\n' ' ')"
 pool deactivate other
 pool deactivate --all p

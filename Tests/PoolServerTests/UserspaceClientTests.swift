@@ -114,8 +114,8 @@ struct UserspaceClientTests {
   @Test("A server of another version, or that hangs up at once, is refused with what to do")
   func otherVersions() throws {
     for (answer, code, words) in [
-      ("hello\tversion=3\n", EPROTO, "is no dmthin serve"),
-      ("hello\n", EPROTO, "is no dmthin serve"), ("ok\t4.47.0\n", EPROTO, "is no dmthin serve"),
+      ("hello\tversion=3\n", EPROTO, "is not dmthin serve"),
+      ("hello\n", EPROTO, "is not dmthin serve"), ("ok\t4.47.0\n", EPROTO, "is not dmthin serve"),
       ("error\tcode=93\tmessage=another version\n", EPROTONOSUPPORT, "another version"),
       ("error\tcode=16\tmessage=64 connections\n", EBUSY, "64 connections"),
       ("", EPROTONOSUPPORT, "use the dmthin that it was started with"),
@@ -164,7 +164,7 @@ struct UserspaceClientTests {
       Issue.record("an answer came")
     } catch {
       #expect(error.code == ETIMEDOUT)
-      #expect("\(error)".contains("no sign of life"))
+      #expect("\(error)".contains("has not answered"))
     }
     // Also where it takes no more than fits into the socket.
     let text = String(repeating: "x", count: ControlMessage.requestBytesMax - 100)

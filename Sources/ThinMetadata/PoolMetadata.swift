@@ -87,7 +87,7 @@ public final class PoolMetadata {
           + "2097152")
     }
     guard try isUnformatted(device) else {
-      throw .invalid("\(device.path) holds something already: its first block is not zero")
+      throw .invalid("\(device.path) is not empty: its first block is not zero")
     }
     let pool = PoolMetadata(device, cacheBlocksMax: cacheBlocksMax)
     let blocks = pool.cache.blockCount

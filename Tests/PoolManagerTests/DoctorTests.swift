@@ -65,7 +65,7 @@ import ThinTools
       findings(details, features: [.readOnly]), "read-only", .note, "its table says so",
       next: "dmthin pool features 'a b' --disable read_only")
     expect(
-      findings(details), "read-only", .problem, "by itself",
+      findings(details), "read-only", .problem, "after a failed operation",
       next: "thin_check --auto-repair /dev/meta")
     details.metadata.used = 1024
     expect(
@@ -162,7 +162,7 @@ import ThinTools
       findings(details) { $0.suspendedThins = ["t'1"] }, "thin-suspended", .problem, "t'1",
       next: "dmthin dm resume 't'\\''1'")
     expect(
-      findings(details) { $0.hasInactiveTable = true }, "table-waits", .warning, "half way",
+      findings(details) { $0.hasInactiveTable = true }, "table-waits", .warning, "interrupted command",
       next: "dmthin dm clear 'a b'")
   }
 
@@ -237,6 +237,6 @@ import ThinTools
     #expect(error?.message.contains("thin_check --auto-repair") == true)
     #expect(scene.backend.state.devices["q"] == nil)
     error = refusal { _ = try manager.create(scene.activation()) }
-    #expect(error?.message.contains("holds the metadata of a pool already") == true)
+    #expect(error?.message.contains("already holds the metadata of a pool") == true)
   }
 }

@@ -90,7 +90,7 @@ import ThinTools
     #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.needsCheck])
     server.backend.happenings = [{ $0.reset(.from(1)) }]
     #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.removed])
-    #expect(server.warnings.last?.contains("not followed any more") == true)
+    #expect(server.warnings.last?.contains("no longer watched") == true)
     kernel.backend.happenings = [{ $0.state.devices["q"] = $0.state.devices["p"] }]
     #expect(try watch.next(milliseconds: nil).map(\.pool) == ["q"])
   }

@@ -57,8 +57,8 @@ import ThinTools
     var lease = Lease(
       owner: "x", holder: .current, boot: boot, taken: 100, seconds: 10, heldRoot: 7)
     #expect(lease.fault(now: 109, heldRoot: 7) == nil)
-    #expect(lease.fault(now: 110, heldRoot: 7)?.contains("10 seconds is over") == true)
-    #expect(lease.fault(now: 99, heldRoot: 7)?.contains("later time") == true)
+    #expect(lease.fault(now: 110, heldRoot: 7)?.contains("10 seconds has passed") == true)
+    #expect(lease.fault(now: 99, heldRoot: 7)?.contains("taken later than now") == true)
     #expect(lease.fault(now: 105, heldRoot: 8)?.contains("another metadata snapshot") == true)
     lease.holder = ProcessIdentity(id: getpid(), start: 1, boot: boot)
     #expect(lease.fault(now: 105, heldRoot: 7)?.contains("has ended") == true)
@@ -91,7 +91,7 @@ import ThinTools
     #expect(scene.notes.contains { $0.contains("from 'short': its time") })
     try scene.run.save("dmthin lease 2\nowner", "7:0", .lease)
     let error = refusal { _ = try reserve(request("third")) }
-    #expect(error?.message.contains("nothing tells whose it is") == true)
+    #expect(error?.message.contains("its owner is unknown") == true)
     #expect(try reserve(request("third", takesOver: true)) == 7)
   }
 

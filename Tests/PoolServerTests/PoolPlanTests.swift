@@ -171,7 +171,7 @@ struct PoolPlanTests {
     #expect(text(wiped, data).contains("its superblock was overwritten"))
     for path in [whole, wiped] { #expect(!text(path, data).contains("pool format")) }
     // The wrong way round, whether the data begins with zeros or not.
-    #expect(text(data, metadata).contains("the two have changed places"))
+    #expect(text(data, metadata).contains("the two are swapped"))
     #expect(!text(data, metadata).contains("pool format"))
     let filled = try folder.file("filled", bytes: Array(repeating: 7, count: 1 << 20))
     #expect(text(filled, metadata).contains("give --metadata \(metadata) --data \(filled)"))

@@ -63,12 +63,12 @@ doctor 64 data-full 'dmthin pool grow p' p
 pool status p >/tmp/status
 grep -q 'out of data space' /tmp/status || fail "status: $(cat /tmp/status)"
 # Suspending the origin would wait for the write that is held back.
-refused 64 'holds writes back' snapshot p 2 1
-refused 64 'holds writes back' create-snap p 3 1 --backend kernel
+refused 64 'queues writes' snapshot p 2 1
+refused 64 'queues writes' create-snap p 3 1 --backend kernel
 set_device data 16384
 doctor 64 data-full,data-grown 'dmthin pool grow p' p
 expect "growth" "data: 64 -> 128 blocks" "$(pool grow p | head -n 1)"
-wait $writer || fail "the write that was held back failed"
+wait $writer || fail "the queued write failed"
 expect mode rw "$(pool_field p 5)"
 thin_verify t1 1 0 64
 pool snapshot p 2 1
@@ -104,7 +104,7 @@ done
 kill $watcher 2>/dev/null || :; wait $watcher || :
 grep -q low-metadata /tmp/events || fail "no low-metadata in: $(cat /tmp/events)"
 doctor 64 metadata-full "enlarge $meta" p
-refused 64 'takes no changes in its present mode' create-thin p 2
+refused 64 'accepts no changes in its present mode' create-thin p 2
 set_device meta 8192
 doctor 64 metadata-full,metadata-grown 'dmthin pool grow p' p
 pool grow p >/dev/null
@@ -125,10 +125,10 @@ until [ "$(pool_field p 5)" = ro ]; do :; done
 seen /tmp/events 'p needs-check: '
 grep -q 'mode rw -> ro' /tmp/events || fail "events: $(cat /tmp/events)"
 doctor 64 needs-check "dmthin pool deactivate --all p" p
-refused 64 'needs a check first' grow p
-refused 64 'needs a check first' features p --low-water 3
-refused 64 'takes no changes in its present mode' create-thin p 3
-refused 64 'takes no changes in its present mode' reserve-metadata-snap p
+refused 64 'needs a check' grow p
+refused 64 'needs a check' features p --low-water 3
+refused 64 'accepts no changes in its present mode' create-thin p 3
+refused 64 'accepts no changes in its present mode' reserve-metadata-snap p
 # The kernel writes the flag when the pool goes.
 set_device meta 8192
 pool deactivate --all p

@@ -42,7 +42,7 @@ nothing_left_over
 thin_verify t1 1 0 32
 echo "0 $sectors linear $data 0" | dmsetup reload data
 dmsetup resume data
-doctor 64 'until the metadata was checked' p
+doctor 64 'until the metadata is checked' p
 next 'pool deactivate --all p'
 must "$dmthin" check --auto-repair $meta >/dev/null
 next 'pool activate p'
@@ -118,9 +118,9 @@ say "doctor --sample"
 
 # --- at rest: every mapping is looked at if asked for
 pool deactivate --all p
-doctor 0 'mappings and reference counts were not looked at' $meta --data /dev/mapper/data
+doctor 0 'mappings and reference counts were not checked' $meta --data /dev/mapper/data
 doctor 0 'no problems found' $meta --data /dev/mapper/data --full
-doctor 64 'have changed places' /dev/mapper/data --data $meta
+doctor 64 'are swapped' /dev/mapper/data --data $meta
 # A mapping tree that is gone is damage to --full, and nothing that a quick look sees.
 must "$dmthin" dump $meta >/tmp/before.xml
 dd if=$meta of=/tmp/copy bs=1M status=none

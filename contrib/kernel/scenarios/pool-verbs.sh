@@ -15,18 +15,18 @@ meta=/dev/ubda data=/dev/ubdb base=/dev/ubdc
 ids() { "$dmthin" ls --no-headers -m -o DEV $meta | tr -d ' ' | tr '\n' ' '; }
 
 # --- making a pool: what it refuses leaves the devices as they were
-refused 66 'a file: the kernel wants a block device' create p --metadata /etc/hostname --data $data --backend kernel
+refused 66 'a file: the kernel requires a block device' create p --metadata /etc/hostname --data $data --backend kernel
 refused 64 'is a file, which the kernel does not accept' create p --metadata /etc/hostname --data $data --no-fallback
 refused 66 'cannot open' create p --metadata /dev/nothing --data $data
 refused 64 'same device' create p --metadata $meta --data $meta
 refused 64 'multiples of 128' create p --metadata $meta --data $data --block-size 65k
 refused 2 'size is a whole number with a unit' create p --metadata $meta --data $data --block-size 128
 echo something | dd of=$meta conv=notrunc,fsync status=none
-refused 64 'holds something already' create p --metadata $meta --data $data
+refused 64 'is not empty' create p --metadata $meta --data $data
 pool create p --metadata $meta --data $data --force --features error_if_no_space --low-water 7
 grep -q 'the smallest, which copy and zero least' /tmp/err || fail "no reason: $(cat /tmp/err)"
 expect table '0 262144 thin-pool 98:0 98:16 128 7 1 error_if_no_space ' "$(dmsetup table p)"
-refused 75 "'p' is active already" create p --metadata $meta --data $data
+refused 75 "'p' is already active" create p --metadata $meta --data $data
 refused 75 'in use' create q --metadata $meta --data $base
 dmsetup info q >/dev/null 2>&1 && fail "q is there"
 # A pool that the kernel gives up after it has formatted the metadata: that is zero again.
@@ -47,8 +47,8 @@ refused 64 'exists already' create-thin p 1 --activate t9 --size 1m
 refused 75 "'t1' is active" create-thin p 9 --activate t1 --size 1m
 refused 2 'go together' create-thin p 9 --activate t9
 refused 2 'a size is at least a sector' create-thin p 9 --activate t9 --size 0s
-refused 66 'there is no active device' create-thin nopool 1
-refused 64 't1 is no thin pool' create-thin t1 1 --backend kernel
+refused 66 'no active device' create-thin nopool 1
+refused 64 't1 is not a thin pool' create-thin t1 1 --backend kernel
 pool reserve-metadata-snap p >/dev/null
 expect "a device whose activation failed was deleted again" '1 2 ' "$(ids)"
 pool release-metadata-snap p
@@ -56,9 +56,9 @@ pool activate-thin p t2 2 8m --read-only
 expect 'state of t2' r "$(blockdev --getro /dev/mapper/t2 | tr 01 wr)"
 refused 64 'there is no thin device\|no thin device has that id' activate-thin p t7 7 8m
 pool deactivate t2
-refused 66 "no active device 't2'" deactivate t2
+refused 66 "no active device is called 't2'" deactivate t2
 refused 75 'active as t1' delete p 1
-refused 64 'no such thin device' delete p 77
+refused 64 'thin device does not exist' delete p 77
 pool delete p 2
 say "create-thin, activate-thin, deactivate, delete"
 
@@ -133,7 +133,7 @@ expect table '0 262144 thin-pool 98:0 98:16 128 9 1 skip_block_zeroing ' "$(dmse
 refused 64 'does not change ignore_discard' features p --enable ignore_discard
 pool features p --enable read_only
 expect mode ro "$(pool_field p 5)"
-refused 64 'takes no changes in its present mode' create-thin p 50
+refused 64 'accepts no changes in its present mode' create-thin p 50
 pool features p --disable read_only
 expect mode rw "$(pool_field p 5)"
 root=$(pool reserve-metadata-snap p --owner backup --holder $$)
@@ -164,7 +164,7 @@ pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
 grep -q "from 'early': its time" /tmp/err || fail "no takeover: $(cat /tmp/err)"
 pool release-metadata-snap p --owner another
 pool_message p reserve_metadata_snap
-refused 75 'nothing tells whose it is' reserve-metadata-snap p
+refused 75 'its owner is unknown' reserve-metadata-snap p
 pool release-metadata-snap p
 say "set-transaction-id, features, metadata snapshots"
 
@@ -218,7 +218,7 @@ thin_verify t1 7 0 8
 pool deactivate --all p
 dmsetup remove slow
 must "$dmthin" check $meta
-say "killed in the midst of a snapshot"
+say "killed during a snapshot"
 
 # --- a thousand
 pool activate p --metadata $meta --data $data
@@ -226,8 +226,8 @@ pool create-thin p 1000-1999
 pool reserve-metadata-snap p >/dev/null
 expect "thin devices" 1000 "$(ids | tr ' ' '\n' | grep -c '^1...$')"
 pool release-metadata-snap p
-refused 64 'that id exists already' create-thin p 900-1100
-refused 64 'deleted by then: 1990 to 1999' delete p 1990-2500
+refused 64 'that id already exists' create-thin p 900-1100
+refused 64 'already deleted: 1990 to 1999' delete p 1990-2500
 pool delete p 1000-1989
 pool reserve-metadata-snap p >/dev/null
 ids | tr ' ' '\n' | grep '^[12]...$' && fail "they are still there"

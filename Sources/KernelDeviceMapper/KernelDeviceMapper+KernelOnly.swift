@@ -8,7 +8,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
   public func measurements(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
-    // The driver has this for a kind of status.
+    // For the driver this is a kind of status.
     let task = try queryTask(Int(DM_DEVICE_STATUS), .status, device)
     try task.set { dm_task_ima_measurement($0) }
     guard try runQuery(task, options),
@@ -78,7 +78,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
         let operated = Int64(words[8]), let changed = Int64(words[9])
       else { continue }
       let value = dmthin_semaphore_value(id)
-      // It may have gone since.
+      // It may have been removed meanwhile.
       guard value >= 0 else { continue }
       cookies.append(
         UdevCookie(

@@ -58,7 +58,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     do {
       try runTask(task)
     } catch {
-      // What the driver says of a type that nothing provides.
+      // The driver's answer for an unknown type.
       if error.code == EINVAL || error.code == ENXIO { return nil }
       throw error
     }
@@ -151,7 +151,7 @@ extension KernelDeviceMapper: DeviceEventSource {
   /// As `DeviceMapperBackend` says.
   public func armEvents() throws(DeviceMapperError) {
     if control < 0 {
-      // The library creates the node where it is missing.
+      // The library creates the node if it is missing.
       _ = try driverVersion()
       control = open(controlPath, O_RDWR | O_CLOEXEC)
     }
@@ -177,7 +177,7 @@ extension KernelDeviceMapper: DeviceEventSource {
 }
 
 extension DeviceNumber {
-  /// A number as the driver has it, of 64 bits.
+  /// Decodes a number in the driver's 64-bit form.
   fileprivate init(encoded number: UInt64) {
     let number = dev_t(truncatingIfNeeded: number)
     self.init(major: gnu_dev_major(number), minor: gnu_dev_minor(number))

@@ -162,7 +162,8 @@ import ThinTools
       findings(details) { $0.suspendedThins = ["t'1"] }, "thin-suspended", .problem, "t'1",
       next: "dmthin dm resume 't'\\''1'")
     expect(
-      findings(details) { $0.hasInactiveTable = true }, "table-waits", .warning, "interrupted command",
+      findings(details) { $0.hasInactiveTable = true }, "table-waits", .warning,
+      "interrupted command",
       next: "dmthin dm clear 'a b'")
   }
 

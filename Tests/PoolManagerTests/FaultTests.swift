@@ -100,7 +100,8 @@ func unmentioned(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: Str
     for id in thins.subtracting(pool.thins) {
       require(
         true, "\(id) was made", "delete it with: dmthin pool delete p \(id)",
-        "the snapshots were taken and are kept: 11, 12, 13", "the snapshots were taken and are kept: 11")
+        "the snapshots were taken and are kept: 11, 12, 13",
+        "the snapshots were taken and are kept: 11")
     }
     for id in pool.thins.subtracting(thins) {
       require(

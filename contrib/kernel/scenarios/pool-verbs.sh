@@ -46,7 +46,7 @@ refused 64 'failed: File exists' create-thin p 1
 refused 64 'exists already' create-thin p 1 --activate t9 --size 1m
 refused 75 "'t1' is active" create-thin p 9 --activate t1 --size 1m
 refused 2 'go together' create-thin p 9 --activate t9
-refused 2 'a size is at least a sector' create-thin p 9 --activate t9 --size 0s
+refused 2 'a size must be at least a sector' create-thin p 9 --activate t9 --size 0s
 refused 66 'no active device' create-thin nopool 1
 refused 64 't1 is not a thin pool' create-thin t1 1 --backend kernel
 pool reserve-metadata-snap p >/dev/null

@@ -2,14 +2,15 @@ public import BlockIO
 import DataPath
 import Glibc
 
-// Metadata on a userspace device. Suspension does not stop it: the pool above is suspended first.
+// Synchronous I/O for metadata on a userspace device. Suspension does not stop it, because the pool
+// above is suspended first.
 extension MappedDevice: SynchronousDestination {
   private func fault(_ operation: BlockIOError.Operation, _ offset: UInt64) -> BlockIOError {
     BlockIOError(operation, path: name, offset: offset, code: EIO)
   }
 
-  /// Calls `body` for each run of bytes that one driver has: which of the `count` bytes it is, and where
-  /// it is on this device.
+  /// Calls `body` for each run of bytes of one driver, with its position in the `count` bytes and
+  /// on this device.
   private func forEachDriver(
     _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64,
     _ body: (_ driver: TargetDriver, _ part: Range<Int>, _ offset: UInt64) throws(BlockIOError)
@@ -53,7 +54,7 @@ extension MappedDevice: SynchronousDestination {
   /// More pieces than this take too long to be found.
   private static let piecesMax = 65_536
 
-  /// Pieces of what is below.
+  /// The pieces on the devices below.
   public func pieces(of range: Range<UInt64>) -> [DescriptorPiece]? {
     var pieces: [DescriptorPiece] = []
     do throws(BlockIOError) {
@@ -87,7 +88,7 @@ extension MappedDevice: SynchronousDestination {
   /// The size is that of the live table.
   public func refreshSize() {}
 
-  /// Looks whether all that is below is still there.
+  /// Requires that all devices below still exist.
   public func requirePresence(byteCount: UInt64) throws(BlockIOError) {
     for driver in live?.drivers ?? [] where driver.startByte < byteCount {
       for area in driver.areas {
@@ -96,7 +97,7 @@ extension MappedDevice: SynchronousDestination {
     }
   }
 
-  /// Has what is below keep space for `range` (bytes).
+  /// Reserves space for `range` (bytes) on the devices below.
   public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {
     let count = Int(clamping: range.upperBound - range.lowerBound)
     try forEachDriver(.reserve, count, at: range.lowerBound) {

@@ -2,8 +2,8 @@ public import BlockIO
 public import DataPath
 import Glibc
 
-/// A destination that can also be read and written on the spot, which is what metadata is: the loop
-/// waits meanwhile.
+/// A destination that can also be read and written synchronously, as metadata is. The loop waits
+/// meanwhile.
 public protocol SynchronousDestination: BlockDestination {
   /// Fills `buffer` from byte `offset` on.
   func readNow(_ buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError)
@@ -11,16 +11,17 @@ public protocol SynchronousDestination: BlockDestination {
   func writeNow(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError)
   /// Returns when everything acknowledged before is durable.
   func flushNow() throws(BlockIOError)
-  /// Looks at the size anew: what is below can have grown.
+  /// Updates the size, because the device may have grown.
   func refreshSize()
-  /// Looks whether what is below is still there, with `byteCount` bytes at least.
+  /// Requires that the device still exists, with at least `byteCount` bytes.
   func requirePresence(byteCount: UInt64) throws(BlockIOError)
-  /// Has what is below keep space for `range` (bytes), so that no write to it fails for lack of any.
+  /// Reserves space for `range` (bytes), so that no write to it fails for lack of space.
   func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError)
-  /// A descriptor of exactly these bytes, to be read from by any thread while this is open.
+  /// A descriptor of exactly these bytes, readable by any thread while this is open; nil if there
+  /// is none.
   var openDescriptor: Int32? { get }
-  /// Descriptors of the bytes of `range`, in order, to be read from by any thread while this is open; nil
-  /// where some have none, or there would be very many.
+  /// Descriptors of the bytes of `range`, in order, readable by any thread while this is open; nil
+  /// if some have none, or there would be too many.
   func pieces(of range: Range<UInt64>) -> [DescriptorPiece]?
 }
 
@@ -28,20 +29,20 @@ public protocol SynchronousDestination: BlockDestination {
 public struct DescriptorPiece: Equatable, Sendable {
   /// The descriptor.
   public let descriptor: Int32
-  /// Where in it they begin.
+  /// The offset of the first byte.
   public let offset: UInt64
-  /// How many they are.
+  /// The number of bytes.
   public internal(set) var byteCount: UInt64
 }
 
 extension SynchronousDestination {
-  /// Memory does not go away.
+  /// Does nothing: memory is always present.
   public func requirePresence(byteCount: UInt64) throws(BlockIOError) {}
-  /// There is space for what it has.
+  /// Does nothing: memory has space for its bytes.
   public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {}
-  /// There is none.
+  /// Nil.
   public var openDescriptor: Int32? { nil }
-  /// One, where there is a descriptor.
+  /// One piece, if there is a descriptor.
   public func pieces(of range: Range<UInt64>) -> [DescriptorPiece]? {
     openDescriptor.map {
       [
@@ -53,13 +54,13 @@ extension SynchronousDestination {
 }
 
 extension Disk: SynchronousDestination {
-  /// Looks at the size anew.
+  /// Updates the size.
   public func refreshSize() { do throws(BlockIOError) { try updateSize() } catch {} }
-  /// Its own.
+  /// Its descriptor.
   public var openDescriptor: Int32? { descriptor }
 }
 
-/// A destination as the engine wants it: for the metadata of a pool.
+/// Adapts a destination to the interface that the metadata engine uses.
 final class MetadataDevice: BlockDevice {
   private let opened: OpenDevice
 

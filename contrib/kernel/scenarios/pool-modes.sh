@@ -149,7 +149,7 @@ set_device meta 8192 flakey 0 3600
 seen /tmp/events 'mode: mode rw -> fail'
 grep -q 'p (.*): failed' /tmp/status || fail "status: $(cat /tmp/status)"
 doctor 64 failed 'dmthin pool deactivate --all p' p
-refused 64 'takes no changes' create-thin p 3
+refused 64 'accepts no changes' create-thin p 3
 refused 64 'which has failed' grow p
 refused 64 'has failed' reserve-metadata-snap p
 pool status --json >/tmp/json

@@ -2,15 +2,15 @@ public import DataPath
 public import DeviceMapper
 import Glibc
 
-/// A `UserspaceDeviceMapper` for those outside its loop: commands that have to wait run the loop.
-/// Not to be used from within the loop.
+/// A backend over a `UserspaceDeviceMapper`, for callers outside its loop: commands that wait run
+/// the loop. Not to be used from within the loop.
 public final class UserspaceBackend: DeviceMapperBackend {
-  /// What carries out the commands.
+  /// The device-mapper that executes the commands.
   public let mapper: UserspaceDeviceMapper
   private let loop: EventLoop
-  /// What holds for all pools.
+  /// Settings of all pools.
   public var settings = BackendSettings()
-  /// Told of what is not an error.
+  /// Prints warnings.
   public var warn: (String) -> Void = { _ in }
   /// As `DeviceMapperBackend` says.
   public var libraryVersion: String? { nil }

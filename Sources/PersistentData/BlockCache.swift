@@ -1,44 +1,44 @@
 public import BlockIO
 public import ThinFormat
 
-/// Metadata blocks in memory, with what is to be written.
+/// A write-back cache of metadata blocks.
 ///
-/// A block is checked when it is first read, and number and checksum are filled in when it is
-/// written. Buffers stay where they are until `trim`, which callers invoke between operations;
-/// only then is the limit enforced, so an operation may hold as many blocks as it needs.
+/// A block is checked when it is first read; its number and checksum are set when it is written.
+/// Buffers stay in place until `trim`, which callers invoke between operations. The limit is
+/// enforced only then, so an operation may hold as many blocks as it needs.
 ///
 /// Memory: 4 KiB per cached block, `blocksMax` of them between operations, four bytes per block of
-/// the parts of the device that are used, and 256 KiB where neighbours are written together.
+/// the used parts of the device, and 256 KiB for writing neighbours together.
 ///
-/// Invariants: `indexes` has the slot of each cached block, plus one; a dirty block is one that
-/// the committed state does not use, so that writing it early does no harm.
+/// Invariants: `indexes` has the slot of each cached block, plus one. A dirty block is not used by
+/// the committed state, so that writing it early is harmless.
 public final class BlockCache {
   private struct Slot {
     var buffer: UnsafeMutableRawBufferPointer
     var block: UInt64
     var kind: BlockKind
     var isDirty = true
-    /// Used since the clock hand last passed.
+    /// Whether it was used since the clock hand last passed.
     var isRecent = true
-    /// Whether there is a block in it at all.
+    /// Whether it holds a block.
     var isUsed = true
   }
 
-  /// Where blocks are.
+  /// The device of the blocks.
   public let device: any BlockDevice
-  /// Blocks that the device has and the format can use.
+  /// Usable blocks: those of the device, up to the format's limit.
   public private(set) var blockCount: UInt64
-  /// Blocks kept between operations.
+  /// The most blocks kept between operations.
   public let blocksMax: Int
   private var indexes: ZeroedArray<UInt32>
   private var slots: UnsafeMutablePointer<Slot>
   private var slotsMade = 0
   private var slotsMax: Int
-  /// Where the buffers of all slots are.
+  /// The memory of all buffers.
   private var slabs: [AlignedBuffer] = []
-  /// Where neighbours are put together for writing; made when it is first needed.
+  /// A buffer for writing neighbours together, made on first use.
   private var runBuffer: AlignedBuffer?
-  /// Neighbours that are written together at most.
+  /// The most neighbours written together.
   private static let runBlocksMax = 64
   /// Slots without a block.
   private var spare: [UInt32] = []
@@ -60,7 +60,7 @@ public final class BlockCache {
     min(device.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
   }
 
-  /// Looks at the device's size again, after it grew. Call between operations.
+  /// Updates the device's size after it grew. Call between operations.
   public func updateSize() {
     let count = Self.usableBlocks(device)
     guard count != blockCount else { return }
@@ -72,7 +72,7 @@ public final class BlockCache {
     blockCount = count
   }
 
-  /// A slot for a block that is not here.
+  /// A slot for a block that is not cached.
   private func take(_ block: UInt64, _ kind: BlockKind) -> Int {
     if let free = spare.popLast() {
       let slot = slots + Int(free)
@@ -94,7 +94,8 @@ public final class BlockCache {
     return slotsMade - 1
   }
 
-  /// Memory for a block, cut from pieces that hold many: alone each would cost twice its size.
+  /// Memory for a block, cut from large pieces: allocated alone, each block would cost twice its
+  /// size.
   private func newBuffer() -> UnsafeMutableRawBufferPointer {
     let perSlab = 64
     let at = slotsMade % perSlab * Limits.blockBytes
@@ -109,7 +110,7 @@ public final class BlockCache {
     spare.append(UInt32(index))
   }
 
-  /// The contents of `block`, read and checked if it is not here; valid until `trim`.
+  /// The content of `block`, read and checked unless it is cached; valid until `trim`.
   public func read(_ block: UInt64, _ kind: BlockKind) throws(PoolError)
     -> UnsafeMutableRawBufferPointer
   {
@@ -142,7 +143,7 @@ public final class BlockCache {
     return buffer
   }
 
-  /// A buffer of zeros for a block that is to be written; what the device holds is not read.
+  /// A buffer of zeros for a block to be written; the device is not read.
   /// - Precondition: `block` is below `blockCount`.
   public func zeroed(_ block: UInt64, _ kind: BlockKind) -> UnsafeMutableRawBufferPointer {
     let known = indexes[Int(block)]
@@ -153,7 +154,7 @@ public final class BlockCache {
     return buffer
   }
 
-  /// Notes that the contents of a cached block changed.
+  /// Marks a cached block as changed.
   public func markDirty(_ block: UInt64) {
     let known = indexes[Int(block)]
     if known != 0 { slots[Int(known - 1)].isDirty = true }
@@ -180,7 +181,7 @@ public final class BlockCache {
     do throws(BlockIOError) { try device.flush() } catch { throw .io(error) }
   }
 
-  /// Writes blocks that follow each other by one call.
+  /// Writes consecutive blocks with one call.
   private func write(_ run: ArraySlice<(block: UInt64, slot: Int)>) throws(PoolError) {
     let together = runBuffer ?? AlignedBuffer(count: Self.runBlocksMax * Limits.blockBytes)
     runBuffer = together
@@ -213,12 +214,12 @@ public final class BlockCache {
     }
   }
 
-  /// Brings the number of blocks back under the limit, what was not used for long first; pointers
-  /// to contents are void after it.
+  /// Reduces the cache to its limit, the least recently used blocks first. Pointers to contents are
+  /// invalid afterwards.
   public func trim() throws(PoolError) {
     guard slotsMade - spare.count > blocksMax else { return }
     let target = blocksMax * 7 / 8
-    // Two rounds of the clock see everything twice, the second time as not recent.
+    // Two rounds of the clock visit every slot twice, the second time as not recent.
     var steps = 2 * slotsMade
     while slotsMade - spare.count > target && steps > 0 {
       steps -= 1
@@ -233,13 +234,13 @@ public final class BlockCache {
     }
   }
 
-  /// Forgets one block, changes included.
+  /// Drops one block, with its changes.
   public func forget(_ block: UInt64) {
     let known = indexes[Int(block)]
     if known != 0 { release(Int(known - 1)) }
   }
 
-  /// Forgets everything, changes included.
+  /// Drops all blocks, with their changes.
   public func drop() {
     for i in 0..<slotsMade where slots[i].isUsed { release(i) }
   }

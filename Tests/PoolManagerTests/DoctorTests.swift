@@ -118,7 +118,7 @@ import ThinTools
     var details = details
     details.heldRoot = 7
     let release = "dmthin pool release-metadata-snap 'a b'"
-    expect(findings(details), "metadata-snapshot-unknown", .warning, "by whom", next: release)
+    expect(findings(details), "metadata-snapshot-unknown", .warning, "its owner is unknown", next: release)
     let held = findings(details) { $0.lease = "'x' holds it" }
     expect(held, "metadata-snapshot", .note, "'x' holds it", next: nil)
     let leaked = findings(details) {

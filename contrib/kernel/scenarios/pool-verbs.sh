@@ -43,7 +43,7 @@ pool create-thin p 1 --activate t1 --size 16m
 thin_write t1 1 0 32
 pool create-thin p 2
 refused 64 'failed: File exists' create-thin p 1
-refused 64 'exists already' create-thin p 1 --activate t9 --size 1m
+refused 64 'already exists' create-thin p 1 --activate t9 --size 1m
 refused 75 "'t1' is active" create-thin p 9 --activate t1 --size 1m
 refused 2 'go together' create-thin p 9 --activate t9
 refused 2 'a size must be at least a sector' create-thin p 9 --activate t9 --size 0s
@@ -71,7 +71,7 @@ pool create-thin p 3 --activate t3 --size 16m
 thin_write t3 3 0 4
 pool snapshot p --volume 1:21 --volume 3:23
 refused 64 'there is no thin device 99' snapshot p --volume 1:31 --volume 99:32 --volume 3:33
-refused 64 'exists already' snapshot p --volume 1:31 --volume 3:23
+refused 64 'already exists' snapshot p --volume 1:31 --volume 3:23
 refused 64 'cannot have the same id' snapshot p --volume 1:31 --volume 3:31
 refused 2 'give either' snapshot p 5
 pool reserve-metadata-snap p >/dev/null
@@ -92,7 +92,7 @@ thin_verify t1 7 0 8
 refused 64 'give --shrink' resize t1 16m
 pool resize t1 16m --shrink
 expect 'size of t1' 32768 "$(blockdev --getsz /dev/mapper/t1)"
-refused 64 'is no thin device' resize p 16m
+refused 64 'is not a thin device' resize p 16m
 # An external origin that is shorter, and one that is longer.
 $DMTHIN_RIG/bulk pattern 5 65536 0 128 | dd of=$base bs=64k iflag=fullblock oflag=direct conv=notrunc status=none
 blockdev --setro $base

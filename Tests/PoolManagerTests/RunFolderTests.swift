@@ -91,10 +91,10 @@ import ThinTools
     try #require(symlink("/proc/self/status", path) == 0)
     expectRefused("symbolic link")
     try #require(mkfifo(path, 0o600) == 0)
-    expectRefused("no regular file")
+    expectRefused("not a regular file")
     try run.save("x", "7:0", .lease)
     try #require(chmod(path, 0o666) == 0)
-    expectRefused("others may write")
+    expectRefused("other users may write")
     try run.save("x", "7:0", .lease)
     if geteuid() == 0 {
       try #require(chown(path, 65534, 65534) == 0)

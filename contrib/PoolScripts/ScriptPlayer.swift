@@ -249,7 +249,7 @@ final class ScriptPlayer {
       try world.growMetadata(toBytes: metadataBytes)
     case "status", "gettable", "info": query(line)
     case "dump": dump()
-    default: throw .fault("'\(line.text)' is no operation")
+    default: throw .fault("'\(line.text)' is not an operation")
     }
   }
 

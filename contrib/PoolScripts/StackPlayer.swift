@@ -85,7 +85,7 @@ final class StackPlayer {
     case "finish": for result in world.finish() { tell(result.map(errorName) ?? "waits") }
     case "status", "gettable", "info", "deps": query(line, name)
     case "dump": dump()
-    default: throw .fault("'\(line.text)' is no operation")
+    default: throw .fault("'\(line.text)' is not an operation")
     }
   }
 

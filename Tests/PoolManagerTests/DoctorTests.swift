@@ -40,10 +40,10 @@ import ThinTools
     }
   }
 
-  @Test("a pool that is well has no findings")
+  @Test("a sound pool has no findings")
   func well() { #expect(findings(details) == []) }
 
-  @Test("needs_check names the repair, with devices and names that a shell takes")
+  @Test("needs_check comes with the repair, with devices and names quoted for the shell")
   func needsCheck() {
     var details = details
     (details.mode, details.needsCheck) = (.readOnly, true)
@@ -57,7 +57,7 @@ import ThinTools
       ])
   }
 
-  @Test("a read-only pool is told apart by who made it so")
+  @Test("a read-only pool comes with the reason")
   func readOnly() {
     var details = details
     details.mode = .readOnly
@@ -73,7 +73,7 @@ import ThinTools
       next: "dmthin pool grow 'a b'")
   }
 
-  @Test("full data says what becomes of writes")
+  @Test("a full data device comes with the effect on writes")
   func dataFull() {
     var details = details
     (details.mode, details.data.used) = (.outOfDataSpace, 1600)
@@ -84,7 +84,7 @@ import ThinTools
       next: "enlarge /dev/data")
   }
 
-  @Test("space that runs low comes with a forecast where two looks allow one")
+  @Test("low space comes with a forecast if two measurements allow one")
   func forecast() {
     var (early, late) = (details, details)
     (early.data.used, late.data.used) = (1300, 1400)
@@ -104,7 +104,7 @@ import ThinTools
       metadata, "metadata-nearly-full", .warning, "full in 2 hours at", next: "enlarge /dev/meta")
   }
 
-  @Test("metadata that data will outgrow is warned of before it is full")
+  @Test("a warning is given for metadata that will be full before the data")
   func outgrown() {
     var details = details
     (details.metadata.used, details.data.used) = (300, 400)
@@ -113,12 +113,14 @@ import ThinTools
       next: "enlarge /dev/meta")
   }
 
-  @Test("a metadata snapshot is told of by its lease")
+  @Test("a metadata snapshot is reported according to its lease")
   func metadataSnapshot() {
     var details = details
     details.heldRoot = 7
     let release = "dmthin pool release-metadata-snap 'a b'"
-    expect(findings(details), "metadata-snapshot-unknown", .warning, "its owner is unknown", next: release)
+    expect(
+      findings(details), "metadata-snapshot-unknown", .warning, "its owner is unknown",
+      next: release)
     let held = findings(details) { $0.lease = "'x' holds it" }
     expect(held, "metadata-snapshot", .note, "'x' holds it", next: nil)
     let leaked = findings(details) {

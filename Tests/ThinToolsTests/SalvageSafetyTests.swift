@@ -137,7 +137,9 @@ import ThinTools
       if done.contains(where: { $0.hasSuffix("!") }) { continue }
       // A leaf that is right in all but what it maps: only counting all references would tell, which repairs
       // of pools that look sound do not.
-      if done.contains(where: { $0.contains("mapping.dataBlock") && $0.contains("checksum corrected") }) {
+      if done.contains(where: {
+        $0.contains("mapping.dataBlock") && $0.contains("checksum corrected")
+      }) {
         continue
       }
       guard

@@ -65,7 +65,7 @@ private final class Bench {
 
 @Suite("Requests through libaio")
 struct IOQueueTests {
-  @Test("Neighbouring reads share a request, and each has its own bytes")
+  @Test("Neighbouring reads share a request, and each gets its own bytes")
   func merging() throws {
     let bench = try Bench(pages: 64)
     let disk = try bench.disk()
@@ -83,7 +83,7 @@ struct IOQueueTests {
     #expect(bench.queue.submitted == 2)
   }
 
-  @Test("Of requests that went as one, only those that fail by themselves fail")
+  @Test("Of merged requests, only those fail that would fail alone")
   func isolation() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
@@ -100,7 +100,7 @@ struct IOQueueTests {
     #expect(buffer.bytes[4096] == 1)
   }
 
-  @Test("More requests than the system takes at once all end, each once")
+  @Test("If there are more requests than the system accepts at once, each completes once")
   func flood() throws {
     let bench = try Bench(pages: 16)
     let disk = try bench.disk()
@@ -142,7 +142,7 @@ struct IOQueueTests {
     #expect((0..<16).map { whole.bytes[$0 * 4096 + 4095] } == expected)
   }
 
-  @Test("Flushes that come together go as one, and all of them end")
+  @Test("Concurrent flushes are merged, and all of them complete")
   func flushes() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
@@ -159,7 +159,7 @@ struct IOQueueTests {
     #expect(bench.queue.submitted == 3)
   }
 
-  @Test("A flush with nothing else to do takes no other thread, one beside other requests does")
+  @Test("A flush without other requests runs on this thread, one beside others on another thread")
   func flushAlone() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
@@ -187,7 +187,7 @@ struct IOQueueTests {
     #expect(bench.queue.submissions == 2)
   }
 
-  @Test("Flushes that have proved slow are left to another thread, and tried again now and then")
+  @Test("Slow flushes run on another thread, and are tried on this one now and then")
   func slowFlushes() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
@@ -202,7 +202,7 @@ struct IOQueueTests {
     #expect(bench.queue.submissions == 125)
   }
 
-  @Test("Completions are expected while a few requests are on their way, not none and not many")
+  @Test("Completions are polled for while a few requests are pending, but not for none or many")
   func expectations() throws {
     let bench = try Bench(pages: 16)
     let disk = try bench.disk()

@@ -29,11 +29,11 @@ private final class Signal: EventSource {
   override func ready(_ events: EventLoop.Events) { isHeard = true }
 }
 
-@Suite("Looking for completions before sleeping")
+@Suite("Polling for completions before sleeping")
 struct SpinTests {
   private static let minute: UInt64 = 60_000_000_000
 
-  @Test("what a hook expects is found by looking, with nothing that would wake the loop")
+  @Test("polling finds what a hook expects without waking the loop")
   func found() throws {
     let loop = try EventLoop()
     let hook = Expecting()
@@ -66,7 +66,7 @@ struct SpinTests {
     #expect(hook.asked.isEmpty == !isWanted)
   }
 
-  @Test("events and timers are not kept waiting while the loop looks")
+  @Test("polling does not delay events and timers")
   func interrupted() throws {
     let loop = try EventLoop()
     loop.add(Expecting())
@@ -83,7 +83,7 @@ struct SpinTests {
     loop.remove(signal)
   }
 
-  @Test("what timers do is dealt with when they are called, not after looking")
+  @Test("the effects of timers are handled at once, not after polling")
   func timers() throws {
     let loop = try EventLoop()
     loop.add(Expecting())
@@ -102,7 +102,7 @@ struct SpinTests {
     #expect(count == 100)
   }
 
-  @Test("requests that have ended are handed out without looking, however many follow each other")
+  @Test("completed requests are returned without polling, however many follow each other")
   func finished() throws {
     final class Chain: RequestOwner {
       var length = 0

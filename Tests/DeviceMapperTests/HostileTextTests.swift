@@ -2,8 +2,8 @@ import DeviceMapper
 import Simulation
 import Testing
 
-/// Text from anywhere: whatever it is, parsers take it or refuse it with their own errors. What they
-/// take has to come back as it was understood.
+/// Feeds arbitrary text to parsers, which must accept it or throw their own errors. Accepted text
+/// must be printed as it was parsed.
 @Suite struct HostileTextTests {
   private static let seed: UInt64 = 20_261_121
 
@@ -34,7 +34,7 @@ import Testing
     HostileText(sound, words: words, types: types, seed: seed + number)
   }
 
-  @Test("any status is understood as it was, or not at all")
+  @Test("any status is parsed and printed unchanged, or refused")
   func statuses() {
     var words = Self.text(1)
     var understood = 0
@@ -49,7 +49,7 @@ import Testing
     #expect(understood > 300)
   }
 
-  @Test("any text is a table or has a line at fault, and tables come back")
+  @Test("any text is parsed as a table or refused with a line, and tables are printed unchanged")
   func tables() throws {
     var words = Self.text(2)
     var taken = 0
@@ -73,7 +73,7 @@ import Testing
     #expect(taken > 100)
   }
 
-  @Test("any text is a concise table up to where it is none")
+  @Test("any text is parsed as a concise table up to the first fault")
   func concise() {
     var words = Self.text(3)
     var devices = 0
@@ -102,7 +102,7 @@ import Testing
     #expect(devices > 4_000)
   }
 
-  @Test("any message is understood or refused, and what was understood says itself again")
+  @Test("any message is parsed or refused, and parsed ones are printed unchanged")
   func messages() throws {
     var words = Self.text(4)
     let keywords = [
@@ -129,7 +129,7 @@ import Testing
     #expect(taken > 200)
   }
 
-  @Test("any name is mangled into bytes that udev allows, and comes back")
+  @Test("any name is mangled into bytes that udev allows, and restored")
   func names() {
     var words = Self.text(5)
     for _ in 0..<8_000 {
@@ -146,7 +146,7 @@ import Testing
     }
   }
 
-  @Test("any path is one word of a table, and comes back")
+  @Test("any path becomes one word of a table, and is restored")
   func paths() {
     var words = Self.text(6)
     for _ in 0..<8_000 {

@@ -29,7 +29,7 @@ private enum KernelPrints {
     #expect(throws: TargetError.self) { try CryptTarget(line) }
   }
 
-  @Test("a status comes back as the kernel printed it", arguments: KernelPrints.statuses)
+  @Test("a status is printed as the kernel prints it", arguments: KernelPrints.statuses)
   func statuses(_ text: String) throws {
     let line = try #require(try TableText.parse("0 8 \(text)").first)
     #expect(understoodStatus(line) == line.parameters)
@@ -47,7 +47,7 @@ private enum KernelPrints {
     #expect(understoodStatus(line) == nil)
   }
 
-  @Test("a pool's features are taken in any order and case, and printed in the kernel's")
+  @Test("a pool's features are accepted in any order and case, and printed in the kernel's")
   func features() throws {
     let words = ["a", "b", "+128", "+5", "2", "ERROR_if_no_space", "skip_block_zeroing", "ignored"]
     let pool = try ThinPoolTarget(words)

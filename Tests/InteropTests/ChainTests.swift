@@ -22,7 +22,9 @@ import Testing
       listed.text.split(separator: "\n").count == text.split(separator: "<device ").count - 1)
   }
 
-  @Test("what is dumped restores, is checked, listed and dumped again", arguments: Pools.names)
+  @Test(
+    "a dump can be restored, and the result is checked, listed and dumped again",
+    arguments: Pools.names)
   func dumps(_ name: String) throws {
     let pool = try Pools.path(name)
     let folder = try ScratchFolder()
@@ -40,7 +42,7 @@ import Testing
     try expectRestores(one, in: folder)
   }
 
-  @Test("the number of a metadata snapshot is taken in every form, by every tool that has -m")
+  @Test("the number of a metadata snapshot is accepted in every form, by every tool that has -m")
   func snapshotNumber() throws {
     let pool = try Pools.path("held-metadata-snapshot")
     let root = try contents(of: pool)[56..<64].reversed().reduce(0) { $0 << 8 | Int($1) }
@@ -75,7 +77,7 @@ import Testing
     #expect(try ours("thin_check", "--strict", image).status == 0)
   }
 
-  @Test("a device that the pool does not have is named before anything is written")
+  @Test("a missing device is reported before anything is written")
   func unknownDevice() throws {
     let folder = try ScratchFolder()
     let out = try folder.file("out", text: "yesterday's")

@@ -37,7 +37,7 @@ import Testing
     #expect(isEqual, "\(comment): \(arguments)")
   }
 
-  @Test("differences of the kernel's devices are the peer's", arguments: Pools.names)
+  @Test("differences of the kernel's devices equal the peer's", arguments: Pools.names)
   func kernelPools(_ name: String) throws {
     let pool = try Pools.path(name)
     let state = name == "held-metadata-snapshot" ? ["-m"] : []
@@ -50,7 +50,7 @@ import Testing
     }
   }
 
-  @Test("differences of made up devices are the peer's")
+  @Test("differences of generated devices equal the peer's")
   func madeUp() throws {
     let first = seed()
     let folder = try ScratchFolder()
@@ -66,7 +66,7 @@ import Testing
     }
   }
 
-  @Test("what is missing or damaged is said, and nothing is printed")
+  @Test("missing devices and damage are reported, and no result is printed")
   func sides() throws {
     let pool = try Pools.path("snapshots-of-snapshots")
     let absent = try ours("thin_delta", "--thin1", "1", "--thin2", "99", pool)

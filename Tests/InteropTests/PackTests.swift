@@ -33,7 +33,7 @@ import Testing
     }
   }
 
-  @Test("the kernel's pools are packed and unpacked by both", arguments: Pools.names)
+  @Test("the kernel's pools can be packed and unpacked by both", arguments: Pools.names)
   func kernelPools(_ name: String) throws {
     let folder = try ScratchFolder()
     try expectPacks(Pools.path(name), folder, name)
@@ -44,7 +44,7 @@ import Testing
     #expect(Double(size) <= 1.1 * Double(peers) + 128, "\(size) bytes, the peer's \(peers)")
   }
 
-  @Test("pools that are made up are packed and unpacked by both, damaged blocks included")
+  @Test("generated pools can be packed and unpacked by both, damaged blocks included")
   func madeUp() throws {
     let first = seed()
     let folder = try ScratchFolder()
@@ -55,7 +55,7 @@ import Testing
     }
   }
 
-  @Test("a file that is damaged or cut is refused with its place, and the old output stays")
+  @Test("a damaged or truncated file is refused with the place, and the old output stays")
   func damaged() throws {
     let folder = try ScratchFolder()
     let pack = folder.file("pool.pack")
@@ -84,7 +84,7 @@ import Testing
     }
   }
 
-  @Test("a metadata snapshot is packed with what it leads to, and read with -m")
+  @Test("a metadata snapshot is packed with all its blocks, and read with -m")
   func snapshot() throws {
     let folder = try ScratchFolder()
     let pool = try Pools.path("held-metadata-snapshot")

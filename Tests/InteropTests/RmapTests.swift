@@ -76,14 +76,14 @@ import Testing
     try expectRight(pool, [3..<40, 30..<50, 60..<61], name)
   }
 
-  @Test("of a metadata snapshot it tells the owners that it has")
+  @Test("for a metadata snapshot it lists the owners in the snapshot")
   func snapshot() throws {
     let pool = try Pools.path("held-metadata-snapshot")
     let lines = try ours("thin_rmap", "-m", pool).text.split(separator: "\n").map { String($0) }
     #expect(try lines == expected(pool, [], ["-m"]) && !lines.isEmpty)
   }
 
-  @Test("owners of made up pools are those of their dumps, and the peer's")
+  @Test("owners in generated pools are those of their dumps, and the peer's")
   func madeUp() throws {
     let first = seed()
     let folder = try ScratchFolder()
@@ -125,7 +125,7 @@ import Testing
       + "nr_data_blocks=\"2000\">\n\(text)</superblock>"
   }
 
-  @Test("regions that make no sense are refused as the peer does, and JSON says the same")
+  @Test("invalid regions are refused as by the peer, and JSON has the same rows")
   func regions() throws {
     let pool = try Pools.path("snapshots-of-snapshots")
     for region in ["5..5", "9..3", "10-20", "10..x", "5", "", "1..2..3"] {

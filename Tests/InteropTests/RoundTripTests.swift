@@ -38,7 +38,8 @@ import Testing
     #expect(try contents(of: second) == contents(of: image))
   }
 
-  @Test("what the peer restores is sound to the check and dumps the same", arguments: Pools.names)
+  @Test(
+    "metadata restored by the peer passes the check and has the same dump", arguments: Pools.names)
   func peerRestores(_ name: String) throws {
     let folder = try ScratchFolder()
     let pool = try Pools.path(name)
@@ -55,7 +56,7 @@ import Testing
     #expect(model == original)
   }
 
-  @Test("a device above 16 GiB is warned of and used up to the limit, and no further")
+  @Test("a device above 16 GiB gets a warning and is used only up to the limit")
   func largeDevice() throws {
     let folder = try ScratchFolder()
     let image = try folder.zeros("large", size: 17 << 30)

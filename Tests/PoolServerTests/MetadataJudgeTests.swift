@@ -9,9 +9,9 @@ import ThinMetadata
 
 @testable import PoolServer
 
-@Suite("Metadata that is looked at before it is served for writing")
+@Suite("Checks of metadata before it is served for writing")
 struct MetadataJudgeTests {
-  @Test("Metadata in pieces of several files is checked beside the loop, and is the same as on it")
+  @Test("Metadata in pieces of several files is checked on another thread, with the same result")
   func pieces() throws {
     let folder = try ScratchFolder()
     let loop = try EventLoop()

@@ -9,7 +9,7 @@ import ThinMetadata
 
 private let block = blockBytes
 
-@Suite("Metadata that is to be written to for the first time")
+@Suite("Checks of metadata before it is written")
 struct DoubtfulMetadataTests {
   /// A pool of 16 blocks with devices 1 and 2, of which block 0 of each is mapped; `change` may do what
   /// no pool would.
@@ -40,7 +40,7 @@ struct DoubtfulMetadataTests {
     return world
   }
 
-  @Test("what is refused is not written to, and the reason reaches the one who asked")
+  @Test("refused metadata is not written, and the error has the reason")
   func refused() throws {
     let meta = try made()
     let world = try world(.refused(["block 7 is damaged", "do this"]))
@@ -56,7 +56,7 @@ struct DoubtfulMetadataTests {
     #expect(world.disks["meta"]?.count(.write) == 0)
   }
 
-  @Test("metadata is judged once in the life of a pool, and not at all where nothing is written")
+  @Test("metadata is checked once in the life of a pool, and never if nothing is written")
   func once() throws {
     let meta = try made()
     var count = 0
@@ -70,7 +70,7 @@ struct DoubtfulMetadataTests {
     #expect(try count == 1 && world.pool().mode == .readWrite)
   }
 
-  @Test("a pool tells of a clean end only if it was found sound, and nothing has failed since")
+  @Test("a pool reports a clean end only if it was found sound, and nothing has failed since")
   func cleanEnd() throws {
     let meta = try made()
     for (verdict, fails, isClean) in [
@@ -93,7 +93,7 @@ struct DoubtfulMetadataTests {
   }
 
   @Test(
-    "without a check, what lies beyond the data or is counted as free is neither read nor overwritten"
+    "without a check, blocks beyond the data or counted as free are neither read nor overwritten"
   )
   func unchecked() throws {
     let meta = try made { pool in
@@ -118,7 +118,7 @@ struct DoubtfulMetadataTests {
     #expect(try world.read("thin1", at: 4 * block, count: 512) == pattern(7, 512))
   }
 
-  @Test("no two roles of pools are on the same bytes, and no origin shows what other volumes hold")
+  @Test("metadata and data of pools never share bytes, and no origin exposes other volumes")
   func roles() throws {
     let world = try World()
     try world.makePool(dataBytes: 16 * block)
@@ -164,7 +164,7 @@ struct DoubtfulMetadataTests {
     try world.create("c", [world.line(length, "linear", "\(disk) 2047")])
     #expect(try refusal("thin-pool", "a c 128 0 0") != nil)
   }
-  @Test("what a pool holds is not written to past the pool, by tables made before it or after it")
+  @Test("the devices of a pool cannot be written except by the pool, by earlier or later tables")
   func writableBeside() throws {
     let world = try World()
     let length = UInt64(16 * block / 512)

@@ -8,7 +8,7 @@ import Testing
 
 private let block = blockBytes
 
-@Suite("Files of a pool that go away or have no space")
+@Suite("Files of a pool that disappear or lack space")
 struct LostFileTests {
   /// What happens to a file while a pool is on it.
   enum Loss: CaseIterable {
@@ -39,7 +39,7 @@ struct LostFileTests {
   }
 
   @Test(
-    "once a file is deleted or cut no flush succeeds, and the pool takes no changes",
+    "once a file is deleted or truncated no flush succeeds, and the pool accepts no changes",
     arguments: ["meta", "data"], Loss.allCases)
   func lost(_ name: String, _ loss: Loss) throws {
     for overwrites in [true, false] {
@@ -63,7 +63,7 @@ struct LostFileTests {
     }
   }
 
-  @Test("a deleted file is readable to the end, and the log says how to keep it")
+  @Test("a deleted file is readable until the end, and the log says how to keep it")
   func readable() throws {
     let folder = try ScratchFolder()
     let world = try used(folder)
@@ -75,7 +75,9 @@ struct LostFileTests {
     #expect(access(String(path), R_OK) == 0)
   }
 
-  @Test("the metadata file has all of its space before anything is written, also when it has grown")
+  @Test(
+    "all space of the metadata file is reserved before anything is written, also after it has grown"
+  )
   func reserved() throws {
     func taken(_ path: String) -> Int {
       var info = stat()

@@ -18,7 +18,7 @@ struct RealDiskTests {
 
   /// tmpfs refuses O_DIRECT on older kernels, other file systems take it.
   @Test(
-    "a pool on files keeps what was written, shares it, and gives space back",
+    "a pool on files keeps data, shares it, and frees space",
     arguments: [nil, "/dev/shm"])
   func files(_ base: String?) throws {
     if let base, access(base, W_OK) != 0 { return }

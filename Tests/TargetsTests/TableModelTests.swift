@@ -217,7 +217,7 @@ private final class TableModel {
 @Suite("Tables over files")
 struct TableModelTests {
   @Test(
-    "random I/O over random tables, swapped and suspended meanwhile, is that of a model of bytes",
+    "random I/O over random tables, swapped and suspended meanwhile, equals a model of bytes",
     arguments: [UInt64](1...4))
   func random(seed: UInt64) throws {
     let model = try TableModel(seed: seed)

@@ -68,21 +68,21 @@ extension HostileText {
 
 @Suite("Lines of tables")
 struct TargetLineTests {
-  @Test("a line of a table comes back as the kernel printed it", arguments: KernelPrints.tables)
+  @Test("a line of a table is printed as the kernel prints it", arguments: KernelPrints.tables)
   func tables(_ text: String) throws {
     let line = try #require(try TableText.parse(text).first)
     let target = try #require(try understood(line))
     #expect(target.parameters == line.parameters)
   }
 
-  @Test("every type has a name of its own")
+  @Test("every type has a unique name")
   func names() {
     #expect(Set(TargetType.all.map(\.name)).count == TargetType.all.count)
     for type in TargetType.all { #expect(TargetType.named(type.name) === type) }
     #expect(TargetType.named("nosuch") == nil)
   }
 
-  @Test("of any words a target is made or refused; one that is made says itself again")
+  @Test("any words make a target or are refused, and a target prints its line unchanged")
   func hostile() {
     var lines = HostileText(
       [
@@ -99,7 +99,7 @@ struct TargetLineTests {
     lines.expectSense(15_000)
   }
 
-  @Test("a table is one user of a device, however often its lines name it")
+  @Test("a table counts as one user of a device, however often its lines name it")
   func openCounts() throws {
     let world = try World()
     let disk = try world.add("disk", byteCount: 1 << 20)
@@ -123,7 +123,7 @@ struct TargetLineTests {
   }
 
   @Test(
-    "what is neither a path nor a device is ENXIO where the kernel takes it for a number, or ENODEV"
+    "a word that is neither a path nor a device is ENXIO if the kernel takes it for a number, else ENODEV"
   )
   func missingDevices() throws {
     let world = try World()

@@ -31,7 +31,7 @@ import Testing
   }
 
   @Test(
-    "a failed read, write or flush leaves the last commit, to which an abort leads back",
+    "after a failed read, write or flush, an abort goes back to the last commit",
     arguments: PoolOperation.allCases)
   func faults(_ operation: PoolOperation) throws {
     var count = 0

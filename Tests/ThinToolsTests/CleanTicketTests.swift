@@ -5,7 +5,7 @@ import Testing
 import ThinMetadata
 import ThinTools
 
-@Suite("Notes of metadata that was left sound")
+@Suite("Tickets of metadata that was left sound")
 struct CleanTicketTests {
   private let folder: ScratchFolder
   private let metadata: String
@@ -38,7 +38,7 @@ struct CleanTicketTests {
 
   private var files: [String] { Folder.names(in: notes) }
 
-  @Test("a note is good once, and for the metadata that it was written of")
+  @Test("a ticket is valid once, and only for its metadata")
   func once() throws {
     #expect(try !redeem())
     try issue()
@@ -50,7 +50,7 @@ struct CleanTicketTests {
     #expect(try !redeem())
   }
 
-  @Test("an equal superblock proves nothing: a block written and written back uses up the note")
+  @Test("an equal superblock is not enough: a block changed and restored invalidates the ticket")
   func rewritten() throws {
     try issue()
     let device = try open()
@@ -68,7 +68,7 @@ struct CleanTicketTests {
     #expect(try !redeem())
   }
 
-  @Test("a note that others could have written, or that cannot be removed, is none")
+  @Test("a ticket that other users could have written, or that cannot be removed, is invalid")
   func untrusted() throws {
     try issue()
     let note = "\(notes)/\(try #require(files.first))"
@@ -106,7 +106,7 @@ struct CleanTicketTests {
     #expect(try !redeem())
   }
 
-  @Test("notes of what is gone are cleared, those of what is there and what is no note are not")
+  @Test("tickets of missing files are cleared, those of existing files and other files are kept")
   func cleared() throws {
     try issue()
     let other = try folder.zeros("other", size: 1 << 20)

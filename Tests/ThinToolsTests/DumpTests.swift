@@ -8,7 +8,7 @@ import ThinMetadata
 import ThinTools
 
 @Suite struct DumpTests {
-  @Test("a dump has every mapping of every device as the trees have it", arguments: Pools.names)
+  @Test("a dump has every mapping of every device in the trees", arguments: Pools.names)
   func complete(_ name: String) throws {
     let pool = try PoolUnderTest(name)
     let text = try dumped(pool.device)
@@ -54,7 +54,7 @@ import ThinTools
     #expect(try dumped(device) == xml)
   }
 
-  @Test("a dump of chosen devices has those and no other")
+  @Test("a dump of chosen devices has no others")
   func chosenDevices() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("snapshots-of-snapshots"))
     let all = try PoolModel(xml: dumped(device))
@@ -72,7 +72,7 @@ import ThinTools
     #expect(bare.devices.values.allSatisfy { $0.mappings.isEmpty })
   }
 
-  @Test("the block given with -m has to be that of the snapshot, which is named")
+  @Test("the block given with -m must be that of the snapshot, which the error names")
   func snapshotBlock() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("held-metadata-snapshot"))
     let held = device.superblock.metadataSnapshot
@@ -95,7 +95,7 @@ import ThinTools
     #expect(error?.message.contains("no current metadata snap") == true)
   }
 
-  @Test("an output that is full is an error")
+  @Test("a full output is an error")
   func fullOutput() throws {
     for name in ["fresh", "multi-level"] {
       let device = try MemoryDevice(contentsOf: Pools.path(name))
@@ -112,7 +112,7 @@ import ThinTools
     }
   }
 
-  @Test("a damaged node stops the dump, and is named")
+  @Test("a damaged node stops the dump, and is reported")
   func damage() throws {
     let pool = try PoolUnderTest("snapshots-of-snapshots")
     for (role, blocks) in pool.catalogue.blocks {

@@ -36,13 +36,13 @@ import ThinTools
     #expect(different.isEmpty)
   }
 
-  @Test("rows are what counting all mappings gives", arguments: Pools.names)
+  @Test("rows equal the counts of all mappings", arguments: Pools.names)
   func kernelPools(_ name: String) throws {
     let device = try FileDevice(path: Pools.path(name), access: .readOnly, exclusive: false)
     try expect(listed(device), PoolModel(xml: dumped(device)))
   }
 
-  @Test("rows of a metadata snapshot are what counting its own mappings gives")
+  @Test("rows of a metadata snapshot equal the counts of its own mappings")
   func snapshot() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("held-metadata-snapshot"))
     let model = try PoolModel(xml: dumped(device) { $0.source = .metadataSnapshot })

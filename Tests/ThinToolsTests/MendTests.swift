@@ -71,7 +71,7 @@ private final class JournalDevice: BlockDevice {
   }
 
   @Test(
-    "a repair frees what leaked, makes all sums right, and changes no mapping",
+    "a repair frees leaked blocks, corrects all sums, and changes no mapping",
     arguments: [
       "snapshots-of-snapshots", "held-metadata-snapshot", "data-refcounts", "grown", "needs-check",
       "multi-level",
@@ -153,7 +153,7 @@ private final class JournalDevice: BlockDevice {
     }
   }
 
-  @Test("where anything is damaged nothing is written")
+  @Test("if anything is damaged, nothing is written")
   func damaged() throws {
     var random = SplitMix64(seed: seed())
     let pool = try PoolUnderTest("needs-check")

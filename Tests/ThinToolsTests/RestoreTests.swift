@@ -53,7 +53,7 @@ private func small() -> PoolText {
 }
 
 struct RestoreTests {
-  @Test("what the XML says is in the metadata, and the space maps agree with it")
+  @Test("the metadata has the content of the XML, and the space maps agree with it")
   func contents() throws {
     let device = zeroDevice(blocks: 1024)
     let result = try restore(small().whole, to: device)
@@ -86,7 +86,7 @@ struct RestoreTests {
     }
   }
 
-  @Test("whichever write or flush fails, the restore fails and block 0 is no superblock")
+  @Test("if any write or flush fails, the restore fails and block 0 is not a superblock")
   func failures() throws {
     var failAt = 0
     while failAt < 100 {
@@ -124,7 +124,7 @@ struct RestoreTests {
     #expect(try PoolImage(device).superblock.uuid == result.superblock.uuid)
   }
 
-  @Test("a uuid that is none and a metadata snapshot are warned about")
+  @Test("an invalid uuid and a metadata snapshot are warned about")
   func warnings() throws {
     var text = small().whole
     text.replace("uuid=\"\" ", with: "uuid=\"myPool\" ")
@@ -166,7 +166,7 @@ struct RestoreTests {
     #expect(huge.error?.message.contains("out of metadata space") == true)
   }
 
-  @Test("every number of blocks up to the need is too few, and the need is enough")
+  @Test("any number of blocks below the need is too few, and the need is enough")
   func exactSpace() throws {
     let device = zeroDevice(blocks: 1024)
     let need = try restore(small().whole, to: device).superblock.metadataSpaceMap.allocated
@@ -178,7 +178,7 @@ struct RestoreTests {
   }
 
   @Test(
-    "a pool that cannot be is refused with the line, and block 0 stays zero",
+    "an impossible pool is refused with the line, and block 0 stays zero",
     arguments: [
       ("<single_mapping origin_block=\"0\" data_block=\"1\" time=\"99999999\"/>", "time"),
       ("<single_mapping origin_block=\"0\" data_block=\"1\" time=\"10\"/>", "future"),
@@ -214,7 +214,7 @@ struct RestoreTests {
     #expect(result.superblockIsZero)
   }
 
-  @Test("a count of mappings that the XML has wrong is put right, with a warning")
+  @Test("a wrong count of mappings in the XML is corrected, with a warning")
   func wrongCounts() throws {
     var pool = PoolText()
     for id in 1...30 {
@@ -252,7 +252,7 @@ struct RestoreTests {
   }
 
   @Test(
-    "a superblock that cannot be is refused before the output is touched",
+    "an impossible superblock is refused before the output is changed",
     arguments: [
       ("data_block_size=\"128\"", "data_block_size=\"100\""),
       ("version=\"2\"", "version=\"3\""),
@@ -268,7 +268,7 @@ struct RestoreTests {
     #expect(try PoolImage(device).problems == [])
   }
 
-  @Test("text cut anywhere leaves a zero superblock or, before it, the old metadata")
+  @Test("text truncated anywhere leaves a zero superblock or, before it, the old metadata")
   func truncation() {
     let bytes = Array(small().whole.utf8)
     // The newline after the last tag is not part of the document.

@@ -26,7 +26,7 @@ import Simulation
 //     status NAME [noflush], gettable NAME, info NAME
 //     dump                                          commits; metadata, check, and data of devices
 //
-// I/O to what is suspended, or outside a device, is skipped.
+// I/O to a suspended device, or outside a device, is skipped.
 //
 // Scripts that begin with `stacks` are for devices of any targets, described in StackGenerator.swift.
 
@@ -148,7 +148,7 @@ enum PoolScriptMain {
     }
   }
 
-  /// Into the kernel's log, where it says why it refuses something.
+  /// Writes into the kernel's log, beside the kernel's reasons for refusals.
   private static func log(_ text: String) {
     let fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC)
     guard fd >= 0 else { return }
@@ -157,7 +157,7 @@ enum PoolScriptMain {
     _ = Glibc.write(fd, line, line.utf8.count)
   }
 
-  /// At once, not when the program ends in good order.
+  /// Ends the process at once, without cleaning up.
   private static func say(_ text: String) {
     let line = text + "\n"
     _ = Glibc.write(1, line, line.utf8.count)
@@ -170,7 +170,7 @@ enum PoolScriptMain {
     exit(1)
   }
 
-  /// Names without their suffix, by their numbers.
+  /// Names without their suffix, sorted by their numbers.
   private static func scripts(in folder: String, _ suffix: String) -> [String] {
     Folder.names(in: folder).filter { $0.hasSuffix(suffix) }.map {
       String($0.dropLast(suffix.count))

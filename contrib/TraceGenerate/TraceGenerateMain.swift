@@ -9,8 +9,8 @@ import Simulation
 ///     trace-generate --salvage SEED COUNT FOLDER
 ///
 /// Trace N of COUNT is made from SEED + N - 1 alone and becomes FOLDER/SEED.ops. With --turns it is
-/// the life of one pool, in COUNT pieces FOLDER/0001.ops and so on. With --salvage it is metadata that
-/// was damaged, FOLDER/SEED.damaged, and a line for each that says how.
+/// the life of one pool, in COUNT pieces FOLDER/0001.ops and so on. With --salvage it is damaged
+/// metadata, FOLDER/SEED.damaged, and a line for each that describes the damage.
 @main
 enum TraceGenerateMain {
   static func main() throws {

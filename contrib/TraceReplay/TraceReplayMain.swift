@@ -12,8 +12,8 @@ import ThinFormat
 ///
 /// With --cache N the engine keeps N blocks between operations instead of all that it needs.
 ///
-/// The bytes that the kernel leaves undefined count as zero. For digests every image is as long as
-/// the largest that the trace asks for, zeros at the end.
+/// The bytes that the kernel leaves undefined count as zero. For digests every image is extended
+/// with zeros to the largest in the trace.
 @main
 enum TraceReplayMain {
   static func main() {
@@ -75,7 +75,7 @@ enum TraceReplayMain {
     exit(status)
   }
 
-  /// The bytes of a block that mean something, or at least are certain.
+  /// The bytes of a block that have a meaning, or are at least deterministic.
   private static func certain(_ device: MemoryDevice, _ block: UInt64) -> [UInt8] {
     var bytes = Array(device.peek(block))
     if block == 0 {
@@ -86,7 +86,7 @@ enum TraceReplayMain {
     return bytes
   }
 
-  /// Ends the program at the first difference, leaving our image beside the other.
+  /// Ends the program at the first difference, and leaves the engine's image beside the other.
   private static func compare(_ ours: MemoryDevice, _ path: String, where place: String) {
     let theirs: MemoryDevice
     do { theirs = try MemoryDevice(contentsOf: path) } catch { fail("\(place): \(error)", 1) }

@@ -2,8 +2,8 @@ import CDMThin
 import Glibc
 import Simulation
 
-/// Cuts the power at every point of random transactions, repairs and restores, and has every read,
-/// write and flush fail.
+/// Cuts the power at every point of random transactions, repairs and restores, and makes every
+/// read, write and flush fail.
 ///
 ///     crash-trials [--count N] [--seed N]
 ///

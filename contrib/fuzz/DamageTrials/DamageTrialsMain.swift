@@ -2,7 +2,7 @@ import CDMThin
 import Glibc
 import Simulation
 
-/// Damages sound images at random and runs the reading tools over them.
+/// Damages sound images at random and runs the reading tools on them.
 ///
 ///     damage-trials [--count N] [--seed N] IMAGE...
 ///
@@ -73,6 +73,6 @@ enum DamageTrialsMain {
   }
 }
 
-// Read by the signal handler, written by the one thread there is.
+// Read by the signal handler, written by the only thread.
 nonisolated(unsafe) private var currentSeed: UInt64 = 0
 nonisolated(unsafe) private var currentImage = 0

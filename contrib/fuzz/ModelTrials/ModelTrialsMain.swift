@@ -6,9 +6,9 @@ import Simulation
 ///
 ///     model-trials [--count N] [--seed N] [--snapshots N]
 ///
-/// `count` operations in runs of 20,000, each with its own seed and kind: the usual, tiny cache,
-/// little metadata, little data, large trees. Then, with `--snapshots`, one device that is
-/// snapshotted so often, written to meanwhile, and everything deleted again.
+/// `count` operations in runs of 20,000, each with its own seed and kind: default, tiny cache,
+/// little metadata, little data, large trees. With `--snapshots`, then that many snapshots of one
+/// device, with writes between, and the deletion of everything.
 @main
 enum ModelTrialsMain {
   static func main() {
@@ -62,7 +62,7 @@ enum ModelTrialsMain {
       options.devicesMax = 400
       options.compareEvery = 40
     case 5:
-      // More bitmaps of data blocks than index entries are kept.
+      // More bitmaps of data blocks than cached index entries.
       options.metadataBlocks = 17_000
       options.dataBlocks = 1_300_000
       options.compareEvery = 40

@@ -3,13 +3,13 @@ import Glibc
 import Simulation
 import TargetSimulation
 
-/// Cuts the power at every write and flush of pools in user space under load, and has every read,
+/// Cuts the power at every write and flush of pools in user space under load, and makes every read,
 /// write, flush and discard of their disks fail.
 ///
 ///     pool-crash-trials [--count IMAGES] [--seed N] [--kind N]
 ///
-/// `count` images of power cuts, and a tenth as many faults. Pools of each kind take turns, by the seed;
-/// with `kind` it is the N-th alone, from 1.
+/// `count` images of power cuts, and a tenth as many faults. The kinds of pools alternate, selected
+/// by the seed; with `kind` only the N-th is used, from 1.
 ///
 /// A trial follows from its seed alone, so `--count 1 --seed S` repeats one. A trap ends the program
 /// with a signal after it has printed the seed.
@@ -41,7 +41,7 @@ enum PoolCrashTrialsMain {
     exit(failures == 0 ? 0 : 1)
   }
 
-  /// Returns how many trials failed.
+  /// Returns the number of failed trials.
   private static func run(_ count: Int, _ first: UInt64, _ kinds: [PoolCrashTrial.Kind]) throws
     -> Int
   {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What every tool that writes does with every kind of output: a table, each cell of which is tried.
+# Every tool that writes, with every kind of output: a table, each cell of which is tested.
 #
 # usage: contrib/kernel/run scenarios/outputs.sh META DATA SPARE
 #
@@ -41,7 +41,7 @@ cell() { # ROW COLUMN STATUS kept|new|- WATCHED COMMAND...
 "
 }
 
-# A pool of two states: more devices in the second, and a flag that is there to be cleared.
+# A pool with two states: more devices in the second, and a needs-check flag to be cleared.
 pool_create pool /dev/ubda /dev/ubdb 128 0
 for id in 1 2 3; do thin_create pool $id; done
 thin_activate thin pool 1 8192
@@ -60,7 +60,7 @@ renew() { # FILE: metadata that every tool has something to do with
 }
 truncate -s 4M m0
 must thin_restore -q -i one.xml -o m0
-# Its second half is damaged: a dump of it fails half way.
+# Its second half is damaged: a dump of it fails halfway.
 cp m0 damaged
 perl -e 'open F, "+<", $ARGV[0]; for (1..60) { sysseek F, 4096*$_, 0; sysread F, $b, 4096;
     if (unpack("V", substr $b, 4) == 2 && unpack("V", substr $b, 24) == 8 && unpack("V", substr $b, 16) > 9) {
@@ -90,7 +90,7 @@ cell dump-repair same 73 kept m thin_dump --repair -o m.link m
 cell restore same 73 kept text thin_restore -i text -o text
 cell restore hard-link 73 kept text thin_restore -i text -o text.hard
 cell restore symlink 73 kept text thin_restore -i text -o text.link
-# What is checked or changed is input and output: by any name, it is the same.
+# A checked or changed device is input and output: by any name, the result is the same.
 for row in $rows; do
     for column in same hard-link symlink; do
         renew m; ln -f m m.hard
@@ -171,7 +171,7 @@ for row in restore $rows; do
     case $row in format) truncate -s 4M full/m ;; create-thin) cp --sparse=always m0 full/m ;; *) cp --sparse=always flagged full/m ;; esac
     dd if=/dev/zero of=full/rest bs=4k status=none 2>/dev/null || :
     case $row in
-        # The flag alone is changed, in a block that is there.
+        # Only the flag is changed, in an existing block.
         clear-flag|auto-repair) cell $row full 0 new full/m write $row full/m ;;
         *) cell $row full 74 kept full/m write $row full/m ;;
     esac
@@ -185,7 +185,7 @@ row=restore; renew m
 cell restore temporary-full 73 kept m sh -c 'cat other.xml | TMPDIR=/tmp/full thin_restore -i /proc/self/fd/0 -o m'
 umount full
 
-# An error half way, of the input and of the output.
+# An error halfway, of the input and of the output.
 echo yesterday >text2
 cell dump half-way 64 kept text2 thin_dump -o text2 damaged
 cell dump no-snapshot 64 kept text2 thin_dump -m -o text2 m0
@@ -214,13 +214,13 @@ for column in write-error superblock-error; do
         esac | must dmsetup create broken
         kept=kept; [ $row != format ] || kept=-
         cell $row $column 74 $kept /dev/mapper/broken write $row /dev/mapper/broken
-        # What could be written of a new pool is not one without its superblock.
+        # The part of a new pool that could be written is not a pool without its superblock.
         [ $row != format ] || cmp -n 4096 /dev/ubdc /dev/zero || fail "a superblock was written"
         must dmsetup remove broken
     done
 done
 
-# Not enough room for both: given up with a line, or refused.
+# Not enough room for both: overwritten with a warning, or refused.
 thin_restore -q -i one.xml -o m0 || fail "restore"
 truncate -s 0 small; truncate -s 56K small
 must thin_restore -q -i one.xml -o small

@@ -1,6 +1,6 @@
 #!/bin/sh
-# dmthin pool in every mode of a pool: what status, events and doctor say, what verbs do, and that what
-# doctor says to do next helps.
+# dmthin pool in every mode of a pool: the output of status, events and doctor, the results of
+# verbs, and whether the doctor's advice helps.
 #
 # usage: contrib/kernel/run scenarios/pool-modes.sh META DATA
 #
@@ -51,7 +51,7 @@ pool create p --metadata $meta --data $data --low-water 8
 pool create-thin p 1 --activate t1 --size 64m
 doctor 0 '' '' p
 watch 1 /tmp/low
-# The kernel looks before it takes a block, so that the event comes with the next one.
+# The kernel checks before it allocates a block, so that the event comes with the next one.
 thin_write t1 1 0 57
 seen /tmp/low 'p low-data: 7 of 64 data blocks free, low water mark 8'
 doctor 65 data-nearly-full 'dmthin pool grow p' p
@@ -62,7 +62,7 @@ seen /tmp/full 'p mode: mode rw -> out_of_data_space'
 doctor 64 data-full 'dmthin pool grow p' p
 pool status p >/tmp/status
 grep -q 'out of data space' /tmp/status || fail "status: $(cat /tmp/status)"
-# Suspending the origin would wait for the write that is held back.
+# Suspending the origin would wait for the queued write.
 refused 64 'queues writes' snapshot p 2 1
 refused 64 'queues writes' create-snap p 3 1 --backend kernel
 set_device data 16384
@@ -129,7 +129,7 @@ refused 64 'needs a check' grow p
 refused 64 'needs a check' features p --low-water 3
 refused 64 'accepts no changes in its present mode' create-thin p 3
 refused 64 'accepts no changes in its present mode' reserve-metadata-snap p
-# The kernel writes the flag when the pool goes.
+# The kernel writes the flag when the pool is removed.
 set_device meta 8192
 pool deactivate --all p
 doctor 64 needs-check,not-all-checked 'thin_check --auto-repair' $meta

@@ -1,5 +1,5 @@
 #!/bin/sh
-# dmthin pool manages an active pool: every verb, what each refuses, and what a killed one leaves.
+# dmthin pool manages an active pool: every verb, its refusals, and the state after a killed one.
 #
 # usage: contrib/kernel/run scenarios/pool-verbs.sh META DATA BASE
 #
@@ -14,7 +14,7 @@ meta=/dev/ubda data=/dev/ubdb base=/dev/ubdc
 
 ids() { "$dmthin" ls --no-headers -m -o DEV $meta | tr -d ' ' | tr '\n' ' '; }
 
-# --- making a pool: what it refuses leaves the devices as they were
+# --- making a pool: a refusal leaves the devices unchanged
 refused 66 'a file: the kernel requires a block device' create p --metadata /etc/hostname --data $data --backend kernel
 refused 64 'is a file, which the kernel does not accept' create p --metadata /etc/hostname --data $data --no-fallback
 refused 66 'cannot open' create p --metadata /dev/nothing --data $data
@@ -29,7 +29,7 @@ expect table '0 262144 thin-pool 98:0 98:16 128 7 1 error_if_no_space ' "$(dmset
 refused 75 "'p' is already active" create p --metadata $meta --data $data
 refused 75 'in use' create q --metadata $meta --data $base
 dmsetup info q >/dev/null 2>&1 && fail "q is there"
-# A pool that the kernel gives up after it has formatted the metadata: that is zero again.
+# A pool that the kernel refuses after it has formatted the metadata: that is zeroed again.
 dmsetup create huge --table "0 2147483648 zero"
 dmsetup create tiny --table "0 128 linear $base 0"
 refused 64 'cannot activate' create q --metadata /dev/mapper/tiny --data /dev/mapper/huge --block-size 64k
@@ -62,7 +62,7 @@ refused 64 'thin device does not exist' delete p 77
 pool delete p 2
 say "create-thin, activate-thin, deactivate, delete"
 
-# --- snapshots, alone and several at one moment
+# --- snapshots, single ones and several at the same moment
 pool snapshot p 11 1 --activate s1 --size 16m
 thin_verify s1 1 0 32
 thin_write t1 7 0 8
@@ -77,7 +77,7 @@ refused 2 'give either' snapshot p 5
 pool reserve-metadata-snap p >/dev/null
 expect "of a refused snapshot nothing stays" '1 3 11 21 23 ' "$(ids)"
 pool release-metadata-snap p
-# One that its owner holds suspended stays so.
+# A device that was suspended before stays suspended.
 dmsetup suspend t3
 pool snapshot p 24 3
 expect 't3' Suspended "$(dmsetup info -c --noheadings -o suspended t3)"
@@ -107,7 +107,7 @@ thin_write shorter 6 127 2
 thin_verify shorter 6 127 2
 thin_verify shorter 5 0 127
 pool snapshot p 42 41
-# What a snapshot is over has to be said at each activation, or that it is over nothing any more.
+# The origin of a snapshot must be given at each activation, or that it has none any more.
 refused 64 "was last activated over $base" activate-thin p again 42 12m
 pool activate-thin p again 42 12m --external-origin $base
 thin_verify again 6 127 2
@@ -154,7 +154,7 @@ grep -q 'left behind' /tmp/out || fail "doctor: $(cat /tmp/out)"
 pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
 grep -q "from 'gone': its process" /tmp/err || fail "no takeover: $(cat /tmp/err)"
 pool release-metadata-snap p --owner another
-# The clock of day is a year ahead when a lease is taken, and right again when its time is over.
+# The clock of day is a year ahead when a lease is taken, and corrected before its time is over.
 now=$(date +%s)
 must date -s "@$((now + 31536000))" >/dev/null
 pool reserve-metadata-snap p --owner early --seconds 1 >/dev/null
@@ -168,7 +168,7 @@ refused 75 'its owner is unknown' reserve-metadata-snap p
 pool release-metadata-snap p
 say "set-transaction-id, features, metadata snapshots"
 
-# --- nodes where the environment says
+# --- nodes in the folder from the environment
 export DM_DEV_DIR=/tmp/nodes
 pool create-thin p 60
 pool activate-thin p elsewhere 60 1m
@@ -185,8 +185,8 @@ unset DM_DEV_DIR
 pool delete p 60
 say "nodes in another folder"
 
-# --- a process that is killed while origins are suspended: the window is held open by a device below
-# the pool that answers late, so that the pool's commit takes its time.
+# --- a process that is killed while origins are suspended: a slow device below the pool delays the
+# pool's commit, and so keeps the window open.
 pool deactivate --all p
 dmsetup create slow --table "0 16384 delay $meta 0 0 $meta 0 400 $meta 0 400"
 pool activate p --metadata /dev/mapper/slow --data $data
@@ -200,7 +200,7 @@ for id in 61 62 63; do
     done
     kill -9 $killed; wait $killed 2>/dev/null || :
     expect 't3 after the kill' Suspended "$(dmsetup info -c --noheadings -o suspended t3)"
-    # Which verb it is does not matter.
+    # Any verb recovers.
     case $id in
         61) pool status >/dev/null ;;
         62) pool create-thin p 70 ;;
@@ -209,7 +209,8 @@ for id in 61 62 63; do
     grep -q 'resumed t3, left by' /tmp/err || fail "$id: $(cat /tmp/err)"
     nothing_left_over
 done
-# One that is asked to end resumes by itself. If that is before the first snapshot, none is taken.
+# A process that is terminated by a signal resumes the origins itself. Before the first snapshot,
+# none is taken.
 "$dmthin" pool snapshot p --volume 1:641 --volume 3:643 2>/tmp/err & asked=$!
 until [ "$(dmsetup info -c --noheadings -o suspended t1 2>/dev/null)" = Suspended ]; do :; done
 kill -TERM $asked; wait $asked 2>/dev/null || :
@@ -237,7 +238,7 @@ must "$dmthin" check $meta
 nothing_left_over
 say "a thousand thin devices made and deleted"
 
-# --- without the kernel's target the pool is served, as soon as it is back the kernel has it
+# --- without the kernel's target the pool is served; once the target is back, the kernel takes it
 # delete_module and finit_module are calls 176 and 313 on x86-64: neither rmmod nor modprobe need be there.
 unload() { perl -e 'my $name = "dm_thin_pool"; syscall(176, $name, 2048) == 0 or die "$!\n"' || fail "the target is in use"; }
 cat >/tmp/loader <<'LOADER'
@@ -258,7 +259,7 @@ dmsetup info p >/dev/null 2>&1 && fail "the kernel has p"
 pool snapshot p 80 1
 refused 75 'in use' activate q --metadata $meta --data $data
 echo /tmp/loader >/proc/sys/kernel/modprobe
-# A pool of the kernel's beside it, whose name is the same as one that is served: neither is taken silently.
+# A pool of the kernel with the same name as a served one: neither is chosen silently.
 truncate -s 4M /tmp/other.meta; truncate -s 64M /tmp/other.data
 dmsetup create p --table '0 8 zero'
 refused 64 'more than one' deactivate p

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Metadata that was dumped and restored serves the same pool as the original did.
+# Metadata that was dumped and restored works for the same pool like the original.
 #
 # usage: contrib/kernel/run scenarios/restore-activates.sh META DATA NEW
 #
@@ -20,8 +20,8 @@ quiet() { "$@" >/tmp/log 2>&1 || fail "$* (status $?): $(cat /tmp/log)"; }
 
 quiet "$tools/thin_dump" /dev/ubda -o /tmp/a.xml
 quiet "$tools/thin_restore" -i /tmp/a.xml -o /dev/ubdc
-# A dump keeps the needs-check flag and so does what is restored from it; the kernel wants it cleared
-# by whoever has checked.
+# A dump keeps the needs-check flag, and so does the restored metadata; the kernel requires that a
+# check clears it.
 quiet "$tools/thin_check" --clear-needs-check-flag /dev/ubdc
 [ -z "${DMTHIN_PEER-}" ] || quiet "$DMTHIN_PEER/thin_check" /dev/ubdc
 
@@ -74,7 +74,7 @@ same digests
 expect "transaction id" "$(field original 1)" "$(field restored 1)"
 expect "mode and check of the restored pool" "rw -" "$(field restored 5) $(field restored 8)"
 expect "held root of the restored pool" - "$(field restored 4)"
-# What only the metadata snapshot refers to is not in a dump.
+# Blocks used only by the metadata snapshot are not in a dump.
 if [ "$(field original 4)" = - ]; then
     expect "used data" "$(field original 3)" "$(field restored 3)"
 fi

@@ -11,7 +11,7 @@ dir=$1
 tools=${DMTHIN_TOOLS:?names the directory of the tools}
 blocks=64
 
-# Each data block is its own from the start, so that no device can read another's by chance.
+# Each data block has its own content at the start, so that no device can read another's by chance.
 must "$rig_dir/bulk" pattern 0 65536 0 $(($(blockdev --getsz /dev/ubdb) / 128)) |
     must dd of=/dev/ubdb bs=1M iflag=fullblock status=none
 

@@ -21,8 +21,8 @@ final class FileReplacement {
 
   /// Starts a file to be placed at `path`, which must not be a link.
   /// - Parameters:
-  /// - old: the old file, open for writing; the object takes it over.
-  /// - copies: whether to copy into the old file at the end instead of replacing it.
+  ///   - old: the old file, open for writing; the object takes it over.
+  ///   - copies: whether to copy into the old file at the end instead of replacing it.
   init(at path: String, old: (info: stat, descriptor: Int32)?, copies: Bool) throws(BlockIOError) {
     self.path = path
     self.old = old

@@ -4,8 +4,8 @@ import Glibc
 public enum WholeFile {
   /// Reads a descriptor from its position to the end.
   /// - Parameters:
-  /// - path: its name in messages.
-  /// - bytesMax: the most bytes to keep; memory is that plus up to 64 KiB.
+  ///   - path: its name in messages.
+  ///   - bytesMax: the most bytes to keep; memory is that plus up to 64 KiB.
   /// - Throws: `BlockIOError` if reading fails, with `EFBIG` if there are more than `bytesMax`
   ///   bytes.
   public static func bytes(of descriptor: Int32, path: String, upTo bytesMax: Int)
@@ -29,8 +29,8 @@ public enum WholeFile {
 
   /// Reads a file.
   /// - Parameters:
-  /// - bytesMax: the most bytes to keep, as for a descriptor.
-  /// - flags: flags of open(2), in addition to those for reading.
+  ///   - bytesMax: the most bytes to keep, as for a descriptor.
+  ///   - flags: flags of open(2), in addition to those for reading.
   /// - Throws: `BlockIOError` if opening or reading fails, with `EFBIG` if there are more than
   ///   `bytesMax` bytes.
   public static func bytes(at path: String, upTo bytesMax: Int, flags: Int32 = 0)

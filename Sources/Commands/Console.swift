@@ -27,7 +27,7 @@ public final class Console {
   /// Writes to open descriptors, which the caller closes.
   /// - Parameters:
   ///   - showsProgress: whether to draw progress; nil asks whether `error` is a terminal.
-  /// - clock: monotonic nanoseconds, from any start.
+  ///   - clock: monotonic nanoseconds, from any start.
   public init(
     output: Int32 = 1, error: Int32 = 2, showsProgress: Bool? = nil,
     clock: @escaping () -> UInt64 = monotonicNanoseconds

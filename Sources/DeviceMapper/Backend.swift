@@ -29,8 +29,8 @@ public protocol DeviceMapperBackend: AnyObject {
     throws(DeviceMapperError)
   /// Removes a device that is not open.
   /// - Parameters:
-  /// - deferred: whether an open device is removed when it is closed; then this succeeds.
-  /// - retry: whether to retry for about five seconds while it is open.
+  ///   - deferred: whether an open device is removed when it is closed; then this succeeds.
+  ///   - retry: whether to retry for about five seconds while it is open.
   func remove(_ device: DeviceReference, deferred: Bool, retry: Bool) throws(DeviceMapperError)
   /// Removes every device that is not open.
   /// - Parameter deferred: whether to remove the others when they are closed.

@@ -23,9 +23,9 @@ public enum TableRules {
 
   /// Checks a table on load, line by line, and creates each target once its line has passed.
   /// - Parameters:
-  /// - live: the type of the immutable target in the live table, if there is one.
-  /// - traits: returns the traits of a type; nil for an unknown type.
-  /// - make: creates a target; throws its constructor's error.
+  ///   - live: the type of the immutable target in the live table, if there is one.
+  ///   - traits: returns the traits of a type; nil for an unknown type.
+  ///   - make: creates a target; throws its constructor's error.
   /// - Throws: the first fault, in the kernel's words and order.
   public static func check(
     _ table: [TableLine], isReadOnly: Bool = false, live: String? = nil,

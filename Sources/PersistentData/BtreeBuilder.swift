@@ -12,8 +12,8 @@ public final class BtreeBuilder {
 
   /// A builder of a tree of `kind`.
   /// - Parameters:
-  /// - writer: writes the nodes.
-  /// - counts: counts of metadata blocks, in which every written node is counted.
+  ///   - writer: writes the nodes.
+  ///   - counts: counts of metadata blocks, in which every written node is counted.
   public init(_ kind: TreeKind, writer: SequentialBlockWriter, counts: ReferenceCounts) {
     self.writer = writer
     self.counts = counts
@@ -22,8 +22,8 @@ public final class BtreeBuilder {
 
   /// Adds an entry.
   /// - Parameters:
-  /// - key: larger than all keys so far.
-  /// - encode: writes the value into the buffer at the given offset.
+  ///   - key: larger than all keys so far.
+  ///   - encode: writes the value into the buffer at the given offset.
   /// - Throws: errors of writing a full node.
   public func append(key: UInt64, encode: (UnsafeMutableRawBufferPointer, Int) -> Void)
     throws(BlockWriteError)

@@ -35,7 +35,7 @@ public struct Lease: Equatable, Sendable {
   /// Why the lease has ended; nil while it holds.
   /// - Parameters:
   ///   - now: seconds since the start of this boot.
-  /// - heldRoot: the block of the pool's present metadata snapshot.
+  ///   - heldRoot: the block of the pool's present metadata snapshot.
   public func fault(now: UInt64, heldRoot: UInt64?) -> String? {
     if boot != ProcessIdentity.currentBoot { return "it was taken before the last boot" }
     if let heldRoot, heldRoot != self.heldRoot {

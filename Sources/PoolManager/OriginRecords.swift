@@ -14,8 +14,8 @@ public struct OriginRecords: Sendable {
 
   /// A sentence on why a device needs an origin.
   /// - Parameters:
-  /// - device: its name in the sentence.
-  /// - path: the recorded origin.
+  ///   - device: its name in the sentence.
+  ///   - path: the recorded origin.
   public static func need(_ device: String, _ path: String) -> String {
     "\(device) needs an external origin for blocks that it does not map: it, or its origin, was "
       + "last activated over \(path)"

@@ -8,8 +8,8 @@ public import ThinTools
 extension PoolManager {
   /// Looks for problems of an active pool. Changes nothing.
   /// - Parameters:
-  /// - expected: the expected transaction id; nil asks lvm2, if the pool is lvm2's.
-  /// - seconds: how long to measure the rate at which it fills; 0 not to measure.
+  ///   - expected: the expected transaction id; nil asks lvm2, if the pool is lvm2's.
+  ///   - seconds: how long to measure the rate at which it fills; 0 not to measure.
   public func diagnose(_ pool: LivePool, expected: UInt64? = nil, seconds: UInt32 = 0)
     throws(ToolError) -> [Diagnosis]
   {

@@ -81,8 +81,8 @@ extension PoolManager {
 
   /// Releases the metadata snapshot.
   /// - Parameters:
-  /// - owner: the required owner of the lease; nil for any whose lease has ended or is not known.
-  /// - force: whether to release it even if another owner's lease holds.
+  ///   - owner: the required owner of the lease; nil for any whose lease has ended or is not known.
+  ///   - force: whether to release it even if another owner's lease holds.
   public func releaseMetadataSnapshot(_ pool: LivePool, owner: String?, force: Bool = false)
     throws(ToolError)
   {

@@ -216,8 +216,8 @@ extension PoolManager {
 
   /// Deactivates an active thin device or pool.
   /// - Parameters:
-  /// - all: whether to deactivate a pool's active thin devices too.
-  /// - deferred: whether an open device is removed when it is closed.
+  ///   - all: whether to deactivate a pool's active thin devices too.
+  ///   - deferred: whether an open device is removed when it is closed.
   public func deactivate(_ name: String, all: Bool = false, deferred: Bool = false)
     throws(ToolError)
   {

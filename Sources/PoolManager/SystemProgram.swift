@@ -10,8 +10,8 @@ public enum SystemProgram {
 
   /// Runs a program and waits for its end.
   /// - Parameters:
-  /// - arguments: its absolute path, or a name to search in PATH, followed by its arguments.
-  /// - milliseconds: the time limit, after which it is killed.
+  ///   - arguments: its absolute path, or a name to search in PATH, followed by its arguments.
+  ///   - milliseconds: the time limit, after which it is killed.
   /// - Returns: the first 4 KiB of its standard output; nil if it cannot be started, ends with
   ///   another status than 0, or exceeds the limit.
   public static func output(of arguments: [String], within milliseconds: Int) -> String? {

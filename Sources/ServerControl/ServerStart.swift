@@ -25,7 +25,7 @@ public struct StartedServer {
   /// without devices, clients and commands.
   /// - Parameters:
   ///   - program: the path of `dmthin`.
-  /// - folder: created if missing, together with its parent.
+  ///   - folder: created if missing, together with its parent.
   public init(program: String, folder: String) throws(Failure) {
     control = "\(folder)/control"
     let log: Int32

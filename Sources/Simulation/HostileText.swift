@@ -28,9 +28,9 @@ public struct HostileText {
   public var random: SplitMix64
 
   /// - Parameters:
-  /// - sound: lines without start and length; enough of each is kept to get deep into parsers.
-  /// - words: words with a meaning for the types.
-  /// - types: types for random words; by default those of `sound`.
+  ///   - sound: lines without start and length; enough of each is kept to get deep into parsers.
+  ///   - words: words with a meaning for the types.
+  ///   - types: types for random words; by default those of `sound`.
   public init(_ sound: [String], words: [String] = [], types: [String] = [], seed: UInt64) {
     self.sound = sound
     self.words = Self.words + words

@@ -14,9 +14,9 @@ public struct TrialArguments: Equatable, Sendable {
 
   /// Parses arguments without the program's name; nil if they are invalid.
   /// - Parameters:
-  /// - count: the default number of trials.
-  /// - options: names of further options.
-  /// - takesOperands: whether operands are allowed.
+  ///   - count: the default number of trials.
+  ///   - options: names of further options.
+  ///   - takesOperands: whether operands are allowed.
   public init?(
     _ arguments: some Sequence<String>, count: UInt64, options: [String] = [],
     takesOperands: Bool = false

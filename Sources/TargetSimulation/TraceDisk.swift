@@ -40,9 +40,9 @@ public final class TraceDisk: BlockDestination, SynchronousDestination {
 
   /// A disk that holds `bytes`.
   /// - Parameters:
-  /// - number: the disk's number in the trace.
-  /// - isPrompt: whether requests complete in order, in the pass in which they arrive.
-  /// - hasHoles: whether it behaves as a file: `bytes` are one hole, and discards leave holes.
+  ///   - number: the disk's number in the trace.
+  ///   - isPrompt: whether requests complete in order, in the pass in which they arrive.
+  ///   - hasHoles: whether it behaves as a file: `bytes` are one hole, and discards leave holes.
   public init(
     _ loop: EventLoop, number: Int, bytes: [UInt8], trace: Trace? = nil, seed: UInt64 = 0,
     isPrompt: Bool = false, isReadOnly: Bool = false, hasHoles: Bool = false

@@ -28,6 +28,7 @@ private final class Heir {
   deinit {
     close(input)
     var status: Int32 = 0
+    kill(child, SIGKILL)
     while waitpid(child, &status, 0) < 0 && errno == EINTR {}
   }
 }

@@ -60,7 +60,10 @@ private final class Bench {
       owner: recorder)
   }
 
-  func finish(_ count: Int) { loop.run { self.recorder.ended.count >= count } }
+  func finish(_ count: Int) {
+    loop.run(within: 600_000_000_000, until: { self.recorder.ended.count >= count })
+    #expect(recorder.ended.count >= count)
+  }
 }
 
 @Suite("Requests through libaio")

@@ -46,7 +46,7 @@ struct SpinTests {
     var hasSlept = false
     let alarm = LoopTimer { hasSlept = true }
     loop.set(alarm, after: Self.minute / 2)
-    loop.run { hook.polls >= 100 || hasSlept }
+    loop.run(within: 600_000_000_000, until: { hook.polls >= 100 || hasSlept })
     #expect(hook.polls == 100 && hook.asked.allSatisfy { $0 == Self.minute })
   }
 
@@ -61,7 +61,7 @@ struct SpinTests {
     var isOver = false
     let timer = LoopTimer { isOver = true }
     loop.set(timer, after: 3_000_000)
-    loop.run { isOver }
+    loop.run(within: 600_000_000_000, until: { isOver })
     #expect(hook.polls == 0)
     #expect(hook.asked.isEmpty == !isWanted)
   }
@@ -78,7 +78,7 @@ struct SpinTests {
     var one: UInt64 = 1
     let timer = LoopTimer { write(signal.descriptor, &one, 8) }
     loop.set(timer, after: 2_000_000)
-    loop.run { signal.isHeard }
+    loop.run(within: 600_000_000_000, until: { signal.isHeard })
     #expect(EventLoop.now() - start < Self.minute / 2)
     loop.remove(signal)
   }
@@ -96,7 +96,7 @@ struct SpinTests {
       var isOver = false
       let timer = LoopTimer { isOver = true }
       loop.set(timer, after: 20_000)
-      loop.run { isOver }
+      loop.run(within: 600_000_000_000, until: { isOver })
       count += 1
     }
     #expect(count == 100)
@@ -121,7 +121,8 @@ struct SpinTests {
       guard chain.length < 200 else { return }
       loop.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: chain))
     }
-    loop.run { chain.length >= 200 }
+    loop.run(within: 600_000_000_000, until: { chain.length >= 200 })
+    #expect(chain.length >= 200)
     #expect(hook.polls == 0)
   }
 }

@@ -223,7 +223,7 @@ struct DegradedPoolTests {
     let bytes = pattern(1, 3 * block)
     #expect(try world.write("thin1", at: 512, bytes) == 0)
     world.skip(seconds: 1)
-    world.loop.run(until: { meta.count(.flush) >= flushes + 2 })
+    world.loop.run(within: 600_000_000_000, until: { meta.count(.flush) >= flushes + 2 })
     let other = try World()
     let data = try #require(world.disks["data"])
     try other.makePool(meta: meta.durable, data: data.durable)

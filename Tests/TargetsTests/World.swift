@@ -21,7 +21,7 @@ final class World {
   var disks: [String: MemoryDisk] = [:]
   private let requests = RequestPool()
   static let second: UInt64 = 1_000_000_000
-  /// A command or request that does not end would keep the test run for ever.
+  /// Ends a test whose command or request does not end.
   private let watchdog = LoopTimer {
     fatalError("'\(Test.current?.name ?? "a test")' waits for something that does not end")
   }
@@ -228,7 +228,8 @@ final class World {
   }
 
   func finish(_ outcomes: [Outcome]) {
-    loop.run(until: { outcomes.allSatisfy(\.isDone) })
+    loop.run(within: 600_000_000_000, until: { outcomes.allSatisfy(\.isDone) })
+    #expect(outcomes.allSatisfy(\.isDone), "a request does not end")
   }
 
   /// Runs the loop for some passes, which do not wait.

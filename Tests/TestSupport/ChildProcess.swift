@@ -18,11 +18,28 @@ public struct ProcessResult: Sendable {
   public var text: String { String(decoding: output, as: UTF8.self) }
 }
 
+/// A program that did not end within its time limit, and was killed.
+public struct NoEnd: Error, Equatable, CustomStringConvertible {
+  /// Its path and its arguments.
+  public let arguments: [String]
+  /// The time limit in seconds.
+  public let limit: Double
+
+  /// One line for the log.
+  public var description: String {
+    "'\(arguments.joined(separator: " "))' has not ended after \(limit) seconds"
+  }
+}
+
 /// Runs a program and waits for its end.
 /// - Parameters:
 ///   - arguments: the program's path and its arguments.
-/// - output: a file for standard output, instead of memory; it must exist.
-public func run(_ arguments: [String], output: String? = nil) throws -> ProcessResult {
+///   - output: a file for standard output, instead of memory; it must exist.
+///   - limit: the time limit in seconds, after which the program is killed.
+/// - Throws: `MissingRequirement` if it cannot be started, `NoEnd` after the time limit.
+public func run(_ arguments: [String], output: String? = nil, limit: Double = 1200) throws
+  -> ProcessResult
+{
   let outputFile =
     try output.map { path in
       let fd = open(path, O_WRONLY | O_CLOEXEC)
@@ -68,6 +85,11 @@ public func run(_ arguments: [String], output: String? = nil) throws -> ProcessR
     peak = max(peak, residentPeakKiB(child))
     let n = waitpid(child, &state, WNOHANG)
     if n == child || (n < 0 && errno != EINTR) { break }
+    if now() - start > limit {
+      kill(child, SIGKILL)
+      waitpid(child, &state, 0)
+      throw NoEnd(arguments: arguments, limit: limit)
+    }
     usleep(pause)
     pause = min(1000, pause * 2)
   }

@@ -144,9 +144,9 @@ struct DmTree {
   }
 
   /// - Parameters:
-  /// - line: the text before the label; `prefix`: before those of its children.
-  /// - depth: levels below a root. The driver allows no cycles, but the answers are from different
-  ///   moments.
+  ///   - line: the text before the label; `prefix`: before those of its children.
+  ///   - depth: levels below a root. The driver allows no cycles, but the answers are from different
+  ///     moments.
   private func print(_ number: DeviceNumber, line: String, prefix: String, depth: Int) throws {
     guard let node = nodes[number] else { return }
     let text = try label(number, node.info)

@@ -51,14 +51,14 @@ public let restoreBytesMin: UInt64 = 40960
 /// Blocks that do not fit beside sound metadata are kept in a temporary file until their number is
 /// known.
 /// - Parameters:
-/// - descriptor: the XML, read from the present position. The caller closes it, and can reset it
-///   with lseek(2).
-/// - path: its name in messages.
-/// - output: at least `restoreBytesMin` bytes; blocks beyond `Limits.metadataBlocksMax` are not
-///   used.
-/// - progress: counts the bytes of XML read, out of `xmlByteCount`.
-/// - xmlByteCount: bytes of the XML, 0 if unknown.
-/// - onNotice: receives a line before old metadata is overwritten.
+///   - descriptor: the XML, read from the present position. The caller closes it, and can reset it
+///     with lseek(2).
+///   - path: its name in messages.
+///   - output: at least `restoreBytesMin` bytes; blocks beyond `Limits.metadataBlocksMax` are not
+///     used.
+///   - progress: counts the bytes of XML read, out of `xmlByteCount`.
+///   - xmlByteCount: bytes of the XML, 0 if unknown.
+///   - onNotice: receives a line before old metadata is overwritten.
 /// - Throws: `damaged`, with the line, for XML that is not a sound pool's; `output` if the output
 ///   is too small or `keepsOld` prevents it; `inputOutput` if a system call failed.
 public func restore(
@@ -118,7 +118,7 @@ public func restore(
 
 /// Checks the XML of a pool as `restore` does, without writing.
 /// - Parameters:
-/// - onRead: receives every piece that was read, before it is parsed.
+///   - onRead: receives every piece that was read, before it is parsed.
 /// - Throws: the errors of `restore` for that XML, and those of `onRead`.
 public func judge(
   xml descriptor: Int32, path: String, for output: any BlockDevice, options: RestoreOptions,

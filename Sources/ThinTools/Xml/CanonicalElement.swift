@@ -68,8 +68,8 @@ enum CanonicalElement {
 
   /// Parses a mapping element at `p`, at most up to `end`.
   /// - Parameters:
-  /// - p: moved past the element; unchanged if there is none.
-  /// - newlines: increased by the newlines passed.
+  ///   - p: moved past the element; unchanged if there is none.
+  ///   - newlines: increased by the newlines passed.
   @inline(__always)
   static func scan(
     _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int

@@ -50,10 +50,10 @@ public final class PoolXmlReader {
 
   /// Reads the rest of `descriptor`, which the caller closes.
   /// - Parameters:
-  /// - path: its name in messages.
-  /// - handler: receives the elements.
+  ///   - path: its name in messages.
+  ///   - handler: receives the elements.
   ///   - progress: counts the bytes read.
-  /// - onRead: receives every piece that was read, before it is parsed.
+  ///   - onRead: receives every piece that was read, before it is parsed.
   public convenience init(
     descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress? = nil,
     onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)? = nil

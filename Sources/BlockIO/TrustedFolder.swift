@@ -44,7 +44,7 @@ public final class TrustedFolder {
 
   // MARK: - Opening
 
-  /// Opens the folder at `path`, whoever owns it.
+  /// Opens the folder at `path`, of any owner.
   /// - Throws: `Fault`; ENOENT if it does not exist.
   public convenience init(reaching path: String) throws(Fault) {
     self.init(path, try Self.reach(path))

@@ -97,7 +97,7 @@ extension OriginRecords.Origins {
     for volume in volumes { self[volume.new] = self[volume.origin] }
   }
 
-  /// Forgets devices that were deleted, or made anew.
+  /// Forgets devices that were deleted, or created again.
   public mutating func forget(_ ids: ClosedRange<UInt64>) {
     self = filter { !ids.contains($0.key) }
   }

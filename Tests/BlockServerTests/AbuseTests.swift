@@ -80,7 +80,7 @@ struct AbuseTests {
     let busy = fixture.connected()
     let silent = [fixture.client(), fixture.client()]
     fixture.pass()
-    // Nobody has been silent for long yet.
+    // No client has been silent for long yet.
     #expect(fixture.client().isClosed())
     fixture.loop.skip(5_000_000_000)
     let late = fixture.connected()

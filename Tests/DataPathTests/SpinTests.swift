@@ -42,7 +42,7 @@ struct SpinTests {
     loop.spinNanoseconds = Self.minute
     // However busy the machine is.
     loop.preemptionNanoseconds = Self.minute
-    // Only where it sleeps all the same.
+    // Set only if it sleeps in spite of that.
     var hasSlept = false
     let alarm = LoopTimer { hasSlept = true }
     loop.set(alarm, after: Self.minute / 2)

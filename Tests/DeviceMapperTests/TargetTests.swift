@@ -36,7 +36,7 @@ private enum KernelPrints {
   }
 
   @Test(
-    "a status that makes no sense is not understood",
+    "an invalid status is refused",
     arguments: [
       "thin-pool 0 113/1024", "thin-pool 0 1/2 3/4 - rw no_discard_passdown queue_if_no_space - x ",
       "thin-pool 007 1/2 3/4 - rw discard_passdown queue_if_no_space - 1 ", "thin 1", "thin 1 2 3",

@@ -15,7 +15,7 @@ import Testing
     let again = try ours("thin_dump", image)
     #expect(again.status == 0)
     // What of sharing a dump shows depends on where its leaves begin: only the rest is the same.
-    #expect(PoolModel(xml: again.text) == PoolModel(xml: text))
+    #expect(DumpedPool(xml: again.text) == DumpedPool(xml: text))
     let listed = try ours("thin_ls", "--no-headers", "-o", "DEV,MAPPED_BLOCKS", image)
     #expect(listed.status == 0)
     #expect(

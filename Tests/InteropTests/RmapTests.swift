@@ -9,7 +9,7 @@ import Testing
   private func expected(_ image: String, _ regions: [Range<UInt64>], _ state: [String] = []) throws
     -> [String]
   {
-    let model = PoolModel(xml: try run([Tools.path("thin_dump")] + state + [image]).text)
+    let model = DumpedPool(xml: try run([Tools.path("thin_dump")] + state + [image]).text)
     var rows: [(begin: UInt64, end: UInt64, id: UInt64, virtual: UInt64)] = []
     for (id, device) in model.devices {
       var row: (begin: UInt64, end: UInt64, id: UInt64, virtual: UInt64)?

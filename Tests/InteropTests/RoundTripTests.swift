@@ -49,8 +49,8 @@ import Testing
     #expect(try peers("thin_restore", "-i", xml, "-o", image).status == 0)
     let check = try ours("thin_check", image)
     #expect(check.status == 0, "\(check.errors)")
-    let model = PoolModel(xml: try ours("thin_dump", image).text)
-    var original = PoolModel(xml: String(decoding: try contents(of: xml), as: UTF8.self))
+    let model = DumpedPool(xml: try ours("thin_dump", image).text)
+    var original = DumpedPool(xml: String(decoding: try contents(of: xml), as: UTF8.self))
     // The peer leaves the needs-check flag out.
     original.attributes["flags"] = nil
     #expect(model == original)

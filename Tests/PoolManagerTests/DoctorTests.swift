@@ -142,7 +142,7 @@ import ThinTools
     #expect(findings(details) { $0.expected = (5, "lvm2") } == [])
   }
 
-  @Test("devices that are gone, unreadable, larger, or suspended are told of")
+  @Test("devices that are missing, unreadable, larger, or suspended are reported")
   func devices() {
     expect(
       findings(details) { $0.dataDeviceSectors = nil }, "device-gone", .problem,
@@ -181,7 +181,7 @@ import ThinTools
     }
   }
 
-  @Test("numbers of any size are told of without a trap")
+  @Test("numbers of any size are reported without a trap")
   func extremes() {
     for used in [0, 1, .max] as [UInt64] {
       for total in [0, 1, .max] as [UInt64] {

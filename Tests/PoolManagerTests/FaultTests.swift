@@ -203,7 +203,7 @@ func unmentioned(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: Str
         let tables = [before, sound.scene.backend.state].map { $0.devices[name]?.live }
         #expect(tables.contains(device.live), "killed before call \(call): \(name)")
       }
-      // Snapshots of which nobody was told are at least warned of.
+      // Snapshots that were not reported get at least a warning.
       for id in scene.pool.thins.subtracting(before.pools["7:0"]?.thins ?? []) where !left.isEmpty {
         #expect(scene.warnings.contains { $0.contains("\(id)") }, "killed before call \(call)")
       }

@@ -188,7 +188,7 @@ struct DegradedPoolTests {
     let world = try World()
     try world.makePool(dataBytes: 16 * block, "1 skip_block_zeroing")
     try world.makeThin(1, bytes: 8 * block)
-    // Whoever serves it writes zeros to holes too.
+    // A server then writes zeros to holes too.
     #expect(world.mapper.find(.name("thin1"))?.holesStayZero == false)
     #expect(try world.write("thin1", at: 0, pattern(1, 2 * block)) == 0)
     #expect(try world.perform(.writeZeroes, "thin1", at: 0, count: 2 * block) == 0)

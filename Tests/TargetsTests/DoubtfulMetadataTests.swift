@@ -97,7 +97,7 @@ struct DoubtfulMetadataTests {
   )
   func unchecked() throws {
     let meta = try made { pool in
-      // Block 9 is nobody's, 100 is beyond the end.
+      // Block 9 is free, 100 is beyond the end.
       try pool.insert(1, 1, dataBlock: 9)
       try pool.insert(1, 2, dataBlock: 100)
     }

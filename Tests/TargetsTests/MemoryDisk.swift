@@ -59,7 +59,7 @@ final class MemoryDisk: BlockDestination, SynchronousDestination {
     durable += [UInt8](repeating: 0, count: byteCount - durable.count)
   }
 
-  /// Fills what was never written with something that nobody may ever see.
+  /// Fills unwritten parts with bytes that must never be read.
   func poison() {
     bytes = [UInt8](repeating: 0xee, count: bytes.count)
     durable = bytes

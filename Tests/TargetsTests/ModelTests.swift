@@ -135,16 +135,18 @@ private final class Model {
     #expect(outcome.error == 0 || outcome.error == ENOSPC)
   }
 
+  /// A request that changes a volume.
+  private struct Change {
+    var id: Int
+    var range: Range<Int>
+    var value: [UInt8]
+    var isDurable: Bool
+    var isWrite: Bool
+    var outcome: World.Outcome
+  }
+
   /// Several requests at once, which do not overlap within a volume unless they read.
   func traffic() throws {
-    struct Change {
-      var id: Int
-      var range: Range<Int>
-      var value: [UInt8]
-      var isDurable: Bool
-      var isWrite: Bool
-      var outcome: World.Outcome
-    }
     var changes: [Change] = []
     var reads: [(id: Int, range: Range<Int>, outcome: World.Outcome)] = []
     let wasFull = try world.pool().mode == .outOfDataSpace
@@ -209,20 +211,23 @@ private final class Model {
       let expected = volumes[id].map { Array($0.bytes[range]) } ?? []
       #expect(same(outcome.bytes, expected), "volume \(id) at \(range)")
     }
-    for change in changes {
-      if change.outcome.error == ENOSPC && change.isWrite {
-        // Some of it may have been written, and nothing else.
-        let now = try read(change.id, change.range)
-        let old = volumes[change.id].map { Array($0.bytes[change.range]) } ?? []
-        for at in stride(from: 0, to: now.count, by: 512) {
-          let sector = at..<(at + 512)
-          #expect(same(now, old, sector) || same(now, change.value, sector))
-        }
-        volumes[change.id]?.change(change.range, now, isDurable: false)
-      } else {
-        #expect(change.outcome.error == 0)
-        volumes[change.id]?.change(change.range, change.value, isDurable: change.isDurable)
+    for change in changes { try settle(change) }
+  }
+
+  /// Checks the result of a change, and applies it to the model.
+  private func settle(_ change: Change) throws {
+    if change.outcome.error == ENOSPC && change.isWrite {
+      // Some of it may have been written, and nothing else.
+      let now = try read(change.id, change.range)
+      let old = volumes[change.id].map { Array($0.bytes[change.range]) } ?? []
+      for at in stride(from: 0, to: now.count, by: 512) {
+        let sector = at..<(at + 512)
+        #expect(same(now, old, sector) || same(now, change.value, sector))
       }
+      volumes[change.id]?.change(change.range, now, isDurable: false)
+    } else {
+      #expect(change.outcome.error == 0)
+      volumes[change.id]?.change(change.range, change.value, isDurable: change.isDurable)
     }
   }
 

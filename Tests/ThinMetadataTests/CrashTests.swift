@@ -37,7 +37,7 @@ import Testing
     var count = 0
     let first = seed("faults(\(operation))")
     for n in UInt64(0)..<2 { count += try FaultTrial(operation, seed: first + n).run() }
-    // A discard may find nothing to do; the commit fails all the same.
+    // A discard may find nothing to do; the commit still fails.
     #expect(count >= 8)
   }
 }

@@ -18,7 +18,7 @@ func checked(_ device: any BlockDevice, _ change: (inout CheckOptions) -> Void =
 
 /// What `thin_dump --repair` saves of `device`, and the lines that it says.
 func salvaged(_ device: any BlockDevice, _ change: (inout DumpOptions) -> Void = { _ in }) throws
-  -> (xml: String, said: [String], pool: PoolModel)
+  -> (xml: String, said: [String], pool: DumpedPool)
 {
   var said: [String] = []
   let xml = try dumped(
@@ -27,7 +27,7 @@ func salvaged(_ device: any BlockDevice, _ change: (inout DumpOptions) -> Void =
       $0.repair = true
       change(&$0)
     }, onLoss: { said.append($0) })
-  return (xml, said, PoolModel(xml: xml))
+  return (xml, said, DumpedPool(xml: xml))
 }
 
 extension CheckReport {

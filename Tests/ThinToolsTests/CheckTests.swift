@@ -114,7 +114,7 @@ import ThinTools
           #expect(report.minorCount == 1 && !report.isDamaged && report.leakCount == 0)
           #expect(report.has(.minor, "expected at least 84 entries, found 83", block: b))
           #expect(
-            try PoolModel(xml: dumped(pool.device)) == PoolModel(xml: before), "no mapping is lost")
+            try DumpedPool(xml: dumped(pool.device)) == DumpedPool(xml: before), "no mapping is lost")
           pool.device.revert()
           found += 1
         }

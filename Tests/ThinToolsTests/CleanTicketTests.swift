@@ -124,7 +124,7 @@ struct CleanTicketTests {
     try put("dm-kept", note("\(boot) 1 2 3 4 5"))
     try put("device-8:0", note("another-boot 1 2 3 4 5"))
     try put("device-4000:1", note("\(boot) 7 2 3 4 5"))
-    try put("notes.txt", "of somebody's own")
+    try put("notes.txt", "a user's own")
     try put("file-1-2.new", "half a no")
     #expect(tickets.clear() == 3)
     #expect(files.sorted().filter { !$0.hasPrefix("file-") } == ["dm-kept", "notes.txt"])

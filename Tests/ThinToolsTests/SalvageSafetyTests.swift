@@ -54,7 +54,7 @@ import ThinTools
     #expect(try checked(copy).isClean)
   }
 
-  @Test("details whose snapshot time is too early for blocks that are shared are mended")
+  @Test("details whose snapshot time is too early for shared blocks are corrected")
   func earlyDetails() throws {
     let device = try sharingPool()
     let root = device.superblock.detailsRoot
@@ -73,7 +73,7 @@ import ThinTools
   @Test("leaves that are left of a damaged details tree keep what they say")
   func partOfDetails() throws {
     let pool = try PoolUnderTest("many-devices")
-    let before = PoolModel(xml: try dumped(pool.device))
+    let before = DumpedPool(xml: try dumped(pool.device))
     let leaf = try pool.block(.node(.details, isLeaf: true))
     let lost = Set(
       pool.device.nodeEntries(leaf).entries.map(\.key))
@@ -167,7 +167,7 @@ import ThinTools
 }
 
 /// What in a pool would let the kernel's next writes to one device change another, or be refused.
-private func writesThatHurt(_ pool: PoolModel) -> [String] {
+private func writesThatHurt(_ pool: DumpedPool) -> [String] {
   var found: [String] = []
   var references: [UInt64: Int] = [:]
   for device in pool.devices.values {

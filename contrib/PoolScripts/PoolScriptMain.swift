@@ -32,12 +32,14 @@ import Simulation
 
 /// Makes and plays such scripts:
 ///
-///     pool-script generate [--stacks] [--lines N] SEED COUNT DIR    makes DIR/SEED.script, DIR/SEED+1.script, ...
+///     pool-script generate [--stacks] [--lines N] SEED COUNT DIR
+///                                   makes DIR/SEED.script, DIR/SEED+1.script, ...
 ///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves
 ///                                   DIR/N.played, what was done, and DIR/N.kernel, what it came to
 ///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
 ///
-/// With --verbose every line is told before it is played, in the rig to the kernel's log. The devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
+/// With --verbose every line is printed before it is played, in the rig into the kernel's log. The
+/// devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
 /// "cannot play: REASON". See contrib/kernel/compare-pools.
 @main
 enum PoolScriptMain {

@@ -55,7 +55,7 @@ class Probe:
     def __init__(self, volume, size):
         if not os.path.exists("probe"):
             source = os.path.join(os.path.dirname(os.path.realpath(__file__)), "probe.c")
-            subprocess.run(["cc", "-O2", "-Wall", "-o", "probe", source], check=True)
+            subprocess.run(["cc", "-O2", "-Wall", "-o", "probe", source], check=True, timeout=120)
         self.process = subprocess.Popen(["./probe", "s", volume, str(size)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         if self.process.stdout.readline() != "ready\n":

@@ -96,7 +96,7 @@ struct DmOption: Sendable {
       "verbose", "v",
       help: "Shows the device afterwards; given twice or more, also what the library does, on the "
         + "error output."),
-    DmOption("verifyudev", help: "Mends nodes that udev left out."),
+    DmOption("verifyudev", help: "Makes nodes that udev left out."),
     DmOption("version", help: "Prints the versions of library and driver."),
     DmOption("yes", "y", help: "Answers the question of udevcomplete_all."),
     DmOption("addnodeonresume", help: "Makes the node when the device is resumed."),

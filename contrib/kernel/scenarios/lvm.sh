@@ -38,7 +38,10 @@ restore=''
 if known global/thin_restore_executable; then restore=$(tool thin_restore); fi
 lvm_configure ubd "$(tool thin_check)" "$(tool thin_dump)" "$(tool thin_repair)" "$restore"
 
-write() { "$rig_dir/bulk" pattern "$2" 65536 0 "$3" | must dd of="/dev/vg/$1" bs=64k iflag=fullblock conv=fsync,notrunc status=none; }
+write() {
+    "$rig_dir/bulk" pattern "$2" 65536 0 "$3" |
+        must dd of="/dev/vg/$1" bs=64k iflag=fullblock conv=fsync,notrunc status=none
+}
 digest() { for volume in vol1 vol2 snap1; do must sha256sum "/dev/vg/$volume"; done; }
 down() { quietly vgchange -an vg; : >$calls; }
 up() { quietly lvchange -ay -K vg/pool vg/vol1 vg/vol2 vg/snap1; }

@@ -146,7 +146,10 @@ cell dump device 73 kept /dev/ubdc thin_dump -o /dev/ubdc m0
 cell dump device-asked 0 new /dev/ubdc thin_dump --onto-device -o /dev/ubdc m0
 head -c "$(stat -c %s one.xml)" /dev/ubdc | cmp -s - one.xml || fail "the device does not have the text"
 for row in restore $rows; do
-    case $row in format) dd if=/dev/zero of=/dev/ubdc bs=64k count=64 status=none ;; *) dd if=flagged of=/dev/ubdc bs=64k status=none ;; esac
+    case $row in
+        format) dd if=/dev/zero of=/dev/ubdc bs=64k count=64 status=none ;;
+        *) dd if=flagged of=/dev/ubdc bs=64k status=none ;;
+    esac
     [ $row != create-thin ] || dd if=m0 of=/dev/ubdc bs=64k status=none
     cell $row device 0 new /dev/ubdc write $row /dev/ubdc
 done
@@ -168,7 +171,11 @@ cell format pipe 73 - x write format fifo
 mkdir full; mount -t tmpfs -o size=1536k none full
 for row in restore $rows; do
     rm -f full/*
-    case $row in format) truncate -s 4M full/m ;; create-thin) cp --sparse=always m0 full/m ;; *) cp --sparse=always flagged full/m ;; esac
+    case $row in
+        format) truncate -s 4M full/m ;;
+        create-thin) cp --sparse=always m0 full/m ;;
+        *) cp --sparse=always flagged full/m ;;
+    esac
     dd if=/dev/zero of=full/rest bs=4k status=none 2>/dev/null || :
     case $row in
         # Only the flag is changed, in an existing block.
@@ -195,7 +202,8 @@ cell restore half-way 64 kept m thin_restore -i late.xml -o m
 cell restore half-way-pipe 64 kept m sh -c 'cat late.xml | thin_restore -i /proc/self/fd/0 -o m'
 for row in restore create-thin; do
     renew m
-    cell $row file-limit 74 kept m bash -c 'ulimit -f 8; "$@"' - "$tools/$([ $row = restore ] && echo thin_restore || echo dmthin)" \
+    cell $row file-limit 74 kept m bash -c 'ulimit -f 8; "$@"' - \
+        "$tools/$([ $row = restore ] && echo thin_restore || echo dmthin)" \
         $([ $row = restore ] && echo -i other.xml -o m || echo pool create-thin m 77)
 done
 

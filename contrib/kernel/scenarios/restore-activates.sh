@@ -32,7 +32,11 @@ must "$rig_dir/bulk" extents </tmp/a.xml >/tmp/extents
 # All devices side by side in one table, each as long as its last mapping needs; and which bytes of that
 # to read. One table and one reader, because a thousand processes would take minutes.
 awk -v bs="$block_sectors" -v table=/tmp/table '
-    function flush() { if (id != "") { printf "%.0f %.0f thin /dev/mapper/pool %s\n", base, end * bs, id > table; base += end * bs } }
+    function flush() {
+        if (id == "") return
+        printf "%.0f %.0f thin /dev/mapper/pool %s\n", base, end * bs, id > table
+        base += end * bs
+    }
     BEGIN { id = "" }
     $1 != id { flush(); id = $1; end = 1 }
     { if ($2 + $3 > end) end = $2 + $3; if ($3) printf "%s %.0f %.0f\n", id, base * 512 + $2 * bs * 512, $3 }
@@ -95,4 +99,5 @@ if [ $free -gt 0 ]; then
 fi
 deactivate
 quiet "$tools/thin_check" /dev/ubdc
-say "$(wc -l <"/tmp/thins.original") devices, $(wc -l <"/tmp/ranges") ranges of $blocks blocks ($bytes bytes each, 1 in ${stride}): equal"
+say "$(wc -l <"/tmp/thins.original") devices, $(wc -l <"/tmp/ranges") ranges" \
+    "of $blocks blocks ($bytes bytes each, 1 in ${stride}): equal"

@@ -56,7 +56,7 @@ head -c 4M /dev/urandom >/tmp/random
 mkdir /tmp/ext4 /tmp/xfs
 
 serve ext4=1:${sectors}s xfs=2:${sectors}s
-dmsetup create nobody --table "0 $sectors thin-pool $meta $data 128 0" 2>/dev/null &&
+dmsetup create refused --table "0 $sectors thin-pool $meta $data 128 0" 2>/dev/null &&
     fail "the kernel has opened a pool that is served"
 for kind in ext4 xfs; do
     attach $kind /dev/nbd0

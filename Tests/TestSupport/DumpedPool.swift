@@ -1,6 +1,6 @@
 /// A pool as plain dictionaries, parsed from a dump in XML by simple means. The results of tools
 /// are compared with counts made here.
-public struct PoolModel: Equatable, Sendable {
+public struct DumpedPool: Equatable, Sendable {
   /// The place of a virtual block.
   public struct Place: Hashable, Sendable {
     /// Block of the data device.

@@ -179,8 +179,8 @@ extension PoolManager {
     throw ToolError(
       .refused,
       OriginRecords.need("thin device \(id) of \(pool.name)", path)
-        + "\n  give --external-origin \(shellQuoted(path)), or --no-external-origin if it no longer needs "
-        + "more")
+        + "\n  give --external-origin \(shellQuoted(path)), or --no-external-origin if it no longer "
+        + "needs one")
   }
 
   /// The origins of active thin devices, by id.

@@ -242,4 +242,4 @@ printf '%s' "$table" | awk -F'|' '{
     END { for (j = 1; j <= k; j++) { line = across[j] ":"; for (i = 1; i <= n; i++)
         if ((order[i], across[j]) in cells) line = line "  " order[i] " " cells[order[i], across[j]] ";"
         print line } }'
-say "$(printf '%s' "$table" | grep -c .) cells are as they should be"
+say "$(printf '%s' "$table" | grep -c .) cells are as expected"

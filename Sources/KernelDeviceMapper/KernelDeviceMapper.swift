@@ -121,7 +121,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
 
   // MARK: - Commands
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_CREATE), .create, .name(request.name))
     if let uuid = request.uuid { try task.set { dm_task_set_uuid($0, uuid) } }
@@ -138,7 +138,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   {
@@ -148,12 +148,12 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try run(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
     try run(try task(Int(DM_DEVICE_CLEAR), .clear, device))
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
     throws(DeviceMapperError)
   {
@@ -162,7 +162,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try run(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
     throws(DeviceMapperError)
   {
@@ -172,7 +172,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
     throws(DeviceMapperError)
   {
@@ -182,7 +182,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_REMOVE_ALL), .removeAll, nil)
     if deferred { try task.set { dm_task_deferred_remove($0) } }
@@ -190,21 +190,21 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try makeNodes(nil)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
     try task.set { dm_task_set_newname($0, name) }
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
     try task.set { dm_task_set_newuuid($0, uuid) }
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
   {
@@ -217,7 +217,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
 
   // MARK: - Queries
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func info(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceInfo?
   {
@@ -226,14 +226,14 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     return try info(task, options)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func status(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
     try query(try task(Int(DM_DEVICE_STATUS), .status, device), options)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func table(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -243,7 +243,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     return try query(task, options)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {

@@ -77,7 +77,7 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   // MARK: - Commands
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     _ = try ask(.create, "\(request.name) \(request.uuid ?? "")") { message in
       message.put("name", request.name)
@@ -90,7 +90,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   {
@@ -101,12 +101,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
     _ = try ask(.clear, "\(device) ") { $0.put(device) }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
     throws(DeviceMapperError)
   {
@@ -116,7 +116,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
     throws(DeviceMapperError)
   {
@@ -126,7 +126,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
     throws(DeviceMapperError)
   {
@@ -144,12 +144,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
     _ = try ask(.removeAll, "") { $0.put("deferred", if: deferred) }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
     _ = try ask(.rename, "\(device) ") { message in
       message.put(device)
@@ -157,7 +157,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     _ = try ask(.setUUID, "\(device) ") { message in
       message.put(device)
@@ -165,7 +165,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
   {
@@ -196,7 +196,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func info(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceInfo?
   {
@@ -205,7 +205,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func status(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -214,7 +214,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func table(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -223,7 +223,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -233,7 +233,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func dependencies(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceDependencies?
   {
@@ -246,7 +246,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] {
     guard let answer = try ask(.list, "") else { return [] }
     return try read(answer, .list, "") { answer throws(ControlMessage.Malformed) in
@@ -263,7 +263,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func targets() throws(DeviceMapperError) -> [TargetVersion] {
     guard let answer = try ask(.targets, "") else { return [] }
     return try read(answer, .targets, "") { answer throws(ControlMessage.Malformed) in
@@ -278,12 +278,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
     try targets().first { $0.name == type }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func driverVersion() throws(DeviceMapperError) -> String {
     guard let answer = try ask(.version, "") else { return "" }
     return try read(answer, .version, "") { answer throws(ControlMessage.Malformed) in
@@ -299,7 +299,7 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// Does nothing, because there are no nodes.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
     let info = try? self.info(.number(number), [])
     return info.map { prefersMapped ? $0.name : "dm-\(number.minor)" }
@@ -359,22 +359,22 @@ public final class UserspaceClient: DeviceMapperBackend {
 }
 
 extension UserspaceClient: DeviceEventSource {
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public func armEvents() throws(DeviceMapperError) {
     try subscribe()
     // Earlier events do not count.
     _ = try takeEvents()
   }
 
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
     if !events.isEmpty { return true }
     return try channel.waitForBytes(milliseconds: milliseconds)
   }
 
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public var eventDescriptor: Int32 { channel.descriptor }
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public var hasEvents: Bool { !events.isEmpty || channel.hasBytes }
 }
 

@@ -21,7 +21,7 @@ private final class DelayDriver: TargetDriver {
     let device: OpenDevice
     let below: BlockDestination
     let first: UInt64
-    /// What is added to the device's offset, modulo 2^64.
+    /// The number added to the device's offset, modulo 2^64.
     let shift: UInt64
     let milliseconds: UInt32
     var waiting = RequestQueue()

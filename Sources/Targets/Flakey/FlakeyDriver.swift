@@ -36,7 +36,7 @@ private final class FlakeyDriver: TargetDriver {
   private let target: FlakeyTarget
   private let source: OpenDevice
   private let below: BlockDestination
-  /// What is added to the device's offset, modulo 2^64.
+  /// The number added to the device's offset, modulo 2^64.
   private let shift: UInt64
   private let loaded: UInt64
   /// The buffers that are written instead of the clients'.

@@ -6,7 +6,7 @@ import Testing
 
 @testable import DataPath
 
-/// Remembers how its requests ended.
+/// Records how its requests ended.
 private final class Recorder: RequestOwner {
   var ended: [(offset: UInt64, error: Int32)] = []
   override func requestDone(_ request: RequestPointer) {
@@ -74,7 +74,8 @@ struct IOQueueTests {
     let disk = try bench.disk()
     try #require(disk.isDirect)
     let buffer = AlignedBuffer(count: 64 * 4096)
-    // Every second one in another place of memory, so that parts of a request are scattered.
+    // Every second page goes to another place in memory, so the parts of a merged request are
+    // scattered.
     let places = (0..<64).map { $0 % 2 == 0 ? $0 / 2 : 63 - $0 / 2 }
     for page in 0..<64 {
       disk.submit(
@@ -109,7 +110,7 @@ struct IOQueueTests {
     let disk = try bench.disk()
     let buffer = AlignedBuffer(count: 4096)
     for number in 0..<2000 {
-      // Backwards, so that nothing merges.
+      // Descending order, so that nothing is merged.
       disk.submit(bench.take(.read, page: 15 - number % 16, buffer.bytes.baseAddress))
     }
     bench.finish(2000)
@@ -156,7 +157,7 @@ struct IOQueueTests {
     bench.finish(6)
     #expect(bench.recorder.ended.allSatisfy { $0.error == 0 })
     #expect(bench.queue.submitted == 2)
-    // One that comes alone is another.
+    // A flush that comes alone is submitted on its own.
     disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
     bench.finish(7)
     #expect(bench.queue.submitted == 3)
@@ -167,7 +168,7 @@ struct IOQueueTests {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
     try #require(disk.isDirect)
-    // However slow the disk is just now.
+    // A limit so high that even a slow disk's flush counts as quick.
     bench.queue.flushQuickNanoseconds = 3_600_000_000_000
     disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
     #expect(bench.recorder.ended.isEmpty)
@@ -183,7 +184,7 @@ struct IOQueueTests {
     bench.queue.endOfPass()
     #expect(bench.queue.inFlight == 2)
     bench.finish(5)
-    // What the system has against it is told.
+    // The system's error is reported.
     bench.queue.submit(bench.take(.flush, page: 0, pages: 0, nil), descriptor: -1)
     bench.finish(6)
     #expect(bench.recorder.ended.map(\.error) == [0, 0, 0, 0, 0, EBADF])
@@ -194,14 +195,14 @@ struct IOQueueTests {
   func slowFlushes() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
-    // Nothing is as quick as this.
+    // A limit so low that no flush counts as quick.
     bench.queue.flushQuickNanoseconds = 1
     for count in 1...128 {
       disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
       bench.finish(count)
     }
     #expect(bench.queue.submitted == 128)
-    // The first, the 64th and the 128th.
+    // The first, the 64th and the 128th flush run on this thread.
     #expect(bench.queue.submissions == 125)
   }
 
@@ -213,7 +214,7 @@ struct IOQueueTests {
     let buffer = AlignedBuffer(count: 16 * 4096)
     #expect(!bench.queue.expects(within: .max))
     for count in [1, 4, 5] {
-      // Not neighbours, which would go as one.
+      // Pages that are not adjacent: adjacent ones would be merged into one request.
       for page in 0..<count {
         disk.submit(bench.take(.read, page: 2 * page, buffer.bytes.baseAddress))
       }
@@ -244,7 +245,7 @@ struct IOQueueTests {
     bench.finish(2)
     #expect(!disk.isHole(4 * page..<8 * page))
     #expect(disk.isHole(6 * page..<8 * page))
-    // What is beyond the end is not there at all.
+    // A range beyond the end is not a hole.
     #expect(!disk.isHole(16 * page..<17 * page))
   }
 
@@ -266,7 +267,7 @@ struct IOQueueTests {
     let disk = try bench.disk()
     let error = #expect(throws: BlockIOError.self) { _ = try bench.disk() }
     #expect(error?.isLocked == true && error?.code == EBUSY)
-    // This process is the one that has it open.
+    // The error names the process that has the file open: this one.
     #expect(error?.user?.hasSuffix("(process \(getpid()))") == true)
     withExtendedLifetime(disk) {}
   }

@@ -18,7 +18,7 @@ import Testing
     "sector_size:", "integrity:1:none",
   ]
 
-  /// Sound lines, of which mutations keep enough to get deep into the parsers.
+  /// Valid lines; mutated lines keep enough of them to get deep into the parsers.
   private static let sound = [
     "linear 98:16 8", "striped 2 8 98:16 0 98:0 16", "delay 98:16 0 5 98:16 8 6 98:16 16 7",
     "flakey 98:16 0 1 2 6 drop_writes corrupt_bio_byte 32 r 255 4294967295",
@@ -64,7 +64,7 @@ import Testing
         let table = try TableText.parse(text)
         taken += 1
         for line in table { #expect(try TableText.parse("\(line)") == [line], "\(text)") }
-        // No rule about tables can be broken by numbers.
+        // The check of a table must not trap, whatever its numbers are.
         try? TableRules.check(table, traits: { _ in [] }) { _ throws(TargetError) in }
       } catch {
         #expect(error.line > 0)
@@ -86,7 +86,7 @@ import Testing
         switch result {
         case .success(let device):
           devices += 1
-          // What has a table is printed so that it is read again, and as the same.
+          // The printed form of a device with a table is parsed as the same device.
           guard !device.table.isEmpty else { return }
           var again: [ConciseTable.Device] = []
           ConciseTable.parse(ConciseTable.text([device])) { result in

@@ -2,9 +2,9 @@ import Glibc
 import TestSupport
 import Testing
 
-/// Every tool's output is what the next one takes.
+/// Each tool accepts the output of the tool before it.
 @Suite struct ChainTests {
-  /// What a dump restored has to say again.
+  /// Restores a dump and expects a dump of the result to have the same contents.
   private func expectRestores(_ dump: String, in folder: ScratchFolder, _ options: String...) throws
   {
     let image = try folder.zeros("image", size: 8 << 20)
@@ -14,7 +14,7 @@ import Testing
     let text = String(decoding: try contents(of: dump), as: UTF8.self)
     let again = try ours("thin_dump", image)
     #expect(again.status == 0)
-    // What of sharing a dump shows depends on where its leaves begin: only the rest is the same.
+    // How a dump shows sharing depends on where leaves begin, so only the contents are compared.
     #expect(DumpedPool(xml: again.text) == DumpedPool(xml: text))
     let listed = try ours("thin_ls", "--no-headers", "-o", "DEV,MAPPED_BLOCKS", image)
     #expect(listed.status == 0)

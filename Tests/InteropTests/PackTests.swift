@@ -2,7 +2,7 @@ import Simulation
 import TestSupport
 import Testing
 
-/// Packed metadata: ours and the peer's programs read each other's files, and nothing is lost.
+/// Packed metadata: our programs and the peer's read each other's files without loss.
 @Suite struct PackTests {
   private func unpacked(_ tool: String, _ file: String, _ folder: ScratchFolder) throws -> [UInt8]?
   {
@@ -18,9 +18,9 @@ import Testing
     let (pack, unpack) = (
       try Peer.path("thin_metadata_pack"), try Tools.path("thin_metadata_unpack")
     )
-    // Whatever the image holds, ours gives it back.
+    // Our unpack restores every image exactly.
     #expect(try unpacked(unpack, a, folder) == original, "\(comment)")
-    // The peer's unpack reads ours, and leaves out what is unsound; its pack also drops chunks.
+    // The peer's unpack reads our files and leaves out invalid blocks. Its pack also drops chunks.
     #expect(try run([pack, "-f", "-i", image, "-o", b]).status == 0)
     let theirs = try Peer.path("thin_metadata_unpack")
     #expect(try unpacked(unpack, b, folder) == unpacked(theirs, b, folder), "\(comment)")
@@ -40,7 +40,8 @@ import Testing
     let (size, peers) = (
       try contents(of: folder.file("a.pack")).count, try contents(of: folder.file("b.pack")).count
     )
-    // The mark at the end is what tells a cut file, and counts where there is next to nothing.
+    // Our format has an end mark, which shows whether a file is complete; it matters for the size
+    // of tiny files only.
     #expect(Double(size) <= 1.1 * Double(peers) + 128, "\(size) bytes, the peer's \(peers)")
   }
 
@@ -73,7 +74,7 @@ import Testing
       }
       let file = try folder.file("wrong", bytes: wrong)
       let result = try ours("thin_metadata_unpack", "-i", file, "-o", image)
-      // Cut before the mark, what is left is a whole file of other versions.
+      // Cut just before the end mark, the file looks like a complete file of other versions.
       if result.status == 0 {
         #expect(result.errors.contains("has no end mark"))
         _ = try folder.file("image", text: "what was there")

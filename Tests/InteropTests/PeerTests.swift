@@ -2,7 +2,7 @@ import Simulation
 import TestSupport
 import Testing
 
-/// The tools say what the peer's say.
+/// Compares the output of the tools with the peer's.
 @Suite struct PeerTests {
   private static let fields = [
     "DEV", "MAPPED_BLOCKS", "EXCLUSIVE_BLOCKS", "SHARED_BLOCKS", "HIGHEST_BLOCK", "MAPPED_SECTORS",
@@ -52,7 +52,8 @@ import Testing
     for tool in ["thin_check", "thin_dump", "thin_ls"] {
       let (a, b) = (try ours(tool, "-m", pool), try peers(tool, "-m", pool))
       #expect(a.status == 0 && b.status == 0 && a.errors.isEmpty)
-      // The peer's dump leaves out the number of data blocks, without which none restores it.
+      // The peer's dump of a metadata snapshot says 0 data blocks, and such a dump cannot be
+      // restored.
       let count = a.text.split(separator: "nr_data_blocks=\"").last?.prefix { $0 != "\"" } ?? ""
       let complete = b.text.replacing(
         "nr_data_blocks=\"0\"", with: "nr_data_blocks=\"\(count)\"")

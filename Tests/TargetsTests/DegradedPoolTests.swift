@@ -15,7 +15,7 @@ struct DegradedPoolTests {
   func metadataSpace() throws {
     let world = try World()
     let old = try world.makeUsedPool(metaBytes: 64 * 4096)
-    // Each takes a block of metadata.
+    // Each new device takes a metadata block.
     var id = 1
     while try world.pool().mode == .readWrite {
       id += 1
@@ -135,7 +135,7 @@ struct DegradedPoolTests {
     world.finish([held])
     #expect(held.error == ENOSPC)
     #expect(try world.perform(.flush, "thin2") == 0)
-    // What was flushed is there after a power cut.
+    // Flushed data is there after a power cut.
     let other = try World()
     try other.makePool(meta: try #require(world.disks["meta"]).durable, data: durable)
     try other.activate(1, bytes: 16 * block)
@@ -188,7 +188,7 @@ struct DegradedPoolTests {
     let world = try World()
     try world.makePool(dataBytes: 16 * block, "1 skip_block_zeroing")
     try world.makeThin(1, bytes: 8 * block)
-    // A server then writes zeros to holes too.
+    // Without this promise a server writes zeros to holes too.
     #expect(world.mapper.find(.name("thin1"))?.holesStayZero == false)
     #expect(try world.write("thin1", at: 0, pattern(1, 2 * block)) == 0)
     #expect(try world.perform(.writeZeroes, "thin1", at: 0, count: 2 * block) == 0)
@@ -273,7 +273,7 @@ struct DegradedPoolTests {
     #expect(try world.write("thin1", at: 0, pattern(2, 512)) == 0)
     #expect(try world.perform(.discard, "thin2", at: 0, count: block) == 0)
     #expect(world.disks["data"]?.count(.discard) == 1)
-    // The power fails: data is as it is, metadata as of the last flush.
+    // The power fails: data is as it is now, metadata as of the last flush.
     let other = try World()
     let meta = try #require(world.disks["meta"]).durable
     let data = try #require(world.disks["data"]).bytes

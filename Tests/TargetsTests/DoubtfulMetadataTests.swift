@@ -11,8 +11,8 @@ private let block = blockBytes
 
 @Suite("Checks of metadata before it is written")
 struct DoubtfulMetadataTests {
-  /// A pool of 16 blocks with devices 1 and 2, of which block 0 of each is mapped; `change` may do what
-  /// no pool would.
+  /// A pool of 16 blocks with devices 1 and 2, both with block 0 mapped. `change` may damage it in
+  /// ways that no pool would.
   private func made(_ change: (PoolMetadata) throws -> Void = { _ in }) throws -> [UInt8] {
     let device = MemoryDevice(byteCount: 1 << 20)
     let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
@@ -112,7 +112,7 @@ struct DoubtfulMetadataTests {
       #expect(try world.write("thin1", at: virtual * block, pattern(6, 512)) == EIO)
     }
     #expect(world.log.contains { $0.contains("counted as free") })
-    // What was mapped before, and what is mapped now, is right, also before it is committed.
+    // Earlier and new mappings are both right, even before the commit.
     #expect(try world.read("thin1", at: 0, count: block) == pattern(5, block))
     #expect(try world.write("thin1", at: 4 * block, pattern(7, 512)) == 0)
     #expect(try world.read("thin1", at: 4 * block, count: 512) == pattern(7, 512))
@@ -156,7 +156,7 @@ struct DoubtfulMetadataTests {
     }
     #expect(try refusal("thin-pool", "\(other) half 128 0 0")?.contains("half") == true)
     #expect(try refusal("thin", "pool 1 \(other)") == nil)
-    // Parts of one disk that do not overlap are what pools are made of.
+    // Pools are usually made of parts of one disk that do not overlap.
     let disk = try world.add("disk", byteCount: 64 * block)
     try world.create("a", [world.line(2048, "linear", "\(disk) 0")])
     try world.create("b", [world.line(length, "linear", "\(disk) 2048")])
@@ -202,21 +202,21 @@ struct DoubtfulMetadataTests {
       #expect(make(line, isReadOnly: true) == "")
     }
     #expect(make(world.line(8, "linear", "\(disk) \(last + 1)")) == "")
-    // A device that is there already, and gets another table.
+    // An existing device that gets another table.
     try world.create("y", [world.line(8, "linear", "\(other) 0")])
     let line = world.line(8, "linear", "\(disk) 2048")
     #expect(
       fault { () throws(DeviceMapperError) in
         try world.dm.load(.name("y"), [line], readOnly: false)
       }.contains("y would be written"))
-    // What the pool stands on can grow, but not over the other of the two.
+    // The devices below the pool can grow, but not over each other.
     try world.reload("tdata", [world.line(2 * length, "linear", "\(disk) 2048")])
     let over = world.line(length, "linear", "\(disk) 1024")
     #expect(
       fault { () throws(DeviceMapperError) in
         try world.dm.load(.name("tdata"), [over], readOnly: false)
       }.contains("tmeta of pool pool"))
-    // The pool comes last.
+    // The pool is created after the device that overlaps it.
     func makeSecond() -> String {
       make(world.line(length, "thin-pool", "\(spare) \(other) 128 0 0"))
     }

@@ -65,7 +65,7 @@ struct FlakeyTests {
       #expect(codes == [0] || codes == [EIO])
       return codes == [0]
     }
-    // Far from where it changes: how long the test itself takes does not matter.
+    // Far from the moments of change, so the duration of the test itself does not matter.
     for (second, expected) in [(0, true), (50, true), (125, false), (200, true), (275, false)] {
       let passed = (world.loop.time - loaded) / World.second
       world.loop.skip(UInt64(second) * World.second - min(passed, UInt64(second)) * World.second)
@@ -113,7 +113,7 @@ struct FlakeyTests {
     var expected = bytes
     expected[4096] = 66
     #expect(Array(onDisk[512..<(512 + 8192)]) == expected)
-    // One that is too short for it goes as it came, and so do reads.
+    // A write too short to contain the byte is not changed, and neither are reads.
     #expect(try world.write("f", at: 512, Array(bytes[0..<4096])) == 0)
     #expect(try world.read("f", at: 512, count: 8192) == expected)
     #expect(try world.perform(.flush, "f") == 0)
@@ -133,7 +133,7 @@ struct FlakeyTests {
 
   @Test("corruption can be limited to requests with certain flags of the kernel")
   func flags() throws {
-    // Writes, synchronous ones, and those that are to be durable (REQ_FUA); REQ_META is no client's.
+    // Writes, synchronous writes, and durable writes (REQ_FUA). No client can send REQ_META.
     for (mask, plain, durable) in [
       (1, true, true), (1 << 11, true, true), (1 << 17 | 1, false, true), (1 << 12, false, false),
     ] {

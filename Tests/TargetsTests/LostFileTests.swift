@@ -10,7 +10,7 @@ private let block = blockBytes
 
 @Suite("Files of a pool that disappear or lack space")
 struct LostFileTests {
-  /// What happens to a file while a pool is on it.
+  /// What happens to a file while a pool uses it.
   enum Loss: CaseIterable {
     case deleted, cut, emptied
 
@@ -47,7 +47,7 @@ struct LostFileTests {
       let world = try used(folder)
       loss.strike(folder.file(name), size: name == "meta" ? 1 << 20 : 16 * block)
       let left = loss == .deleted ? nil : try contents(of: folder.file("meta"))
-      // With nothing to commit as well as with a new mapping.
+      // Both without anything to commit and with a new mapping.
       _ = try world.write("thin1", at: overwrites ? 0 : block, pattern(2, block))
       #expect(try world.perform(.flush, "thin1") == EIO)
       #expect(try world.perform(.flush, "thin1") == EIO)
@@ -58,7 +58,7 @@ struct LostFileTests {
       #expect(status == "Fail" || status.contains("needs_check"), "\(status)")
       #expect(world.refusal("create_thin 9") == EOPNOTSUPP)
       world.mapper.removeAll()
-      // Of what is left nothing was changed.
+      // The rest of the file is unchanged.
       if let left { #expect(try contents(of: folder.file("meta")) == left) }
     }
   }

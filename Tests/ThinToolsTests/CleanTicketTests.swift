@@ -62,7 +62,7 @@ struct CleanTicketTests {
     try device.flush()
     #expect(try !redeem())
     #expect(files.isEmpty)
-    // A size that is another, though the superblock is the same.
+    // The size of the file differs, although the superblock is the same.
     try issue()
     #expect(truncate(metadata, 2 << 20) == 0)
     #expect(try !redeem())
@@ -96,7 +96,8 @@ struct CleanTicketTests {
     #expect(try !redeem())
     unlink(notes)
     #expect(rename(notes + ".there", notes) == 0)
-    // What was refused for its folder alone is good still, and text that is none of ours is not.
+    // A ticket refused because of its folder alone is still good, while foreign text is not a
+    // ticket.
     #expect(try redeem())
     try put { #expect(mkdir(note, 0o700) == 0) }
     #expect(try !redeem())
@@ -129,7 +130,7 @@ struct CleanTicketTests {
     #expect(tickets.clear() == 3)
     #expect(files.sorted().filter { !$0.hasPrefix("file-") } == ["dm-kept", "notes.txt"])
     #expect(files.count == 5)
-    // A file that is gone: its note is kept for a week, that of one that is there for longer.
+    // The note of a deleted file is kept for a week, that of an existing file for longer.
     unlink(other)
     let (day, now) = (86_400, time(nil))
     #expect(tickets.clear(now: now + 2 * day) == 1)
@@ -139,14 +140,14 @@ struct CleanTicketTests {
     #expect(tickets.clear(now: now + 100 * day) == 0)
     #expect(try redeem())
     try issue()
-    // Another file has its place.
+    // Another file has taken its place.
     #expect(rename(metadata, folder.file("moved")) == 0)
     _ = try folder.zeros("meta", size: 1 << 20)
     #expect(tickets.clear(now: now + 6 * day) == 0)
     #expect(tickets.clear(now: now + 8 * day) == 1)
     #expect(tickets.clear(now: now + 200 * day) == 1)
     #expect(files == ["notes.txt"])
-    // Nothing is touched in a folder that others could have filled.
+    // A folder that other users could have filled is left alone.
     try put("dm-LVM_", note("another-boot 1 2 3 4 5"))
     #expect(chmod(notes, 0o777) == 0)
     #expect(tickets.clear(now: now + 200 * day) == 0)

@@ -6,7 +6,7 @@ import ThinFormat
 
 @testable import ThinTools
 
-/// Passes everything on to a device in memory, writes down what was asked, and fails at will.
+/// Passes everything on to a device in memory, records the steps, and fails from a chosen step on.
 private final class WatchedDevice: BlockDevice {
   enum Step: Equatable { case write(block: UInt64, isZero: Bool), flush }
   private let inner: FileDevice
@@ -98,7 +98,8 @@ struct RestoreTests {
         break
       }
       #expect(failed.operation == .write || failed.operation == .flush)
-      // The very last flush fails after the superblock was written, which is then complete.
+      // The very last flush comes after the write of the superblock, so the superblock is complete
+      // then.
       let last = device.steps.last
       #expect(isZero(device, block: 0) || last == .write(block: 0, isZero: false))
       failAt += 1

@@ -7,8 +7,8 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
-/// A superblock with a good checksum may be an old one that was written back; what was committed
-/// after it is still on the device then.
+/// A superblock with a good checksum may be an old one that was written back. Later generations are
+/// still on the device then.
 ///
 /// DMTHIN_HISTORIES is the number of histories of each kind, 2 if it is not set.
 @Suite struct StaleSuperblockTests {
@@ -40,11 +40,12 @@ import ThinTools
     print("\(Histories.kinds[index].name): \(Self.count) right superblocks, named are: \(counts)")
   }
 
-  /// Of so many pools with an old superblock one may be taken as it is without a word: where metadata is tiny
-  /// and activated all the time, nothing may be left that tells. See Documentation/semantics.md.
+  /// Of this many pools with an old superblock, one may be accepted without a warning: where
+  /// metadata is tiny and activated all the time, all traces may be overwritten. See
+  /// Documentation/semantics.md.
   private static let poolsPerSilentOne = 250
 
-  /// What came of superblocks that so many commits followed.
+  /// The outcomes for superblocks with the same number of later commits.
   private struct Tally {
     var (all, newest, own, other) = (0, 0, 0, 0)
   }
@@ -96,7 +97,7 @@ import ThinTools
     }
   }
 
-  /// A pool of the sort that most are: written and grown, never activated again, with room for every
+  /// A common sort of pool: written and grown, never activated again, with room for every
   /// generation.
   private func grownPool() throws -> (device: MemoryDevice, superblocks: [Superblock]) {
     var kind = PoolHistory.Kind(

@@ -114,7 +114,8 @@ import ThinTools
           #expect(report.minorCount == 1 && !report.isDamaged && report.leakCount == 0)
           #expect(report.has(.minor, "expected at least 84 entries, found 83", block: b))
           #expect(
-            try DumpedPool(xml: dumped(pool.device)) == DumpedPool(xml: before), "no mapping is lost")
+            try DumpedPool(xml: dumped(pool.device)) == DumpedPool(xml: before),
+            "no mapping is lost")
           pool.device.revert()
           found += 1
         }

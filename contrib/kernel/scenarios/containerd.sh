@@ -1,16 +1,16 @@
 #!/bin/sh
-# The calls that containerd's devmapper snapshotter makes of dmsetup, by dmthin as by dmsetup.
+# Compares dmthin with dmsetup for the calls that containerd's devmapper snapshotter makes.
 #
 # usage: contrib/kernel/run scenarios/containerd.sh META DATA
 #
 #   META, DATA  images of zeros, 16 MiB and 128 MiB
 #
-# DMTHIN_TOOLS names the directory of dmthin. The life of a snapshotter is gone through twice, with the
+# DMTHIN_TOOLS names the directory of dmthin. The life of a snapshotter runs twice, with the
 # system's dmsetup and with dmthin under that name: a pool, images with file systems, their commits,
-# containers on snapshots of them, what is rolled back when a step fails, removal by every combination
-# of options, a restart, the end. Of each call the two outputs, together as the snapshotter reads them,
-# and the status have to be the same; errors have to be those that it looks for. Its own tests' calls
-# are among them.
+# containers on snapshots of them, the rollback after a failed step, removal by every combination of
+# options, a restart, and the end. For each call, the joined outputs, as the snapshotter reads them,
+# and the exit statuses have to be equal. Errors have to be those that the snapshotter looks for.
+# The calls of its own tests are included.
 . "$DMTHIN_RIG/lib.sh"
 
 tools=${DMTHIN_TOOLS:?names the directory of dmthin}
@@ -28,8 +28,8 @@ call() { # ARGUMENT...: sets status
     { echo "\$ dmsetup $*"; cat $work/out; echo "[$status]"; } >>"$protocol"
 }
 did() { call "$@"; [ $status = 0 ] || fail "dmsetup $*: $(cat $work/out)"; }
-# The snapshotter takes the end of the first line, in lower case, for the error; the words are libc's.
-# What is "not found" counts as ENXIO.
+# The snapshotter takes the end of the first line, in lower case, as the error; the texts are
+# libc's. It treats "not found" like ENXIO.
 denied() { # WORDS ARGUMENT...
     local words=$1; shift
     call "$@"

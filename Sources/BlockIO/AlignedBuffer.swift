@@ -1,7 +1,6 @@
 import Glibc
 
-/// Memory aligned for O_DIRECT, zero at the start. Owned by the object; pages that are never
-/// touched cost nothing.
+/// Memory aligned for O_DIRECT, initially zero. The object owns it; untouched pages cost nothing.
 public final class AlignedBuffer {
   /// The memory.
   public let bytes: UnsafeMutableRawBufferPointer
@@ -15,7 +14,7 @@ public final class AlignedBuffer {
 
   deinit { munmap(bytes.baseAddress, bytes.count) }
 
-  /// The memory as a span that lives as long as the object is borrowed.
+  /// The memory as a span that lives while the object is borrowed.
   public var span: RawSpan {
     @_lifetime(borrow self) get {
       let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))

@@ -1,11 +1,11 @@
-/// The seam between the engine and what holds the bytes. Called once per batch or block of 4 KiB,
-/// never per entry. Buffers are 4096-byte aligned, offsets and counts multiples of 512.
+/// The interface between the engine and the storage. Called once per batch or block of 4 KiB, never
+/// per entry. Buffers are 4096-byte aligned; offsets and counts are multiples of 512.
 public protocol BlockDevice: AnyObject {
-  /// What messages call the device.
+  /// The device's name in messages.
   var path: String { get }
   /// Size in bytes.
   var byteCount: UInt64 { get }
-  /// The file descriptor, where reads may be queued on one; nil where only the calls below work.
+  /// The file descriptor, if reads may be queued on it; nil if only the calls below work.
   var descriptor: Int32? { get }
   /// Fills `buffer` from `offset` on.
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError)

@@ -1,23 +1,23 @@
 import Glibc
 
-/// A system call on a device or file that failed.
+/// A failed system call on a device or file.
 public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible {
-  /// What was being done.
+  /// The operation that failed.
   public enum Operation: String, Sendable {
     case open = "open"
     case create = "create"
     case replace = "replace"
-    case keep = "keep what is needed later in"
+    case keep = "keep temporary data in"
     case size = "find the size of"
     case read = "read"
     case write = "write"
     case flush = "flush"
     case allocate = "allocate memory for"
     case reserve = "reserve space for"
-    case use = "go on with"
+    case use = "continue with"
   }
 
-  /// What was being done.
+  /// The operation that failed.
   public let operation: Operation
   /// The path given by the user, or a description.
   public let path: String
@@ -25,12 +25,12 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
   public let offset: UInt64?
   /// The system's error number; 0 for an unexpected end.
   public let code: Int32
-  /// Whether it is a file that another program has locked; `code` is then EBUSY.
+  /// Whether another program has locked the file; `code` is then EBUSY.
   public let isLocked: Bool
-  /// What is known beyond the number, in place of the system's words.
+  /// The reason, if more is known than the number; replaces the system's text.
   public let detail: String?
-  /// Who uses it, where `code` is EBUSY and that is known: `dmthin (process 4711)` for a lock, `mounted
-  /// on /mnt` for a device.
+  /// The user of the file or device, if `code` is EBUSY and the user is known: `dmthin (process
+  /// 4711)` for a lock, `mounted on /mnt` for a device.
   public let user: String?
 
   /// An error of `operation` on `path`.
@@ -47,12 +47,12 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
     self.code = code
   }
 
-  /// Whether another program uses what was to be opened.
+  /// Whether another program uses the file or device.
   public var isInUse: Bool { code == EBUSY }
-  /// Whether it was written to a pipe whose reader has gone away.
+  /// Whether it was a write to a pipe whose reader has gone away.
   public var isReaderGone: Bool { operation == .write && code == EPIPE }
 
-  /// What is known of the reason, or else the system's words for `code`.
+  /// The known reason, or else the system's text for `code`.
   public var reason: String {
     if let detail { return detail }
     if isLocked {
@@ -61,7 +61,7 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
     return code == 0 ? "unexpected end" : String(cString: strerror(code))
   }
 
-  /// One line, with what to do where that is known.
+  /// One line, with advice if there is any.
   public var description: String {
     var text = "cannot \(operation.rawValue) \(path)"
     if let offset { text += " at byte \(offset)" }

@@ -1,15 +1,15 @@
 import Claio
 import Glibc
 
-/// Reads many 4 KiB blocks, in the order asked for, with a queue of requests in flight so that
-/// the device works while the caller does. Neighbours, also over small gaps, share a request.
+/// Reads many 4 KiB blocks in the requested order, with a queue of requests in flight so that the
+/// device works in parallel. Neighbours, also across small gaps, share a request.
 ///
 /// Memory: `depth * chunkBlocks` blocks, 1 MiB as set here.
 public final class BlockStream {
   private static let blockBytes = 4096
   private let depth = 32
   private let chunkBlocks = 8
-  /// Unwanted blocks that are read along rather than starting another request.
+  /// The largest gap of unwanted blocks that is read instead of starting another request.
   private let gapMax: UInt64 = 4
 
   private let device: any BlockDevice
@@ -21,7 +21,7 @@ public final class BlockStream {
   private let events: UnsafeMutablePointer<io_event>
   private var slots: [Slot]
 
-  /// Result of a request for a block that the device does not have; never submitted.
+  /// The result for a block that the device does not have; its request is never submitted.
   private static let beyondEnd = Int.min
 
   private struct Slot {
@@ -29,11 +29,11 @@ public final class BlockStream {
     var blockCount = 0
     /// Bit i: block `start + i` is wanted.
     var wanted: UInt32 = 0
-    /// Bytes read, or a negative error number, or `beyondEnd`; nil while in flight.
+    /// Bytes read, a negative error number, or `beyondEnd`; nil while in flight.
     var result: Int?
   }
 
-  /// A stream over `device`; one `read` at a time.
+  /// A stream over `device`, for one `read` at a time.
   public init(_ device: any BlockDevice) {
     self.device = device
     deviceBlocks = device.byteCount / UInt64(Self.blockBytes)
@@ -45,7 +45,7 @@ public final class BlockStream {
     events = .allocate(capacity: depth)
     events.initialize(repeating: io_event(), count: depth)
     slots = Array(repeating: Slot(), count: depth)
-    // Without a context (limit on requests reached, say) reads are done one by one.
+    // Without a context, for example because the system's limit is reached, reads are synchronous.
     if device.descriptor == nil || io_setup(Int32(depth), &context) != 0 { context = nil }
   }
 
@@ -56,11 +56,11 @@ public final class BlockStream {
     events.deallocate()
   }
 
-  /// Reads every block that `next` names and hands it to `body` in that order.
+  /// Reads every block that `next` returns, and passes it to `body` in that order.
   ///
-  /// A request that fails is repeated block by block, so that one bad sector costs one block.
+  /// A failed request is repeated block by block, so that one bad sector affects only one block.
   /// - Parameter next: the next block number, nil at the end.
-  /// - Parameter body: gets each block's number and either its bytes or the error.
+  /// - Parameter body: receives each block's number and either its bytes or the error.
   public func read<E: Error>(
     next: () throws(E) -> UInt64?,
     body: (UInt64, RawSpan, BlockIOError?) throws(E) -> Void
@@ -86,7 +86,7 @@ public final class BlockStream {
       filled += prepared
       guard filled > 0 else { return }
 
-      // Deliver what is complete from the head on; wait for the head itself.
+      // Delivers completed requests from the head on; waits only for the head.
       var delivered = 0
       while filled > 0 {
         if slots[head].result == nil {
@@ -164,7 +164,7 @@ public final class BlockStream {
         continue
       }
       if n == -EINTR { continue }
-      // Not queued: deliver() reads these one by one, and reports what that says.
+      // The requests that were not queued are read one by one by deliver(), which reports errors.
       for i in done..<queued {
         let index = Int(bitPattern: submission[i]?.pointee.data) - 1
         slots[index].result = -Int(EIO)
@@ -209,7 +209,8 @@ public final class BlockStream {
     }
   }
 
-  /// Waits for what is still in flight when `body` threw: the kernel writes into our buffer.
+  /// Waits for all requests in flight after `body` threw, because the kernel writes into the
+  /// buffer.
   private func drain(from head: Int, count: Int) {
     for i in 0..<count {
       while slots[(head + i) % depth].result == nil { reap(minimum: 1) }

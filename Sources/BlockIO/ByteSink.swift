@@ -1,16 +1,16 @@
 import Glibc
 
-/// Buffered output to a descriptor: text of dumps and tables, without an allocation per line.
+/// Buffered output to a descriptor, for dumps and tables, without an allocation per line.
 public final class ByteSink {
-  /// What messages call the output.
+  /// The output's name in messages.
   public let path: String
   private let fd: Int32
   @usableFromInline let buffer: UnsafeMutablePointer<UInt8>
   @usableFromInline let capacity = 1 << 18
   @usableFromInline var used = 0
 
-  /// Writes to a descriptor that stays the caller's, standard output for instance. `TextOutput` opens
-  /// what was named by path.
+  /// Writes to a descriptor that the caller closes, for example standard output. For a path, use
+  /// `TextOutput`.
   public init(descriptor: Int32, path: String) {
     fd = descriptor
     self.path = path
@@ -33,7 +33,7 @@ public final class ByteSink {
     if let failure { throw failure }
   }
 
-  /// Appends text that is known at compile time; say `as StaticString` to get this one.
+  /// Appends text known at compile time; write `as StaticString` to select this overload.
   public func write(_ text: StaticString) throws(BlockIOError) {
     try write(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
@@ -56,8 +56,8 @@ public final class ByteSink {
     }
   }
 
-  /// Appends a short piece that `body` writes in place, without a check per part.
-  /// - Parameter bytesMax: more than `body` ever writes, at most 4096.
+  /// Appends a short piece that `body` writes in place, with a single check for room.
+  /// - Parameter bytesMax: an upper bound of the bytes that `body` writes, at most 4096.
   @inlinable @inline(__always)
   public func write(upTo bytesMax: Int, _ body: (inout ByteCursor) -> Void) throws(BlockIOError) {
     if capacity - used < bytesMax { try flush() }
@@ -66,7 +66,8 @@ public final class ByteSink {
     used = cursor.position - buffer
   }
 
-  /// Hands everything to the system. Must be called at the end: nothing else tells of a failure.
+  /// Writes everything to the descriptor. Must be called at the end, because nothing else reports a
+  /// failure.
   public func flush() throws(BlockIOError) {
     var done = 0
     while done < used {
@@ -83,13 +84,13 @@ public final class ByteSink {
   }
 }
 
-/// Writes text into memory that is known to have room.
+/// Writes text into memory that must have room.
 @frozen public struct ByteCursor {
   @usableFromInline var position: UnsafeMutablePointer<UInt8>
 
   @inlinable init(at position: UnsafeMutablePointer<UInt8>) { self.position = position }
 
-  /// Appends text that is known at compile time.
+  /// Appends text known at compile time.
   @inlinable @inline(__always)
   public mutating func append(_ text: StaticString) {
     position.update(from: text.utf8Start, count: text.utf8CodeUnitCount)

@@ -2,26 +2,27 @@ import Glibc
 
 /// A block device or a regular file.
 public final class FileDevice: BlockDevice {
-  /// What the device is opened for.
+  /// The access requested.
   public enum Access: Sendable {
     case readOnly
     case readWrite
   }
 
   private let file: OpenFile
-  /// What messages call the device.
+  /// The device's name in messages.
   public var path: String { file.path }
   /// Size in bytes.
   public let byteCount: UInt64
   /// Whether it is a block device rather than a file.
   public var isBlockDevice: Bool { file.isBlockDevice }
-  /// The descriptor that reads may be queued on.
+  /// The descriptor on which reads may be queued.
   public var descriptor: Int32? { file.descriptor }
 
-  /// Opens `path`, past the page cache where the file system allows that.
-  /// - Parameter exclusive: refuse a block device that is mounted, held by device-mapper, or
-  ///   opened exclusively by another program, and a file that another program has locked (flock).
-  /// - Throws: `BlockIOError`, with `ENOTBLK` for something that is neither file nor device.
+  /// Opens `path` with O_DIRECT if the file system supports it.
+  /// - Parameter exclusive: whether to refuse a block device that is mounted, held by
+  ///   device-mapper, or opened exclusively by another program, and a file that another program has
+  ///   locked (flock).
+  /// - Throws: `BlockIOError`, with `ENOTBLK` if it is neither a file nor a block device.
   public init(path: String, access: Access, exclusive: Bool) throws(BlockIOError) {
     file = try OpenFile(path: path, readOnly: access == .readOnly, exclusive: exclusive)
     do throws(BlockIOError) {
@@ -32,7 +33,7 @@ public final class FileDevice: BlockDevice {
     }
   }
 
-  /// Takes over an open descriptor of `byteCount` bytes, for instance of a memory file.
+  /// Takes over an open descriptor of `byteCount` bytes, for example of a memory file.
   public init(adopting fd: Int32, path: String, byteCount: UInt64) {
     file = OpenFile(adopting: fd, path: path)
     self.byteCount = byteCount
@@ -50,7 +51,7 @@ public final class FileDevice: BlockDevice {
     try file.write(buffer, at: offset)
   }
 
-  /// Returns when everything written is durable.
+  /// Returns once everything written is durable.
   public func flush() throws(BlockIOError) {
     while fsync(file.descriptor) != 0 {
       if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }

@@ -1,36 +1,36 @@
 import CDMThin
 public import Glibc
 
-/// What a path leads to: two paths of the same file or device have the same identity, be they links
-/// of either kind, bind mounts, or other nodes of one device.
+/// The identity of a file or device: paths of the same file or device have the same identity,
+/// through links of either kind, bind mounts, or several nodes of one device.
 public struct FileIdentity: Hashable, Sendable {
-  /// Whether it is a block device rather than anything else.
+  /// Whether it is a block device.
   public let isBlockDevice: Bool
   /// The file system of a file, or the number of a block device.
   private let device: UInt64
   /// The file; 0 for a block device.
   private let inode: UInt64
 
-  /// What `path` leads to, links followed; nil where that is nothing.
+  /// The identity of the target of `path`, with links followed; nil if it does not exist.
   public init?(path: String) {
     var info = stat()
     guard stat(path, &info) == 0 else { return nil }
     self.init(info)
   }
 
-  /// What an open descriptor is of.
+  /// The identity of an open descriptor.
   public init?(descriptor: Int32) {
     var info = stat()
     guard fstat(descriptor, &info) == 0 else { return nil }
     self.init(info)
   }
 
-  /// The block device that has a number.
+  /// The block device with this number.
   public init(blockDevice major: UInt32, _ minor: UInt32) {
     self.init(blockDevice: UInt64(gnu_dev_makedev(major, minor)))
   }
 
-  /// What `info` was found of.
+  /// The identity in the result of stat(2).
   public init(_ info: stat) {
     isBlockDevice = info.st_mode & S_IFMT == S_IFBLK
     device = UInt64(isBlockDevice ? info.st_rdev : info.st_dev)
@@ -43,19 +43,21 @@ public struct FileIdentity: Hashable, Sendable {
     inode = 0
   }
 
-  /// Whether writing one changes the other: they are the same, or one is made of the other, as a
-  /// partition is of its disk, a device of device-mapper of those below it, and a loop device of its file.
+  /// Whether writing to one changes the other: they are the same, or one is on top of the other,
+  /// like a partition on its disk, a device-mapper device on its lower devices, and a loop device
+  /// on its file.
   public func overlaps(_ other: FileIdentity) -> Bool {
     self == other || everythingBelow.contains(other) || other.everythingBelow.contains(self)
   }
 
-  /// A name by which it is found again, after a boot too where the system has one for it: by the uuid of a
-  /// device of device-mapper, else by the number of a device, or by file system and file. No slash is in it.
+  /// A name by which it is found again, even after a reboot if possible: from the uuid of a
+  /// device-mapper device, otherwise from the number of a device, or from file system and inode of
+  /// a file. Contains no slash.
   public var lastingName: String {
     guard isBlockDevice else { return "file-\(device)-\(inode)" }
     let uuid = WholeFile.systemText("\(systemFolder)/dm/uuid") ?? ""
     guard uuid.isEmpty else {
-      // Anything else as its number.
+      // Devices of other kinds use their number.
       return "dm-"
         + uuid.utf8.map { byte in
           let isPlain =
@@ -72,7 +74,7 @@ public struct FileIdentity: Hashable, Sendable {
     "/sys/dev/block/\(gnu_dev_major(UInt(device))):\(gnu_dev_minor(UInt(device)))"
   }
 
-  /// What a block device is made of, as far as sysfs tells; itself too.
+  /// All devices below a block device, as far as sysfs lists them, and the device itself.
   private var everythingBelow: Set<FileIdentity> {
     var found: Set<FileIdentity> = [self]
     var waiting = isBlockDevice ? [self] : []
@@ -102,14 +104,14 @@ public struct FileIdentity: Hashable, Sendable {
     return found
   }
 
-  /// The block device whose number a file of sysfs has, like `253:4`.
+  /// The block device whose number is in a file of sysfs, like `253:4`.
   private static func numbered(by file: String) -> FileIdentity? {
     let numbers = (WholeFile.systemText(file) ?? "").split(separator: ":").map { UInt32($0) }
     guard numbers.count == 2, let major = numbers[0], let minor = numbers[1] else { return nil }
     return FileIdentity(blockDevice: UInt64(gnu_dev_makedev(major, minor)))
   }
 
-  /// Loop devices that are made of this file.
+  /// The loop devices on this file.
   var loopDevices: [FileIdentity] {
     guard !isBlockDevice else { return [] }
     return Folder.names(in: "/sys/block").filter { $0.hasPrefix("loop") }.compactMap { name in

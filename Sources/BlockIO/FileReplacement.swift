@@ -1,33 +1,33 @@
 import CDMThin
 import Glibc
 
-/// A regular file that takes the place of another, or of none, as a whole: it is written aside, in the
-/// same folder, and renamed when it is durable. Until then, and where anything fails, there is what was.
+/// Replaces a regular file atomically, or creates it: the new file is written in the same folder,
+/// and renamed once it is durable. Until then, and on failure, the old file is unchanged.
 ///
-/// Without a name where the file system can do that, so that nothing is left of a program that is killed.
-/// Where the folder takes no new file, or the file is a mount of its own, the text is kept in
-/// `TemporarySpace` and copied into the file at the end, as one that is known to be whole.
+/// The new file has no name if the file system supports that, so that a killed program leaves
+/// nothing behind. If no new file can be created in the folder, or the file is a mount point, the
+/// text is kept in `TemporarySpace`, and copied into the file once it is complete.
 final class FileReplacement {
-  /// What is written; owned by the object.
+  /// The new file's descriptor, owned by the object.
   let descriptor: Int32
   private let path: String
-  /// What is replaced, and its descriptor, open for writing; nil where there is nothing.
+  /// The old file and its descriptor, open for writing; nil if there is none.
   private let old: (info: stat, descriptor: Int32)?
   private let folder: String
-  /// The new file's name, where it has one.
+  /// The new file's temporary name, if it has one.
   private var temporaryName: String?
-  /// Whether it is copied into the old one.
+  /// Whether it will be copied into the old file.
   private let isCopied: Bool
 
-  /// Begins a file that is to be at `path`, which is no link.
+  /// Starts a file to be placed at `path`, which must not be a link.
   /// - Parameters:
-  ///   - old: what there is, open for writing; becomes the object's.
-  ///   - copies: write into the old file at the end, rather than replacing it.
+  ///   - old: the old file, open for writing; the object takes it over.
+  ///   - copies: whether to copy into the old file at the end instead of replacing it.
   init(at path: String, old: (info: stat, descriptor: Int32)?, copies: Bool) throws(BlockIOError) {
     self.path = path
     self.old = old
     folder = OutputPath.folder(of: path)
-    // Nobody else reads it before it is whole and has its mode.
+    // Other users cannot read it before it is complete and has its final mode.
     let mode: mode_t = old == nil ? 0o666 : 0o600
     var made: Int32 = -1
     var code: Int32 = 0
@@ -58,7 +58,7 @@ final class FileReplacement {
   }
 
   private static func temporaryName(in folder: String, for name: String) -> String {
-    // A name may have 255 bytes.
+    // A name may have at most 255 bytes.
     let start = String(decoding: name.utf8.prefix(200), as: UTF8.self)
     return "\(folder)/.\(start).\(String(UInt64.random(in: .min ... .max), radix: 36)).new"
   }
@@ -75,12 +75,13 @@ final class FileReplacement {
     return (-1, nil)
   }
 
-  /// Puts the new file in the old one's place, durably.
-  /// - Throws: `BlockIOError`; the old file is what it was, unless the message says otherwise.
+  /// Replaces the old file by the new one, durably.
+  /// - Throws: `BlockIOError`; the old file is unchanged, unless the message says otherwise.
   func commit() throws(BlockIOError) {
     if isCopied { return try copy() }
     if let old {
-      // The owner first: a change of it takes bits of the mode away. Who may not keep it does not.
+      // The owner first, because changing it clears bits of the mode. Without permission the owner
+      // is not kept.
       _ = fchown(descriptor, old.info.st_uid, old.info.st_gid)
       fchmod(descriptor, old.info.st_mode & 0o777)
     }
@@ -89,22 +90,22 @@ final class FileReplacement {
     let name = temporaryName ?? ""
     guard rename(name, path) == 0 else {
       let code = errno
-      // A mount of its own, or somebody else's file in a folder like /tmp.
+      // A mount point, or another user's file in a folder like /tmp.
       if old != nil, [EBUSY, EPERM, EACCES].contains(code) { return try copy() }
       throw BlockIOError(.replace, path: path, code: code)
     }
     temporaryName = nil
     let place = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    // A folder that may be written but not read cannot be synced.
+    // A folder that is writable but not readable cannot be synced.
     guard place >= 0 else { return }
     defer { close(place) }
-    // Some file systems have nothing to sync in a folder.
+    // Some file systems do not support syncing a folder.
     if fsync(place) != 0 && errno != EINVAL {
       throw BlockIOError(.flush, path: folder, code: errno)
     }
   }
 
-  /// Gives a file without a name one.
+  /// Gives a name to a file without one.
   private func named() throws(BlockIOError) -> String {
     for _ in 0..<100 {
       let name = Self.temporaryName(in: folder, for: OutputPath.name(of: path))
@@ -122,7 +123,7 @@ final class FileReplacement {
     }
   }
 
-  /// Writes what is whole by now over the old file, which gets the space for it first.
+  /// Copies the complete text over the old file, for which space is reserved first.
   private func copy() throws(BlockIOError) {
     guard let old else { return }
     var info = stat()

@@ -1,18 +1,19 @@
 import CDMThin
 import Glibc
 
-/// Who uses a file or a device, as far as the system tells. For messages: it takes a look at every
-/// process, and what it finds may have changed by then.
+/// Finds the users of a file or device, as far as the system shows them. For messages only: it
+/// reads every process in /proc, and the result may be outdated.
 public enum FileUsers {
-  /// Who has a lock on the file of `descriptor`, like `dmthin (process 4711)`; nil where that is not known.
+  /// The holder of a lock on the file of `descriptor`, like `dmthin (process 4711)`; nil if
+  /// unknown.
   public static func lockHolder(of descriptor: Int32) -> String? {
     var info = stat()
     guard fstat(descriptor, &info) == 0,
       let locks = try? WholeFile.bytes(at: "/proc/locks", upTo: 1 << 20)
     else { return nil }
     let identity = FileIdentity(info)
-    // "1: FLOCK  ADVISORY  WRITE 4711 fd:00:12345 0 EOF". The device is not always the one that stat
-    // tells, on overlayfs for instance, so the process is asked.
+    // "1: FLOCK  ADVISORY  WRITE 4711 fd:00:12345 0 EOF". The device may differ from that of stat,
+    // for example on overlayfs, so the process is checked.
     for line in String(decoding: locks, as: UTF8.self).split(separator: "\n") {
       let words = line.split(separator: " ")
       guard words.count > 5, words[5].hasSuffix(":\(info.st_ino)"), let process = Int32(words[4]),
@@ -23,8 +24,8 @@ public enum FileUsers {
     return opener(of: identity)
   }
 
-  /// Who keeps a block device from being opened exclusively, like `it is mounted on /mnt`; nil where
-  /// that is not known.
+  /// What prevents a block device from being opened exclusively, like `it is mounted on /mnt`; nil
+  /// if unknown.
   public static func user(ofDevice identity: FileIdentity) -> String? {
     guard identity.isBlockDevice else { return nil }
     let folder = identity.systemFolder
@@ -36,7 +37,7 @@ public enum FileUsers {
     return opener(of: identity).map { "opened by \($0)" }
   }
 
-  /// What a loop device is used for, like `as /dev/loop0, mounted on /mnt`; nil where it is only set up.
+  /// What uses a loop device, like `as /dev/loop0, mounted on /mnt`; nil if nothing does.
   static func holder(ofLoop loop: FileIdentity) -> String? {
     let name =
       "/dev/"
@@ -86,7 +87,7 @@ public enum FileUsers {
   }
 
   private static func name(ofProcess process: Int32) -> String {
-    // A process names itself; what it says is for a terminal.
+    // A process chooses its own name, which is printed on a terminal.
     let name = (WholeFile.systemText("/proc/\(process)/comm") ?? "").unicodeScalars.map {
       $0.value < 0x20 || (0x7f...0x9f).contains($0.value) ? "?" : String($0)
     }.joined()

@@ -1,13 +1,13 @@
 import Glibc
 
-/// What there is in folders of a file system.
+/// Lists folders.
 public enum Folder {
-  /// Names of what a folder has, in no order; none where there is no such folder, or it cannot be read.
+  /// Names in a folder, unsorted; empty if it does not exist or cannot be read.
   public static func names(in path: String) -> [String] {
     opendir(path).map { names(of: $0) } ?? []
   }
 
-  /// Names of what an open folder has, which is closed.
+  /// Names in an open folder, which is closed.
   static func names(of folder: OpaquePointer) -> [String] {
     defer { closedir(folder) }
     var names: [String] = []

@@ -1,12 +1,12 @@
 import Glibc
 
-/// The one way in which tools open a device or file whose metadata they write: for themselves alone, and
-/// never what they read. It has to be there; its size is the metadata's.
+/// Opens a device or file whose metadata a tool writes: exclusively, and never one of its inputs.
+/// It must exist; its size is that of the metadata.
 public enum MetadataOutput {
   /// Opens `path` for reading and writing.
-  /// - Parameter inputs: paths of what the metadata is made of.
-  /// - Throws: `OutputError`; `busy` where it is mounted, held by device-mapper, a file that is locked or in
-  ///   use as a loop device, or opened exclusively by another program.
+  /// - Parameter inputs: paths of the tool's inputs.
+  /// - Throws: `OutputError`; `busy` if it is mounted, held by device-mapper, a file that is locked
+  ///   or in use by a loop device, or opened exclusively by another program.
   public static func open(_ path: String, reading inputs: [String] = []) throws(OutputError)
     -> FileDevice
   {

@@ -1,25 +1,26 @@
 import CDMThin
 import Glibc
 
-/// A block device or regular file that is open: what everything that reads and writes one has in
-/// common. It does not close the descriptor by itself; its owner does.
+/// An open block device or regular file, with the operations common to all code that reads and
+/// writes one. Its owner must close it.
 public struct OpenFile: Sendable {
-  /// What messages call it.
+  /// The path given by the user, or a description.
   public let path: String
   /// The open descriptor.
   public let descriptor: Int32
-  /// Whether it is a block device rather than a file.
+  /// Whether it is a block device.
   public let isBlockDevice: Bool
-  /// Whether the page cache is passed by (O_DIRECT).
+  /// Whether the page cache is bypassed (O_DIRECT).
   public let isDirect: Bool
-  /// Whether it has a lock (flock), which `close` gives up.
+  /// Whether it holds a lock (flock), which `close` releases.
   private let isLocked: Bool
 
-  /// Opens `path`, past the page cache where the file system allows that.
-  /// - Parameter exclusive: refuse a block device that is mounted, held by device-mapper, or
-  ///   opened exclusively by another program, and a file that another program has locked (flock).
-  /// - Throws: `BlockIOError`, with `ENOTBLK` for something that is neither file nor device, and
-  ///   `EBUSY` for one that is somebody's.
+  /// Opens `path` with O_DIRECT if the file system supports it.
+  /// - Parameter exclusive: whether to refuse a block device that is mounted, held by
+  ///   device-mapper, or opened exclusively by another program, and a file that another program has
+  ///   locked (flock).
+  /// - Throws: `BlockIOError`, with `ENOTBLK` if it is neither a file nor a block device, and
+  ///   `EBUSY` if it is in use.
   public init(path: String, readOnly: Bool, exclusive: Bool) throws(BlockIOError) {
     var info = stat()
     guard stat(path, &info) == 0 else { throw BlockIOError(.open, path: path, code: errno) }
@@ -29,7 +30,7 @@ public struct OpenFile: Sendable {
     }
     isBlockDevice = type == S_IFBLK
     var flags = O_CLOEXEC | (readOnly ? O_RDONLY : O_RDWR)
-    // O_EXCL without O_CREAT means something for block devices only.
+    // O_EXCL without O_CREAT has a meaning for block devices only.
     if exclusive && isBlockDevice { flags |= O_EXCL }
     var fd = open(path, flags | dmthin_o_direct)
     isDirect = fd >= 0
@@ -53,7 +54,7 @@ public struct OpenFile: Sendable {
     self.path = path
   }
 
-  /// A descriptor that was opened by other means, as a regular file.
+  /// Takes over a descriptor as a regular file.
   public init(adopting fd: Int32, path: String) {
     descriptor = fd
     self.path = path
@@ -62,14 +63,14 @@ public struct OpenFile: Sendable {
     isLocked = false
   }
 
-  /// Locks an open regular file, for other readers or for nobody else.
-  /// - Returns: whether it is locked, which is to be undone before it is closed. File systems without
-  ///   locks have nobody to exclude.
-  /// - Throws: `BlockIOError` with EBUSY where another program has a lock on it, of whichever kind, or
-  ///   it is the file of a loop device that is in use.
+  /// Locks an open regular file, shared for reading or exclusively for writing.
+  /// - Returns: whether it was locked, so that it must be unlocked before it is closed. A file
+  ///   system without locks is accepted.
+  /// - Throws: `BlockIOError` with EBUSY if another program holds a lock of any kind on it, or if a
+  ///   loop device uses it.
   static func claim(_ descriptor: Int32, path: String, readOnly: Bool) throws(BlockIOError) -> Bool
   {
-    // Readers among themselves do no harm.
+    // Several readers may share a file.
     let status = flock(descriptor, (readOnly ? LOCK_SH : LOCK_EX) | LOCK_NB)
     if status != 0 && errno == EWOULDBLOCK
       || dmthin_is_range_locked(descriptor, readOnly ? 0 : 1) == 1
@@ -91,14 +92,14 @@ public struct OpenFile: Sendable {
 
   /// Closes the descriptor, which must not be used any more.
   ///
-  /// The lock is given up by name: it belongs to the open file, not to the descriptor, and a child that
-  /// another thread is starting has a copy of the descriptor until it becomes another program.
+  /// The lock is released explicitly: it belongs to the open file, not to the descriptor, and a
+  /// child that another thread is starting has a copy of the descriptor until it calls exec.
   public func close() {
     if isLocked { flock(descriptor, LOCK_UN) }
     Glibc.close(descriptor)
   }
 
-  /// Size in bytes, now.
+  /// The present size in bytes.
   public func byteCount() throws(BlockIOError) -> UInt64 {
     if isBlockDevice {
       var bytes: UInt64 = 0
@@ -112,23 +113,23 @@ public struct OpenFile: Sendable {
     return UInt64(max(0, info.st_size))
   }
 
-  /// Whether a file has a name: one that never had any is no loss.
+  /// Whether a file has a name. A file that never had one cannot be deleted.
   public func hasName() -> Bool {
     var info = stat()
     return isBlockDevice || fstat(descriptor, &info) != 0 || info.st_nlink > 0
   }
 
-  /// Looks whether what is open is still what was opened: the device or file has not become smaller
-  /// than `byteCount`, and a file has not been deleted.
-  /// - Parameter hadName: what `hasName` said when it was opened.
-  /// - Throws: `BlockIOError`, with what has happened and how the contents can be kept.
+  /// Requires that the device or file is still intact: it has not become smaller than `byteCount`,
+  /// and a file has not been deleted.
+  /// - Parameter hadName: the result of `hasName` when it was opened.
+  /// - Throws: `BlockIOError`, with the reason and the way to save the contents.
   public func requirePresence(byteCount: UInt64, hadName: Bool) throws(BlockIOError) {
     func gone(_ code: Int32, _ detail: String) -> BlockIOError {
       BlockIOError(.use, path: path, code: code, detail: detail)
     }
     if isBlockDevice {
       let now = try self.byteCount()
-      if now < byteCount { throw gone(ENXIO, "it has \(now) bytes, and \(byteCount) are needed") }
+      if now < byteCount { throw gone(ENXIO, "it has \(now) bytes, but \(byteCount) are needed") }
       return
     }
     var info = stat()
@@ -140,13 +141,13 @@ public struct OpenFile: Sendable {
           + "cp /proc/\(getpid())/fd/\(descriptor) FILE")
     }
     if UInt64(max(0, info.st_size)) < byteCount {
-      throw gone(EIO, "it has been cut to \(info.st_size) bytes, and \(byteCount) are needed")
+      throw gone(EIO, "it has been cut to \(info.st_size) bytes, but \(byteCount) are needed")
     }
   }
 
-  /// Has the file system keep space for `range` (bytes) of a file, so that no write to it fails for lack
-  /// of any. Of a block device there is nothing to keep. What the file holds stays as it is.
-  /// - Throws: `BlockIOError`, with ENOSPC, EDQUOT or EFBIG where there is not enough.
+  /// Reserves space in the file system for `range` (bytes) of a file, so that no write to it fails
+  /// for lack of space. Does nothing for a block device. The content is unchanged.
+  /// - Throws: `BlockIOError`, with ENOSPC, EDQUOT or EFBIG if there is not enough space.
   public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {
     guard !isBlockDevice, !range.isEmpty else { return }
     let start = Int64(clamping: range.lowerBound)
@@ -162,7 +163,7 @@ public struct OpenFile: Sendable {
     try fillHoles(range)
   }
 
-  /// Writes zeros where nothing is written: what file systems without the call above need.
+  /// Writes zeros into holes, for file systems without fallocate(2).
   private func fillHoles(_ range: Range<UInt64>) throws(BlockIOError) {
     let zeros = AlignedBuffer(count: 1 << 20)
     defer { withExtendedLifetime(zeros) {} }
@@ -170,7 +171,7 @@ public struct OpenFile: Sendable {
     let end = Int(clamping: range.upperBound)
     while at < end {
       let hole = lseek(descriptor, at, SEEK_HOLE)
-      // Without an answer nothing is known to be missing.
+      // Without an answer from lseek(2), no hole is known.
       guard hole >= 0, hole < end else { return }
       let data = lseek(descriptor, hole, SEEK_DATA)
       let stop = data < 0 ? end : min(end, data)
@@ -186,7 +187,7 @@ public struct OpenFile: Sendable {
   }
 
   /// Fills `buffer` from byte `offset` on.
-  /// - Throws: `BlockIOError`, with code 0 where the file ends before.
+  /// - Throws: `BlockIOError`, with code 0 if the file ends before.
   public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
     throws(BlockIOError)
   {
@@ -196,7 +197,7 @@ public struct OpenFile: Sendable {
   }
 
   /// Writes all of `buffer` at byte `offset`.
-  /// - Parameter durable: return when the bytes are where a power cut does not reach them.
+  /// - Parameter durable: whether to return only when the bytes survive a power cut.
   public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64, durable: Bool = false)
     throws(BlockIOError)
   {
@@ -208,7 +209,7 @@ public struct OpenFile: Sendable {
     }
   }
 
-  /// Repeats a call that may do a part only, until all `count` bytes are done.
+  /// Repeats a call that may transfer only a part, until `count` bytes are done.
   private func whole(
     _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64, atEnd: Int32,
     _ call: (_ done: Int, _ place: Int) -> Int

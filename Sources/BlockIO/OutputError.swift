@@ -1,10 +1,10 @@
 import Glibc
 
-/// Why something is not written to an output.
+/// The refusal of an output.
 public struct OutputError: Error, Equatable, Sendable, CustomStringConvertible {
-  /// What was found.
+  /// The reason.
   public enum Reason: Equatable, Sendable {
-    /// The output is precious, or none at all: it is the input, a device, other metadata, a folder.
+    /// The output is valuable or unsuitable: it is the input, a device, other metadata, a folder.
     case precious
     /// Another program uses it.
     case inUse
@@ -12,18 +12,18 @@ public struct OutputError: Error, Equatable, Sendable, CustomStringConvertible {
     case failed(BlockIOError)
   }
 
-  /// What was found.
+  /// The reason.
   public let reason: Reason
   /// What was found, and what to do.
   public let message: String
 
-  /// An output that is not written to for `reason`.
+  /// A refusal for `reason`.
   public init(_ reason: Reason, _ message: String) {
     self.reason = reason
     self.message = message
   }
 
-  /// A system call on the output that failed when it was opened.
+  /// The failure of a system call that opened the output.
   public init(_ error: BlockIOError) {
     self.init(error.isInUse ? .inUse : .failed(error), error.description)
   }
@@ -37,7 +37,7 @@ public struct OutputError: Error, Equatable, Sendable, CustomStringConvertible {
       let what = output == identity ? "is the input" : "shares blocks with the input"
       let name = path == input ? "" : ", \(input)"
       throw OutputError(
-        .precious, "\(path) \(what)\(name): it would be destroyed. Name another output")
+        .precious, "\(path) \(what)\(name): it would be destroyed. Give another output")
     }
   }
 

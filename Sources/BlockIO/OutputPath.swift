@@ -1,17 +1,17 @@
 import CDMThin
 import Glibc
 
-/// Where a path leads that somebody named as input or output. What the last name links to is followed;
-/// names below /proc/PID/fd, to which /dev/stdin and /dev/stdout lead, are descriptors rather than files.
+/// The target of a path given as input or output. A link in the last component is followed. Names
+/// below /proc/PID/fd, to which /dev/stdin and /dev/stdout lead, are descriptors rather than files.
 public struct OutputPath: Sendable {
   /// The path with its last link followed.
   public let path: String
-  /// The descriptor of this process that it names, if it does.
+  /// The descriptor of this process to which the path leads, if any.
   public let ownDescriptor: Int32?
-  /// Whether it names a descriptor of any process.
+  /// Whether the path leads to a descriptor of any process.
   public let isDescriptor: Bool
 
-  /// Follows `path`. What there is at its end may be anything, or nothing.
+  /// Follows `path`. Its target may be anything, or missing.
   public init(_ path: String) {
     var path = path
     for _ in 0..<40 {
@@ -30,7 +30,7 @@ public struct OutputPath: Sendable {
     ownDescriptor = nil
   }
 
-  /// The folder that the last name of a path is in.
+  /// The folder of the last component of a path.
   static func folder(of path: String) -> String {
     guard let slash = path.lastIndex(of: "/") else { return "." }
     return slash == path.startIndex ? "/" : String(path[..<slash])

@@ -1,9 +1,10 @@
 import Glibc
 
-/// Where what is kept of pools from one activation to the next lies, beyond a boot.
+/// Finds the folder for records of pools that are kept across reboots.
 public enum StateFolder {
-  /// What the environment's `variable` says, for root /var/lib/dmthin/NAME, and for other users `dmthin/NAME`
-  /// of `XDG_STATE_HOME`, or of `~/.local/state`. Nil where none of these is known.
+  /// The folder in the environment's `variable`; by default /var/lib/dmthin/NAME for root, and for
+  /// other users `dmthin/NAME` in `XDG_STATE_HOME`, or in `~/.local/state`. Nil if none of these is
+  /// known.
   public static func usual(_ name: String, variable: String) -> String? {
     func value(_ variable: String) -> String? {
       getenv(variable).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }

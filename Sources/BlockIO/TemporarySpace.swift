@@ -1,8 +1,7 @@
 import CDMThin
 import Glibc
 
-/// Files without a name in the folder for temporary files: they go with the descriptor, whatever ends the
-/// program.
+/// Temporary files without a name: they disappear with the descriptor, however the program ends.
 public enum TemporarySpace {
   /// `$TMPDIR`, or /tmp.
   public static var folder: String {
@@ -10,10 +9,10 @@ public enum TemporarySpace {
     return String(cString: value)
   }
 
-  /// What messages call such a file.
+  /// The name of such a file in messages.
   public static var description: String { "a temporary file in \(folder)" }
 
-  /// A new empty file, for reading and writing, closed on exec. It is for the caller to close.
+  /// Creates an empty file for reading and writing, closed on exec. The caller must close it.
   public static func open() throws(BlockIOError) -> OpenFile {
     let descriptor = dmthin_temporary_file(folder)
     guard descriptor >= 0 else {
@@ -22,7 +21,7 @@ public enum TemporarySpace {
     return OpenFile(adopting: descriptor, path: description)
   }
 
-  /// A failed write to such a file, as an error that says so.
+  /// The error for a failed write to such a file.
   public static func full(_ error: BlockIOError) -> BlockIOError {
     BlockIOError(.keep, path: description, code: error.code)
   }

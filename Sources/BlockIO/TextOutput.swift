@@ -1,36 +1,37 @@
 import CDMThin
 import Glibc
 
-/// The one way in which text is written to a path that was given: dumps, reports, manual pages.
+/// Writes text to a path that the user gave: dumps, reports, manual pages.
 ///
-/// It is never written over what is read, over a file that another program has locked or that is in use
-/// as a loop device, and not onto a block device unless that was asked for. A regular file is replaced as
-/// a whole, at `commit`; where that is not reached, it stays what it was. Pipes, terminals, other
-/// character devices, and what is behind an own descriptor (/dev/stdout) get the text as it comes. Links
-/// are followed: the file is replaced, and not the link. Of a file with several names only this name gets
-/// the new text.
+/// It refuses to overwrite an input, a file that another program has locked or that a loop device
+/// uses, and a block device unless that is allowed. A regular file is replaced as a whole by
+/// `commit`; without it, the file is unchanged. Pipes, terminals, other character devices, and the
+/// process's own descriptors (/dev/stdout) receive the text as it is written. Links are followed:
+/// the file is replaced, not the link. If a file has several names, only this name gets the new
+/// text.
 public final class TextOutput {
-  /// Where the text goes.
+  /// The destination of the text.
   public let sink: ByteSink
   private let way: Way
 
   private enum Way {
-    /// Written aside, for a regular file.
+    /// Written under another name, for a regular file.
     case aside(FileReplacement)
-    /// Written as it comes; the descriptor is the object's.
+    /// Written directly; the object owns the descriptor.
     case through(Int32)
   }
 
-  /// What is asked of an output before it is opened.
+  /// The checks before an output is opened.
   public struct Rules {
-    /// Paths of what the text is made of, which is not to be overwritten.
+    /// Paths of the inputs, which must not be overwritten.
     public var inputs: [String] = []
-    /// Whether it may be a block device.
+    /// Whether the output may be a block device.
     public var mayBeDevice = false
-    /// Tells by the first bytes of a file, up to 4096, what it is, where text must not replace it.
+    /// Describes a file from its first bytes, up to 4096, if text must not replace it; otherwise
+    /// nil.
     public var isPrecious: (([UInt8]) -> String?)?
 
-    /// Rules for text that is made of nothing that could be overwritten.
+    /// Rules for text without inputs.
     public init() {}
   }
 
@@ -65,12 +66,12 @@ public final class TextOutput {
     if case .through(let descriptor) = way { close(descriptor) }
   }
 
-  /// Whether it is a regular file that is written aside, so that `write(_:at:)` may be used.
+  /// Whether it is a regular file written under another name, so that `write(_:at:)` may be used.
   public var isAside: Bool {
     if case .aside = way { true } else { false }
   }
 
-  /// Gives a file that is written aside its size, of zeros: for contents that do not come front to back.
+  /// Sets the size of such a file, filled with zeros, for content that is not written in order.
   public func setSize(_ byteCount: UInt64) throws(BlockIOError) {
     guard case .aside(let replacement) = way,
       ftruncate(replacement.descriptor, off_t(clamping: byteCount)) == 0
@@ -83,14 +84,14 @@ public final class TextOutput {
     try OpenFile(adopting: replacement.descriptor, path: sink.path).write(bytes, at: offset)
   }
 
-  /// Ends the text: hands it to the system, and puts a regular file in its place, durably.
-  /// - Throws: `BlockIOError`; a regular file is what it was.
+  /// Completes the text: flushes it, and replaces a regular file, durably.
+  /// - Throws: `BlockIOError`; a regular file is unchanged.
   public func commit() throws(BlockIOError) {
     try sink.flush()
     switch way {
     case .aside(let replacement): try replacement.commit()
     case .through(let descriptor):
-      // Pipes and terminals have nothing to sync.
+      // Pipes and terminals cannot be synced.
       if fsync(descriptor) != 0 && [EIO, ENOSPC, EDQUOT].contains(errno) {
         throw BlockIOError(.flush, path: sink.path, code: errno)
       }
@@ -101,7 +102,8 @@ public final class TextOutput {
     _ place: OutputPath, _ path: String, _ info: stat, _ rules: Rules
   ) throws(OutputError) -> Way {
     if let own = place.ownDescriptor {
-      // Not opened anew: it stands where the caller wants the text, and may be for appending only.
+      // Not opened again: its position is where the caller wants the text, and it may be
+      // append-only.
       return .through(try opened(fcntl(own, F_DUPFD_CLOEXEC, 3), path, info))
     }
     switch info.st_mode & S_IFMT {
@@ -111,7 +113,7 @@ public final class TextOutput {
       guard rules.mayBeDevice else {
         throw OutputError(
           .precious,
-          "\(path) is a block device: its content would be overwritten with text. If that is wanted, "
+          "\(path) is a block device: its content would be overwritten with text. To allow that, "
             + "give --onto-device")
       }
       return .through(try opened(Glibc.open(place.path, O_WRONLY | O_CLOEXEC | O_EXCL), path, info))
@@ -124,7 +126,8 @@ public final class TextOutput {
   private static func replacement(
     _ place: OutputPath, _ path: String, _ info: stat, _ rules: Rules
   ) throws(OutputError) -> FileReplacement {
-    // Opened for writing also where another file takes its place: whoever may not write it fails.
+    // Opened for writing even if another file replaces it, so that a user without permission gets
+    // an error.
     let old = try opened(Glibc.open(place.path, O_WRONLY | O_CLOEXEC), path, info)
     do throws(BlockIOError) {
       _ = try OpenFile.claim(old, path: path, readOnly: false)
@@ -136,7 +139,7 @@ public final class TextOutput {
       release(old)
       throw OutputError(
         .precious,
-        "\(path) is \(what), and not replaced by text: name another output, or remove it first")
+        "\(path) is \(what), and text does not replace it: give another output, or remove it first")
     }
     do throws(BlockIOError) {
       return try FileReplacement(at: place.path, old: (info, old), copies: place.isDescriptor)

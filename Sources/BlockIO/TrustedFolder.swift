@@ -1,19 +1,19 @@
 import CDMThin
 public import Glibc
 
-/// A folder that is open, reached without being led astray by others: a symbolic link on the way is
-/// followed only where nobody but root and this user can have put it.
+/// An open folder whose path other users cannot redirect: a symbolic link on the way is followed
+/// only if no one but root and this user can have made it.
 ///
-/// What is in it is named relative to the open folder, so that it stays the same folder whatever happens
-/// to its path meanwhile.
+/// Names are resolved relative to the open folder, so that it stays the same folder if its path
+/// changes.
 public final class TrustedFolder {
-  /// Why a folder, or a file in one, is not used.
+  /// Why a folder, or a file in one, is refused.
   public struct Fault: Error, Equatable, Sendable, CustomStringConvertible {
-    /// The system's error number; EPERM for what is there and not to be trusted.
+    /// The system's error number; EPERM if it exists but cannot be trusted.
     public let code: Int32
-    /// A sentence with what to do.
+    /// A sentence with advice.
     public let description: String
-    /// Whether it is there, and somebody else could have made or changed it.
+    /// Whether it exists, but another user could have made or changed it.
     public var isDistrust: Bool { code == EPERM }
 
     fileprivate init(_ code: Int32, _ description: String) {
@@ -22,18 +22,18 @@ public final class TrustedFolder {
 
     fileprivate init(_ verb: String, _ path: String) {
       let code = errno
-      // EPERM says something else here.
+      // EPERM has the meaning above here.
       self.init(
         code == EPERM ? EACCES : code, "cannot \(verb) \(path): \(String(cString: strerror(code)))")
     }
   }
 
-  /// Links on the way to a folder are no more.
+  /// The most links on the way to a folder.
   private static let linksMax = 40
 
-  /// What messages call it.
+  /// Its name in messages.
   public let path: String
-  /// The open folder: good for names relative to it, not for reading it.
+  /// The open folder, usable for names relative to it, but not for reading it.
   public let descriptor: Int32
 
   private init(_ path: String, _ descriptor: Int32) {
@@ -44,24 +44,24 @@ public final class TrustedFolder {
 
   // MARK: - Opening
 
-  /// The folder at `path`, whoever it belongs to.
-  /// - Throws: `Fault`; ENOENT where there is none.
+  /// Opens the folder at `path`, of any owner.
+  /// - Throws: `Fault`; ENOENT if it does not exist.
   public convenience init(reaching path: String) throws(Fault) {
     self.init(path, try Self.reach(path))
   }
 
-  /// The folder in which `path` names something, and that name.
-  /// - Throws: `Fault`; EINVAL where the path ends with no name.
+  /// The folder and the last component of `path`.
+  /// - Throws: `Fault`; EINVAL if the path has no last component.
   public static func parent(of path: String) throws(Fault) -> (folder: TrustedFolder, name: String)
   {
     let (parent, name) = try split(path)
     return (try TrustedFolder(reaching: parent), name)
   }
 
-  /// The folder at `path`, which is a folder and no link to one, belongs to root or this user, and in
-  /// which nobody else may write.
-  /// - Parameter makes: make it where there is none, for this user alone.
-  /// - Throws: `Fault`; ENOENT where there is none.
+  /// Opens the folder at `path`. It must be a folder and not a link, belong to root or this user,
+  /// and not be writable by other users.
+  /// - Parameter makes: whether to create it if it is missing, for this user only.
+  /// - Throws: `Fault`; ENOENT if it does not exist.
   public static func own(_ path: String, makes: Bool = false) throws(Fault) -> TrustedFolder {
     let (parent, name): (TrustedFolder, String)
     do throws(Fault) {
@@ -78,25 +78,26 @@ public final class TrustedFolder {
     guard descriptor >= 0 else {
       guard errno == ENOTDIR || errno == ELOOP else { throw Fault("open", path) }
       throw Fault(
-        EPERM, "\(path) is no folder, or a symbolic link to one, which is not followed: remove it")
+        EPERM,
+        "\(path) is not a folder, or a symbolic link to one, which is not followed: remove it")
     }
     let folder = TrustedFolder(path, descriptor)
     var info = stat()
     guard fstat(descriptor, &info) == 0 else { throw Fault("open", path) }
-    try requireOurs(info, path, "choose a place where only this user may write, or remove it")
+    try requireOurs(info, path, "choose a place that only this user may write to, or remove it")
     return folder
   }
 
-  /// The same; it is made where it is missing, and so are the folders on the way to it. Others must not be
-  /// able to put another folder in its place either: the one that it is in is no one's where they may rename.
+  /// Opens the folder as `own` does; creates it, and the folders on the way, if they are missing.
+  /// Also requires that other users cannot rename it: its parent must not be writable by them.
   public static func made(_ path: String) throws(Fault) -> TrustedFolder {
     do throws(Fault) {
       let folder = try own(path, makes: true)
       guard try !parent(of: path).folder.letsOthersReplace else {
         throw Fault(
           EPERM,
-          "others could put another folder in place of \(path), so it is not used: choose a place where "
-            + "only this user may write")
+          "other users could replace \(path), so it is not used: choose a place that only this user may "
+            + "write to")
       }
       return folder
     } catch {
@@ -122,17 +123,17 @@ public final class TrustedFolder {
     let slash = bytes.lastIndex(of: UInt8(ascii: "/"))
     let name = String(decoding: bytes[(slash.map { $0 + 1 } ?? 0)...], as: UTF8.self)
     guard !name.isEmpty, name != ".", name != ".." else {
-      throw Fault(EINVAL, "'\(path)' ends with no name")
+      throw Fault(EINVAL, "'\(path)' has no last component")
     }
     guard let slash else { return (".", name) }
     return (slash == 0 ? "/" : String(decoding: bytes[..<slash], as: UTF8.self), name)
   }
 
-  /// Walks along a path; gives the folder that it ends with.
+  /// Walks along a path and returns the folder at its end.
   private static func reach(_ path: String) throws(Fault) -> Int32 {
     var current = open(path.hasPrefix("/") ? "/" : ".", flags)
     guard current >= 0 else { throw Fault("open", path) }
-    // The next part is the last.
+    // The next component is the last element.
     var parts = Array(path.split(separator: "/").map(String.init).reversed())
     var links = 0
     do throws(Fault) {
@@ -166,7 +167,7 @@ public final class TrustedFolder {
     return current
   }
 
-  /// Where a link leads that only root or this user can have made.
+  /// The target of a link that only root or this user can have made.
   private static func trustedLink(_ folder: Int32, _ name: String, _ path: String) throws(Fault)
     -> String
   {
@@ -179,7 +180,7 @@ public final class TrustedFolder {
       errno = ENOTDIR
       throw Fault("open", path)
     }
-    // In a folder with the sticky bit names belong to those who made them.
+    // In a folder with the sticky bit, only the owner can rename an entry.
     let isSticky = parent.st_mode & S_ISVTX != 0
     guard
       isOurs(parent.st_uid)
@@ -187,7 +188,7 @@ public final class TrustedFolder {
     else {
       throw Fault(
         EPERM,
-        "\(path): '\(name)' is a symbolic link in a folder where others may write, and is not "
+        "\(path): '\(name)' is a symbolic link in a folder that other users may write to, and is not "
           + "followed; give the path that it stands for")
     }
     var bytes = [CChar](repeating: 0, count: Int(PATH_MAX))
@@ -196,7 +197,7 @@ public final class TrustedFolder {
     return String(decoding: bytes[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
 
-  // MARK: - Whose it is
+  // MARK: - Ownership
 
   private static func isOurs(_ user: uid_t) -> Bool { user == 0 || user == geteuid() }
   private static func othersMayWrite(_ info: stat) -> Bool { info.st_mode & 0o022 != 0 }
@@ -204,28 +205,30 @@ public final class TrustedFolder {
   private static func requireOurs(_ info: stat, _ path: String, _ advice: String) throws(Fault) {
     guard isOurs(info.st_uid) else {
       throw Fault(
-        EPERM, "\(path) belongs to user \(info.st_uid), not to this one, and is not used: \(advice)"
+        EPERM,
+        "\(path) belongs to user \(info.st_uid), not to this user, and is not used: \(advice)"
       )
     }
     guard !othersMayWrite(info) else {
       let mode = String(info.st_mode & 0o7777, radix: 8)
-      throw Fault(EPERM, "others may write to \(path) (mode \(mode)), so it is not used: \(advice)")
+      throw Fault(
+        EPERM, "other users may write to \(path) (mode \(mode)), so it is not used: \(advice)")
     }
   }
 
-  /// Whether others could put something else in place of what root or this user has made here.
+  /// Whether other users could replace what root or this user has made here.
   public var letsOthersReplace: Bool {
     var info = stat()
     guard fstat(descriptor, &info) == 0 else { return true }
-    // A group that has this user alone is common, and no other's.
+    // A group whose only member is this user is common, and allowed.
     let isOpen = info.st_mode & 0o002 != 0 || info.st_mode & 0o020 != 0 && info.st_gid != getegid()
     return !Self.isOurs(info.st_uid) || isOpen && info.st_mode & S_ISVTX == 0
   }
 
-  // MARK: - What is in it
+  // MARK: - Content
 
-  /// Names in it, in no order, without `.` and `..`.
-  /// - Throws: `Fault` where it cannot be read.
+  /// Names in it, unsorted, without `.` and `..`.
+  /// - Throws: `Fault` if it cannot be read.
   public func names() throws(Fault) -> [String] {
     let readable = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard readable >= 0 else { throw Fault("read", path) }
@@ -236,16 +239,16 @@ public final class TrustedFolder {
     return Folder.names(of: list)
   }
 
-  /// What a name stands for, itself if it is a link; nil where there is nothing.
+  /// The status of a name, of the link itself if it is one; nil if it does not exist.
   public func status(_ name: String) -> stat? {
     var info = stat()
     return fstatat(descriptor, name, &info, AT_SYMLINK_NOFOLLOW) == 0 ? info : nil
   }
 
-  /// Opens a regular file that belongs to root or this user and that nobody else may write to. A link is
-  /// not followed, and nothing is waited for.
-  /// - Parameter flags: of open(2), besides those that this takes.
-  /// - Throws: `Fault`; ENOENT where there is none and none is made.
+  /// Opens a regular file that belongs to root or this user and that other users cannot write to.
+  /// Does not follow a link, and does not block.
+  /// - Parameter flags: flags of open(2), in addition to those used here.
+  /// - Throws: `Fault`; ENOENT if it does not exist and is not created.
   public func openFile(_ name: String, _ flags: Int32) throws(Fault) -> Int32 {
     let place = "\(path)/\(name)"
     let fd = openat(descriptor, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0o600)
@@ -257,9 +260,9 @@ public final class TrustedFolder {
     do throws(Fault) {
       guard fstat(fd, &info) == 0 else { throw Fault("open", place) }
       guard info.st_mode & S_IFMT == S_IFREG else {
-        throw Fault(EPERM, "\(place) is no regular file: remove it")
+        throw Fault(EPERM, "\(place) is not a regular file: remove it")
       }
-      try Self.requireOurs(info, place, "look at what it says, and remove it")
+      try Self.requireOurs(info, place, "read it, and remove it")
     } catch {
       close(fd)
       throw error
@@ -267,11 +270,11 @@ public final class TrustedFolder {
     return fd
   }
 
-  /// Removes a name, whatever it stands for; true if it was there.
+  /// Removes an entry of any kind. Returns true if it existed.
   @discardableResult
   public func remove(_ name: String) -> Bool { unlinkat(descriptor, name, 0) == 0 }
 
-  /// Gives a file another name here, in place of what has that name.
+  /// Renames an entry, replacing the one with the new name.
   /// - Throws: `Fault`.
   public func rename(_ name: String, to other: String) throws(Fault) {
     guard renameat(descriptor, name, descriptor, other) == 0 else {
@@ -279,11 +282,11 @@ public final class TrustedFolder {
     }
   }
 
-  /// Makes a file, or replaces it: after a crash there is the old one or the new.
-  /// - Throws: `Fault`; the old one is there then.
+  /// Creates a file, or replaces it atomically: after a crash there is the old one or the new one.
+  /// - Throws: `Fault`; the old file is unchanged then.
   public func replace(_ name: String, with text: String) throws(Fault) {
     let temporary = name + Self.unfinishedSuffix
-    // One that was not finished.
+    // Removes an incomplete file.
     remove(temporary)
     let file = try openFile(temporary, O_WRONLY | O_CREAT | O_EXCL)
     defer { close(file) }
@@ -305,11 +308,10 @@ public final class TrustedFolder {
     guard sync() else { throw Fault("write", "\(path)/\(name)") }
   }
 
-  /// Comes after the name of a file that is not whole yet.
+  /// The suffix of an incomplete file.
   public static let unfinishedSuffix = ".new"
 
-  /// Has the names in it be there after a power cut, as far as the file system can; false where it could
-  /// not.
+  /// Makes the names durable, as far as the file system can. Returns false if it cannot.
   @discardableResult
   public func sync() -> Bool {
     let readable = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)

@@ -1,13 +1,13 @@
 import Glibc
 
-/// What is read from beginning to end, up to a size: texts that somebody wrote, and what the system
-/// tells in files of its own.
+/// Reads files completely, up to a size: texts of users, and files of the system.
 public enum WholeFile {
-  /// What a descriptor gives up to its end, from where it stands.
+  /// Reads a descriptor from its position to the end.
   /// - Parameters:
-  ///   - path: what messages call it.
-  ///   - bytesMax: no more than this is kept; it takes as much memory, and up to 64 KiB.
-  /// - Throws: `BlockIOError` where reading fails, with `EFBIG` where there is more than `bytesMax`.
+  ///   - path: its name in messages.
+  ///   - bytesMax: the most bytes to keep; memory is that plus up to 64 KiB.
+  /// - Throws: `BlockIOError` if reading fails, with `EFBIG` if there are more than `bytesMax`
+  ///   bytes.
   public static func bytes(of descriptor: Int32, path: String, upTo bytesMax: Int)
     throws(BlockIOError) -> [UInt8]
   {
@@ -27,12 +27,12 @@ public enum WholeFile {
     }
   }
 
-  /// What a file has.
+  /// Reads a file.
   /// - Parameters:
-  ///   - bytesMax: no more than this is kept, as with a descriptor.
-  ///   - flags: of open(2), besides those for reading.
-  /// - Throws: `BlockIOError` where opening or reading fails, with `EFBIG` where there is more than
-  ///   `bytesMax`.
+  ///   - bytesMax: the most bytes to keep, as for a descriptor.
+  ///   - flags: flags of open(2), in addition to those for reading.
+  /// - Throws: `BlockIOError` if opening or reading fails, with `EFBIG` if there are more than
+  ///   `bytesMax` bytes.
   public static func bytes(at path: String, upTo bytesMax: Int, flags: Int32 = 0)
     throws(BlockIOError) -> [UInt8]
   {
@@ -42,8 +42,8 @@ public enum WholeFile {
     return try bytes(of: descriptor, path: path, upTo: bytesMax)
   }
 
-  /// The text of a small file of the system, in /sys or /proc, without white space at its end; nil where
-  /// there is none, or it is larger than 4 KiB.
+  /// The text of a small file in /sys or /proc, without trailing white space; nil if it does not
+  /// exist, or is larger than 4 KiB.
   public static func systemText(_ path: String) -> String? {
     guard let bytes = try? bytes(at: path, upTo: 4096) else { return nil }
     var text = String(decoding: bytes, as: UTF8.self)

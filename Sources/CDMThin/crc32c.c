@@ -1,8 +1,8 @@
-// CRC-32C by instruction where the processor has one, by table where not.
+// CRC-32C by the processor's instruction if it has one, otherwise by table.
 //
-// The x86 instruction has a latency of three cycles and a throughput of one, so three lanes run
-// side by side; their registers are joined by advancing a register over a known count of zero
-// bytes, which is linear and so a table look-up per byte of the register.
+// The x86 instruction has a latency of three cycles and a throughput of one, so three lanes run in
+// parallel. Their registers are joined by advancing a register over a known number of zero bytes,
+// which is linear and so a table look-up per byte of the register.
 #include "CDMThin.h"
 
 #include <pthread.h>
@@ -29,8 +29,8 @@ static uint32_t advance(uint32_t crc, size_t zero_bytes) {
     return crc;
 }
 
-// Runs when a checksum is first asked for: most calls of dmthin need none, and on a virtual machine
-// asking the processor what it can do takes as long as many of them.
+// Runs when the first checksum is computed: most calls of dmthin need none, and on a virtual
+// machine querying the processor takes longer than many of them.
 static void build_tables(void) {
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t r = i;

@@ -1,6 +1,6 @@
-// What device-mapper's headers ask for and Swift cannot give: a function of variable arguments for
-// libdevmapper's log, an ioctl that the library keeps to a descriptor of its own, and calls of variable
-// arguments for the semaphores that udev's cookies are.
+// Parts of device-mapper's interface that Swift cannot express: a variadic function for
+// libdevmapper's log, an ioctl for which the library has no call, and variadic calls for the
+// semaphores of udev's cookies.
 #include "CDMThin.h"
 
 #include <linux/dm-ioctl.h>
@@ -27,7 +27,7 @@ static void dm_log_line(int level, const char *file, int line, int code, const c
 void *dmthin_dm_log_function(void) { return (void *)dm_log_line; }
 
 int dmthin_dm_arm_events(int fd) {
-    // The interface of version 4.37 has it; the kernel compares the major number only.
+    // Version 4.37 of the interface has this ioctl; the kernel compares only the major number.
     struct dm_ioctl request = {.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof request};
     return ioctl(fd, DM_DEV_ARM_POLL, &request);
 }

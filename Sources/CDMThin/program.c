@@ -11,13 +11,13 @@
 
 static unsigned was_closed;
 
-// A chroot may have no /dev. Then a folder takes the place: it holds the number, and what is written to it
-// or read from it fails.
+// A chroot may have no /dev. Then a folder takes its place: it occupies the number, and reads and
+// writes fail.
 static void open_null(int fd) {
     int opened = open("/dev/null", O_RDWR);
     if (opened < 0) opened = open("/", O_RDONLY | O_DIRECTORY);
     if (opened < 0) _exit(74);
-    // The lowest free number is this one: those below are open already.
+    // The lowest free number is this one, because those below are open.
     if (opened != fd) {
         if (dup2(opened, fd) < 0) _exit(74);
         close(opened);
@@ -41,7 +41,7 @@ int dmthin_start_program(char *const *arguments, int log) {
     sigset_t none, all;
     sigemptyset(&none);
     sigfillset(&all);
-    // A service manager waits for word from this process, and has given sockets to it.
+    // A service manager expects notifications from this process, and has passed sockets to it.
     static const char *const own[] = {"NOTIFY_SOCKET=", "LISTEN_PID=", "LISTEN_FDS=", "LISTEN_FDNAMES="};
     size_t count = 0;
     for (char **entry = environ; *entry; entry++) count++;

@@ -36,7 +36,7 @@ static int unix_address(struct sockaddr_un *address, const char *path) {
 int dmthin_bind_unix(int fd, const char *path) {
     struct sockaddr_un address;
     if (unix_address(&address, path)) return -1;
-    // By the mask rather than afterwards: there is no moment in which others could connect.
+    // By the mask, so that there is no moment in which other users could connect.
     mode_t old = umask(0177);
     int status = bind(fd, (struct sockaddr *)&address, sizeof address);
     int code = errno;

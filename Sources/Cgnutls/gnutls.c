@@ -1,11 +1,11 @@
-// The functions of GnuTLS that are used, each calling the library's own. A program that named the library
-// would have it and the eight that it needs loaded at each start, which takes longer than most commands
-// do, and encrypts nothing in any but one of them.
+// The functions of GnuTLS in use, each calling the library's function of that name. If the program
+// were linked to the library, it would load the library and its eight dependencies at each start,
+// which takes longer than most commands run; only one of them encrypts.
 #include "Cgnutls.h"
 
 #include <dlfcn.h>
 
-// The program's own, which the library must not find in place of its own.
+// The program's own symbols, which the library must not find in place of its own.
 #define OURS __attribute__((visibility("hidden")))
 
 #define FUNCTIONS(F, P)                                                                            \
@@ -50,7 +50,7 @@
     F(int, gnutls_psk_set_server_credentials_file,                                                 \
       (gnutls_psk_server_credentials_t c, const char *path), (c, path))
 
-// The compiler compares each with the header's declaration.
+// The compiler checks each against the header's declaration.
 #define FUNCTION(result, name, parameters, arguments)                                              \
     static __typeof__(name) *found_##name;                                                         \
     OURS result name parameters { return found_##name arguments; }

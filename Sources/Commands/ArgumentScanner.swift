@@ -2,30 +2,30 @@
 @preconcurrency import Glibc
 import Synchronization
 
-/// An element of a command line, recognised.
+/// One parsed element of a command line.
 enum ScannedArgument {
   case option(OptionSpec, value: String?)
   case operand(String)
 }
 
-/// Splits a command line by getopt_long(3), and takes back what that function allows too much:
-/// shortened long names, and anything for an optional value.
+/// Splits a command line with getopt_long(3), and rejects what that function accepts but these
+/// commands do not: shortened long names, and arbitrary text for an optional value.
 ///
-/// An optional value is
-/// - what `=` joins to the option: `-m=5`, `--metadata-snap=5`;
-/// - what is joined to the letter, if the option takes such a value: `-m5`, `-nshort`. Else the rest
-///   are further letters: `-mq`;
-/// - the operand that comes right after the option, if the option takes such a value and the command
-///   has operands enough without it: `-m 5 DEV`, `DEV -m 5`. In `-m 5` alone, 5 is a file.
+/// An optional value is one of:
+/// - the text after `=`: `-m=5`, `--metadata-snap=5`;
+/// - the text joined to the letter, if the option accepts it as a value: `-m5`, `-nshort`.
+///   Otherwise the rest are further letters: `-mq`;
+/// - the operand right after the option, if the option accepts it as a value and enough operands
+///   remain for the command: `-m 5 DEV`, `DEV -m 5`. In `-m 5` alone, 5 is a file.
 struct ArgumentScanner {
   private static let firstLongCode: Int32 = 256
-  /// getopt_long keeps its place in global variables.
+  /// getopt_long keeps its state in global variables.
   private static let globals = Mutex<Void>(())
 
   private let options: [OptionSpec]
   private let strings: CStrings
   private var result: [ScannedArgument] = []
-  /// How many operands stand behind `--`.
+  /// The number of operands after `--`.
   private var operandsAfterEnd = 0
 
   private init(_ arguments: [String], options: [OptionSpec]) {
@@ -33,9 +33,9 @@ struct ArgumentScanner {
     strings = CStrings(["-"] + arguments)
   }
 
-  /// The elements of `arguments`, which do not include the program's name; up to and including
-  /// the first `--help`.
-  /// - Parameter operandsMax: operands that the command takes.
+  /// Parses `arguments`, which do not include the program's name, up to and including the first
+  /// `--help`.
+  /// - Parameter operandsMax: the number of operands that the command accepts.
   static func scan(_ arguments: [String], options: [OptionSpec], operandsMax: Int)
     throws(UsageError) -> [ScannedArgument]
   {
@@ -47,8 +47,8 @@ struct ArgumentScanner {
     }
   }
 
-  /// Gives options with optional values the operands that are theirs. Empty operands do not count,
-  /// since they are dropped where there are too many.
+  /// Turns operands into the values of the options with optional values before them. Empty operands
+  /// do not count, because surplus empty operands are dropped later.
   private mutating func takeOperandsAsValues(operandsMax: Int) {
     var excess = -operandsMax
     for case .operand(let text) in result where !text.isEmpty { excess += 1 }
@@ -74,12 +74,12 @@ struct ArgumentScanner {
         val: Self.firstLongCode + Int32(index))
     }
     longs.append(Cgetopt.option(name: nil, has_arg: 0, flag: nil, val: 0))
-    // "-": operands come in order; ":": a missing value is told from an unknown option.
+    // "-": operands come in order; ":": a missing value is distinguished from an unknown option.
     let shorts = options.reduce(into: "-:") { text, option in
       guard let short = option.short else { return }
       text += "\(short)\(String(repeating: ":", count: Int(Self.argumentMode(option))))"
     }
-    // The scan may start anew at a later element; `base` is the one before it.
+    // The scan may restart at a later element; `base` is the one before it.
     var base = 0
     optind = 0
     opterr = 0
@@ -102,7 +102,7 @@ struct ArgumentScanner {
       let isSeparate = base + Int(optind) == element + 2
       let found = try option(for: code, element: strings[element])
       if let rest = try append(found, value: value, isLong: code > 255, isSeparate: isSeparate) {
-        // `-mq` with an optional value for `m`: what follows is a cluster of its own.
+        // `-mq` with an optional value for `m`: the rest is a cluster of letters.
         strings.replace(element, with: "-" + rest)
         base = element - 1
         optind = 0
@@ -146,8 +146,8 @@ struct ArgumentScanner {
     return option
   }
 
-  /// Adds an option with its value. Returns what is left of a cluster that turned out not to be
-  /// the option's value.
+  /// Adds an option with its value. Returns the rest of a cluster that turned out not to be the
+  /// option's value.
   private mutating func append(_ option: OptionSpec, value: String?, isLong: Bool, isSeparate: Bool)
     throws(UsageError) -> String?
   {
@@ -177,7 +177,7 @@ struct ArgumentScanner {
     return rest
   }
 
-  /// The long name that somebody who wrote `name` may have meant.
+  /// The long option name most similar to the misspelled `name`.
   private func similarName(to name: String) -> String? {
     let names = options.filter { !$0.isHidden }.map(\.name)
     if name.count > 1, let longer = names.first(where: { $0.hasPrefix(name) }) { return longer }
@@ -186,7 +186,7 @@ struct ArgumentScanner {
   }
 }
 
-/// Insertions, deletions and replacements between two words.
+/// The edit distance: insertions, deletions and replacements between two words.
 private func distance(_ left: [UInt8], _ right: [UInt8]) -> Int {
   var row = Array(0...right.count)
   for (i, a) in left.enumerated() {

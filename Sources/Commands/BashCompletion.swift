@@ -1,5 +1,5 @@
 extension CommandSpec {
-  /// A bash completion for the command under its field name.
+  /// A bash completion for the command under its traditional name, like `thin_check`.
   public var bashCompletion: String {
     """
     # Completion of \(fieldName); generated.

@@ -1,17 +1,17 @@
 import BlockIO
 public import ThinTools
 
-/// What `thin_check` is asked to do.
+/// A parsed `thin_check` command line.
 public struct CheckRequest: Equatable, Sendable {
   /// The metadata device or file.
   public var input: String
-  /// What to check and mend.
+  /// What to check and repair.
   public var options = CheckOptions()
   /// Print the result as JSON.
   public var isJSON: Bool
-  /// Print nothing, and end with what says whether the pool may be activated.
+  /// Print nothing; the exit status tells whether the pool may be activated.
   public var isQuiet: Bool
-  /// End with a status of its own for whatever was found.
+  /// Return a nonzero exit status for every finding, harmless ones included.
   public var isStrict: Bool
 
   init(_ arguments: ParsedArguments) {
@@ -30,8 +30,8 @@ public struct CheckRequest: Equatable, Sendable {
     isStrict = arguments.has("strict")
   }
 
-  /// The status for what was found. What costs no mapping must not keep a pool from coming up:
-  /// lvm2 calls with -q and takes every status but 0 for damage.
+  /// The exit status for a report. A finding that costs no mapping must not stop lvm2 from
+  /// activating the pool: lvm2 calls with -q and takes every status but 0 for damage.
   func status(for report: CheckReport) -> ExitStatus {
     if report.isDamaged { return .damaged }
     if isStrict { return report.isClean ? .ok : .leaks }
@@ -57,8 +57,8 @@ public enum CheckCommand: Command {
     return request.status(for: report).rawValue
   }
 
-  /// Prints the lines that scripts look for. Where their reader has gone away the status stays the
-  /// check's: another one would say that the metadata is damaged.
+  /// Prints the lines that scripts look for. If the reader has closed the pipe, the exit status is
+  /// still that of the check: another status would mean that the metadata is damaged.
   private static func printFigures(_ report: CheckReport, _ console: Console)
     throws(BlockIOError)
   {
@@ -79,7 +79,8 @@ public enum CheckCommand: Command {
     do throws(OutputError) {
       return try MetadataOutput.open(request.input)
     } catch {
-      // What is mended is what is checked: that it cannot be opened is said of the input.
+      // The device being repaired is the input: a failure to open it is reported as one of the
+      // input.
       if case .failed = error.reason { throw ToolError(.unsuitable(.input), error.message) }
       throw ToolError(error)
     }
@@ -113,23 +114,23 @@ public enum CheckCommand: Command {
         : "No mapping is affected, and no space is lost: the pool is sound."
       let next =
         report.noRoomToMend
-        ? " There are not enough free metadata blocks to mend this: enlarge the metadata device, or "
+        ? " There are too few free metadata blocks to repair this: enlarge the metadata device, or "
           + "thin_dump the metadata and thin_restore it to a larger one."
         : report.mendableCount > 0
-          ? " With the pool inactive, thin_check --auto-repair mends this." : ""
+          ? " With the pool inactive, thin_check --auto-repair repairs this." : ""
       console.note(cost + next)
     }
   }
 
-  /// A single transaction behind the superblock's is what crashes leave, and not worth a line, nor what
-  /// is older by all appearances.
+  /// Returns nil for a single transaction after the superblock's, which a crash leaves behind, and
+  /// for generations that appear to be older.
   private static func note(of newer: NewerGeneration) -> String? {
     switch newer.age {
     case .newest, .newer:
       "\(newer.sentence) Nothing was changed. Keep a copy of the metadata before the pool is "
         + "activated, which would write over it; thin_dump --repair saves the newer one."
     case .uncertain:
-      "\(newer.sentence) Where the pool is as you expect it, there is nothing to do; otherwise keep a "
+      "\(newer.sentence) If the pool is as you expect it, do nothing. Otherwise keep a "
         + "copy of the metadata before the pool is activated, and compare with thin_dump --repair "
         + "--generation \(newer.block)."
     case .unlikely, .interrupted: nil
@@ -179,7 +180,7 @@ public enum CheckCommand: Command {
     try json.finish()
   }
 
-  /// Looks at the input before the engine does.
+  /// Checks the kind of the input before the engine opens it.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let request = CheckRequest(arguments)
@@ -189,13 +190,13 @@ public enum CheckCommand: Command {
     }
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   public static let spec = CommandSpec(
     name: "check", fieldName: "thin_check",
     summary: "check thin-provisioning metadata",
     description: [
       """
-      Reads all metadata of a pool and tells whether every block is sound, every tree well formed, \
+      Reads all metadata of a pool and checks that every block is sound, every tree well formed, \
       and every reference count right. Prints TRANSACTION_ID and METADATA_FREE_BLOCKS of the pool, \
       and a line for each fault.
       """,
@@ -219,8 +220,8 @@ public enum CheckCommand: Command {
       (
         .leaks,
         """
-        Leaked blocks, and no damage; --auto-repair mends them. Not with -q, which gives 0 then. With \
-        --strict: anything harmless.
+        Leaked blocks were found, and no damage; --auto-repair frees them. With -q the status is 0 \
+        instead. With --strict: anything harmless was found.
         """
       ),
     ],
@@ -234,12 +235,12 @@ public enum CheckCommand: Command {
       help: "Check the superblock and the trees of devices, but neither mappings nor counts."),
     OptionSpec(
       "ignore-non-fatal-errors",
-      help: "Return 0 where leaked blocks are all that was found."),
+      help: "Return 0 if nothing but leaked blocks was found."),
     OptionSpec(
       "strict",
       help: """
-        Return 65 for everything that was found and is no damage: leaked blocks also with -q, and \
-        counters, times and nodes that are off but matter to nothing.
+        Return 65 for every finding that is no damage: leaked blocks, also with -q, and wrong \
+        counters, times and nodes that do no harm.
         """,
       conflicts: ["ignore-non-fatal-errors"]),
   ]
@@ -247,8 +248,8 @@ public enum CheckCommand: Command {
   private static let quiet = OptionSpec(
     "quiet", short: "q",
     help: """
-      Print nothing, errors included: the exit status tells whether the pool may be activated. It is \
-      0 also where blocks leaked.
+      Print nothing, errors included: the exit status tells whether the pool may be activated. It \
+      is 0 if nothing but leaked blocks was found.
       """)
 
   private static let repairing = [
@@ -273,9 +274,9 @@ public enum CheckCommand: Command {
       """),
     OptionSpec(
       "override-mapping-root", value: .required(placeholder: "BLOCKNR", .number),
-      help: "Take the mapping tree from this metadata block, not from the superblock's root."),
+      help: "Read the mapping tree at this metadata block instead of the superblock's root."),
     OptionSpec(
       "override-details-root", value: .required(placeholder: "BLOCKNR", .number),
-      help: "Take the device details tree from this metadata block."),
+      help: "Read the device details tree at this metadata block."),
   ]
 }

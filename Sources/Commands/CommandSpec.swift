@@ -1,27 +1,27 @@
-/// What a command takes, says of itself, and returns. Parsing, `--help`, the manual page and the
-/// shell completion are all made from this: each fact is written once.
+/// Options, operands, help and exit statuses of a command. The parser, `--help`, the manual page
+/// and the shell completion are all made from this, so that each fact is written once.
 public struct CommandSpec: Sendable {
   /// The verb after `dmthin`, like `check`; two words for a command of a group, like `pool delete`.
   public let name: String
-  /// The name that the field knows the tool by, like `thin_check`; the manual page's.
+  /// The name of the traditional tool, like `thin_check`; also the name of the manual page.
   public let fieldName: String
   /// One line, without a full stop.
   public let summary: String
-  /// Paragraphs of what the command does and what to know before using it.
+  /// Paragraphs for help: what the command does and what to know before using it.
   public let description: [String]
   /// Options in the order in which help shows them; `--help` and `--version` are added.
   public let options: [OptionSpec]
   /// Arguments without a dash, in order.
   public let positionals: [PositionalSpec]
-  /// Command lines to learn from, with what each does. `$` stands for the command's name.
+  /// Example command lines, each with its purpose. `$` stands for the command's name.
   public let examples: [(line: String, purpose: String)]
   /// Exit statuses beyond those that every command has.
   public let exitStatus: [(status: ExitStatus, meaning: String)]
-  /// All statuses that there are, for a command that has its own instead of those of the others.
+  /// The full list of exit statuses, for a command whose statuses are not those of the others.
   public let onlyExitStatus: [(status: Int32, meaning: String)]
-  /// Verbs of a command that has such, with how each is written and what it does.
+  /// The verbs of the command, if it has any: how each is written and what it does.
   public let verbs: [(forms: [String], help: String)]
-  /// Commands worth knowing next, by their field names.
+  /// Related commands, by their field names.
   public let seeAlso: [String]
 
   /// A command.
@@ -56,14 +56,14 @@ public struct CommandSpec: Sendable {
     name.contains(" ") ? name.split(separator: " ").first.map { String($0) } : nil
   }
 
-  /// The program that is this command alone, like `thin_check`; nil where the manual page's name is
-  /// none of a program.
+  /// The program that runs only this command, like `thin_check`; nil if there is none of the manual
+  /// page's name.
   public var ownProgram: String? { fieldName.hasPrefix("dmthin-") ? nil : fieldName }
 
   /// Options that help shows, sorted as it shows them.
   public var visibleOptions: [OptionSpec] { options.filter { !$0.isHidden } }
 
-  /// `Usage:` line after the name of the program, like `[OPTIONS] --input <FILE>`.
+  /// The `Usage:` line after the name of the program, like `[OPTIONS] --input <FILE>`.
   public var usage: String {
     let required = options.filter(\.isRequired).map(\.label)
     let operands = positionals.map { operand in
@@ -76,8 +76,8 @@ public struct CommandSpec: Sendable {
 
 /// One option of a command.
 public struct OptionSpec: Sendable {
-  /// Whether an option takes a value. How an optional value is told from what follows the option,
-  /// `ArgumentScanner` says.
+  /// Whether an option takes a value. `ArgumentScanner` describes how an optional value is
+  /// distinguished from the next argument.
   public enum Value: Sendable {
     case flag
     case required(placeholder: String, ValueKind)
@@ -88,17 +88,17 @@ public struct OptionSpec: Sendable {
   public let name: String
   /// The one-letter name.
   public let short: Character?
-  /// Whether it takes a value, and of what kind.
+  /// Whether it takes a value, and of which kind.
   public let value: Value
-  /// Sentences for help: what it does, in which units, and what happens without it.
+  /// Sentences for help: what it does, in which units, and the default.
   public let help: String
-  /// Whether the command cannot do without it.
+  /// Whether the command fails without it.
   public let isRequired: Bool
   /// Whether it may be given more than once.
   public let isRepeatable: Bool
-  /// Accepted for the sake of old scripts, and not shown.
+  /// Accepted for old scripts, and not shown in help.
   public let isHidden: Bool
-  /// Long names of options that exclude this one; one direction is enough.
+  /// Long names of options that exclude this one. Naming it on one side is enough.
   public let conflicts: [String]
 
   /// An option.
@@ -117,7 +117,7 @@ public struct OptionSpec: Sendable {
     self.conflicts = conflicts
   }
 
-  /// How messages call the option: `--format <TYPE>`, `--metadata-snap[=<BLOCKNR>]`.
+  /// The option's name in messages: `--format <TYPE>`, `--metadata-snap[=<BLOCKNR>]`.
   public var label: String {
     switch value {
     case .flag: "--\(name)"
@@ -126,7 +126,7 @@ public struct OptionSpec: Sendable {
     }
   }
 
-  /// What its value must look like; nil for a flag.
+  /// The syntax of its value; nil for a flag.
   public var valueKind: ValueKind? {
     switch value {
     case .flag: nil
@@ -141,13 +141,13 @@ public struct OptionSpec: Sendable {
 
 /// An argument without a dash.
 public struct PositionalSpec: Sendable {
-  /// What usage calls it, like `INPUT`.
+  /// Its name in the usage line, like `INPUT`.
   public let name: String
   /// Sentences for help.
   public let help: String
-  /// Whether the command cannot do without it.
+  /// Whether the command fails without it.
   public let isRequired: Bool
-  /// Whether there may be any number of it; then it is the last.
+  /// Whether it may be repeated; then it is the last.
   public let isRepeatable: Bool
 
   /// An argument.
@@ -159,7 +159,7 @@ public struct PositionalSpec: Sendable {
   }
 }
 
-/// What a value must look like; checked when it is parsed, and known to the shell completion.
+/// The syntax of a value; checked by the parser and known to the shell completion.
 public enum ValueKind: Sendable {
   /// Anything.
   case text
@@ -171,7 +171,7 @@ public enum ValueKind: Sendable {
   case choice([String])
   /// One or more of a few words, separated by commas.
   case list([String])
-  /// Whatever the function finds no fault with; it returns the fault.
+  /// Text in which the function finds no fault. It returns the fault, or nil.
   case checked(@Sendable (String) -> String?)
 
   /// Any number of 64 bits.
@@ -179,7 +179,7 @@ public enum ValueKind: Sendable {
   /// Any number of 32 bits.
   public static var number32: ValueKind { .number(max: UInt64(UInt32.max)) }
 
-  /// Words that a value may consist of, where they are few.
+  /// The words that a value may consist of, if they can be listed.
   var words: [String] {
     switch self {
     case .choice(let words), .list(let words): words
@@ -187,7 +187,7 @@ public enum ValueKind: Sendable {
     }
   }
 
-  /// Why `value` is refused, or nil. Starts with what separates it from the name of the option.
+  /// Why `value` is refused, or nil. Starts with the text that separates it from the option's name.
   func fault(of value: String) -> String? {
     switch self {
     case .text, .path:

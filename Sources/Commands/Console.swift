@@ -11,13 +11,12 @@ public import ThinTools
 public final class Console {
   /// Results. Flushed by `finish`.
   public let output: ByteSink
-  /// Prints nothing but results that were asked for by `write`, and errors of usage.
+  /// Whether to print only the results written with `write`, and usage errors.
   public var isQuiet = false
-  /// Makes what carries out device-mapper's commands; nil in programs that have nothing to do with
-  /// active devices.
+  /// Makes the backend for device-mapper's commands; nil in programs without device-mapper.
   public var makeDeviceMapper: (() -> any DeviceMapperBackend)?
 
-  /// The path of the program that `serve` is a command of; nil in programs that have no server.
+  /// The path of the program with the command `serve`; nil in programs without a server.
   public var serverProgram: String?
 
   private let errorDescriptor: Int32
@@ -25,10 +24,10 @@ public final class Console {
   private let clock: () -> UInt64
   private var isProgressShown = false
 
-  /// Writes to open descriptors, which stay the caller's.
+  /// Writes to open descriptors, which the caller closes.
   /// - Parameters:
   ///   - showsProgress: whether to draw progress; nil asks whether `error` is a terminal.
-  ///   - clock: nanoseconds from any start, always growing.
+  ///   - clock: monotonic nanoseconds, from any start.
   public init(
     output: Int32 = 1, error: Int32 = 2, showsProgress: Bool? = nil,
     clock: @escaping () -> UInt64 = monotonicNanoseconds
@@ -52,16 +51,16 @@ public final class Console {
   /// Warns of something that does not stop the command, unless quiet.
   public func warning(_ text: String) { note("warning: \(text)") }
 
-  /// Tells why the command stops, unless quiet.
+  /// Prints why the command stops, unless quiet.
   public func error(_ text: String) { note("error: \(text)") }
 
-  /// Tells what is wrong with the command line; quiet or not.
+  /// Prints what is wrong with the command line, even if quiet.
   public func usageError(_ error: UsageError, program: String, usage: String) {
     writeError(
       "error: \(error)\n\nUsage: \(program) \(usage)\n\nFor more information, try '--help'.\n")
   }
 
-  /// Progress that is drawn on a terminal once the command has taken two seconds.
+  /// A progress display, drawn on a terminal once the command has run for two seconds.
   public func makeProgress() -> Progress {
     guard showsProgress && !isQuiet else { return Progress() }
     let meter = ProgressMeter(start: clock())
@@ -73,8 +72,8 @@ public final class Console {
     }
   }
 
-  /// Prints what a command threw and says which status that is. Of a reader of the output that has
-  /// gone away nothing is printed; the status tells that it did not get everything.
+  /// Prints the error that a command threw and returns its exit status. Prints nothing if the
+  /// reader of the output has gone away; the status says that it did not get everything.
   public func status(for error: any Error) -> ExitStatus {
     switch error {
     case let error as ToolError:
@@ -122,7 +121,7 @@ public final class Console {
   }
 }
 
-/// What the progress line says, and when.
+/// Decides when to draw the progress line, and its text.
 final class ProgressMeter {
   static let delay: UInt64 = 2_000_000_000
   static let interval: UInt64 = 200_000_000
@@ -134,7 +133,7 @@ final class ProgressMeter {
 
   init(start: UInt64) { self.start = start }
 
-  /// The line to draw, or nil where it is too early.
+  /// The line to draw, or nil if it is too early.
   func line(_ title: String, done: UInt64, total: UInt64, now: UInt64) -> String? {
     if title != self.title || done == 0 {
       self.title = title

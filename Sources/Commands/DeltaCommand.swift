@@ -20,7 +20,7 @@ enum DeltaCommand: Command {
     }
   }
 
-  /// What is compared: an id, by either name of the option, or a root.
+  /// One side of the comparison: a device id, by either name of the option, or a root.
   private static func side(_ arguments: ParsedArguments, _ number: String) throws(UsageError)
     -> DeltaSide
   {
@@ -42,21 +42,21 @@ enum DeltaCommand: Command {
         help: "The same as --thin\(number).", isHidden: true, conflicts: ["root\(number)"]),
       OptionSpec(
         "root\(number)", value: .required(placeholder: "BLOCKNR", .number),
-        help: "Metadata block with the root of the \(which) one's mapping tree, in place of its id."
+        help: "Metadata block of the root of the \(which) device's mapping tree, instead of its id."
       ),
     ]
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec(
     name: "delta", fieldName: "thin_delta",
     summary: "tell how the mappings of two thin devices differ",
     description: [
       """
-      Prints XML with runs of virtual blocks that both devices map to the same data block (same), to \
-      different ones (different), or that one alone maps (left_only, right_only). What a snapshot and its \
-      origin share is the same; so the rest is what was written since. Parts of the trees that both \
-      share are read once.
+      Prints XML with runs of virtual blocks that both devices map to the same data block (same), \
+      to different ones (different), or that only one device maps (left_only, right_only). Blocks \
+      that a snapshot shares with its origin are the same; all others were written since the \
+      snapshot. Parts of the trees that both share are read once.
       """,
       "The pool must be inactive, unless -m is given.",
     ],
@@ -65,15 +65,15 @@ enum DeltaCommand: Command {
         "Compare devices of the pool's metadata snapshot; works while the pool is active."),
       OptionSpec(
         "verbose",
-        help: "Also tell the data blocks, in runs that follow each other on the data device."),
+        help: "Also print the data blocks, in runs of consecutive blocks."),
       .ioEngine,
     ],
     positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
     examples: [
-      ("$ --thin1 1 --thin2 2 /dev/mapper/vg-pool_tmeta", "What 2 has other than its origin 1."),
+      ("$ --thin1 1 --thin2 2 /dev/mapper/vg-pool_tmeta", "How 2 differs from its origin 1."),
       (
         "$ -m --thin1 1 --thin2 2 --verbose /dev/mapper/vg-pool_tmeta",
-        "The same of an active pool, with the data blocks."
+        "The same for an active pool, with the data blocks."
       ),
     ],
     seeAlso: ["thin_ls", "thin_dump", "dmthin-pool-reserve-metadata-snap"])

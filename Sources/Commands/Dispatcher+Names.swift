@@ -1,7 +1,7 @@
 extension Dispatcher {
-  /// The command of this package that a word or two mean, or a program's name, without making every
-  /// command's specification to find out: a call of `dmthin` takes less than the time of one. What is
-  /// not here is found by its specification.
+  /// The command for one or two words or for a program's name. This list avoids making every
+  /// command's specification, which would take longer than most `dmthin` calls. A command that is
+  /// not in it is found by its specification.
   static func wellKnown(_ name: String) -> (any Command.Type)? {
     switch name {
     case "check", "thin_check": CheckCommand.self
@@ -37,7 +37,7 @@ extension Dispatcher {
     }
   }
 
-  /// Names of programs that are no command's.
+  /// Names of programs that do not select a command.
   static func isOwnName(_ program: String) -> Bool {
     program == "dmthin" || program == "thin-tools"
   }

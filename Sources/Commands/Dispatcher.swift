@@ -3,7 +3,7 @@ import CDMThin
 import Glibc
 import ThinTools
 
-/// The commands of a program, and which of them a command line means.
+/// The commands of a program, and how a command line selects one.
 public struct Dispatcher {
   /// Commands over metadata, which run without device-mapper.
   public static var metadataCommands: [any Command.Type] {
@@ -39,7 +39,7 @@ public struct Dispatcher {
   /// A program that holds `commands`.
   public init(_ commands: [any Command.Type] = metadataCommands) { self.commands = commands }
 
-  /// Runs the command that the name of the program or else the first argument says.
+  /// Runs the command selected by the program's name or else by the first argument.
   /// - Parameter arguments: the program's name and its arguments.
   /// - Returns: the exit status.
   public func run(_ arguments: [String], console: Console) -> Int32 {
@@ -57,7 +57,7 @@ public struct Dispatcher {
       ?? commands.first { $0.spec.fieldName == name || $0.raw?.names.contains(name) ?? false }
   }
 
-  /// The same, if this program has it.
+  /// The well-known command of this name, if this program has it.
   private func wellKnown(_ name: String) -> (any Command.Type)? {
     Self.wellKnown(name).flatMap { known in commands.contains { $0 == known } ? known : nil }
   }
@@ -66,8 +66,8 @@ public struct Dispatcher {
     commands.first { $0.spec.name == verb || $0.spec.fieldName == verb }
   }
 
-  /// The command that the first words mean, and how many words that takes: one, or two where the
-  /// first is that of a group.
+  /// The command selected by the first words, and the number of words that takes: one, or two if
+  /// the first is a group's name.
   private func command(_ words: ArraySlice<String>) -> (command: any Command.Type, words: Int)? {
     guard let first = words.first else { return nil }
     if let second = words.dropFirst().first, let command = wellKnown("\(first) \(second)") {
@@ -80,7 +80,7 @@ public struct Dispatcher {
 
   private func isGroup(_ word: String) -> Bool { specs.contains { $0.group == word } }
 
-  /// What is wrong with words that mean no command.
+  /// The error for words that select no command.
   private func unknown(_ words: ArraySlice<String>) -> UsageError {
     let first = words.first ?? ""
     guard isGroup(first) else {
@@ -171,7 +171,7 @@ public struct Dispatcher {
 
   private var names: String { specs.map(\.name).joined(separator: ", ") }
 
-  /// - Parameter group: list only the commands of this one.
+  /// - Parameter group: list only the commands of this group.
   private func overview(_ program: String, group: String? = nil) -> String {
     let specs = specs.filter { group == nil || $0.group == group }
     let width = specs.map(\.name.count).max() ?? 0
@@ -226,7 +226,7 @@ public func runMain(
   arguments: [String], commands: [any Command.Type] = Dispatcher.metadataCommands,
   console: Console = Console()
 ) -> Int32 {
-  // A reader of the output that goes away is noticed by its error number.
+  // SIGPIPE is ignored: a write reports EPIPE when the reader of the output has gone away.
   signal(SIGPIPE, SIG_IGN)
   dmthin_return_freed_memory()
   return Dispatcher(commands).run(arguments, console: console)

@@ -3,23 +3,23 @@ import CDMThin
 public import ThinMetadata
 public import ThinTools
 
-/// What `thin_dump` is asked to do.
+/// A parsed `thin_dump` command line.
 public struct DumpRequest: Equatable, Sendable {
   /// The metadata device or file.
   public var input: String
   /// The file to write; nil for the standard output.
   public var output: String?
-  /// What the dump is written as.
+  /// The format of the dump.
   public var format: DumpFormat
-  /// Salvage what can be read of damaged metadata.
+  /// Whether to salvage damaged metadata.
   public var repair: Bool
   /// Which state of the pool to read.
   public var source: MetadataView.Source
-  /// Devices without their mappings.
+  /// Whether to leave out the mappings.
   public var skipMappings: Bool
   /// Devices to dump, in the order given; nil for all.
   public var deviceIDs: [UInt64]?
-  /// Which generation a repair takes; nil for the superblock's or a newer one.
+  /// The generation that a repair takes; nil for the superblock's, or a newer one.
   public var generation: Generation?
   /// Values that replace or raise those of the superblock.
   public var overrides: SuperblockOverrides
@@ -67,7 +67,7 @@ public enum DumpCommand: Command {
   private static func output(_ request: DumpRequest) throws(ToolError) -> TextOutput? {
     guard let path = request.output else {
       guard dmthin_was_closed(1) == 0 else {
-        throw ToolError(.notFound(.output), "the standard output is closed: name a file with -o")
+        throw ToolError(.notFound(.output), "the standard output is closed: give a file with -o")
       }
       return nil
     }
@@ -82,7 +82,7 @@ public enum DumpCommand: Command {
     }
   }
 
-  /// Looks at the input before the engine does.
+  /// Checks the kind of the input before the engine opens it.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let request = DumpRequest(arguments)
@@ -95,22 +95,22 @@ public enum DumpCommand: Command {
     }
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   public static let spec = CommandSpec(
     name: "dump", fieldName: "thin_dump",
     summary: "write thin-provisioning metadata as XML or text",
     description: [
       """
       Writes the superblock, the thin devices and their mappings as text, from which thin_restore \
-      makes metadata again. Runs of mappings that several devices share are written once.
+      makes metadata again. A run of mappings that several devices share is written once.
       """,
       """
       The pool must be inactive, unless -m is given. Damaged metadata ends the dump with an error; \
-      with --repair everything that can still be read is written. Where the superblock is lost, that \
-      is the latest generation of the pool that is whole, as far as the places of its blocks tell it \
-      from earlier ones that are still on the device. Where the superblock is an old one that was \
-      written back, and a whole generation is newer for certain, that is taken; a line says which, and \
-      --generation chooses another. Compare what was saved with what you expect.
+      with --repair everything that can still be read is written. If the superblock is lost, that \
+      is the newest whole generation of the pool, as far as its age can be told from the places of \
+      its blocks. If the superblock is an old one that was written back, and a whole generation is \
+      certain to be newer, that generation is taken, and a line names it. --generation chooses \
+      another. Compare the result with what you expect.
       """,
     ],
     options: output + selection + overrides + [.quiet, .verbose, .ioEngine],
@@ -133,8 +133,8 @@ public enum DumpCommand: Command {
       "output", short: "o", value: .required(placeholder: "FILE", .path),
       help: """
         Write to this file rather than to the standard output. It is created, or replaced once the \
-        dump is complete: a dump that fails leaves the old file as it is. A file that holds metadata \
-        of a pool is not replaced.
+        dump is complete: a dump that fails leaves the old file as it is. A file that holds \
+        metadata of a pool is not replaced.
         """),
     OptionSpec(
       "onto-device", help: "Let --output be a block device, whose content is overwritten."),
@@ -147,23 +147,23 @@ public enum DumpCommand: Command {
       conflicts: ["metadata-snap"]),
     .generation(
       """
-      With --repair: salvage the superblock's generation, the newest that is whole, or the one whose \
-      metadata index or metadata snapshot is at this block, as messages name it. Default: the \
-      superblock's, unless a whole one is newer for certain.
+      With --repair: salvage the superblock's generation, the newest that is whole, or the one \
+      whose metadata index or metadata snapshot is at this block, as messages name it. Default: \
+      the superblock's, unless a whole one is certain to be newer.
       """, conflicts: ["metadata-snap"]),
     .metadataSnapshot("Dump the pool's metadata snapshot; works while the pool is active."),
     OptionSpec("skip-mappings", help: "Leave out the mappings."),
     OptionSpec(
       "dev-id", value: .required(placeholder: "THIN_ID", .number),
       help: """
-        Dump only the thin device with this id. May be repeated. An id that the pool does not have is \
-        an error.
+        Dump only the thin device with this id. May be repeated. An id that the pool does not have \
+        is an error.
         """, isRepeatable: true),
   ]
 
   private static let overrides: [OptionSpec] = [
-    .dataBlockSize("Data block size in sectors of 512 bytes, where the superblock has lost it."),
-    .dataBlockCount("Data blocks of the pool; used where it is more than the metadata says."),
-    .transactionID("Transaction id; used where it is more than the metadata says."),
+    .dataBlockSize("Data block size in sectors of 512 bytes, if the superblock has lost it."),
+    .dataBlockCount("Data blocks of the pool; used if it is more than in the metadata."),
+    .transactionID("Transaction id; used if it is more than in the metadata."),
   ]
 }

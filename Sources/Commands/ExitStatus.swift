@@ -3,8 +3,8 @@ import Glibc
 import PersistentData
 public import ThinTools
 
-/// Exit statuses of every command. Status 2 is kept for command lines that make no sense: lvm2
-/// takes it for a missing program and activates the pool all the same, so damage never gives it.
+/// Exit statuses of every command. Status 2 is reserved for invalid command lines: lvm2 takes it
+/// for a missing program and activates the pool anyway, so damage never returns it.
 public enum ExitStatus: Int32, CaseIterable, Sendable {
   case ok = 0
   case usage = 2
@@ -37,8 +37,8 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
       }
   }
 
-  /// The status after a system call that failed. A reader of the result that has gone away did not get it
-  /// whole, as with damage.
+  /// The status after a failed system call. If the reader of the output has gone away, the status
+  /// is the one for damage, because the output is incomplete.
   public init(_ error: BlockIOError) {
     self =
       switch error.operation {
@@ -50,7 +50,7 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
       }
   }
 
-  /// The status after a command of the device-mapper that failed with an error number.
+  /// The status after a device-mapper command that failed with an error number.
   private init(commandCode code: Int32) {
     self =
       switch code {
@@ -65,13 +65,13 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
   public var meaning: String {
     switch self {
     case .ok: "Success."
-    case .usage: "The command line makes no sense; nothing was done."
-    case .damaged: "The metadata is damaged, or what was asked does not fit it."
+    case .usage: "The command line is invalid; nothing was done."
+    case .damaged: "The metadata is damaged, or does not allow the operation."
     case .leaks: "Leaked blocks were found, and no damage."
     case .input: "The input is missing, cannot be opened, or is not what the command reads."
-    case .internalError: "A fault of the program itself."
+    case .internalError: "An internal error of the program."
     case .output:
-      "The output is missing, cannot be created, is too small, or is not to be overwritten."
+      "The output is missing, cannot be created, is too small, or must not be overwritten."
     case .inputOutput: "Reading or writing failed."
     case .busy: "The device is in use."
     }

@@ -3,7 +3,7 @@ import ThinFormat
 import ThinTools
 
 extension JSONWriter {
-  /// Writes what is known of a fault, as members of the object that is open.
+  /// Writes the known facts of a fault, as members of the open object.
   mutating func members(of fault: FaultFields) throws(BlockIOError) {
     try member("kind", fault.kind)
     if let tree = fault.tree { try member("tree", tree.identifier) }
@@ -37,8 +37,8 @@ extension JSONWriter {
 }
 
 extension Console {
-  /// Tells a program that asked for JSON why it gets no result: an object `{"error": {...}}`, unless the
-  /// output itself is what failed.
+  /// Reports an error to a program that asked for JSON: writes an object `{"error": {...}}`, unless
+  /// the output itself failed.
   func writeJSON(_ error: any Error) {
     let error = (error as? BlockIOError).map { ToolError($0) } ?? error as? ToolError
     guard let error else { return }
@@ -54,7 +54,7 @@ extension Console {
       try json.endObject()
       try json.finish()
     } catch {
-      // `finish` flushes what there is, and says so.
+      // `finish` flushes the output and reports a failure.
     }
   }
 }

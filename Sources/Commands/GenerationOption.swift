@@ -1,7 +1,7 @@
 import ThinTools
 
 extension Generation {
-  /// What `--generation` is given.
+  /// Parses the value of `--generation`.
   init?(_ text: String) {
     switch text {
     case "superblock": self = .superblock
@@ -14,14 +14,14 @@ extension Generation {
 }
 
 extension OptionSpec {
-  /// `--generation`, of every command that salvages.
+  /// `--generation`, for every command that salvages.
   static func generation(_ help: String, conflicts: [String] = []) -> OptionSpec {
     OptionSpec(
       "generation",
       value: .required(
         placeholder: "GENERATION",
         .checked {
-          Generation($0) == nil ? "expected superblock, newest, or a number of a block" : nil
+          Generation($0) == nil ? "expected superblock, newest, or a block number" : nil
         }),
       help: help, conflicts: conflicts)
   }

@@ -1,5 +1,5 @@
 extension CommandSpec {
-  /// What `--help` prints, for a command that was called by the name of `program`.
+  /// The output of `--help`, for a command called as `program`.
   public func helpText(program: String) -> String {
     var text = "\(program): \(summary)\n\nUsage: \(program) \(usage)\n"
     for paragraph in description {
@@ -39,21 +39,21 @@ extension CommandSpec {
     return text
   }
 
-  /// Every status that the command may return, with what it means here.
+  /// Every status that the command may return, with its meaning.
   var exitStatuses: [(status: Int32, meaning: String)] {
     guard onlyExitStatus.isEmpty else { return onlyExitStatus }
     return ExitStatus.allCases.compactMap { status in
       if let own = exitStatus.first(where: { $0.status == status }) {
         return (status.rawValue, own.meaning)
       }
-      // Leaks are found by commands that look for them.
+      // Only commands that look for leaks find them.
       return status == .leaks ? nil : (status.rawValue, status.meaning)
     }
   }
 }
 
 extension OptionSpec {
-  /// The help, and what the parser knows besides.
+  /// The help, followed by further facts that the parser needs.
   var fullHelp: String {
     let others = conflicts.map { "--\($0)" }.joined(separator: ", ")
     return conflicts.isEmpty ? help : "\(help) Excludes \(others)."

@@ -2,12 +2,12 @@ import Glibc
 import ThinFormat
 public import ThinTools
 
-/// What is looked at before a tool opens anything, so that mistakes are told in plain words.
+/// Checks before a tool opens anything, so that mistakes get plain messages.
 public enum InputChecks {
   /// Bytes of the smallest metadata that a pool fits in.
   public static var outputBytesMin: UInt64 { 40960 }
 
-  /// The input exists, and is a regular file or a block device.
+  /// Requires that the input exists and is a regular file or a block device.
   public static func requireInput(_ path: String) throws(ToolError) {
     var info = stat()
     guard stat(path, &info) == 0 else {
@@ -22,8 +22,8 @@ public enum InputChecks {
     try requireOtherThanStandardOutput(path)
   }
 
-  /// The input exists, is not XML, and has room for a metadata block. Whether it is metadata is
-  /// for the reader of the superblock to say.
+  /// Requires that the input exists, is not XML, and has room for a metadata block. The reader of
+  /// the superblock decides whether it is metadata.
   public static func requireMetadata(_ path: String) throws(ToolError) {
     try requireInput(path)
     let isTooSmall = try byteCount(path, .input) < UInt64(Limits.blockBytes)
@@ -35,7 +35,8 @@ public enum InputChecks {
           + " (thin_restore reads XML.)")
     case .textDump:
       throw ToolError(
-        .unsuitable(.input), "'\(path)' is no metadata.\n\(Recognition.textDump.advice(path) ?? "")"
+        .unsuitable(.input),
+        "'\(path)' is not metadata.\n\(Recognition.textDump.advice(path) ?? "")"
       )
     default: break
     }
@@ -47,24 +48,24 @@ public enum InputChecks {
     }
   }
 
-  /// The input of a restore is no metadata and nothing else that is known but XML. What its text is
-  /// worth is for the reader of the XML to say, and so is what comes through a pipe.
+  /// Requires that the input of a restore is not metadata or another recognised format other than
+  /// XML. The XML reader judges the text, and everything that comes through a pipe.
   public static func requireDump(_ path: String) throws(ToolError) {
     switch Recognizer.recognize(path) {
     case nil, .xml, .unknown, .zeros: return
     case .metadata, .damagedMetadata(soundBlocks: 1..., start: _):
       throw ToolError(
         .unsuitable(.input),
-        "'\(path)' is the metadata of a thin pool, and a restore reads a dump of such; are -i and -o "
+        "'\(path)' is the metadata of a thin pool, but thin_restore reads a dump of it; are -i and -o "
           + "swapped?\n  next: thin_dump -o pool.xml \(shellQuoted(path))")
     case let found?:
       throw ToolError(
         .unsuitable(.input),
-        "'\(path)' is no dump in XML, as thin_dump writes it.\n\(found.advice(path) ?? "")")
+        "'\(path)' is not an XML dump as thin_dump writes it.\n\(found.advice(path) ?? "")")
     }
   }
 
-  /// The output exists, is a regular file or a block device, and has room for a pool.
+  /// Requires that the output exists, is a regular file or a block device, and has room for a pool.
   public static func requireOutput(_ path: String) throws(ToolError) {
     var info = stat()
     guard stat(path, &info) == 0 else {
@@ -89,8 +90,7 @@ public enum InputChecks {
     }
   }
 
-  /// Adds to an error of `body` about damage what the input may be instead, where its superblock
-  /// is no good.
+  /// Runs `body`; to an error about a bad superblock it adds what the input may be instead.
   static func explaining<Result>(_ path: String, _ body: () throws -> Result) throws -> Result {
     do {
       return try body()

@@ -1,6 +1,6 @@
 public import BlockIO
 
-/// Writes JSON piece by piece, on one line. Nothing is held but one bit per open level.
+/// Writes JSON piece by piece, on one line. Memory: one bit per open level.
 ///
 /// Invariant: bit `depth` of `hasElements` says whether the innermost open object or array has an
 /// element already, and so needs a comma before the next.
@@ -10,7 +10,7 @@ public struct JSONWriter: ~Copyable {
   private var hasElements: UInt64 = 0
   private var followsKey = false
 
-  /// Levels that may be open at a time.
+  /// Levels that may be open at the same time.
   public static var depthMax: UInt64 { 63 }
 
   /// Writes to `sink`, which the caller flushes.

@@ -2,17 +2,17 @@ import BlockIO
 public import ThinMetadata
 public import ThinTools
 
-/// What `thin_ls` is asked to do.
+/// A parsed `thin_ls` command line.
 public struct LsRequest: Equatable, Sendable {
   /// The metadata device or file.
   public var input: String
   /// Columns, in order.
   public var fields: [LsField]
-  /// Whether the names of the columns come first.
+  /// Whether to print the names of the columns first.
   public var hasHeaders: Bool
   /// Which state of the pool to read.
   public var source: MetadataView.Source
-  /// Print the result as JSON.
+  /// Whether to print the result as JSON. to print the result as JSON.
   public var isJSON: Bool
 
   init(_ arguments: ParsedArguments) {
@@ -41,7 +41,7 @@ public enum LsCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// Prints `rows` as the request wants them.
+  /// Prints `rows` in the format that the request selects.
   static func printDevices(
     _ rows: [LsRow], dataBlockSectors: UInt32, request: LsRequest, console: Console
   ) throws(BlockIOError) {
@@ -68,7 +68,7 @@ public enum LsCommand: Command {
     try json.finish()
   }
 
-  /// Looks at the input before the engine does.
+  /// Checks the kind of the input before the engine opens it.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     let request = LsRequest(arguments)
     try InputChecks.requireMetadata(request.input)
@@ -77,7 +77,7 @@ public enum LsCommand: Command {
     }
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   public static let spec = CommandSpec(
     name: "ls", fieldName: "thin_ls",
     summary: "list the thin devices of a pool",
@@ -85,7 +85,7 @@ public enum LsCommand: Command {
       "Prints a line for each thin device, in the order of their ids. The fields are:",
       LsField.allCases.map { "\($0.rawValue): \($0.meaning)." }.joined(separator: "\n"),
       """
-      Exclusive and shared blocks need a look at every mapping of the pool; the other fields are \
+      Exclusive and shared blocks require reading every mapping of the pool; the other fields are \
       quick. The pool must be inactive, unless -m is given.
       """,
     ],
@@ -104,14 +104,17 @@ public enum LsCommand: Command {
         "json",
         help: """
           Print one JSON object: data_block_sectors, and devices with the chosen fields in lower \
-          case, sizes in bytes. What is not known or not applicable is null.
+          case, sizes in bytes. A value that is unknown or not applicable is null.
           """),
       .verbose, .ioEngine,
     ],
     positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
     examples: [
       ("$ /dev/mapper/vg-pool_tmeta", "List the devices of an inactive pool."),
-      ("$ -m -o DEV,EXCLUSIVE,SHARED /dev/mapper/vg-pool_tmeta", "What removal would free."),
+      (
+        "$ -m -o DEV,EXCLUSIVE,SHARED /dev/mapper/vg-pool_tmeta",
+        "Show what deleting each device would free."
+      ),
       ("$ --no-headers -o DEV pool.bin", "Ids alone, for a script."),
     ],
     seeAlso: ["thin_check", "thin_dump"])

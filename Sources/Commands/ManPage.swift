@@ -68,7 +68,7 @@ private func manParagraph(_ text: String) -> String {
   text.split(separator: "\n").map { roff(String($0)) }.joined(separator: "\n.br\n") + "\n"
 }
 
-/// Text that roff prints as it is.
+/// Escapes text for roff, which then prints it unchanged.
 func roff(_ text: String) -> String {
   var result = ""
   for line in text.split(separator: "\n", omittingEmptySubsequences: false) {

@@ -2,7 +2,7 @@ import ThinTools
 
 /// `thin_metadata_size`.
 public enum MetadataSizeCommand: Command {
-  /// Computes and prints.
+  /// Computes and prints the size.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     let estimate = try MetadataSizeEstimate(
       poolBytes: try parseStorageSize(arguments.text("pool-size") ?? ""),
@@ -48,17 +48,17 @@ public enum MetadataSizeCommand: Command {
     StorageUnit(text) == nil ? "unknown unit" : nil
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   public static let spec = CommandSpec(
     name: "size", fieldName: "thin_metadata_size",
     summary: "tell how much metadata a thin pool needs",
     description: [
       """
-      Prints the size of the metadata device for a pool of which every data block is mapped, with \
+      Prints the size of the metadata device for a pool in which every data block is mapped, with \
       the leaves of the mapping trees half full, as they are after random writes. Snapshots that \
-      diverge need more: about 33 bytes for each block that is written after the snapshot. The size is \
-      never less than what a pool can be made in, nor more than metadata can have; a warning tells \
-      where that is too little.
+      diverge need more: about 33 bytes for each block that is written after the snapshot. The \
+      size is at least the minimum for a pool, and at most the maximum of the format; if that \
+      maximum is too little, a warning is printed.
       """,
       """
       Sizes are a whole number and a unit: b (bytes), s (sectors of 512 bytes), k, m, g, t, p, e \
@@ -90,7 +90,7 @@ public enum MetadataSizeCommand: Command {
         "json",
         help: """
           Print one JSON object: metadata_blocks of 4096 bytes, metadata_sectors, metadata_bytes, \
-          and whether that is limited by the format.
+          and whether the format's maximum limits it.
           """),
     ],
     examples: [

@@ -1,4 +1,4 @@
-/// A command line that cannot be understood. Printed on the error output; exit status 2.
+/// An invalid command line. Printed on the error output; exit status 2.
 public struct UsageError: Error, Equatable, Sendable, CustomStringConvertible {
   /// What is wrong, without `error:`.
   public let message: String
@@ -32,7 +32,7 @@ public struct UsageError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// What a command line asks for.
+/// A parsed command line.
 public enum ParsedCommandLine: Sendable {
   case help
   case version
@@ -80,10 +80,10 @@ public struct ParsedArguments: Sendable {
 }
 
 extension CommandSpec {
-  /// Understands `arguments`, which do not include the program's name.
+  /// Parses `arguments`, which do not include the program's name.
   ///
-  /// Errors come in this order: elements that are not known or lack a value, values that do not
-  /// fit, repetitions, exclusions, omissions.
+  /// Errors are reported in this order: unknown elements and missing values, invalid values,
+  /// repetitions, conflicts, missing arguments.
   public func parse(_ arguments: [String]) throws(UsageError) -> ParsedCommandLine {
     let operandsMax = positionals.last?.isRepeatable == true ? Int.max : positionals.count
     let scanned = try ArgumentScanner.scan(
@@ -121,8 +121,8 @@ extension CommandSpec {
     return .run(parsed)
   }
 
-  /// Callers that keep options in a variable may pass an empty argument where they have none
-  /// (lvm2 does): those are dropped while there are too many.
+  /// Drops empty arguments while there are too many. Callers that keep options in a variable, like
+  /// lvm2, pass an empty argument if they have none.
   private func checkPositionals(_ parsed: inout ParsedArguments) throws(UsageError) {
     if positionals.last?.isRepeatable == true { return }
     while parsed.positionals.count > positionals.count,

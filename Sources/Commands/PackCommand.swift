@@ -32,21 +32,21 @@ enum PackCommand: Command {
     }
     guard result.unreadable.isEmpty else {
       throw ToolError(
-        .damaged, "\(result.unreadable.count) blocks cannot be read; the file has all others")
+        .damaged, "\(result.unreadable.count) blocks cannot be read; the file has all other blocks")
     }
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec(
     name: "pack", fieldName: "thin_metadata_pack",
     summary: "pack thin-provisioning metadata into a small file",
     description: [
       """
-      Writes every block of a metadata device that is not zero to a file, compressed, from which \
-      thin_metadata_unpack makes the same metadata again: to keep it, or to send it to who can help. It \
-      has no data of the thin devices. Blocks with a wrong checksum are kept, though other versions of \
-      thin_metadata_unpack leave them out.
+      Writes every block of a metadata device that is not zero to a compressed file, from which \
+      thin_metadata_unpack makes the same metadata again. Use it to keep a copy, or to send the \
+      metadata to a person who can help. The file has no data of the thin devices. Blocks with a \
+      wrong checksum are kept, though other versions of thin_metadata_unpack leave them out.
       """,
       "The pool must be inactive, unless -m is given.",
     ],
@@ -57,20 +57,23 @@ enum PackCommand: Command {
       OptionSpec(
         "output", short: "o", value: .required(placeholder: "FILE", .path),
         help: """
-          The file to write. It is created, or replaced once it is complete; one with metadata of a pool \
-          only with --force.
+          The file to write. It is created, or replaced once it is complete. A file that holds \
+          metadata of a pool is replaced only with --force.
           """, isRequired: true),
       .metadataSnapshot(
         """
-        Pack the superblock and what the pool's metadata snapshot leads to; works while the pool is active. \
-        Of what is unpacked, the tools read that with -m.
+        Pack the superblock and the blocks of the pool's metadata snapshot; works while the pool \
+        is active. The tools read the unpacked result with -m.
         """),
       OptionSpec("force", short: "f", help: "Replace a file that holds metadata of a pool."),
       .ioEngine,
     ],
     examples: [
       ("$ -i /dev/mapper/vg-pool_tmeta -o pool.pack", "Pack the metadata of an inactive pool."),
-      ("$ -m -i /dev/mapper/vg-pool_tmeta -o pool.pack", "That of an active one's snapshot."),
+      (
+        "$ -m -i /dev/mapper/vg-pool_tmeta -o pool.pack",
+        "Pack the metadata snapshot of an active pool."
+      ),
     ],
     seeAlso: ["thin_metadata_unpack", "thin_dump"])
 }
@@ -89,7 +92,7 @@ enum UnpackCommand: Command {
     let progress = console.makeProgress()
     let target = try UnpackTarget(path, input: input, force: arguments.has("force"))
     if target.isDevice {
-      // Where the old content is written over, it is known first that there is something to write.
+      // Reads the whole packed file before the old content is overwritten.
       try packed.forEachBlock(progress: progress) { _, _ in }
     }
     try target.begin(packed.blockCount)
@@ -98,22 +101,22 @@ enum UnpackCommand: Command {
     }
     if !packed.isMarked {
       console.warning(
-        "\(input) has no mark of its end, as files of other versions have none: whether it is whole, "
-          + "thin_check \(path) tells")
+        "\(input) has no end mark, like all files of other versions: to find out whether it is complete, "
+          + "run thin_check \(path)")
     }
     try target.commit()
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec(
     name: "unpack", fieldName: "thin_metadata_unpack",
-    summary: "make thin-provisioning metadata of a packed file",
+    summary: "unpack thin-provisioning metadata from a packed file",
     description: [
       """
-      Writes the metadata that thin_metadata_pack packed to a file, or a device that has as many blocks. A \
-      file is written aside and replaced once everything is there; a damaged or cut one is refused with \
-      its place.
+      Writes the metadata that thin_metadata_pack packed to a file, or to a device with as many \
+      blocks. A file is written under a temporary name and replaces the old one once it is \
+      complete. A damaged or truncated input is refused, with the place of the fault.
       """
     ],
     options: [
@@ -129,7 +132,7 @@ enum UnpackCommand: Command {
       .ioEngine,
     ],
     examples: [
-      ("$ -i pool.pack -o pool.bin", "Unpack to a file, which thin_check and others read.")
+      ("$ -i pool.pack -o pool.bin", "Unpack to a file for thin_check and other tools.")
     ],
     seeAlso: ["thin_metadata_pack", "thin_check", "thin_repair"])
 }

@@ -6,12 +6,12 @@ import ThinTools
 private let features = ThinPoolTarget.Feature.allCases.map(\.rawValue)
 
 extension ParsedArguments {
-  /// The features that an option lists.
+  /// The features listed in an option's value.
   fileprivate func features(_ name: String) -> Set<ThinPoolTarget.Feature> {
     Set((words(name) ?? []).compactMap { ThinPoolTarget.Feature(rawValue: $0) })
   }
 
-  /// What `create` and `activate` have in common.
+  /// The options common to `create` and `activate`.
   fileprivate func poolActivation() -> PoolActivation {
     var request = PoolActivation(
       name: positionals[0], metadata: text("metadata") ?? "", data: text("data") ?? "")
@@ -63,23 +63,23 @@ enum PoolCreateCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
     "create", summary: "make a pool on two devices and activate it",
     description: [
       """
-      Both devices must be in nobody's use, and the metadata device must be empty: its first 4096 \
-      bytes zero. If anything fails it is so again.
+      Both devices must be unused, and the metadata device must be empty: its first 4096 bytes \
+      zero. If anything fails, they are zero again.
       """,
       """
-      Without --block-size, data blocks are the smallest at which all data, mapped once, takes half of \
-      the metadata at most; the reason is printed.
+      Without --block-size, data blocks get the smallest size with which the mappings of all data \
+      take at most half of the metadata; the reason is printed.
       """,
     ],
     options: activationOptions + [
       .size("block-size", "Size of a data block: a multiple of 64k, up to 1g."),
       OptionSpec(
-        "force", help: "Make the pool over whatever the metadata device holds. It is lost."),
+        "force", help: "Overwrite what the metadata device holds. It is lost."),
     ],
     operands: [poolName],
     examples: [
@@ -87,7 +87,7 @@ enum PoolCreateCommand: Command {
     ],
     backend: [.newPoolBackend, .control, .noFallback],
     statuses: [
-      (.damaged, "The metadata device holds something, or the kernel refuses the pool."),
+      (.damaged, "The metadata device is not empty, or the kernel refuses the pool."),
       (.output, "A device is too small."),
     ],
     seeAlso: ["dmthin-pool-activate", "dmthin-pool-create-thin", "thin_metadata_size"])
@@ -99,7 +99,7 @@ enum PoolActivateCommand: Command {
     console.isQuiet = arguments.has("quiet")
     var request = arguments.poolActivation()
     request.skipsCheck = arguments.has("no-check")
-    // They were looked at when the command line was parsed.
+    // They were validated when the command line was parsed.
     let volumes = arguments.texts("volume").compactMap { try? VolumeSpec($0) }
     if let volume = volumes.first(where: { $0.sectors == nil }) {
       throw UsageError(
@@ -122,22 +122,23 @@ enum PoolActivateCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
     "activate", summary: "activate an existing pool",
     description: [
       """
-      Looks at superblock and devices in the metadata first, and at whether the data device has the \
-      blocks that the pool knows; activates nothing that the kernel would damage further. A data \
-      device that is larger than that is taken in as a whole. The block size is the metadata's.
+      First checks the superblock and the device tree of the metadata, and whether the data device \
+      has all blocks that the pool knows. Activates nothing that the kernel would damage further. \
+      If the data device is larger, the pool grows to all of it. The block size is the metadata's.
       """
     ],
     options: activationOptions + [
-      OptionSpec("no-check", help: "Do not look at the metadata first, except at its superblock."),
+      OptionSpec("no-check", help: "Check only the superblock before activating."),
       .volume(
         """
-        A thin device to activate as well, under a name. If one of them cannot be, nothing stays active. \
-        ORIGIN is a device that is read where nothing is mapped; - says that there is none any more.
+        A thin device to activate as well, under a name. If one of them cannot be activated, \
+        nothing stays active. ORIGIN is a device that is read where nothing is mapped; - removes \
+        it.
         """, form: "NAME=ID:SIZE[:ORIGIN]"),
     ],
     operands: [poolName],
@@ -145,11 +146,11 @@ enum PoolActivateCommand: Command {
       ("$ pool --metadata /dev/vg/meta --data /dev/vg/data", "Activate a pool."),
       (
         "$ p --metadata vg/meta --data vg/data --features read_only",
-        "The same, and nothing is written to the metadata."
+        "The same, without writing to the metadata."
       ),
       (
         "$ pool --metadata meta --data data --volume root=1:10g",
-        "Files are served by NBD instead; how to reach root is printed."
+        "Serve files by NBD instead; the address of root is printed."
       ),
     ],
     backend: [.newPoolBackend, .control, .noFallback],
@@ -182,25 +183,27 @@ enum PoolActivateThinCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
     "activate-thin", summary: "activate a thin device of an active pool",
     description: [
       """
-      The pool does not know how large its thin devices are: what is beyond SIZE is hidden, what the \
-      device never had is empty.
+      The pool does not record the size of its thin devices. Blocks beyond SIZE are hidden; blocks \
+      that were never written read as zeros.
       """
     ],
     options: [
       OptionSpec(
         "external-origin", value: .required(placeholder: "DEV", .path),
         help: """
-          A device that is read where the thin device has nothing. It must never be written to, and \
-          is needed at each activation, of snapshots too: which one it was is kept in \
-          /var/lib/dmthin/origins (or DMTHIN_ORIGINS), and asked for if it is missing.
+          A device that is read where the thin device has nothing mapped. It must never be written \
+          to. It is needed at each activation, of snapshots too: its path is recorded in \
+          /var/lib/dmthin/origins (or DMTHIN_ORIGINS), and an activation without it is then \
+          refused.
           """, conflicts: ["no-external-origin"]),
       OptionSpec(
-        "no-external-origin", help: "It has none any more, whatever it was last activated over."),
+        "no-external-origin", help: "Activate without external origin, and forget the recorded one."
+      ),
       OptionSpec("read-only", help: "The device refuses writes."),
       OptionSpec(
         "uuid", value: .required(placeholder: "UUID", .text),
@@ -212,7 +215,10 @@ enum PoolActivateThinCommand: Command {
     ],
     examples: [
       ("$ pool thin1 1 10g", "Activate thin device 1 as /dev/mapper/thin1."),
-      ("$ pool clone 2 10g --external-origin /dev/vg/image", "Read an image where 2 has nothing."),
+      (
+        "$ pool clone 2 10g --external-origin /dev/vg/image",
+        "Read an image where 2 has nothing mapped."
+      ),
     ],
     seeAlso: ["dmthin-pool-create-thin", "dmthin-pool-deactivate", "dmthin-pool-resize"])
 }
@@ -228,17 +234,18 @@ enum PoolDeactivateCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
     "deactivate", summary: "deactivate a thin device or a pool",
-    description: ["Removes the device from the system. What it holds stays in the pool."],
+    description: ["Removes the device from the system. Its content stays in the pool."],
     options: [
-      OptionSpec("all", help: "Of a pool: its active thin devices first."),
-      OptionSpec("deferred", help: "A device that is open goes away when it is closed."),
+      OptionSpec("all", help: "For a pool: deactivate its active thin devices first."),
+      OptionSpec("deferred", help: "Remove an open device when it is closed."),
     ],
     operands: [PositionalSpec("NAME", help: "Name of an active thin device or pool.")],
     examples: [
-      ("$ thin1", "Deactivate a thin device."), ("$ --all pool", "A pool with all it has active."),
+      ("$ thin1", "Deactivate a thin device."),
+      ("$ --all pool", "Deactivate a pool and its thin devices."),
     ],
     statuses: [
       (.damaged, "It is neither a thin device nor a pool."),
@@ -258,18 +265,18 @@ enum PoolResizeCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
     "resize", summary: "give an active thin device another size",
     description: [
       """
-      The device goes on with its old table until the new one is in, and gets it back where the new one \
-      does not work. A file system on it is the caller's to resize.
+      The device keeps its old table until the new one is live, and gets it back if the new one \
+      fails. Resizing the file system on it is up to you.
       """
     ],
     options: [
       OptionSpec(
-        "shrink", help: "Let it become smaller. What is beyond the new end is hidden, not freed.")
+        "shrink", help: "Allow a smaller size. Blocks beyond the new end are hidden, not freed.")
     ],
     operands: [
       PositionalSpec("NAME", help: "Name of an active thin device."),
@@ -295,17 +302,17 @@ enum PoolGrowCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
-    "grow", summary: "take in what a pool's devices have become larger by",
+    "grow", summary: "extend a pool to the new size of its devices",
     description: [
       """
-      Enlarge the data device, the metadata device or both first. The pool goes on with its old table \
-      until the new one is in. Writes that were held back for lack of space go on.
+      Enlarge the data device, the metadata device or both first. The pool keeps its old table \
+      until the new one is live. Writes that waited for space continue.
       """
     ],
     operands: [.activePool],
-    examples: [("$ pool", "Take in all of both devices.")],
+    examples: [("$ pool", "Extend the pool to all of both devices.")],
     seeAlso: ["dmthin-pool-resize", "dmthin-pool-status", "thin_metadata_size"])
 }
 
@@ -329,7 +336,7 @@ enum PoolFeaturesCommand: Command {
     OptionSpec(name, value: .required(placeholder: "LIST", .list(features)), help: help)
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
     "features", summary: "change features of an active pool",
     description: [

@@ -21,7 +21,7 @@ extension OptionSpec {
 }
 
 extension ThinActivation {
-  /// What `--activate` and `--size` ask for.
+  /// Parses `--activate` and `--size`.
   static func requested(_ arguments: ParsedArguments, id: UInt64) throws(UsageError)
     -> ThinActivation?
   {
@@ -58,11 +58,11 @@ enum PoolCreateThinCommand: PoolVerb {
     try manager.createThin(pool, numbers[0]...numbers[1], activate: activation)
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.poolVerb(
     "create-thin", summary: "make thin devices",
     description: """
-      Makes a thin device that has no blocks yet. If it cannot be activated, as --activate asks, it is \
+      Makes a thin device without blocks. If it cannot be activated, as --activate asks, it is \
       deleted again.
       """,
     options: [.activateAs, .activateSize], operands: [thinDevicesOperand],
@@ -92,13 +92,13 @@ enum PoolCreateSnapshotCommand: PoolVerb {
     try manager.snapshot(pool, [SnapshotVolume(origin: numbers[1], new: numbers[0])])
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.poolVerb(
     "create-snap", summary: "snapshot one thin device",
     description: """
       Makes a thin device that starts with the contents of another. Both can be written to; they \
-      share the blocks that neither has written since. An origin that is active is suspended for that \
-      moment. dmthin pool snapshot does the same, and several at a time.
+      share the blocks that neither has written since. An active origin is suspended while the \
+      snapshot is taken. dmthin pool snapshot does the same, and can take several at a time.
       """,
     operands: [
       thinDeviceOperand, PositionalSpec("ORIGIN", help: "The id of the device to snapshot."),
@@ -127,18 +127,18 @@ enum PoolDeleteCommand: PoolVerb {
     try manager.delete(pool, numbers[0]...numbers[1], deactivates: arguments.has("deactivate"))
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.poolVerb(
     "delete", summary: "delete thin devices",
     description: "Deletes a thin device and frees the blocks that no other device shares.",
     options: [
       OptionSpec(
-        "deactivate", help: "Deactivate it first where it is active and nobody has it open.")
+        "deactivate", help: "Deactivate it first if it is active. Fails if it is open.")
     ],
     operands: [thinDevicesOperand],
     examples: [
       ("$ pool 2 --deactivate", "Delete thin device 2 of an active pool."),
-      ("$ /dev/mapper/vg-pool_tmeta 2", "The same in a pool that is not active."),
+      ("$ /dev/mapper/vg-pool_tmeta 2", "Delete it from a pool that is not active."),
     ],
     seeAlso: ["dmthin-pool-create-thin", "dmthin-pool-create-snap", "thin_ls"])
 }
@@ -160,16 +160,15 @@ enum PoolSetTransactionIDCommand: PoolVerb {
     try manager.setTransactionID(pool, from: numbers[0], to: numbers[1])
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.poolVerb(
     "set-transaction-id", summary: "set a pool's transaction id",
     description: """
-      Sets the number that volume managers keep to tell whether pool and their own records belong \
-      together.
+      Sets the number by which volume managers tell whether the pool matches their own records.
       """,
     operands: [
-      PositionalSpec("CURRENT", help: "The id that the pool has; nothing is done if it differs."),
-      PositionalSpec("NEW", help: "The id that the pool gets."),
+      PositionalSpec("CURRENT", help: "The pool's present id; fails if it is another."),
+      PositionalSpec("NEW", help: "The new id."),
     ],
     examples: [("$ /dev/mapper/vg-pool_tmeta 4 5", "Set the transaction id to 5 if it is 4.")],
     seeAlso: ["dmthin-pool-doctor", "thin_check", "thin_dump"])

@@ -26,7 +26,7 @@ enum PoolDoctorCommand: Command {
         try console.line("\(finding.severity.rawValue): \(finding.cause)")
         for command in finding.next { try console.line("  next: \(command)") }
       }
-      if findings.isEmpty { try console.line("nothing is wrong with \(arguments.positionals[0])") }
+      if findings.isEmpty { try console.line("no problems found in \(arguments.positionals[0])") }
     }
     if findings.contains(where: { $0.severity == .problem }) { return ExitStatus.damaged.rawValue }
     let isWarned = findings.contains { $0.severity == .warning }
@@ -55,26 +55,28 @@ enum PoolDoctorCommand: Command {
     try json.finish()
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec(
     name: "pool doctor", fieldName: "dmthin-pool-doctor",
-    summary: "tell what is wrong with a pool, and what to do next",
+    summary: "find problems of a pool, and print what to do next",
     description: [
       """
-      Looks, and changes nothing. Of an active pool: its mode and why it has it, space that runs low \
-      and how long it lasts, a metadata snapshot that was left behind, devices left suspended. Of a \
-      pool that is not active: metadata that is damaged or needs a check, another device given in its \
-      place, a data device that does not fit. Of both: a transaction id that is not the one that lvm2 \
-      has, or that is expected. Each finding comes with the commands to run next.
+      Changes nothing. Looks at an active pool for: its mode and the reason for it, space that \
+      runs low and how long it lasts, a metadata snapshot that was left behind, devices left \
+      suspended. Looks at a pool that is not active for: metadata that is damaged or needs a \
+      check, a wrong device given as metadata, a data device that does not fit. Both: a \
+      transaction id that differs from lvm2's, or from the expected one. Each finding comes with \
+      the commands to run next.
       """
     ],
     options: [
       OptionSpec(
         "expect-transaction-id", value: .required(placeholder: "NUM", .number),
-        help: "The transaction id that the pool should have. Default: lvm2 is asked for its pools."),
+        help: "The transaction id that the pool should have. Default: lvm2's, for its pools."),
       OptionSpec(
         "sample", value: .required(placeholder: "SECONDS", .number(max: 3600)),
-        help: "Look twice, so long apart, and tell when the pool will be full. Active pools only."),
+        help:
+          "Measure twice, this far apart, and print when the pool will be full. Active pools only."),
       OptionSpec(
         "data", value: .required(placeholder: "DEV", .path),
         help: "The data device that goes with the metadata. Pools that are not active only."),

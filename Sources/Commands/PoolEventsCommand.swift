@@ -26,9 +26,9 @@ enum PoolEventsCommand: Command {
         try print(pool, event, isJSON: arguments.has("json"), console)
         left -= 1
       }
-      // Whoever reads this wants each as it comes.
+      // Flushed so that the reader gets each event as it happens.
       try console.output.flush()
-      // All that were asked for have gone, or somebody wants an end.
+      // Ends when the watch was interrupted, or when all named pools have gone.
       if events.isEmpty && limit == nil || !arguments.positionals.isEmpty && watch.count == 0 {
         return ExitStatus.ok.rawValue
       }
@@ -83,28 +83,28 @@ enum PoolEventsCommand: Command {
       + "\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec))Z"
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
-    "events", summary: "tell what becomes of active pools, as it happens",
+    "events", summary: "report changes of active pools as they happen",
     description: [
       """
-      Prints a line for each change of mode, for space that runs low, for a pool that needs a check, \
-      appears or is removed. It waits for events of the kernel and of the servers that run when it begins, and \
-      asks nothing meanwhile. It ends when all pools that were named are gone, or the last server with \
-      such a pool has ended.
+      Prints a line when the mode of a pool changes, when space runs low, when a pool needs a \
+      check, appears or is removed. Waits for events of the kernel and of the servers that run \
+      when it begins, without polling. Ends when all named pools are gone, or when the last server \
+      with such a pool has ended.
       """
     ],
     options: [
       OptionSpec("json", help: "Print a JSON object on each line: time, pool, event, text."),
       OptionSpec(
-        "count", value: .required(placeholder: "NUM", .number), help: "End after so many lines."),
+        "count", value: .required(placeholder: "NUM", .number), help: "End after this many lines."),
       OptionSpec(
         "timeout", value: .required(placeholder: "SECONDS", .number),
         help: "End after this time. Default: never."),
     ],
     operands: [
       PositionalSpec(
-        "POOL", help: "Name of an active pool. Default: all, also those that come later.",
+        "POOL", help: "Name of an active pool. Default: all, also those activated later.",
         isRequired: false, isRepeatable: true)
     ],
     examples: [

@@ -25,18 +25,18 @@ enum PoolFormatCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec(
     name: "pool format", fieldName: "dmthin-pool-format",
     summary: "make the metadata of an empty pool",
     description: [
       """
       Writes what the kernel writes when a pool is activated for the first time. The first 4096 \
-      bytes must be zero; what is beyond does not matter.
+      bytes must be zero; the rest of the device may hold anything.
       """,
       """
-      The device is opened exclusively, a file is locked. When formatting fails, the first 4096 \
-      bytes are zero again.
+      A device is opened exclusively, a file is locked. If formatting fails, the first 4096 bytes \
+      are zero again.
       """,
     ],
     options: [
@@ -47,7 +47,7 @@ enum PoolFormatCommand: Command {
       OptionSpec(
         "nr-data-blocks",
         value: .required(placeholder: "NUM", .number(max: Limits.dataBlocksMax)),
-        help: "Data blocks of the pool. An activation with a larger data device takes in the rest.",
+        help: "Data blocks of the pool. An activation with a larger data device extends the pool.",
         isRequired: true), .quiet,
     ],
     positionals: [CommandSpec.poolMetadata],
@@ -58,7 +58,7 @@ enum PoolFormatCommand: Command {
       )
     ],
     exitStatus: [
-      (.damaged, "The metadata device holds something already."),
+      (.damaged, "The metadata device is not empty."),
       (.output, "The metadata device is missing, cannot be opened, or is too small."),
     ],
     seeAlso: ["dmthin-pool-create", "dmthin-pool-create-thin", "thin_metadata_size", "thin_check"])

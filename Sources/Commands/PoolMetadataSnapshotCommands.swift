@@ -35,33 +35,36 @@ enum PoolReserveMetadataSnapshotCommand: PoolVerb {
     try console.line("\(manager.reserveMetadataSnapshot(pool, request))")
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.poolVerb(
     "reserve-metadata-snap", summary: "make a metadata snapshot",
     description: """
-      Keeps the metadata as it is now for the tools that have -m. There can be one metadata snapshot; \
-      of an active pool it is written down who has it, since when and for how long, and the block of \
-      its superblock is printed. One whose lease is over (its process has ended, its time is up, or it \
-      was taken before the last boot) is replaced; a lease stays with its pool when that is renamed, or \
-      deactivated and activated again; one that others made without this command, and one \
-      whose lease still counts, with --take-over only.
+      Keeps the metadata as it is now for the tools that have -m. A pool has at most one metadata \
+      snapshot. For an active pool, its owner, its start and its lease are recorded, and the block \
+      of its superblock is printed. The lease ends with its process, at its time limit, or at a \
+      reboot; then the metadata snapshot is replaced. The lease stays with its pool if that is \
+      renamed, or deactivated and activated again. A metadata snapshot whose lease has not ended, \
+      or that was made without this command, is replaced only with --take-over.
       """,
     options: [
       OptionSpec(
         "owner", value: .required(placeholder: "TEXT", .text),
         help:
-          "Who takes it, to be shown to others and asked for at release. Default: the user's id."),
+          "The owner's name, shown to others and required at release. Default: the user's id."),
       OptionSpec(
         "holder", value: .required(placeholder: "PID", .number(max: UInt64(Int32.max))),
-        help: "A process with whose end the lease is over. Default: none."),
+        help: "A process; the lease ends when it ends. Default: none."),
       OptionSpec(
         "seconds", value: .required(placeholder: "NUM", .number),
-        help: "Seconds after which the lease is over. Default: it stays until it is released."),
+        help: "Seconds until the lease ends. Default: it lasts until it is released."),
       OptionSpec(
-        "take-over", help: "Replace a metadata snapshot that somebody may still be reading."),
+        "take-over", help: "Replace a metadata snapshot that may still be in use."),
     ],
     examples: [
-      ("$ pool --owner backup --holder PID", "From a script that reads it, and may be killed."),
+      (
+        "$ pool --owner backup --holder PID",
+        "Make one for a script, for as long as process PID runs."
+      ),
       ("$ /dev/mapper/vg-pool_tmeta", "Make a metadata snapshot in a pool that is not active."),
     ],
     seeAlso: ["dmthin-pool-release-metadata-snap", "thin_dump", "thin_ls"])
@@ -84,15 +87,15 @@ enum PoolReleaseMetadataSnapshotCommand: PoolVerb {
       pool, owner: arguments.text("owner") ?? "user \(getuid())", force: arguments.has("force"))
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.poolVerb(
     "release-metadata-snap", summary: "release a metadata snapshot",
-    description: "Gives up the metadata snapshot and frees the blocks that it alone has.",
+    description: "Releases the metadata snapshot and frees the blocks that only it uses.",
     options: [
       OptionSpec(
         "owner", value: .required(placeholder: "TEXT", .text),
-        help: "Who took it, as given then. Default: the user's id."),
-      OptionSpec("force", help: "Also where it is another's, whose lease still counts."),
+        help: "The owner's name given when it was reserved. Default: the user's id."),
+      OptionSpec("force", help: "Also release one of another owner whose lease has not ended."),
     ],
     examples: [("$ pool --owner backup", "Release the metadata snapshot of an active pool.")],
     seeAlso: ["dmthin-pool-reserve-metadata-snap", "thin_check"])

@@ -4,17 +4,17 @@ import PoolManager
 import ServerControl
 import ThinTools
 
-/// What a POOL on the command line means.
+/// The pool that a POOL argument selects.
 enum PoolPlace {
   /// An active pool.
   case live(PoolManager, LivePool)
   /// The metadata device or file of a pool that is not active.
   case offline(String)
 
-  /// What the argument and `--backend` mean.
+  /// Resolves the argument and `--backend`.
   ///
-  /// By itself a path of something that is no active pool means metadata; a name without a slash means
-  /// an active pool, unless a file has it.
+  /// With the backend auto, the path of anything but an active pool is metadata. A name without a
+  /// slash is an active pool, unless a file of that name exists.
   init(_ arguments: ParsedArguments, console: Console) throws {
     let text = arguments.positionals[0]
     switch BackendChoice(arguments) {
@@ -33,7 +33,7 @@ enum PoolPlace {
     var info = stat()
     let exists = stat(text, &info) == 0
     let isFile = exists && info.st_mode & S_IFMT != S_IFBLK
-    // Without device-mapper, or for the path of a file, there is nothing to ask.
+    // Without device-mapper, and for the path of a file, there is no active pool to look for.
     guard console.makeDeviceMapper != nil, !(isFile && text.contains("/")) else {
       return .offline(text)
     }
@@ -55,7 +55,7 @@ enum PoolPlace {
     return .live(manager, try manager.pool(name))
   }
 
-  /// The name that lvm2 gives a pool `vg/pool`; any other text as it is.
+  /// The device-mapper name of lvm2's pool `vg/pool`; any other text unchanged.
   static func mappedName(_ text: String) -> String {
     let parts = text.split(separator: "/", omittingEmptySubsequences: false)
     guard parts.count == 2, !parts[0].isEmpty, !parts[1].isEmpty else { return text }
@@ -65,21 +65,21 @@ enum PoolPlace {
   }
 }
 
-/// Which device-mapper is meant.
+/// The selected device-mapper backend.
 enum BackendChoice: Equatable {
-  /// Whichever has the pool, or metadata at rest: whatever the argument is.
-  /// - Parameter control: a server's control socket that is looked at too.
+  /// The one that has the pool, or metadata at rest, depending on the argument.
+  /// - Parameter control: a server's control socket to search too.
   case automatic(control: String?)
   case kernel
   case offline
   /// A running `dmthin serve`, by its control socket.
   case userspace(control: String)
 
-  /// Where a server's control socket is unless something else is said.
+  /// The default control socket of a server.
   static let defaultControl = "/run/dmthin/control"
 
-  /// What `--backend` and `--control` say, or else the environment: a control socket there has the same
-  /// effect as `--control`.
+  /// Resolves `--backend` and `--control`, or else the environment: a control socket in
+  /// DMTHIN_CONTROL has the same effect as `--control`.
   init(backend: String?, control: String?) {
     let environment = getenv("DMTHIN_CONTROL").map { String(cString: $0) }
     let path = control ?? environment.flatMap { $0.isEmpty ? nil : $0 }
@@ -97,7 +97,7 @@ enum BackendChoice: Equatable {
 }
 
 extension PoolManager {
-  /// A manager over the kernel's device-mapper, that speaks through `console`.
+  /// A manager over the kernel's device-mapper that prints through `console`.
   static func makeForKernel(_ console: Console) throws(ToolError) -> PoolManager {
     guard let make = console.makeDeviceMapper else {
       throw ToolError(.refused, "this program has no device-mapper; use dmthin")
@@ -111,7 +111,7 @@ extension PoolManager {
     return self.make(backend, RunFolder(), console)
   }
 
-  /// A manager over `backend`, that speaks through `console`.
+  /// A manager over `backend` that prints through `console`.
   static func make(
     _ backend: any DeviceMapperBackend, _ folder: RunFolder, _ console: Console
   ) -> PoolManager {
@@ -124,47 +124,47 @@ extension PoolManager {
 }
 
 extension OptionSpec {
-  /// Where a pool is.
+  /// The option for the place of a pool, active or not.
   static let poolBackend = OptionSpec(
     "backend",
     value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "userspace", "offline"])),
     help: """
-      Where the pool is: kernel, an active one; userspace, one that dmthin serve has; offline, one that \
-      is not active, by its metadata. Default: auto, which looks for the pool in all three.
+      Where the pool is: kernel, if active there; userspace, if a dmthin serve has it; offline, if \
+      it is not active and its metadata is given. Default: auto, which looks in all three.
       """)
 
-  /// Where an active pool is.
+  /// The option for the place of an active pool.
   static let liveBackend = OptionSpec(
     "backend", value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "userspace"])),
     help: """
-      Whose device-mapper: the kernel's, or userspace, that of a running dmthin serve. Default: auto, the \
-      one that has the device.
+      Which device-mapper: the kernel's, or userspace for that of a running dmthin serve. Default: \
+      auto, the one that has the device.
       """)
 
-  /// Where a new pool will be active.
+  /// The option for the place where a new pool becomes active.
   static let newPoolBackend = OptionSpec(
     "backend", value: .required(placeholder: "WHERE", .choice(["auto", "kernel", "userspace"])),
     help: """
-      Whose device-mapper: the kernel's, or userspace, that of a running dmthin serve. Default: auto, the \
-      kernel's if it has the thin-pool target or can load it, and takes the devices; or else that of \
-      dmthin serve, which is started if it does not run, and ends with its last device.
+      Which device-mapper: the kernel's, or userspace for that of a running dmthin serve. Default: \
+      auto, the kernel's if it has or can load the thin-pool target, and accepts the devices; \
+      otherwise that of dmthin serve, which is started if needed and ends with its last device.
       """)
 
-  /// The kernel or nothing.
+  /// The option to use the kernel only.
   static let noFallback = OptionSpec(
-    "no-fallback", help: "Fail where the kernel cannot have the pool.",
+    "no-fallback", help: "Fail if the kernel cannot activate the pool.",
     conflicts: ["backend", "control"])
 
-  /// Which server.
+  /// The option to select a server.
   static let control = OptionSpec(
     "control", value: .required(placeholder: "PATH", .path),
     help: """
-      The control socket of a running dmthin serve; implies --backend userspace, as a path in \
-      DMTHIN_CONTROL does. Default: /run/dmthin/control; auto looks at those in /run/dmthin, or the folder \
-      in DMTHIN_RUN.
+      The control socket of a running dmthin serve. Implies --backend userspace, as a path in \
+      DMTHIN_CONTROL does. Default: /run/dmthin/control. With auto, all sockets in /run/dmthin, or \
+      in the folder in DMTHIN_RUN, are searched.
       """)
 
-  /// Thin devices under names; the help ends with the rule for sizes.
+  /// An option for thin devices with names; the help ends with the rule for sizes.
   public static func volume(_ help: String, form: String) -> OptionSpec {
     OptionSpec(
       "volume",
@@ -181,7 +181,7 @@ extension OptionSpec {
       help: "\(help) May be repeated. \(DeviceSize.rule)", isRepeatable: true)
   }
 
-  /// A size; the help ends with the rule for them.
+  /// An option for a size; the help ends with the rule for sizes.
   static func size(_ name: String, _ help: String, isRequired: Bool = false) -> OptionSpec {
     OptionSpec(
       name, value: .required(placeholder: "SIZE", .checked { sizeFault($0) }),
@@ -191,15 +191,15 @@ extension OptionSpec {
 }
 
 extension PositionalSpec {
-  /// A size; the help ends with the rule for them.
+  /// An operand for a size; the help ends with the rule for sizes.
   static func size(_ help: String) -> PositionalSpec {
     PositionalSpec("SIZE", help: "\(help) \(DeviceSize.rule)")
   }
 
-  /// An active pool.
+  /// The operand for an active pool.
   static let activePool = PositionalSpec(
     "POOL", help: "Name of an active pool, the path of its node, or VG/LV for one of lvm2.")
-  /// A pool, active or not.
+  /// The operand for a pool, active or not.
   static let pool = PositionalSpec(
     "POOL",
     help: "Name of an active pool, or metadata device or file of a pool that is not active.")
@@ -214,7 +214,7 @@ private func sizeFault(_ text: String) -> String? {
   }
 }
 
-/// Sectors of an operand that is a size with its unit.
+/// Parses an operand that is a size with a unit. Returns sectors.
 func parsedSectors(_ text: String, _ operand: String) throws(UsageError) -> UInt64 {
   do throws(DeviceSize.Malformed) {
     return try DeviceSize.sectors(text)
@@ -223,7 +223,7 @@ func parsedSectors(_ text: String, _ operand: String) throws(UsageError) -> UInt
   }
 }
 
-/// A whole number of at most `max` in an operand.
+/// Parses an operand that is a whole number of at most `max`.
 func number(_ text: String, _ operand: String, max: UInt64) throws(UsageError) -> UInt64 {
   guard let number = UInt64(text), number <= max else {
     throw UsageError(
@@ -232,7 +232,7 @@ func number(_ text: String, _ operand: String, max: UInt64) throws(UsageError) -
   return number
 }
 
-/// First and last of a range `FIRST-LAST` of numbers, or of a single number.
+/// Parses a range `FIRST-LAST` of numbers, or a single number.
 func idRange(_ text: String, _ operand: String, max: UInt64) throws(UsageError) -> [UInt64] {
   let parts = text.split(separator: "-", omittingEmptySubsequences: false).map { String($0) }
   guard parts.count == 2 else {

@@ -5,20 +5,20 @@ import PoolManager
 import ServerControl
 import ThinTools
 
-/// Whose device-mapper a pool is active in, or will be.
+/// The device-mapper in which a pool is active, or will be.
 struct PoolSite {
   let manager: PoolManager
   /// The server; nil stands for the kernel.
   let server: (client: UserspaceClient, control: String)?
 
-  /// What `--backend` calls it.
+  /// Its name as a value of `--backend`.
   var backend: String { server == nil ? "kernel" : "userspace" }
 
   func has(_ name: String) throws(DeviceMapperError) -> Bool {
     try manager.backend.info(.name(name), []) != nil
   }
 
-  /// Where NBD clients find a device of a server; nil where there is no server, or it does not say.
+  /// The NBD address of a server's device; nil for the kernel, or if the server has none.
   func address(of device: String) -> String? {
     guard let server, let name = try? server.client.listeners().first else { return nil }
     let export = device.utf8.map { byte in
@@ -33,7 +33,8 @@ struct PoolSite {
   }
 }
 
-/// Finds the device-mapper that the command line means: the kernel's, or that of a `dmthin serve`.
+/// Finds the device-mapper that the command line selects: the kernel's, or that of a `dmthin
+/// serve`.
 struct PoolSites {
   private let choice: BackendChoice
   private let console: Console
@@ -45,11 +46,11 @@ struct PoolSites {
 
   // MARK: - Active devices
 
-  /// The one that has the active device `name`. Where none has it, one that will say so.
+  /// The site with the active device `name`. If none has it, a site that will report that.
   func site(of name: String) throws(ToolError) -> PoolSite {
     let sites = try all()
     guard sites.count > 1 else { return sites[0] }
-    // The path of a node is the kernel's.
+    // The path of a device node belongs to the kernel.
     if name.contains("/"), sites[0].server == nil { return sites[0] }
     let having = sites.filter { site in
       do throws(DeviceMapperError) {
@@ -67,7 +68,7 @@ struct PoolSites {
     return having.first ?? sites[0]
   }
 
-  /// All that can be looked at, the kernel's first; one at least.
+  /// All available sites, the kernel's first; at least one.
   func all() throws(ToolError) -> [PoolSite] {
     switch choice {
     case .kernel, .offline: return [try kernel()]
@@ -77,17 +78,17 @@ struct PoolSites {
       do throws(TrustedFolder.Fault) {
         controls = try ServerFolder.usual?.controls() ?? []
       } catch {
-        console.warning("pools that dmthin serve has are not looked for: \(error)")
+        console.warning("pools of dmthin serve are not searched: \(error)")
       }
       if let control, !controls.contains(control) { controls.append(control) }
-      // A server that has ended without warning leaves its socket.
+      // A server that was killed leaves its socket behind.
       let servers = controls.map { server($0) }.filter(answers)
       let hasKernel = console.makeDeviceMapper != nil && Self.kernelHasDeviceMapper
       return try (servers.isEmpty || hasKernel ? [kernel()] : []) + servers
     }
   }
 
-  /// Whether a server takes this program's commands; one of another version is told of.
+  /// Whether a server accepts this program's commands. Warns about one of another version.
   private func answers(_ site: PoolSite) -> Bool {
     do throws(DeviceMapperError) {
       _ = try site.manager.backend.driverVersion()
@@ -118,16 +119,16 @@ struct PoolSites {
 
   // MARK: - New pools
 
-  /// Runs `body`, which activates a pool, over the kernel's device-mapper if that can have it, or else
-  /// over that of a server, which is started where none is there.
-  /// - Parameter allowsFallback: whether a server will do where `--backend` says nothing.
+  /// Runs `body`, which activates a pool, over the kernel's device-mapper if that can take it;
+  /// otherwise over that of a server, which is started if none runs.
+  /// - Parameter allowsFallback: whether a server may be used when `--backend` is not given.
   func activating<R>(
     _ request: PoolActivation, allowsFallback: Bool, _ body: (PoolSite) throws -> R
   ) throws -> R {
     guard case .automatic(let control) = choice else { return try body(all()[0]) }
     guard let reason = try reasonAgainstKernel(request) else { return try body(kernel()) }
     guard allowsFallback else {
-      throw ToolError(.refused, "\(reason); without --no-fallback, dmthin serve would have it")
+      throw ToolError(.refused, "\(reason); without --no-fallback, dmthin serve would serve it")
     }
     let (site, started) = try serverForNewPool(request.name, control)
     let result: R
@@ -137,9 +138,9 @@ struct PoolSites {
       started?.end()
       throw error
     }
-    let process = started.map { "a server that was started, process \($0.process)" }
+    let process = started.map { "a new server, process \($0.process)" }
     console.note(
-      "\(request.name): \(reason); it is served by \(process ?? "the server that was there"), "
+      "\(request.name): \(reason); it is served by \(process ?? "the running server"), "
         + "control socket \(site.server?.control ?? "")")
     return result
   }
@@ -159,7 +160,7 @@ struct PoolSites {
           + shellQuoted(control ?? ""))
     }
     guard let program = console.serverProgram else {
-      throw ToolError(.refused, "this program has no server in it; use dmthin")
+      throw ToolError(.refused, "this program has no server; use dmthin")
     }
     guard let folder else {
       throw ToolError(
@@ -178,26 +179,26 @@ struct PoolSites {
     }
   }
 
-  /// Why the kernel cannot have a pool; nil where it can.
+  /// Why the kernel cannot activate a pool; nil if it can.
   private func reasonAgainstKernel(_ request: PoolActivation) throws(ToolError) -> String? {
     guard console.makeDeviceMapper != nil else { return "this program has no device-mapper" }
     for path in [request.metadata, request.data] {
       var info = stat()
       if stat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG {
-        return "\(path) is a file, which the kernel does not take"
+        return "\(path) is a file, which the kernel does not accept"
       }
     }
     let backend = try kernel().manager.backend
     do throws(DeviceMapperError) {
       if try Self.offersPools(backend) { return nil }
-      // Drivers from before 4.41 do not load what provides a target when they are asked for it.
+      // Drivers before 4.41 do not load a target's module on request.
       _ = SystemProgram.output(of: ["modprobe", "-q", "dm-thin-pool"], within: 60_000)
       return try Self.offersPools(backend) ? nil : "the kernel has no thin-pool target"
     } catch {
       guard error.code != EACCES, error.code != EPERM else {
         throw ToolError(
           .refused,
-          "the kernel's device-mapper is for root alone: run this as root, or give --backend "
+          "the kernel's device-mapper requires root: run this as root, or give --backend "
             + "userspace")
       }
       return "the kernel has no device-mapper"

@@ -36,7 +36,7 @@ enum PoolSnapshotCommand: Command {
       let parts = text.split(separator: ":", omittingEmptySubsequences: false).map { String($0) }
       guard parts.count == 2 else {
         throw UsageError(
-          "invalid value '\(text)' for '--volume <ORIGIN:NEW>': two ids are expected")
+          "invalid value '\(text)' for '--volume <ORIGIN:NEW>': expected two ids")
       }
       volumes.append(
         SnapshotVolume(
@@ -57,26 +57,27 @@ enum PoolSnapshotCommand: Command {
     }
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.poolVerb(
     "snapshot", summary: "snapshot thin devices, all at the same moment",
     description: """
-      Makes thin devices that start with the contents of others. Active origins are suspended before \
-      the first snapshot is taken and resumed after the last, so that all show the same moment, with \
-      mounted file systems in order. If one cannot be taken, none stays. Should the command be killed, \
-      the next command on any pool resumes the origins. An origin that somebody else suspended stays so; \
-      one for which a table waits is not touched, and the command refuses.
+      Makes thin devices that start with the contents of others. Active origins are suspended \
+      before the first snapshot is taken and resumed after the last, so that all snapshots are of \
+      the same moment, with mounted file systems consistent. If one cannot be taken, none is kept. \
+      If the command is killed, the next command on any pool resumes the origins. An origin that \
+      was already suspended stays suspended. If an origin has an inactive table, the command \
+      refuses.
       """,
     options: [
       OptionSpec(
         "volume", value: .required(placeholder: "ORIGIN:NEW", .text),
         help:
-          "A device and the id of its snapshot; may be repeated. Takes the place of ID and ORIGIN.",
+          "A device and the id of its snapshot, instead of ID and ORIGIN. May be repeated.",
         isRepeatable: true),
       .activateAs, .activateSize,
     ],
     operands: [
-      PositionalSpec("ID", help: "The id that the snapshot gets.", isRequired: false),
+      PositionalSpec("ID", help: "The id of the new snapshot.", isRequired: false),
       PositionalSpec("ORIGIN", help: "The id of the device to snapshot.", isRequired: false),
     ],
     examples: [

@@ -7,7 +7,7 @@ import ThinTools
 
 /// `dmthin pool status`.
 enum PoolStatusCommand: Command {
-  /// A pool with everything that is printed of it.
+  /// A pool with everything to print about it.
   private struct Report {
     var site: PoolSite
     var pool: LivePool
@@ -164,7 +164,7 @@ enum PoolStatusCommand: Command {
     try json.member("held_root", details.heldRoot)
     if let lease = report.lease, details.heldRoot != nil {
       try json.member("lease_owner", lease.owner)
-      // By the clock of day as it is now, however it was set then.
+      // By the present clock, however it was set at the start of the lease.
       let now = UInt64(max(0, time(nil)))
       try json.member("lease_taken", now - min(now, lease.age()))
     }
@@ -192,7 +192,7 @@ enum PoolStatusCommand: Command {
     try json.endObject()
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec.livePoolVerb(
     "status", summary: "show active pools",
     description: [
@@ -205,13 +205,13 @@ enum PoolStatusCommand: Command {
         help:
           "Print one JSON object: pools, each with numbers in blocks and sectors, and its thins."),
       OptionSpec(
-        "no-flush", help: "Do not have the pool commit first; the numbers are of its last commit."),
+        "no-flush", help: "Do not commit the pool first; the numbers are those of its last commit."),
     ],
     operands: [
       PositionalSpec(
         "POOL", help: "Name of an active pool. Default: all.", isRequired: false, isRepeatable: true
       )
     ],
-    examples: [("$ pool", "Show one pool."), ("$ --json", "Show all, for a program.")],
+    examples: [("$ pool", "Show one pool."), ("$ --json", "Show all pools, for a program.")],
     seeAlso: ["dmthin-pool-events", "dmthin-pool-doctor"])
 }

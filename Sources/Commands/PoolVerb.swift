@@ -6,15 +6,15 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
-/// A number after the pool: what it is called, the largest it can be, and whether it may be a range
-/// `FIRST-LAST`, which counts as two numbers, as a single one then does too.
+/// A number after the pool: its name, its maximum, and whether it may be a range `FIRST-LAST`. A
+/// range counts as two numbers, and so does a single number in its place.
 struct PoolOperand {
   var name: String
   var max: UInt64
   var takesRange = false
 }
 
-/// A verb of `dmthin pool` that makes one change, be the pool active or not.
+/// A verb of `dmthin pool` that makes one change to an active or inactive pool.
 protocol PoolVerb: Command {
   /// Arguments after the pool, in order.
   static var operands: [PoolOperand] { get }
@@ -25,9 +25,9 @@ protocol PoolVerb: Command {
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
   ) throws
-  /// Makes the same change to what is known of external origins.
+  /// Makes the same change to the records of external origins.
   static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64])
-  /// Options that mean something for active pools only.
+  /// Options that apply to active pools only.
   static var liveOptions: [String] { get }
 }
 
@@ -57,13 +57,13 @@ extension PoolVerb {
 }
 
 extension PoolAtRest {
-  /// Makes a change in one transaction, after a look at what it is that was given.
+  /// Makes a change in one transaction, after checking what kind of file was given.
   static func change(_ path: String, _ body: (PoolMetadata) throws(PoolError) -> Void) throws {
     try InputChecks.requireMetadata(path)
     try InputChecks.explaining(path) { try PoolAtRest(path).change(body) }
   }
 
-  /// Keeps which devices have external origins; a warning tells where that fails.
+  /// Records which devices have external origins; warns if that fails.
   static func recordOrigins(
     _ path: String, _ console: Console, _ change: (inout OriginRecords.Origins) -> Void
   ) {
@@ -90,9 +90,9 @@ extension CommandSpec {
       description: [
         description,
         """
-        An active pool is asked through device-mapper. Of a pool that is not active the metadata is \
-        changed as the kernel would: the device is opened exclusively, a file is locked, and the \
-        change is one transaction, so that it is made as a whole or not at all.
+        An active pool is changed through device-mapper. The metadata of a pool that is not active \
+        is changed as the kernel would: the device is opened exclusively, a file is locked, and \
+        the change is one transaction, made as a whole or not at all.
         """,
       ],
       options: options + [.poolBackend, .control, .quiet], positionals: [.pool] + operands,
@@ -100,7 +100,7 @@ extension CommandSpec {
       exitStatus: [
         (
           .damaged,
-          "The pool does not allow what was asked, its metadata is damaged, or needs a check first."
+          "The pool does not allow the operation, its metadata is damaged, or needs a check."
         )
       ], seeAlso: seeAlso)
   }
@@ -111,8 +111,8 @@ extension CommandSpec {
     operands: [PositionalSpec], examples: [(line: String, purpose: String)],
     backend: [OptionSpec] = [.liveBackend, .control],
     statuses: [(status: ExitStatus, meaning: String)] = [
-      (.damaged, "The pool or the kernel does not allow what was asked."),
-      (.input, "A device that was named is not there."),
+      (.damaged, "The pool or the kernel does not allow the operation."),
+      (.input, "A named device does not exist."),
     ], seeAlso: [String]
   ) -> CommandSpec {
     CommandSpec(

@@ -3,7 +3,7 @@ import PoolManager
 import ThinFormat
 import ThinTools
 
-/// What `thin_repair` says of its result.
+/// The messages of `thin_repair` about its result.
 struct RepairText {
   private let request: RepairRequest
   private let result: RepairResult
@@ -17,7 +17,7 @@ struct RepairText {
     self.result = result
   }
 
-  /// For people: what is not whole, then all together, then what to do.
+  /// For users: incomplete devices, then totals, then what to do next.
   var lines: [String] {
     var lines: [String] = []
     for device in report.devices where !device.isWhole || !device.ranges.isEmpty {
@@ -26,7 +26,7 @@ struct RepairText {
         "thin device \(device.id): \(expected) mappings saved"
           + (device.hasNewDetails ? ", with new details" : ""))
       lines += device.ranges.map { "  \($0.kind.rawValue): \(text($0))" }
-      if device.unsaidRanges > 0 { lines.append("  and \(device.unsaidRanges) ranges more") }
+      if device.unsaidRanges > 0 { lines.append("  and \(device.unsaidRanges) more ranges") }
     }
     for device in report.leftOut {
       let name = device.id.map { "thin device \($0)" } ?? "a device whose id is not known"
@@ -36,7 +36,7 @@ struct RepairText {
     switch report.snapshot {
     case .none: break
     case .kept: lines.append("The metadata snapshot is kept.")
-    case .dropped: lines.append("The metadata snapshot is dropped: it is not whole.")
+    case .dropped: lines.append("The metadata snapshot is dropped: it is not complete.")
     }
     let mappings = report.devices.reduce(0) { $0 &+ $1.saved }
     let verb = request.output == nil ? "Can save" : "Saved"
@@ -44,7 +44,7 @@ struct RepairText {
     lines.append(
       "\(verb) \(report.devices.count) thin devices with \(mappings) mappings"
         + (parts == 0
-          ? "; all of them are whole." : "; \(parts) of them are not whole, or doubtful."))
+          ? "; all of them are complete." : "; \(parts) of them are incomplete or doubtful."))
     return lines + next
   }
 
@@ -58,7 +58,7 @@ struct RepairText {
       + "\(end - range.begin) blocks, \(bytes(end - range.begin)) bytes \(block)"
   }
 
-  /// Bytes of so many data blocks; the largest number where that does not fit.
+  /// The bytes of this many data blocks; the largest number on overflow.
   private func bytes(_ blocks: UInt64) -> UInt64 {
     let (bytes, overflow) = blocks.multipliedReportingOverflow(by: blockBytes)
     return overflow ? .max : bytes
@@ -69,11 +69,11 @@ struct RepairText {
     var lines: [String] = []
     if !report.isWhole {
       lines.append(
-        "Keep \(request.input) as it is; look at what is on the devices named above, read-only, before "
-          + "they are used.")
+        "Keep \(request.input) as it is; check the content of the devices named above, read-only, "
+          + "before they are used.")
     }
     guard let output = request.output else { return lines }
-    // lvm2 calls with its spare and goes on by itself.
+    // lvm2 calls thin_repair with its spare volume and installs the result itself.
     if LVMRecords.name(ofPath: output)?.hasSuffix("_pmspare") == true { return lines }
     guard let pool = LVMRecords.volume(ofPath: request.input) else {
       return lines + [
@@ -94,7 +94,7 @@ struct RepairText {
     }
     return lines + [
       "next: lvchange -an \(volume); lvconvert -y --thinpool \(pool) --poolmetadata \(volume)",
-      "Afterwards \(volume) has the old metadata; the same command swaps it back.",
+      "Then \(volume) holds the old metadata; the same command swaps it back.",
     ]
   }
 

@@ -1,15 +1,16 @@
 import BlockIO
 public import ThinTools
 
-/// What `thin_restore` is asked to do.
+/// A parsed `thin_restore` command line.
 public struct RestoreRequest: Equatable, Sendable {
   /// The dump, in XML.
   public var input: String
-  /// The metadata device or file to write; exists, and is large enough for an empty pool.
+  /// The metadata device or file to write; it exists and is large enough for an empty pool.
   public var output: String
   /// Values that replace or raise those of the dump.
   public var overrides: SuperblockOverrides
-  /// Refuse to give up what the output holds before the new metadata is in place.
+  /// Whether to refuse a restore that would destroy old metadata before the new metadata is
+  /// complete.
   public var keepsOld: Bool
 
   init(_ arguments: ParsedArguments) {
@@ -46,7 +47,7 @@ public enum RestoreCommand: Command {
     return ExitStatus.ok.rawValue
   }
 
-  /// Looks at input and output before the engine does.
+  /// Checks the kinds of input and output before the engine opens them.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let request = RestoreRequest(arguments)
@@ -55,21 +56,22 @@ public enum RestoreCommand: Command {
     return try runEngine(request, console: console)
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   public static let spec = CommandSpec(
     name: "restore", fieldName: "thin_restore",
     summary: "make thin-provisioning metadata from a dump",
     description: [
       """
       Reads a dump in XML, as thin_dump writes it, and writes metadata with the same devices and \
-      mappings. The superblock is written last: an interrupted restore leaves no metadata that looks \
-      whole, or the old metadata.
+      mappings. The superblock is written last: an interrupted restore leaves the old metadata, or \
+      none that looks valid.
       """,
       """
-      Where the output holds metadata, the whole dump is judged before anything is written. Sound \
-      metadata stays valid until the new one is complete, if there are enough free blocks for both. \
-      If not, and if it is damaged, a warning says so, and it is overwritten; with --keep-old the \
-      restore is refused instead. Afterwards the old metadata is gone.
+      If the output holds metadata, the whole dump is checked before anything is written. Sound \
+      metadata stays valid until the new one is complete, if there are enough free blocks for \
+      both. If there are not, or if the metadata is damaged, a warning says so, and it is \
+      overwritten; with --keep-old the restore is refused instead. A complete restore replaces the \
+      old metadata.
       """,
       """
       A dump from a pipe is first copied to a file without a name in $TMPDIR or /tmp, up to 128 GiB.
@@ -89,12 +91,12 @@ public enum RestoreCommand: Command {
       OptionSpec(
         "keep-old",
         help: """
-          Refuse, with status 73, to overwrite metadata that the output holds where it would not stay \
-          valid until the new metadata is complete.
+          Refuse, with status 73, to overwrite metadata on the output if it could not stay valid \
+          until the new metadata is complete.
           """),
       .dataBlockSize("Data block size in sectors of 512 bytes, in place of the dump's."),
-      .dataBlockCount("Data blocks of the pool; used where it is more than the dump says."),
-      .transactionID("Transaction id; used where it is more than the dump says."),
+      .dataBlockCount("Data blocks of the pool; used if it is more than in the dump."),
+      .transactionID("Transaction id; used if it is more than in the dump."),
       .quiet, .verbose, .ioEngine,
     ],
     examples: [

@@ -2,25 +2,25 @@ import BlockIO
 import Glibc
 import ThinTools
 
-/// The XML that is restored. It is read more than once, so that what comes through a pipe is kept in a
-/// temporary file; that is done while it is judged, before anything is written.
+/// The XML to restore. It is read more than once, so input from a pipe is copied to a temporary
+/// file while it is checked, before anything is written.
 final class RestoreInput {
-  /// Bytes of XML that are taken from a pipe.
+  /// The most bytes of XML taken from a pipe.
   static let pipeBytesMax: UInt64 = 128 << 30
 
-  /// What messages call it.
+  /// Its name in messages.
   let path: String
-  /// Where it is read from, from where it stands.
+  /// The descriptor to read from, at its current position.
   private(set) var descriptor: Int32
-  /// Its size; 0 where that is not known.
+  /// Its size; 0 if unknown.
   private(set) var byteCount: UInt64 = 0
-  /// Whether it can be read once only.
+  /// Whether it can be read only once.
   private(set) var isPipe = false
 
   /// Opens `path`: a file, a device, a pipe, or a descriptor by its name in /proc or /dev.
   init(_ path: String) throws(ToolError) {
     self.path = path
-    // Not opened anew: it may be a socket, or another user's.
+    // Not opened again: it may be a socket, or another user's.
     descriptor =
       OutputPath(path).ownDescriptor.map { fcntl($0, F_DUPFD_CLOEXEC, 3) }
       ?? open(path, O_RDONLY | O_CLOEXEC)
@@ -44,7 +44,7 @@ final class RestoreInput {
 
   deinit { close(descriptor) }
 
-  /// Judges what comes through a pipe while it is kept, and reads the copy from then on.
+  /// Checks the input from a pipe while copying it, and reads the copy from then on.
   func keep(
     for output: FileDevice, options: inout RestoreOptions, progress: Progress
   ) throws(ToolError) {

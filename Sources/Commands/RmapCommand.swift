@@ -69,7 +69,7 @@ enum RmapCommand: Command {
     try sink.write("]}\n")
   }
 
-  /// What `--region` is given: two numbers with two dots between.
+  /// A value of `--region`: two numbers separated by two dots.
   private enum Region {
     case success(Range<UInt64>)
     case failure(String)
@@ -87,15 +87,16 @@ enum RmapCommand: Command {
     return .success(begin..<end)
   }
 
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   static let spec = CommandSpec(
     name: "rmap", fieldName: "thin_rmap",
-    summary: "tell which thin devices have a data block",
+    summary: "list the thin devices that use each data block",
     description: [
       """
-      Prints a line for each run of data blocks that belongs to a run of virtual blocks of a thin device, \
-      by data blocks: data BEGIN..END -> thin(ID) BEGIN..END, without the ends. A data block that several \
-      devices share has a line for each of them; one that none has, has none.
+      Prints a line for each run of data blocks that belongs to a run of virtual blocks of a thin \
+      device, sorted by data block: data BEGIN..END -> thin(ID) BEGIN..END. The END is not part of \
+      the run. A shared data block has a line for each device that uses it; an unused one has no \
+      line.
       """,
       "The pool must be inactive, unless -m is given.",
     ],
@@ -109,7 +110,8 @@ enum RmapCommand: Command {
             return nil
           }),
         help: """
-          Only these data blocks, as BEGIN..END, without END. May be repeated. Default: all data blocks.
+          Print only these data blocks, as BEGIN..END, without END. May be repeated. Default: all \
+          data blocks.
           """, isRepeatable: true),
       .metadataSnapshot(
         "Look at the pool's metadata snapshot; works while the pool is active."),
@@ -122,8 +124,11 @@ enum RmapCommand: Command {
     ],
     positionals: [PositionalSpec("INPUT", help: "Metadata device, or a file with a copy of it.")],
     examples: [
-      ("$ --region 1000..1001 /dev/mapper/vg-pool_tmeta", "Which devices have data block 1000."),
-      ("$ -m /dev/mapper/vg-pool_tmeta", "All data blocks of an active pool."),
+      (
+        "$ --region 1000..1001 /dev/mapper/vg-pool_tmeta",
+        "List the devices that use data block 1000."
+      ),
+      ("$ -m /dev/mapper/vg-pool_tmeta", "List all data blocks of an active pool."),
     ],
     seeAlso: ["thin_ls", "thin_dump", "thin_delta"])
 }

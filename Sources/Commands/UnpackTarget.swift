@@ -3,7 +3,7 @@ import Glibc
 import ThinFormat
 import ThinTools
 
-/// Where metadata is unpacked to: a file that is replaced, or a device that is written over.
+/// The destination of unpacked metadata: a file that is replaced, or a device that is overwritten.
 final class UnpackTarget {
   private let device: FileDevice?
   private let file: TextOutput?
@@ -43,7 +43,7 @@ final class UnpackTarget {
     }
   }
 
-  /// Makes room for so many blocks, all of zeros.
+  /// Makes room for this many blocks, all zero.
   func begin(_ blockCount: UInt64) throws(ToolError) {
     self.blockCount = blockCount
     do throws(BlockIOError) {
@@ -84,7 +84,7 @@ final class UnpackTarget {
     try device.write(bytes, at: block * blockBytes)
   }
 
-  /// Puts what was written in place, durably.
+  /// Makes the result durable and puts it in place.
   func commit() throws(ToolError) {
     do throws(BlockIOError) {
       try file?.commit()

@@ -1,5 +1,5 @@
 #include <zlib.h>
 
-// Macros with a cast in them are not seen by Swift.
+// Swift does not import macros that contain a cast.
 static inline int dmthin_deflate_begin(z_stream *stream, int level) { return deflateInit(stream, level); }
 static inline int dmthin_inflate_begin(z_stream *stream) { return inflateInit(stream); }

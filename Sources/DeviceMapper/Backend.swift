@@ -1,45 +1,46 @@
 import Glibc
 
-/// Whatever executes device-mapper's commands: the kernel, or a server in user space that answers
-/// like it. Verbs of `dmthin dm` and `dmthin pool` know nothing else.
+/// Executes device-mapper's commands: the kernel, or a server in user space that answers like it.
+/// Verbs of `dmthin dm` and `dmthin pool` use only this interface.
 ///
 /// A backend is used by one thread at a time. Queries return nil for a device that does not exist;
-/// commands throw ENXIO. Names and uuids are as users write them: mangling (`NameMangling`) happens
-/// inside, as `settings` says. Whoever waits for device nodes to appear does so before returning.
+/// commands throw ENXIO. Names and uuids are as users write them: the backend mangles them
+/// (`NameMangling`) as `settings` says. A backend that waits for device nodes does so before it
+/// returns.
 public protocol DeviceMapperBackend: AnyObject {
-  /// How commands are carried out; may be changed between commands.
+  /// How commands are executed. May be changed between commands.
   var settings: BackendSettings { get set }
-  /// Told what went wrong in a command that went on all the same, in lines for the user.
+  /// Prints a warning about a command that succeeded, in lines for the user.
   var warn: (String) -> Void { get set }
 
-  /// Makes a device. With a table also loads and resumes it; if that fails the device is removed
-  /// again before this throws.
+  /// Creates a device. If a table is given, loads and resumes it; on failure the device is removed
+  /// before this throws.
   func create(_ request: DeviceCreation) throws(DeviceMapperError)
-  /// Puts a table into the inactive slot, replacing what was there.
+  /// Puts a table into the inactive slot, replacing the one there.
   func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
-  /// Drops the inactive table; success where there is none.
+  /// Drops the inactive table. Succeeds if there is none.
   func clear(_ device: DeviceReference) throws(DeviceMapperError)
-  /// Suspends; success where it is suspended already.
+  /// Suspends a device. Succeeds if it is already suspended.
   func suspend(_ device: DeviceReference, _ options: SuspendOptions) throws(DeviceMapperError)
-  /// Makes the inactive table live, if there is one, and resumes.
-  /// - Parameter options: for the suspension that swapping a live table takes.
+  /// Makes the inactive table live, if there is one, and resumes the device.
+  /// - Parameter options: for the suspension that is needed to swap a live table.
   func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
     throws(DeviceMapperError)
-  /// Removes a device that nobody has open.
+  /// Removes a device that is not open.
   /// - Parameters:
-  ///   - deferred: one that is open goes away when it is closed, and this succeeds.
-  ///   - retry: tries for some five seconds while it is open.
+  ///   - deferred: whether an open device is removed when it is closed; then this succeeds.
+  ///   - retry: whether to retry for about five seconds while it is open.
   func remove(_ device: DeviceReference, deferred: Bool, retry: Bool) throws(DeviceMapperError)
-  /// Removes every device that nobody has open.
-  /// - Parameter deferred: the others when they are closed.
+  /// Removes every device that is not open.
+  /// - Parameter deferred: whether to remove the others when they are closed.
   func removeAll(deferred: Bool) throws(DeviceMapperError)
-  /// Gives another name.
+  /// Renames a device.
   func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError)
   /// Gives a uuid to a device that has none.
   func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError)
-  /// Sends a message to the target that holds a sector of the live table, and returns the answer of
-  /// those messages that have one.
+  /// Sends a message to the target at a sector of the live table. Returns the answer, if the
+  /// message has one.
   func message(_ device: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
 
@@ -52,71 +53,71 @@ public protocol DeviceMapperBackend: AnyObject {
   /// A device's state and its table. Keys of crypt are in it.
   func table(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
-  /// The devices that a table has opened, in the order of the backend.
+  /// The devices that a table uses, in the order of the backend.
   func dependencies(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceDependencies?
-  /// Blocks until the event number differs from `eventNumber`, or the device is removed.
-  /// EINTR is thrown when a signal came.
+  /// Blocks until the event number differs from `eventNumber`, or the device is removed. Throws
+  /// EINTR after a signal.
   func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   /// Every device, in the order of the backend (the kernel's: ascending by name).
   func list() throws(DeviceMapperError) -> [DeviceEntry]
-  /// Target types that are there, in the order of the backend.
+  /// The available target types, in the order of the backend.
   func targets() throws(DeviceMapperError) -> [TargetVersion]
-  /// One target type; loads what provides it. Nil where there is none.
+  /// A target type; loads its module if necessary. Nil if it does not exist.
   func target(_ type: String) throws(DeviceMapperError) -> TargetVersion?
-  /// The library's version, like `1.02.185 (2022-05-18)`; nil where there is no library.
+  /// The library's version, like `1.02.185 (2022-05-18)`; nil without a library.
   var libraryVersion: String? { get }
   /// The driver's version, like `4.47.0`.
   func driverVersion() throws(DeviceMapperError) -> String
 
-  /// Makes and removes nodes in the folder for them until they are those of the devices that exist; nil
-  /// stands for every device.
+  /// Creates and removes device nodes so that they match the existing devices. Nil means every
+  /// device.
   func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError)
-  /// What the system calls a block device of any kind: `dm-0`, `sda`. Nil where there is none.
-  /// - Parameter prefersMapped: the device-mapper name where it is one, like `vg-pool`.
+  /// The system's name of a block device of any kind: `dm-0`, `sda`. Nil if there is none.
+  /// - Parameter prefersMapped: whether to prefer the device-mapper name, like `vg-pool`.
   func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String?
 
-  /// Whether tables take files by path as well as block devices, because it is not the system that opens
-  /// them.
+  /// Whether tables accept paths of files as well as block devices, because the backend opens them
+  /// itself.
   var takesFiles: Bool { get }
-  /// The path by which a device or file below a table was opened, where only the backend knows.
+  /// The path by which a device or file used by a table was opened, if only the backend knows it.
   func path(of number: DeviceNumber) -> String?
 }
 
 extension DeviceMapperBackend {
   /// Block devices only.
   public var takesFiles: Bool { false }
-  /// The system knows.
+  /// Nil: the system knows.
   public func path(of number: DeviceNumber) -> String? { nil }
 }
 
-/// How a backend carries out commands; what does not apply to it is ignored.
+/// How a backend executes commands. Settings that do not apply to it are ignored.
 public struct BackendSettings: Equatable, Sendable {
   /// How names and uuids with bytes that udev does not allow are stored.
   public var nameMangling = NameMangling.auto
-  /// Where nodes of devices are.
+  /// The folder of device nodes.
   public var deviceFolder = DeviceFolder.system
-  /// Lets udev's rules make the nodes.
+  /// Whether udev's rules make the nodes.
   public var usesUdevRules = true
-  /// Waits for udev after commands that change nodes.
+  /// Whether to wait for udev after commands that change nodes.
   public var waitsForUdev = true
-  /// Makes nodes itself where udev did not, with a warning.
+  /// Whether to make nodes that udev did not make, with a warning.
   public var verifiesUdev = false
-  /// A cookie to gather udev's events under, which the caller waits for; nil makes one each time.
+  /// A cookie to gather udev's events under, for which the caller waits; nil makes one each time.
   public var udevCookie: UInt32?
-  /// Has the library check more than the driver needs.
+  /// Whether the library checks more than the driver needs.
   public var checks = false
-  /// Does not ask for open counts.
+  /// Whether open counts are not needed.
   public var skipsOpenCount = false
-  /// How talkative the library is on standard error: 0 to 7 as dmsetup counts `-v`.
+  /// How much the library prints on standard error: 0 to 7, the number of dmsetup's `-v`.
   public var verbosity = 0
 
-  /// Settings of dmsetup without options and environment.
+  /// Dmsetup's defaults without options and environment.
   public init() {}
 
-  /// Settings that the environment asks of every program: DM_DEV_DIR names the folder of nodes, and
-  /// DM_DEFAULT_NAME_MANGLING_MODE how names are stored; a mode that there is not is passed over.
+  /// Settings from the environment of any program: DM_DEV_DIR is the folder of nodes, and
+  /// DM_DEFAULT_NAME_MANGLING_MODE the storage of names. An invalid mode is ignored.
   public static func fromEnvironment() throws(DeviceFolder.Invalid) -> BackendSettings {
     var settings = BackendSettings()
     settings.deviceFolder = try .fromEnvironment()
@@ -135,47 +136,47 @@ public struct SuspendOptions: OptionSet, Sendable {
   public let rawValue: UInt8
   /// A set from its bits.
   public init(rawValue: UInt8) { self.rawValue = rawValue }
-  /// Does not wait for I/O that the target has pushed back; it is queued.
+  /// Does not wait for I/O that the target has queued; it stays queued.
   public static let noFlush = SuspendOptions(rawValue: 1)
   /// Does not freeze a mounted file system.
   public static let noLockFS = SuspendOptions(rawValue: 2)
-  /// For as long as the one who asks lives: a server resumes the device when the connection that
-  /// suspended it has gone. The kernel does not know this, and leaves it suspended.
+  /// Until the client disconnects: a server resumes the device when the connection that suspended
+  /// it ends. The kernel ignores this option, and leaves the device suspended.
   public static let whileConnected = SuspendOptions(rawValue: 4)
 }
 
-/// What a query looks at.
+/// The options of a query.
 public struct QueryOptions: OptionSet, Sendable {
   /// The set as bits.
   public let rawValue: UInt8
   /// A set from its bits.
   public init(rawValue: UInt8) { self.rawValue = rawValue }
-  /// The inactive table instead of the live one.
+  /// Queries the inactive table instead of the live one.
   public static let inactive = QueryOptions(rawValue: 1)
-  /// Does not commit the metadata of a pool for the sake of its status.
+  /// Does not commit a pool's metadata before its status.
   public static let noFlush = QueryOptions(rawValue: 2)
-  /// Finds out how far ahead the system reads too, for which the device's node may be opened.
+  /// Queries the read-ahead of the system too, for which the device's node may be opened.
   public static let readAhead = QueryOptions(rawValue: 4)
 }
 
-/// A device to be made.
+/// The parameters of a new device.
 public struct DeviceCreation: Equatable, Sendable {
   /// Name, 1 to 127 bytes, without a slash.
   public var name: String
   /// Uuid of up to 128 bytes.
   public var uuid: String?
-  /// The wanted device number; the backend chooses where it is nil.
+  /// The requested device number; nil lets the backend choose.
   public var major: UInt32?
-  /// The wanted minor.
+  /// The requested minor number.
   public var minor: UInt32?
-  /// A table to load and resume; nil makes a device without.
+  /// A table to load and resume; nil creates a device without a table.
   public var table: [TableLine]?
-  /// Whether the device refuses writes.
+  /// Whether the device is read-only.
   public var isReadOnly = false
-  /// About its node.
+  /// Options of its node.
   public var node = NodeOptions()
 
-  /// A device of `name`.
+  /// A device called `name`.
   public init(name: String, uuid: String? = nil, table: [TableLine]? = nil) {
     self.name = name
     self.uuid = uuid
@@ -183,20 +184,20 @@ public struct DeviceCreation: Equatable, Sendable {
   }
 }
 
-/// What a device's node is to be; nil means the backend's habit.
+/// Options of a device's node; nil means the backend's default.
 public struct NodeOptions: Equatable, Sendable {
-  /// When the node is made.
+  /// The time at which the node is made.
   public enum Moment: Sendable {
     case create, resume
   }
-  /// How far ahead the system reads, in sectors of 512 bytes.
+  /// The read-ahead of the system, in sectors of 512 bytes.
   public enum ReadAhead: Equatable, Sendable {
     case automatic
     case none
     case sectors(UInt32)
     case atLeast(sectors: UInt32)
   }
-  /// When the node is made.
+  /// The time at which the node is made.
   public var moment: Moment?
   /// The node's owner.
   public var owner: UInt32?
@@ -204,9 +205,9 @@ public struct NodeOptions: Equatable, Sendable {
   public var group: UInt32?
   /// The node's permissions.
   public var mode: UInt32?
-  /// How far ahead the system reads.
+  /// The read-ahead of the system.
   public var readAhead: ReadAhead?
 
-  /// The backend's habits.
+  /// The backend's defaults.
   public init() {}
 }

@@ -2,9 +2,9 @@ import Glibc
 
 /// A device of any kind, by its number.
 public struct DeviceNumber: Hashable, Comparable, Sendable, CustomStringConvertible {
-  /// Of the driver.
+  /// Major number, of the driver.
   public var major: UInt32
-  /// Of the device.
+  /// Minor number, of the device.
   public var minor: UInt32
 
   /// A device by its number.
@@ -13,7 +13,7 @@ public struct DeviceNumber: Hashable, Comparable, Sendable, CustomStringConverti
     self.minor = minor
   }
 
-  /// `254:0`, as tables have it.
+  /// `254:0`, as in tables.
   public var description: String { "\(major):\(minor)" }
 
   /// By major, then by minor.
@@ -22,13 +22,13 @@ public struct DeviceNumber: Hashable, Comparable, Sendable, CustomStringConverti
   }
 }
 
-/// How a command names a device: by exactly one of these.
+/// The way a command names a device.
 public enum DeviceReference: Hashable, Sendable, CustomStringConvertible {
   case name(String)
   case uuid(String)
   case number(DeviceNumber)
 
-  /// What messages call the device.
+  /// Its form in messages.
   public var description: String {
     switch self {
     case .name(let name): name
@@ -38,7 +38,7 @@ public enum DeviceReference: Hashable, Sendable, CustomStringConvertible {
   }
 }
 
-/// A line of a table, or of a status: its parameters are then what the target says of itself.
+/// A line of a table, or of a status, in which the parameters are the target's status.
 public struct TableLine: Hashable, Sendable, CustomStringConvertible {
   /// First sector of 512 bytes.
   public var start: UInt64
@@ -46,7 +46,7 @@ public struct TableLine: Hashable, Sendable, CustomStringConvertible {
   public var length: UInt64
   /// Name of the target type, like `thin-pool`.
   public var type: String
-  /// Everything after the type, as the target has it: trailing blanks count.
+  /// Everything after the type, unchanged: trailing blanks matter.
   public var parameters: String
 
   /// A line.
@@ -65,29 +65,29 @@ public struct TableLine: Hashable, Sendable, CustomStringConvertible {
 public struct DeviceInfo: Equatable, Sendable {
   /// Name, not mangled.
   public var name: String
-  /// Uuid; empty where it has none.
+  /// Uuid; empty if it has none.
   public var uuid: String
   /// Device number.
   public var number: DeviceNumber
-  /// How many have it open, tables of other devices included; -1 where that was not asked for.
+  /// The number of times it is open, by tables of other devices too; -1 if it was not requested.
   public var openCount: Int32
   /// Number of the last event; counts from 0 and wraps.
   public var eventNumber: UInt32
-  /// Targets of the table that was asked for.
+  /// The number of targets in the requested table.
   public var targetCount: Int32
-  /// Whether I/O is held back.
+  /// Whether I/O is suspended.
   public var isSuspended: Bool
-  /// Whether writes are refused.
+  /// Whether it is read-only.
   public var isReadOnly: Bool
-  /// Whether it has a table in use.
+  /// Whether it has a live table.
   public var hasLiveTable: Bool
-  /// Whether it has a table waiting for resume.
+  /// Whether it has an inactive table.
   public var hasInactiveTable: Bool
-  /// Whether it is removed as soon as it is closed.
+  /// Whether it will be removed when it is closed.
   public var isDeferredRemove: Bool
-  /// Whether its target holds back I/O on its own account.
+  /// Whether its target has suspended I/O itself.
   public var isInternallySuspended: Bool
-  /// How far ahead the system reads, in sectors of 512 bytes; nil where that is unknown.
+  /// The read-ahead of the system, in sectors of 512 bytes; nil if unknown.
   public var readAhead: UInt32?
 
   /// A device that is not suspended and has no tables.
@@ -113,7 +113,7 @@ public struct DeviceInfo: Equatable, Sendable {
   }
 }
 
-/// A device's state with the lines that were asked for.
+/// A device's state with the requested lines.
 public struct DeviceTable: Equatable, Sendable {
   /// State at the same moment.
   public var info: DeviceInfo
@@ -127,11 +127,11 @@ public struct DeviceTable: Equatable, Sendable {
   }
 }
 
-/// A device's state with the devices below it.
+/// A device's state with the devices that its table uses.
 public struct DeviceDependencies: Equatable, Sendable {
   /// State at the same moment.
   public var info: DeviceInfo
-  /// Those that its table has open.
+  /// The devices that its table has open.
   public var devices: [DeviceNumber]
 
   /// State and devices.
@@ -147,9 +147,9 @@ public struct DeviceEntry: Hashable, Sendable {
   public var name: String
   /// Device number.
   public var number: DeviceNumber
-  /// Number of its last event; nil where the backend's list does not say.
+  /// Number of its last event; nil if the backend does not list it.
   public var eventNumber: UInt32?
-  /// Uuid; nil where the backend's list does not say.
+  /// Uuid; nil if the backend does not list it.
   public var uuid: String?
 
   /// An entry.
@@ -182,7 +182,7 @@ public struct TargetVersion: Hashable, Sendable {
 
 /// A command that failed.
 public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvertible {
-  /// What failed, by the names that the library's messages have for the driver's commands.
+  /// The operation that failed, named as in the library's messages.
   public enum Operation: String, Sendable {
     case create, reload, clear, suspend, resume, remove, rename, message, info, status, table, deps
     case removeAll = "remove_all"
@@ -196,13 +196,13 @@ public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvert
     case udevCookie = "udev cookie"
   }
 
-  /// What failed. A creation with a table may fail as `reload` or `resume`.
+  /// The operation that failed. A creation with a table may fail as `reload` or `resume`.
   public let operation: Operation
-  /// The device as messages have it: name, a blank, and uuid or `(major:minor)` if known.
+  /// The device in messages: name, a blank, and uuid or `(major:minor)` if known.
   public let device: String
   /// The system's error number.
   public let code: Int32
-  /// What the library said, in its order; empty stands for the line that it says of a failed
+  /// The library's messages, in its order; empty stands for the library's usual line about a failed
   /// command of the driver.
   public let messages: [String]
 
@@ -216,7 +216,7 @@ public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvert
     self.messages = messages
   }
 
-  /// An error of `operation`, and lines for people that tell what stands behind the number.
+  /// An error of `operation` with lines for users that explain the number.
   public init(
     _ operation: Operation, device: String, code: Int32, explanation: [String]
   ) {
@@ -231,23 +231,23 @@ public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvert
       + String(cString: strerror(code))
   }
 
-  /// Lines that tell what stands behind the number; the kernel has none.
+  /// Lines for users that explain the number; the kernel has none.
   public var explanation: [String] {
     messages.first == Self.line(operation, device, code) ? Array(messages.dropFirst()) : []
   }
 
-  /// What stands behind the number, or else what it means for a pool.
+  /// The explanation of the number, or else its meaning for a pool.
   public var reason: String {
     if !explanation.isEmpty { return explanation.joined(separator: "\n  ") }
     switch code {
     case EILSEQ:
-      return "the pool's metadata is damaged; look at it with: thin_check METADATA"
+      return "the pool's metadata is damaged; check it with: thin_check METADATA"
     case ENODATA: return "no thin device has that id; list them with: thin_ls METADATA"
     default: return String(cString: strerror(code))
     }
   }
 
-  /// One or more lines, with the wording of dmsetup, which programs match on.
+  /// One or more lines in dmsetup's words, which programs match.
   public var description: String {
     messages.isEmpty
       ? Self.line(operation, device, code) : messages.joined(separator: "\n")

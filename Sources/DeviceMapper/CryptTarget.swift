@@ -1,8 +1,9 @@
-/// `crypt CIPHER KEY IVOFFSET DEVICE OFFSET [COUNT OPTION...]`: another device, encrypted.
+/// `crypt CIPHER KEY IVOFFSET DEVICE OFFSET [COUNT OPTION...]`: an encrypted view of another
+/// device.
 public struct CryptTarget: TargetGrammar {
   /// The type's name.
   public static let type = "crypt"
-  /// Devices below.
+  /// The devices of the target.
   public enum Role: Hashable, Sendable { case data }
 
   /// The key, as written.
@@ -24,7 +25,7 @@ public struct CryptTarget: TargetGrammar {
       }
     }
 
-    /// As a table line has it.
+    /// The key in a table line.
     public var text: String {
       switch self {
       case .none: "-"
@@ -33,14 +34,14 @@ public struct CryptTarget: TargetGrammar {
       }
     }
 
-    /// With zeros for the digits of a key, which are nobody's business.
+    /// The key with zeros in place of its digits, which must stay secret.
     public var hiddenText: String {
       if case .digits(let digits) = self { return String(repeating: "0", count: digits.utf8.count) }
       return text
     }
   }
 
-  /// Options that are words. The kernel prints them in this order.
+  /// Options without a value. The kernel prints them in this order.
   public enum Flag: String, CaseIterable, Sendable {
     case allowDiscards = "allow_discards"
     case sameCPU = "same_cpu_crypt"
@@ -49,7 +50,7 @@ public struct CryptTarget: TargetGrammar {
     case noWriteWorkqueue = "no_write_workqueue"
   }
 
-  /// The most options that there may be.
+  /// The highest number of options.
   public static let optionsMax: UInt32 = 8
 
   /// Cipher, chaining and initialisation vector, like `aes-xts-plain64`.
@@ -60,11 +61,11 @@ public struct CryptTarget: TargetGrammar {
   public var ivOffset: UInt64
   /// Device and first sector.
   public var destination: DeviceStart
-  /// Options that are words.
+  /// Options without a value.
   public var flags: Set<Flag> = []
   /// `integrity:BYTES:KIND`, without the first word.
   public var integrity: String?
-  /// Bytes that are encrypted as one, a power of two from 512 to 4096.
+  /// Bytes encrypted as one unit, a power of two from 512 to 4096.
   public var sectorBytes: UInt32?
   /// Whether sector numbers count units of `sectorBytes`.
   public var usesLargeSectorNumbers = false
@@ -77,14 +78,14 @@ public struct CryptTarget: TargetGrammar {
     self.destination = destination
   }
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     let words = KernelText.parameterWords(line.parameters)
     try self.init(words, length: line.length, opener: opener)
   }
 
-  /// Understands the words of a table line of `length` sectors. Whether there is such a cipher, and
-  /// whether the key suits it, is for those to say who encrypt.
+  /// Parses the words of a table line of `length` sectors. Whether the cipher exists and the key
+  /// fits it is not checked.
   public init(_ words: [String], length: UInt64? = nil, opener: DeviceOpener<Role>? = nil)
     throws(TargetError)
   {
@@ -156,10 +157,10 @@ public struct CryptTarget: TargetGrammar {
     word.hasPrefix(name) ? String(word.dropFirst(name.count)) : nil
   }
 
-  /// As the kernel prints it, the key in the clear.
+  /// As the kernel prints it, with the key.
   public var parameters: String { parameters(key: key.text) }
 
-  /// As dmsetup prints it unless asked for keys.
+  /// As dmsetup prints it by default, without the key.
   public var hiddenParameters: String { parameters(key: key.hiddenText) }
 
   private func parameters(key: String) -> String {

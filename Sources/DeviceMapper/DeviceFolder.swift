@@ -1,24 +1,24 @@
 import Glibc
 
-/// The folder with the nodes of devices. DM_DEV_DIR says where it is, to libdevmapper's programs and to
-/// lvm2; its part for device-mapper is the folder `mapper` in it.
+/// The folder with the nodes of devices. DM_DEV_DIR sets it for libdevmapper's programs and for
+/// lvm2. Device-mapper's nodes are in its subfolder `mapper`.
 public struct DeviceFolder: Hashable, Sendable {
-  /// Its path, absolute, as it was given.
+  /// Its absolute path, unchanged.
   public let path: String
 
-  /// A path that cannot be the folder: it is relative, or longer than the system takes.
+  /// A path that cannot be the folder: it is relative, or too long for the system.
   public struct Invalid: Error, Equatable, CustomStringConvertible {
-    /// What was given.
+    /// The given path.
     public let path: String
 
-    /// A sentence that says what to do.
+    /// A sentence for the user about what to do.
     public var description: String {
-      "DM_DEV_DIR is '\(path)', and has to be an absolute path of a folder, like /dev; "
-        + "set it right, or unset it"
+      "DM_DEV_DIR is '\(path)', but must be an absolute path of a folder, like /dev; "
+        + "correct it, or unset it"
     }
   }
 
-  /// The system's own, which is where udev makes nodes.
+  /// The system's folder, in which udev makes nodes.
   public static let system = DeviceFolder(unchecked: "/dev")
   private static let variable = "DM_DEV_DIR"
 
@@ -32,7 +32,7 @@ public struct DeviceFolder: Hashable, Sendable {
     self.path = path
   }
 
-  /// The folder that the environment names; the system's where it names none.
+  /// The folder in the environment, or else the system's.
   public static func fromEnvironment() throws(Invalid) -> DeviceFolder {
     guard let text = getenv(variable).map({ String(cString: $0) }), !text.isEmpty else {
       return system
@@ -40,12 +40,12 @@ public struct DeviceFolder: Hashable, Sendable {
     return try DeviceFolder(text)
   }
 
-  /// Whether udev makes the nodes here: by name, as the library compares.
+  /// Whether udev makes the nodes here; compared by name, as the library does.
   public var isSystem: Bool { path == "/dev" || path == "/dev/" }
 
   /// The folder of device-mapper's nodes, like `/dev/mapper`.
   public var mapper: String { path.hasSuffix("/") ? "\(path)mapper" : "\(path)/mapper" }
 
-  /// The path of the node of a device of that name.
+  /// The path of a device's node.
   public func node(_ name: String) -> String { "\(mapper)/\(name)" }
 }

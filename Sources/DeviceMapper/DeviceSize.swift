@@ -1,26 +1,26 @@
-/// Sizes of devices and data blocks as people write them, by lvm2's rule: a whole number and a unit, of
-/// which upper and lower case mean the same, so that `10G` is 10 GiB.
+/// Parses sizes of devices and data blocks by lvm2's rule: a whole number and a unit, in upper or
+/// lower case, so that `10G` is 10 GiB.
 public enum DeviceSize {
-  /// What is wrong with a text.
+  /// A malformed text.
   public struct Malformed: Error, Equatable, Sendable, CustomStringConvertible {
-    /// What is accepted.
+    /// The accepted form.
     public let description: String
   }
 
   /// The rule in a sentence, for help and errors.
   public static let rule = """
-    A size is a whole number with a unit, in either case: s is sectors of 512 bytes, b is bytes, and k, \
-    m, g, t, p and e are KiB, MiB and so on.
+    A size is a whole number with a unit, in either case: s is sectors of 512 bytes, b is bytes, \
+    and k, m, g, t, p and e are KiB, MiB and so on.
     """
 
-  /// The largest size, in sectors: more bytes than a signed number of 64 bits can count are of no use
-  /// to anybody.
+  /// The largest size in sectors. The number of bytes must fit into a signed 64-bit integer.
   public static let sectorsMax: UInt64 = UInt64(Int64.max) / 512
 
   private static let units = Array("kmgtpe".utf8)
 
   /// Sectors of 512 bytes of `204800s`, `10G` or `10GiB`: from 1 to `sectorsMax`.
-  /// - Throws: `Malformed`, also for multiples of 1000 such as `10GB`, which would be taken for others.
+  /// - Throws: `Malformed`, also for multiples of 1000 such as `10GB`, which would be misread as
+  ///   `10GiB`.
   public static func sectors(_ text: some StringProtocol) throws(Malformed) -> UInt64 {
     let digits = text.utf8.prefix { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
     let unit = text.utf8.dropFirst(digits.count).map {
@@ -38,7 +38,7 @@ public enum DeviceSize {
     }
     guard let count = UInt64(String(decoding: digits, as: UTF8.self)), count > 0,
       count <= UInt64(Int64.max) >> bytesShift
-    else { throw Malformed(description: "a size is at least a sector and less than 8 EiB") }
+    else { throw Malformed(description: "a size must be at least a sector and less than 8 EiB") }
     guard (count << bytesShift) % 512 == 0 else {
       throw Malformed(description: "not a whole number of sectors of 512 bytes")
     }

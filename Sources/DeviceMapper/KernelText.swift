@@ -1,6 +1,6 @@
-/// Text as the kernel reads it: words, and numbers by two rules.
+/// Parses text as the kernel does: words, and numbers by two rules.
 package enum KernelText {
-  /// A name as people and logs get to see it: bytes that control a terminal or end a line as `\xHH`.
+  /// A name for terminals and logs: control bytes and line ends are written as `\xHH`.
   package static func printable(_ name: String) -> String {
     guard name.unicodeScalars.contains(where: isControl) else { return name }
     return name.unicodeScalars.reduce(into: "") { text, scalar in
@@ -14,7 +14,8 @@ package enum KernelText {
     scalar.value < 0x20 || (0x7f...0x9f).contains(scalar.value)
   }
 
-  /// What separates words. The kernel counts 0xa0 as a blank, even inside a character of UTF-8.
+  /// Whether a byte separates words. The kernel counts 0xa0 as a blank, even inside a character of
+  /// UTF-8.
   static func isBlank(_ byte: UInt8) -> Bool {
     byte == 0x20 || (0x09...0x0d).contains(byte) || byte == 0xa0
   }
@@ -22,8 +23,8 @@ package enum KernelText {
   /// Words of a message, in which a backslash makes the next byte part of a word.
   package static func words(_ text: String) -> [String] { words(text, quoting: true) }
 
-  /// Words of a table line's parameters as dmsetup has them: backslashes mean themselves, because
-  /// the library doubles them on their way to the kernel. Device names have them for blanks, `\x20`.
+  /// Words of a table line's parameters in dmsetup's form: backslashes are literal, because the
+  /// library doubles them on their way to the kernel. Device names use `\x20` for a blank.
   package static func parameterWords(_ text: String) -> [String] { words(text, quoting: false) }
 
   private static func words(_ text: String, quoting: Bool) -> [String] {
@@ -53,8 +54,8 @@ package enum KernelText {
     return words
   }
 
-  /// A number as strict parsing has it: decimal, perhaps with a plus; nothing else around it but
-  /// one line feed at the end.
+  /// Parses a number strictly: decimal digits, with an optional plus before and an optional line
+  /// feed after them.
   package static func strict(_ text: String, max: UInt64 = .max) -> UInt64? {
     var digits = Substring(text)
     if digits.utf8.last == UInt8(ascii: "\n") { digits = digits.dropLast() }
@@ -63,10 +64,10 @@ package enum KernelText {
     return value
   }
 
-  /// A number as scanning has it: digits only, and too large ones wrap around.
+  /// Parses a number leniently: digits only; a too large one wraps around.
   package static func scanned(_ text: String) -> UInt64? { decimal(text.utf8, wraps: true) }
 
-  /// The same for 32 bits, to which the kernel cuts it.
+  /// Parses a number leniently, and truncates it to 32 bits as the kernel does.
   package static func scanned32(_ text: String) -> UInt32? {
     scanned(text).map { UInt32(truncatingIfNeeded: $0) }
   }
@@ -85,7 +86,7 @@ package enum KernelText {
     return isEmpty ? nil : value
   }
 
-  /// Whether two words are the same but for the case of ASCII letters.
+  /// Whether two words are equal, ignoring the case of ASCII letters.
   package static func isSame(_ left: String, _ right: String) -> Bool {
     left.utf8.count == right.utf8.count
       && zip(left.utf8, right.utf8).allSatisfy { lowercase($0) == lowercase($1) }
@@ -101,20 +102,20 @@ package struct ArgumentList {
   private let words: [String]
   private var next = 0
 
-  /// Arguments from the first on.
+  /// The arguments, starting with the first.
   package init(_ words: [String]) { self.words = words }
 
-  /// How many are left.
+  /// The number of arguments left.
   package var count: Int { words.count - next }
 
-  /// The next one.
+  /// The next argument.
   package mutating func shift() -> String? {
     guard next < words.count else { return nil }
     defer { next += 1 }
     return words[next]
   }
 
-  /// The next one as a number of 32 bits in `range`.
+  /// The next argument as a number of 32 bits in `range`.
   package mutating func number(in range: ClosedRange<UInt32>, orSay message: String)
     throws(TargetError) -> UInt32
   {
@@ -124,7 +125,7 @@ package struct ArgumentList {
     return value
   }
 
-  /// The next one as the number of arguments that follow.
+  /// The next argument as the number of arguments that follow.
   package mutating func groupCount(max: UInt32, orSay message: String) throws(TargetError) -> UInt32
   {
     let value = try number(in: 0...max, orSay: message)

@@ -1,13 +1,13 @@
-/// A message that is refused, by its error number. What was wrong is only in the kernel's log.
+/// The refusal of a message, with its error number. The reason appears only in the kernel's log.
 public struct MessageError: Error, Hashable, Sendable {
   /// The error number.
   public let code: Int32
-  /// What the kernel's log would say.
+  /// The text of the kernel's log.
   public let message: String
-  /// Lines for people: what to do.
+  /// Lines for users about what to do.
   public let explanation: [String]
 
-  /// A refusal, with EINVAL where no other number is given.
+  /// A refusal, by default with EINVAL.
   public init(_ message: String, code: Int32 = 22, explanation: [String] = []) {
     self.message = message
     self.code = code
@@ -25,12 +25,12 @@ public enum ThinPoolMessage: Hashable, Sendable {
   case delete(UInt32)
   /// Replaces the transaction id, if it is `current`.
   case setTransactionID(current: UInt64, new: UInt64)
-  /// Holds a metadata snapshot.
+  /// Makes a metadata snapshot.
   case reserveMetadataSnapshot
-  /// Drops it.
+  /// Releases the metadata snapshot.
   case releaseMetadataSnapshot
 
-  /// Understands a message, as the pool would that is writable. The words are counted first.
+  /// Parses a message as a writable pool does. The words are counted first.
   public init(_ text: String) throws(MessageError) {
     let words = KernelText.words(text)
     guard let keyword = words.first else { throw MessageError("Empty message received.") }
@@ -89,14 +89,14 @@ public enum ThinPoolMessage: Hashable, Sendable {
   }
 }
 
-/// A message to a crypt target, which has to be suspended.
+/// A message to a crypt target, which must be suspended.
 public enum CryptMessage: Hashable, Sendable {
-  /// Forgets the key; the target cannot be resumed before it has another.
+  /// Erases the key; the target cannot be resumed before it gets a new one.
   case wipeKey
-  /// Takes another key, of the same size.
+  /// Sets a new key of the same size.
   case setKey(String)
 
-  /// Understands a message.
+  /// Parses a message.
   public init(_ text: String) throws(MessageError) {
     let words = KernelText.words(text)
     if words.count == 2, KernelText.isSame(words[0], "key"), KernelText.isSame(words[1], "wipe") {
@@ -119,12 +119,12 @@ public enum CryptMessage: Hashable, Sendable {
   }
 }
 
-/// A message to device-mapper itself, which begins with `@` and needs no target.
+/// A message to device-mapper itself. It begins with `@` and needs no target.
 public enum CoreMessage: Hashable, Sendable {
-  /// Keeps a device that was to be removed as soon as it is closed.
+  /// Cancels the deferred removal of a device.
   case cancelDeferredRemove
 
-  /// Understands a message; nil where it is one for a target.
+  /// Parses a message; nil if it is one for a target.
   public init?(_ text: String) throws(MessageError) {
     let words = KernelText.words(text)
     guard let keyword = words.first else { throw MessageError("Empty message received.") }

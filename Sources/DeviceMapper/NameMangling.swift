@@ -1,23 +1,23 @@
-/// How device names and uuids with bytes that udev does not allow are stored by the driver: such a
-/// byte becomes `\xHH`, in lower case.
+/// How the driver stores device names and uuids with bytes that udev does not allow: such a byte
+/// becomes `\xHH`, in lower case.
 public enum NameMangling: String, CaseIterable, Sendable {
-  /// As they are.
+  /// Names are stored unchanged.
   case none
-  /// Every such byte, backslashes too.
+  /// Every such byte is mangled, backslashes too.
   case hex
-  /// Every such byte, unless the name is mangled already.
+  /// Every such byte is mangled, unless the name is already mangled.
   case auto
 
-  /// The mode that a word means, in letters of either case; nil for other words.
+  /// The mode with this name, in either case; nil for other words.
   public init?(_ word: String) { self.init(rawValue: word.lowercased()) }
 
-  /// A name that is mangled in one place and not in another.
+  /// A name that is only partly mangled.
   public struct MixedName: Error, Hashable, Sendable {
     /// The name.
     public let name: String
   }
 
-  /// `name` as the driver stores it.
+  /// `name` in the form that the driver stores.
   public func mangled(_ name: String) throws(MixedName) -> String {
     guard self != .none else { return name }
     let bytes = Array(name.utf8)
@@ -44,10 +44,10 @@ public enum NameMangling: String, CaseIterable, Sendable {
     return String(decoding: result, as: UTF8.self)
   }
 
-  /// A name that the driver stores, as users write it.
+  /// The user's form of a name that the driver stores.
   public func unmangled(_ name: String) -> String { self == .none ? name : Self.decoded(name) }
 
-  /// `name` with each `\xHH` made the byte that it stands for.
+  /// `name` with each `\xHH` replaced by the byte that it stands for.
   public static func decoded(_ name: String) -> String {
     guard name.utf8.contains(UInt8(ascii: "\\")) else { return name }
     let bytes = Array(name.utf8)
@@ -65,8 +65,8 @@ public enum NameMangling: String, CaseIterable, Sendable {
     return String(decoding: result, as: UTF8.self)
   }
 
-  /// A path as one word of a table line: what separates words there, and backslashes, as `\xHH`.
-  /// `decoded` undoes it.
+  /// A path as one word of a table line: blanks and backslashes become `\xHH`. `decoded` reverses
+  /// it.
   public static func word(_ path: String) -> String {
     var result: [UInt8] = []
     for scalar in path.unicodeScalars {
@@ -92,7 +92,7 @@ public enum NameMangling: String, CaseIterable, Sendable {
     }
   }
 
-  /// The byte that `\xHH` at `at` stands for.
+  /// The byte for the `\xHH` at `at`.
   private static func escape(_ bytes: [UInt8], _ at: Int) -> UInt8? {
     guard at + 4 <= bytes.count, bytes[at] == UInt8(ascii: "\\"),
       bytes[at + 1] == UInt8(ascii: "x"), let high = digit(bytes[at + 2]),

@@ -2,20 +2,20 @@
 public struct SnapshotTarget: TargetGrammar {
   /// The types' names.
   public static let type = "snapshot"
-  /// Of the type that writes back what differs.
+  /// The name of the type that merges a snapshot into its origin.
   public static let mergeType = "snapshot-merge"
-  /// Devices below.
+  /// The devices of the target.
   public enum Role: Hashable, Sendable { case origin, cow }
-  /// Where exceptions are kept.
+  /// The place of the exceptions.
   public enum Store: String, CaseIterable, Sendable {
     /// On the COW device.
     case persistent = "P"
-    /// On the COW device; a full one is not taken for a broken one.
+    /// On the COW device, with a status of its own for a full one.
     case persistentWithOverflow = "PO"
     /// In memory.
     case transient = "N"
   }
-  /// What a table asks of a snapshot. The kernel prints them in this order.
+  /// The features of a snapshot. The kernel prints them in this order.
   public enum Feature: String, CaseIterable, Sendable {
     case discardZeroesCOW = "discard_zeroes_cow"
     case discardPassdownOrigin = "discard_passdown_origin"
@@ -25,11 +25,11 @@ public struct SnapshotTarget: TargetGrammar {
   public var origin: String
   /// Path or `major:minor`.
   public var cow: String
-  /// Where exceptions are kept.
+  /// The place of the exceptions.
   public var store: Store
   /// Sectors in a chunk; 0 lets the store choose.
   public var chunkSectors: UInt32
-  /// What is asked of it.
+  /// The requested features.
   public var features: Set<Feature>
 
   /// A snapshot in chunks of `chunkSectors`.
@@ -43,13 +43,13 @@ public struct SnapshotTarget: TargetGrammar {
     self.features = features
   }
 
-  /// Understands a table line of either type.
+  /// Parses a table line of either type.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     let words = KernelText.parameterWords(line.parameters)
     try self.init(words, merging: line.type == Self.mergeType, opener: opener)
   }
 
-  /// Understands the words of a table line.
+  /// Parses the words of a table line.
   /// - Parameter merging: whether the target is `snapshot-merge`, which writes to the origin.
   public init(_ words: [String], merging: Bool = false, opener: DeviceOpener<Role>? = nil)
     throws(TargetError)
@@ -102,7 +102,7 @@ public struct SnapshotTarget: TargetGrammar {
     return features
   }
 
-  /// As a table line has it.
+  /// The parameters in a table line.
   public var parameters: String {
     let names = Feature.allCases.filter(features.contains).map { " \($0.rawValue)" }.joined()
     let count = features.isEmpty ? "" : " \(features.count)"
@@ -110,11 +110,11 @@ public struct SnapshotTarget: TargetGrammar {
   }
 }
 
-/// `snapshot-origin ORIGIN`: a device whose old contents snapshots keep.
+/// `snapshot-origin ORIGIN`: a device whose old content is kept by snapshots.
 public struct SnapshotOriginTarget: TargetGrammar {
   /// The type's name.
   public static let type = "snapshot-origin"
-  /// Devices below.
+  /// The devices of the target.
   public enum Role: Hashable, Sendable { case origin }
   /// Path or `major:minor`.
   public var origin: String
@@ -122,7 +122,7 @@ public struct SnapshotOriginTarget: TargetGrammar {
   /// The origin of snapshots.
   public init(origin: String) { self.origin = origin }
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     let words = KernelText.parameterWords(line.parameters)
     guard words.count == 1 else {
@@ -132,21 +132,21 @@ public struct SnapshotOriginTarget: TargetGrammar {
     self.init(origin: words[0])
   }
 
-  /// As a table line has it.
+  /// The parameters in a table line.
   public var parameters: String { origin }
 }
 
-/// What a snapshot says of itself, merging or not.
+/// The status of a snapshot, merging or not.
 public enum SnapshotStatus: Hashable, Sendable {
   /// Sectors in use on the COW device, and how many of those hold metadata.
   case working(sectors: BlockUsage, metadataSectors: UInt64)
-  /// `Invalid`: its contents are lost.
+  /// `Invalid`: its content is lost.
   case invalid
-  /// `Merge failed`: some of it is in the origin, the rest is not.
+  /// `Merge failed`: it was merged only in part.
   case mergeFailed
   /// `Overflow`: the COW device is full.
   case overflow
-  /// `Unknown`: the store does not say.
+  /// `Unknown`: the store does not report it.
   case unknown
 
   private static let words: [(status: SnapshotStatus, text: String)] = [
@@ -154,7 +154,7 @@ public enum SnapshotStatus: Hashable, Sendable {
     (.unknown, "Unknown"),
   ]
 
-  /// Understands the parameters of a status line; nil where they are none of a snapshot's.
+  /// Parses the parameters of a status line; nil if they are not a snapshot's.
   public init?(_ parameters: String) {
     if let word = Self.words.first(where: { $0.text == parameters }) {
       self = word.status

@@ -1,31 +1,31 @@
-/// What a target type allows of the tables that it stands in.
+/// The restrictions of a target type on its tables.
 public struct TargetTraits: OptionSet, Hashable, Sendable {
   /// The set as bits.
   public let rawValue: UInt8
   /// A set from its bits.
   public init(rawValue: UInt8) { self.rawValue = rawValue }
-  /// It is alone in its table.
+  /// It must be alone in its table.
   public static let singleton = TargetTraits(rawValue: 1)
-  /// It is in no table that refuses writes.
+  /// It must not be in a read-only table.
   public static let alwaysWritable = TargetTraits(rawValue: 2)
-  /// Once live, it is replaced by its like only.
+  /// Once live, it can be replaced only by the same type.
   public static let immutable = TargetTraits(rawValue: 4)
-  /// It may replace anything.
+  /// It may replace any type.
   public static let wildcard = TargetTraits(rawValue: 8)
 }
 
-/// The rules for tables that hold for every target type.
+/// The table rules that hold for every target type.
 public enum TableRules {
-  /// The most lines that a table may have.
+  /// The highest number of lines.
   public static let linesMax = 1_048_576
-  /// The most sectors that a device may have.
+  /// The highest number of sectors of a device.
   public static let sectorsMax: UInt64 = (1 << 63) >> 9
 
-  /// Checks a table as it is loaded, line by line, and has each target made when its line has passed.
+  /// Checks a table on load, line by line, and creates each target once its line has passed.
   /// - Parameters:
-  ///   - live: the type of the immutable target of the table in use, if that has one.
-  ///   - traits: of a type; nil where there is no such type.
-  ///   - make: makes a target, and throws what its constructor has against the line.
+  ///   - live: the type of the immutable target in the live table, if there is one.
+  ///   - traits: returns the traits of a type; nil for an unknown type.
+  ///   - make: creates a target; throws its constructor's error.
   /// - Throws: the first fault, in the kernel's words and order.
   public static func check(
     _ table: [TableLine], isReadOnly: Bool = false, live: String? = nil,

@@ -1,17 +1,17 @@
-/// Tables as dmsetup reads and prints them.
+/// Parses and prints tables as dmsetup does.
 public enum TableText {
   /// A line that does not begin with two numbers and a type.
   public struct FormatError: Error, Hashable, Sendable {
-    /// Counts from 1, empty lines and comments included.
+    /// The line number, counted from 1, with empty lines and comments.
     public let line: Int
-    /// Where it was read: the name of a file, empty for a command line, or `on stdin`.
+    /// The source: the name of a file, empty for a command line, or `on stdin`.
     public let source: String
 
     /// Dmsetup's words.
     public var description: String { "Invalid format on line \(line) of table \(source)." }
   }
 
-  /// Understands a table. Lines that are empty or begin with `#` are skipped.
+  /// Parses a table. Lines that are empty or begin with `#` are skipped.
   public static func parse(_ text: String, source: String = "") throws(FormatError) -> [TableLine] {
     var lines: [TableLine] = []
     var number = 0
@@ -36,7 +36,8 @@ public enum TableText {
     return TableLine(start: start, length: length, type: type, parameters: String(rest) ?? "")
   }
 
-  /// Digits, perhaps with a sign: one that is too large becomes the largest, a negative one wraps.
+  /// Parses digits with an optional sign: a too large number becomes the largest, a negative one
+  /// wraps.
   private static func number(_ rest: inout Substring.UTF8View) -> UInt64? {
     rest = rest.drop { isBlank($0) }
     let sign = rest.first
@@ -61,19 +62,19 @@ public enum TableText {
 }
 
 /// Devices with their tables on one line: `name,uuid,minor,flags,table[,table...];...`. A backslash
-/// makes the next character part of a field.
+/// escapes the next character.
 public enum ConciseTable {
   /// A device of the list.
   public struct Device: Hashable, Sendable {
     /// Name.
     public var name: String
-    /// Uuid; empty where it has none.
+    /// Uuid; empty if it has none.
     public var uuid: String
-    /// The wanted minor.
+    /// The requested minor number.
     public var minor: UInt32?
-    /// Whether it refuses writes.
+    /// Whether it is read-only.
     public var isReadOnly: Bool
-    /// Its table; empty for a device without.
+    /// Its table; empty for a device without a table.
     public var table: [TableLine]
 
     /// A device.
@@ -89,15 +90,14 @@ public enum ConciseTable {
     }
   }
 
-  /// What is wrong with a list, in lines for the user. Devices before the fault have been handed
-  /// out.
+  /// A malformed list, in lines for the user. The devices before the fault were passed on.
   public struct FormatError: Error, Hashable, Sendable {
     /// Dmsetup's words.
     public let messages: [String]
   }
 
-  /// Understands a list, and hands out each device when its text has been read. A fault is found
-  /// after the devices before it have been handed out, as dmsetup creates them as it goes.
+  /// Parses a list, and passes on each device once its text has been read. As in dmsetup, the
+  /// devices before a fault are passed on before it is reported.
   public static func parse<E: Error>(
     _ text: String, _ body: (Result<Device, FormatError>) throws(E) -> Void
   ) throws(E) {
@@ -108,7 +108,7 @@ public enum ConciseTable {
     }
   }
 
-  /// Devices as a list.
+  /// The list form of devices.
   public static func text(_ devices: [Device]) -> String {
     devices.map { device in
       var fields = [
@@ -122,7 +122,7 @@ public enum ConciseTable {
     }.joined(separator: ";")
   }
 
-  /// A field with backslashes before what separates fields.
+  /// A field with backslashes before separators.
   public static func escaped(_ text: String) -> String {
     text.reduce(into: "") { result, character in
       if [",", ";", "\\"].contains(character) { result.append("\\") }
@@ -131,7 +131,7 @@ public enum ConciseTable {
   }
 }
 
-/// Reads devices off a concise table, one by one.
+/// Parses the devices of a concise table one by one.
 private struct ConciseParser {
   private var rest: ArraySlice<UInt8>
 
@@ -186,7 +186,7 @@ private struct ConciseParser {
         ]))
     }
     do throws(TableText.FormatError) {
-      // What does not look like a number counts as 0.
+      // Text that is not a number counts as 0.
       let digits = fields[2].utf8.prefix { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
       return .success(
         ConciseTable.Device(
@@ -198,7 +198,7 @@ private struct ConciseParser {
     }
   }
 
-  /// What was understood, as dmsetup shows it.
+  /// The parsed fields, as dmsetup shows them.
   private static func report(_ fields: [String]) -> String {
     let names = ["name", "uuid", "minor", "flags", "table"]
     let parts = names.enumerated().map { index, name in

@@ -1,13 +1,13 @@
-/// What a target's constructor or a check of a table has against a line, in the kernel's words.
+/// The refusal of a table line by a target's constructor or a table check, in the kernel's words.
 public struct TargetError: Error, Hashable, Sendable, CustomStringConvertible {
-  /// The text that the kernel's log would have, like `Invalid block size`.
+  /// The text in the kernel's log, like `Invalid block size`.
   public let message: String
-  /// The error number that the caller of the load gets.
+  /// The error number returned to the caller of the load.
   public let code: Int32
-  /// Lines for people: what stands behind the number, where, and what to do.
+  /// Lines for users: the reason, the place, and what to do.
   public let explanation: [String]
 
-  /// A refusal, with EINVAL where no other number is given.
+  /// A refusal, by default with EINVAL.
   public init(_ message: String, code: Int32 = 22, explanation: [String] = []) {
     self.message = message
     self.code = code
@@ -18,23 +18,23 @@ public struct TargetError: Error, Hashable, Sendable, CustomStringConvertible {
   public var description: String { message }
 }
 
-/// How a device below a target is opened.
+/// The way a device of a target is opened.
 public enum DeviceAccess: Hashable, Sendable {
   case read, readWrite
-  /// As the table is loaded.
+  /// With the access of the table.
   case table
-  /// Read by this table, and perhaps written by a later one that shares what is open: for writing
-  /// where that is possible, for reading where it is not.
+  /// Read by this table, and perhaps written by a later table that shares the descriptor: opened
+  /// for writing if possible, otherwise for reading.
   case readBeforeWrite
 }
 
-/// How a constructor wants to open a device that a line names.
+/// A constructor's request to open a device named in a line.
 public struct DeviceRequest<Role: Hashable & Sendable>: Hashable, Sendable {
-  /// As written: a path, or `major:minor`.
+  /// The text in the line: a path, or `major:minor`.
   public let text: String
-  /// What it is to the target.
+  /// The device's role for the target.
   public let role: Role
-  /// What for.
+  /// The requested access.
   public let access: DeviceAccess
 
   /// A request.
@@ -45,11 +45,11 @@ public struct DeviceRequest<Role: Hashable & Sendable>: Hashable, Sendable {
   }
 }
 
-/// A device that could not be opened, by its error number. The constructor adds its own words.
+/// The failure to open a device, with its error number. The constructor adds its own message.
 public struct DeviceOpenError: Error, Hashable, Sendable {
   /// The error number.
   public let code: Int32
-  /// Lines for people: which device or file it is, and what stands in the way.
+  /// Lines for users: the device or file, and the reason.
   public let explanation: [String]
   /// An error.
   public init(code: Int32, explanation: [String] = []) {
@@ -59,13 +59,12 @@ public struct DeviceOpenError: Error, Hashable, Sendable {
 }
 
 /// Opens a device for a constructor. Parsers call it at the moment at which the kernel opens the
-/// device, so that the first fault found is the kernel's; those who only want to know what a line
-/// says leave it out.
+/// device, so that they find the same fault first. To only parse a line, pass nil.
 public typealias DeviceOpener<Role: Hashable & Sendable> =
   (DeviceRequest<Role>) throws(DeviceOpenError) -> Void
 
 extension DeviceRequest {
-  /// Opens; a failure gets the constructor's words and keeps its number.
+  /// Opens the device. An error keeps its number and gets the constructor's message.
   package func open(by opener: DeviceOpener<Role>?, orSay message: String) throws(TargetError) {
     guard let opener else { return }
     do throws(DeviceOpenError) {

@@ -1,13 +1,12 @@
-/// What a table line says to targets of one type: text understood, and printed again. It opens nothing
-/// and does nothing by itself.
+/// Parses and prints the table lines of one target type. It opens nothing and does nothing else.
 ///
-/// Here are the grammars that commands need which work on any backend; those that only a target's
-/// own code needs are beside that code.
+/// This target holds the grammars that commands need for any backend. Those that only the target's
+/// driver needs are beside the driver.
 public protocol TargetGrammar: Hashable, Sendable {
-  /// What the devices that a line names are to the target: `pool` and `origin`, `leg(3)`.
+  /// The role of each device in a line: `pool` and `origin`, `leg(3)`.
   associatedtype Role: Hashable, Sendable = Never
 
-  /// Understands a table line, with the constructor's checks in the kernel's order.
+  /// Parses a table line, with the constructor's checks in the kernel's order.
   /// - Parameter opener: opens devices when the constructor would; nil opens nothing.
   init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError)
 
@@ -16,11 +15,11 @@ public protocol TargetGrammar: Hashable, Sendable {
 }
 
 extension TargetGrammar {
-  /// Understands a table line without opening anything.
+  /// Parses a table line without opening anything.
   public init(_ line: TableLine) throws(TargetError) { try self.init(line, opener: nil) }
 }
 
-/// `DEVICE SECTOR`: where on another device something begins.
+/// `DEVICE SECTOR`: a position on another device.
 public struct DeviceStart: Hashable, Sendable {
   /// Path or `major:minor`.
   public var device: String
@@ -33,6 +32,6 @@ public struct DeviceStart: Hashable, Sendable {
     self.sector = sector
   }
 
-  /// As a table line has it.
+  /// The parameters in a table line.
   public var parameters: String { "\(device) \(sector)" }
 }

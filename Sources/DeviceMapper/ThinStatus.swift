@@ -1,8 +1,8 @@
-/// A number of blocks in use, of so many: `USED/TOTAL`.
+/// The number of used blocks and the total: `USED/TOTAL`.
 public struct BlockUsage: Hashable, Sendable, CustomStringConvertible {
   /// Blocks in use.
   public var used: UInt64
-  /// All there are.
+  /// All blocks.
   public var total: UInt64
 
   /// `used` of `total` blocks.
@@ -11,7 +11,7 @@ public struct BlockUsage: Hashable, Sendable, CustomStringConvertible {
     self.total = total
   }
 
-  /// Understands `USED/TOTAL`.
+  /// Parses `USED/TOTAL`.
   init?(_ word: Substring) {
     let parts = word.split(separator: "/", omittingEmptySubsequences: false)
     guard parts.count == 2, let used = plain(parts[0]), let total = plain(parts[1]) else {
@@ -24,47 +24,47 @@ public struct BlockUsage: Hashable, Sendable, CustomStringConvertible {
   public var description: String { "\(used)/\(total)" }
 }
 
-/// A number as the kernel prints one: digits, and no zero before others.
+/// Parses a number as the kernel prints it: digits without leading zeros.
 func plain(_ word: Substring) -> UInt64? {
   guard let value = UInt64(word), String(value) == word else { return nil }
   return value
 }
 
-/// What a thin pool says of itself.
+/// The status of a thin pool.
 public enum ThinPoolStatus: Hashable, Sendable {
-  /// It works, though not necessarily in full.
+  /// It works, though possibly not in full.
   case working(Details)
-  /// `Fail`: it serves nothing any more.
+  /// `Fail`: it serves no I/O any more.
   case failed
-  /// `Error`: its metadata could not be asked.
+  /// `Error`: its metadata could not be queried.
   case error
 
-  /// What the pool can do.
+  /// The mode of a pool.
   public enum Mode: String, CaseIterable, Sendable {
-    /// Everything.
+    /// Everything is possible.
     case readWrite = "rw"
-    /// Nothing that changes metadata: read-only, or out of metadata space.
+    /// Metadata cannot be changed: the pool is read-only, or out of metadata space.
     case readOnly = "ro"
-    /// Nothing that needs a new data block.
+    /// No new data block can be allocated.
     case outOfDataSpace = "out_of_data_space"
   }
 
-  /// What becomes of discards.
+  /// How discards are handled.
   public enum Discards: String, CaseIterable, Sendable {
     case ignored = "ignore_discard"
     case passedDown = "discard_passdown"
     case notPassedDown = "no_discard_passdown"
   }
 
-  /// What becomes of writes that find no free block.
+  /// How writes that find no free block are handled.
   public enum NoSpace: String, CaseIterable, Sendable {
     case error = "error_if_no_space"
     case queue = "queue_if_no_space"
   }
 
-  /// The fields of a pool that works.
+  /// The fields of a working pool.
   public struct Details: Hashable, Sendable {
-    /// Changed by whoever manages the pool.
+    /// The number that volume managers change with the pool.
     public var transactionID: UInt64
     /// Blocks of 4096 bytes of the metadata.
     public var metadata: BlockUsage
@@ -72,15 +72,15 @@ public enum ThinPoolStatus: Hashable, Sendable {
     public var data: BlockUsage
     /// Block of the superblock of the metadata snapshot that is held, if any.
     public var heldRoot: UInt64?
-    /// What it can do.
+    /// The mode.
     public var mode: Mode
-    /// What becomes of discards.
+    /// How discards are handled.
     public var discards: Discards
-    /// What becomes of writes that find no free block.
+    /// How writes that find no free block are handled.
     public var noSpace: NoSpace
-    /// Whether it wants a check before it is writable again.
+    /// Whether it needs a check before it is writable again.
     public var needsCheck: Bool
-    /// Number of free metadata blocks at which an event is raised; old kernels do not say.
+    /// Number of free metadata blocks at which an event is raised; old kernels do not report it.
     public var metadataLowWater: UInt64?
 
     /// A writable pool.
@@ -101,7 +101,7 @@ public enum ThinPoolStatus: Hashable, Sendable {
     }
   }
 
-  /// Understands the parameters of a status line; nil where they are none of a pool's.
+  /// Parses the parameters of a status line; nil if they are not a pool's.
   public init?(_ parameters: String) {
     let words = parameters.split(separator: " ", omittingEmptySubsequences: false)
     if parameters == "Fail" {
@@ -133,7 +133,7 @@ public enum ThinPoolStatus: Hashable, Sendable {
     }
   }
 
-  /// As the kernel prints it: a pool that works ends with a blank.
+  /// As the kernel prints it: the status of a working pool ends with a blank.
   public var parameters: String {
     switch self {
     case .failed: return "Fail"
@@ -150,18 +150,18 @@ public enum ThinPoolStatus: Hashable, Sendable {
   }
 }
 
-/// What a thin device says of itself.
+/// The status of a thin device.
 public enum ThinStatus: Hashable, Sendable {
-  /// Mapped sectors, and the highest of them, which is nil where nothing is mapped.
+  /// The number of mapped sectors, and the highest one, which is nil if none is mapped.
   case working(mappedSectors: UInt64, highestSector: UInt64?)
   /// `-`: not open in the pool.
   case closed
-  /// `Fail`: the pool serves nothing any more.
+  /// `Fail`: the pool serves no I/O any more.
   case failed
   /// `Error`: its mappings could not be read.
   case error
 
-  /// Understands the parameters of a status line; nil where they are none of a thin device's.
+  /// Parses the parameters of a status line; nil if they are not a thin device's.
   public init?(_ parameters: String) {
     switch parameters {
     case "-": self = .closed

@@ -2,13 +2,13 @@
 public struct ThinPoolTarget: TargetGrammar {
   /// The type's name.
   public static let type = "thin-pool"
-  /// Devices below.
+  /// The devices of the target.
   public enum Role: Hashable, Sendable { case metadata, data }
-  /// What a table asks of a pool. The kernel prints them in this order.
+  /// The features of a pool. The kernel prints them in this order.
   public enum Feature: String, CaseIterable, Sendable {
-    /// New blocks keep what was in them.
+    /// New blocks are not zeroed.
     case skipBlockZeroing = "skip_block_zeroing"
-    /// No discards.
+    /// Discards are not supported.
     case ignoreDiscard = "ignore_discard"
     /// Discards only unmap.
     case noDiscardPassdown = "no_discard_passdown"
@@ -18,7 +18,7 @@ public struct ThinPoolTarget: TargetGrammar {
     case errorIfNoSpace = "error_if_no_space"
   }
 
-  /// Sizes of data blocks, in sectors, that a pool can have, each a multiple of the least.
+  /// The sizes of data blocks in sectors; each must be a multiple of the smallest.
   public static let blockSectorsRange: ClosedRange<UInt64> = 128...2_097_152
 
   /// Path or `major:minor`.
@@ -29,7 +29,7 @@ public struct ThinPoolTarget: TargetGrammar {
   public var blockSectors: UInt64
   /// Number of free data blocks at which an event is raised.
   public var lowWaterBlocks: UInt64
-  /// What is asked of it.
+  /// The requested features.
   public var features: Set<Feature>
 
   /// A pool of data blocks of `blockSectors` sectors.
@@ -44,13 +44,12 @@ public struct ThinPoolTarget: TargetGrammar {
     self.features = features
   }
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     try self.init(KernelText.parameterWords(line.parameters), opener: opener)
   }
 
-  /// Understands the words of a table line. What depends on other pools and on the metadata comes
-  /// after everything that is checked here.
+  /// Parses the words of a table line. Checks against other pools and the metadata come later.
   public init(_ words: [String], opener: DeviceOpener<Role>? = nil) throws(TargetError) {
     guard words.count >= 4 else { throw TargetError("Invalid argument count") }
     guard words[0] != words[1] else {
@@ -77,7 +76,7 @@ public struct ThinPoolTarget: TargetGrammar {
   private static func features(_ arguments: ArgumentList) throws(TargetError) -> Set<Feature> {
     var arguments = arguments
     guard arguments.count > 0 else { return [] }
-    // There are five, but four at most may be given.
+    // There are five features, but at most four may be given.
     var left = try arguments.groupCount(
       max: 4, orSay: "Invalid number of pool feature arguments")
     var features: Set<Feature> = []
@@ -102,14 +101,14 @@ public struct ThinPoolTarget: TargetGrammar {
 public struct ThinTarget: TargetGrammar {
   /// The type's name.
   public static let type = "thin"
-  /// Devices below.
+  /// The devices of the target.
   public enum Role: Hashable, Sendable { case origin, pool }
   /// The largest id of a thin device.
   public static let idMax: UInt32 = (1 << 24) - 1
 
   /// Path or `major:minor`.
   public var pool: String
-  /// Which of the pool's thin devices.
+  /// Id in the pool.
   public var id: UInt32
   /// Device that is read where nothing is mapped.
   public var externalOrigin: String?
@@ -121,12 +120,12 @@ public struct ThinTarget: TargetGrammar {
     self.externalOrigin = externalOrigin
   }
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     try self.init(KernelText.parameterWords(line.parameters), opener: opener)
   }
 
-  /// Understands the words of a table line.
+  /// Parses the words of a table line.
   public init(_ words: [String], opener: DeviceOpener<Role>? = nil) throws(TargetError) {
     guard words.count == 2 || words.count == 3 else {
       throw TargetError("Invalid argument count")
@@ -142,12 +141,12 @@ public struct ThinTarget: TargetGrammar {
     self.init(pool: words[0], id: id, externalOrigin: origin)
   }
 
-  /// The id that a word of a table or a message means.
+  /// The id in a word of a table or a message.
   static func id(_ word: String) -> UInt32? {
     KernelText.strict(word, max: UInt64(idMax)).map { UInt32(truncatingIfNeeded: $0) }
   }
 
-  /// As a table line has it.
+  /// The parameters in a table line.
   public var parameters: String {
     let origin = externalOrigin.map { " \($0)" } ?? ""
     return "\(pool) \(id)\(origin)"

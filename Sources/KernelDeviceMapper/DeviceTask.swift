@@ -2,15 +2,15 @@ import Cdevmapper
 import DeviceMapper
 import Glibc
 
-/// One command of libdevmapper, from its making to its results, which live as long as it does.
+/// One command of libdevmapper with its results, which live as long as it does.
 struct DeviceTask: ~Copyable {
   private let handle: OpaquePointer
-  /// What is being done, for errors.
+  /// The operation, for errors.
   let operation: DeviceMapperError.Operation
-  /// What errors call the device, until the library names it itself.
+  /// The device's name in errors, unless the library names it.
   let device: String
 
-  /// A command of the library's number `type`.
+  /// A command with the library's number `type`.
   init(_ type: Int, _ operation: DeviceMapperError.Operation, _ device: String)
     throws(DeviceMapperError)
   {
@@ -25,7 +25,7 @@ struct DeviceTask: ~Copyable {
 
   deinit { dm_task_destroy(handle) }
 
-  /// Sets something that the library takes or refuses.
+  /// Sets a property, and throws if the library refuses it.
   borrowing func set(_ body: (OpaquePointer) -> Int32) throws(DeviceMapperError) {
     errno = 0
     guard body(handle) != 0 else {
@@ -33,28 +33,28 @@ struct DeviceTask: ~Copyable {
     }
   }
 
-  /// Names the device.
+  /// Sets the device.
   borrowing func set(_ reference: DeviceReference) throws(DeviceMapperError) {
     switch reference {
     case .name(let name): try set { dm_task_set_name($0, name) }
     case .uuid(let uuid): try set { dm_task_set_uuid($0, uuid) }
     case .number(let number):
-      // The library's numbers are signed, and it takes -1 for none.
+      // The library's numbers are signed, and -1 means none.
       guard let major = Int32(exactly: number.major), let minor = Int32(exactly: number.minor)
       else { throw DeviceMapperError(operation, device: device, code: ENXIO) }
       try set { dm_task_set_major_minor($0, major, minor, 1) }
     }
   }
 
-  /// Adds lines of a table.
+  /// Adds the lines of a table.
   borrowing func add(_ table: [TableLine]) throws(DeviceMapperError) {
     for line in table {
       try set { dm_task_add_target($0, line.start, line.length, line.type, line.parameters) }
     }
   }
 
-  /// Carries the command out.
-  /// - Returns: what the library said all the same.
+  /// Executes the command.
+  /// - Returns: the library's messages of a successful command.
   borrowing func run() throws(DeviceMapperError) -> [LibraryLog.Line] {
     errno = 0
     guard dm_task_run(handle) != 0 else {
@@ -64,8 +64,8 @@ struct DeviceTask: ~Copyable {
     return LibraryLog.take()
   }
 
-  /// The state that came with the answer; nil for a device that does not exist.
-  /// - Parameter withReadAhead: finds out about that too; the log may have a complaint afterwards.
+  /// The state in the answer; nil for a device that does not exist.
+  /// - Parameter withReadAhead: whether to query the read-ahead too, which may add to the log.
   borrowing func info(withReadAhead: Bool = false) throws(DeviceMapperError) -> DeviceInfo? {
     var raw = dm_info()
     try set { dm_task_get_info($0, &raw) }
@@ -83,7 +83,7 @@ struct DeviceTask: ~Copyable {
       readAhead: hasReadAhead ? readAhead : nil)
   }
 
-  /// The targets that came with the answer.
+  /// The targets in the answer.
   borrowing func lines() -> [TableLine] {
     var lines: [TableLine] = []
     var next: UnsafeMutableRawPointer?
@@ -101,11 +101,11 @@ struct DeviceTask: ~Copyable {
     return lines
   }
 
-  /// Hands out the library's own view of the task, for answers of other kinds.
+  /// Passes the library's handle to `body`, for answers of other kinds.
   borrowing func withHandle<R>(_ body: (OpaquePointer) -> R) -> R { body(handle) }
 
-  /// An error with what the library has said; where it names the command that failed, as it does for
-  /// the parts of a creation, that one counts.
+  /// An error with the library's messages. If they name the command that failed, as in a creation,
+  /// that command is used.
   private static func error(
     _ operation: DeviceMapperError.Operation, _ device: String, code: Int32
   ) -> DeviceMapperError {

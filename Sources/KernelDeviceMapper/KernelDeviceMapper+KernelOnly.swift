@@ -4,11 +4,11 @@ public import DeviceMapper
 import Glibc
 
 extension KernelDeviceMapper: KernelOnlyCommands {
-  /// As `KernelOnlyCommands` says.
+  /// See `KernelOnlyCommands`.
   public func measurements(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
-    // The driver has this for a kind of status.
+    // For the driver this is a kind of status.
     let task = try queryTask(Int(DM_DEVICE_STATUS), .status, device)
     try task.set { dm_task_ima_measurement($0) }
     guard try runQuery(task, options),
@@ -17,7 +17,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
     return DeviceTable(info: info, lines: task.lines())
   }
 
-  /// As `KernelOnlyCommands` says.
+  /// See `KernelOnlyCommands`.
   public func setGeometry(
     _ device: DeviceReference, cylinders: String, heads: String, sectors: String, start: String
   ) throws(DeviceMapperError) {
@@ -28,19 +28,19 @@ extension KernelDeviceMapper: KernelOnlyCommands {
 
   // MARK: - Cookies
 
-  /// As `KernelOnlyCommands` says.
+  /// See `KernelOnlyCommands`.
   public func createUdevCookie() throws(DeviceMapperError) -> UInt32? {
     var cookie: UInt32 = 0
     try cookieCall { dm_udev_create_cookie(&cookie) }
     return cookie == 0 ? nil : cookie
   }
 
-  /// As `KernelOnlyCommands` says.
+  /// See `KernelOnlyCommands`.
   public func completeUdevCookie(_ cookie: UInt32) throws(DeviceMapperError) {
     try cookieCall { dm_udev_complete(cookie) }
   }
 
-  /// As `KernelOnlyCommands` says.
+  /// See `KernelOnlyCommands`.
   public func releaseUdevCookie(_ cookie: UInt32) throws(DeviceMapperError) {
     try cookieCall { dm_udev_wait(cookie) }
   }
@@ -58,7 +58,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
     for message in messages { warn(message) }
   }
 
-  /// As `KernelOnlyCommands` says.
+  /// See `KernelOnlyCommands`.
   public func udevCookies() throws(DeviceMapperError) -> [UdevCookie] {
     let path = "/proc/sysvipc/sem"
     guard let file = fopen(path, "re") else {
@@ -78,7 +78,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
         let operated = Int64(words[8]), let changed = Int64(words[9])
       else { continue }
       let value = dmthin_semaphore_value(id)
-      // It may have gone since.
+      // It may have been removed meanwhile.
       guard value >= 0 else { continue }
       cookies.append(
         UdevCookie(
@@ -87,7 +87,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
     return cookies
   }
 
-  /// As `KernelOnlyCommands` says.
+  /// See `KernelOnlyCommands`.
   public func destroyUdevCookie(_ cookie: UdevCookie) -> Bool {
     dmthin_semaphore_remove(cookie.semaphore) == 0
   }

@@ -4,7 +4,7 @@ public import DeviceMapper
 import Glibc
 
 extension KernelDeviceMapper: DeviceEventSource {
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func dependencies(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceDependencies?
   {
@@ -21,7 +21,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     return DeviceDependencies(info: info, devices: devices)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] {
     let task = try queryTask(Int(DM_DEVICE_LIST), .list)
     try runTask(task)
@@ -44,21 +44,21 @@ extension KernelDeviceMapper: DeviceEventSource {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func targets() throws(DeviceMapperError) -> [TargetVersion] {
     let task = try queryTask(Int(DM_DEVICE_LIST_VERSIONS), .targets)
     try runTask(task)
     return versions(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
     let task = try queryTask(Int(DM_DEVICE_GET_TARGET_VERSION), .target)
     try task.set { dm_task_set_name($0, type) }
     do {
       try runTask(task)
     } catch {
-      // What the driver says of a type that nothing provides.
+      // The driver's answer for an unknown type.
       if error.code == EINVAL || error.code == ENXIO { return nil }
       throw error
     }
@@ -85,12 +85,12 @@ extension KernelDeviceMapper: DeviceEventSource {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public var libraryVersion: String? {
     text { dm_get_library_version($0, $1) }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func driverVersion() throws(DeviceMapperError) -> String {
     _ = LibraryLog.take()
     errno = 0
@@ -103,7 +103,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     return version
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {
     var name: String?
     switch device {
@@ -128,7 +128,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     dm_task_update_nodes()
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
     defer { _ = LibraryLog.take() }
     return text {
@@ -148,10 +148,10 @@ extension KernelDeviceMapper: DeviceEventSource {
 
   private var controlPath: String { settings.deviceFolder.node("control") }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func armEvents() throws(DeviceMapperError) {
     if control < 0 {
-      // The library creates the node where it is missing.
+      // The library creates the node if it is missing.
       _ = try driverVersion()
       control = open(controlPath, O_RDWR | O_CLOEXEC)
     }
@@ -160,7 +160,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
     var request = pollfd(fd: control, events: Int16(POLLIN), revents: 0)
     let ready = poll(&request, 1, milliseconds.map { max(0, $0) } ?? -1)
@@ -170,14 +170,14 @@ extension KernelDeviceMapper: DeviceEventSource {
     return ready > 0
   }
 
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public var eventDescriptor: Int32 { control }
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public var hasEvents: Bool { false }
 }
 
 extension DeviceNumber {
-  /// A number as the driver has it, of 64 bits.
+  /// Decodes a number in the driver's 64-bit form.
   fileprivate init(encoded number: UInt64) {
     let number = dev_t(truncatingIfNeeded: number)
     self.init(major: gnu_dev_major(number), minor: gnu_dev_minor(number))

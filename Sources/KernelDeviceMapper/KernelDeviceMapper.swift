@@ -5,20 +5,20 @@ import Glibc
 
 /// The kernel's device-mapper, through libdevmapper.
 ///
-/// The library keeps its state in the process: two of these share its settings, and must not be used
-/// at the same time. With udev it waits until udev has handled each change; without, which
-/// DM_DISABLE_UDEV says, and in a folder of nodes that is not udev's, it makes the nodes itself.
+/// The library keeps its state in the process: two instances share its settings, and must not be
+/// used at the same time. With udev, it waits until udev has handled each change. Without udev
+/// (DM_DISABLE_UDEV), and in a folder of nodes that is not udev's, it makes the nodes itself.
 public final class KernelDeviceMapper: DeviceMapperBackend {
-  /// How commands are carried out.
+  /// How commands are executed.
   public var settings = BackendSettings() { didSet { apply() } }
-  /// Told what the library says in commands that succeed.
+  /// Prints the library's messages about commands that succeed.
   public var warn: (String) -> Void = { _ in }
   var control: Int32 = -1
 
-  /// Looks at nothing yet: a kernel without device-mapper shows at the first command.
+  /// Does not contact the kernel: a kernel without device-mapper shows at the first command.
   public init() {
     LibraryLog.install()
-    // One descriptor of the driver for all commands, instead of one each.
+    // All commands share one descriptor of the driver.
     dm_hold_control_dev(1)
     apply()
   }
@@ -39,7 +39,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     _ = dm_set_name_mangling_mode(mode)
     _ = dm_set_dev_dir(settings.deviceFolder.path)
     dm_udev_set_sync_support(settings.waitsForUdev ? 1 : 0)
-    // What udev does not make there is not missing.
+    // In another folder udev makes no nodes, so none is missing.
     dm_udev_set_checking(settings.verifiesUdev && settings.deviceFolder.isSystem ? 1 : 0)
     tell(LibraryLog.take())
   }
@@ -48,9 +48,9 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     for line in lines where line.level <= 4 || settings.verbosity > 0 { warn(line.text) }
   }
 
-  // MARK: - Running commands
+  // MARK: - Command execution
 
-  /// Makes a task with what every command has.
+  /// Creates a task with the settings common to all commands.
   private func task(
     _ type: Int, _ operation: DeviceMapperError.Operation, _ device: DeviceReference?
   ) throws(DeviceMapperError) -> DeviceTask {
@@ -72,12 +72,12 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     tell(try task.run())
   }
 
-  /// Runs a command that makes, renames or removes nodes, and waits until that has happened.
+  /// Runs a command that makes, renames or removes nodes, and waits until the nodes have changed.
   private func runChangingNodes(_ task: borrowing DeviceTask) throws(DeviceMapperError) {
     var cookie = settings.udevCookie ?? 0
     let isOurs = settings.udevCookie == nil
     var flags: Int32 = 0
-    // Where udev makes the nodes the library doing the same would be a race.
+    // If udev makes the nodes, the library must not: they would race.
     if settings.deviceFolder.isSystem, !settings.verifiesUdev || !isOurs {
       flags |= DM_UDEV_DISABLE_LIBRARY_FALLBACK
     }
@@ -86,7 +86,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     }
     try task.set { dm_task_set_cookie($0, &cookie, UInt16(truncatingIfNeeded: flags)) }
     defer {
-      // Also after a failure: the cookie is a semaphore of the system, and would stay.
+      // Also after a failure: the cookie is a semaphore of the system, and would remain.
       if isOurs { _ = dm_udev_wait(cookie) } else { dm_task_update_nodes() }
       tell(LibraryLog.take())
     }
@@ -121,7 +121,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
 
   // MARK: - Commands
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_CREATE), .create, .name(request.name))
     if let uuid = request.uuid { try task.set { dm_task_set_uuid($0, uuid) } }
@@ -134,11 +134,11 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     if let table = request.table { try task.add(table) }
     if request.isReadOnly { try task.set { dm_task_set_ro($0) } }
     try set(request.node, task)
-    // Given a table, the library loads and resumes, and removes the device when either fails.
+    // With a table, the library also loads and resumes it, and removes the device if either fails.
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   {
@@ -148,12 +148,12 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try run(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
     try run(try task(Int(DM_DEVICE_CLEAR), .clear, device))
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
     throws(DeviceMapperError)
   {
@@ -162,7 +162,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try run(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
     throws(DeviceMapperError)
   {
@@ -172,7 +172,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
     throws(DeviceMapperError)
   {
@@ -182,7 +182,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_REMOVE_ALL), .removeAll, nil)
     if deferred { try task.set { dm_task_deferred_remove($0) } }
@@ -190,21 +190,21 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     try makeNodes(nil)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
     try task.set { dm_task_set_newname($0, name) }
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
     try task.set { dm_task_set_newuuid($0, uuid) }
     try runChangingNodes(task)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
   {
@@ -217,7 +217,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
 
   // MARK: - Queries
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func info(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceInfo?
   {
@@ -226,24 +226,24 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     return try info(task, options)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func status(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
     try query(try task(Int(DM_DEVICE_STATUS), .status, device), options)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func table(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
     let task = try task(Int(DM_DEVICE_TABLE), .table, device)
-    // Keys may be in it: memory is wiped on the way.
+    // The table may contain keys: the library wipes its memory.
     try task.set { dm_task_secure_data($0) }
     return try query(task, options)
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -252,7 +252,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     return try query(task, options)
   }
 
-  /// Runs a query. Returns false for a device that is not there; some commands fail for those.
+  /// Runs a query. Returns false for a device that does not exist; some commands fail for those.
   func runQuery(_ task: borrowing DeviceTask, _ options: QueryOptions)
     throws(DeviceMapperError) -> Bool
   {
@@ -267,7 +267,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     }
   }
 
-  /// The state that came with an answer; what the library says on the way is told.
+  /// The state in an answer. Prints the library's messages.
   private func info(_ task: borrowing DeviceTask, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceInfo?
   {
@@ -283,7 +283,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     return DeviceTable(info: info, lines: task.lines())
   }
 
-  /// Makes a task for the queries in other files.
+  /// Creates a task for the queries in other files.
   func queryTask(
     _ type: Int, _ operation: DeviceMapperError.Operation, _ device: DeviceReference? = nil
   ) throws(DeviceMapperError) -> DeviceTask {

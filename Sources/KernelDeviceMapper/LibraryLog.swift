@@ -2,7 +2,7 @@ import CDMThin
 import Cdevmapper
 import Synchronization
 
-/// What libdevmapper says, which it does through one function for the whole process.
+/// Collects libdevmapper's messages, which it sends to one function for the whole process.
 enum LibraryLog {
   /// A line, with syslog's level: 3 and less for errors, 4 for warnings.
   struct Line: Sendable {
@@ -10,14 +10,14 @@ enum LibraryLog {
     var text: String
   }
 
-  /// Lines kept between two looks; a library that says more is in a loop.
+  /// The most lines kept between two calls of `take`; a library that prints more is in a loop.
   private static let linesMax = 10_000
-  /// The other bits of a level are about where the library itself would print the line.
+  /// The other bits of a level select where the library itself would print the line.
   private static let levelMask: Int32 = 7
 
   private static let lines = Mutex<[Line]>([])
 
-  /// Routes the library's log here. May be called any number of times.
+  /// Redirects the library's log here. May be called more than once.
   static func install() {
     dmthin_dm_log_to { level, text in
       guard let text else { return }
@@ -27,7 +27,7 @@ enum LibraryLog {
     dm_log_with_errno_init(dmthin_dm_log_function().map { OpaquePointer($0) })
   }
 
-  /// What was said since the last call.
+  /// The messages since the last call.
   static func take() -> [Line] {
     lines.withLock {
       let result = $0

@@ -12,13 +12,13 @@ public struct Bitset: ~Copyable {
 
   deinit { words.deallocate() }
 
-  /// Whether `block` is in the set.
+  /// Whether `block` is a member.
   /// - Precondition: it is below the limit.
   public func contains(_ block: UInt64) -> Bool {
     words[Int(block >> 6)] >> (block & 63) & 1 == 1
   }
 
-  /// Adds `block` and returns whether it was new.
+  /// Adds `block`. Returns whether it was new.
   /// - Precondition: it is below the limit.
   @discardableResult
   public mutating func insert(_ block: UInt64) -> Bool {
@@ -28,7 +28,7 @@ public struct Bitset: ~Copyable {
     return old & bit == 0
   }
 
-  /// Takes `block` out of the set.
+  /// Removes `block`.
   /// - Precondition: it is below the limit.
   public mutating func remove(_ block: UInt64) {
     words[Int(block >> 6)] &= ~(1 << (block & 63))
@@ -37,7 +37,7 @@ public struct Bitset: ~Copyable {
   /// Empties the set.
   public mutating func removeAll() { words.update(repeating: 0, count: wordCount) }
 
-  /// The smallest member that is not below `start`.
+  /// The smallest member that is at least `start`.
   public func first(from start: UInt64) -> UInt64? {
     var word = Int(start >> 6)
     guard word < wordCount else { return nil }
@@ -50,7 +50,7 @@ public struct Bitset: ~Copyable {
     return UInt64(word) << 6 | UInt64(bits.trailingZeroBitCount)
   }
 
-  /// How many members there are.
+  /// The number of members.
   public var count: Int {
     var n = 0
     for i in 0..<wordCount { n += words[i].nonzeroBitCount }

@@ -1,11 +1,11 @@
 public import BlockIO
 public import ThinFormat
 
-/// Metadata blocks in memory, with what is to be written.
+/// A write-back cache of metadata blocks.
 ///
-/// A block is checked when it is first read, and number and checksum are filled in when it is
-/// written. Buffers stay where they are until `trim`, which callers invoke between operations;
-/// only then is the limit enforced, so an operation may hold as many blocks as it needs.
+/// A block is checked when it is first read; its number and checksum are set when it is written.
+/// Buffers stay in place until `trim`, which callers invoke between operations. The limit is
+/// enforced only then, so an operation may hold as many blocks as it needs.
 ///
 /// The device may wait while others look blocks up here (`isInMemoryOnly`), and read them by themselves
 /// (`beginReading`); only one at a time changes blocks, reads them through the device, or calls `trim`.
@@ -22,25 +22,25 @@ public final class BlockCache {
     var block: UInt64
     var kind: BlockKind
     var isDirty = true
-    /// Used since the clock hand last passed.
+    /// Whether it was used since the clock hand last passed.
     var isRecent = true
-    /// Whether there is a block in it at all.
+    /// Whether it holds a block.
     var isUsed = true
     /// Chosen by `trim`, to be written first.
     var isGoing = false
   }
 
-  /// Where blocks are.
+  /// The device of the blocks.
   public let device: any BlockDevice
-  /// Blocks that the device has and the format can use.
+  /// Usable blocks: those of the device, up to the format's limit.
   public private(set) var blockCount: UInt64
-  /// Blocks kept between operations.
+  /// The most blocks kept between operations.
   public let blocksMax: Int
   private var indexes: ZeroedArray<UInt32>
   private var slots: UnsafeMutablePointer<Slot>
   private var slotsMade = 0
   private var slotsMax: Int
-  /// Where the buffers of all slots are.
+  /// The memory of all buffers.
   private var slabs: [AlignedBuffer] = []
   /// Blocks that others read, as long as nothing has changed them.
   private var reading: Set<UInt64> = []
@@ -68,7 +68,7 @@ public final class BlockCache {
     min(device.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
   }
 
-  /// Looks at the device's size again, after it grew. Call between operations.
+  /// Updates the device's size after it grew. Call between operations.
   public func updateSize() {
     let count = Self.usableBlocks(device)
     guard count != blockCount else { return }
@@ -100,7 +100,8 @@ public final class BlockCache {
     return slotsMade - 1
   }
 
-  /// Memory for a block, cut from pieces that hold many: alone each would cost twice its size.
+  /// Memory for a block, cut from large pieces: allocated alone, each block would cost twice its
+  /// size.
   private func newBuffer() -> UnsafeMutableRawBufferPointer {
     let perSlab = 64
     let at = slotsMade % perSlab * Limits.blockBytes
@@ -208,7 +209,7 @@ public final class BlockCache {
     return buffer
   }
 
-  /// Notes that the contents of a cached block changed.
+  /// Marks a cached block as changed.
   public func markDirty(_ block: UInt64) {
     if !reading.isEmpty { reading.remove(block) }
     let known = indexes[Int(block)]
@@ -237,8 +238,8 @@ public final class BlockCache {
     for index in dirty { slots[index].isDirty = false }
   }
 
-  /// Brings the number of blocks back under the limit, what was not used for long first; pointers
-  /// to contents are void after it.
+  /// Reduces the cache to its limit, the least recently used blocks first. Pointers to contents are
+  /// invalid afterwards.
   public func trim() throws(PoolError) {
     guard isOverLimit else { return }
     var excess = slotsMade - spare.count - blocksMax * 7 / 8
@@ -267,13 +268,13 @@ public final class BlockCache {
     for index in dirty { release(index) }
   }
 
-  /// Forgets one block, changes included.
+  /// Drops one block, with its changes.
   public func forget(_ block: UInt64) {
     let known = indexes[Int(block)]
     if known != 0 { release(Int(known - 1)) }
   }
 
-  /// Forgets everything, changes included.
+  /// Drops all blocks, with their changes.
   public func drop() {
     for i in 0..<slotsMade where slots[i].isUsed { release(i) }
   }

@@ -1,16 +1,16 @@
 public import BlockIO
 public import ThinFormat
 
-/// Why a block could not be used.
+/// Why a block is unusable.
 public enum BlockProblem: Error, Equatable, Sendable, CustomStringConvertible {
-  /// The device did not give it.
+  /// The device could not read it.
   case io(BlockIOError)
-  /// It is not what its place says.
+  /// It has the wrong format.
   case format(FormatError)
   /// Its number is beyond the end of the metadata.
   case beyondEnd(blockCount: UInt64)
 
-  /// What was expected and what was found.
+  /// The expected and the found value.
   public var description: String {
     switch self {
     case .io(let error): "\(error)"
@@ -20,11 +20,11 @@ public enum BlockProblem: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// Reads single metadata blocks, one at a time, into a buffer of its own.
+/// Reads single metadata blocks, one at a time, into its own buffer.
 public final class BlockReader {
-  /// Where blocks come from.
+  /// The device of the blocks.
   public let device: any BlockDevice
-  /// Blocks that a pool can use: what the device has, at most `Limits.metadataBlocksMax`.
+  /// Usable blocks: those of the device, at most `Limits.metadataBlocksMax`.
   public let blockCount: UInt64
   private let buffer = AlignedBuffer(count: Limits.blockBytes)
 
@@ -34,8 +34,8 @@ public final class BlockReader {
     blockCount = min(device.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
   }
 
-  /// Reads `block` and hands out its bytes, unjudged.
-  /// - Throws: `BlockProblem` when it cannot be read, or what `body` throws.
+  /// Reads `block` and passes its bytes to `body`, unchecked.
+  /// - Throws: `BlockProblem` if it cannot be read, or the errors of `body`.
   public func withBlock<R>(
     _ block: UInt64, _ body: (RawSpan) throws(BlockProblem) -> R
   ) throws(BlockProblem) -> R {
@@ -48,7 +48,7 @@ public final class BlockReader {
     return try body(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer.bytes)))
   }
 
-  /// The same with a sound block of `kind`.
+  /// Reads `block` and requires a sound block of `kind`.
   public func withBlock<R>(
     _ block: UInt64, of kind: BlockKind, _ body: (RawSpan) throws(BlockProblem) -> R
   ) throws(BlockProblem) -> R {
@@ -69,7 +69,7 @@ public final class BlockReader {
   }
 }
 
-/// Refuses what is not a sound block `number` of `kind`.
+/// Requires a sound block `number` of `kind`.
 public func requireSound(_ bytes: RawSpan, number: UInt64, kind: BlockKind) throws(BlockProblem) {
   do throws(FormatError) {
     try BlockHeader.verify(bytes, number: number, kind: kind)
@@ -78,7 +78,7 @@ public func requireSound(_ bytes: RawSpan, number: UInt64, kind: BlockKind) thro
   }
 }
 
-/// A node of a tree of `kind`, or the problem with it.
+/// A node of a tree of `kind`, or the problem of the block.
 @_lifetime(copy bytes)
 func validatedNode(_ bytes: RawSpan, number: UInt64, kind: TreeKind) throws(BlockProblem)
   -> BtreeNodeView

@@ -1,11 +1,11 @@
 import ThinFormat
 
-// Insertion. Every node on the way is shadowed and, if full, relieved before the walk goes on, so
-// that a split never travels upwards.
+// Insertion. Every node on the way is shadowed, and split or balanced if full, before the walk
+// continues, so that a split never propagates upwards.
 extension Btree {
   /// Sets the value of `key`.
   /// - Parameter write: stores the value's bytes.
-  /// - Parameter isEqual: whether the old value stays referred to; its reference is given up else.
+  /// - Parameter isEqual: whether the old value's reference is kept; otherwise it is dropped.
   /// - Returns: the new root, and whether the key is new.
   package func insert(
     root: UInt64, key: UInt64,
@@ -23,8 +23,8 @@ extension Btree {
     return (newRoot, true)
   }
 
-  /// Walks to the leaf of `key` with room for it.
-  /// - Returns: the new root; the leaf; where the key is, or is to be; and which of the two.
+  /// Walks to the leaf of `key`, and makes room in it.
+  /// - Returns: the new root; the leaf; the index of the key; and whether the key exists.
   package func makeWay(root: UInt64, key: UInt64) throws(PoolError) -> (
     root: UInt64, leaf: UInt64, index: Int, exists: Bool
   ) {
@@ -59,7 +59,7 @@ extension Btree {
     throw .inconsistent("a tree of more than 64 levels at block \(root)")
   }
 
-  /// The root keeps its block and gets its entries as two children.
+  /// Moves the entries of the root into two new children; the root keeps its block.
   private func splitRoot(_ block: UInt64) throws(PoolError) {
     let left = try tm.newBlock(.btreeNode)
     let right = try tm.newBlock(.btreeNode)
@@ -80,8 +80,8 @@ extension Btree {
     root.setValue64(1, right)
   }
 
-  /// Relieves the full child in `slot` of a node that has room itself.
-  /// - Returns: the child in which `key` belongs now.
+  /// Makes room in the full child at `slot` of a node that has room itself.
+  /// - Returns: the child to which `key` now belongs.
   private func makeRoom(_ parentBlock: UInt64, _ slot: Int, _ key: UInt64) throws(PoolError)
     -> UInt64
   {
@@ -110,7 +110,7 @@ extension Btree {
     return try splitTwoIntoThree(parentBlock, slot, key)
   }
 
-  /// Evening out is worth it from eight unused slots on.
+  /// Moving entries to a sibling is worth it from eight unused slots on.
   private func hasSpace(_ block: UInt64) throws(PoolError) -> Bool {
     let node = try node(block)
     return node.max - node.count >= 8
@@ -190,7 +190,7 @@ extension Btree {
       let d = tc - cn
       c.move(from: 0, to: d, count: cn)
       c.copy(from: l, at: ln - d, to: 0, count: d)
-      // Copies d entries more than stay, as the kernel does; they are left over.
+      // Copies d more entries than remain, as the kernel does; they are left over in unused slots.
       m.copy(from: l, at: tl, to: 0, count: ln - tl)
     }
     l.count = tl

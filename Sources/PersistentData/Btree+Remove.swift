@@ -1,10 +1,10 @@
 import ThinFormat
 
-// Removal. Children around the way are merged or evened out before the walk enters one of them.
+// Removal. Children beside the way are merged or balanced before the walk enters one of them.
 extension Btree {
-  /// Removes `key`, giving up its value's reference.
+  /// Removes `key` and drops its value's reference.
   /// - Returns: the new root.
-  /// - Throws: `.notFound`; the nodes on the way are shadowed all the same.
+  /// - Throws: `.notFound`; the nodes on the way are shadowed even then.
   package func remove(root: UInt64, key: UInt64) throws(PoolError) -> UInt64 {
     let (newRoot, leaf) = try makeWayForRemoval(root: root, key: key)
     let node = try node(leaf)
@@ -15,8 +15,8 @@ extension Btree {
     return newRoot
   }
 
-  /// Removes keys from `first` on, up to the first gap or `end`.
-  /// - Returns: the new root and how many were removed.
+  /// Removes consecutive keys from `first` on, up to the first gap or `end`.
+  /// - Returns: the new root and the number removed.
   package func removeRun(root: UInt64, first: UInt64, end: UInt64) throws(PoolError) -> (
     root: UInt64, removed: UInt64
   ) {
@@ -33,7 +33,7 @@ extension Btree {
       try loseReferences(node, i, 1)
       try shadowed(leaf).remove(i)
       removed += 1
-      // The range may be a whole device.
+      // The range may cover a whole device.
       try tm.cache.trim()
     }
   }
@@ -61,7 +61,7 @@ extension Btree {
     throw .inconsistent("a tree of more than 64 levels at block \(root)")
   }
 
-  /// A node with one child becomes what the child is.
+  /// Replaces a node that has one child by the child's content.
   private func swallowOnlyChild(_ block: UInt64) throws(PoolError) {
     let child = try node(block).value64(0)
     let shared = try tm.spaceMap.mayBeShared(child, tm)
@@ -146,7 +146,8 @@ extension Btree {
     if a.count < z.count {
       var s = a.count - ta
       if s < 0 && c.count < -s {
-        // The middle is too small to fill the left: all of it goes there, the rest from the right.
+        // The middle node is too small to fill the left one: all of it goes there, and the rest
+        // comes from the right.
         let moved = c.count
         shift(a, c, -moved)
         s += moved
@@ -169,8 +170,8 @@ extension Btree {
     }
   }
 
-  /// Moves entries between neighbours: from the left's tail to the right's head where `count` is
-  /// positive, the other way where it is negative.
+  /// Moves entries between neighbours: from the left's end to the right's start if `count` is
+  /// positive, the other way if it is negative.
   private func shift(_ left: NodeBuffer, _ right: NodeBuffer, _ count: Int) {
     if count > 0 {
       right.move(from: 0, to: count, count: right.count)

@@ -1,19 +1,20 @@
 package import ThinFormat
 
-/// What a leaf value's reference is worth, when a leaf is copied and when a value goes.
+/// The references that leaf values hold, which change when a leaf is copied or a value is removed.
 package enum ValueReferences {
-  /// Values refer to nothing that is counted.
+  /// Values hold no references.
   case none
-  /// Mappings: a reference to a data block each.
+  /// Mappings: each holds a reference to a data block.
   case dataBlocks(DataSpaceMap)
-  /// Roots of device trees, in operations on the tree of devices: losing one destroys the tree.
+  /// Roots of device trees, in operations on the tree of devices: dropping the last reference
+  /// destroys the tree.
   case deviceTrees(DataSpaceMap)
-  /// Roots of device trees, when passing through to one of them.
+  /// Roots of device trees, on the way to one of them.
   case passedThrough
 }
 
-/// A B-tree on disk, changed exactly as the kernel's dm-btree changes it: the same operations give
-/// the same nodes in the same blocks, left-over bytes included.
+/// A B-tree on disk, changed exactly as the kernel's dm-btree changes it: the same operations make
+/// the same nodes in the same blocks, with the same left-over bytes.
 package struct Btree {
   package let tm: TransactionManager
   package let kind: TreeKind
@@ -38,24 +39,24 @@ package struct Btree {
     return node
   }
 
-  /// A node that was shadowed, to change it after something that may have trimmed the cache: it may
-  /// have been written meanwhile, and has to be written again.
+  /// A shadowed node, to be changed after the cache may have been trimmed: it may have been written
+  /// meanwhile, and is marked dirty again.
   func shadowed(_ block: UInt64) throws(PoolError) -> NodeBuffer {
     let node = try node(block)
     tm.cache.markDirty(block)
     return node
   }
 
-  /// An empty tree.
+  /// Makes an empty tree.
   package func empty() throws(PoolError) -> UInt64 {
     let block = try tm.newBlock(.btreeNode)
     try tm.node(block).begin(isLeaf: true, valueSize: kind.valueSize)
     return block
   }
 
-  // MARK: - Looking up
+  // MARK: - Lookup
 
-  /// Calls `body` with the value of `key`, if there is one.
+  /// Calls `body` with the value of `key`, if it exists.
   package func lookup<R>(root: UInt64, key: UInt64, _ body: (UnsafeMutableRawPointer) -> R)
     throws(PoolError) -> R?
   {
@@ -75,7 +76,7 @@ package struct Btree {
     try lookup(root: root, key: key) { UInt64(littleEndian: $0.load(as: UInt64.self)) }
   }
 
-  /// The first key that is not below `key`.
+  /// The first key that is at least `key`.
   package func firstKey(root: UInt64, from key: UInt64) throws(PoolError) -> UInt64? {
     try firstKey(root, from: key, 1)
   }
@@ -99,7 +100,7 @@ package struct Btree {
     return try firstKey(next, from: key, level + 1)
   }
 
-  /// The largest key, nil in an empty tree.
+  /// The largest key; nil for an empty tree.
   package func lastKey(root: UInt64) throws(PoolError) -> UInt64? {
     var block = root
     for _ in 0..<64 {
@@ -111,9 +112,9 @@ package struct Btree {
     throw .inconsistent("a tree of more than 64 levels at block \(root)")
   }
 
-  /// The last key as far as the tree can be read, nil for an empty tree. Where a node on the way to it is
-  /// damaged, the first key that its parent says it has, and what is wrong with it.
-  /// - Throws: where the root is damaged.
+  /// The last readable key; nil for an empty tree. If a node on the way to it is damaged, returns
+  /// the first key of that node according to its parent, and the fault.
+  /// - Throws: if the root is damaged.
   package func lastReadableKey(root: UInt64) throws(PoolError) -> (key: UInt64?, fault: PoolError?)
   {
     var node = try node(root)
@@ -153,7 +154,7 @@ package struct Btree {
 
   // MARK: - Shadowing
 
-  /// A node that may be changed, with references of what it points to counted.
+  /// Shadows a node, and counts the references that it holds.
   package func shadow(_ block: UInt64) throws(PoolError) -> UInt64 {
     let (copy, gained) = try tm.shadow(block, .btreeNode)
     if gained { try gainReferences(try node(copy)) }
@@ -184,7 +185,7 @@ package struct Btree {
     }
   }
 
-  /// Takes back the references of entries `i` and on of a leaf.
+  /// Drops the references of `count` entries of a leaf, from index `first` on.
   package func loseReferences(_ node: NodeBuffer, _ first: Int, _ count: Int) throws(PoolError) {
     switch references {
     case .none: break
@@ -221,9 +222,9 @@ package struct Btree {
     if end != start { try body(start, end) }
   }
 
-  // MARK: - Changing in place and destroying
+  // MARK: - Update in place, destruction
 
-  /// Changes the value of a key that exists, without any check for fullness.
+  /// Changes the value of an existing key, without making room.
   /// - Returns: the new root.
   package func update(root: UInt64, key: UInt64, _ body: (UnsafeMutableRawPointer) -> Void)
     throws(PoolError) -> UInt64
@@ -246,7 +247,7 @@ package struct Btree {
     throw .inconsistent("a tree of more than 64 levels at block \(root)")
   }
 
-  /// Gives up one reference to a tree, and all of it with the last one.
+  /// Drops one reference to a tree, and destroys the tree with the last one.
   package func destroy(_ root: UInt64) throws(PoolError) { try destroy(root, 1) }
 
   private func destroy(_ block: UInt64, _ level: Int) throws(PoolError) {
@@ -256,8 +257,8 @@ package struct Btree {
     if node.isLeaf {
       try loseReferences(node, 0, node.count)
     } else {
-      // Nothing here points into the cache between children, and callers look their nodes up again
-      // afterwards, so memory stays bounded however large the tree is.
+      // Nothing here points into the cache between children, and callers look up their nodes again,
+      // so memory stays bounded however large the tree is.
       for child in (0..<node.count).map({ node.value64($0) }) {
         try destroy(child, level + 1)
         try tm.cache.trim()

@@ -1,19 +1,19 @@
 public import ThinFormat
 
-/// Builds a tree bottom-up from entries in ascending order: full nodes, and the last two of every
-/// level evened out, so that none but the root is underfull.
+/// Builds a tree bottom-up from entries in ascending order: full nodes, except that the last two of
+/// every level are balanced, so that only the root can be underfull.
 ///
-/// For trees that share nothing: every node written gets one reference in the metadata counts.
+/// For trees without shared nodes: every written node gets one reference in the metadata counts.
 public final class BtreeBuilder {
   private let writer: SequentialBlockWriter
   private let counts: ReferenceCounts
-  /// Entries waiting, leaves first.
+  /// The waiting entries of each level, leaves first.
   private var levels: [NodeAccumulator]
 
   /// A builder of a tree of `kind`.
   /// - Parameters:
-  ///   - writer: where nodes go.
-  ///   - counts: of metadata blocks; every node written is counted here.
+  ///   - writer: writes the nodes.
+  ///   - counts: counts of metadata blocks, in which every written node is counted.
   public init(_ kind: TreeKind, writer: SequentialBlockWriter, counts: ReferenceCounts) {
     self.writer = writer
     self.counts = counts
@@ -22,9 +22,9 @@ public final class BtreeBuilder {
 
   /// Adds an entry.
   /// - Parameters:
-  ///   - key: above all keys so far.
-  ///   - encode: writes the value into the buffer at the offset that it gets.
-  /// - Throws: what writing a full node says.
+  ///   - key: larger than all keys so far.
+  ///   - encode: writes the value into the buffer at the given offset.
+  /// - Throws: errors of writing a full node.
   public func append(key: UInt64, encode: (UnsafeMutableRawBufferPointer, Int) -> Void)
     throws(BlockWriteError)
   {
@@ -32,13 +32,13 @@ public final class BtreeBuilder {
     levels[0].append(key: key, encode: encode)
   }
 
-  /// Writes what is left and returns the root, an empty leaf where there was no entry.
+  /// Writes the waiting entries. Returns the root, which is an empty leaf if there are no entries.
   public func finish() throws(BlockWriteError) -> UInt64 {
     var level = 0
     while true {
       let waiting = levels[level]
       if level == levels.count - 1 {
-        // The only entry of a level is the root below it, except in a leaf.
+        // If a level has a single entry, the node below is the root, except for a leaf.
         if level > 0 && waiting.count == 1 { return waiting.removeLast().value }
         if waiting.count <= waiting.entriesMax {
           let root = try waiting.writeNode(entries: waiting.count, to: writer).block

@@ -1,7 +1,7 @@
 package import ThinFormat
 
-/// The space map that counts data blocks. Its index is a tree, before which 64 entries are kept;
-/// the order in which they come to be written is part of the format's deterministic behaviour.
+/// The space map of data blocks. Its index is a tree with a cache of 64 entries before it; the
+/// order in which they are written is part of the format's deterministic behaviour.
 package final class DataSpaceMap: DiskSpaceMap {
   private struct Cached {
     var bitmap: UInt64
@@ -11,11 +11,12 @@ package final class DataSpaceMap: DiskSpaceMap {
 
   private var cached = [Cached?](repeating: nil, count: 64)
   private var oldCached = [Cached?](repeating: nil, count: 64)
-  /// Blocks taken less blocks given back in this transaction.
+  /// Blocks allocated minus blocks freed in this transaction.
   private(set) var netAllocated: Int64 = 0
   private var withheld = WithheldBlocks()
 
-  /// Free blocks by the last commit, less those taken since and those withheld, plus those given back.
+  /// Blocks free at the last commit, minus those allocated since and those withheld, plus those
+  /// freed.
   package var freeCount: UInt64 {
     UInt64(
       clamping: Int64(clamping: old.blockCount) - Int64(clamping: old.allocated) - netAllocated
@@ -67,7 +68,7 @@ package final class DataSpaceMap: DiskSpaceMap {
     return entry
   }
 
-  /// Whether a block is counted as free, without a change of which entries are kept.
+  /// Whether a block is counted as free. Does not change the cached entries.
   package func isFree(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> Bool {
     guard block < current.blockCount else { return true }
     let bitmap = block / Self.perBitmap
@@ -97,7 +98,7 @@ package final class DataSpaceMap: DiskSpaceMap {
     forget()
   }
 
-  /// Takes over the counters of a map that is neither looked at nor changed.
+  /// Sets the counters of a map that is neither read nor changed.
   package func openCounters(_ root: SpaceMapRoot) {
     current = root
     old = root
@@ -126,14 +127,14 @@ package final class DataSpaceMap: DiskSpaceMap {
     return block
   }
 
-  /// The next free block, after which the search goes on the next time.
+  /// The next free block. The next search continues after it.
   private func takeNext(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
     guard let block = try findCommonFree(tm) else { throw .dataFull }
     begin = block + 1
     return block
   }
 
-  /// Finds a free block and withholds it. Metadata blocks are taken as if it was allocated.
+  /// Finds a free block and withholds it. Metadata blocks are allocated as if it was allocated.
   package func reserve(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
     let block = try takeNext(tm)
     try touch(block, tm)
@@ -141,8 +142,8 @@ package final class DataSpaceMap: DiskSpaceMap {
     return block
   }
 
-  /// Keeps blocks from being allocated, whatever their counts are and come to be: in memory alone.
-  /// - Throws: `.inconsistent` where one is withheld already.
+  /// Withholds blocks from allocation, whatever their present and future counts, in memory only.
+  /// - Throws: `.inconsistent` if one is already withheld.
   package func withhold(_ blocks: Range<UInt64>, _ tm: TransactionManager) throws(PoolError) {
     if let known = blocks.first(where: { withheld.contains($0) }) {
       throw .inconsistent("data block \(known) is in use twice")
@@ -152,7 +153,7 @@ package final class DataSpaceMap: DiskSpaceMap {
     }
   }
 
-  /// Ends `withhold`.
+  /// Reverses `withhold`.
   package func restore(_ blocks: Range<UInt64>) {
     for block in blocks { withheld.remove(block) }
   }
@@ -169,7 +170,7 @@ package final class DataSpaceMap: DiskSpaceMap {
     try lookAgain(start, end, tm)
   }
 
-  /// Counts of blocks have changed: those withheld may be free now, or not any more.
+  /// Updates the withheld blocks after counts have changed.
   private func lookAgain(_ start: UInt64, _ end: UInt64, _ tm: TransactionManager) throws(PoolError)
   {
     guard !withheld.isEmpty else { return }

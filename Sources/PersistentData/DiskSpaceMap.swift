@@ -1,19 +1,19 @@
 package import ThinFormat
 
-/// Reference counts on disk, as the kernel's dm-space-map code changes them (`ll_disk`). The two
-/// space maps differ in where index entries are and in who may change what when.
+/// Reference counts on disk, changed as by the kernel's dm-space-map code (`ll_disk`). The two
+/// space maps differ in the storage of index entries, and in the rules for changes.
 ///
-/// Invariants: `current` is what this transaction has made of the map, `old` what the last commit
-/// holds; blocks of the old one are intact, so that it can still be read.
+/// Invariants: `current` is the map in this transaction, `old` the one of the last commit. The
+/// blocks of the old one are intact, so that it can still be read.
 package class DiskSpaceMap {
-  /// As changed in this transaction.
+  /// The map in this transaction.
   package internal(set) var current = SpaceMapRoot()
-  /// As of the last commit.
+  /// The map of the last commit.
   package internal(set) var old = SpaceMapRoot()
-  /// Where the search for a free block starts; moves on through transactions.
+  /// The start of the search for a free block; it advances across transactions.
   package var begin: UInt64 = 0
 
-  /// A map to be opened or formatted.
+  /// A map to open or format.
   package init() {}
 
   static let perBitmap = UInt64(Limits.entriesPerBitmap)
@@ -56,7 +56,7 @@ package class DiskSpaceMap {
     return try bits(entry.bitmapBlock, Int(block % Self.perBitmap), tm)
   }
 
-  /// The count on disk of a block, as changed in this transaction.
+  /// The count of a block on disk, in this transaction.
   package func storedCount(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> UInt32 {
     let bits = try bits(of: block, tm)
     guard bits == 3 else { return UInt32(bits) }
@@ -67,14 +67,14 @@ package class DiskSpaceMap {
     return count
   }
 
-  /// Whether the last commit counts `block` as free, or does not have it yet.
+  /// Whether `block` is free in the last commit, or does not exist there.
   private func wasFree(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> Bool {
     guard block < old.blockCount else { return true }
     let entry = try oldIndexEntry(block / Self.perBitmap, tm)
     return try bits(entry.bitmapBlock, Int(block % Self.perBitmap), tm) == 0
   }
 
-  // MARK: - Finding
+  // MARK: - Search
 
   private func findFree(from start: UInt64, _ tm: TransactionManager) throws(PoolError) -> UInt64? {
     guard start < current.blockCount else { return nil }
@@ -102,7 +102,7 @@ package class DiskSpaceMap {
     let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))
     var entry = from
     while entry < end {
-      // Whole words of used entries are common.
+      // Words in which all entries are used are common.
       if entry % 32 == 0 && entry + 32 <= end {
         let word = span.unsafeLoadUnaligned(
           fromByteOffset: Bitmap.entriesOffset + entry / 4, as: UInt64.self)
@@ -117,11 +117,11 @@ package class DiskSpaceMap {
     return nil
   }
 
-  /// Whether a block is not to be found although it is free.
+  /// Whether a free block must not be found.
   package func isWithheld(_ block: UInt64) -> Bool { false }
 
-  /// A block that is free now and was free at the last commit, so that writing to it does no harm
-  /// to what is committed. Next fit: from `begin` to the end, then from 0.
+  /// A block that is free now and at the last commit, so that writing to it does not harm the
+  /// committed state. Next fit: from `begin` to the end, then from 0.
   func findCommonFree(_ tm: TransactionManager) throws(PoolError) -> UInt64? {
     for start in [begin, 0] {
       var candidate = try findFree(from: start, tm)
@@ -133,7 +133,7 @@ package class DiskSpaceMap {
     return nil
   }
 
-  // MARK: - Changing
+  // MARK: - Changes
 
   /// Changes the counts of `start..<end`, bitmap by bitmap.
   func adjust(_ start: UInt64, _ end: UInt64, by direction: Int, _ tm: TransactionManager)
@@ -160,13 +160,13 @@ package class DiskSpaceMap {
     }
   }
 
-  /// Makes the bitmap of a block one of this transaction, as a change of the block's count does.
+  /// Makes the bitmap of a block part of this transaction, as a change of the block's count does.
   func touch(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) {
     let bitmap = block / Self.perBitmap
     try setIndexEntry(bitmap, try shadowedEntry(bitmap, tm), tm)
   }
 
-  /// The entry of a bitmap that is, from now on, one of this transaction; it is to be set.
+  /// The entry of a bitmap that is part of this transaction from now on; the caller must store it.
   private func shadowedEntry(_ bitmap: UInt64, _ tm: TransactionManager) throws(PoolError)
     -> IndexEntry
   {
@@ -188,7 +188,7 @@ package class DiskSpaceMap {
     switch try bits(entry.bitmapBlock, index, tm) {
     case 0:
       guard entry.freeCount > 0 else {
-        throw .inconsistent("block \(block) is free in a bitmap that is said to be full")
+        throw .inconsistent("block \(block) is free in a bitmap that is marked as full")
       }
       try setBits(entry.bitmapBlock, index, 1, tm)
       current.allocated &+= 1
@@ -212,10 +212,10 @@ package class DiskSpaceMap {
     _ block: UInt64, _ index: Int, _ entry: inout IndexEntry, _ tm: TransactionManager
   ) throws(PoolError) {
     switch try bits(entry.bitmapBlock, index, tm) {
-    case 0: throw .inconsistent("block \(block) is free already")
+    case 0: throw .inconsistent("block \(block) is already free")
     case 1:
       guard current.allocated > 0, entry.freeCount < Limits.entriesPerBitmap else {
-        throw .inconsistent("block \(block) is in use where none is said to be")
+        throw .inconsistent("block \(block) is in use, but counted as free")
       }
       try setBits(entry.bitmapBlock, index, 0, tm)
       current.allocated -= 1
@@ -235,7 +235,7 @@ package class DiskSpaceMap {
     }
   }
 
-  /// Refuses sizes that no map can have.
+  /// Refuses impossible sizes.
   func requirePossible(_ root: SpaceMapRoot, blocksMax: UInt64) throws(PoolError) {
     guard root.blockCount <= blocksMax, root.allocated <= root.blockCount else {
       throw .inconsistent(
@@ -254,7 +254,7 @@ package class DiskSpaceMap {
         bitmap,
         IndexEntry(
           bitmapBlock: block, freeCount: UInt32(Limits.entriesPerBitmap), noneFreeBefore: 0), tm)
-      // A large device has tens of thousands of them.
+      // A large device has tens of thousands of bitmaps.
       try tm.cache.trim()
     }
   }

@@ -1,14 +1,14 @@
 import BlockIO
 import ThinFormat
 
-/// Internal nodes of mapping trees, read when they are needed and kept for the next device that
-/// shares them: `nodesKeptMax` of them, at one KiB or with their keys at three.
+/// Internal nodes of mapping trees, read on demand and cached for the next device that shares them:
+/// `nodesKeptMax` of them, at one KiB each, or three with their keys.
 final class InternalNodes {
-  /// What an internal node says of its children.
+  /// The children of an internal node.
   struct Node {
-    /// The separator of each child; empty where keys are not kept.
+    /// The separator of each child; empty if keys are not kept.
     var keys: [UInt64] = []
-    /// Blocks below the device's end.
+    /// The blocks of the children, all below the device's end.
     var children: [UInt32] = []
   }
 
@@ -19,17 +19,17 @@ final class InternalNodes {
   private var kept: [UInt64: Node] = [:]
 
   /// Nodes on `reader`'s device.
-  /// - Parameter stream: of the same device, not in use while nodes are asked for.
+  /// - Parameter stream: of the same device; not in use while nodes are requested.
   init(_ reader: BlockReader, stream: BlockStream, keepsKeys: Bool) {
     self.reader = reader
     self.stream = stream
     self.keepsKeys = keepsKeys
   }
 
-  /// Whether asking for the node takes no read.
+  /// Whether the node is cached.
   func isKept(_ block: UInt64) -> Bool { kept[block] != nil }
 
-  /// The internal node at `block`, nil for a leaf.
+  /// The internal node at `block`; nil for a leaf.
   func node(_ block: UInt64) throws(TreeFault) -> Node? {
     if let known = kept[block] { return known }
     do throws(BlockProblem) {
@@ -43,7 +43,8 @@ final class InternalNodes {
     }
   }
 
-  /// Levels of the tree at `root`, by following first children; 1 for a single leaf.
+  /// The number of levels of the tree at `root`, found by following first children; 1 for a single
+  /// leaf.
   func height(of root: UInt64) throws(TreeFault) -> Int {
     var height = 1
     var block = root
@@ -55,7 +56,7 @@ final class InternalNodes {
     throw TreeFault(.mappings, block: root, .tooDeep)
   }
 
-  /// Reads those that are not kept together. What is wrong with one is found when its turn comes.
+  /// Reads the nodes that are not cached together. A fault in one is reported when it is requested.
   func prefetch(_ blocks: some Sequence<UInt32>) {
     let missing = blocks.filter { kept[UInt64($0)] == nil }
     var at = 0

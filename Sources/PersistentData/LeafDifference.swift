@@ -3,27 +3,27 @@ import ThinFormat
 
 /// A leaf of one or both of two mapping trees.
 public struct ComparedLeaf: Equatable, Sendable {
-  /// Whose leaf it is.
+  /// The tree with the leaf.
   public enum Owner: Sendable {
     case left
     case right
-    /// The same block is in both trees: all its mappings are equal.
+    /// The same block is in both trees, so all its mappings are equal.
     case both
   }
 
-  /// Whose leaf it is.
+  /// The tree with the leaf.
   public var owner: Owner
   /// Its block.
   public var block: UInt64
-  /// The separator above it, in virtual blocks: a sound leaf holds no smaller key.
+  /// The separator above it, in virtual blocks: a sound leaf has no smaller key.
   public var firstKey: UInt64
 }
 
 /// Lists the leaves in which two mapping trees differ, in key order, without reading them. Subtrees
-/// that both trees share are passed over, or listed once.
+/// that both trees share are skipped, or listed once.
 ///
-/// It does not find every shared subtree: one whose place is not the same by its parents' separators
-/// may be listed as a leaf of each. Memory: `InternalNodes` with keys, and a path of each tree.
+/// Not every shared subtree is found: if its separators differ in the two trees, its leaves may be
+/// listed for each tree. Memory: that of `InternalNodes` with keys, and a path of each tree.
 public struct LeafDifference: ~Copyable {
   private let nodes: InternalNodes
   private let listsCommon: Bool
@@ -32,9 +32,9 @@ public struct LeafDifference: ~Copyable {
   private var lastFirstKey: UInt64 = 0
 
   /// Starts at the first leaves of the trees with these roots on `reader`'s device.
-  /// - Parameter stream: of the same device, not in use while `next` runs.
-  /// - Parameter listsCommon: list leaves that both trees share, as one of `both`.
-  /// - Throws: `TreeFault` where the first path of a tree is unusable.
+  /// - Parameter stream: of the same device; not in use while `next` runs.
+  /// - Parameter listsCommon: whether to list leaves that both trees share, with the owner `both`.
+  /// - Throws: `TreeFault` if the first path of a tree is unusable.
   public init(
     _ reader: BlockReader, stream: BlockStream, left: UInt64, right: UInt64, listsCommon: Bool
   ) throws(TreeFault) {
@@ -46,8 +46,9 @@ public struct LeafDifference: ~Copyable {
     self.right = TreePath(root: right, height: heights.right, nodesMax: reader.blockCount)
   }
 
-  /// The next leaf, nil at the end; `firstKey` never descends. The reader of the leaf has to check
-  /// that it is one, and that it has no key below `firstKey` or up to the last leaf's.
+  /// The next leaf, nil at the end; `firstKey` never decreases. The caller that reads the block
+  /// must check that it is a leaf, without a key below `firstKey` or at most the previous leaf's
+  /// last one.
   /// - Throws: `TreeFault` at the first internal node that is unusable.
   public mutating func next() throws(TreeFault) -> ComparedLeaf? {
     guard let leaf = try nextLeaf() else { return nil }
@@ -80,7 +81,7 @@ public struct LeafDifference: ~Copyable {
         }
         continue
       }
-      // The one that begins first; where one is higher and may contain the other, that one.
+      // The leaf that begins first; or the node that is higher and may contain the other.
       let takesLeft =
         l.height == r.height
         ? l.firstKey <= r.firstKey
@@ -89,9 +90,9 @@ public struct LeafDifference: ~Copyable {
     }
   }
 
-  /// Goes past the leaf in front of a tree and returns it, or else goes down one level.
+  /// Advances past the leaf at the front of a tree and returns it, or else descends one level.
   private mutating func take(_ side: ComparedLeaf.Owner) throws(TreeFault) -> ComparedLeaf? {
-    // Not a closure over either of two paths: exclusive access to both would be needed.
+    // No closure over one of the two paths, which would need exclusive access to both.
     if side == .left {
       if let front = left.front, !front.isCommon { prefetch(left, besides: right) }
       return try left.take(nodes, side)
@@ -100,7 +101,7 @@ public struct LeafDifference: ~Copyable {
     return try right.take(nodes, side)
   }
 
-  /// Reads the next internal nodes of a path that are not the other's as well.
+  /// Reads the next internal nodes of a path, except those that the other path shares.
   private func prefetch(_ path: borrowing TreePath, besides other: borrowing TreePath) {
     guard let front = path.front, front.height > 1, !nodes.isKept(front.block) else { return }
     let known = other.siblings(height: front.height, atMost: .max)
@@ -108,9 +109,9 @@ public struct LeafDifference: ~Copyable {
   }
 }
 
-/// A place in a mapping tree: the nodes that are still to be visited, along a path from the root.
+/// A position in a mapping tree: the nodes still to visit, along a path from the root.
 private struct TreePath: ~Copyable {
-  /// A node that is to be visited.
+  /// A node to visit.
   struct Front {
     var block: UInt64
     /// Its separator.
@@ -123,14 +124,14 @@ private struct TreePath: ~Copyable {
   private struct Level {
     var node: InternalNodes.Node
     var next = 0
-    /// Levels of each child's subtree.
+    /// The number of levels of each child's subtree.
     var height: Int
-    /// Up to this child both trees have it.
+    /// The children before this index are in both trees.
     var commonEnd = 0
   }
 
   private var levels: [Level]
-  /// A tree holds a node once, so more nodes than blocks means that one is met again and again.
+  /// A tree contains a node once, so more nodes than blocks means a cycle.
   private var nodesLeft: UInt64
 
   init(root: UInt64, height: Int, nodesMax: UInt64) {
@@ -146,18 +147,18 @@ private struct TreePath: ~Copyable {
       height: level.height, isCommon: level.next < level.commonEnd)
   }
 
-  /// The front and what comes after it below the same parent, where these are of `height`.
+  /// The blocks of the front and of its later siblings, if they are of `height`.
   func siblings(height: Int, atMost max: Int) -> Set<UInt32> {
     guard let level = levels.last, level.height == height else { return [] }
     return Set(level.node.children[level.next...].prefix(max))
   }
 
-  /// Says that the other tree has the front, too.
+  /// Marks the front as part of the other tree too.
   mutating func markCommon() {
     levels[levels.count - 1].commonEnd = levels[levels.count - 1].next + 1
   }
 
-  /// Goes past the front.
+  /// Advances past the front.
   mutating func advance() throws(TreeFault) {
     guard let front else { return }
     guard nodesLeft > 0 else { throw TreeFault(.mappings, block: front.block, .cycle) }
@@ -166,7 +167,8 @@ private struct TreePath: ~Copyable {
     while let last = levels.last, last.next == last.node.children.count { levels.removeLast() }
   }
 
-  /// Goes past the front if it is a leaf, and returns it; else goes down to its first child.
+  /// Advances past the front if it is a leaf, and returns it; otherwise descends to its first
+  /// child.
   mutating func take(_ nodes: InternalNodes, _ side: ComparedLeaf.Owner) throws(TreeFault)
     -> ComparedLeaf?
   {

@@ -1,10 +1,10 @@
 package import ThinFormat
 
-/// The space map that counts metadata blocks, its own among them. Changing it takes metadata
-/// blocks, so changes that come up while one is under way are queued and done after it.
+/// The space map of metadata blocks, which counts its own blocks too. A change needs metadata
+/// blocks, so changes that arise during a change are queued and made after it.
 ///
-/// Invariants: `queue` is empty outside `adjust`; while `isBootstrapping`, blocks are handed out
-/// one after the other and nothing is counted at once.
+/// Invariants: `queue` is empty outside `adjust`. While `isBootstrapping`, blocks are allocated one
+/// after the other and not counted at once.
 package final class MetadataSpaceMap: DiskSpaceMap {
   private struct Change {
     var start: UInt64
@@ -12,7 +12,7 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     var direction: Int
   }
 
-  /// Kernel: as many changes as fit its ring.
+  /// As in the kernel, the number of changes that fit its ring.
   private static let queueMax = 1024
   private var index: [IndexEntry] = []
   private var oldIndex: [IndexEntry] = []
@@ -22,8 +22,8 @@ package final class MetadataSpaceMap: DiskSpaceMap {
   private var isBootstrapping = false
   private(set) var allocatedThisTransaction: UInt64 = 0
 
-  /// Free blocks: what the last commit left, less what this transaction took. Blocks freed are
-  /// not counted before the commit.
+  /// Free blocks: those of the last commit, minus those allocated in this transaction. Freed blocks
+  /// are counted after the commit.
   package var freeCount: UInt64 {
     let free = old.blockCount - min(old.allocated, old.blockCount)
     return free - min(free, allocatedThisTransaction)
@@ -59,7 +59,7 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     return oldIndex[Int(bitmap)]
   }
 
-  /// Opens the map that a superblock names.
+  /// Opens the map in a superblock.
   package func open(_ root: SpaceMapRoot, _ tm: TransactionManager) throws(PoolError) {
     try requirePossible(root, blocksMax: Limits.metadataBlocksMax)
     let bytes = try tm.cache.read(root.bitmapRoot, .index)
@@ -78,13 +78,13 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     isBootstrapping = false
   }
 
-  /// Takes over the counters of a map that is neither looked at nor changed.
+  /// Sets the counters of a map that is neither read nor changed.
   package func openCounters(_ root: SpaceMapRoot) {
     current = root
     old = root
   }
 
-  /// Makes a map of `blockCount` blocks on a device whose contents do not matter, from block 1 on.
+  /// Makes a map of `blockCount` blocks from block 1 on. The device's content does not matter.
   package func format(blockCount: UInt64, _ tm: TransactionManager) throws(PoolError) {
     current = SpaceMapRoot()
     current.blockCount = 0
@@ -98,10 +98,10 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     try change(0, begin, by: 1, tm)
   }
 
-  /// Blocks that exist, while bootstrapping.
+  /// The number of existing blocks, while bootstrapping.
   private var limit: UInt64 = 0
 
-  // MARK: - Counting
+  // MARK: - Counts
 
   package func allocate(_ tm: TransactionManager) throws(PoolError) -> UInt64 {
     if isBootstrapping {
@@ -148,7 +148,7 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     var done = 0
     while done < queue.count {
       let change = queue[done]
-      // Still counted as queued while it is performed.
+      // Counted as queued until it is complete.
       try adjust(change.start, change.end, by: change.direction, tm)
       queue.removeFirst()
       done = 0
@@ -168,7 +168,7 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     UInt32(clamping: Int64(try storedCount(block, tm)) + Int64(queued(block)))
   }
 
-  /// Whether a block may have more than one referrer; never wrongly no.
+  /// Whether a block may have more than one reference. Never wrong if false.
   package func mayBeShared(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> Bool {
     if isBootstrapping { return false }
     let net = queued(block)
@@ -197,7 +197,7 @@ package final class MetadataSpaceMap: DiskSpaceMap {
     indexChanged = false
   }
 
-  /// Takes in blocks that the device has gained. All blocks that this needs lie among the new.
+  /// Adds blocks that the device has gained. All blocks needed for this are among the new ones.
   package func grow(to blockCount: UInt64, _ tm: TransactionManager) throws(PoolError) {
     var counted = current.blockCount
     begin = counted

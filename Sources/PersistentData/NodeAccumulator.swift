@@ -1,22 +1,22 @@
 import Glibc
 public import ThinFormat
 
-/// Entries of one level of a tree under construction, waiting to become nodes.
+/// The waiting entries of one level of a tree under construction.
 ///
-/// Up to two nodes' worth is held back, so that the last nodes of a level can be evened out and
+/// Up to two nodes' entries are held back, so that the last nodes of a level can be balanced and
 /// none is underfull.
 ///
 /// Invariants: keys ascend; `waiting` is at most twice `entriesMax`; numbers are little-endian.
 public final class NodeAccumulator {
-  /// Whether the nodes are leaves.
+  /// Whether the level has leaves.
   public let isLeaf: Bool
   /// Bytes of a value.
   public let valueSize: Int
-  /// Entries of a full node.
+  /// The entries of a full node.
   public let entriesMax: Int
-  /// Entries below which a node other than a root is underfull.
+  /// A node with fewer entries is underfull, unless it is a root.
   public let entriesMin: Int
-  /// Entries that wait. Private, so that accesses need no check at run time.
+  /// The number of waiting entries. Private, so that accesses need no check at run time.
   private var waiting = 0
   private let keys: UnsafeMutablePointer<UInt64>
   private let values: UnsafeMutableRawPointer
@@ -37,17 +37,17 @@ public final class NodeAccumulator {
     values.deallocate()
   }
 
-  /// Entries that wait.
+  /// The number of waiting entries.
   public var count: Int { waiting }
 
-  /// Whether the first node must be written before anything is appended.
+  /// Whether the first node must be written before an entry can be appended.
   public var isFull: Bool { count == 2 * entriesMax }
 
-  /// Room for entries.
+  /// The number of entries that can be appended.
   public var room: Int { 2 * entriesMax - count }
 
-  /// Appends an entry whose value is a number of eight bytes.
-  /// - Precondition: not full, `valueSize` is 8, `key` is above all others.
+  /// Appends an entry with a value of eight bytes.
+  /// - Precondition: not full, `valueSize` is 8, `key` is larger than all others.
   public func append(key: UInt64, value: UInt64) {
     precondition(waiting < 2 * entriesMax && valueSize == 8)
     keys[waiting] = key.littleEndian
@@ -55,8 +55,8 @@ public final class NodeAccumulator {
     waiting += 1
   }
 
-  /// Appends `length` entries, keys ascending by one and values by `valueStep`.
-  /// - Precondition: there is room, `valueSize` is 8, `key` is above all others.
+  /// Appends `length` entries. Keys increase by one, values by `valueStep`.
+  /// - Precondition: there is room, `valueSize` is 8, `key` is larger than all others.
   public func append(key: UInt64, value: UInt64, valueStep: UInt64, length: Int) {
     precondition(length <= room && valueSize == 8)
     let slots = values.assumingMemoryBound(to: UInt64.self) + waiting
@@ -67,8 +67,8 @@ public final class NodeAccumulator {
     waiting += length
   }
 
-  /// Appends an entry whose value `encode` writes: it gets a buffer and the offset in it.
-  /// - Precondition: not full, `key` is above all others.
+  /// Appends an entry whose value `encode` writes, given a buffer and the offset in it.
+  /// - Precondition: not full, `key` is larger than all others.
   public func append(key: UInt64, encode: (UnsafeMutableRawBufferPointer, Int) -> Void) {
     precondition(waiting < 2 * entriesMax)
     keys[waiting] = key.littleEndian
@@ -77,7 +77,7 @@ public final class NodeAccumulator {
     waiting += 1
   }
 
-  /// Takes the last entry away.
+  /// Removes the last entry.
   /// - Precondition: not empty, `valueSize` is 8.
   public func removeLast() -> (key: UInt64, value: UInt64) {
     precondition(waiting > 0 && valueSize == 8)
@@ -88,8 +88,8 @@ public final class NodeAccumulator {
     )
   }
 
-  /// Puts all entries of a node before those that wait.
-  /// - Precondition: there is room, value sizes agree, the node's keys are below all others.
+  /// Inserts all entries of a node before the waiting ones.
+  /// - Precondition: there is room, value sizes are equal, the node's keys are below all others.
   public func prepend(_ node: borrowing BtreeNodeView) {
     let added = node.entryCount
     precondition(added <= room && node.valueSize == valueSize)
@@ -103,8 +103,8 @@ public final class NodeAccumulator {
     waiting += added
   }
 
-  /// How many entries the next node takes so that the rest makes proper nodes too: all of them,
-  /// or half of what is left of two nodes.
+  /// The number of entries of the next node, chosen so that the rest makes valid nodes too: all of
+  /// them, or half of two nodes' entries.
   public var nextNodeCount: Int { count <= entriesMax ? count : count - count / 2 }
 
   /// The values of the first entries, for values of eight bytes, little-endian.

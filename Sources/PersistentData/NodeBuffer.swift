@@ -1,8 +1,8 @@
 import Glibc
 import ThinFormat
 
-/// A B-tree node in a buffer that may be changed. Moves touch the entries they name and nothing
-/// else, because what is left in unused slots is on disk too, and must be what the kernel leaves.
+/// A B-tree node in a mutable buffer. Moves change only the entries that they name, because the
+/// content of unused slots is on disk too, and must equal the kernel's.
 package struct NodeBuffer {
   package let bytes: UnsafeMutableRawBufferPointer
   private var base: UnsafeMutableRawPointer { bytes.baseAddress.unsafelyUnwrapped }
@@ -27,7 +27,7 @@ package struct NodeBuffer {
   package var isFull: Bool { count == max }
   private var valuesOffset: Int { BtreeNodeRecord.keysOffset + 8 * max }
 
-  /// Checks what the kernel checks when it reads a node, so that no index leaves the block.
+  /// Makes the kernel's checks on reading a node, so that no index leaves the block.
   package func validate(_ block: UInt64) throws(PoolError) {
     let (max, size, count) = (self.max, self.valueSize, self.count)
     guard size > 0, size <= 64, max >= 3, max <= 508,
@@ -43,7 +43,7 @@ package struct NodeBuffer {
     }
   }
 
-  /// Refuses neighbours between which entries cannot be moved.
+  /// Refuses neighbours between which entries cannot move.
   package func requireLike(_ other: NodeBuffer) throws(PoolError) {
     guard max == other.max, valueSize == other.valueSize, isLeaf == other.isLeaf else {
       throw .inconsistent("neighbouring nodes of different kinds")
@@ -54,7 +54,7 @@ package struct NodeBuffer {
     BtreeNodeRecord.begin(bytes, isLeaf: isLeaf, valueSize: valueSize)
   }
 
-  /// Takes over flags and sizes.
+  /// Copies the flags and sizes of another node.
   package func begin(like other: NodeBuffer) {
     begin(isLeaf: other.isLeaf, valueSize: other.valueSize)
   }
@@ -72,7 +72,7 @@ package struct NodeBuffer {
     base.storeBytes(of: value.littleEndian, toByteOffset: valueOffset(i), as: UInt64.self)
   }
 
-  /// The greatest index whose key is not above `key`; -1 where there is none.
+  /// The greatest index whose key is at most `key`; -1 if there is none.
   package func floor(_ key: UInt64) -> Int {
     var low = -1
     var high = count
@@ -100,7 +100,7 @@ package struct NodeBuffer {
     memcpy(value(to), other.value(from), valueSize * count)
   }
 
-  /// Makes room at `i` and returns where the value goes.
+  /// Makes room at `i` and returns the place of the value.
   package func insert(_ i: Int, key: UInt64) -> UnsafeMutableRawPointer {
     move(from: i, to: i + 1, count: count - i)
     count += 1
@@ -108,7 +108,7 @@ package struct NodeBuffer {
     return value(i)
   }
 
-  /// Closes the gap at `i`.
+  /// Removes entry `i` and closes the gap.
   package func remove(_ i: Int) {
     move(from: i + 1, to: i, count: count - i - 1)
     count -= 1

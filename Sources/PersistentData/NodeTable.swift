@@ -1,21 +1,21 @@
 import ThinFormat
 
-/// What is remembered of every tree node that was read: enough to judge how nodes fit together
-/// without reading them again.
+/// Facts about every tree node that was read, enough to check how nodes fit together without
+/// reading them again.
 ///
-/// Memory: four bytes per metadata block that is looked at, 32 per node, and twelve per entry of
-/// internal nodes up to `entriesKeptMax`; internal nodes beyond that are read again when needed.
+/// Memory: four bytes per metadata block examined, 32 per node, and twelve per entry of internal
+/// nodes up to `entriesKeptMax`; further internal nodes are read again when needed.
 struct NodeTable: ~Copyable {
   /// 32 bytes.
   struct Node {
     var firstKey: UInt64 = 0
     var lastKey: UInt64 = 0
-    /// Leaf entries in the whole subtree; of an internal node known only after `verify`.
+    /// Leaf entries in the whole subtree; for an internal node known only after `verify`.
     var leafEntries: UInt64 = 0
-    /// Where the entries of an internal node are kept; `.max` where they are not.
+    /// The position of an internal node's kept entries; `.max` if they are not kept.
     var kept: UInt32 = .max
     var entryCount: UInt16 = 0
-    /// Levels of the subtree, 1 for a leaf, 0 for an internal node before `verify`.
+    /// The number of levels of the subtree, 1 for a leaf, 0 for an internal node before `verify`.
     var height: UInt8 = 0
     private var packed: UInt8 = 0
 
@@ -30,12 +30,12 @@ struct NodeTable: ~Copyable {
       get { State(rawValue: packed & 7) ?? .unusable }
       set { packed = packed & ~7 | newValue.rawValue }
     }
-    /// An unusable node in whose place others were put, which are kept as its entries.
+    /// An unusable node that was replaced by other nodes, which are kept as its entries.
     var isAdopted: Bool {
       get { packed & 16 != 0 }
       set { packed = newValue ? packed | 16 : packed & ~16 }
     }
-    /// A sound node in a place where it does not belong.
+    /// A sound node in the wrong place.
     var isMisplaced: Bool {
       get { packed & 8 != 0 }
       set { packed = newValue ? packed | 8 : packed & ~8 }
@@ -43,19 +43,19 @@ struct NodeTable: ~Copyable {
   }
 
   enum State: UInt8 {
-    /// An internal node whose children have not been looked at.
+    /// An internal node whose children were not checked.
     case unverified
-    /// On the path that is being followed now.
+    /// On the path being followed.
     case inProgress
-    /// Subtree sound.
+    /// The subtree is sound.
     case sound
-    /// The node is usable, something below it or about it is not.
+    /// The node is usable, but its place or its subtree is not sound.
     case faulty
-    /// The node itself is unusable.
+    /// The node is unusable.
     case unusable
   }
 
-  /// Entries of internal nodes that are kept, twelve bytes each: 6 MiB.
+  /// The most entries of internal nodes to keep, at twelve bytes each: 6 MiB.
   private let entriesKeptMax = 1 << 19
   private let indexes: ZeroedArray<UInt32>
   private(set) var nodes: [Node] = []
@@ -78,7 +78,7 @@ struct NodeTable: ~Copyable {
     indexes[Int(block)] = UInt32(nodes.count)
   }
 
-  /// Keeps the entries of an internal node, when there is room.
+  /// Keeps the entries of an internal node, if there is room.
   mutating func keep(_ view: borrowing BtreeNodeView) -> UInt32 {
     guard keptKeys.count + view.entryCount <= entriesKeptMax else { return .max }
     let at = UInt32(keptKeys.count)
@@ -89,7 +89,7 @@ struct NodeTable: ~Copyable {
     return at
   }
 
-  /// Keeps entries that no node on the device has.
+  /// Keeps entries of a node that does not exist on the device.
   mutating func keep(_ entries: [(key: UInt64, block: UInt64)]) -> UInt32 {
     let at = UInt32(keptKeys.count)
     for entry in entries {

@@ -1,7 +1,7 @@
-/// Counts of three and more by block: a hash table with open addressing and linear probing.
+/// A hash table of counts of three and more by block, with open addressing and linear probing.
 ///
-/// Invariants: `slotCount` is a power of two and at least a quarter larger than `used`; key
-/// `emptyKey` marks an empty slot, which no block number reaches.
+/// Invariants: `slotCount` is a power of two and at least a quarter larger than `used`. `emptyKey`,
+/// which is no block number, marks an empty slot.
 struct OverflowTable: ~Copyable {
   private var keys: UnsafeMutablePointer<UInt64>
   private var counts: UnsafeMutablePointer<UInt32>
@@ -35,7 +35,7 @@ struct OverflowTable: ~Copyable {
     Int(truncatingIfNeeded: (block &* 0x9E37_79B9_7F4A_7C15) >> 24) & (slotCount - 1)
   }
 
-  /// The slot of `block`, or the empty one where it belongs.
+  /// The slot of `block`, or the empty slot for it.
   @inline(__always)
   private func slot(of block: UInt64) -> Int {
     var at = home(block)
@@ -55,8 +55,8 @@ struct OverflowTable: ~Copyable {
     counts[at] = count
   }
 
-  /// Adds one and returns the count before.
-  /// - Precondition: the table has `block`.
+  /// Adds one. Returns the count before.
+  /// - Precondition: `block` is in the table.
   mutating func increment(_ block: UInt64) -> UInt32 {
     let at = slot(of: block)
     let old = counts[at]
@@ -68,7 +68,7 @@ struct OverflowTable: ~Copyable {
     var hole = slot(of: block)
     guard keys[hole] == block else { return }
     used -= 1
-    // Move up what would no longer be found across the hole.
+    // Moves up entries that could not be found across the hole.
     var at = hole
     while true {
       at = (at + 1) & (slotCount - 1)

@@ -1,32 +1,32 @@
 public import BlockIO
 
-/// Why an operation on a pool's metadata failed. The cases are the kernel's error numbers, with
-/// the place where one is known.
+/// Why an operation on a pool's metadata failed. The cases correspond to the kernel's error
+/// numbers, with the place if it is known.
 public enum PoolError: Error, Equatable, Sendable, CustomStringConvertible {
-  /// A block cannot be used.
+  /// A block is unusable.
   case block(UInt64, BlockProblem)
   /// Writing or flushing failed; nothing more is written.
   case io(BlockIOError)
-  /// No free metadata block (ENOSPC).
+  /// There is no free metadata block (ENOSPC).
   case metadataFull
-  /// No free data block (ENOSPC).
+  /// There is no free data block (ENOSPC).
   case dataFull
-  /// There is no such key or device (ENODATA).
+  /// The key or device does not exist (ENODATA).
   case notFound
-  /// It exists already (EEXIST).
+  /// It already exists (EEXIST).
   case exists
   /// It is in use (EBUSY).
   case busy
-  /// The request makes no sense (EINVAL).
+  /// The request is invalid (EINVAL).
   case invalid(String)
   /// The metadata contradicts itself.
   case inconsistent(String)
-  /// An earlier failure latched: abort to the last commit first.
+  /// An earlier operation failed: `abort` first.
   case failed
   /// A block is not in memory, where only what is there was asked for.
   case absent(UInt64)
 
-  /// One line for people.
+  /// One line for users.
   public var description: String {
     switch self {
     case .block(let block, let problem): "block \(block): \(problem)"
@@ -34,7 +34,7 @@ public enum PoolError: Error, Equatable, Sendable, CustomStringConvertible {
     case .metadataFull: "no free metadata block left: enlarge the metadata device"
     case .dataFull: "no free data block left: enlarge the data device"
     case .notFound: "no such device or mapping"
-    case .exists: "the device exists already"
+    case .exists: "the device already exists"
     case .busy: "the device or metadata snapshot is in use"
     case .invalid(let what): what
     case .inconsistent(let what): "the metadata contradicts itself: \(what)"

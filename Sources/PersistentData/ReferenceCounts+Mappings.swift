@@ -1,7 +1,7 @@
 public import ThinFormat
 
 extension ReferenceCounts {
-  /// Adds one for every data block that `count` mappings name.
+  /// Adds one for every data block in `count` mappings.
   /// - Parameter mappings: raw values of a leaf, little-endian.
   /// - Precondition: every data block is below `blockCount`.
   public func increment(mappings: UnsafePointer<UInt64>, count: Int) {
@@ -10,7 +10,7 @@ extension ReferenceCounts {
     }
   }
 
-  /// Takes one away for every data block that a leaf's mappings name.
+  /// Subtracts one for every data block in a leaf's mappings.
   /// - Precondition: every count is above zero.
   public func decrement(mappingsOf node: borrowing BtreeNodeView) {
     for i in 0..<node.entryCount {

@@ -3,25 +3,25 @@ public import ThinFormat
 
 /// Reference counts of a device's blocks, in memory.
 ///
-/// Laid out as on disk, so that comparing with the disk is comparing memory: a region per
+/// The layout is that of the disk, so that memory and disk can be compared directly: a region per
 /// space-map bitmap (16,320 blocks), two bits per block in the disk's order, 3 standing for three
-/// or more; the exact counts of those are in a hash table, as the disk has them in the overflow
-/// tree. A region is allocated at its first count.
+/// or more. The exact counts of those are in a hash table, as they are in the overflow tree on
+/// disk. A region is allocated at its first count.
 ///
 /// Memory: a quarter of a byte per block of a touched region, and 12 to 36 bytes per block with a
 /// count of three or more.
 ///
-/// Invariants: a block's entry is 3 exactly when the table has it, with a count of at least 3;
+/// Invariants: a block's entry is 3 exactly if it is in the table, with a count of at least 3;
 /// entries past `blockCount` are zero.
 public final class ReferenceCounts {
-  /// Blocks that have a count.
+  /// The number of blocks counted.
   public let blockCount: UInt64
-  /// Regions, as many as the space map has bitmaps.
+  /// The number of regions, which is that of the space map's bitmaps.
   public let regionCount: Int
   private let regions: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
   private var overflow = OverflowTable()
 
-  /// Counts of zero for `blockCount` blocks.
+  /// Zero counts for `blockCount` blocks.
   public init(blockCount: UInt64) {
     self.blockCount = blockCount
     let per = UInt64(Limits.entriesPerBitmap)
@@ -59,8 +59,8 @@ public final class ReferenceCounts {
     count(of: UInt64(region * Limits.entriesPerBitmap + entry))
   }
 
-  /// Adds one to the count of `block` and returns what it was before. Stays at the largest
-  /// 32-bit value once there.
+  /// Adds one to the count of `block`. Returns the count before. A count stays at the largest
+  /// 32-bit value.
   /// - Precondition: `block` is below `blockCount`.
   @discardableResult
   public func increment(_ block: UInt64) -> UInt32 {
@@ -76,7 +76,7 @@ public final class ReferenceCounts {
     let byte = base[entry >> 2]
     let pair = byte >> shift & 3
     // Counts 0, 1, 2, 3 are pairs 00, 10, 01, 11: the step from 10 changes both bits, the others
-    // the upper one.
+    // only the upper one.
     if pair != 3 {
       base[entry >> 2] = byte ^ ((pair == 2 ? 3 : 2) &<< shift)
       if pair == 1 { overflow.insert(block, count: 3) }
@@ -92,7 +92,7 @@ public final class ReferenceCounts {
     return increment(block, region, entry)
   }
 
-  /// Takes one from the count of `block`.
+  /// Subtracts one from the count of `block`.
   /// - Precondition: the count is above zero.
   public func decrement(_ block: UInt64) {
     let old = count(of: block)
@@ -106,10 +106,10 @@ public final class ReferenceCounts {
       base[entry >> 2] & ~(3 << shift) | Bitmap.swapped(UInt8(old - 1)) << shift
   }
 
-  /// Adds one for every data block that a leaf of mappings names.
-  /// - Parameter timeMax: the pool's time; a mapping from the future is counted, and reported.
-  /// - Returns: index of the first entry whose data block is beyond the end (not counted), and of
-  ///   the first whose time is above `timeMax`.
+  /// Adds one for every data block in a leaf of mappings.
+  /// - Parameter timeMax: the pool's time; a mapping with a later time is counted, and reported.
+  /// - Returns: the index of the first entry whose data block is beyond the end (not counted), and
+  ///   of the first entry whose time is above `timeMax`.
   public func increment(mappingsOf node: borrowing BtreeNodeView, timeMax: UInt32)
     -> (beyondEnd: Int?, fromFuture: Int?)
   {
@@ -125,7 +125,7 @@ public final class ReferenceCounts {
         if beyondEnd == nil { beyondEnd = i }
         continue
       }
-      // Neighbouring mappings mostly lie in one region: divide only when they do not.
+      // Neighbouring mappings are mostly in one region: divide only if they are not.
       if block &- regionStart >= UInt64(Limits.entriesPerBitmap) {
         region = Int(truncatingIfNeeded: block / UInt64(Limits.entriesPerBitmap))
         regionStart = UInt64(region) &* UInt64(Limits.entriesPerBitmap)
@@ -135,8 +135,8 @@ public final class ReferenceCounts {
     return (beyondEnd, fromFuture)
   }
 
-  /// Whether a region's counts are, as two-bit entries, exactly `entries` (4,080 bytes of a
-  /// bitmap). Counts of three and more look alike here.
+  /// Whether a region's counts are exactly `entries` as two-bit entries (4,080 bytes of a bitmap).
+  /// Counts of three and more are equal here.
   public func region(_ region: Int, matches entries: RawSpan) -> Bool {
     entries.withUnsafeBytes { disk in
       guard let diskBase = disk.baseAddress, disk.count == Bitmap.entriesBytes else {
@@ -154,20 +154,20 @@ public final class ReferenceCounts {
     }
   }
 
-  /// What a region adds up to.
+  /// The totals of a region.
   public struct Summary: Equatable, Sendable {
     /// Entries with a count above zero.
     public var used = 0
     /// Entries with a count of three and more.
     public var overflowing = 0
-    /// The first entry of count zero; 16,320 where there is none.
+    /// The first entry with count zero; 16,320 if there is none.
     public var firstFree = Limits.entriesPerBitmap
 
-    /// No entry looked at yet.
+    /// The summary of no entries.
     public init() {}
   }
 
-  /// Adds up one region.
+  /// The summary of one region.
   public func summary(ofRegion region: Int) -> Summary {
     var result = Summary()
     guard let base = regions[region] else {

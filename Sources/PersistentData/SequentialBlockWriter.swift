@@ -6,25 +6,25 @@ public import ThinFormat
 public enum BlockWriteError: Error, Equatable, Sendable {
   /// A write, flush or read of the device failed.
   case device(BlockIOError)
-  /// No free block is left; `needed` blocks of the device, block 0 included, would have been used
-  /// so far.
+  /// No free block is left. `needed` is the number of device blocks used so far, block 0 included,
+  /// if there had been enough.
   case full(needed: UInt64)
 }
 
 /// Writes new metadata blocks, 4 KiB each, in batches.
 ///
-/// Block numbers come from an allocator: by default they ascend from 1, so that the whole device
-/// is written front to back; a caller that writes into a live image passes its own. Neighbouring
-/// numbers written one after the other share a write of up to 1 MiB.
+/// Block numbers come from an allocator. By default they ascend from 1, so that the whole device is
+/// written front to back; a caller that writes into a live image passes its own allocator.
+/// Consecutive numbers written one after the other share a write of up to 1 MiB.
 ///
-/// Invariants: a block is in the batch or on the device, never both pending twice; after a failure
-/// nothing more is written.
+/// Invariants: a block is in the batch or on the device, and never in the batch twice; after a
+/// failure nothing more is written.
 public final class SequentialBlockWriter {
   private static let batchBlocks = 256
 
   /// The device that is written.
   public let device: any BlockDevice
-  /// Blocks handed out so far.
+  /// The number of blocks allocated so far.
   public private(set) var allocatedCount: UInt64 = 0
   private let next: () -> UInt64?
   private let batch: AlignedBuffer
@@ -33,16 +33,16 @@ public final class SequentialBlockWriter {
   private var failure: BlockWriteError?
 
   /// A writer that takes block numbers from `allocate`.
-  /// - Parameter allocate: the next block that may be overwritten, each once; nil when there is
-  ///   none left.
+  /// - Parameter allocate: returns the next block that may be overwritten, each once; nil if there
+  ///   is none left.
   public init(_ device: any BlockDevice, allocate: @escaping () -> UInt64?) {
     self.device = device
     next = allocate
     batch = AlignedBuffer(count: Self.batchBlocks * Limits.blockBytes)
   }
 
-  /// A writer that hands out blocks 1 to `blockCount` - 1 in this order.
-  /// - Parameter blockCount: blocks of the device that may be used, block 0 included.
+  /// A writer that allocates blocks 1 to `blockCount` - 1 in this order.
+  /// - Parameter blockCount: usable blocks of the device, block 0 included.
   public convenience init(_ device: any BlockDevice, blockCount: UInt64) {
     var number: UInt64 = 0
     self.init(device) {
@@ -52,8 +52,8 @@ public final class SequentialBlockWriter {
     }
   }
 
-  /// Takes the next free block.
-  /// - Throws: `full` when there is none.
+  /// Allocates the next free block.
+  /// - Throws: `full` if there is none.
   public func allocate() throws(BlockWriteError) -> UInt64 {
     guard let number = next() else { throw .full(needed: allocatedCount + 2) }
     allocatedCount += 1
@@ -61,9 +61,9 @@ public final class SequentialBlockWriter {
   }
 
   /// Writes an allocated block, once.
-  /// - Parameter fill: gets the block's 4096 bytes, all zero. Number and checksum are filled in
+  /// - Parameter fill: receives the block's 4096 bytes, all zero. Number and checksum are set
   ///   afterwards.
-  /// - Throws: what a write of the batch that had to make room says.
+  /// - Throws: errors of writing the batch, if that was necessary to make room.
   public func write(
     _ number: UInt64, kind: BlockKind, fill: (UnsafeMutableRawBufferPointer) -> Void
   ) throws(BlockWriteError) {
@@ -77,7 +77,7 @@ public final class SequentialBlockWriter {
     batchCount += 1
   }
 
-  /// Reads a block that was written, be it still in the batch.
+  /// Reads a written block, even if it is still in the batch.
   /// - Parameter buffer: 4096 bytes, aligned to 4096.
   public func read(_ number: UInt64, into buffer: UnsafeMutableRawBufferPointer)
     throws(BlockWriteError)
@@ -93,7 +93,7 @@ public final class SequentialBlockWriter {
     }
   }
 
-  /// Hands everything written so far to the device.
+  /// Writes the batch to the device.
   public func flushBatch() throws(BlockWriteError) {
     if let failure { throw failure }
     guard batchCount > 0 else { return }
@@ -108,7 +108,7 @@ public final class SequentialBlockWriter {
     batchCount = 0
   }
 
-  /// Returns when everything written so far is durable.
+  /// Returns once everything written so far is durable.
   public func flush() throws(BlockWriteError) {
     try flushBatch()
     do throws(BlockIOError) {

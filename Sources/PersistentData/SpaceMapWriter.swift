@@ -1,21 +1,22 @@
 import BlockIO
 public import ThinFormat
 
-/// Writes space maps from counts in memory: bitmaps, the tree of counts of three and more, and the
-/// index over the bitmaps, as the kernel keeps them.
+/// Writes space maps from counts in memory, as the kernel stores them: bitmaps, the tree of counts
+/// of three and more, and the index over the bitmaps.
 ///
-/// Order matters to the caller: the metadata space map counts its own blocks, so it is written
-/// when everything else has its blocks and its counts.
+/// The metadata space map counts its own blocks, so it must be written last, when everything else
+/// has its blocks and its counts.
 public struct SpaceMapWriter {
   private let writer: SequentialBlockWriter
   private let metadataCounts: ReferenceCounts
-  /// Blocks that the metadata space map is for.
+  /// The number of blocks that the metadata space map covers.
   private let metadataBlockCount: UInt64
 
-  /// Writes into blocks of `writer`'s choice.
-  /// - Parameter metadataCounts: counts of all metadata blocks; every block written here is
-  ///   counted in it, old space maps must not be.
-  /// - Parameter metadataBlockCount: blocks of the metadata, where the counts have room for more.
+  /// Writes into blocks that `writer` allocates.
+  /// - Parameter metadataCounts: counts of all metadata blocks. Every block written here is counted
+  ///   in it; the old space maps must not be counted.
+  /// - Parameter metadataBlockCount: the number of metadata blocks, if it is less than that of the
+  ///   counts.
   public init(
     writer: SequentialBlockWriter, metadataCounts: ReferenceCounts,
     metadataBlockCount: UInt64? = nil
@@ -44,15 +45,15 @@ public struct SpaceMapWriter {
   }
 
   /// Writes the metadata space map: an index block over at most 255 bitmaps, which include the
-  /// counts of these very blocks.
+  /// counts of the map's own blocks.
   /// - Precondition: the counts cover at most `Limits.metadataBlocksMax` blocks.
   public func writeMetadataMap() throws(BlockWriteError) -> SpaceMapRoot {
     var root = SpaceMapRoot()
     root.blockCount = metadataBlockCount
     precondition(root.bitmapCount <= UInt64(Limits.metadataBitmapsMax))
-    // Blocks of the map itself have a count of one: they never enter this tree.
+    // Blocks of the map itself have a count of one, so they are not in this tree.
     root.overflowRoot = try writeOverflow(metadataCounts)
-    // All blocks are taken before the first bitmap is written, so that it says so.
+    // All blocks are allocated before the first bitmap is written, so that it counts them.
     root.bitmapRoot = try writer.allocate()
     metadataCounts.increment(root.bitmapRoot)
     var bitmaps: [UInt64] = []
@@ -74,7 +75,7 @@ public struct SpaceMapWriter {
     return root
   }
 
-  /// How many blocks `writeMetadataMap` would take now.
+  /// The number of blocks that `writeMetadataMap` would need now.
   public func metadataMapBlocks() throws(BlockWriteError) -> UInt64 {
     let nowhere = SequentialBlockWriter(Nowhere(), blockCount: metadataBlockCount)
     let counts = ReferenceCounts(blockCount: metadataBlockCount)
@@ -105,7 +106,7 @@ public struct SpaceMapWriter {
   }
 }
 
-/// A device that keeps nothing: what is written to it is only counted.
+/// A device that only counts what is written to it.
 private final class Nowhere: BlockDevice {
   let path = "nowhere"
   let byteCount = UInt64.max

@@ -1,16 +1,16 @@
 package import ThinFormat
 
-/// Copy-on-write of metadata blocks within one transaction (kernel: `dm_transaction_manager`).
+/// Copies metadata blocks on write within one transaction (kernel: `dm_transaction_manager`).
 ///
-/// Invariants: `shadows` holds the blocks made or copied in this transaction, which alone are
-/// changed in place; every other block is as the last commit left it.
+/// Invariants: `shadows` holds the blocks made or copied in this transaction; only these are
+/// changed in place. Every other block is as in the last commit.
 package final class TransactionManager {
-  /// Blocks in memory.
+  /// The cache of blocks.
   package let cache: BlockCache
   /// Reference counts of metadata blocks.
   package let spaceMap: MetadataSpaceMap
   private var shadows: Bitset
-  /// The members of `shadows`, to empty it without going through all blocks.
+  /// The members of `shadows`, for emptying it without visiting all blocks.
   private var shadowList: [UInt64] = []
 
   package init(_ cache: BlockCache, _ spaceMap: MetadataSpaceMap) {
@@ -27,9 +27,9 @@ package final class TransactionManager {
     return block
   }
 
-  /// A block with the contents of `block` that may be changed.
-  /// - Returns: the block to use instead, and whether what it points to has one referrer more,
-  ///   which is the caller's to count.
+  /// A copy of `block` that may be changed, or `block` itself if it already is one.
+  /// - Returns: the block to use instead, and whether the blocks it refers to have one more
+  ///   reference, which the caller must count.
   package func shadow(_ block: UInt64, _ kind: BlockKind) throws(PoolError)
     -> (block: UInt64, gained: Bool)
   {
@@ -47,7 +47,7 @@ package final class TransactionManager {
     return (copy, shared)
   }
 
-  /// A node's contents, to look at or, after `shadow`, to change.
+  /// The content of a node, to read or, after `shadow`, to change.
   package func node(_ block: UInt64) throws(PoolError) -> NodeBuffer {
     NodeBuffer(try cache.read(block, .btreeNode))
   }
@@ -62,7 +62,7 @@ package final class TransactionManager {
     shadowList.removeAll(keepingCapacity: true)
   }
 
-  /// Takes in the device's new size.
+  /// Updates the device's size.
   package func updateSize() {
     cache.updateSize()
     var larger = Bitset(limit: cache.blockCount)

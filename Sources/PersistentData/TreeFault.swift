@@ -1,14 +1,14 @@
 public import ThinFormat
 
-/// Something wrong with a tree: where, what was expected, what was found.
+/// A fault of a tree: its place, and the expected and found values.
 public struct TreeFault: Error, Equatable, Sendable {
-  /// What is wrong.
+  /// The problem.
   public enum Problem: Equatable, Sendable {
-    /// The block cannot be used at all; what is below it is lost from view.
+    /// The block is unusable, and everything below it is lost.
     case unusable(BlockProblem)
     /// Entry `entry` of the block points beyond the end of the metadata.
     case pointsBeyondEnd(entry: Int, child: UInt64, blockCount: UInt64)
-    /// Another structure uses the block already.
+    /// Another structure already uses the block.
     case crossLinked
     /// Following the tree leads back to the block.
     case cycle
@@ -16,13 +16,13 @@ public struct TreeFault: Error, Equatable, Sendable {
     case tooDeep
     /// An internal node without entries.
     case emptyInternalNode
-    /// The block's smallest key is below what its parent says.
+    /// The block's smallest key is below its separator in the parent.
     case keyBelowSeparator(expected: UInt64, found: UInt64)
-    /// The block's largest key is not below the next separator of its parent.
+    /// The block's largest key is not below the next separator in its parent.
     case keyNotBelowNextSeparator(limit: UInt64, found: UInt64)
     /// Siblings have subtrees of different heights.
     case unevenHeight(expected: Int, found: Int)
-    /// Fewer entries than the kernel ever leaves in a node below a root.
+    /// A node other than a root has fewer entries than the kernel ever leaves.
     case underfull(expected: Int, found: Int)
     /// A mapping to a data block that the data device does not have.
     case dataBlockBeyondEnd(virtualBlock: UInt64, dataBlock: UInt64, blockCount: UInt64)
@@ -32,14 +32,14 @@ public struct TreeFault: Error, Equatable, Sendable {
 
   /// The tree.
   public let tree: TreeKind
-  /// The block that the problem is in.
+  /// The block with the problem.
   public let block: UInt64
-  /// The node that points at it, where known and telling.
+  /// The node that points at it, if known and helpful.
   public let parent: UInt64?
-  /// What is wrong.
+  /// The problem.
   public let problem: Problem
 
-  /// Whether the tree works all the same.
+  /// Whether the tree is unusable because of it.
   public var isFatal: Bool {
     if case .underfull = problem { return false }
     return true
@@ -55,7 +55,7 @@ public struct TreeFault: Error, Equatable, Sendable {
 }
 
 extension TreeFault: CustomStringConvertible {
-  /// One line for people.
+  /// One line for users.
   public var description: String {
     let place = "\(tree): block \(block)" + (parent.map { " (child of block \($0))" } ?? "")
     switch problem {

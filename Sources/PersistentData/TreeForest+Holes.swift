@@ -1,50 +1,50 @@
 public import ThinFormat
 
-// What trees have lost, and what is put back.
+// Lost parts of trees, and their replacement.
 extension TreeForest {
-  /// A node that is lost, or was lost and put back.
+  /// A lost node, replaced or not.
   public struct Hole: Equatable, Sendable {
     /// Its block.
     public var block: UInt64
-    /// Keys that its parents leave for it.
+    /// The range of keys that its parents leave for it.
     public var range: Range<UInt64>
-    /// Levels of the subtree, as its neighbours tell; nil where they do not.
+    /// The number of levels of the subtree, known from its neighbours; nil if unknown.
     public var height: Int?
-    /// Whether the node itself is unusable, rather than misplaced or a leaf with impossible values.
+    /// Whether the node is unusable, rather than misplaced or a leaf with impossible values.
     public var isUnusable: Bool
-    /// Whether something was put in its place.
+    /// Whether it was replaced.
     public var isAdopted: Bool
   }
 
-  /// What is known of a node that has been walked and verified.
+  /// The facts about a node that was walked and verified.
   public struct Extent: Equatable, Sendable {
     /// Its first key.
     public var firstKey: UInt64
     /// Its last key.
     public var lastKey: UInt64
-    /// Levels of the subtree.
+    /// The number of levels of the subtree.
     public var height: Int
-    /// Entries of all leaves that can be reached.
+    /// The number of entries in all reachable leaves.
     public var leafEntries: UInt64
     /// Whether everything below is usable and in its place.
     public var isSound: Bool
   }
 
-  /// Whether a block was met in a walk.
+  /// Whether a block was reached in a walk.
   public func knows(_ block: UInt64) -> Bool { block < blockCount && table.index(of: block) != nil }
 
-  /// How often a block has been referred to in walks, as a root or by a node.
+  /// The number of references to a block found in walks, as a root or in a node.
   public func references(to block: UInt64) -> UInt32 {
     block < blockCount ? counts.count(of: block) : 0
   }
 
-  /// The kind of tree in which a usable block was met.
+  /// The kind of tree in which a usable block was reached.
   public func kind(of block: UInt64) -> TreeKind? {
     guard block < blockCount, let index = table.index(of: block) else { return nil }
     return table.node(index).state == .unusable ? nil : table.node(index).kind
   }
 
-  /// What a usable node spans; nil for one that is unusable or empty.
+  /// The extent of a usable node; nil for one that is unusable or empty.
   public func extent(of block: UInt64) -> Extent? {
     guard block < blockCount, let index = table.index(of: block) else { return nil }
     let node = table.node(index)
@@ -54,9 +54,10 @@ extension TreeForest {
       leafEntries: node.leafEntries, isSound: node.state == .sound)
   }
 
-  /// Calls `body` with the key range that each unusable or misplaced part of a tree was to hold.
-  /// Only subtrees known to be faulty are entered.
-  /// - Parameter body: block, first key and end of the range; returns false to stop.
+  /// Calls `body` with the key range of each unusable or misplaced part of a tree. Only faulty
+  /// subtrees are entered.
+  /// - Parameter body: receives the block, the first key and the end of the range; returns false to
+  ///   stop.
   public func forEachLostRange(
     _ kind: TreeKind, root: UInt64,
     _ body: (_ block: UInt64, _ range: Range<UInt64>) -> Bool
@@ -64,7 +65,7 @@ extension TreeForest {
     forEachHole(kind, root: root) { $0.isAdopted || body($0.block, $0.range) }
   }
 
-  /// The same, with what is known of each, and with those in whose place something was put.
+  /// Calls `body` with each unusable or misplaced part of a tree, replaced ones included.
   public func forEachHole(_ kind: TreeKind, root: UInt64, _ body: (Hole) -> Bool) {
     let hole = Hole(
       block: root, range: 0..<UInt64.max, height: nil, isUnusable: false, isAdopted: false)
@@ -103,9 +104,9 @@ extension TreeForest {
     return true
   }
 
-  /// Puts nodes in the place of one that is unusable: it counts as an internal node that leads to them.
-  /// What was put there before is replaced.
-  /// - Parameter children: in ascending order, verified, their key ranges apart.
+  /// Replaces an unusable node by an internal node with these children. An earlier replacement is
+  /// dropped.
+  /// - Parameter children: in ascending order, verified, without overlaps of their key ranges.
   public func adopt(_ children: [(key: UInt64, block: UInt64)], inPlaceOf block: UInt64) {
     guard block < blockCount, let index = table.index(of: block) else { return }
     var entries: UInt64 = 0

@@ -1,28 +1,28 @@
 public import BlockIO
 public import ThinFormat
 
-/// Walks any number of trees that may share nodes, reading every physical node once, level by
-/// level and in disk order, and then judges how nodes fit together.
+/// Walks any number of trees that may share nodes, reading every physical node once, level by level
+/// and in disk order, and then checks how nodes fit together.
 ///
-/// Invariants: a block is read when its first reference is counted, so every cycle ends; `table`
-/// knows every block that was read as a node, and of which kind of tree.
+/// Invariants: a block is read when its first reference is counted, so that cycles end. `table` has
+/// every block that was read as a node, with its kind of tree.
 public final class TreeForest {
-  /// Called for every problem found.
+  /// Called for every problem.
   public var onFault: (TreeFault) -> Void = { _ in }
-  /// Counts nodes read, for progress.
+  /// Called for every node read, for progress.
   public var onNode: () -> Void = {}
 
   private let reader: BlockReader
   let blockCount: UInt64
-  /// Reads the nodes; free for other reads between walks.
+  /// Reads the nodes; available for other reads between walks.
   public let stream: BlockStream
   let counts: ReferenceCounts
   var table: NodeTable
   private var frontier: Bitset
   private var nextFrontier: Bitset
 
-  /// A forest on `reader`'s device; references to nodes are counted in `counts`. Blocks that either
-  /// does not have are beyond the end.
+  /// A forest on `reader`'s device. References to nodes are counted in `counts`. Blocks outside of
+  /// either are beyond the end.
   public init(_ reader: BlockReader, counts: ReferenceCounts) {
     self.reader = reader
     blockCount = min(reader.blockCount, counts.blockCount)
@@ -33,8 +33,8 @@ public final class TreeForest {
     nextFrontier = Bitset(limit: blockCount)
   }
 
-  /// Counts one reference to each of `roots` and reads what has not been read yet.
-  /// - Parameter onLeaf: gets every sound leaf, once.
+  /// Counts one reference to each of `roots`, and reads the blocks that were not read yet.
+  /// - Parameter onLeaf: receives every sound leaf, once.
   public func walk(
     _ kind: TreeKind, roots: some Sequence<UInt64>,
     onLeaf: (_ block: UInt64, _ node: borrowing BtreeNodeView) -> Void
@@ -127,20 +127,20 @@ public final class TreeForest {
     if counts.increment(block) == 0 { nextFrontier.insert(block) }
   }
 
-  // MARK: - Judging
+  // MARK: - Verification
 
-  /// What a tree adds up to.
+  /// The totals of a tree.
   public struct Summary: Equatable, Sendable {
-    /// Entries in all its leaves that can be reached.
+    /// The number of entries in all reachable leaves.
     public var leafEntries: UInt64
     /// Whether every node is usable and in its place.
     public var isSound: Bool
-    /// Largest key, where the tree is sound and not empty.
+    /// The largest key, if the tree is sound and not empty.
     public var lastKey: UInt64?
   }
 
-  /// Judges the tree at `root`, which has been walked. What was judged before is not looked at
-  /// again, however many trees share it.
+  /// Verifies the tree at `root`, which must have been walked. Each subtree is verified once,
+  /// however many trees share it.
   public func verify(_ kind: TreeKind, root: UInt64) -> Summary {
     guard root < blockCount else { return Summary(leafEntries: 0, isSound: false) }
     let state = verify(kind, block: root, parent: nil, level: 1)
@@ -234,7 +234,7 @@ public final class TreeForest {
     table.update(index) {
       $0.leafEntries = leafEntries
       $0.lastKey = lastKey
-      // At least 2, also where no child is usable: 1 means a leaf.
+      // At least 2, even if no child is usable: 1 means a leaf.
       $0.height = max(1, min(height, 254)) + 1
     }
     return state
@@ -258,9 +258,9 @@ public final class TreeForest {
     return entries ?? []
   }
 
-  /// Calls `body` for every leaf that is sound and in its place, in key order: what is left of a
-  /// damaged tree. Leaves with impossible values are among them.
-  /// - Precondition: the tree has been verified.
+  /// Calls `body` for every leaf that is sound and in its place, in key order: the rest of a
+  /// damaged tree. Leaves with impossible values are included.
+  /// - Precondition: the tree was verified.
   public func forEachUsableLeaf<E: Error>(
     _ kind: TreeKind, root: UInt64, _ body: (UInt64) throws(E) -> Void
   ) throws(E) {
@@ -283,7 +283,7 @@ public final class TreeForest {
     }
   }
 
-  /// Marks a leaf that holds impossible values, so that `verify` and `forEachLostRange` see it.
+  /// Marks a leaf with impossible values, for `verify` and `forEachLostRange`.
   public func markFaulty(leaf block: UInt64) {
     guard let index = table.index(of: block) else { return }
     table.update(index) { $0.state = .faulty }

@@ -12,7 +12,7 @@ public struct TreeReader {
   }
 
   /// Calls `body` for every entry of the tree at `root`, keys strictly ascending.
-  /// - Throws: `TreeFault` at the first node that is unusable or out of its place.
+  /// - Throws: `TreeFault` at the first node that is unusable or misplaced.
   public func forEach(
     root: UInt64, _ body: (_ node: borrowing BtreeNodeView, _ entry: Int) -> Void
   ) throws(TreeFault) {
@@ -21,8 +21,8 @@ public struct TreeReader {
     try walk(root, parent: nil, level: 1, &nodesLeft, &previous, nil, body)
   }
 
-  /// Calls `body` for every entry that can be read, keys strictly ascending, and `fault` for each node
-  /// that is left out.
+  /// Calls `body` for every readable entry, keys strictly ascending, and `fault` for each node that
+  /// is left out.
   public func forEachReadable(
     root: UInt64, fault: @escaping (TreeFault) -> Void,
     _ body: (_ node: borrowing BtreeNodeView, _ entry: Int) -> Void

@@ -1,5 +1,5 @@
-/// Blocks that are not to be allocated, in memory: a set in words of 64 blocks, which knows of each
-/// block whether its count is 0, so that it would be free if it were not here.
+/// Blocks that must not be allocated, in memory, as a set in words of 64 blocks. For each block it
+/// records whether its count is 0, so that the block would be free otherwise.
 struct WithheldBlocks {
   private struct Word {
     var members: UInt64 = 0
@@ -7,7 +7,7 @@ struct WithheldBlocks {
   }
 
   private var words: [UInt64: Word] = [:]
-  /// How many would be free.
+  /// The number of blocks that would be free otherwise.
   private(set) var freeCount = 0
 
   var isEmpty: Bool { words.isEmpty }
@@ -17,7 +17,7 @@ struct WithheldBlocks {
     return word.members & mask(block) != 0
   }
 
-  /// Takes a block in, or notes what is new about it.
+  /// Adds a block, or updates whether it is free.
   mutating func insert(_ block: UInt64, isFree: Bool) {
     let mask = mask(block)
     var word = words[block / 64] ?? Word()
@@ -37,8 +37,8 @@ struct WithheldBlocks {
     words[block / 64] = word.members == 0 ? nil : word
   }
 
-  /// Counts are as of the last commit again, which is not known of any block here: none is taken for
-  /// free.
+  /// Resets all blocks to not free, because the counts went back to the last commit, in which they
+  /// are unknown.
   mutating func noneIsFree() {
     for key in words.keys { words[key]?.free = 0 }
     freeCount = 0

@@ -1,10 +1,10 @@
 import Glibc
 
-/// A fixed array of zeros to begin with. Memory comes from the system page by page as it is
-/// touched, so a table over all blocks of a large device costs what is used of it.
+/// A fixed array that starts with zeros. The system provides memory page by page as it is touched,
+/// so a table over all blocks of a large device costs only what is used of it.
 public final class ZeroedArray<Element: FixedWidthInteger & BitwiseCopyable> {
   @usableFromInline let elements: UnsafeMutablePointer<Element>
-  /// How many elements there are.
+  /// The number of elements.
   public let count: Int
 
   /// `count` zeros.

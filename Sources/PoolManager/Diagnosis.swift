@@ -1,26 +1,26 @@
 public import ThinTools
 
-/// Something that a diagnosis found.
+/// One finding of a diagnosis.
 public struct Diagnosis: Equatable, Sendable {
-  /// How much it matters.
+  /// The severity of a finding.
   public enum Severity: String, Sendable {
-    /// The pool does not work, or not in full.
+    /// The pool does not work, or only in part.
     case problem
-    /// It will not for long, or something is left over.
+    /// The pool will stop working, or something was left behind.
     case warning
-    /// Worth knowing.
+    /// Information only.
     case note
   }
 
-  /// How much it matters.
+  /// The severity.
   public var severity: Severity
-  /// A word for programs, which stays the same.
+  /// A word for programs; it never changes.
   public var code: String
-  /// What is wrong, and why.
+  /// The problem and its reason.
   public var cause: String
-  /// Commands to run next, in order; words in capitals are the user's to fill in.
+  /// Commands to run next, in order. Words in capitals stand for the user's values.
   public var next: [String]
-  /// The numbers of `cause` as values with names, where it has any.
+  /// The numbers in `cause` as named values, if it has any.
   public var fault: FaultFields?
 
   /// A finding.
@@ -37,7 +37,7 @@ public struct Diagnosis: Equatable, Sendable {
 }
 
 extension FaultFields {
-  /// Two numbers that should be the same.
+  /// Two numbers that should be equal.
   static func numbers(_ kind: String, _ expected: UInt64, found: UInt64) -> FaultFields {
     var fields = FaultFields(kind)
     fields.expected = .number(expected)

@@ -1,13 +1,13 @@
-/// What is said of the external origin of a thin device: what is read where nothing is mapped.
+/// The external origin given for a thin device: the device that is read where nothing is mapped.
 public enum ExternalOrigin: Equatable, Sendable {
-  /// Nothing. Refused where the device had one when it was last activated.
+  /// Not given. Refused if the device had one at its last activation.
   case unstated
-  /// That it has none, though it may have had one.
+  /// None, even if the device had one before.
   case none
-  /// A path of it; it must not be written to.
+  /// The path of the origin, which must not be written to.
   case path(String)
 
-  /// The path, where one is said.
+  /// The path, if one is given.
   public var path: String? {
     if case .path(let path) = self { path } else { nil }
   }

@@ -1,20 +1,20 @@
 import DeviceMapper
 
-/// What a verb is about to do that must not be left half done: written down before it begins, and
-/// taken away when everything is as it should be. Whoever finds one whose process has gone finishes
-/// for it.
+/// A change that must not be left incomplete. The verb writes it to a file before it begins, and
+/// removes the file when it is complete. A later verb that finds the intent of a process that has
+/// ended completes or undoes the change.
 struct Intent: Equatable {
-  /// A device that is suspended for a while.
+  /// A device to suspend and resume.
   struct Device: Equatable {
     var number: DeviceNumber
     var name: String
-    /// `digest(of:)` of the table that it had: tells it from another device that got its number, also
-    /// after it was renamed.
+    /// `digest(of:)` of its table at the start. It distinguishes the device from another one that
+    /// got its number, even after a rename.
     var digest: UInt64
-    /// The table that it goes back to; nil where none is exchanged.
+    /// The table to restore; nil if the table is not exchanged.
     var oldTable: [TableLine]?
 
-    /// A device as it was found. With `swaps` it gets another table.
+    /// A device in its present state. With `swaps` it gets a new table.
     init(_ info: DeviceInfo, _ table: [TableLine], swaps: Bool = false) {
       number = info.number
       name = info.name
@@ -26,19 +26,19 @@ struct Intent: Equatable {
       (self.number, self.name, self.digest) = (number, name, digest)
     }
 
-    /// Whether what has the number now is still that device.
+    /// Whether the device with this number is still the same one.
     func isStill(_ found: DeviceTable) -> Bool {
       found.info.name == name || Intent.digest(of: found.lines) == digest
     }
   }
 
-  /// Whose it is.
+  /// The process that makes the change.
   var owner: ProcessIdentity
   /// The pool's name, for messages.
   var pool: String
   /// The verb, for messages.
   var action: String
-  /// Devices to be suspended that were not before.
+  /// Devices to suspend that were not suspended before.
   var devices: [Device]
   /// Ids of thin devices that may have been made.
   var created: [UInt64] = []
@@ -69,7 +69,7 @@ struct Intent: Equatable {
     return text + "end\n"
   }
 
-  /// Understands a file's text; nil where it is anything else, or not all of it.
+  /// Parses a file's text; nil if it is incomplete or of another format.
   init?(_ text: String) {
     let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
     guard lines.count >= 6, lines.first == Substring(Self.heading), lines.last == "",
@@ -83,7 +83,7 @@ struct Intent: Equatable {
     }
   }
 
-  /// Takes in a line of the file's middle; false where it is none.
+  /// Parses one line between the first and the last. Returns false if it is invalid.
   private mutating func add(_ line: Substring) -> Bool {
     let words = line.split(separator: " ", maxSplits: 3, omittingEmptySubsequences: false)
     switch (words.first, words.count) {
@@ -106,7 +106,7 @@ struct Intent: Equatable {
     return true
   }
 
-  /// A number that two tables share only if they are the same, or by a rare chance (FNV-1a).
+  /// A hash of a table (FNV-1a). Different tables share one only by a rare chance.
   static func digest(of table: [TableLine]) -> UInt64 {
     var hash: UInt64 = 0xcbf2_9ce4_8422_2325
     for line in table {
@@ -117,7 +117,7 @@ struct Intent: Equatable {
 }
 
 extension TableLine {
-  /// Understands the line's `description`.
+  /// Parses the line's `description`.
   fileprivate init?(intentText text: String) {
     let words = text.split(separator: " ", maxSplits: 3, omittingEmptySubsequences: false)
     guard words.count == 4, let start = UInt64(words[0]), let length = UInt64(words[1]) else {
@@ -127,7 +127,7 @@ extension TableLine {
   }
 }
 
-/// `text` on one line: backslashes, and what ends lines, as `\HH`.
+/// `text` on one line: backslashes and line ends are written as `\HH`.
 func escaped(_ text: String) -> String {
   var bytes: [UInt8] = []
   for byte in text.utf8 {
@@ -141,7 +141,7 @@ func escaped(_ text: String) -> String {
   return String(decoding: bytes, as: UTF8.self)
 }
 
-/// The text that `escaped` made this of; nil where it made it of none.
+/// Reverses `escaped`; nil if the text is not its result.
 func unescaped(_ text: Substring) -> String? {
   var bytes: [UInt8] = []
   var rest = Array(text.utf8)[...]

@@ -1,16 +1,16 @@
 import BlockIO
 import Glibc
 
-/// What lvm2 has written down about a pool.
+/// Reads lvm2's records of a pool.
 public enum LVMRecords {
-  /// `vg/pool` for a name that lvm2 gave one of a pool's devices: `vg-pool-tpool`, `vg-pool_tmeta`,
-  /// `vg-pool`. Nil for any other.
+  /// `vg/pool` for the name of one of a pool's devices in lvm2: `vg-pool-tpool`, `vg-pool_tmeta`,
+  /// `vg-pool`. Nil for any other name.
   static func volume(ofDevice name: String) -> String? {
     var name = Substring(name)
     for suffix in ["-tpool", "_tmeta", "_tdata"] where name.hasSuffix(suffix) {
       name = name.dropLast(suffix.count)
     }
-    // Hyphens of the names themselves are doubled.
+    // Hyphens in the names themselves are doubled.
     var parts = [""]
     var rest = name
     while let character = rest.popFirst() {
@@ -29,7 +29,7 @@ public enum LVMRecords {
       ? "\(parts[0])/\(parts[1])" : nil
   }
 
-  /// The name that lvm2 gave the device at `path`; nil for one that is not lvm2's.
+  /// The lvm2 name of the device at `path`; nil if lvm2 did not name it.
   public static func name(ofPath path: String) -> String? {
     guard let number = try? SystemDevices.number(path),
       let uuid = WholeFile.systemText("/sys/dev/block/\(number)/dm/uuid"),
@@ -38,24 +38,25 @@ public enum LVMRecords {
     return WholeFile.systemText("/sys/dev/block/\(number)/dm/name")
   }
 
-  /// `vg/pool`, of which the device at `path` is a part, or `vg/volume`; nil for one that is not lvm2's.
+  /// `vg/pool` for the device of a pool at `path`, or `vg/volume`; nil if it is not one of lvm2's.
   public static func volume(ofPath path: String) -> String? {
     name(ofPath: path).flatMap { volume(ofDevice: $0) }
   }
 
-  /// The transaction id that lvm2 expects of the pool that has the metadata device at `path`; nil for
-  /// a device that is not lvm2's, or where lvm2 is not there.
+  /// The transaction id that lvm2 expects of the pool with the metadata device at `path`; nil for a
+  /// device that is not one of lvm2's, or without lvm2.
   public static func transactionID(ofPath path: String) -> UInt64? {
     volume(ofPath: path).flatMap { transactionID($0) }
   }
 
-  /// How long lvm2 may take, in milliseconds. It waits without end for a suspended device that it scans.
+  /// The time limit for lvm2, in milliseconds. lvm2 waits without end for a suspended device that
+  /// it scans.
   private static let patience = 10_000
 
-  /// The transaction id that lvm2 expects of `volume`; nil where lvm2 is not there, knows no such pool, or
-  /// does not answer within ten seconds.
+  /// The transaction id that lvm2 expects of `volume`; nil without lvm2, for an unknown pool, or if
+  /// lvm2 does not answer within ten seconds.
   static func transactionID(_ volume: String) -> UInt64? {
-    // Such a name may come from anybody who may name devices.
+    // Any user who can name devices may have made such a name.
     guard !volume.hasPrefix("-") else { return nil }
     for folder in ["/usr/sbin", "/sbin", "/usr/local/sbin"] where access("\(folder)/lvs", X_OK) == 0
     {

@@ -1,20 +1,20 @@
 import Glibc
 
-/// Who holds a pool's metadata snapshot, of which there can be one: a file beside what the kernel
-/// knows, which is just that there is one.
+/// The owner and the duration of a pool's metadata snapshot, kept in a file. The kernel knows only
+/// that there is a metadata snapshot; a pool has at most one.
 public struct Lease: Equatable, Sendable {
-  /// Who took it, in their own words.
+  /// The owner's name, as the owner gave it.
   public var owner: String
-  /// A process with whose end it ends; nil where it has none.
+  /// The process whose end ends the lease; nil for none.
   public var holder: ProcessIdentity?
-  /// The boot it was taken in.
+  /// The boot in which it was taken.
   public var boot: String
-  /// Seconds from the start of that boot to when it was taken. The clock of day is no measure of time:
-  /// it may be set, and early in a boot it often is wrong.
+  /// The time at which it was taken, in seconds since that boot. The clock of day is not used: it
+  /// may be set, and early in a boot it is often wrong.
   public var taken: UInt64
-  /// Seconds after which others may take over; nil for never.
+  /// The duration in seconds; nil for no limit.
   public var seconds: UInt64?
-  /// Block of the metadata snapshot's superblock, which tells this one from another's.
+  /// Block of the metadata snapshot's superblock, which identifies the snapshot.
   public var heldRoot: UInt64
 
   private static let heading = "dmthin lease 2"
@@ -32,22 +32,22 @@ public struct Lease: Equatable, Sendable {
     self.heldRoot = heldRoot
   }
 
-  /// Why the lease does not count any more; nil while it does.
+  /// Why the lease has ended; nil while it holds.
   /// - Parameters:
   ///   - now: seconds since the start of this boot.
-  ///   - heldRoot: what the pool holds now.
+  ///   - heldRoot: the block of the pool's present metadata snapshot.
   public func fault(now: UInt64, heldRoot: UInt64?) -> String? {
     if boot != ProcessIdentity.currentBoot { return "it was taken before the last boot" }
     if let heldRoot, heldRoot != self.heldRoot {
-      return "the pool holds another metadata snapshot by now"
+      return "the pool holds another metadata snapshot now"
     }
     if let holder, !holder.isRunning { return "its process \(holder.id) has ended" }
     guard let seconds else { return nil }
-    guard now >= taken else { return "it is from a later time than now" }
-    return now - taken >= seconds ? "its time of \(seconds) seconds is over" : nil
+    guard now >= taken else { return "it was taken later than now" }
+    return now - taken >= seconds ? "its limit of \(seconds) seconds has passed" : nil
   }
 
-  /// Seconds since the start of this boot, those in which the system slept included.
+  /// Seconds since the start of this boot, time asleep included.
   public static func now() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_BOOTTIME, &time)
@@ -66,7 +66,7 @@ public struct Lease: Equatable, Sendable {
     return text + "held \(heldRoot)\nend\n"
   }
 
-  /// Understands a file's text; nil where it is anything else, or not all of it.
+  /// Parses a file's text; nil if it is incomplete or of another format.
   init?(_ text: String) {
     let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
     guard lines.count >= 4, lines.first == Substring(Self.heading), lines.last == "",

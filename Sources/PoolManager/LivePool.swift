@@ -2,13 +2,13 @@ public import DeviceMapper
 import Glibc
 public import ThinTools
 
-/// An active pool, as its table says.
+/// An active pool, described by its table.
 public struct LivePool: Sendable {
-  /// Its state when it was looked at.
+  /// Its state at the time of the query.
   public var info: DeviceInfo
-  /// Sectors of its table: those of the data device that it may use.
+  /// Sectors of its table: the part of the data device that it may use.
   public var sectors: UInt64
-  /// The table's words; devices by number.
+  /// The parsed table; devices by number.
   public var target: ThinPoolTarget
 
   /// Its name.
@@ -26,15 +26,15 @@ public struct LivePool: Sendable {
   }
 }
 
-/// An active device with a thin device of a pool in its table.
+/// An active device whose table has a thin device of a pool.
 public struct ActiveThin: Sendable {
-  /// Its state when it was looked at.
+  /// Its state at the time of the query.
   public var info: DeviceInfo
   /// Sectors of its table.
   public var sectors: UInt64
-  /// The table's words; devices by number.
+  /// The parsed table; devices by number.
   public var target: ThinTarget
-  /// Its whole table: thin devices may be parts of a larger one.
+  /// Its whole table: a thin device may be one part of a larger device.
   public var table: [TableLine]
 
   /// Its name.
@@ -44,10 +44,10 @@ public struct ActiveThin: Sendable {
 }
 
 extension PoolManager {
-  /// The active pool called `name`, or whose node `name` is.
+  /// The active pool with this name or node.
   public func pool(_ name: String) throws(ToolError) -> LivePool {
     guard let pool = try findPool(reference(name)) else {
-      throw ToolError(.notFound(.input), "there is no active device '\(name)'")
+      throw ToolError(.notFound(.input), "no active device is called '\(name)'")
     }
     return pool
   }
@@ -57,13 +57,13 @@ extension PoolManager {
     try findPool(.number(number))
   }
 
-  /// Whether `name` is an active device that is a pool.
+  /// Whether `name` is an active pool.
   public func isPool(_ name: String) -> Bool {
     guard let table = try? backend.table(reference(name), [.noFlush]) else { return false }
     return table.lines.first?.type == "thin-pool"
   }
 
-  /// The device that the user means by a name or the path of its node.
+  /// The device with this name or node.
   func reference(_ text: String) -> DeviceReference {
     guard text.contains("/") else { return .name(text) }
     if let number = try? devices.number(text) { return .number(number) }
@@ -80,7 +80,7 @@ extension PoolManager {
       let target = try? ThinPoolTarget(KernelText.words(line.parameters))
     else {
       let found = table.lines.first.map { "its target is \($0.type)" } ?? "it has no table"
-      throw ToolError(.refused, "\(table.info.name) is no thin pool: \(found)")
+      throw ToolError(.refused, "\(table.info.name) is not a thin pool: \(found)")
     }
     return LivePool(info: table.info, sectors: line.length, target: target)
   }
@@ -92,14 +92,14 @@ extension PoolManager {
     }
     var pools: [LivePool] = []
     for entry in entries {
-      // One that went away since, or is something else, is not asked for.
+      // Devices that were removed meanwhile, or are not pools, are skipped.
       if let pool = try? findPool(.name(entry.name)) { pools.append(pool) }
     }
     return pools
   }
 
-  /// Active devices that are thin devices of `pool`, in the order of the backend. What has thin
-  /// devices as parts of its table comes once for each.
+  /// The active thin devices of `pool`, in the order of the backend. A device with several thin
+  /// devices in its table is listed once for each.
   public func activeThins(_ pool: LivePool) throws(ToolError) -> [ActiveThin] {
     let entries = try command("list devices") { () throws(DeviceMapperError) in
       try backend.list()
@@ -111,7 +111,7 @@ extension PoolManager {
       }
       guard let table else { continue }
       for line in table.lines where line.type == "thin" {
-        // On a failed pool tables say just "Fail".
+        // The table of a failed pool is just "Fail".
         guard let target = try? ThinTarget(KernelText.words(line.parameters)),
           DeviceNumber(target.pool) == pool.number
         else { continue }
@@ -123,8 +123,7 @@ extension PoolManager {
   }
 
   /// A pool's status.
-  /// - Parameter flushes: whether the pool commits first, so that the numbers are those of this
-  ///   moment.
+  /// - Parameter flushes: whether to commit the pool first, so that the numbers are up to date.
   public func status(_ pool: LivePool, flushes: Bool = true) throws(ToolError) -> ThinPoolStatus {
     let found = try command("read the status of \(pool.name)") { () throws(DeviceMapperError) in
       try backend.status(.number(pool.number), flushes ? [] : [.noFlush])
@@ -135,34 +134,34 @@ extension PoolManager {
         .unexpected,
         "\(pool.name) has an unknown status: \(found.lines.first?.description ?? "nothing")")
     }
-    // The commit may be what made the pool fail; the kernel says so from the next query on.
+    // The commit may have made the pool fail; the kernel reports that from the next query on.
     if status == .error && flushes { return try self.status(pool, flushes: false) }
     return status
   }
 
   /// Sends a message to a pool.
-  /// - Parameter what: what is asked, for the error, like `make thin device 5 in pool`.
+  /// - Parameter what: the operation, for the error, like `make thin device 5 in pool`.
   func message(_ pool: LivePool, _ message: ThinPoolMessage, to what: String) throws(ToolError) {
     do throws(DeviceMapperError) {
-      // By name, which is how the library's messages then call it.
+      // By name, because the library's messages then use the name.
       _ = try backend.message(.name(pool.name), sector: 0, message.text)
     } catch {
       throw failure(what, error, hint: messageHint(pool, message, error.code))
     }
   }
 
-  /// What a refused message means, where the number alone says too little.
+  /// An explanation of a refused message whose error number alone is not clear.
   private func messageHint(_ pool: LivePool, _ message: ThinPoolMessage, _ code: Int32) -> String? {
     switch (code, message) {
-    case (EEXIST, _): return "that id exists already"
-    case (ENODATA, .createSnapshot(_, let origin)): return "there is no thin device \(origin)"
-    case (ENODATA, _): return "there is no such thin device"
+    case (EEXIST, _): return "that id already exists"
+    case (ENODATA, .createSnapshot(_, let origin)): return "thin device \(origin) does not exist"
+    case (ENODATA, _): return "that thin device does not exist"
     case (EBUSY, .delete): return "it is active"
-    case (EBUSY, .reserveMetadataSnapshot): return "the pool holds a metadata snapshot already"
+    case (EBUSY, .reserveMetadataSnapshot): return "the pool already holds a metadata snapshot"
     case (EINVAL, .releaseMetadataSnapshot): return "the pool holds no metadata snapshot"
     case (EOPNOTSUPP, _):
       return
-        "the pool takes no changes in its present mode; see: dmthin pool doctor "
+        "the pool accepts no changes in its present mode; see: dmthin pool doctor "
         + shellQuoted(pool.name)
     default: return nil
     }
@@ -170,12 +169,12 @@ extension PoolManager {
 }
 
 extension ThinPoolMessage {
-  /// The id of a thin device, which commands have checked.
+  /// The id of a thin device; commands have checked its range.
   static func id(_ id: UInt64) -> UInt32 { UInt32(clamping: id) }
 }
 
 extension PoolManager {
-  /// Active thin devices of a pool, each with what it says of itself.
+  /// Active thin devices of a pool, each with its status.
   public func thinStatuses(_ pool: LivePool) throws(ToolError)
     -> [(thin: ActiveThin, status: ThinStatus?)]
   {
@@ -184,7 +183,7 @@ extension PoolManager {
       let found = try command("read the status of \(thin.name)") { () throws(DeviceMapperError) in
         try backend.status(.number(thin.info.number), [.noFlush])
       }
-      // The part of the table that this thin device is.
+      // The part of the table with this thin device.
       let index = thin.table.firstIndex { line in
         line.type == "thin" && (try? ThinTarget(KernelText.words(line.parameters))) == thin.target
       }

@@ -3,22 +3,21 @@ public import DeviceMapper
 import Glibc
 public import ThinTools
 
-/// Which thin devices of a pool read what they do not have from an external origin, as of their last
-/// activation: the pool does not know, and without its origin such a device, or a snapshot of it, shows zeros
-/// where there are data.
+/// Records the external origin of each thin device at its last activation. The pool does not store
+/// it, and without its origin such a device, or a snapshot of it, reads zeros in place of data.
 ///
-/// A record says what to ask for, not what to do: another program may have made a device of the same id
-/// since.
+/// A record is used to ask the user, never applied silently, because another program may have made
+/// a device of the same id since.
 public struct OriginRecords: Sendable {
-  /// What is known of one pool: the path of the origin by id.
+  /// The records of one pool: the path of the origin by id.
   public typealias Origins = [UInt64: String]
 
-  /// Says of a device why it cannot do without an origin.
+  /// A sentence on why a device needs an origin.
   /// - Parameters:
-  ///   - device: what the sentence calls it.
-  ///   - path: the origin that is known.
+  ///   - device: its name in the sentence.
+  ///   - path: the recorded origin.
   public static func need(_ device: String, _ path: String) -> String {
-    "\(device) reads from an external origin what it does not have: it, or what it is a snapshot of, was "
+    "\(device) needs an external origin for blocks that it does not map: it, or its origin, was "
       + "last activated over \(path)"
   }
 
@@ -28,12 +27,12 @@ public struct OriginRecords: Sendable {
   private let pool: String
 
   /// Records of the pool whose metadata is at `metadata`.
-  /// - Parameter folder: where all records are; nil stands for none.
+  /// - Parameter folder: the folder of all records; nil for none.
   public init?(metadata: String, folder: String? = OriginRecords.usualFolder) {
     self.init(FileIdentity(path: metadata), folder)
   }
 
-  /// Records of the pool whose metadata is on a device that has a number.
+  /// Records of the pool whose metadata device has this number.
   public init?(metadata: DeviceNumber) {
     self.init(FileIdentity(blockDevice: metadata.major, metadata.minor), Self.usualFolder)
   }
@@ -44,12 +43,13 @@ public struct OriginRecords: Sendable {
     pool = identity.lastingName
   }
 
-  /// Where records are, unless something else is said (`StateFolder`).
+  /// The default folder of records (`StateFolder`).
   public static var usualFolder: String? {
     StateFolder.usual("origins", variable: "DMTHIN_ORIGINS")
   }
 
-  /// The origins that are known. What others could have written, or cannot be read, is nothing.
+  /// The recorded origins. Records that are unreadable, or that another user could have written,
+  /// are ignored.
   public func load() -> Origins {
     guard let file = try? TrustedFolder.own(folder).openFile(pool, O_RDONLY) else { return [:] }
     defer { close(file) }
@@ -64,13 +64,13 @@ public struct OriginRecords: Sendable {
     return origins
   }
 
-  /// Changes what is known.
-  /// - Throws: where it cannot be kept; what was known stays.
+  /// Changes the records.
+  /// - Throws: if they cannot be written; the old ones stay.
   public func update(_ change: (inout Origins) -> Void) throws(ToolError) {
     let before = load()
     var origins = before
     change(&origins)
-    // A path with a line end could not be read back.
+    // A path that contains a line end could not be read back.
     origins = origins.filter { !$0.value.contains("\n") }
     guard origins != before else { return }
     let lines = origins.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)\n" }
@@ -86,18 +86,18 @@ public struct OriginRecords: Sendable {
       }
       try kept.replace(pool, with: text)
     } catch {
-      throw ToolError(.unexpected, "cannot keep which origins thin devices have: \(error)")
+      throw ToolError(.unexpected, "cannot record the external origins of thin devices: \(error)")
     }
   }
 }
 
 extension OriginRecords.Origins {
-  /// Snapshots need the origins of what they are snapshots of.
+  /// Snapshots need the origins of the devices that they were taken of.
   public mutating func inherit(_ volumes: [SnapshotVolume]) {
     for volume in volumes { self[volume.new] = self[volume.origin] }
   }
 
-  /// Devices of these ids are gone, or new.
+  /// Forgets devices that were deleted, or created again.
   public mutating func forget(_ ids: ClosedRange<UInt64>) {
     self = filter { !ids.contains($0.key) }
   }

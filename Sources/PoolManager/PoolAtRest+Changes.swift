@@ -5,7 +5,7 @@ public import ThinMetadata
 public import ThinTools
 
 extension PoolAtRest {
-  /// Opens the metadata for itself alone: a device exclusively, a file with a lock.
+  /// Opens the metadata exclusively: a device with O_EXCL, a file with a lock.
   public func open() throws(ToolError) -> FileDevice {
     do throws(OutputError) {
       return try MetadataOutput.open(path)
@@ -14,7 +14,7 @@ extension PoolAtRest {
     }
   }
 
-  /// Makes a change as the kernel would, in one transaction.
+  /// Changes the metadata as the kernel would, in one transaction.
   public func change(_ body: (PoolMetadata) throws(PoolError) -> Void) throws(ToolError) {
     let device = try open()
     do throws(PoolError) {
@@ -27,7 +27,7 @@ extension PoolAtRest {
     }
   }
 
-  /// Refuses metadata that asks for a check, or that is larger than its device.
+  /// Refuses metadata that needs a check, or that is larger than its device.
   private func requireSound(_ pool: PoolMetadata) throws(PoolError) {
     guard !pool.superblock.needsCheck else {
       throw .invalid(
@@ -41,8 +41,8 @@ extension PoolAtRest {
     }
   }
 
-  /// Makes the metadata of an empty pool on a device that `open` gave. The first 4096 bytes have to be
-  /// zero, and are zero again where it fails.
+  /// Formats a device that `open` returned as the metadata of an empty pool. Its first 4096 bytes
+  /// must be zero; after a failure they are zero again.
   /// - Parameter blockSectors: sectors in a data block, a multiple of 128.
   public func format(_ device: FileDevice, blockSectors: UInt32, dataBlocks: UInt64)
     throws(ToolError)
@@ -50,7 +50,7 @@ extension PoolAtRest {
     do throws(PoolError) {
       guard try PoolMetadata.isUnformatted(device) else {
         throw .invalid(
-          "\(path) holds something already. If that is not needed, overwrite its first 4096 bytes "
+          "\(path) is not empty. If its content is not needed, overwrite its first 4096 bytes "
             + "with zeros: dd if=/dev/zero of=\(path) bs=4096 count=1 conv=notrunc,fsync")
       }
       try Self.format(device, blockSectors, dataBlocks)
@@ -58,13 +58,13 @@ extension PoolAtRest {
       guard error == .metadataFull else { throw ToolError(error) }
       throw ToolError(
         .outOfSpace,
-        "\(path) is too small for \(dataBlocks) data blocks; thin_metadata_size tells what a pool "
+        "\(path) is too small for \(dataBlocks) data blocks; thin_metadata_size prints what a pool "
           + "needs")
     }
   }
 
-  /// Formats in two transactions, as the kernel does; nothing stays of a pool without its data
-  /// blocks.
+  /// Formats in two transactions, as the kernel does. On failure no pool without data blocks is
+  /// left behind.
   private static func format(_ device: FileDevice, _ sectors: UInt32, _ dataBlocks: UInt64)
     throws(PoolError)
   {

@@ -4,25 +4,25 @@ import ThinFormat
 import ThinMetadata
 public import ThinTools
 
-/// The devices of a pool that is not active: what may be wrong with them, and changes of the metadata.
+/// The devices of a pool at rest: diagnoses them, and changes the metadata.
 public struct PoolAtRest {
   /// Metadata device or file.
   public let path: String
   /// Data device or file, if it is known.
   public var data: String?
-  /// The transaction id that it should have; nil: lvm2 is asked for its pools.
+  /// The expected transaction id; nil asks lvm2 for its pools.
   public var expected: UInt64?
-  /// Whether every mapping is looked at.
+  /// Whether to read every mapping.
   public var checksAll = false
 
   /// A pool with its metadata in a device or file.
   public init(_ path: String) { self.path = path }
 
-  /// What is wrong, the worst first.
+  /// The problems found, the worst first.
   public func diagnose(progress: Progress) throws(ToolError) -> [Diagnosis] {
     let device = try opened(path, exclusive: true)
     guard device.byteCount >= UInt64(Limits.blockBytes) else {
-      return [notMetadata("it has no room for a superblock")]
+      return [notMetadata("it is too small for a superblock")]
     }
     let superblock: Superblock
     do throws(MetadataError) {
@@ -42,7 +42,7 @@ public struct PoolAtRest {
     if !checksAll && !report.isDamaged {
       findings.append(
         Diagnosis(
-          .note, "not-all-checked", "mappings and reference counts were not looked at",
+          .note, "not-all-checked", "mappings and reference counts were not checked",
           next: ["thin_check \(quoted)"]))
     }
     return findings
@@ -58,12 +58,12 @@ public struct PoolAtRest {
 
   private var quoted: String { shellQuoted(path) }
 
-  /// The device has no superblock: what it may be instead.
+  /// The device has no superblock: says what it may be instead.
   private func notMetadata(_ fault: String, _ fields: FaultFields? = nil) -> Diagnosis {
     if let data, Self.isMetadata(data) {
       return Diagnosis(
         .problem, "swapped",
-        "\(path) holds no metadata, but \(data) does: the two devices have changed places",
+        "\(path) holds no metadata, but \(data) does: the two devices are swapped",
         next: ["dmthin pool doctor \(shellQuoted(data)) --data \(quoted)"], fault: fields)
     }
     guard let found = Recognizer.recognize(path), let explanation = found.explanation else {
@@ -100,7 +100,7 @@ public struct PoolAtRest {
       findings.append(
         Diagnosis(
           .problem, "needs-check",
-          "an operation of the kernel failed, and the pool asks for a check before it is writable",
+          "an operation of the kernel failed, and the pool needs a check before it is writable",
           next: ["thin_check --auto-repair \(quoted)"]))
     }
     let lvm = expected == nil ? LVMRecords.transactionID(ofPath: path) : nil
@@ -132,7 +132,7 @@ public struct PoolAtRest {
       return [
         Diagnosis(
           .problem, "data-too-small",
-          "\(data) has \(present) data blocks, the pool \(recorded): it is another pool's, or has "
+          "\(data) has \(present) data blocks, the pool has \(recorded): it is another pool's, or has "
             + "become smaller", fault: .numbers("data_too_small", recorded, found: present))
       ]
     }
@@ -148,7 +148,7 @@ public struct PoolAtRest {
       : [
         Diagnosis(
           .note, "data-grown",
-          "\(data) has \(present) data blocks, the pool \(recorded); activation takes in the rest",
+          "\(data) has \(present) data blocks, the pool has \(recorded); activation extends the pool",
           fault: .numbers("data_grown", recorded, found: present))
       ]
   }
@@ -158,7 +158,7 @@ public struct PoolAtRest {
     return switch newer.age {
     case .newest, .newer:
       Diagnosis(
-        .warning, "newer-generation", "\(newer.sentence) Activation would write over it.",
+        .warning, "newer-generation", "\(newer.sentence) Activation would overwrite it.",
         next: ["thin_dump --repair -o newer.xml \(quoted)", "thin_ls \(quoted)"],
         fault: .block("newer_generation", newer.block))
     case .uncertain:

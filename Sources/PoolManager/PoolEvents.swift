@@ -1,8 +1,8 @@
 public import DeviceMapper
 
-/// What became of a pool between two looks at it.
+/// A change of a pool between two observations.
 public struct PoolEvent: Equatable, Sendable {
-  /// What happened.
+  /// The kind of change.
   public enum Kind: String, Sendable {
     case appeared, removed
     /// The mode changed; `failed` is one of them.
@@ -12,15 +12,15 @@ public struct PoolEvent: Equatable, Sendable {
     case lowData = "low-data"
     /// Free metadata is at or below the kernel's mark.
     case lowMetadata = "low-metadata"
-    /// Writes that find no block fail now, or wait.
+    /// Writes that need a free block now fail, or now wait.
     case noSpacePolicy = "no-space-policy"
-    /// The kernel raised an event, and nothing that it says of the pool has changed.
+    /// The kernel raised an event, but the pool's status has not changed.
     case other
   }
 
-  /// What happened.
+  /// The kind of change.
   public var kind: Kind
-  /// A line for people.
+  /// A line for users.
   public var text: String
 
   /// An event.
@@ -30,13 +30,13 @@ public struct PoolEvent: Equatable, Sendable {
   }
 }
 
-/// What is known of a pool at one moment.
+/// The state of a pool at one moment.
 public struct PoolObservation: Equatable, Sendable {
   /// Number of the last event.
   public var eventNumber: UInt32
-  /// What it says of itself.
+  /// Its status.
   public var status: ThinPoolStatus
-  /// Number of free data blocks at which it raises an event.
+  /// The number of free data blocks at which it raises an event.
   public var lowWaterBlocks: UInt64
 
   /// An observation.
@@ -65,13 +65,13 @@ public struct PoolObservation: Equatable, Sendable {
     return free <= mark
   }
 
-  /// Whether the kernel raised an event that nothing found so far stands for: the marks are signalled
-  /// again after each resume of the pool.
+  /// Whether the kernel raised an event that none of the events found so far explains: the kernel
+  /// signals the marks again after each resume of the pool.
   private func isUnexplained(since before: PoolObservation, _ events: [PoolEvent]) -> Bool {
     events.isEmpty && eventNumber != before.eventNumber
   }
 
-  /// What has happened since `before`; at least one event where the number has changed.
+  /// The events since `before`; at least one if the event number has changed.
   public func events(since before: PoolObservation) -> [PoolEvent] {
     var events: [PoolEvent] = []
     let (was, isNow) = (before.status.modeName, status.modeName)
@@ -109,7 +109,7 @@ public struct PoolObservation: Equatable, Sendable {
 }
 
 extension ThinPoolStatus {
-  /// The mode, a failure included, as the kernel calls it.
+  /// The mode, or the failure, in the kernel's words.
   public var modeName: String {
     switch self {
     case .working(let details): details.mode.rawValue

@@ -1,7 +1,7 @@
 import ThinFormat
 public import ThinTools
 
-/// Sizes for a new pool, and the reasons.
+/// The sizes chosen for a new pool, and the reasons.
 public struct PoolGeometry: Equatable, Sendable {
   /// Sectors in a data block.
   public var blockSectors: UInt32
@@ -9,19 +9,20 @@ public struct PoolGeometry: Equatable, Sendable {
   public var dataBlocks: UInt64
   /// Number of free data blocks at which the pool raises an event.
   public var lowWaterBlocks: UInt64
-  /// Metadata blocks that all data mapped once takes, leaves half full.
+  /// Metadata blocks needed to map all data once, with leaves half full.
   public var metadataNeeded: UInt64
-  /// Metadata blocks there are.
+  /// Metadata blocks of the device.
   public var metadataBlocks: UInt64
   /// A sentence on the data block size.
   public var reason: String
-  /// A sentence on metadata that will not do; nil where it will.
+  /// A warning that the metadata is too small; nil if it is not.
   public var warning: String?
 
-  /// Chooses what is not given.
+  /// Chooses the sizes that are not given.
   ///
-  /// Of data block sizes the smallest at which all data, mapped once, takes half of the metadata at
-  /// most: small blocks copy and zero least, and the other half is for what snapshots no longer share.
+  /// The data block size is the smallest with which the mappings of all data take at most half of
+  /// the metadata. Small blocks copy and zero least; the other half is for blocks that snapshots no
+  /// longer share.
   /// - Throws: `.request` for a block size that the kernel refuses, and `.output` for devices too
   ///   small for any pool.
   public init(
@@ -37,7 +38,7 @@ public struct PoolGeometry: Equatable, Sendable {
     if let blockSectors, !Limits.isDataBlockSize(blockSectors) {
       throw ToolError(
         .refused,
-        "a data block of \(blockSectors) sectors: the kernel takes multiples of 128 from 128 to "
+        "a data block of \(blockSectors) sectors: the kernel accepts multiples of 128 from 128 to "
           + "2097152 (64 KiB to 1 GiB)")
     }
     var chosen = blockSectors ?? Limits.dataBlockSectorsMin
@@ -76,8 +77,8 @@ public struct PoolGeometry: Equatable, Sendable {
     }
   }
 
-  /// A low water mark for a pool of `blocks`: a twentieth, but no more than 16 GiB, which is enough
-  /// for somebody to act upon.
+  /// A low water mark for a pool of `blocks`: a twentieth, but at most 16 GiB, which leaves time to
+  /// act.
   static func lowWater(blocks: UInt64, blockSectors: UInt32) -> UInt64 {
     let most = (UInt64(16) << 30) / (UInt64(blockSectors) * UInt64(Limits.sectorBytes))
     return max(1, min(blocks / 20, most))

@@ -6,27 +6,27 @@ import ThinFormat
 import ThinMetadata
 public import ThinTools
 
-/// A pool's two devices, looked at before it is served. Both are locked as long as this lives, so that
-/// what it says is so.
+/// Checks the two devices of a pool before it is served. Both stay locked as long as this value
+/// lives, so that the results stay valid.
 public struct PoolInspection {
   private let metadata: FileDevice
   private let data: FileDevice
   private let superblock: Superblock
   /// Sectors in a data block.
   public var blockSectors: UInt64 { UInt64(superblock.dataBlockSectors) }
-  /// Whole data blocks that the data device has.
+  /// The number of whole data blocks on the data device.
   public var blockCount: UInt64 { data.byteCount / 512 / blockSectors }
-  /// Data blocks that the metadata knows of.
+  /// The number of data blocks in the metadata.
   public var knownBlockCount: UInt64 { superblock.dataSpaceMap.blockCount }
 
-  /// Whether the pool is only to be read: then what can be read will do.
+  /// Whether the pool will only be read: then unreadable parts are left out.
   private let isForReading: Bool
-  /// What the user should know of what is left out.
+  /// Messages for the user about parts that are left out.
   public private(set) var notes: [String] = []
 
-  /// Opens both, and sees whether they belong together.
-  /// - Parameter isForReading: nothing is going to be written. A data device that is too small, and
-  ///   damage of what look-ups do not need, are no obstacle then.
+  /// Opens both devices, and checks that they belong together.
+  /// - Parameter isForReading: nothing will be written. Then a data device that is too small, and
+  ///   damage outside of the mappings, are accepted.
   public init(metadata metadataPath: String, data dataPath: String, isForReading: Bool = false)
     throws(ToolError)
   {
@@ -34,16 +34,16 @@ public struct PoolInspection {
     try Self.requireDistinct(metadataPath, dataPath)
     metadata = try Self.open(metadataPath)
     data = try Self.open(dataPath)
-    // The kernel's target would format it there and then.
+    // The kernel's target would format it at once.
     if let isBlank = try? PoolMetadata.isUnformatted(metadata), isBlank {
-      // The beginning of a data device can be zeros, and a superblock can have been wiped: to format either
-      // would be the end of it.
+      // A data device may begin with zeros, and a superblock may have been wiped: formatting would
+      // destroy either.
       let found = Recognizer.recognize(metadataPath).flatMap {
         $0 == .zeros ? nil : $0.advice(metadataPath)
       }
       throw ToolError(
         .refused,
-        "\(metadataPath) holds no metadata yet"
+        "\(metadataPath) holds no metadata"
           + ((Self.exchanged(metadataPath, dataPath, data) ?? found).map { "\n\($0)" }
             ?? ": see 'dmthin pool format'"))
     }
@@ -53,7 +53,7 @@ public struct PoolInspection {
       let advice =
         Self.exchanged(metadataPath, dataPath, data)
         ?? Recognizer.recognize(metadataPath)?.advice(metadataPath)
-        ?? "without its superblock a pool cannot be served; see what is left of it with: "
+        ?? "a pool without superblock cannot be served; save what is left of it with: "
         + "thin_dump --repair \(metadataPath)"
       throw ToolError(.metadata(error), "\(metadataPath): \(error)\n\(advice)")
     }
@@ -65,7 +65,7 @@ public struct PoolInspection {
     }
     try Self.requireFit(superblock, metadataPath, data)
     guard blockCount > 0 else {
-      throw ToolError(.refused, "\(dataPath) has no room for a block of \(blockSectors) sectors")
+      throw ToolError(.refused, "\(dataPath) is smaller than a block of \(blockSectors) sectors")
     }
   }
 
@@ -77,8 +77,8 @@ public struct PoolInspection {
     throw ToolError(.refused, "metadata and data cannot be on the same device")
   }
 
-  /// Refuses a data device with fewer blocks than the pool in `metadata` knows of.
-  /// - Returns: the whole data blocks that it has.
+  /// Refuses a data device with fewer blocks than the pool in `metadata` has.
+  /// - Returns: the number of whole data blocks on the device.
   @discardableResult
   static func requireFit(_ superblock: Superblock, _ metadata: String, _ data: FileDevice)
     throws(ToolError) -> UInt64
@@ -90,18 +90,18 @@ public struct PoolInspection {
       throw ToolError(
         .refused,
         "\(data.path) has \(present) blocks of \(blockSectors) sectors, but the pool in "
-          + "\(metadata) has \(known): that is not its data device, or it has become smaller")
+          + "\(metadata) has \(known): it is not its data device, or has become smaller")
     }
     return present
   }
 
-  /// A sentence for the case that metadata and data were given the wrong way round; nil where they were not.
+  /// A sentence for metadata and data that were given the wrong way round; otherwise nil.
   private static func exchanged(_ metadataPath: String, _ dataPath: String, _ data: FileDevice)
     -> String?
   {
     guard (try? MetadataView(data, source: .current)) != nil else { return nil }
     return
-      "\(dataPath) holds metadata: the two have changed places, so give --metadata \(dataPath) "
+      "\(dataPath) holds metadata: the two are swapped, so give --metadata \(dataPath) "
       + "--data \(metadataPath)"
   }
 
@@ -113,7 +113,8 @@ public struct PoolInspection {
     }
   }
 
-  /// Looks at superblock and devices of a pool that is about to be activated, as volume managers do.
+  /// Checks the superblock and the device tree of a pool that is about to be activated, as volume
+  /// managers do.
   /// - Parameter metadata: its device, open.
   static func activatable(_ metadata: FileDevice, _ request: PoolActivation) throws(ToolError)
     -> Superblock
@@ -147,7 +148,7 @@ public struct PoolInspection {
     return superblock
   }
 
-  /// Ids of all thin devices, ascending. For reading, those that can be found.
+  /// Ids of all thin devices, ascending. For reading, those that can be read.
   mutating func deviceIDs() throws(ToolError) -> [UInt32] {
     do throws(MetadataError) {
       let view = try MetadataView(metadata, source: .current)
@@ -156,7 +157,7 @@ public struct PoolInspection {
       }
       let (roots, faults) = view.readableDeviceRoots()
       for fault in faults {
-        notes.append("damaged: \(fault); thin devices that it has are not served")
+        notes.append("damaged: \(fault); the thin devices in it are not served")
       }
       return roots.compactMap { UInt32(exactly: $0.id) }
     } catch {
@@ -167,12 +168,12 @@ public struct PoolInspection {
   private static func damaged(_ path: String, _ what: String) -> ToolError {
     ToolError(
       .damaged,
-      "\(path): \(what)\nlist all damage with: thin_check \(path); what can be read is served with "
-        + "--read-only, and saved with: thin_dump --repair \(path)")
+      "\(path): \(what)\nlist all damage with: thin_check \(path); serve the readable part with "
+        + "--read-only, and save it with: thin_dump --repair \(path)")
   }
 
-  /// Sectors of a thin device up to the end of its last mapped block: how large it was made is written
-  /// nowhere. For reading, up to what is damaged.
+  /// Sectors of a thin device up to the end of its last mapped block, because its size is not
+  /// recorded. For reading, up to the first damage.
   mutating func mappedSectors(_ id: UInt32) throws(ToolError) -> UInt64 {
     let last: UInt64?
     let fault: PoolError?
@@ -188,17 +189,17 @@ public struct PoolInspection {
       if error == .notFound {
         throw ToolError(
           .refused,
-          "the pool has no thin device \(id); list what it has with: thin_ls \(metadata.path)")
+          "the pool has no thin device \(id); list its devices with: thin_ls \(metadata.path)")
       }
       throw Self.damaged(metadata.path, "thin device \(id): \(error)")
     }
     if let fault {
       notes.append(
-        "damaged: thin device \(id) from its block \(last ?? 0) on: \(fault); it is served up to there, "
+        "damaged: thin device \(id) from its block \(last ?? 0) on: \(fault); it is served up to that block, "
           + "unless its size is given")
     }
     guard let last else {
-      throw ToolError(.refused, "thin device \(id) has nothing mapped, and its size is not known")
+      throw ToolError(.refused, "thin device \(id) has no mapped blocks, and its size is not known")
     }
     return min(last, DeviceSize.sectorsMax / blockSectors - 1) * blockSectors + blockSectors
   }

@@ -6,7 +6,7 @@ import ThinFormat
 import ThinMetadata
 public import ThinTools
 
-/// What a pool is to be made or activated from.
+/// The parameters for making or activating a pool.
 public struct PoolActivation: Sendable {
   /// The pool's name.
   public var name: String
@@ -14,17 +14,17 @@ public struct PoolActivation: Sendable {
   public var metadata: String
   /// Path of the data device.
   public var data: String
-  /// Sectors in a data block; nil for a choice, or for what the metadata says.
+  /// Sectors in a data block; nil chooses one, or uses the metadata's.
   public var blockSectors: UInt32?
-  /// Number of free data blocks at which an event is raised; nil for a choice.
+  /// Number of free data blocks at which an event is raised; nil chooses one.
   public var lowWaterBlocks: UInt64?
-  /// What is asked of the kernel.
+  /// The features to enable.
   public var features: Set<ThinPoolTarget.Feature> = []
-  /// Uuid, if it is to have one.
+  /// The uuid; nil for none.
   public var uuid: String?
-  /// Make a pool over whatever the metadata device holds.
+  /// Whether to overwrite what the metadata device holds.
   public var overwrites = false
-  /// Activate without looking at the metadata first.
+  /// Whether to activate without checking the metadata.
   public var skipsCheck = false
 
   /// A pool `name` on two devices.
@@ -36,8 +36,8 @@ public struct PoolActivation: Sendable {
 }
 
 extension PoolManager {
-  /// Makes a pool on two devices that nobody uses, and activates it. If that fails, the metadata
-  /// device is as it was, but for what `overwrites` allowed to overwrite.
+  /// Makes a pool on two unused devices, and activates it. After a failure the metadata device is
+  /// unchanged, except for what `overwrites` allowed to overwrite.
   public func create(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
     let key = try key(request)
     return try locked(key: key, request.name) { () throws(ToolError) in
@@ -56,8 +56,8 @@ extension PoolManager {
     }
   }
 
-  /// Takes back what the kernel may have written before it found what is wrong.
-  /// - Returns: `error`, and where that fails what stands.
+  /// Erases what the kernel may have written before it found the error.
+  /// - Returns: `error`, extended if erasing fails too.
   private func unformatted(_ path: String, _ error: ToolError) -> ToolError {
     do {
       try Self.wipe(MetadataOutput.open(path))
@@ -65,13 +65,13 @@ extension PoolManager {
     } catch let undo {
       return ToolError(
         error.cause,
-        "\(error.message)\n  \(undo)\n  \(path) may hold an empty pool by now; before it is used for "
-          + "another: wipefs -a \(shellQuoted(path)), or give --force")
+        "\(error.message)\n  \(undo)\n  \(path) may now hold an empty pool; before it is used for "
+          + "another purpose: wipefs -a \(shellQuoted(path)), or give --force")
     }
   }
 
-  /// Looks at both devices and makes the metadata device ready to be formatted, which the kernel does.
-  /// The devices are free again afterwards.
+  /// Checks both devices and prepares the metadata device for the kernel, which formats it. The
+  /// devices are closed again.
   private func prepare(_ request: PoolActivation) throws(ToolError) -> PoolGeometry {
     let metadata = try claim(request.metadata, "metadata")
     try requireDistinct(request)
@@ -84,9 +84,10 @@ extension PoolManager {
     return geometry
   }
 
-  /// Activates a pool whose metadata is there already, and thin devices of it, or nothing.
+  /// Activates a pool with existing metadata, and some of its thin devices. On failure nothing
+  /// stays active.
   /// - Parameter volumes: thin devices, each with its size.
-  /// - Returns: data blocks that the metadata knows, and that the data device has.
+  /// - Returns: the data blocks in the metadata, and on the data device.
   public func activatePool(_ request: PoolActivation, volumes: [VolumeSpec] = [])
     throws(ToolError) -> (recorded: UInt64, present: UInt64)
   {
@@ -101,14 +102,15 @@ extension PoolManager {
         request.lowWaterBlocks
         ?? PoolGeometry.lowWater(blocks: present, blockSectors: superblock.dataBlockSectors)
       try start(request, sectors: present * UInt64(superblock.dataBlockSectors))
-      // A metadata snapshot outlives its pool's activation, and so does its lease.
+      // A metadata snapshot stays when its pool is deactivated, and so does its lease.
       if superblock.metadataSnapshot == 0 { runFolder.remove(key, .lease) }
       try activate(volumes, of: request.name)
       return (superblock.dataSpaceMap.blockCount, present)
     }
   }
 
-  /// Activates thin devices of a pool that has just been; if one cannot be, the pool is not either.
+  /// Activates thin devices of a pool that was just activated. On failure the pool is deactivated
+  /// too.
   private func activate(_ volumes: [VolumeSpec], of name: String) throws(ToolError) {
     guard !volumes.isEmpty else { return }
     let pool = try pool(name)
@@ -135,8 +137,8 @@ extension PoolManager {
     }
   }
 
-  /// The superblock of a pool that can be activated, and the data blocks that the data device has. The
-  /// devices are free again afterwards.
+  /// The superblock of a pool that can be activated, and the number of data blocks on the data
+  /// device. The devices are closed again.
   private func inspect(_ request: PoolActivation) throws(ToolError) -> (Superblock, UInt64) {
     let metadata = try claim(request.metadata, "metadata")
     try requireDistinct(request)
@@ -159,7 +161,7 @@ extension PoolManager {
     do throws(DeviceMapperError) {
       try backend.create(DeviceCreation(name: request.name, uuid: request.uuid, table: [line]))
     } catch {
-      // The kernel says it to its log alone.
+      // The kernel only logs the reason.
       let isKnown = (try? backend.targets())?.contains { $0.name == line.type } ?? true
       throw failure(
         "activate \(request.name)", error,
@@ -167,7 +169,7 @@ extension PoolManager {
     }
   }
 
-  /// Opens a device so that nobody else can use it.
+  /// Opens a device exclusively.
   private func claim(_ path: String, _ role: String) throws(ToolError) -> FileDevice {
     _ = try devices.word(path, backend)
     do throws(BlockIOError) {
@@ -183,8 +185,8 @@ extension PoolManager {
     }
   }
 
-  /// What a pool that is not active yet is called in the run folder. A file has no number of its own:
-  /// the server that is to open it gives it one.
+  /// The key of a pool in the run folder before it is active. A file has no number: the server that
+  /// opens it assigns one.
   private func key(_ request: PoolActivation) throws(ToolError) -> String {
     backend.takesFiles ? request.name : "\(try devices.number(request.metadata))"
   }
@@ -200,7 +202,7 @@ extension PoolManager {
     try PoolInspection.requireDistinct(request.metadata, request.data)
   }
 
-  /// Sees to it that the kernel formats the device: its first block has to be zero.
+  /// Requires that the kernel will format the device: its first block must be zero.
   private func requireUnformatted(_ metadata: FileDevice, _ request: PoolActivation)
     throws(ToolError)
   {
@@ -215,10 +217,10 @@ extension PoolManager {
       throw ToolError(
         .refused,
         isPool
-          ? "\(request.metadata) holds the metadata of a pool already; activate that with: dmthin "
+          ? "\(request.metadata) already holds the metadata of a pool; activate it with: dmthin "
             + "pool activate \(name) --metadata \(path) --data \(shellQuoted(request.data)); or "
-            + "lose it with --force"
-          : "\(request.metadata) holds something already; if that is not needed, give --force")
+            + "overwrite it with --force"
+          : "\(request.metadata) is not empty; to overwrite it, give --force")
     }
     try Self.wipe(metadata)
   }

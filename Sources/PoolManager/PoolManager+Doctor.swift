@@ -6,14 +6,14 @@ import ThinMetadata
 public import ThinTools
 
 extension PoolManager {
-  /// Looks what is wrong with an active pool, and changes nothing.
+  /// Looks for problems of an active pool. Changes nothing.
   /// - Parameters:
-  ///   - expected: the transaction id that it should have; nil asks lvm2, where the pool is lvm2's.
-  ///   - seconds: how long to look at how fast it fills; 0 for not at all.
+  ///   - expected: the expected transaction id; nil asks lvm2, if the pool is lvm2's.
+  ///   - seconds: how long to measure the rate at which it fills; 0 not to measure.
   public func diagnose(_ pool: LivePool, expected: UInt64? = nil, seconds: UInt32 = 0)
     throws(ToolError) -> [Diagnosis]
   {
-    // A query that commits would change a pool that fails.
+    // A query that commits would change a failing pool.
     let first = try status(pool, flushes: false)
     if seconds > 0 { sleep(seconds) }
     let status = seconds > 0 ? try status(pool, flushes: false) : first

@@ -2,28 +2,28 @@ import DeviceMapper
 import Glibc
 public import ThinTools
 
-/// Follows pools and tells what becomes of them, in one place or in several: the kernel, servers.
+/// Watches pools in the kernel and in servers, and reports their changes.
 public final class PoolWatch {
   private var places: [PoolWatchPlace] = []
 
-  /// Follows `names`, or all pools where it is empty.
-  /// - Throws: for a name that is no active pool, and a backend that tells no events.
+  /// Watches `names`, or all pools if it is empty.
+  /// - Throws: for a name that is not an active pool, and for a backend without events.
   public convenience init(_ manager: PoolManager, _ names: [String]) throws(ToolError) {
     try self.init([(manager, names)])
   }
 
-  /// Follows pools in several places; in each the named ones, or all where there is no name.
+  /// Watches pools in several places; in each the named ones, or all if no name is given.
   public init(_ places: [(manager: PoolManager, names: [String])]) throws(ToolError) {
     for place in places { self.places.append(try PoolWatchPlace(place.manager, place.names)) }
   }
 
-  /// Number of pools that are followed now.
+  /// The number of pools watched now.
   public var count: Int { places.reduce(0) { $0 + $1.count } }
 
-  /// Waits until something happens.
-  /// - Parameter milliseconds: how long at most; nil waits for ever.
-  /// - Returns: what happened, pools ascending by name; nothing when the time was up, a signal came, or
-  ///   there is nothing left to follow.
+  /// Waits for events.
+  /// - Parameter milliseconds: the time limit; nil waits for ever.
+  /// - Returns: the events, sorted by pool name; empty after the time limit, a signal, or if no
+  ///   pool is left to watch.
   public func next(milliseconds: Int32?) throws(ToolError) -> [(pool: String, PoolEvent)] {
     let start = monotonicMilliseconds()
     while true {
@@ -47,8 +47,9 @@ public final class PoolWatch {
     }
   }
 
-  /// What has become of the pools of all places. One of several that has gone is left out from then on.
-  /// - Parameter arms: armed before looking: what happens between the two ends the next wait.
+  /// The changes of the pools of all places. If one of several places has gone, it is dropped.
+  /// - Parameter arms: whether to arm before querying, so that a change in between ends the next
+  ///   wait.
   private func look(arms: Bool) throws(ToolError) -> [(pool: String, PoolEvent)] {
     var events: [(pool: String, PoolEvent)] = []
     for place in places {
@@ -57,7 +58,7 @@ public final class PoolWatch {
         events += try place.look()
       } catch {
         guard places.count > 1 else { throw error }
-        place.manager.warn("\(error.message); its pools are not followed any more")
+        place.manager.warn("\(error.message); its pools are no longer watched")
         events += place.allGone()
         places.removeAll { $0 === place }
       }
@@ -83,17 +84,17 @@ public final class PoolWatch {
   }
 }
 
-/// The pools that are followed in one place.
+/// The watched pools of one place.
 private final class PoolWatchPlace {
   let manager: PoolManager
   let source: any DeviceEventSource
-  /// Names of the pools to follow; empty for all.
+  /// Names of the pools to watch; empty for all.
   private let names: [String]
   private var known: [String: PoolObservation] = [:]
 
   init(_ manager: PoolManager, _ names: [String]) throws(ToolError) {
     guard let source = manager.backend as? any DeviceEventSource else {
-      throw ToolError(.refused, "this backend tells no events")
+      throw ToolError(.refused, "this backend has no events")
     }
     self.manager = manager
     self.source = source
@@ -105,7 +106,7 @@ private final class PoolWatchPlace {
   }
 
   var count: Int { known.count }
-  /// Whether nothing more can happen to the pools that were named.
+  /// Whether all named pools have gone.
   var isDone: Bool { !names.isEmpty && known.isEmpty }
 
   func arm() throws(ToolError) {
@@ -137,7 +138,7 @@ private final class PoolWatchPlace {
     return events
   }
 
-  /// The place is gone, and with it every pool.
+  /// Reports every pool of a place that has gone as removed.
   func allGone() -> [(pool: String, PoolEvent)] {
     defer { known = [:] }
     return known.keys.sorted().map { ($0, PoolEvent(.removed, "the pool is gone")) }
@@ -146,7 +147,7 @@ private final class PoolWatchPlace {
   private func observe() throws(ToolError) -> [String: PoolObservation] {
     var result: [String: PoolObservation] = [:]
     for pool in try manager.pools() where names.isEmpty || names.contains(pool.name) {
-      // Without a commit: whoever watches must not be the cause of what is seen.
+      // Without a commit, so that watching does not change what is watched.
       guard let status = try? manager.status(pool, flushes: false) else { continue }
       result[pool.name] = PoolObservation(
         eventNumber: pool.info.eventNumber, status: status,

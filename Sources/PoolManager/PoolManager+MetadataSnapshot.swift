@@ -4,13 +4,13 @@ public import ThinTools
 
 /// A request to hold a pool's metadata snapshot.
 public struct LeaseRequest: Sendable {
-  /// Who takes it, in their own words.
+  /// The owner's name, as the owner gives it.
   public var owner: String
-  /// A process with whose end the lease ends; nil where it ends by release or time alone.
+  /// The process whose end ends the lease; nil if only a release or the time limit ends it.
   public var holder: ProcessIdentity?
-  /// Seconds after which others may take over; nil for never.
+  /// The duration in seconds; nil for no limit.
   public var seconds: UInt64?
-  /// Take it even where the present lease still counts, or where there is none to tell whose it is.
+  /// Whether to replace a metadata snapshot whose lease holds, or that has no lease.
   public var takesOver = false
 
   /// A lease for `owner`.
@@ -18,8 +18,8 @@ public struct LeaseRequest: Sendable {
 }
 
 extension PoolManager {
-  /// Has the pool hold a metadata snapshot, and writes down whose it is. One that is held already is
-  /// replaced where its lease counts no more.
+  /// Makes a metadata snapshot of the pool, and records its owner. An existing one is replaced if
+  /// its lease has ended.
   /// - Returns: the block of its superblock, for tools that take `--metadata-snap=BLOCK`.
   public func reserveMetadataSnapshot(_ pool: LivePool, _ request: LeaseRequest)
     throws(ToolError) -> UInt64
@@ -35,7 +35,7 @@ extension PoolManager {
       } catch {
         guard held != nil else { throw error }
         throw ToolError(
-          error.cause, "\(error.message)\n  the one that was held before has been released")
+          error.cause, "\(error.message)\n  the previous one was released")
       }
     }
   }
@@ -45,7 +45,8 @@ extension PoolManager {
       pool, .reserveMetadataSnapshot, to: "make a metadata snapshot of \(pool.name)")
     do throws(ToolError) {
       guard let root = try heldRoot(pool) else {
-        throw ToolError(.unexpected, "\(pool.name) does not say where its metadata snapshot is")
+        throw ToolError(
+          .unexpected, "\(pool.name) does not report the block of its metadata snapshot")
       }
       let lease = Lease(
         owner: request.owner, holder: request.holder, boot: ProcessIdentity.currentBoot,
@@ -53,7 +54,7 @@ extension PoolManager {
       try runFolder.save(lease.text, key(pool), .lease)
       return root
     } catch {
-      // Without a lease nobody would know whose it is.
+      // Without a lease its owner would be unknown.
       throw released(pool, error)
     }
   }
@@ -64,8 +65,8 @@ extension PoolManager {
     runFolder.remove(key(pool), .lease)
   }
 
-  /// Takes a reservation back.
-  /// - Returns: `error`, and where that fails what stands.
+  /// Undoes a reservation.
+  /// - Returns: `error`, extended if that fails too.
   private func released(_ pool: LivePool, _ error: ToolError) -> ToolError {
     do throws(ToolError) {
       try release(pool)
@@ -78,10 +79,10 @@ extension PoolManager {
     }
   }
 
-  /// Gives the metadata snapshot up.
+  /// Releases the metadata snapshot.
   /// - Parameters:
-  ///   - owner: whose lease it has to be; nil for any that does not count any more or is not known.
-  ///   - force: also where another's lease still counts.
+  ///   - owner: the required owner of the lease; nil for any whose lease has ended or is not known.
+  ///   - force: whether to release it even if another owner's lease holds.
   public func releaseMetadataSnapshot(_ pool: LivePool, owner: String?, force: Bool = false)
     throws(ToolError)
   {
@@ -92,7 +93,7 @@ extension PoolManager {
       {
         throw ToolError(
           .inUse,
-          "\(describe(lease, pool)); give --owner \(shellQuoted(lease.owner)) if that is you, "
+          "\(describe(lease, pool)); give --owner \(shellQuoted(lease.owner)) if it is yours, "
             + "or --force")
       }
       try release(pool)
@@ -106,8 +107,8 @@ extension PoolManager {
       guard request.takesOver else {
         throw ToolError(
           .inUse,
-          "\(pool.name) holds a metadata snapshot that was not made here, so that nothing tells whose "
-            + "it is; if nobody reads it, give --take-over")
+          "\(pool.name) holds a metadata snapshot that this program did not make, so its owner is "
+            + "unknown; if it is not in use, give --take-over")
       }
       return note("took the metadata snapshot over from an unknown owner")
     }
@@ -116,19 +117,19 @@ extension PoolManager {
     }
     guard request.takesOver else {
       throw ToolError(
-        .inUse, "\(describe(lease, pool)); if it is not needed any more, give --take-over")
+        .inUse, "\(describe(lease, pool)); if it is no longer in use, give --take-over")
     }
-    note("took the metadata snapshot over from '\(lease.owner)', whose lease still counted")
+    note("took the metadata snapshot over from '\(lease.owner)', whose lease had not ended")
   }
 
-  /// The lease on a pool's metadata snapshot, if one was written down here.
-  /// - Throws: where others could have written it.
+  /// The recorded lease on a pool's metadata snapshot, if there is one.
+  /// - Throws: if another user could have written the record.
   public func lease(_ pool: LivePool) throws(ToolError) -> Lease? {
     try runFolder.load(key(pool), .lease).flatMap { Lease($0) }
   }
 
-  /// The same for those who only tell: where others could have written it, that is warned of, and there
-  /// is none.
+  /// The lease for verbs that only show it. If another user could have written the record, it warns
+  /// and returns nil.
   public func knownLease(_ pool: LivePool) -> Lease? {
     do throws(ToolError) {
       return try lease(pool)
@@ -138,12 +139,12 @@ extension PoolManager {
     }
   }
 
-  /// A sentence on who holds the metadata snapshot, and since when.
+  /// A sentence on the owner and the age of the metadata snapshot.
   func describe(_ lease: Lease, _ pool: LivePool) -> String {
     var text =
       "'\(lease.owner)' holds the metadata snapshot of \(pool.name), for \(duration(lease.age()))"
     if let holder = lease.holder { text += ", while process \(holder.id) runs" }
-    if let seconds = lease.seconds { text += ", until \(duration(seconds)) are over" }
+    if let seconds = lease.seconds { text += ", for at most \(duration(seconds))" }
     return text
   }
 
@@ -157,7 +158,7 @@ extension PoolManager {
   }
 }
 
-/// A length of time for people: `40 seconds`, `3 hours`.
+/// A duration for users: `40 seconds`, `3 hours`.
 func duration(_ seconds: UInt64) -> String {
   for (unit, name) in [(86400, "days"), (3600, "hours"), (60, "minutes")] as [(UInt64, String)]
   where seconds >= 2 * unit {

@@ -5,7 +5,7 @@ public import ThinTools
 public struct SnapshotVolume: Equatable, Sendable {
   /// Id of the thin device to snapshot.
   public var origin: UInt64
-  /// Id that the snapshot gets.
+  /// Id of the snapshot.
   public var new: UInt64
 
   /// A snapshot `new` of `origin`.
@@ -16,12 +16,13 @@ public struct SnapshotVolume: Equatable, Sendable {
 }
 
 extension PoolManager {
-  /// Takes snapshots of one moment: every active origin is suspended, which flushes it and the file
-  /// system on it, before the first snapshot is taken, and resumed after the last.
+  /// Takes snapshots at the same moment. Every active origin is suspended, which flushes it and its
+  /// file system, before the first snapshot is taken, and resumed after the last.
   ///
-  /// If anything fails no snapshot stays. Should the process be killed, the next verb resumes the
-  /// origins. A signal that asks it to end is heeded before the first snapshot is taken.
-  /// - Parameter activate: a device to activate afterwards; if that fails the snapshots stay not.
+  /// On failure no snapshot is kept. If the process is killed, the next verb resumes the origins. A
+  /// termination signal is honoured until the first snapshot is taken.
+  /// - Parameter activate: a device to activate afterwards; if that fails, the snapshots are
+  ///   deleted.
   public func snapshot(
     _ pool: LivePool, _ volumes: [SnapshotVolume], activate: ThinActivation? = nil
   ) throws(ToolError) {
@@ -70,11 +71,11 @@ extension PoolManager {
     let origins = Set(volumes.map(\.origin))
     var devices: [Intent.Device] = []
     for thin in thins where origins.contains(thin.id) && !thin.info.isSuspended {
-      // Our resume would bring somebody else's table in.
+      // Resuming would make another program's table live.
       guard !thin.info.hasInactiveTable else {
         throw ToolError(
           .inUse,
-          "cannot suspend \(thin.name): a table waits for its next resume; bring it in with: dmthin "
+          "cannot suspend \(thin.name): it has an inactive table; make that live with: dmthin "
             + "dm resume \(shellQuoted(thin.name)), or drop it with: dmthin dm clear "
             + shellQuoted(thin.name))
       }
@@ -84,7 +85,7 @@ extension PoolManager {
     return devices
   }
 
-  /// Suspending waits for all I/O, and a full pool that queues lets none end.
+  /// Suspending waits for all I/O, and writes to a full pool that queues never end.
   private func requireNoHeldWrites(_ pool: LivePool, _ origins: [Intent.Device])
     throws(ToolError)
   {
@@ -93,12 +94,12 @@ extension PoolManager {
     else { return }
     throw ToolError(
       .refused,
-      "\(pool.name) is out of data space and holds writes back, so that suspending "
+      "\(pool.name) is out of data space and queues writes, so suspending "
         + "\(origins.map(\.name).joined(separator: ", ")) might wait for ever; enlarge its data "
         + "device and run: dmthin pool grow \(shellQuoted(pool.name))")
   }
 
-  /// - Parameter stands: set where an origin stays suspended.
+  /// - Parameter stands: set if an origin stays suspended.
   private func snapshotSuspended(
     _ pool: LivePool, _ volumes: [SnapshotVolume], _ origins: [Intent.Device],
     _ stands: inout Bool
@@ -123,12 +124,13 @@ extension PoolManager {
     let ids = volumes.map { "\($0.new)" }.joined(separator: ", ")
     throw ToolError(
       .unexpected,
-      ([failed?.message ?? "the snapshots were taken and stay: \(ids)"] + stuck).joined(
+      ([failed?.message ?? "the snapshots were taken and are kept: \(ids)"] + stuck).joined(
         separator: "\n  "))
   }
 
-  /// Resumes devices in reverse; returns what is to be said of those that may still be suspended.
-  /// - Parameter looksFirst: whether some may not have been suspended, or not for all that was said.
+  /// Resumes devices in reverse order. Returns messages about those that may still be suspended.
+  /// - Parameter looksFirst: whether to query each device first, because some may not have been
+  ///   suspended.
   private func resume(_ devices: [Intent.Device], looksFirst: Bool) -> [String] {
     var stuck: [String] = []
     for device in devices.reversed() {
@@ -146,7 +148,7 @@ extension PoolManager {
     return stuck
   }
 
-  /// Sends the messages; those before one that is refused are taken back.
+  /// Sends the messages. If one is refused, the snapshots before it are deleted.
   private func takeSnapshots(_ pool: LivePool, _ volumes: [SnapshotVolume]) throws(ToolError) {
     var taken: [UInt64] = []
     do throws(ToolError) {

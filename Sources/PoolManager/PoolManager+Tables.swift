@@ -2,7 +2,7 @@ public import DeviceMapper
 import Glibc
 public import ThinTools
 
-/// What became of a pool that was to grow, in blocks.
+/// The result of extending a pool, in blocks.
 public struct PoolGrowth: Equatable, Sendable {
   /// Data blocks before and after.
   public var data: (before: UInt64, after: UInt64)
@@ -12,28 +12,28 @@ public struct PoolGrowth: Equatable, Sendable {
   /// Whether nothing changed.
   public var isNone: Bool { data.before == data.after && metadata.before == metadata.after }
 
-  /// Whether both say the same.
+  /// Whether both are equal.
   public static func == (left: PoolGrowth, right: PoolGrowth) -> Bool {
     left.data == right.data && left.metadata == right.metadata
   }
 }
 
 extension PoolManager {
-  /// Gives a device another table. The old one stays until the new one is in; a device that does not
-  /// run with the new one gets the old one back.
-  /// - Parameter what: what is being done, for errors, like `resize thin1`.
+  /// Gives a device a new table. It keeps the old one until the new one is live, and gets it back
+  /// if it does not run with the new one.
+  /// - Parameter what: the operation, for errors, like `resize thin1`.
   func swapTable(
     _ pool: LivePool, _ device: DeviceInfo, from old: [TableLine], to new: [TableLine],
     _ what: String
   ) throws(ToolError) {
     let reference = DeviceReference.number(device.number)
-    // Somebody who holds it suspended has a reason; the new table comes in with their resume.
+    // A device may be suspended for a reason; the new table becomes live at its resume.
     let waits = device.isSuspended
     guard !waits || !device.hasInactiveTable else {
       throw ToolError(
         .inUse,
-        "cannot \(what): \(device.name) is suspended and another table waits for its resume; "
-          + "look at it with: dmthin dm table --inactive \(shellQuoted(device.name))")
+        "cannot \(what): \(device.name) is suspended and has an inactive table; "
+          + "show it with: dmthin dm table --inactive \(shellQuoted(device.name))")
     }
     let entry = Intent.Device(device, old, swaps: true)
     let intent = Intent(pool: pool.name, action: what, devices: waits ? [] : [entry])
@@ -48,7 +48,8 @@ extension PoolManager {
         return note("\(device.name) is suspended; the change takes effect when it is resumed")
       }
       do throws(DeviceMapperError) {
-        // With a table waiting this suspends, exchanges the tables and resumes, all in the kernel.
+        // With an inactive table this suspends, exchanges the tables and resumes, all in the
+        // kernel.
         try backend.resume(reference, [], node: NodeOptions())
       } catch {
         let hint =
@@ -59,7 +60,7 @@ extension PoolManager {
     }
   }
 
-  /// After a load or a resume that failed: has the device run with its old table.
+  /// Resumes the device with its old table after a failed load or resume.
   private func putBack(_ device: Intent.Device, _ error: ToolError, _ stands: inout Bool)
     -> ToolError
   {
@@ -78,8 +79,8 @@ extension PoolManager {
     }
   }
 
-  /// Gives an active thin device another size.
-  /// - Parameter shrinks: whether it may become smaller, which hides what is beyond the new end.
+  /// Changes the size of an active thin device.
+  /// - Parameter shrinks: whether it may become smaller, which hides blocks beyond the new end.
   public func resizeThin(_ name: String, sectors: UInt64, shrinks: Bool = false)
     throws(ToolError)
   {
@@ -88,11 +89,11 @@ extension PoolManager {
       throw ToolError(
         .refused, "\(thin.name) is made of several targets; resize it with dmsetup reload")
     }
-    guard sectors > 0 else { throw ToolError(.refused, "a thin device has one sector at least") }
+    guard sectors > 0 else { throw ToolError(.refused, "a thin device has at least one sector") }
     guard sectors >= thin.sectors || shrinks else {
       throw ToolError(
         .refused,
-        "\(thin.name) has \(thin.sectors) sectors, and less would hide what is beyond; shrink the "
+        "\(thin.name) has \(thin.sectors) sectors, and a smaller size would hide the rest; shrink the "
           + "file system first, and give --shrink")
     }
     guard sectors != thin.sectors else { return }
@@ -108,20 +109,20 @@ extension PoolManager {
     return try pool(number)
   }
 
-  /// The active thin device called `name`, or whose node `name` is.
+  /// The active thin device with this name or node.
   public func thin(_ name: String) throws(ToolError) -> ActiveThin {
     let found = try command("find \(name)") { () throws(DeviceMapperError) in
       try backend.table(reference(name), [.noFlush])
     }
     guard let found else {
-      throw ToolError(.notFound(.input), "there is no active device '\(name)'")
+      throw ToolError(.notFound(.input), "no active device is called '\(name)'")
     }
     guard let line = found.lines.first, line.type == "thin",
       let target = try? ThinTarget(KernelText.words(line.parameters))
     else {
       throw ToolError(
         .refused,
-        "\(found.info.name) is no thin device"
+        "\(found.info.name) is not a thin device"
           + (found.lines.first.map { ": its table is '\($0)'" } ?? ""))
     }
     return ActiveThin(
@@ -130,12 +131,12 @@ extension PoolManager {
 
   // MARK: - The pool's own table
 
-  /// Takes in what data and metadata device have become larger by.
+  /// Extends a pool to the present size of its data and metadata devices.
   public func grow(_ pool: LivePool) throws(ToolError) -> PoolGrowth {
     try locked(pool) { () throws(ToolError) in
       let before = try working(pool, to: "grow")
       guard let data = pool.data, let sectors = devices.sectors(data, backend) else {
-        throw ToolError(.notFound(.input), "the data device of \(pool.name) cannot be found")
+        throw ToolError(.notFound(.input), "the data device of \(pool.name) is missing")
       }
       guard sectors >= pool.sectors else {
         throw ToolError(
@@ -143,7 +144,7 @@ extension PoolManager {
           "the data device of \(pool.name) has \(sectors) sectors, the pool \(pool.sectors): pools "
             + "do not shrink, so it must not become smaller")
       }
-      // Part of a block is of no use, and differs from machine to machine.
+      // A partial block is of no use, and its size differs from machine to machine.
       let whole = max(pool.sectors, sectors - sectors % pool.target.blockSectors)
       let line = pool.line(pool.target, sectors: whole)
       try swapTable(
@@ -153,7 +154,7 @@ extension PoolManager {
       do throws(ToolError) {
         after = try working(pool, to: "look at")
       } catch {
-        throw ToolError(error.cause, "\(pool.name) has grown, but: \(error.message)")
+        throw ToolError(error.cause, "\(pool.name) was extended, but: \(error.message)")
       }
       return PoolGrowth(
         data: (before.data.total, after.data.total),
@@ -179,7 +180,7 @@ extension PoolManager {
           + "activate it again, with the feature or without")
     }
     guard target.features.count <= 4 else {
-      throw ToolError(.refused, "the kernel takes four features at most")
+      throw ToolError(.refused, "the kernel accepts at most four features")
     }
     try locked(pool) { () throws(ToolError) in
       if target.features.contains(.readOnly) == false { _ = try working(pool, to: "change") }
@@ -189,7 +190,7 @@ extension PoolManager {
     }
   }
 
-  /// The status of a pool to which a new table means something.
+  /// The status of a pool that can be given a new table.
   private func working(_ pool: LivePool, to verb: String) throws(ToolError)
     -> ThinPoolStatus.Details
   {
@@ -199,7 +200,7 @@ extension PoolManager {
     }
     guard !details.needsCheck else {
       throw ToolError(
-        .refused, "cannot \(verb) \(pool.name), whose metadata needs a check first; \(doctor)")
+        .refused, "cannot \(verb) \(pool.name), whose metadata needs a check; \(doctor)")
     }
     return details
   }

@@ -2,7 +2,7 @@ import DeviceMapper
 import Glibc
 public import ThinTools
 
-/// A thin device to be made active.
+/// The parameters for activating a thin device.
 public struct ThinActivation: Sendable {
   /// The device's name.
   public var name: String
@@ -10,11 +10,11 @@ public struct ThinActivation: Sendable {
   public var id: UInt64
   /// Sectors of 512 bytes.
   public var sectors: UInt64
-  /// What is said of its external origin.
+  /// The external origin.
   public var origin: ExternalOrigin
   /// Whether the device refuses writes.
   public var isReadOnly = false
-  /// Uuid, if it is to have one.
+  /// The uuid; nil for none.
   public var uuid: String?
 
   /// An activation of `id` as `name`.
@@ -29,7 +29,7 @@ public struct ThinActivation: Sendable {
 }
 
 extension PoolManager {
-  /// Makes thin devices without blocks, and activates one if asked to. If anything fails none stays.
+  /// Makes thin devices without blocks, and activates one if asked to. On failure none is kept.
   public func createThin(
     _ pool: LivePool, _ ids: ClosedRange<UInt64>, activate: ThinActivation? = nil
   ) throws(ToolError) {
@@ -50,8 +50,8 @@ extension PoolManager {
     }
   }
 
-  /// Deletes thin devices, in order, up to the first that cannot be deleted.
-  /// - Parameter deactivates: whether active devices of them are removed first.
+  /// Deletes thin devices in order, and stops at the first that cannot be deleted.
+  /// - Parameter deactivates: whether to remove their active devices first.
   public func delete(_ pool: LivePool, _ ids: ClosedRange<UInt64>, deactivates: Bool = false)
     throws(ToolError)
   {
@@ -73,9 +73,9 @@ extension PoolManager {
         }
       } catch {
         var text = error.message
-        if !done.isEmpty { text += "\n  inactive by now: \(done.joined(separator: ", "))" }
+        if !done.isEmpty { text += "\n  already deactivated: \(done.joined(separator: ", "))" }
         if let deleted {
-          text += "\n  deleted by then: \(deleted.lowerBound) to \(deleted.upperBound)"
+          text += "\n  already deleted: \(deleted.lowerBound) to \(deleted.upperBound)"
         }
         throw ToolError(error.cause, text)
       }
@@ -93,7 +93,7 @@ extension PoolManager {
       let commands = names.map { "dmthin pool deactivate \(shellQuoted($0))" }
       throw ToolError(
         .inUse,
-        "\(error.message)\n  active as \(names.joined(separator: ", ")); first: "
+        "\(error.message)\n  active as \(names.joined(separator: ", ")); first run: "
           + commands.joined(separator: "; "))
     }
   }
@@ -119,7 +119,7 @@ extension PoolManager {
     }
   }
 
-  /// Makes an existing thin device active.
+  /// Activates an existing thin device.
   public func activateThin(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
     try locked(pool) { () throws(ToolError) in
       try requireFree(activation.name)
@@ -135,7 +135,7 @@ extension PoolManager {
     case .none: break
     }
     guard activation.sectors > 0 else {
-      throw ToolError(.refused, "a thin device has one sector at least")
+      throw ToolError(.refused, "a thin device has at least one sector")
     }
     var request = DeviceCreation(
       name: activation.name, uuid: activation.uuid,
@@ -158,12 +158,12 @@ extension PoolManager {
 
   private func originRecords(_ pool: LivePool) -> OriginRecords? {
     guard let metadata = pool.metadata else { return nil }
-    // A server has numbers of its own for files.
+    // A server assigns its own numbers to files.
     return backend.path(of: metadata).map { OriginRecords(metadata: $0) }
       ?? OriginRecords(metadata: metadata)
   }
 
-  /// Keeps which devices have origins; where that fails the user is told, as nothing else stops.
+  /// Records which devices have origins; warns if that fails.
   func recordOrigins(_ pool: LivePool, _ change: (inout OriginRecords.Origins) -> Void) {
     do throws(ToolError) {
       try originRecords(pool)?.update(change)
@@ -172,15 +172,15 @@ extension PoolManager {
     }
   }
 
-  /// Refuses a device that had an origin when it was last activated: without one it would show zeros
-  /// where that has data, and file systems would be damaged.
+  /// Refuses a device that had an origin at its last activation: without it, unmapped blocks would
+  /// read as zeros, and file systems would be damaged.
   func requireNoOrigin(_ pool: LivePool, _ id: UInt64) throws(ToolError) {
     guard let path = originRecords(pool)?.load()[id] else { return }
     throw ToolError(
       .refused,
       OriginRecords.need("thin device \(id) of \(pool.name)", path)
-        + "\n  give --external-origin \(shellQuoted(path)), or --no-external-origin if it needs none any "
-        + "more")
+        + "\n  give --external-origin \(shellQuoted(path)), or --no-external-origin if it no longer "
+        + "needs one")
   }
 
   /// The origins of active thin devices, by id.
@@ -190,7 +190,7 @@ extension PoolManager {
     return origins
   }
 
-  /// A path of the external origin of an active thin device; nil where it has none.
+  /// A path of the external origin of an active thin device; nil if it has none.
   public func origin(of thin: ActiveThin) -> String? {
     thin.target.externalOrigin.map { text in
       DeviceNumber(text).map { devices.path($0, backend) } ?? text
@@ -214,24 +214,24 @@ extension PoolManager {
     }
   }
 
-  /// Makes an active thin device, or a pool, inactive.
+  /// Deactivates an active thin device or pool.
   /// - Parameters:
-  ///   - all: of a pool, also its active thin devices.
-  ///   - deferred: one that is open goes away when it is closed.
+  ///   - all: whether to deactivate a pool's active thin devices too.
+  ///   - deferred: whether an open device is removed when it is closed.
   public func deactivate(_ name: String, all: Bool = false, deferred: Bool = false)
     throws(ToolError)
   {
     guard
       let found = try command(
         "find \(name)", { () throws(DeviceMapperError) in try backend.table(reference(name), []) })
-    else { throw ToolError(.notFound(.input), "there is no active device '\(name)'") }
+    else { throw ToolError(.notFound(.input), "no active device is called '\(name)'") }
     if found.lines.first?.type == "thin-pool" {
       let pool = try pool(found.info.name)
       return try locked(pool) { () throws(ToolError) in
         try deactivatePool(pool, all: all, deferred: deferred)
       }
     }
-    // On a failed pool the table says nothing but that.
+    // The table of a failed pool is just "Fail".
     guard let line = found.lines.first(where: { $0.type == "thin" }) else {
       throw ToolError(.refused, "\(found.info.name) is neither a thin device nor a pool")
     }
@@ -265,11 +265,11 @@ extension PoolManager {
     } catch {
       guard !removed.isEmpty else { throw error }
       throw ToolError(
-        error.cause, "\(error.message)\n  inactive by now: \(removed.joined(separator: ", "))")
+        error.cause, "\(error.message)\n  already deactivated: \(removed.joined(separator: ", "))")
     }
   }
 
-  /// Runs what follows the making of thin devices; they are deleted again if it fails.
+  /// Runs `body` after thin devices were made; deletes them again if it fails.
   func undoing<R>(_ pool: LivePool, _ ids: [UInt64], _ body: () throws(ToolError) -> R)
     throws(ToolError) -> R
   {
@@ -290,11 +290,11 @@ extension PoolManager {
     }
   }
 
-  /// Refuses a name that a device has already, before anything is done for it.
+  /// Refuses a name that is taken, before anything is done.
   func requireFree(_ name: String) throws(ToolError) {
     let taken = try command("look for \(name)") { () throws(DeviceMapperError) in
       try backend.info(.name(name), [])
     }
-    if taken != nil { throw ToolError(.inUse, "a device '\(name)' is active already") }
+    if taken != nil { throw ToolError(.inUse, "a device called '\(name)' is already active") }
   }
 }

@@ -2,23 +2,23 @@ public import DeviceMapper
 import Glibc
 import ThinTools
 
-/// Verbs on active pools, over whatever backend runs them.
+/// Verbs on active pools, over any backend.
 ///
-/// Every verb takes the pool's lock, finishes what an earlier process left half done, and either does
-/// all of what is asked or puts back what it did; where that fails too, the error says what stands.
-/// Errors are `ToolError`, with `.command` where the backend refused or failed.
+/// Every verb takes the pool's lock, completes or undoes changes that an earlier process left
+/// incomplete, and then does the whole operation or undoes it. If undoing fails too, the error says
+/// what remains. Errors are `ToolError`, with `.command` if the backend refused or failed.
 public final class PoolManager {
-  /// What carries the commands out.
+  /// The backend that executes the commands.
   public let backend: any DeviceMapperBackend
-  /// Where processes leave word for each other.
+  /// The folder with the files that processes share.
   public let runFolder: RunFolder
-  /// What paths and numbers of devices mean.
+  /// Resolves paths and numbers of devices.
   public var devices = BlockDevices.system
-  /// Told what was done on the way that the user may want to know.
+  /// Prints information about what was done.
   public var note: (String) -> Void = { _ in }
-  /// Told what is not as it should be, and stops nothing.
+  /// Prints warnings about faults that stop nothing.
   public var warn: (String) -> Void = { _ in }
-  /// Seconds to wait for another verb on the same pool.
+  /// Seconds to wait for the lock of another verb on the same pool.
   public var lockSeconds = 10
 
   /// A manager over `backend`.
@@ -27,18 +27,18 @@ public final class PoolManager {
     self.runFolder = runFolder
   }
 
-  // MARK: - Locks and what is left over
+  // MARK: - Locks and recovery
 
-  /// What the run folder calls a pool: by its metadata device, which stays the same for as long as the
-  /// pool is active, whatever it is renamed to.
+  /// A pool's key in the run folder: the number of its metadata device, which stays the same while
+  /// the pool is active, even when it is renamed.
   func key(_ pool: LivePool) -> String { pool.metadata.map { "\($0)" } ?? pool.name }
 
-  /// Runs a verb with a pool's lock, after finishing what is left over from earlier ones.
+  /// Runs a verb with a pool's lock, after recovering from interrupted verbs.
   func locked<R>(_ pool: LivePool, _ body: () throws(ToolError) -> R) throws(ToolError) -> R {
     try locked(key: key(pool), pool.name, body)
   }
 
-  /// The same for a pool that is known by its key.
+  /// Runs a verb with the lock of a pool's key.
   /// - Parameter name: for messages.
   func locked<R>(key: String, _ name: String, _ body: () throws(ToolError) -> R)
     throws(ToolError) -> R
@@ -46,7 +46,7 @@ public final class PoolManager {
     guard let lock = try runFolder.lock(key, seconds: lockSeconds) else {
       throw ToolError(
         .inUse,
-        "another dmthin works on \(name) and does not come to an end "
+        "another dmthin command on \(name) has not finished "
           + "(\(runFolder.path(key, .lock)) is locked)")
     }
     defer { withExtendedLifetime(lock) {} }
@@ -55,8 +55,8 @@ public final class PoolManager {
     return try body()
   }
 
-  /// Finishes what interrupted verbs have left of any pool; those that still run are left alone, and
-  /// what does not succeed is warned of. For verbs that change nothing.
+  /// Recovers from interrupted verbs on any pool. Verbs that still run are left alone, and failures
+  /// are printed as warnings. For verbs that change nothing.
   public func recover() { recoverOthers(than: nil) }
 
   private func recoverOthers(than key: String?) {
@@ -77,19 +77,19 @@ public final class PoolManager {
     }
   }
 
-  /// Puts right what a process that is gone has left. The pool's lock is held.
+  /// Recovers from a verb whose process has ended. Requires the pool's lock.
   private func finish(_ key: String) throws(ToolError) {
     guard let text = try runFolder.load(key, .intent) else { return }
     guard let intent = Intent(text) else {
-      // Nobody of ours wrote it. It names no device that could be trusted to be the right one.
+      // This program did not write it, so the devices it names cannot be trusted.
       warn(
-        "\(runFolder.path(key, .intent)) was not what this program writes, and is removed; "
-          + "should a device have stayed suspended, dmthin pool doctor tells")
+        "\(runFolder.path(key, .intent)) was not written by this program, and is removed; "
+          + "if a device has stayed suspended, dmthin pool doctor reports it")
       return runFolder.remove(key, .intent)
     }
     guard !intent.owner.isRunning || intent.owner == .current else {
       throw ToolError(
-        .inUse, "process \(intent.owner.id) is in the midst of '\(intent.action)' on \(intent.pool)"
+        .inUse, "process \(intent.owner.id) is running '\(intent.action)' on \(intent.pool)"
       )
     }
     if intent.owner.boot == ProcessIdentity.currentBoot { try settle(intent) }
@@ -114,13 +114,13 @@ public final class PoolManager {
     if !intent.created.isEmpty {
       let ids = intent.created.map { "\($0)" }.joined(separator: ", ")
       warn(
-        "\(who): of the thin devices it was to make in \(intent.pool) (\(ids)) some may exist; "
+        "\(who): some of the thin devices it was making in \(intent.pool) (\(ids)) may exist; "
           + "thin_ls -m lists them, dmthin pool delete \(shellQuoted(intent.pool)) ID deletes one")
     }
   }
 
-  /// Has a device run again, with the table that it had where that was to be exchanged.
-  /// - Returns: what was done, for the user; nil where nothing was to be.
+  /// Resumes a device, with its old table if that was to be exchanged.
+  /// - Returns: what was done, for the user; nil if nothing was necessary.
   func settle(_ device: Intent.Device) throws(DeviceMapperError) -> String? {
     let reference = DeviceReference.number(device.number)
     guard let found = try backend.table(reference, [.noFlush]), device.isStill(found) else {
@@ -141,15 +141,15 @@ public final class PoolManager {
     return "resumed \(name) with its old table"
   }
 
-  /// What is to be said of a device that could not be put right: how it is, and how to finish.
+  /// A message about a device that could not be recovered: its state, and how to recover it.
   func standing(_ device: Intent.Device) -> String {
     let name = shellQuoted(device.name)
     let retry = "the next dmthin pool command tries again"
     let found = try? backend.table(.number(device.number), [.noFlush])
-    guard let found else { return "how \(device.name) is cannot be found out; \(retry)" }
+    guard let found else { return "the state of \(device.name) cannot be read; \(retry)" }
     guard found.info.isSuspended else {
       return found.info.hasInactiveTable
-        ? "\(device.name) runs, and another table waits for its next resume; drop that with: "
+        ? "\(device.name) runs, and has an inactive table; drop that with: "
           + "dmthin dm clear \(name)"
         : "\(device.name) runs"
     }
@@ -166,8 +166,8 @@ public final class PoolManager {
       + commands.joined(separator: "; ")
   }
 
-  /// Has the next verb put `intent`'s devices right should this process end within `body`, or where
-  /// that sets its argument: something is not as it was.
+  /// Records `intent` while `body` runs. If this process ends within it, or `body` sets its
+  /// argument, the record stays, and the next verb recovers the devices.
   func withIntent<R>(
     _ pool: LivePool, _ intent: Intent, _ body: (inout Bool) throws(ToolError) -> R
   ) throws(ToolError) -> R {
@@ -184,7 +184,7 @@ public final class PoolManager {
 
   // MARK: - Errors
 
-  /// What a command's failure means for the verb.
+  /// The error of a verb whose command failed.
   func failure(_ what: String, _ error: DeviceMapperError, hint: String? = nil) -> ToolError {
     var text = "cannot \(what): \(hint ?? error.reason)"
     for line in "\(error)".split(separator: "\n") { text += "\n  \(line)" }

@@ -1,17 +1,17 @@
 public import DeviceMapper
 public import ThinTools
 
-/// The devices to make so that a pool and its volumes are served, in order.
+/// The devices to create, in order, for serving a pool and its volumes.
 public struct PoolPlan {
   /// The devices with their tables.
   public var devices: [ConciseTable.Device] = []
-  /// What the user should know.
+  /// Messages for the user.
   public var notes: [String] = []
 
-  /// No device yet.
+  /// An empty plan.
   public init() {}
 
-  /// What a pool on two devices or files is to be.
+  /// The parameters for serving a pool on two devices or files.
   public struct Request: Sendable {
     /// Path of the metadata.
     public var metadata: String
@@ -19,13 +19,13 @@ public struct PoolPlan {
     public var data: String
     /// The pool's name.
     public var name: String
-    /// Thin devices; every one of the pool where there is nothing.
+    /// The thin devices; empty for all of the pool.
     public var volumes: [VolumeSpec] = []
     /// Features of the pool.
     public var features: Set<ThinPoolTarget.Feature> = []
-    /// Free data blocks at which an event is raised; nil for a choice.
+    /// Free data blocks at which an event is raised; nil chooses a number.
     public var lowWaterBlocks: UInt64?
-    /// Nothing is to be written.
+    /// Whether to write nothing.
     public var isReadOnly = false
 
     /// A pool `name` with all of its thin devices.
@@ -39,14 +39,14 @@ public struct PoolPlan {
 
 extension PoolPlan {
   /// The devices for a pool on two devices or files.
-  /// - Throws: where it is no pool, or not in a state in which it can be active.
+  /// - Throws: if it is not a pool, or cannot be active in its present state.
   public init(_ request: Request) throws(ToolError) {
     let metadata = request.metadata
     var pool = try PoolInspection(
       metadata: metadata, data: request.data, isForReading: request.isReadOnly)
     if pool.blockCount > pool.knownBlockCount, !request.isReadOnly {
       notes.append(
-        "data has grown from \(pool.knownBlockCount) to \(pool.blockCount) blocks, which are taken in"
+        "data has grown from \(pool.knownBlockCount) to \(pool.blockCount) blocks, and the pool is extended"
       )
     }
     var features = request.features
@@ -82,7 +82,7 @@ extension PoolPlan {
     devices.append(ConciseTable.Device(name: name, isReadOnly: isReadOnly, table: [line]))
   }
 
-  /// The volumes that are asked for, or else one for every device, each with its size.
+  /// The requested volumes, or else one for every device, each with its size.
   private mutating func volumes(
     _ request: Request, _ pool: inout PoolInspection, _ metadata: String
   ) throws(ToolError) -> [VolumeSpec] {
@@ -98,7 +98,7 @@ extension PoolPlan {
         let fault = OriginRecords.need("thin device \(volume.id)", origin)
         let size = volume.sectors.map { "\($0)s" } ?? "SIZE"
         let advice =
-          "give --volume \(volume.name)=\(volume.id):\(size):\(origin), or - in place of that"
+          "give --volume \(volume.name)=\(volume.id):\(size):\(origin), or - instead of the path"
         guard isEverything else { throw ToolError(.refused, "\(fault)\n  \(advice)") }
         notes.append("warning: \(fault); it is not served: \(advice)")
         continue
@@ -107,14 +107,14 @@ extension PoolPlan {
         do throws(ToolError) {
           volume.sectors = try pool.mappedSectors(volume.id)
         } catch {
-          // One of many does not keep the others from being served.
+          // One bad device among all does not prevent serving the others.
           guard isEverything else { throw error }
           notes.append("\(error): it is not served (give --volume NAME=\(volume.id):SIZE)")
           continue
         }
         notes.append(
-          "\(volume.name): \(volume.sectors ?? 0) sectors, up to the last block mapped; how large it was "
-            + "made is not known (give --volume \(volume.name)=\(volume.id):SIZE)")
+          "\(volume.name): \(volume.sectors ?? 0) sectors, up to the last mapped block; its real size "
+            + "is not known (give --volume \(volume.name)=\(volume.id):SIZE)")
       }
       volumes.append(volume)
     }

@@ -3,10 +3,10 @@ import ThinFormat
 import ThinTools
 
 extension PoolSymptoms {
-  /// Percent of a device at which it counts as nearly full.
+  /// The percentage from which a device counts as nearly full.
   static var nearlyFullPercent: UInt64 { 80 }
 
-  /// What there is to say of space while there is some.
+  /// Findings about space while some is left.
   func spaceFindings(_ details: ThinPoolStatus.Details) -> [Diagnosis] {
     var found: [Diagnosis] = []
     let name = shellQuoted(name)
@@ -56,8 +56,8 @@ extension PoolSymptoms {
     return found
   }
 
-  /// Metadata blocks in use when all data is, if it goes on as it did. Nil where too little is mapped
-  /// to tell.
+  /// The metadata blocks in use when all data is, at the present ratio. Nil if too little is mapped
+  /// to estimate it.
   func metadataWhenFull(_ details: ThinPoolStatus.Details) -> UInt64? {
     guard details.data.percent >= 10, details.data.used > 0 else { return nil }
     let (product, overflow) = details.metadata.used.multipliedReportingOverflow(
@@ -65,7 +65,7 @@ extension PoolSymptoms {
     return overflow ? nil : product / details.data.used
   }
 
-  /// How long a device lasts, where an earlier status tells how fast it fills.
+  /// When a device will be full, estimated from an earlier status.
   private func forecast(
     _ now: BlockUsage, _ usage: (ThinPoolStatus.Details) -> BlockUsage
   ) -> String {

@@ -1,42 +1,42 @@
 public import DeviceMapper
 public import ThinTools
 
-/// What is known of an active pool that may be wrong with it. `findings` needs nothing else.
+/// The observed state of an active pool. `findings` needs nothing else.
 public struct PoolSymptoms: Sendable {
   /// The pool's name.
   public var name: String
-  /// What it says of itself.
+  /// Its status.
   public var status: ThinPoolStatus
-  /// What its table asks for.
+  /// Its parsed table.
   public var target: ThinPoolTarget
   /// Sectors of its table.
   public var tableSectors: UInt64
-  /// Sectors that the data device has now; nil where it is gone.
+  /// The present size of the data device in sectors; nil if it is missing.
   public var dataDeviceSectors: UInt64?
-  /// Blocks of 4096 bytes that the metadata device has now; nil where it is gone.
+  /// The present size of the metadata device in blocks of 4096 bytes; nil if it is missing.
   public var metadataDeviceBlocks: UInt64?
   /// A path of the metadata device.
   public var metadataPath: String
   /// A path of the data device.
   public var dataPath: String
-  /// What reading the superblock of the metadata device gave: nothing, or a fault.
+  /// The fault found when reading the superblock of the metadata device; nil for none.
   public var metadataFault: ToolError?
   /// Whether the pool itself is suspended.
   public var isSuspended = false
-  /// Whether a table waits for a resume.
+  /// Whether it has an inactive table.
   public var hasInactiveTable = false
   /// Names of suspended thin devices of the pool.
   public var suspendedThins: [String] = []
-  /// Who holds the metadata snapshot, in a sentence; nil where nothing tells.
+  /// A sentence on the owner of the metadata snapshot; nil if unknown.
   public var lease: String?
-  /// Why that lease does not count any more; nil where it does.
+  /// Why that lease has ended; nil while it holds.
   public var leaseFault: String?
-  /// The transaction id that somebody else expects, and who that is.
+  /// The transaction id that another program expects, and the program's name.
   public var expected: (id: UInt64, by: String)?
-  /// What it said `seconds` before.
+  /// The status `seconds` before.
   public var earlier: (status: ThinPoolStatus, seconds: UInt64)?
 
-  /// A pool of which no more is known.
+  /// A pool of which only this is known.
   public init(
     name: String, status: ThinPoolStatus, target: ThinPoolTarget, tableSectors: UInt64,
     metadataPath: String, dataPath: String
@@ -55,7 +55,7 @@ public struct PoolSymptoms: Sendable {
       + shellQuoted(dataPath)
   }
 
-  /// What is wrong, the worst first.
+  /// The problems found, the worst first.
   public func findings() -> [Diagnosis] {
     var found = deviceFindings()
     switch status {
@@ -63,8 +63,8 @@ public struct PoolSymptoms: Sendable {
       found.append(
         Diagnosis(
           .problem, status == .failed ? "failed" : "metadata-error",
-          "the pool has failed: its metadata could not be read or written, all I/O ends in errors, "
-            + "and only activation ends that" + (metadataFault.map { " (\($0))" } ?? ""),
+          "the pool has failed: its metadata could not be read or written, all I/O fails, "
+            + "and only a new activation ends that" + (metadataFault.map { " (\($0))" } ?? ""),
           next: repairCommands, fault: metadataFault.map { FaultFields($0) }))
     case .working(let details):
       found += modeFindings(details) + spaceFindings(details) + snapshotFindings(details)
@@ -101,19 +101,20 @@ public struct PoolSymptoms: Sendable {
     if isSuspended {
       found.append(
         Diagnosis(
-          .problem, "suspended", "the pool is suspended, so that all its I/O waits",
+          .problem, "suspended", "the pool is suspended, and all its I/O waits",
           next: ["dmthin dm resume \(quoted)"]))
     } else if hasInactiveTable {
       found.append(
         Diagnosis(
           .warning, "table-waits",
-          "a table waits for the next resume; somebody may have stopped half "
-            + "way", next: ["dmthin dm table --inactive \(quoted)", "dmthin dm clear \(quoted)"]))
+          "the pool has an inactive table, which an interrupted command may have left "
+            + "behind", next: ["dmthin dm table --inactive \(quoted)", "dmthin dm clear \(quoted)"])
+      )
     }
     for name in suspendedThins {
       found.append(
         Diagnosis(
-          .problem, "thin-suspended", "thin device \(name) is suspended, so that its I/O waits",
+          .problem, "thin-suspended", "thin device \(name) is suspended, and its I/O waits",
           next: ["dmthin dm resume \(shellQuoted(name))"]))
     }
     return found
@@ -126,8 +127,8 @@ public struct PoolSymptoms: Sendable {
       found.append(
         Diagnosis(
           .problem, "needs-check",
-          "an operation on the metadata failed, was undone, and the pool is read-only until the "
-            + "metadata was checked", next: repairCommands))
+          "an operation on the metadata failed and was undone, and the pool is read-only until the "
+            + "metadata is checked", next: repairCommands))
     } else if details.mode == .readOnly {
       if target.features.contains(.readOnly) {
         found.append(
@@ -143,7 +144,7 @@ public struct PoolSymptoms: Sendable {
         found.append(
           Diagnosis(
             .problem, "read-only",
-            "the pool became read-only by itself, after a failed operation on the metadata",
+            "the pool became read-only after a failed operation on the metadata",
             next: repairCommands))
       }
     } else if details.mode == .outOfDataSpace {
@@ -169,8 +170,8 @@ public struct PoolSymptoms: Sendable {
       return [
         Diagnosis(
           .warning, "metadata-snapshot-unknown",
-          "a metadata snapshot is held and nothing tells by whom; while it is, blocks of deleted "
-            + "metadata are not freed, and no other can be made", next: [release])
+          "a metadata snapshot is held, and its owner is unknown; it keeps blocks of deleted "
+            + "metadata in use, and prevents another one", next: [release])
       ]
     }
     guard let leaseFault else {
@@ -185,7 +186,7 @@ public struct PoolSymptoms: Sendable {
 }
 
 extension Diagnosis {
-  /// Two transaction ids that differ.
+  /// A finding about two transaction ids that differ.
   public static func transactionID(expected: UInt64, by who: String, found: UInt64, pool: String)
     -> Diagnosis
   {

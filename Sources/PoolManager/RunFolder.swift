@@ -2,17 +2,17 @@ import BlockIO
 import Glibc
 public import ThinTools
 
-/// The folder in which verbs of several processes leave word for each other, gone after a reboot as
-/// the devices are: `KEY.lock`, `KEY.intent` and `KEY.lease`, where KEY is the number of a pool's metadata
-/// device.
+/// The folder of files that verbs of several processes share. It is emptied by a reboot, which also
+/// removes the devices. It has `KEY.lock`, `KEY.intent` and `KEY.lease`, where KEY is the number of
+/// a pool's metadata device.
 public struct RunFolder: Sendable {
-  /// What a pool's files are for, and how their names end.
+  /// The kinds of a pool's files, and their suffixes.
   enum Kind: String, CaseIterable {
-    /// Held by the verb that works on the pool.
+    /// Locked by the verb that works on the pool.
     case lock
-    /// What a verb is about to do, and how to go back (`Intent`).
+    /// The change that a verb is making, and how to undo it (`Intent`).
     case intent
-    /// Whose the metadata snapshot is (`Lease`).
+    /// The owner of the metadata snapshot (`Lease`).
     case lease
 
     fileprivate var suffix: String { ".\(rawValue)" }
@@ -20,20 +20,21 @@ public struct RunFolder: Sendable {
 
   /// Its path.
   public let path: String
-  /// Bytes that a file here may have.
+  /// The largest file, in bytes.
   private static let bytesMax = 4 << 20
 
-  /// A folder, which is made when it is needed.
+  /// A folder, which is created on first use.
   public init(_ path: String = "/run/dmthin") { self.path = path }
 
-  /// The folder for the devices of a server, beside its control socket. It ends with the server.
+  /// The folder for the devices of a server, beside its control socket. The server removes it when
+  /// it ends.
   public init(control: String) { path = "\(control).run" }
 
   /// The path of a pool's file. A pool's name has no slash.
   func path(_ pool: String, _ kind: Kind) -> String { "\(path)/\(pool)\(kind.suffix)" }
 
   /// Names of pools that have a file of `kind`, ascending.
-  /// - Throws: where others could have put files there.
+  /// - Throws: if other users could have put files there.
   func pools(with kind: Kind) throws(ToolError) -> [String] {
     try names().filter { $0.hasSuffix(kind.suffix) }
       .map { String($0.dropLast(kind.suffix.count)) }.sorted()
@@ -44,9 +45,8 @@ public struct RunFolder: Sendable {
     return try Self.trusted { () throws(TrustedFolder.Fault) in try folder.names() }
   }
 
-  /// Removes the folder with the files that verbs make; anything else in it stays, and the folder then
-  /// does too.
-  /// - Throws: where others may write to it; nothing is removed then.
+  /// Removes the files that verbs make, and the folder if it is empty then.
+  /// - Throws: if other users may write to it; nothing is removed then.
   public func clear() throws(ToolError) {
     guard let folder = try existing() else { return }
     let suffixes = Kind.allCases.map(\.suffix) + [TrustedFolder.unfinishedSuffix]
@@ -54,8 +54,8 @@ public struct RunFolder: Sendable {
     TrustedFolder.remove(path)
   }
 
-  /// What a pool's file has; nil where there is none, nothing where it cannot be read or is too large.
-  /// - Throws: where others could have written it.
+  /// The text of a pool's file; nil if it is missing, empty if it is unreadable or too large.
+  /// - Throws: if another user could have written it.
   func load(_ pool: String, _ kind: Kind) throws(ToolError) -> String? {
     guard let folder = try existing() else { return nil }
     let file: Int32
@@ -70,7 +70,8 @@ public struct RunFolder: Sendable {
     return String(decoding: bytes ?? [], as: UTF8.self)
   }
 
-  /// Writes a pool's file, so that after a crash of this process there is the old one or the new.
+  /// Writes a pool's file atomically: after a crash of this process there is the old one or the new
+  /// one.
   func save(_ text: String, _ pool: String, _ kind: Kind) throws(ToolError) {
     let name = pool + kind.suffix
     guard text.utf8.count <= Self.bytesMax else {
@@ -83,8 +84,8 @@ public struct RunFolder: Sendable {
   /// Removes a pool's file, if there is one.
   func remove(_ pool: String, _ kind: Kind) { _ = try? existing()?.remove(pool + kind.suffix) }
 
-  /// The open folder; nil where there is none.
-  /// - Throws: where others could have made it, or may write to it.
+  /// The open folder; nil if it is missing.
+  /// - Throws: if another user could have made it, or may write to it.
   private func existing() throws(ToolError) -> TrustedFolder? {
     do throws(TrustedFolder.Fault) {
       return try TrustedFolder.own(path)
@@ -112,20 +113,20 @@ public struct RunFolder: Sendable {
 
   // MARK: - Locks
 
-  /// A lock on a pool's verbs, given up when it goes away or the process ends.
+  /// A lock on a pool's verbs, released with this object or when the process ends.
   final class Lock {
     private let fd: Int32
     fileprivate init(_ fd: Int32) { self.fd = fd }
     deinit {
-      // By name: a child that is being started has a copy of the descriptor.
+      // Unlocked explicitly, because a child that is being started has a copy of the descriptor.
       flock(fd, LOCK_UN)
       close(fd)
     }
   }
 
   /// Takes a pool's lock.
-  /// - Parameter seconds: how long to wait for a verb that has it.
-  /// - Returns: nil where another has it still.
+  /// - Parameter seconds: how long to wait for another verb.
+  /// - Returns: nil if another verb still holds it.
   func lock(_ pool: String, seconds: Int) throws(ToolError) -> Lock? {
     let folder = try made()
     let fd = try Self.trusted { () throws(TrustedFolder.Fault) in

@@ -4,12 +4,12 @@ public import DeviceMapper
 import Glibc
 public import ThinTools
 
-/// What block devices there are, for paths and numbers that verbs are given: the system's, unless a
+/// Resolves paths and numbers of block devices given to verbs: those of the system, unless a
 /// backend has its own.
 public struct BlockDevices: Sendable {
   /// The number of the block device at a path.
   public var number: @Sendable (_ path: String) throws(ToolError) -> DeviceNumber
-  /// Size in sectors of 512 bytes; nil for a device that is not there.
+  /// Size in sectors of 512 bytes; nil for a missing device.
   public var sectors: @Sendable (DeviceNumber) -> UInt64?
   /// A path that opens the device.
   public var path: @Sendable (DeviceNumber, any DeviceMapperBackend) -> String
@@ -19,7 +19,7 @@ public struct BlockDevices: Sendable {
     number: { path throws(ToolError) in try SystemDevices.number(path) },
     sectors: { SystemDevices.sectors($0) }, path: { SystemDevices.path($0, $1) })
 
-  /// Others.
+  /// Custom functions, for tests.
   public init(
     number: @escaping @Sendable (String) throws(ToolError) -> DeviceNumber,
     sectors: @escaping @Sendable (DeviceNumber) -> UInt64?,
@@ -32,8 +32,8 @@ public struct BlockDevices: Sendable {
 }
 
 extension BlockDevices {
-  /// What a table says to have the backend open `path`: its number, or, where files will do, the path
-  /// in full.
+  /// The word for `path` in a table line: its number, or the full path if the backend accepts
+  /// files.
   func word(_ path: String, _ backend: any DeviceMapperBackend) throws(ToolError) -> String {
     guard backend.takesFiles else { return "\(try number(path))" }
     guard let full = realpath(path, nil) else {
@@ -44,8 +44,7 @@ extension BlockDevices {
     return NameMangling.word(String(cString: full))
   }
 
-  /// Size in sectors of 512 bytes of a device below a table, or of a file there; nil where there is
-  /// none.
+  /// Size in sectors of 512 bytes of a device or file used by a table; nil if it is missing.
   func sectors(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> UInt64? {
     guard let path = backend.path(of: number) else { return sectors(number) }
     var info = stat()
@@ -55,7 +54,7 @@ extension BlockDevices {
   }
 }
 
-/// Block devices as the system knows them.
+/// Resolves block devices of the system.
 enum SystemDevices {
   /// The number of the block device at `path`.
   static func number(_ path: String) throws(ToolError) -> DeviceNumber {
@@ -65,16 +64,16 @@ enum SystemDevices {
         .unsuitable(.input), "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
     guard info.st_mode & S_IFMT == S_IFBLK else {
-      let what = info.st_mode & S_IFMT == S_IFREG ? "a file" : "no block device"
+      let what = info.st_mode & S_IFMT == S_IFREG ? "a file" : "not a block device"
       let help =
         info.st_mode & S_IFMT == S_IFREG
-        ? ": the kernel wants a block device; attach it with: losetup --find --show \(path)" : ""
+        ? ": the kernel requires a block device; attach it with: losetup --find --show \(path)" : ""
       throw ToolError(.unsuitable(.input), "'\(path)' is \(what)\(help)")
     }
     return DeviceNumber(major: gnu_dev_major(info.st_rdev), minor: gnu_dev_minor(info.st_rdev))
   }
 
-  /// Size in sectors of 512 bytes; nil for a device that is not there.
+  /// Size in sectors of 512 bytes; nil for a missing device.
   static func sectors(_ number: DeviceNumber) -> UInt64? {
     WholeFile.systemText("/sys/dev/block/\(number)/size").flatMap { UInt64($0) }
   }
@@ -92,14 +91,14 @@ enum SystemDevices {
     return "/dev/block/\(number)"
   }
 
-  /// Whether the driver of a device is device-mapper.
+  /// Whether a device belongs to device-mapper.
   static func isMapped(_ number: DeviceNumber) -> Bool {
     WholeFile.systemText("/sys/dev/block/\(number)/dm/name") != nil
   }
 }
 
 extension DeviceNumber {
-  /// Understands `major:minor`.
+  /// Parses `major:minor`.
   init?(_ text: String) {
     let parts = text.split(separator: ":", omittingEmptySubsequences: false)
     guard parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1]) else {

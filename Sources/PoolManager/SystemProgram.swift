@@ -1,19 +1,19 @@
 import CDMThin
 import Glibc
 
-/// A program of the system, like lvs or modprobe, that is asked for something.
+/// Runs a program of the system, like lvs or modprobe.
 ///
-/// It may wait for a device that is suspended, and that can be just why it is asked: so it gets a time limit.
+/// It has a time limit, because the program may wait for a suspended device.
 public enum SystemProgram {
-  /// Bytes of output that are kept.
+  /// The bytes of output to keep.
   private static let outputMax = 4096
 
   /// Runs a program and waits for its end.
   /// - Parameters:
-  ///   - arguments: its absolute path, or a name to look for in PATH, and what it is to be given.
-  ///   - milliseconds: how long it may take; then it is killed.
-  /// - Returns: the first 4 KiB of its standard output; nil where it cannot be started, does not end with
-  ///   status 0, or takes too long.
+  ///   - arguments: its absolute path, or a name to search in PATH, followed by its arguments.
+  ///   - milliseconds: the time limit, after which it is killed.
+  /// - Returns: the first 4 KiB of its standard output; nil if it cannot be started, ends with
+  ///   another status than 0, or exceeds the limit.
   public static func output(of arguments: [String], within milliseconds: Int) -> String? {
     let deadline = now() + milliseconds
     var ends: [Int32] = [0, 0]
@@ -25,7 +25,7 @@ public enum SystemProgram {
     let bytes = read(ends[0], until: deadline)
     guard bytes != nil, let status = status(of: child, until: deadline) else {
       kill(child, SIGKILL)
-      // One that the kernel holds ends later. Init takes care of it once this program has ended.
+      // A process that hangs in the kernel ends later; init reaps it once this program has ended.
       _ = Self.status(of: child, until: now() + 500)
       return nil
     }
@@ -54,7 +54,7 @@ public enum SystemProgram {
     return code == 0 ? child : nil
   }
 
-  /// What comes until the other end is closed; nil where that takes too long. What is beyond `outputMax` is
+  /// Reads until the other end is closed; nil after the deadline. Bytes beyond `outputMax` are
   /// read, so that the program does not wait, and dropped.
   private static func read(_ descriptor: Int32, until deadline: Int) -> [UInt8]? {
     var bytes: [UInt8] = []
@@ -71,7 +71,7 @@ public enum SystemProgram {
     }
   }
 
-  /// The status of a child that ends in time; nil for one that does not.
+  /// The status of a child that ends before the deadline; nil otherwise.
   private static func status(of child: pid_t, until deadline: Int) -> Int32? {
     var status: Int32 = 0
     while waitpid(child, &status, WNOHANG) != child {

@@ -1,17 +1,17 @@
 import DeviceMapper
 
-/// A thin device of a pool, under a name of its own.
+/// A thin device of a pool, under a name.
 public struct VolumeSpec: Equatable, Sendable {
-  /// Name of the active device, which is what clients ask a server for.
+  /// Name of the active device, and of a server's export.
   public var name: String
-  /// Which of the pool's thin devices.
+  /// Id in the pool.
   public var id: UInt32
   /// Size in sectors of 512 bytes; nil: up to the last block that is mapped.
   public var sectors: UInt64?
-  /// What is said of its external origin, a device or file.
+  /// The external origin, a device or file.
   public var origin: ExternalOrigin
 
-  /// What is wrong with a text.
+  /// A malformed text.
   public struct Malformed: Error, Equatable, Sendable, CustomStringConvertible {
     /// The reason.
     public let description: String
@@ -25,7 +25,7 @@ public struct VolumeSpec: Equatable, Sendable {
     self.origin = origin
   }
 
-  /// Understands `NAME=ID`, `NAME=ID:SIZE`, `NAME=ID:SIZE:ORIGIN`, and `-` for no origin.
+  /// Parses `NAME=ID`, `NAME=ID:SIZE` and `NAME=ID:SIZE:ORIGIN`, with `-` for no origin.
   /// - Throws: `Malformed` with the reason.
   public init(_ text: String) throws(Malformed) {
     guard let equals = text.firstIndex(of: "=") else {
@@ -35,10 +35,10 @@ public struct VolumeSpec: Equatable, Sendable {
     let words = text[text.index(after: equals)...]
       .split(separator: ":", maxSplits: 2, omittingEmptySubsequences: false)
     guard (1...127).contains(name.utf8.count), !name.utf8.contains(UInt8(ascii: "/")) else {
-      throw Malformed(description: "a name has 1 to 127 bytes, without a slash")
+      throw Malformed(description: "a name must have 1 to 127 bytes, without a slash")
     }
     guard let id = UInt32(words[0]), id <= ThinTarget.idMax else {
-      throw Malformed(description: "an id is a number up to \(ThinTarget.idMax)")
+      throw Malformed(description: "an id must be a number up to \(ThinTarget.idMax)")
     }
     self.init(name: name, id: id, sectors: nil)
     guard words.count > 1 else { return }
@@ -48,7 +48,7 @@ public struct VolumeSpec: Equatable, Sendable {
       throw Malformed(description: error.description)
     }
     guard words.count > 2 else { return }
-    guard !words[2].isEmpty else { throw Malformed(description: "an origin is missing") }
+    guard !words[2].isEmpty else { throw Malformed(description: "the origin is missing") }
     origin = words[2] == "-" ? .none : .path(String(words[2]))
   }
 }

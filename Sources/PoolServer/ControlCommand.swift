@@ -4,18 +4,18 @@ import Glibc
 import ServerControl
 import Targets
 
-/// Carries out a request of the control protocol.
+/// Executes a request of the control protocol.
 struct ControlCommand {
-  /// Is given the lines of the answer.
+  /// Receives the lines of the answer.
   typealias Reply = ([UInt8]) -> Void
-  /// Has a command that waits for an event forget about it.
+  /// Cancels a command that waits for an event.
   typealias Cancel = () -> Void
 
   let door: ControlDoor
-  /// Whose command it is.
+  /// The connection that sent the command.
   let connection: ControlConnection
   private let request: ControlMessage
-  /// What the client calls the request; its answers have it too.
+  /// The client's id of the request; its answers carry it too.
   private let id: UInt64?
   private var mapper: UserspaceDeviceMapper { door.mapper }
 
@@ -41,18 +41,18 @@ struct ControlCommand {
     return line
   }
 
-  /// The answer to a request that is none.
+  /// The answer to a malformed request.
   static func refusal(_ fault: ControlMessage.Malformed) -> ControlMessage {
     ControlProtocol.refusal(EINVAL, "no request: \(fault)")
   }
 
-  /// Carries out the request, and calls `reply` once: at once, or when it is done. A command that only
-  /// waits can be cancelled, by what is returned; any other, for which that is nil, goes on though nobody
-  /// may hear its answer.
-  /// - Throws: where the request is none; `reply` is not called then.
+  /// Executes the request, and calls `reply` once, either before it returns or later. Returns a
+  /// function that cancels a command that only waits; nil for any other command, which continues
+  /// even if the client has gone.
+  /// - Throws: if the request is malformed; `reply` is not called then.
   func run(_ reply: @escaping Reply) throws(ControlMessage.Malformed) -> Cancel? {
     guard let verb = ControlVerb(rawValue: request.word) else {
-      // A newer program's; what it does without is for that to decide.
+      // The request of a newer program, which decides what to do without the command.
       reply(
         line(
           DeviceMapperError(
@@ -153,7 +153,7 @@ struct ControlCommand {
     }
   }
 
-  /// Ends a command that may have waited for I/O.
+  /// The completion of a command that may have waited for I/O.
   private func completion(
     _ what: ControlEvent.What, _ device: DeviceReference, _ reply: @escaping Reply
   ) -> UserspaceDeviceMapper.Completion {
@@ -189,10 +189,10 @@ struct ControlCommand {
     if let found = mapper.find(device) {
       connection.begins(found.name, id)
       if verb == .suspend, options.contains(.whileConnected) {
-        // What is suspended already is not for this one to resume.
+        // A device that is already suspended is not resumed when this connection ends.
         if !found.isSuspended, !found.isSuspending { connection.hold(found) }
       } else {
-        // From here on it stays as it is told, whoever goes.
+        // From here on the state stays, even if a connection ends.
         door.release(found)
       }
     }
@@ -227,7 +227,7 @@ struct ControlCommand {
     }
   }
 
-  /// Answers with the status when the event number differs.
+  /// Answers with the status once the event number differs.
   private func wait(_ reply: @escaping Reply) throws(ControlMessage.Malformed) -> Cancel {
     let device = try request.reference()
     let options = QueryOptions(rawValue: try request.numberIfThere("options") ?? 0)
@@ -250,10 +250,11 @@ struct ControlCommand {
 
   // MARK: - Many devices
 
-  /// Devices of a list that are told in a step.
+  /// The devices listed per step.
   private static let devicesPerStep = 256
 
-  /// Every device that there is when it is begun, in no order: there may be very many.
+  /// Lists every device that exists when it starts, unsorted. Works in steps, because there may be
+  /// thousands.
   private func list(_ reply: @escaping Reply) {
     var devices: [MappedDevice] = []
     mapper.forEachDevice { devices.append($0) }
@@ -288,7 +289,7 @@ struct ControlCommand {
     }
   }
 
-  /// Calls `step` until it returns false, and others have their turn in between.
+  /// Calls `step` until it returns false; other work runs between the steps.
   private func inSteps(_ step: @escaping () -> Bool, then done: @escaping () -> Void) {
     guard step() else { return done() }
     let loop = door.loop

@@ -4,50 +4,50 @@ import Glibc
 import ServerControl
 import Targets
 
-/// One who gives commands, and is told of events.
+/// A client of the control socket, which sends commands and may receive events.
 final class ControlConnection: EventSource {
   private unowned let door: ControlDoor
   private var received: [UInt8] = []
-  /// Of `received`, what has been searched for the end of a line.
+  /// Bytes of `received` already searched for the end of a line.
   private var searched = 0
   private var answer = OutgoingBytes()
   private var isClosed = false
   /// Both sides have agreed on a version.
   private var hasGreeted = false
-  /// No more is taken from it; it is closed when the last line has gone.
+  /// No more input is read; the connection closes after the last line is sent.
   private var isEnding = false
-  /// Whether it is told of events.
+  /// Whether events are sent to it.
   var isSubscribed = false
-  /// Events were left out since the last one that it was told.
+  /// Whether events were dropped since the last one sent.
   private var areEventsLost = false
-  /// Bytes of events that may wait to be taken.
+  /// The most bytes of unsent events.
   private static let eventBytesMax = 256 << 10
-  /// The device that the command under way is for, and what the client calls that.
+  /// The device of the current command, and the client's id of the request.
   private var target: (name: String, id: UInt64?)?
-  /// A command is under way; the next one waits.
+  /// A command is in progress; the next one waits.
   private var isBusy = false
-  /// Commands are being taken from `received`.
+  /// Commands are being read from `received`.
   private var isProcessing = false
-  /// A command can end in the midst of things; the next one is begun from the loop.
+  /// Starts the next command from the loop, because a command can end inside other work.
   private lazy var nextTimer = LoopTimer { [unowned self] in process() }
-  /// Has what is under way forgotten, where nothing but an event is waited for.
+  /// Cancels the current command, if it only waits for an event.
   private var cancel: (() -> Void)?
-  /// When it last sent or took something.
+  /// The time of the last progress in sending or receiving.
   private(set) var lastProgress: UInt64
-  /// Devices that it has suspended for as long as it is there.
+  /// Devices that are suspended until the connection ends.
   private var held: [MappedDevice] = []
 
-  /// Whether a command is under way that goes on by itself.
+  /// Whether a command is in progress that continues without the client.
   var isWorking: Bool { isBusy && cancel == nil }
   /// Whether it waits for an event.
   var isWaiting: Bool { isBusy && cancel != nil || isSubscribed }
-  /// Whether a device is suspended for as long as it is there.
+  /// Whether a device is suspended until the connection ends.
   var isHolding: Bool { !held.isEmpty }
-  /// Whether the rest of a request or of an answer is due from the other side, or its first line.
+  /// Whether the client owes the rest of a request, its first line, or the reading of an answer.
   var isStuck: Bool { !isBusy && (!received.isEmpty || !hasGreeted) || !answer.isEmpty }
-  /// Bytes of the request that is being carried out, taken apart, and of the answer that is being made.
+  /// The bytes of the current request, parsed, and of the answer being made.
   private var bytesUnderWay = 0
-  /// Bytes of memory for requests and answers.
+  /// The bytes of memory used for requests and answers.
   var bytesInUse: Int { received.capacity + bytesUnderWay + answer.count }
 
   init(_ descriptor: Int32, _ door: ControlDoor) {
@@ -56,9 +56,9 @@ final class ControlConnection: EventSource {
     super.init(descriptor: descriptor)
   }
 
-  /// `device`, which is about to be suspended, is to be resumed when the connection ends.
+  /// Resumes `device`, which is about to be suspended, when the connection ends.
   func hold(_ device: MappedDevice) { held.append(device) }
-  /// `device` is no longer to be resumed when the connection ends.
+  /// Keeps `device` suspended when the connection ends.
   func release(_ device: MappedDevice) { held.removeAll { $0 === device } }
 
   override func ready(_ events: EventLoop.Events) {
@@ -128,7 +128,7 @@ final class ControlConnection: EventSource {
     }
   }
 
-  /// Says why, and hangs up.
+  /// Sends the reason and closes the connection.
   private func end(with line: [UInt8]) {
     isEnding = true
     received = []
@@ -136,9 +136,9 @@ final class ControlConnection: EventSource {
     reply(line)
   }
 
-  // MARK: - What was not asked for
+  // MARK: - Events and progress
 
-  /// Lines that tell of events. Who does not take them is told that some were lost.
+  /// Sends lines about events. A client that does not read them is told that some were lost.
   func push(_ lines: [[UInt8]]) {
     guard !isClosed, !isEnding else { return }
     if answer.isEmpty { lastProgress = door.loop.time }
@@ -152,10 +152,10 @@ final class ControlConnection: EventSource {
     send()
   }
 
-  /// A command for the device `name` begins that may take long.
+  /// Records the start of a command for the device `name` that may take long.
   func begins(_ name: String, _ id: UInt64?) { target = (name, id) }
 
-  /// How far the command under way is, if it is for the device `name`.
+  /// Sends the progress of the current command, if it is for the device `name`.
   func tellProgress(_ name: String, _ title: String, _ done: UInt64, _ total: UInt64) {
     guard isBusy, let target, target.name == name, answer.isEmpty else { return }
     var line = ControlMessage("progress")
@@ -167,8 +167,8 @@ final class ControlConnection: EventSource {
     push([line.line])
   }
 
-  /// An answer is being made that takes so many bytes by now. False where they are too many, or the client
-  /// has gone.
+  /// Records that the answer being made takes this many bytes so far. Returns false if they are too
+  /// many, or the client has gone.
   func makes(_ bytes: Int) -> Bool {
     guard !isClosed else { return false }
     bytesUnderWay = 0

@@ -7,28 +7,28 @@ import PoolManager
 import ServerControl
 import Targets
 
-/// The control socket: device-mapper's commands for the userspace device-mapper, in the lines of the
-/// control protocol. Only the server's own user and root are let in.
+/// The control socket: serves device-mapper's commands for the userspace device-mapper in the
+/// control protocol. Accepts connections of the server's own user and of root only.
 final class ControlDoor {
   private let connectionsMax: Int
-  /// Bytes of requests and answers, of all connections.
+  /// The most bytes of requests and answers, of all connections.
   private static let bytesMax = 8 << 20
-  /// How long a request may take to come, and an answer to be taken, in nanoseconds.
+  /// The time limit for receiving a request and for sending an answer, in nanoseconds.
   private static let stallNanoseconds: UInt64 = 30_000_000_000
   private static let tickNanoseconds: UInt64 = 1_000_000_000
 
   let loop: EventLoop
   let mapper: UserspaceDeviceMapper
-  /// To be told of what may have changed.
+  /// Exports to update after a command.
   let volumes: VolumeExports
-  /// What NBD clients can connect to.
+  /// The NBD addresses of the server.
   let listeners: () -> [String]
   private var door: AcceptingDoor?
   private var connections: [ControlConnection] = []
   private var isTelling = false
   /// What has happened and was not told yet.
   private var happenings: [(what: ControlEvent.What, device: MappedDevice)] = []
-  /// More are not kept: they are told to be lost.
+  /// The limit of unsent events. Beyond it, clients are told that events were lost.
   private static let happeningsMax = 4096
   private var areHappeningsLost = false
   private lazy var eventTimer = LoopTimer { [unowned self] in tellSubscribers() }
@@ -47,10 +47,10 @@ final class ControlDoor {
     runFolder = RunFolder(control: path)
     let listener = try Listener.unix(path: path)
     do {
-      // What an earlier server's clients have left speaks of devices that are gone.
+      // The files of an earlier server's clients name devices that no longer exist.
       try runFolder.clear()
     } catch {
-      // Verbs would obey what others have put there.
+      // Verbs would act on files that another user put there.
       throw SystemError("open", EINVAL, sentence: "\(error)")
     }
     door = try AcceptingDoor(listener, loop) { [unowned self] in letIn($0) }
@@ -60,10 +60,10 @@ final class ControlDoor {
     var user: UInt32 = .max
     let isKnown = dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
     guard isKnown else {
-      return turnAway(fd, EPERM, "the server takes commands of its own user and of root only")
+      return turnAway(fd, EPERM, "the server accepts commands of its own user and of root only")
     }
     guard connections.count < connectionsMax || dropLeastNeeded() else {
-      return turnAway(fd, EBUSY, "\(connections.count) connections are in the midst of commands")
+      return turnAway(fd, EBUSY, "\(connections.count) connections have commands in progress")
     }
     let connection = ControlConnection(fd, self)
     do throws(SystemError) {
@@ -81,9 +81,9 @@ final class ControlDoor {
     Glibc.close(fd)
   }
 
-  /// Makes room for another: the one goes that has asked for nothing for longest, or has not sent or
-  /// taken something whole, or else the one that has waited for an event for longest. Nobody has to go in
-  /// the midst of a command, or of several for which a device is suspended.
+  /// Closes a connection to make room for a new one: one that has been idle or has stalled for
+  /// longest, or else the one that has waited for an event for longest. A connection with a command
+  /// in progress, or with a device suspended until it ends, is kept.
   private func dropLeastNeeded() -> Bool {
     let free = connections.filter { !$0.isWorking && !$0.isHolding }
     let idle = free.filter { !$0.isWaiting }
@@ -92,12 +92,12 @@ final class ControlDoor {
     return oldest != nil
   }
 
-  /// Whether another `bytes` are within the limit for all connections.
+  /// Whether another `bytes` fit into the limit for all connections.
   func hasRoom(_ bytes: Int) -> Bool {
     connections.reduce(bytes) { $0 + $1.bytesInUse } <= Self.bytesMax
   }
 
-  /// Ends connections in the midst of a request or an answer for too long.
+  /// Closes connections whose request or answer has stalled for too long.
   private func tick() {
     let now = loop.time
     for connection in connections where connection.isStuck {
@@ -106,7 +106,7 @@ final class ControlDoor {
     if !connections.isEmpty { loop.set(tickTimer, after: Self.tickNanoseconds) }
   }
 
-  /// A device is told by anybody to be suspended for good, or to be resumed.
+  /// A command suspends the device for good, or resumes it.
   func release(_ device: MappedDevice) {
     for connection in connections { connection.release(device) }
   }
@@ -115,7 +115,7 @@ final class ControlDoor {
     connections.removeAll { $0 === connection }
   }
 
-  /// Resumes what one who has gone has left suspended, after what it has begun.
+  /// Resumes a device that a closed connection left suspended, once its commands are complete.
   func resume(_ device: MappedDevice) {
     guard mapper.find(.number(device.number)) === device else { return }
     mapper.resume(.number(device.number), []) { [weak self] _ in self?.volumes.changed() }
@@ -123,7 +123,7 @@ final class ControlDoor {
 
   // MARK: - Events
 
-  /// Something happened to a device. Events are raised in the midst of things: subscribers are told later.
+  /// Records an event of a device. Events are raised inside other work, so they are sent later.
   func happened(_ what: ControlEvent.What, _ device: MappedDevice) {
     guard connections.contains(where: \.isSubscribed) else { return }
     if happenings.count < Self.happeningsMax {
@@ -168,16 +168,16 @@ final class ControlDoor {
     return event
   }
 
-  /// Tells whoever waits for a command on the device `name` how far it is.
-  /// - Parameter total: steps in all, 0 where that is not known.
+  /// Sends progress to the clients that wait for a command on the device `name`.
+  /// - Parameter total: the number of steps, 0 if unknown.
   func progress(_ name: String, _ title: String, done: UInt64, total: UInt64) {
     for connection in connections { connection.tellProgress(name, title, done, total) }
   }
 
-  /// How many are connected.
+  /// The number of connections.
   var connectionCount: Int { connections.count }
 
-  /// Lets nobody in any more, and closes what is open.
+  /// Stops listening and closes all connections.
   func close() {
     door?.close()
     loop.cancel(eventTimer)

@@ -1,20 +1,20 @@
 import BlockIO
 import Glibc
 
-/// The system's limit of open descriptors, of which every connection takes one.
+/// The system's limit of open descriptors; every connection takes one.
 enum DescriptorLimit {
-  /// Kept for what are no connections by NBD: clients of the control socket and of the metrics, and devices
-  /// that commands open. With few descriptors there are fewer of these too.
+  /// Descriptors reserved for other uses than NBD connections: clients of the control socket and of
+  /// the metrics, and devices that commands open. With few descriptors, fewer are reserved.
   private static let reserve = (most: 128, least: 16)
 
-  /// For how many connections there is room, by NBD and to the control socket.
+  /// The number of connections that fit, by NBD and to the control socket.
   struct Room {
     var connections: Int
     var control: Int
   }
 
-  /// Raises the limit as far as `connections` need it and the process may (getrlimit(2)): sessions and
-  /// services begin with 1,024.
+  /// Raises the limit as far as `connections` need it and the process may (getrlimit(2)). Sessions
+  /// and services start with 1,024.
   static func makeRoom(forConnections connections: Int) -> Room {
     var limit = rlimit()
     let open = Folder.names(in: "/proc/self/fd").count
@@ -30,7 +30,7 @@ enum DescriptorLimit {
     return room(of: Int(clamping: limit.rlim_cur), open: open, connections)
   }
 
-  /// The room with so many descriptors, of which some are open.
+  /// The room with this many descriptors, some of them open.
   static func room(of descriptors: Int, open: Int, _ connections: Int) -> Room {
     let free = max(0, descriptors - open)
     let kept = min(reserve.most, max(reserve.least, free / 3))

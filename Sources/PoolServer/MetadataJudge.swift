@@ -5,24 +5,24 @@ import Glibc
 import Targets
 import ThinTools
 
-/// How metadata is looked at before it is served for writing.
+/// When to check metadata before serving it for writing.
 public enum MetadataCare: String, CaseIterable, Sendable {
-  /// Checked, unless this server's kind left it sound and nothing was written to it since.
+  /// Checked, unless a server left it sound and it was not written since.
   case auto
-  /// Checked, whatever is known of it.
+  /// Always checked.
   case full
-  /// Taken as it is.
+  /// Never checked.
   case none
 }
 
-/// Has metadata checked before a pool is served for writing, on a thread of its own so that clients of
-/// other pools do not wait, and keeps notes of pools that ended well.
+/// Checks metadata before a pool is served for writing, on its own thread so that clients of other
+/// pools do not wait. Keeps tickets for pools that were closed cleanly.
 final class MetadataJudge {
   private let loop: EventLoop
   private let care: MetadataCare
   private let tickets: CleanTickets?
   private let note: (String) -> Void
-  /// Told every two seconds how far a check is: the pool, steps done, and steps in all.
+  /// Called every two seconds with the progress of a check: the pool, steps done, and the total.
   private let goesOn: (String, UInt64, UInt64) -> Void
   private let requests = RequestPool()
   private var worker: BlockingWorker?
@@ -40,20 +40,20 @@ final class MetadataJudge {
     self.goesOn = goesOn
   }
 
-  /// Ends the thread; nothing is being checked.
+  /// Ends the thread. No check may be running.
   func close() {
     worker?.close()
     worker = nil
   }
 
-  /// A pool has ended well.
+  /// Leaves a ticket for a pool that was closed cleanly.
   func poolClosed(_ access: PoolMetadataAccess) {
     if let descriptor = access.descriptor { tickets?.issue(descriptor) }
   }
 
-  /// Judges metadata that is about to be written to.
+  /// Checks metadata that is about to be written to.
   func judge(_ access: PoolMetadataAccess, _ verdict: @escaping (MetadataVerdict) -> Void) {
-    // It is used up in any case: what follows is a use of the metadata.
+    // The ticket is used up in any case, because the metadata is used from now on.
     let isKnown = access.descriptor.flatMap { tickets?.redeem($0) } ?? false
     if care == .none {
       note("warning: the metadata of '\(access.name)' is served for writing without a check")
@@ -101,8 +101,8 @@ final class MetadataJudge {
     let path = access.path
     let ways = [
       "nothing was written. Keep a copy of \(path) before anything else. thin_check \(path) lists all "
-        + "damage; dmthin serve --read-only serves what can be read; thin_dump --repair \(path) saves "
-        + "it; --check none serves it for writing all the same"
+        + "damage; dmthin serve --read-only serves the readable part; thin_dump --repair \(path) saves "
+        + "it; --check none serves it for writing anyway"
     ]
     switch job.result {
     case .success(let report) where report.isDamaged:
@@ -114,8 +114,8 @@ final class MetadataJudge {
     case .success(let report):
       if report.mendableCount > 0 {
         note(
-          "\(path) has \(report.mendableCount) findings that cost space or nothing; when it is not served, "
-            + "thin_check --auto-repair \(path) mends them")
+          "\(path) has \(report.mendableCount) findings that cost at most space; while it is not served, "
+            + "thin_check --auto-repair \(path) repairs them")
       }
       return .sound
     case .failure(let error):
@@ -125,12 +125,12 @@ final class MetadataJudge {
   }
 }
 
-/// One check, and how far it is.
+/// A check and its progress.
 private final class Job: RequestOwner, @unchecked Sendable {
-  /// Guards what follows.
+  /// Guards the properties below.
   private let lock = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private var steps: (done: UInt64, total: UInt64) = (0, 0)
-  /// Of the loop's thread, as `timer` and `ended`; written before the request ends.
+  /// Used by the loop's thread, like `timer` and `ended`; written before the request ends.
   private(set) var result: Result<CheckReport, ToolError>?
   var timer: LoopTimer?
   var ended: () -> Void = {}
@@ -167,7 +167,7 @@ private final class Job: RequestOwner, @unchecked Sendable {
     self.request = request
     let body = ended
     ended = {}
-    // Where there was no thread, there is no result.
+    // If the thread could not be started, there is no result.
     body()
   }
 }

@@ -3,14 +3,14 @@ import DataPath
 import Glibc
 import ServerControl
 
-/// Answers `GET /metrics` with what Prometheus reads, one request to a connection.
+/// Answers `GET /metrics` in Prometheus' text format, one request per connection.
 ///
-/// The text is made a piece at a time, between other work, and told to all who ask within a second. No more
-/// than two texts are kept at a time: while somebody is still taking the one before the last, all others
-/// get the last one.
+/// The text is made a piece at a time, between other work, and sent to all clients that ask within
+/// a second. At most two texts are kept: while a client is still receiving an earlier text than the
+/// last one, all others get the last one.
 final class MetricsDoor {
   private static let connectionsMax = 16
-  /// How long a request may take to come, and the answer to be taken, in nanoseconds.
+  /// The time limit for receiving a request and sending the answer, in nanoseconds.
   fileprivate static let connectionNanoseconds: UInt64 = 10_000_000_000
   private static let cachedNanoseconds: UInt64 = 1_000_000_000
 
@@ -24,13 +24,13 @@ final class MetricsDoor {
   private var isStepping = false
   /// The last answer, and when it was made.
   private var answer: (bytes: [UInt8], time: UInt64)?
-  /// How often a text was begun.
+  /// The number of texts started.
   private(set) var textsMade = 0
   private lazy var stepTimer = LoopTimer { [unowned self] in step() }
   private lazy var tickTimer = LoopTimer { [unowned self] in tick() }
 
-  /// Listens at `place`: a path if there is a slash in it, an address otherwise, which may stand for
-  /// several. `begin` gives the text of the moment, which is not made yet.
+  /// Listens at `place`: a path if it contains a slash, otherwise an address, which may resolve to
+  /// several. `begin` starts a text.
   /// - Throws: as `Listener` does.
   init(_ place: String, _ loop: EventLoop, _ begin: @escaping () -> MetricsText)
     throws(SystemError)
@@ -44,7 +44,7 @@ final class MetricsDoor {
     }
   }
 
-  // Some may be open where another could not be.
+  // Some may be open if another failed.
   deinit { for door in doors { door.close() } }
 
   private func letIn(_ fd: Int32) {
@@ -65,7 +65,7 @@ final class MetricsDoor {
 
   // MARK: - The text
 
-  /// Answers `connection`, now or when the text is made.
+  /// Answers `connection`, now or when the text is complete.
   fileprivate func tell(_ connection: MetricsConnection) {
     if let answer, loop.time &- answer.time < Self.cachedNanoseconds || keepsEarlier {
       return connection.respond(answer.bytes, text: textsMade)
@@ -78,7 +78,7 @@ final class MetricsDoor {
     loop.set(stepTimer, after: 0)
   }
 
-  /// Whether an earlier text than the last one is still being taken.
+  /// Whether an earlier text than the last one is still being sent.
   private var keepsEarlier: Bool {
     connections.contains { $0.text.map { $0 < textsMade } ?? false }
   }
@@ -110,7 +110,7 @@ final class MetricsDoor {
     for connection in connections
     where now &- connection.startTime > Self.connectionNanoseconds { connection.close() }
     guard connections.isEmpty else { return loop.set(tickTimer, after: Self.cachedNanoseconds) }
-    // Nobody may ask again for long.
+    // The answer is dropped, because the next request may be long in coming.
     answer = nil
   }
 
@@ -123,16 +123,16 @@ final class MetricsDoor {
 }
 
 private final class MetricsConnection: EventSource {
-  /// A request is no longer than this, in bytes.
+  /// The longest request, in bytes.
   private static let requestBytesMax = 16_384
 
   private unowned let door: MetricsDoor
   let startTime: UInt64
-  /// Its request has come, and the text is being made.
+  /// Whether its request has come and the text is being made.
   var isWaiting = false
   private var request: [UInt8] = []
   private var answer = OutgoingBytes()
-  /// Which text it is taking.
+  /// The number of the text that it is receiving.
   private(set) var text: Int?
   private var isClosed = false
 
@@ -146,7 +146,7 @@ private final class MetricsConnection: EventSource {
     if !answer.isEmpty {
       send()
     } else if isWaiting {
-      // What comes after a request is not read, and may be the end.
+      // Input after a request is not read; it may be the end of the connection.
       if !events.isDisjoint(with: .closed) { close() }
     } else {
       receive()
@@ -182,7 +182,7 @@ private final class MetricsConnection: EventSource {
     return Array(head.utf8) + Array(body.utf8)
   }
 
-  /// Sends an answer, and ends.
+  /// Sends an answer and closes the connection.
   func respond(_ bytes: [UInt8], text: Int? = nil) {
     isWaiting = false
     self.text = text

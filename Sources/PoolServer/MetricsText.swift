@@ -4,48 +4,48 @@ import Targets
 
 /// Pools, volumes and clients in Prometheus' text format. Sizes are in bytes.
 ///
-/// Nothing is committed for it: numbers of a pool are those of the moment in which it is looked at. There
-/// may be thousands of volumes, so that it is made a piece at a time.
+/// No pool is committed for it: the numbers are those at the time of reading. There may be
+/// thousands of volumes, so the text is made a piece at a time.
 struct MetricsText {
   private typealias Sample = (labels: [(String, String)], value: UInt64)
   private typealias Pool = (device: MappedDevice, target: ThinPoolTarget, status: ThinPoolStatus)
   private typealias Thin = (device: MappedDevice, id: String, sectors: UInt64, status: ThinStatus)
   private typealias Family = (name: String, type: String, help: String, samples: [Sample])
 
-  /// Devices that are looked at, and lines that are written, in a step.
+  /// Devices read, and lines written, per step.
   private static let devicesPerStep = 64
   private static let linesPerStep = 512
-  /// Volumes that are told of, and bytes of the text: what goes beyond is left out, and that is said. Pools
-  /// and the server itself come first.
+  /// The most volumes, and the most bytes of text. The rest is left out, and a metric tells that.
+  /// Pools and the server itself come first.
   private static let volumesMax = 10_000
   private static let bytesMax = 2 << 20
 
   private let mapper: UserspaceDeviceMapper
   private let server: BlockServer
   private let exports: ExportList
-  /// Devices that have not been looked at yet.
+  /// Devices that were not read yet.
   private var devices: ArraySlice<MappedDevice>
   private var pools: [Pool] = []
   private var thins: [Thin] = []
-  /// What is to be written, once all devices have been looked at.
+  /// The metrics to write, once all devices have been read.
   private var families: [Family]?
   private var family = 0
   private var line = 0
   private(set) var text = ""
   private var isCut = false
 
-  /// The text for the devices of this moment, of which nothing is made yet.
+  /// Starts a text for the present devices.
   init(_ mapper: UserspaceDeviceMapper, _ server: BlockServer, _ exports: ExportList) {
     self.mapper = mapper
     self.server = server
     self.exports = exports
-    // By number, which takes less time to sort than names do.
+    // By number, which sorts faster than names.
     var found: [MappedDevice] = []
     mapper.forEachDevice { found.append($0) }
     devices = found.sorted { $0.number.minor < $1.number.minor }[...]
   }
 
-  /// Makes another piece, in a fraction of a millisecond; false when `text` is whole.
+  /// Makes another piece, in a fraction of a millisecond. Returns false when `text` is complete.
   mutating func step() -> Bool {
     if !devices.isEmpty {
       for device in devices.prefix(Self.devicesPerStep) { look(at: device) }
@@ -59,7 +59,7 @@ struct MetricsText {
       addThins(thins)
       isCut = isCut || exports.exports.count > Self.volumesMax
       add(
-        "volume_clients", "gauge", "Connections that use a volume.",
+        "volume_clients", "gauge", "Connections to a volume.",
         exports.exports.prefix(Self.volumesMax).map {
           ([("volume", $0.name)], UInt64($0.connections))
         })
@@ -88,12 +88,12 @@ struct MetricsText {
     }
   }
 
-  /// Writes some lines; false when there are no more.
+  /// Writes some lines. Returns false when there are no more.
   private mutating func write() -> Bool {
     guard let families, family < families.count else {
       if isCut {
         let name = "dmthin_metrics_cut"
-        text += "# HELP \(name) 1 where there are more volumes than are told of.\n"
+        text += "# HELP \(name) 1 if there are more volumes than are listed.\n"
         text += "# TYPE \(name) gauge\n\(name) 1\n"
       }
       return false
@@ -117,15 +117,15 @@ struct MetricsText {
 
   private mutating func addPools(_ pools: [Pool]) {
     add(
-      "pool_failed", "gauge", "1 where a pool has failed and takes no requests.",
+      "pool_failed", "gauge", "1 if a pool has failed and accepts no requests.",
       pools.map {
         if case .working = $0.status { return (label($0.device), 0) }
         return (label($0.device), 1)
       })
     add(
-      "pool_events_total", "counter", "Events that a pool has raised.",
+      "pool_events_total", "counter", "Events raised by a pool.",
       pools.map { (label($0.device), UInt64($0.device.eventNumber)) })
-    // What has failed says so instead of numbers.
+    // A failed pool has no numbers.
     var working:
       [(labels: [(String, String)], block: UInt64, low: UInt64, ThinPoolStatus.Details)] =
         []
@@ -138,7 +138,7 @@ struct MetricsText {
       "pool_data_bytes", "gauge", "Size of a pool's data.",
       working.map { ($0.labels, $0.3.data.total &* $0.block) })
     add(
-      "pool_data_used_bytes", "gauge", "Data that is in use.",
+      "pool_data_used_bytes", "gauge", "Data in use.",
       working.map { ($0.labels, $0.3.data.used &* $0.block) })
     add(
       "pool_data_low_water_bytes", "gauge", "Free data at which an event is raised.",
@@ -147,16 +147,16 @@ struct MetricsText {
       "pool_metadata_bytes", "gauge", "Size of a pool's metadata.",
       working.map { ($0.labels, $0.3.metadata.total &* 4096) })
     add(
-      "pool_metadata_used_bytes", "gauge", "Metadata that is in use.",
+      "pool_metadata_used_bytes", "gauge", "Metadata in use.",
       working.map { ($0.labels, $0.3.metadata.used &* 4096) })
     add(
       "pool_transaction_id", "gauge", "Transaction id of a pool.",
       working.map { ($0.labels, $0.3.transactionID) })
     add(
-      "pool_needs_check", "gauge", "1 where a pool's metadata has to be checked.",
+      "pool_needs_check", "gauge", "1 if a pool's metadata needs a check.",
       working.map { ($0.labels, $0.3.needsCheck ? 1 : 0) })
     add(
-      "pool_mode", "gauge", "1 for the mode that a pool is in.",
+      "pool_mode", "gauge", "1 for the present mode of a pool.",
       working.map { ($0.labels + [("mode", "\($0.3.mode.rawValue)")], 1) })
   }
 
@@ -170,14 +170,14 @@ struct MetricsText {
         mapped.append(([("volume", device.name), ("id", id)], sectors &* 512))
       }
     }
-    add("volume_mapped_bytes", "gauge", "What is mapped of it, shared or not.", mapped)
+    add("volume_mapped_bytes", "gauge", "Mapped bytes of a thin volume, shared or not.", mapped)
   }
 
   private mutating func addServer(_ server: BlockServer) {
     let counters = server.counters
     for (metric, help, count) in [
       ("connections_accepted", "Connections accepted.", counters.accepted),
-      ("connections_dropped", "Connections that the server has ended.", counters.dropped),
+      ("connections_dropped", "Connections closed by the server.", counters.dropped),
       ("reads", "Requests to read.", counters.reads),
       ("writes", "Requests to write.", counters.writes),
       ("flushes", "Requests to flush.", counters.flushes),
@@ -190,7 +190,7 @@ struct MetricsText {
       add("nbd_\(metric)_total", "counter", help, [([], count)])
     }
     add(
-      "nbd_connections", "gauge", "Connections that are open.",
+      "nbd_connections", "gauge", "Open connections.",
       [([], UInt64(server.connectionCount))])
     add(
       "nbd_buffer_bytes", "gauge", "Bytes in buffers for clients' requests.",
@@ -203,7 +203,8 @@ struct MetricsText {
     if !samples.isEmpty { families?.append((metric, type, help, samples)) }
   }
 
-  /// As the format has it in labels; other control characters are none that a name needs.
+  /// Escapes a label's value as the format requires. Other control characters do not occur in
+  /// names.
   private static func escaped(_ text: String) -> String {
     text.reduce(into: "") { result, character in
       if character == "\\" || character == "\"" { result.append("\\") }

@@ -2,10 +2,10 @@ import BlockIO
 import Glibc
 import Targets
 
-/// Bytes that lie on several files or devices, for reading by any thread.
+/// Bytes on several files or devices, readable by any thread.
 final class PiecedDevice: BlockDevice {
   private struct Piece {
-    /// Its first byte here, and where it lies.
+    /// Its offset in this device, and its place.
     var start: UInt64
     var byteCount: UInt64
     var file: FileDevice
@@ -14,14 +14,14 @@ final class PiecedDevice: BlockDevice {
 
   let path: String
   let byteCount: UInt64
-  /// Where it is a single one, reads may be queued on its descriptor.
+  /// The descriptor of a single piece, on which reads may be queued.
   var descriptor: Int32? {
     pieces.count == 1 && pieces[0].offset == 0 ? pieces[0].file.descriptor : nil
   }
   private var pieces: [Piece] = []
 
-  /// `byteCount` bytes in pieces, whose descriptors are copied; nil where the system has none left, or
-  /// they are not as many.
+  /// `byteCount` bytes in pieces, whose descriptors are duplicated; nil if the system has no
+  /// descriptors left, or the pieces are smaller.
   init?(_ found: [DescriptorPiece], path: String, byteCount: UInt64) {
     self.path = path
     self.byteCount = byteCount
@@ -41,7 +41,7 @@ final class PiecedDevice: BlockDevice {
     guard start == byteCount else { return nil }
   }
 
-  /// The piece that has a byte.
+  /// The piece that contains a byte.
   private func piece(at offset: UInt64) -> Piece? {
     var (low, high) = (0, pieces.count)
     while low < high {
@@ -68,11 +68,11 @@ final class PiecedDevice: BlockDevice {
     }
   }
 
-  /// Nothing is written.
+  /// Fails: the device is read-only.
   func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     throw BlockIOError(.write, path: path, offset: offset, code: EROFS)
   }
 
-  /// There is nothing to keep.
+  /// Does nothing, because nothing was written.
   func flush() throws(BlockIOError) {}
 }

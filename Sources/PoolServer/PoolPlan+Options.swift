@@ -6,7 +6,7 @@ import Targets
 import ThinTools
 
 extension PoolPlan {
-  /// The devices for the pool that a server is told to serve.
+  /// The devices for the pool in the server's options.
   init(_ options: ServeOptions, metadata: String, data: String) throws(ToolError) {
     var request = Request(name: options.name, metadata: metadata, data: data)
     request.volumes = options.volumes
@@ -16,7 +16,7 @@ extension PoolPlan {
     try self.init(request)
   }
 
-  /// The devices of a file of concise tables, or of one device to a line.
+  /// The devices in a file of concise tables, or of one device per line.
   init(tables path: String, isReadOnly: Bool) throws(ToolError) {
     self.init()
     let text = try Self.contents(path)
@@ -46,6 +46,6 @@ extension PoolPlan {
     } catch {
       guard error.code == EFBIG else { throw ToolError(error.code, error.description) }
     }
-    throw ToolError(.refused, "\(path) is no file of tables")
+    throw ToolError(.refused, "\(path) is not a file of tables")
   }
 }

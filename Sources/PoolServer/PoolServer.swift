@@ -8,8 +8,8 @@ import ServerControl
 import Targets
 public import ThinTools
 
-/// A pool without the kernel: its devices in this process, its volumes for NBD clients, and commands by
-/// a control socket. Everything is on the thread that calls `run`.
+/// Serves pools without the kernel: its devices are in this process, its volumes are exported by
+/// NBD, and a control socket takes commands. Everything runs on the thread that calls `run`.
 public final class PoolServer {
   private let options: ServeOptions
   private let note: (String) -> Void
@@ -24,7 +24,7 @@ public final class PoolServer {
       notify("EXTEND_TIMEOUT_USEC=10000000")
       control?.progress(name, "Checking the metadata of \(name)", done: done, total: total)
     })
-  /// Files that the user has been warned of.
+  /// Files that the user was warned about.
   private var warned: Set<String> = []
   private let volumes: VolumeExports
   private let server: BlockServer
@@ -36,11 +36,11 @@ public final class PoolServer {
   private static let idleTick: UInt64 = 1_000_000_000
   private lazy var idleTimer = LoopTimer { [unowned self] in endIfIdle() }
   private var idleSeconds: UInt64 = 0
-  /// Pools that had failed or asked for a check when they came.
+  /// Pools that had failed or needed a check when they were activated.
   private var troubled: Set<String> = []
 
-  /// A server that has not begun yet. `note` is told what the user should know.
-  /// - Throws: where the system gives no event loop.
+  /// A server that was not started yet. `note` prints messages for the user.
+  /// - Throws: if the system provides no event loop.
   public init(_ options: ServeOptions, note: @escaping (String) -> Void) throws(ToolError) {
     self.options = options
     self.note = note
@@ -75,7 +75,7 @@ public final class PoolServer {
     }
   }
 
-  /// Says once of a file or device whether others can read or write it.
+  /// Warns once about a file or device that other users can read or write.
   private func warnOfMode(_ path: String) {
     var info = stat()
     guard stat(path, &info) == 0, info.st_mode & 0o006 != 0, warned.insert(path).inserted else {
@@ -87,8 +87,8 @@ public final class PoolServer {
         + "chmod o-rwx \(path)")
   }
 
-  /// Serves until the process is told to end (SIGTERM, SIGINT, SIGHUP), and gives the pool back.
-  /// - Throws: `ToolError`; nothing of the pool is in use then.
+  /// Serves until SIGTERM, SIGINT or SIGHUP, then commits and closes the pool.
+  /// - Throws: `ToolError`; the pool is closed then.
   public func run() throws(ToolError) {
     if let folder = options.tickets, !options.isReadOnly { CleanTickets(folder: folder).clear() }
     do throws(ToolError) {
@@ -105,7 +105,7 @@ public final class PoolServer {
     if let control = options.control { StartedServer.removeLog(control: control) }
   }
 
-  // MARK: - Beginning
+  // MARK: - Start
 
   private func makeDevices() throws(ToolError) {
     let plan: PoolPlan
@@ -120,12 +120,12 @@ public final class PoolServer {
     recordOrigins()
     troubled = Set(failedPools())
     for name in troubled where !options.isReadOnly {
-      note("warning: the pool '\(name)' asks for a check; until then it is read-only")
+      note("warning: the pool '\(name)' needs a check; until then it is read-only")
     }
     volumes.update()
   }
 
-  /// Keeps which volumes have external origins, for when they are activated again.
+  /// Records which volumes have external origins, for their next activation.
   private func recordOrigins() {
     guard case .devices(let metadata, _) = options.source, !options.isReadOnly else { return }
     do throws(ToolError) {
@@ -169,7 +169,7 @@ public final class PoolServer {
     let passed = try passedListeners()
     let controlPath = options.control ?? options.sockets.first.map { $0 + ".control" }
     guard controlPath != nil || !options.addresses.isEmpty || !passed.isEmpty else {
-      throw ToolError(.refused, "nobody could connect: give --socket or --listen")
+      throw ToolError(.refused, "no client could connect: give --socket or --listen")
     }
     let descriptors = DescriptorLimit.makeRoom(forConnections: options.limits.connections)
     if descriptors.connections < options.limits.connections {
@@ -182,13 +182,13 @@ public final class PoolServer {
       server.allow(connections: descriptors.connections)
       note(
         "warning: there is room for \(descriptors.connections) of \(options.limits.connections) "
-          + "connections only, and no more are let in: raise the hard limit of open files (ulimit -Hn)"
+          + "connections only; more are refused: raise the hard limit of open files (ulimit -Hn)"
       )
     }
     let paths = options.sockets + [controlPath, options.metrics].compactMap { $0 }
     for path in paths { RuntimeFolder.make(for: path) }
     for path in paths where path.contains("/") && Listener.othersMayReplace(path: path) {
-      note("warning: others may write to the folder of \(path), and put a socket of theirs there")
+      note("warning: other users may write to the folder of \(path), and could replace the socket")
     }
     var place = ""
     do throws(SystemError) {
@@ -258,9 +258,9 @@ public final class PoolServer {
     if let path = getenv("NOTIFY_SOCKET") { _ = dmthin_notify(path, text) }
   }
 
-  // MARK: - Ending
+  // MARK: - End
 
-  /// Looks once a second whether there is anything to stay for.
+  /// Checks once a second whether the server has been idle long enough to end.
   private func endIfIdle() {
     guard let limit = options.untilIdleSeconds, stopRequests == 0 else { return }
     let isUsed =
@@ -270,8 +270,8 @@ public final class PoolServer {
     loop.set(idleTimer, after: Self.idleTick)
   }
 
-  /// Ends `run`: nobody is let in any more, what is under way is finished, for some seconds if need be.
-  /// Called again, it does not wait for clients.
+  /// Ends `run`: stops accepting connections, and finishes pending requests, for some seconds if
+  /// necessary. A second call ends it without waiting for clients.
   public func stop() {
     stopRequests += 1
     guard stopRequests == 1 else {
@@ -286,14 +286,15 @@ public final class PoolServer {
     }
   }
 
-  /// Ends I/O that would wait for ever, now that nobody resumes anything or makes space.
+  /// Fails I/O that would wait for ever, because no command can resume a device or add space any
+  /// more.
   private func failWaiting() {
     mapper.failWaiting()
-    // What comes of that may wait again.
+    // What follows may wait again.
     loop.set(patience, after: 100_000_000)
   }
 
-  /// Commits and lets go of everything; returns what went wrong, if something did.
+  /// Commits and closes everything. Returns the error, if one occurred.
   private func giveBack() -> ToolError? {
     control?.close()
     metrics?.close()
@@ -334,11 +335,11 @@ public final class PoolServer {
     queue.close()
     guard let name = failed.first else { return nil }
     return ToolError(
-      .damaged, "the pool '\(name)' has failed: check its metadata before it is used again")
+      .damaged, "the pool '\(name)' has failed: check its metadata before using it again")
   }
 
-  /// Pools that have failed or ask for a check.
-  /// - Parameter commits: whether they are to commit what has changed first.
+  /// Pools that have failed or need a check.
+  /// - Parameter commits: whether to commit changes first.
   private func failedPools(commits: Bool = false) -> [String] {
     mapper.all.filter { device in
       let status = mapper.status(.number(device.number), commits ? [] : .noFlush)

@@ -5,26 +5,26 @@ public import PoolManager
 import Targets
 import ThinTools
 
-/// What `dmthin serve` is told.
+/// The options of `dmthin serve`.
 public struct ServeOptions {
-  /// Types of targets that tables can have.
+  /// The target types allowed in tables.
   public static let targets = TargetType.all.map(\.name)
 
-  /// Where the pool comes from.
+  /// The origin of the pool.
   public enum Source: Equatable, Sendable {
     /// Its metadata and data: devices or files.
     case devices(metadata: String, data: String)
     /// A file of concise tables.
     case tables(String)
-    /// Nothing yet: commands make it.
+    /// None; commands make pools later.
     case none
   }
 
-  /// Where the pool comes from.
+  /// The origin of the pool.
   public var source = Source.none
   /// The pool's name.
   public var name = "pool"
-  /// What is served; every device of the pool where there is nothing.
+  /// The volumes to serve; empty for every device of the pool.
   public var volumes: [VolumeSpec] = []
   /// Unix sockets for clients.
   public var sockets: [String] = []
@@ -32,48 +32,49 @@ public struct ServeOptions {
   public var addresses: [String] = []
   /// The control socket.
   public var control: String?
-  /// Where metrics are told: `ADDRESS:PORT`, or the path of a unix socket.
+  /// The metrics socket: `ADDRESS:PORT`, or the path of a unix socket.
   public var metrics: String?
-  /// Nothing is written, by nobody.
+  /// Whether to write nothing.
   public var isReadOnly = false
-  /// How metadata is looked at before it is served for writing.
+  /// When to check metadata before serving it for writing.
   public var check = MetadataCare.auto
-  /// The folder with notes of pools that ended well; nil: none.
+  /// The folder of tickets, which record pools that were closed cleanly; nil: none.
   public var tickets: String?
   /// Features of the pool.
   public var features: Set<ThinPoolTarget.Feature> = []
-  /// Free data blocks at which an event is raised; nil stands for a twentieth.
+  /// Free data blocks at which an event is raised; nil for a twentieth of the pool.
   public var lowWaterBlocks: UInt64?
-  /// How long a full pool lets writes wait, in seconds; 0 for ever.
+  /// How long writes to a full pool wait, in seconds; 0 for ever.
   public var noSpaceTimeoutSeconds: UInt64 = 60
-  /// Blocks of 4 KiB of metadata that are kept in memory.
+  /// Blocks of 4 KiB of metadata to keep in memory.
   public var metadataCacheBlocks = 8192
-  /// How long to look for completions before sleeping, in microseconds, where the disk answers within
-  /// that as a rule. Not by default: on a virtual machine it takes the processor from those who do
-  /// the disk's work (`contrib/bench/serve --spin`).
+  /// How long to poll for completions before sleeping, in microseconds, if the disk usually answers
+  /// within that time. Off by default: on a virtual machine it takes the processor from the threads
+  /// that do the disk's work (`contrib/bench/serve --spin`).
   public var spinMicroseconds: UInt64 = 0
-  /// How long to stay without a device, a client or a command, in seconds; nil: until told to end.
+  /// How long to run without a device, a client or a command, in seconds; nil: until a signal.
   public var untilIdleSeconds: UInt64?
   /// How clients are authenticated.
   public var security = Security.plain
-  /// What clients may take up.
+  /// The limits for clients.
   public var limits = ServerLimits()
 
-  /// Nothing is told yet.
+  /// The default options.
   public init() {}
 
-  /// What the program itself takes of memory.
+  /// The program's own memory.
   private static let programBytes = 64 << 20
   private static let bytesPerConnection = 256 << 10
 
-  /// The least memory that the server can do with, in bytes.
+  /// The least memory with which the server works, in bytes.
   public var memoryBytesMin: Int {
     Self.programBytes + metadataCacheBlocks * 4096 + (64 << 20)
       + max(0, limits.connections - 128) * Self.bytesPerConnection
   }
 
-  /// Has clients get what the server and the cache leave of so much memory; by default 160 MiB, and a
-  /// quarter of a MiB more for each connection beyond 128. False if that is too little.
+  /// Gives clients the part of this memory that the server and the cache leave; by default 160 MiB,
+  /// and a quarter of a MiB more for each connection beyond 128. Returns false if that is too
+  /// little.
   public mutating func setMemory(bytes: Int?) -> Bool {
     let least = memoryBytesMin
     let memory = bytes ?? least + (96 << 20)
@@ -84,7 +85,7 @@ public struct ServeOptions {
 }
 
 extension ToolError {
-  /// What happened to a device or file that was to be served, by the system's error number.
+  /// The error for a device or file to be served, from the system's error number.
   init(_ code: Int32, _ message: String) {
     self.init(code == EBUSY || code == EADDRINUSE ? .inUse : .notFound(.input), message)
   }

@@ -2,12 +2,12 @@ import BlockServer
 import DataPath
 import Targets
 
-/// Keeps what clients are offered in step with the devices there are: every device with a table is
-/// exported, except pools and what tables of others have open.
+/// Updates the exports to follow the devices: every device with a table is exported, except pools
+/// and devices that other tables have open.
 ///
-/// `changed` says that there may be something new; it is looked at once, at the end of the pass.
+/// `changed` requests an update, which happens once, at the end of the pass.
 final class VolumeExports: PassHook {
-  /// A device that has been offered. It is open for as long as clients use it, by whatever name.
+  /// An exported device. It is open while clients use it, under any name.
   private final class Volume {
     let device: MappedDevice
     var export: Export?
@@ -30,7 +30,7 @@ final class VolumeExports: PassHook {
     loop.add(self)
   }
 
-  /// Devices may have come, gone or changed.
+  /// Devices may have been added, removed or changed.
   func changed() {
     guard !isStale else { return }
     isStale = true
@@ -43,8 +43,8 @@ final class VolumeExports: PassHook {
     update()
   }
 
-  /// Looks at the devices anew. There may be thousands, so it does next to nothing for one that is as it
-  /// was.
+  /// Updates the exports. There may be thousands of devices, so an unchanged one costs next to
+  /// nothing.
   func update() {
     var present: Set<ObjectIdentifier> = []
     var wanted: [(volume: Volume, summary: String)] = []
@@ -58,7 +58,7 @@ final class VolumeExports: PassHook {
       present.insert(key)
       let volume = volumes[key] ?? Volume(device)
       volumes[key] = volume
-      // What the table of another has open is not for clients.
+      // A device that another table has open is not exported.
       let isFree = device.openCount <= (volume.opened == nil ? 0 : 1)
       let summary = isFree ? device.summary : nil
       if let export = volume.export, export.name != device.name || export.summary != summary {

@@ -3,31 +3,31 @@ import DeviceMapper
 import PoolServer
 
 extension ServeCommand {
-  /// What the command takes.
+  /// Options, operands, help and exit statuses of the command.
   public static let spec = CommandSpec(
     name: "serve", fieldName: "dmthin-serve",
     summary: "serve a pool's thin volumes by NBD, without the kernel",
     description: [
       """
-      Takes a pool's two devices or files, as the kernel's thin-pool target would, and offers its thin \
-      volumes to NBD clients until it is told to end (SIGTERM or SIGINT): then requests under way \
-      are finished, everything is committed, and the pool is free for whoever comes next, the kernel \
-      included. A second signal does not wait for clients. Nothing else may use the pool meanwhile: \
-      devices are opened exclusively, files are locked.
+      Opens a pool's two devices or files, as the kernel's thin-pool target would, and serves its \
+      thin volumes to NBD clients until SIGTERM or SIGINT. Then it finishes pending requests and \
+      commits everything, and the pool can be used elsewhere, by the kernel too. A second signal \
+      ends it without waiting for clients. The pool cannot be used elsewhere meanwhile: devices \
+      are opened exclusively, files are locked.
       """,
       """
-      A volume is NAME=ID:SIZE: thin device ID under a name, as large as SIZE, which the pool itself does \
-      not know. Without --volume every thin device is served, each up to the end of its last mapped \
-      block, as thinID.
+      A volume is NAME=ID:SIZE: thin device ID under a name, with SIZE, which the pool does not \
+      record. Without --volume every thin device is served as thinID, up to the end of its last \
+      mapped block.
       """,
       """
-      With --control, dmthin dm and dmthin pool work on the running server (--backend userspace): they \
-      make snapshots and thin devices, activate volumes, which are exported at once, and show status. \
-      A volume that clients have open cannot be removed.
+      With --control, dmthin dm and dmthin pool work on the running server (--backend userspace): \
+      they make snapshots and thin devices, activate volumes, which are exported at once, and show \
+      status. A volume cannot be removed while clients have it open.
       """,
       """
-      Should the process or the machine end without warning, what clients have flushed is there; as with \
-      any disk, what they have not may be lost.
+      If the process or the machine stops without warning, everything that clients have flushed is \
+      kept. As with any disk, unflushed writes may be lost.
       """,
     ],
     options: poolOptions + doorOptions + targetOptions + tlsOptions + [quietOption],
@@ -42,17 +42,17 @@ extension ServeCommand {
       ),
       (
         "$ --metadata meta --data data --read-only --listen 127.0.0.1:10809",
-        "Look at every volume of a pool without writing a byte."
+        "Serve every volume of a pool without writing to it."
       ),
       (
         "$ --control /run/dmthin/control --socket /run/dmthin/nbd",
-        "Start without a pool; dmthin pool activate --backend userspace brings one."
+        "Start without a pool; dmthin pool activate --backend userspace adds one."
       ),
     ],
     exitStatus: [
-      (.ok, "Told to end; everything is committed."),
-      (.damaged, "The metadata is damaged, or what was asked does not fit the pool."),
-      (.busy, "Somebody else uses the pool, or a socket."),
+      (.ok, "Ended by a signal; everything is committed."),
+      (.damaged, "The metadata is damaged, or the pool does not allow the operation."),
+      (.busy, "The pool or a socket is in use."),
     ],
     seeAlso: ["dmthin-pool-activate", "dmthin-dm", "nbdinfo", "thin_check"])
 
@@ -66,13 +66,14 @@ extension ServeCommand {
     OptionSpec(
       "tables", value: .required(placeholder: "FILE", .path),
       help: """
-        Devices to make instead, as dmsetup's --concise has them: name,uuid,minor,flags,table;... or one \
-        to a line. Targets are \(ServeOptions.targets.sorted().joined(separator: ", ")).
+        Devices to make instead, in the format of dmsetup --concise: \
+        name,uuid,minor,flags,table;... or one per line. Targets are \
+        \(ServeOptions.targets.sorted().joined(separator: ", ")).
         """, conflicts: ["volume", "features", "low-water", "name"]),
     .volume(
       """
-      A thin device to serve. SIZE is like 204800s or 10g; without it, up to the last mapped block. \
-      ORIGIN is a device or file that is read where nothing is mapped; - says that there is none any more. \
+      A thin device to serve. SIZE is like 204800s or 10g; without it, up to the last mapped \
+      block. ORIGIN is a device or file that is read where nothing is mapped; - removes it. \
       Default: every thin device.
       """, form: "NAME=ID[:SIZE[:ORIGIN]]"),
     OptionSpec(
@@ -81,8 +82,8 @@ extension ServeCommand {
     OptionSpec(
       "read-only",
       help: """
-        Write nothing, to neither device: both are opened for reading only. Serves pools that need a \
-        check, and damaged ones as far as they can be read.
+        Open both devices for reading only, and write nothing. Serves pools that need a check, and \
+        damaged ones as far as they can be read.
         """),
     OptionSpec(
       "check",
@@ -93,44 +94,46 @@ extension ServeCommand {
           return words.contains(text) ? nil : "expected one of \(words.joined(separator: ", "))"
         }),
       help: """
-        When to check metadata before it is served for writing; damaged metadata is refused. auto: \
-        unless a server left it sound, and nothing was written to it since. full: always. none: never, \
-        at the risk that one volume overwrites another. Default: auto.
+        When to check metadata before serving it for writing; damaged metadata is refused. auto: \
+        unless a server left it sound and it was not written since. full: always. none: never, at \
+        the risk that one volume overwrites another. Default: auto.
         """),
     OptionSpec(
       "tickets", value: .required(placeholder: "FOLDER", .path),
       help: """
-        Where notes of pools that ended well are kept. Default: DMTHIN_TICKETS, for root \
-        /var/lib/dmthin/tickets, for other users dmthin/tickets of XDG_STATE_HOME or ~/.local/state.
+        Folder for the records of pools that were closed cleanly. Default: DMTHIN_TICKETS, for \
+        root /var/lib/dmthin/tickets, for other users dmthin/tickets of XDG_STATE_HOME or \
+        ~/.local/state.
         """),
   ]
 
   private static let doorOptions = [
     OptionSpec(
       "socket", value: .required(placeholder: "PATH", .path),
-      help: "A unix socket for NBD clients, for this user alone. May be repeated.",
+      help: "A unix socket for NBD clients, for this user only. May be repeated.",
       isRepeatable: true),
     OptionSpec(
       "listen", value: .required(placeholder: "ADDRESS:PORT", .text),
       help: """
-        An address for NBD clients; port 0 lets the system choose, and it is printed. Whoever reaches it \
-        can read and write all volumes, unless TLS says otherwise. May be repeated.
+        An address for NBD clients. With port 0 the system chooses a port, which is printed. \
+        Anyone who can reach the address can read and write all volumes, unless TLS is required. \
+        May be repeated.
         """, isRepeatable: true),
     OptionSpec(
       "control", value: .required(placeholder: "PATH", .path),
       help: """
-        The control socket, for this user and root alone. Default: SOCKET.control after the first \
+        The control socket, for this user and root only. Default: SOCKET.control after the first \
         --socket.
         """),
     OptionSpec(
       "metrics", value: .required(placeholder: "ADDRESS:PORT|PATH", .text),
       help:
-        "Answer GET /metrics there, for Prometheus. A PATH, with a slash in it, is a unix socket."
+        "Answer GET /metrics for Prometheus at this address. A PATH, with a slash, is a unix socket."
     ),
     OptionSpec(
       "until-idle", value: .required(placeholder: "SECONDS", .number(max: 1 << 32)),
       help: """
-        End after so many seconds without a device, a client or a command. Default: stay until told to end.
+        End after this many seconds without a device, a client or a command. Default: never.
         """),
     OptionSpec(
       "connections",
@@ -140,13 +143,13 @@ extension ServeCommand {
           (UInt64(text).map { (1...65_536).contains($0) } ?? false)
             ? nil : "expected a number from 1 to 65536"
         }),
-      help: "NBD clients at a time. Default: 128."),
+      help: "Maximum of NBD clients at a time. Default: 128."),
     OptionSpec(
       "memory", value: .required(placeholder: "MIB", .number(max: 1 << 20)),
       help: """
-        The most memory that the server takes, in MiB: its own, --metadata-cache, and what clients have in \
-        buffers, who wait for what goes beyond. Default: 224 and the cache, which is 256; for more than 128 \
-        connections a quarter of a MiB more for each.
+        The most memory that the server uses, in MiB: its own, --metadata-cache, and buffers of \
+        clients, which wait if there is not enough. Default: 224 plus the cache, which makes 256; \
+        for more than 128 connections a quarter of a MiB more for each.
         """),
   ]
 
@@ -156,7 +159,7 @@ extension ServeCommand {
       value: .required(
         placeholder: "LIST", .list(ThinPoolTarget.Feature.allCases.map(\.rawValue))),
       help: """
-        Features of the pool, separated by commas, as a table of the kernel's has them: \
+        Features of the pool, separated by commas, as in a table line of the kernel: \
         \(ThinPoolTarget.Feature.allCases.map(\.rawValue).joined(separator: ", ")).
         """),
     OptionSpec(
@@ -164,15 +167,15 @@ extension ServeCommand {
       help: "Free data blocks at which the pool raises an event. Default: a twentieth of all."),
     OptionSpec(
       "no-space-timeout", value: .required(placeholder: "SECONDS", .number(max: 1 << 32)),
-      help: "How long a full pool lets writes wait before they fail; 0 is for ever. Default: 60."),
+      help: "How long writes to a full pool wait before they fail; 0 is for ever. Default: 60."),
     OptionSpec(
       "metadata-cache", value: .required(placeholder: "MIB", .number(max: 1 << 20)),
       help: "Metadata to keep in memory, in MiB. Default: 32."),
     OptionSpec(
       "spin", value: .required(placeholder: "MICROSECONDS", .number(max: 1_000_000)),
       help: """
-        How long to look for completed I/O before sleeping, while little is on its way and the \
-        disk answers within that time. It helps on a machine with processors to spare, and costs \
+        How long to poll for completed I/O before sleeping, while few requests are pending and the \
+        disk answers within that time. It helps on a machine with idle processors, and costs \
         throughput on a virtual machine or a busy one: measure before you set it. Default: 0, never.
         """),
   ]
@@ -180,12 +183,12 @@ extension ServeCommand {
   private static let tlsOptions = [
     OptionSpec(
       "tls-certificate", value: .required(placeholder: "FILE", .path),
-      help: "The server's certificate, PEM; with --tls-key. Clients may use TLS then."),
+      help: "The server's certificate, PEM; with --tls-key. Lets clients use TLS."),
     OptionSpec(
       "tls-key", value: .required(placeholder: "FILE", .path), help: "Its private key, PEM."),
     OptionSpec(
       "tls-client-ca", value: .required(placeholder: "FILE", .path),
-      help: "Clients need a certificate signed by one of these."),
+      help: "Require clients to have a certificate signed by one of these."),
     OptionSpec(
       "tls-psk", value: .required(placeholder: "FILE", .path),
       help: "Keys shared with clients, lines of NAME:HEX as psktool writes them.",

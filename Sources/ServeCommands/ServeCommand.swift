@@ -10,7 +10,7 @@ public var serveCommands: [any Command.Type] { [ServeCommand.self] }
 
 /// `dmthin serve`.
 public enum ServeCommand: Command {
-  /// Serves until the process is told to end.
+  /// Serves until a signal ends the process.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let options = try options(arguments) { [unowned console] in console.warning($0) }
@@ -24,7 +24,7 @@ public enum ServeCommand: Command {
     var options = ServeOptions()
     options.source = try source(arguments)
     options.name = arguments.text("name") ?? options.name
-    // They were looked at when the command line was parsed.
+    // They were validated when the command line was parsed.
     options.volumes = arguments.texts("volume").compactMap { try? VolumeSpec($0) }
     options.sockets = arguments.texts("socket")
     options.addresses = arguments.texts("listen")

@@ -2,22 +2,23 @@ import CDMThin
 import DeviceMapper
 import Glibc
 
-/// A connection to the control socket of a server: lines of the control protocol, one by one.
+/// A connection to the control socket of a server, over which lines of the control protocol are
+/// exchanged.
 final class ControlChannel {
-  /// No answer is longer, in bytes, with all that comes before it.
+  /// The longest answer, in bytes, with all lines before it.
   private static let answerBytesMax = 64 << 20
 
-  /// How long to wait for an answer before asking whether the server is still there, in milliseconds.
+  /// How long to wait for an answer before probing whether the server still runs, in milliseconds.
   var patience: Int32 = 30_000
-  /// How long to wait for that answer. One that changes much may take its time over it.
+  /// How long to wait for the answer to a probe. A command with many changes may delay it.
   var probePatience: (query: Int32, change: Int32) = (30_000, 270_000)
 
   private let path: String
   private(set) var descriptor: Int32 = -1
   private var received: [UInt8] = []
-  /// Bytes since the last request was sent.
+  /// The bytes received since the last request was sent.
   private var answerBytes = 0
-  /// It is there to see whether the server answers, and asks no further.
+  /// Whether it is a probe, which only makes the first exchange.
   private var isProbe = false
 
   init(path: String) { self.path = path }
@@ -28,7 +29,7 @@ final class ControlChannel {
 
   /// Whether there is a connection.
   var isConnected: Bool { descriptor >= 0 }
-  /// Whether bytes have been received that are not taken yet.
+  /// Whether there are received bytes that were not read yet.
   var hasBytes: Bool { !received.isEmpty }
 
   private func hangUp() {
@@ -42,7 +43,7 @@ final class ControlChannel {
   private func connect(_ verb: ControlVerb, _ device: String) throws(DeviceMapperError) {
     let fd = dmthin_stream_socket(AF_UNIX)
     var status = fd < 0 ? -1 : dmthin_connect_unix(fd, path)
-    // The server has its hands full.
+    // The server's backlog is full.
     for _ in 0..<50 where status != 0 && fd >= 0 && errno == EAGAIN {
       usleep(100_000)
       status = dmthin_connect_unix(fd, path)
@@ -56,14 +57,14 @@ final class ControlChannel {
         verb.operation, device: device, code: code,
         messages: ["no server answers at \(path): \(String(cString: strerror(code)))"])
     }
-    // Another's server could make believe anything, root as well.
+    // The server of another user could return anything; even root must not trust it.
     guard user == 0 || user == geteuid() else {
       close(fd)
       throw DeviceMapperError(
         verb.operation, device: device, code: EPERM,
         messages: [
           "the server at \(path) is of user \(user), who is neither root nor this user, and is not "
-            + "trusted; run the command as that user if it is the one that you mean"
+            + "trusted; to use it anyway, run the command as that user"
         ])
     }
     descriptor = fd
@@ -71,7 +72,7 @@ final class ControlChannel {
     try greet(verb, device)
   }
 
-  /// The first exchange: a version that both sides speak.
+  /// Makes the first exchange, which selects a version that both sides speak.
   private func greet(_ verb: ControlVerb, _ device: String) throws(DeviceMapperError) {
     answerBytes = 0
     guard send(ControlProtocol.greeting.line, verb), let line = receiveLine(verb) else {
@@ -81,8 +82,8 @@ final class ControlChannel {
       throw DeviceMapperError(
         verb.operation, device: device, code: EPROTONOSUPPORT,
         messages: [
-          "what listens at \(path) hung up at the first line: it is a dmthin serve that is older than "
-            + "this program, or none; use the dmthin that it was started with, or end it and start this one"
+          "the program at \(path) hung up at the first line: it is an older dmthin serve than this program, "
+            + "or none; use the dmthin that it was started with, or end it and start this one"
         ])
     }
     var refusal: DeviceMapperError?
@@ -104,8 +105,8 @@ final class ControlChannel {
 
   // MARK: - Lines
 
-  /// Sends a request; connects where that has to be done.
-  /// - Returns: whether it had to.
+  /// Sends a request; connects first if necessary.
+  /// - Returns: whether it had to connect.
   func send(_ request: ControlMessage, _ verb: ControlVerb, _ device: String)
     throws(DeviceMapperError) -> Bool
   {
@@ -126,7 +127,7 @@ final class ControlChannel {
     return try understood(line, verb, device)
   }
 
-  /// A line that has come already; nil where there is none.
+  /// A line that was already received; nil if there is none.
   func receiveIfThere(_ verb: ControlVerb, _ device: String) throws(DeviceMapperError)
     -> ControlMessage?
   {
@@ -164,7 +165,7 @@ final class ControlChannel {
     }
   }
 
-  /// The next line; nil, with errno set, where none comes. A signal ends nothing but waiting.
+  /// The next line; nil, with errno set, on failure. A signal interrupts only waiting.
   private func receiveLine(_ verb: ControlVerb) -> [UInt8]? {
     var searched = 0
     while true {
@@ -181,7 +182,8 @@ final class ControlChannel {
     }
   }
 
-  /// Takes what has come. Nil where nothing has; false, with errno set, where nothing more will.
+  /// Receives available bytes. Nil if there are none; false, with errno set, if the connection has
+  /// ended.
   private func receiveBytes(_ verb: ControlVerb) -> Bool? {
     guard answerBytes < Self.answerBytesMax else {
       errno = EMSGSIZE
@@ -203,8 +205,9 @@ final class ControlChannel {
 
   // MARK: - Waiting
 
-  /// Waits until there is something to receive; a signal ends that.
-  /// - Returns: false where the time is up; nil stands for ever.
+  /// Waits until there is something to receive, or for a signal.
+  /// - Parameter milliseconds: nil means for ever.
+  /// - Returns: false after the time limit.
   func waitForBytes(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
     if !received.isEmpty { return true }
     let ready = Self.poll(descriptor, POLLIN, milliseconds.map { max(0, $0) } ?? -1)
@@ -212,16 +215,17 @@ final class ControlChannel {
     return ready > 0
   }
 
-  /// Waits until the socket takes or has bytes. That may take long, so that from time to time another
-  /// connection is made, to see whether the server answers at all.
-  /// - Returns: false with errno set: ETIMEDOUT where it does not, EINTR upon a signal that ends waiting.
+  /// Waits until the socket accepts or has bytes. That may take long, so from time to time a second
+  /// connection probes whether the server answers at all.
+  /// - Returns: false with errno set: ETIMEDOUT if it does not answer, EINTR after a signal that
+  ///   interrupts waiting.
   private func wait(for events: Int32, _ verb: ControlVerb) -> Bool {
     while true {
       switch Self.poll(descriptor, events, patience) {
       case 1: return true
       case 0:
         guard !isProbe, isAlive(within: probeLimit(verb)) else {
-          // The answer may have come meanwhile.
+          // The answer may have come in the meantime.
           if Self.poll(descriptor, events, 0) == 1 { return true }
           errno = ETIMEDOUT
           return false
@@ -236,7 +240,7 @@ final class ControlChannel {
     return Glibc.poll(&entry, 1, milliseconds)
   }
 
-  /// Whether the server answers a first line, which takes no time.
+  /// Whether the server answers a first line, which takes it no time.
   private func isAlive(within milliseconds: Int32) -> Bool {
     let probe = ControlChannel(path: path)
     probe.patience = milliseconds
@@ -245,7 +249,7 @@ final class ControlChannel {
       try probe.connect(.version, "")
       return true
     } catch {
-      // A server that takes no more clients has looked at this one.
+      // A server that has too many clients has at least answered this one.
       return error.code != ETIMEDOUT && error.code != EAGAIN
     }
   }
@@ -256,10 +260,10 @@ final class ControlChannel {
 
   // MARK: - Errors
 
-  /// Hangs up after `code`, which is the error that is returned.
+  /// Closes the connection after the error `code`, and returns the error to throw.
   private func lost(_ verb: ControlVerb, _ device: String, _ code: Int32) -> DeviceMapperError {
     hangUp()
-    // A signal while waiting is what the caller waits for too.
+    // The caller waits for a signal too.
     let messages = code == EINTR ? [] : [sentence(verb, code)]
     return DeviceMapperError(verb.operation, device: device, code: code, messages: messages)
   }
@@ -271,15 +275,15 @@ final class ControlChannel {
     let seconds = (patience + probeLimit(verb)) / 1000
     let advice =
       verb.isQuery
-      ? "try again" : "whether it has done what was asked is not known: look before you try again"
-    return "what listens at \(path) has given no sign of life for \(seconds) seconds; \(advice)"
+      ? "try again" : "whether the command was executed is unknown: check before you try again"
+    return "the program at \(path) has not answered for \(seconds) seconds; \(advice)"
   }
 
-  /// What was received makes no sense: hangs up.
+  /// Closes the connection after a malformed answer, and returns the error to throw.
   func malformed(_ verb: ControlVerb, _ device: String) -> DeviceMapperError {
     hangUp()
     return DeviceMapperError(
       verb.operation, device: device, code: EPROTO,
-      messages: ["what answers at \(path) is no dmthin serve"])
+      messages: ["the program at \(path) is not dmthin serve"])
   }
 }

@@ -1,10 +1,10 @@
 public import DeviceMapper
 
-// What of the device-mapper stands in lines of the control protocol.
+// Fields of the control protocol for device-mapper's types.
 extension ControlMessage {
   // MARK: - Devices
 
-  /// Adds how a device is named: `device=name:vms`, `device=uuid:...`, `device=number:254:0`.
+  /// Adds a device reference: `device=name:vms`, `device=uuid:...`, `device=number:254:0`.
   public mutating func put(_ reference: DeviceReference) {
     switch reference {
     case .name(let name): put("device", "name:\(name)")
@@ -13,7 +13,7 @@ extension ControlMessage {
     }
   }
 
-  /// How a device is named.
+  /// Reads a device reference.
   public func reference() throws(Malformed) -> DeviceReference {
     let text = try text("device")
     let colon = text.firstIndex(of: ":") ?? text.endIndex
@@ -29,7 +29,7 @@ extension ControlMessage {
   /// Adds the number of a device, `MAJOR:MINOR`.
   public mutating func put(_ name: String, _ number: DeviceNumber) { put(name, "\(number)") }
 
-  /// The number of a device.
+  /// Reads the number of a device.
   public func deviceNumber(_ name: String) throws(Malformed) -> DeviceNumber {
     try Self.deviceNumber(try text(name))
   }
@@ -58,7 +58,7 @@ extension ControlMessage {
     put("internally_suspended", if: info.isInternallySuspended)
   }
 
-  /// A device's state.
+  /// Reads a device's state.
   public func info() throws(Malformed) -> DeviceInfo {
     var info = DeviceInfo(
       name: try text("name"), uuid: try textIfThere("uuid") ?? "",
@@ -77,14 +77,14 @@ extension ControlMessage {
 
   // MARK: - Tables
 
-  /// Adds a table or a status, a field `line` for each target: `line=0 2048 linear 8:1 0`.
+  /// Adds a table or a status, with a field `line` for each target: `line=0 2048 linear 8:1 0`.
   public mutating func put(_ lines: [TableLine]) {
     for line in lines {
       put("line", "\(line.start) \(line.length) \(line.type) \(line.parameters)")
     }
   }
 
-  /// A table or a status.
+  /// Reads a table or a status.
   public func lines() throws(Malformed) -> [TableLine] {
     var lines: [TableLine] = []
     for field in fields where field.name == "line" {
@@ -102,7 +102,7 @@ extension ControlMessage {
 
   // MARK: - Errors
 
-  /// The answer that a failed command gets.
+  /// The answer to a failed command.
   public init(_ error: DeviceMapperError) {
     self.init("error")
     put("operation", error.operation.rawValue)
@@ -111,12 +111,12 @@ extension ControlMessage {
     for message in error.messages { put("message", message) }
   }
 
-  /// The error that an answer tells.
-  /// - Parameter operation: what was asked, where the answer does not say it.
+  /// Reads the error in an answer.
+  /// - Parameter operation: the requested operation, used if the answer does not have it.
   public func error(_ operation: DeviceMapperError.Operation) throws(Malformed)
     -> DeviceMapperError
   {
-    // A newer server may have operations that are not known here.
+    // A newer server may have operations that this program does not know.
     let told = try textIfThere("operation").flatMap { DeviceMapperError.Operation(rawValue: $0) }
     return DeviceMapperError(
       told ?? operation, device: try textIfThere("device") ?? "", code: try number("code"),

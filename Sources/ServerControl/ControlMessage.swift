@@ -1,12 +1,13 @@
-/// A line of the control protocol: a word, then fields `name=value`, with tabs between them. A backslash
-/// stands before a backslash, and before `t` and `n` for a tab and a newline.
+/// A line of the control protocol: a word, then fields `name=value`, separated by tabs. A backslash
+/// is written `\\`, a tab `\t`, and a newline `
+/// `.
 ///
-/// A field that is not known is skipped by whoever reads the line, so that a newer program may say more. A
-/// field that stands more than once is a list.
+/// Readers skip an unknown field, so that a newer program can send more. A repeated field is a
+/// list.
 public struct ControlMessage: Equatable, Sendable {
-  /// What is wrong with a line.
+  /// A malformed line.
   public struct Malformed: Error, Equatable, Sendable, CustomStringConvertible {
-    /// What was expected and found, in a sentence.
+    /// A sentence about what was expected and found.
     public let description: String
 
     init(_ description: String) { self.description = description }
@@ -20,46 +21,48 @@ public struct ControlMessage: Equatable, Sendable {
     public let value: String
   }
 
-  /// Requests are no longer than this, in bytes.
+  /// The longest request, in bytes.
   public static let requestBytesMax = 1 << 20
-  /// Fields of a line are no more than this.
+  /// The most fields of a line.
   public static let fieldsMax = 1 << 16
-  /// Bytes of a word, and of a name, are no more than this.
+  /// The most bytes of a word, and of a name.
   static let nameBytesMax = 32
-  /// What a line ends with: a newline.
+  /// The end of a line: a newline.
   public static let lineEnd = UInt8(ascii: "\n")
 
-  /// What the line is: a verb, or the kind of an answer.
+  /// The verb of a request, or the kind of an answer.
   public let word: String
-  /// The fields in their order.
+  /// The fields in order.
   public private(set) var fields: [Field] = []
 
   /// A line without fields.
   public init(_ word: String) { self.word = word }
 
-  /// Understands a line, without its newline.
-  /// - Throws: `Malformed` where it has no word, a field without a name, too many fields, something else
-  ///   that is escaped, or what is not UTF-8.
+  /// Parses a line, without its newline.
+  /// - Throws: `Malformed` if it has no word, a field without a name, too many fields, an unknown
+  ///   escape, or bytes that are not UTF-8.
   public init(line: some Sequence<UInt8>) throws(Malformed) {
     var word: String?
     var fields: [Field] = []
     var bytes: [UInt8] = []
-    /// Where the name of the field ends.
+    /// The end of the field's name.
     var equals: Int?
     var isEscaped = false
     func end() throws(Malformed) {
       if word == nil {
-        guard Self.isName(bytes[...]) else { throw Malformed("a line begins with a word") }
+        guard Self.isName(bytes[...]) else {
+          throw Malformed("expected a word at the beginning of the line")
+        }
         word = String(decoding: bytes, as: UTF8.self)
       } else {
         guard let equals, Self.isName(bytes[..<equals]) else {
-          throw Malformed("a field has the form name=value")
+          throw Malformed("expected a field of the form name=value")
         }
         guard let value = String(validating: bytes[(equals + 1)...], as: UTF8.self) else {
-          throw Malformed("a field is text in UTF-8")
+          throw Malformed("expected a field in UTF-8")
         }
         guard fields.count < Self.fieldsMax else {
-          throw Malformed("a line has \(Self.fieldsMax) fields at most")
+          throw Malformed("expected at most \(Self.fieldsMax) fields")
         }
         fields.append(
           Field(name: String(decoding: bytes[..<equals], as: UTF8.self), value: value))
@@ -73,7 +76,7 @@ public struct ControlMessage: Equatable, Sendable {
         case UInt8(ascii: "t"): bytes.append(9)
         case UInt8(ascii: "n"): bytes.append(10)
         case UInt8(ascii: "\\"): bytes.append(byte)
-        default: throw Malformed("a backslash stands before another, before t or n")
+        default: throw Malformed("expected a backslash, t or n after a backslash")
         }
         isEscaped = false
       } else if byte == UInt8(ascii: "\\") {
@@ -85,7 +88,7 @@ public struct ControlMessage: Equatable, Sendable {
         bytes.append(byte)
       }
     }
-    guard !isEscaped else { throw Malformed("a line ends in the midst of a field") }
+    guard !isEscaped else { throw Malformed("the line ends inside an escape") }
     try end()
     self.word = word ?? ""
     self.fields = fields
@@ -99,7 +102,7 @@ public struct ControlMessage: Equatable, Sendable {
       }
   }
 
-  /// The most memory that it takes to understand a line, in bytes.
+  /// The most memory needed to parse a line, in bytes.
   public static func memoryBytes(of line: some Sequence<UInt8>) -> Int {
     // A field is two texts with their bytes on the heap, in an array that grows by doubling.
     line.reduce(256) { $0 + ($1 == 9 ? 2 * MemoryLayout<Field>.stride + 96 : 2) }
@@ -132,12 +135,12 @@ public struct ControlMessage: Equatable, Sendable {
     fields.append(Field(name: name, value: text))
   }
 
-  /// Adds a number, unless there is none.
+  /// Adds a number; nil adds nothing.
   public mutating func put(_ name: String, _ number: (some BinaryInteger)?) {
     if let number { put(name, "\(number)") }
   }
 
-  /// Adds a field that says yes; no is said by leaving it out.
+  /// Adds a field for true; false is expressed by leaving it out.
   public mutating func put(_ name: String, if flag: Bool) {
     if flag { put(name, "1") }
   }
@@ -147,18 +150,18 @@ public struct ControlMessage: Equatable, Sendable {
     fields.lazy.filter { $0.name == name }.map(\.value)
   }
 
-  /// The value of a field; nil where it does not stand there.
-  /// - Throws: where it stands there more than once.
+  /// The value of a field; nil if it is missing.
+  /// - Throws: if it occurs more than once.
   public func textIfThere(_ name: String) throws(Malformed) -> String? {
     var found: String?
     for field in fields where field.name == name {
-      guard found == nil else { throw Malformed("the field '\(name)' stands there twice") }
+      guard found == nil else { throw Malformed("the field '\(name)' occurs twice") }
       found = field.value
     }
     return found
   }
 
-  /// The value of a field that has to be there.
+  /// The value of a required field.
   public func text(_ name: String) throws(Malformed) -> String {
     guard let text = try textIfThere(name) else {
       throw Malformed("the field '\(name)' is missing")
@@ -166,7 +169,7 @@ public struct ControlMessage: Equatable, Sendable {
     return text
   }
 
-  /// A number; nil where the field does not stand there.
+  /// A number; nil if the field is missing.
   public func numberIfThere<Value: FixedWidthInteger>(
     _ name: String, _ type: Value.Type = Value.self
   ) throws(Malformed) -> Value? {
@@ -177,7 +180,7 @@ public struct ControlMessage: Equatable, Sendable {
     return number
   }
 
-  /// A number that has to be there.
+  /// A required number.
   public func number<Value: FixedWidthInteger>(
     _ name: String, _ type: Value.Type = Value.self
   ) throws(Malformed) -> Value {
@@ -187,7 +190,7 @@ public struct ControlMessage: Equatable, Sendable {
     return number
   }
 
-  /// A yes or no, which is no where the field does not stand there.
+  /// A flag; false if the field is missing.
   public func flag(_ name: String) throws(Malformed) -> Bool {
     switch try textIfThere(name) {
     case nil, "0": return false

@@ -1,29 +1,29 @@
 public import DeviceMapper
 import Glibc
 
-/// What a request asks for: its word.
+/// The verb of a request: its word.
 public enum ControlVerb: String, CaseIterable, Sendable {
   case create, reload, clear, suspend, resume, remove, rename, message
   case removeAll = "remove_all"
   case setUUID = "set_uuid"
   case info, status, table, list, targets, version, wait
   case dependencies = "deps"
-  /// The path by which a device below a table was opened.
+  /// The path by which a device used by a table was opened.
   case path
-  /// What NBD clients can connect to.
+  /// The NBD addresses of the server.
   case listeners
-  /// To be told of events, on the same connection, from now on.
+  /// Subscribes this connection to events.
   case subscribe
 }
 
-/// The first exchange on a control socket, in which both sides find a version that they share.
+/// The first exchange on a control socket, which selects a version that both sides speak.
 ///
-/// Version 1 had none: its lines were fields without names. It is refused in its own form, so that programs
-/// of then can tell their users why.
+/// Version 1 had none: its lines were fields without names. It is refused in its own format, so
+/// that its programs can tell their users why.
 public enum ControlProtocol {
   /// Versions that this program speaks, ascending.
   public static let versions: [UInt32] = [2]
-  /// The word of the first line, of either side.
+  /// The first word of both sides.
   public static let hello = "hello"
 
   /// The client's first line.
@@ -33,15 +33,15 @@ public enum ControlProtocol {
     return message
   }
 
-  /// What a server makes of a client's first line.
+  /// The server's response to a client's first line.
   public enum Reception: Equatable, Sendable {
-    /// Both speak a version; the line to answer with.
+    /// Both sides share a version; the line to answer with.
     case accepted(ControlMessage)
-    /// They do not; the last line to answer with, newline included.
+    /// They share none; the last line to send, newline included.
     case refused([UInt8])
   }
 
-  /// Answers a client's first line, which is given without its newline.
+  /// Answers a client's first line, passed without its newline.
   public static func receive(_ line: some Sequence<UInt8>) -> Reception {
     guard let message = try? ControlMessage(line: line), message.word == hello else {
       return .refused(refusalOfVersionOne)
@@ -61,7 +61,7 @@ public enum ControlProtocol {
     return .accepted(answer)
   }
 
-  /// An answer to nothing that was asked: why the server hangs up.
+  /// The line that explains why the server closes the connection.
   public static func refusal(_ code: Int32, _ sentence: String) -> ControlMessage {
     var message = ControlMessage("error")
     message.put("code", code)
@@ -69,7 +69,7 @@ public enum ControlProtocol {
     return message
   }
 
-  /// What a program that speaks version 1 understands: word, operation, device, number, message.
+  /// A refusal that version 1 understands: word, operation, device, number, message.
   static var refusalOfVersionOne: [UInt8] {
     let sentence =
       "this server speaks version \(versions.last ?? 0) of the control protocol, and this program an "
@@ -78,40 +78,40 @@ public enum ControlProtocol {
   }
 }
 
-/// Something that a server tells the clients that have subscribed.
+/// An event that a server sends to clients that have subscribed.
 public struct ControlEvent: Equatable, Sendable {
-  /// What happened to a device.
+  /// The kind of event.
   public enum What: String, Sendable {
     /// Its target raised an event: a pool has changed its mode, or runs low on space.
     case event
     case created, removed, renamed, suspended, resumed
-    /// Another table waits for its resume.
+    /// A new table is in the inactive slot.
     case reloaded
-    /// The table that waited was dropped.
+    /// The inactive table was dropped.
     case cleared
-    /// Events came faster than they were read, and some are left out: look at everything.
+    /// Events came faster than they were read, and some were dropped: query everything again.
     case lost
   }
 
-  /// What happened.
+  /// The kind of event.
   public var what: What
-  /// The device's name; empty where events were lost.
+  /// The device's name; empty if events were lost.
   public var name: String
   /// The device's number.
   public var number: DeviceNumber?
   /// The device's event number.
   public var eventNumber: UInt32?
-  /// The status of the device's targets, upon an event of theirs.
+  /// The status of the device's targets, for an event of a target.
   public var status: [TableLine] = []
 
-  /// An event of which no more is known.
+  /// An event without further facts.
   public init(_ what: What, name: String = "", number: DeviceNumber? = nil) {
     self.what = what
     self.name = name
     self.number = number
   }
 
-  /// The line that tells it.
+  /// The line for this event.
   public var message: ControlMessage {
     var message = ControlMessage("event")
     message.put("what", what.rawValue)
@@ -122,7 +122,7 @@ public struct ControlEvent: Equatable, Sendable {
     return message
   }
 
-  /// The event that a line tells; nil where a newer server tells what is not known here.
+  /// Parses a line; nil for an event of a newer server.
   public init?(_ message: ControlMessage) throws(ControlMessage.Malformed) {
     guard let what = What(rawValue: try message.text("what")) else { return nil }
     self.init(what, name: try message.textIfThere("name") ?? "")

@@ -1,12 +1,12 @@
 import Glibc
 
-/// Bytes on their way out by a socket that may not take them all at once.
+/// A buffer of bytes to send on a socket that may not accept them all at once.
 public struct OutgoingBytes {
-  /// What has become of them.
+  /// The result of sending.
   public enum Progress: Sendable {
     /// There is nothing left to send.
     case done
-    /// The socket takes no more for now.
+    /// The socket accepts no more for now.
     case waits
     /// The other side has gone, or the socket has failed; errno says how.
     case failed
@@ -15,19 +15,19 @@ public struct OutgoingBytes {
   private var bytes: [UInt8]
   private var sent = 0
 
-  /// Bytes of which none is sent yet.
+  /// Bytes to send.
   public init(_ bytes: [UInt8] = []) { self.bytes = bytes }
 
   /// Whether there is nothing left to send.
   public var isEmpty: Bool { bytes.isEmpty }
 
-  /// Bytes that are kept until all of them are sent.
+  /// The bytes kept until all of them are sent.
   public var count: Int { bytes.count }
 
-  /// Bytes that are still to be sent.
+  /// The bytes still to be sent.
   public var left: Int { bytes.count - sent }
 
-  /// Adds bytes to those that are still to be sent.
+  /// Appends bytes.
   public mutating func append(_ more: [UInt8]) {
     if sent > 0 {
       bytes.removeFirst(sent)
@@ -36,7 +36,7 @@ public struct OutgoingBytes {
     if bytes.isEmpty { bytes = more } else { bytes += more }
   }
 
-  /// Sends as much as `socket` takes.
+  /// Sends as much as `socket` accepts.
   public mutating func send(to socket: Int32) -> Progress {
     while sent < bytes.count {
       let n = bytes.withUnsafeBytes { raw in

@@ -1,19 +1,19 @@
 public import BlockIO
 import Glibc
 
-/// The folder in which servers are found without being told where: `control` is the control socket of a
-/// server for all pools, `NAME/control` that of a server with a folder of its own.
+/// The folder in which running servers are found: `control` is the control socket of a server for
+/// all pools, `NAME/control` that of a server with its own folder.
 ///
-/// It is used only where nobody else may write: what answers there is obeyed.
+/// It is used only if no other user may write to it, because a program trusts the server there.
 public struct ServerFolder: Sendable {
   /// Its path.
   public let path: String
 
-  /// A folder, which need not be there.
+  /// A folder, which may be missing.
   public init(_ path: String) { self.path = path }
 
-  /// What `DMTHIN_RUN` says, for root /run/dmthin, and for other users `dmthin` of `XDG_RUNTIME_DIR`. Nil
-  /// where none of these is known.
+  /// The default: `DMTHIN_RUN`, /run/dmthin for root, and `dmthin` in `XDG_RUNTIME_DIR` for other
+  /// users. Nil if none of these is known.
   public static var usual: ServerFolder? {
     func variable(_ name: String) -> String? {
       getenv(name).map { String(cString: $0) }.flatMap { $0.hasPrefix("/") ? $0 : nil }
@@ -26,8 +26,8 @@ public struct ServerFolder: Sendable {
   /// The control socket of a server for all pools.
   public var commonControl: String { "\(path)/control" }
 
-  /// Control sockets that are there, ascending; a server need not listen there any more.
-  /// - Throws: where others may write to the folder.
+  /// The control sockets in the folder, ascending. A server may no longer listen there.
+  /// - Throws: if other users may write to the folder.
   public func controls() throws(TrustedFolder.Fault) -> [String] {
     let folder: TrustedFolder
     do throws(TrustedFolder.Fault) {
@@ -52,9 +52,9 @@ public struct ServerFolder: Sendable {
     return found
   }
 
-  /// The folder of the server that is started for one pool.
+  /// The folder of a server that is started for one pool.
   public func ownFolder(pool: String) -> String {
-    // A socket's path has 108 bytes at most.
+    // A socket's path has at most 108 bytes.
     let isPlain = pool.utf8.count <= 48 && !pool.hasPrefix(".")
     let digest = pool.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) {
       ($0 ^ UInt64($1)) &* 0x100_0000_01b3

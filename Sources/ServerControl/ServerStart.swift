@@ -9,28 +9,28 @@ public struct StartedServer {
   /// Its control socket.
   public let control: String
 
-  /// Why a server does not come up.
+  /// Why a server did not start.
   public struct Failure: Error, CustomStringConvertible {
-    /// A sentence, and what the server said.
+    /// A sentence, followed by the server's output.
     public let description: String
   }
 
-  /// How long a server may take to come up, in milliseconds.
+  /// How long a server may take to start, in milliseconds.
   private static let patience = 60_000
-  /// How long it stays without a device, a client or a command, in seconds.
+  /// How long it runs without a device, a client or a command, in seconds.
   private static let idleSeconds = 2
 
-  /// Starts a server without a pool, and waits until it takes commands. Its sockets are `control` and `nbd`
-  /// in `folder`, what it says goes to the file `log` there. It ends by itself when it has been without
-  /// devices, clients and commands for two seconds.
+  /// Starts a server without a pool, and waits until it accepts commands. Its sockets are `control`
+  /// and `nbd` in `folder`, and its output goes to the file `log` there. It ends after two seconds
+  /// without devices, clients and commands.
   /// - Parameters:
   ///   - program: the path of `dmthin`.
-  ///   - folder: made where it is missing, with the one that it is in.
+  ///   - folder: created if missing, together with its parent.
   public init(program: String, folder: String) throws(Failure) {
     control = "\(folder)/control"
     let log: Int32
     do throws(TrustedFolder.Fault) {
-      // A server that is just ending removes its own: this is another file.
+      // A server that is just ending removes its own log, which is another file.
       let folder = try TrustedFolder.made(folder)
       folder.remove("log")
       log = try folder.openFile("log", O_RDWR | O_CREAT | O_EXCL)
@@ -38,7 +38,7 @@ public struct StartedServer {
       throw Failure(description: "cannot start a server: \(error)")
     }
     defer { close(log) }
-    // Through a link like /proc/self/exe the process would have the link's name.
+    // Started through a link like /proc/self/exe, the process would have the link's name.
     let full = realpath(program, nil)
     defer { free(full) }
     let words = [
@@ -67,18 +67,18 @@ public struct StartedServer {
       }
       var status: Int32 = 0
       if waitpid(process, &status, WNOHANG) == process {
-        throw Failure(description: "the server that was started has ended\(said(log))")
+        throw Failure(description: "the new server has ended\(said(log))")
       }
       usleep(UInt32(step * 1000))
     }
     end()
     throw Failure(
       description:
-        "the server that was started takes no commands after \(Self.patience / 1000) seconds"
+        "the new server accepts no commands after \(Self.patience / 1000) seconds"
         + said(log))
   }
 
-  /// What it has said so far, to follow a sentence.
+  /// The server's output so far, as the end of a sentence.
   private func said(_ log: Int32) -> String {
     let text = (try? WholeFile.bytes(of: log, path: "log", upTo: 1 << 16)).map {
       String(decoding: $0, as: UTF8.self)
@@ -87,8 +87,8 @@ public struct StartedServer {
     return lines.isEmpty ? "" : ":\n  \(lines)"
   }
 
-  /// Removes the file that such a server says everything to, once it has ended well. For a server that was
-  /// started otherwise, nothing is done. The folder stays: the next server may be starting in it.
+  /// Removes the log of a server that was started by `init`, once it has ended well. Does nothing
+  /// for any other server. The folder stays, because the next server may be starting in it.
   /// - Parameter control: its control socket.
   public static func removeLog(control: String) {
     guard let slash = control.lastIndex(of: "/") else { return }
@@ -99,6 +99,6 @@ public struct StartedServer {
     folder.remove("log")
   }
 
-  /// Ends it again; it is still empty.
+  /// Ends the server, which has no devices yet.
   public func end() { kill(process, SIGTERM) }
 }

@@ -1,15 +1,15 @@
 public import DeviceMapper
 import Glibc
 
-/// A running `dmthin serve`, by its control socket.
+/// A client of a running `dmthin serve`, over its control socket.
 public final class UserspaceClient: DeviceMapperBackend {
-  /// How commands are carried out; none of it matters to a server.
+  /// Settings of the backend; a server ignores them.
   public var settings = BackendSettings()
-  /// Told what went wrong in a command that went on all the same.
+  /// Prints a warning about a command that succeeded.
   public var warn: (String) -> Void = { _ in }
-  /// Told how far a command is that takes long: a title, steps done, and steps in all (0 where unknown).
+  /// Reports the progress of a long command: a title, steps done, and the total (0 if unknown).
   public var progress: (String, UInt64, UInt64) -> Void = { _, _, _ in }
-  /// There is none.
+  /// Nil: there is no library.
   public var libraryVersion: String? { nil }
 
   let channel: ControlChannel
@@ -19,7 +19,7 @@ public final class UserspaceClient: DeviceMapperBackend {
   /// A client of the server whose control socket is at `path`; it connects with the first command.
   public init(path: String) { channel = ControlChannel(path: path) }
 
-  // MARK: - Talking
+  // MARK: - Requests
 
   /// An answer, with the items that came before it.
   private struct Answer {
@@ -27,7 +27,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     var items: [ControlMessage] = []
   }
 
-  /// Sends a request, and gives its answer; nil where the device does not exist.
+  /// Sends a request and returns its answer; nil if the device does not exist.
   private func ask(
     _ verb: ControlVerb, _ device: String, _ build: (inout ControlMessage) -> Void = { _ in }
   ) throws(DeviceMapperError) -> Answer? {
@@ -41,7 +41,7 @@ public final class UserspaceClient: DeviceMapperBackend {
       let message = try channel.receive(verb, device)
       var failure: DeviceMapperError?
       do throws(ControlMessage.Malformed) {
-        // Nothing else is under way, so that an answer without an id is this one's.
+        // There is only one request at a time, so an answer without an id belongs to it.
         let isForThis = try message.numberIfThere("id", UInt64.self).map { $0 == lastID } ?? true
         switch message.word {
         case "ok" where isForThis: return Answer(message: message, items: items)
@@ -53,7 +53,7 @@ public final class UserspaceClient: DeviceMapperBackend {
             try message.numberIfThere("total") ?? 0)
         case "event": try take(message)
         case "error" where isForThis: failure = try message.error(verb.operation)
-        // What a newer server says beyond.
+        // Sent by a newer server.
         default: continue
         }
       } catch {
@@ -63,7 +63,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// Reads with `body` what an answer says.
+  /// Parses an answer with `body`.
   private func read<Value>(
     _ answer: Answer, _ verb: ControlVerb, _ device: String,
     _ body: (Answer) throws(ControlMessage.Malformed) -> Value
@@ -77,7 +77,7 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   // MARK: - Commands
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     _ = try ask(.create, "\(request.name) \(request.uuid ?? "")") { message in
       message.put("name", request.name)
@@ -90,7 +90,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   {
@@ -101,12 +101,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
     _ = try ask(.clear, "\(device) ") { $0.put(device) }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
     throws(DeviceMapperError)
   {
@@ -116,7 +116,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
     throws(DeviceMapperError)
   {
@@ -126,7 +126,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
     throws(DeviceMapperError)
   {
@@ -144,12 +144,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
     _ = try ask(.removeAll, "") { $0.put("deferred", if: deferred) }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
     _ = try ask(.rename, "\(device) ") { message in
       message.put(device)
@@ -157,7 +157,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     _ = try ask(.setUUID, "\(device) ") { message in
       message.put(device)
@@ -165,7 +165,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
   {
@@ -179,7 +179,7 @@ public final class UserspaceClient: DeviceMapperBackend {
 
   // MARK: - Queries
 
-  /// Asks about a device.
+  /// Queries a device.
   private func query<Value>(
     _ verb: ControlVerb, _ device: DeviceReference, _ options: QueryOptions,
     eventNumber: UInt32? = nil,
@@ -196,7 +196,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func info(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceInfo?
   {
@@ -205,7 +205,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func status(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -214,7 +214,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func table(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -223,7 +223,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -233,7 +233,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func dependencies(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceDependencies?
   {
@@ -246,7 +246,7 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] {
     guard let answer = try ask(.list, "") else { return [] }
     return try read(answer, .list, "") { answer throws(ControlMessage.Malformed) in
@@ -258,12 +258,12 @@ public final class UserspaceClient: DeviceMapperBackend {
             eventNumber: try item.number("event_number"),
             uuid: try item.textIfThere("uuid") ?? ""))
       }
-      // The server tells them as it finds them.
+      // The server lists them unsorted.
       return entries.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func targets() throws(DeviceMapperError) -> [TargetVersion] {
     guard let answer = try ask(.targets, "") else { return [] }
     return try read(answer, .targets, "") { answer throws(ControlMessage.Malformed) in
@@ -278,12 +278,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
     try targets().first { $0.name == type }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func driverVersion() throws(DeviceMapperError) -> String {
     guard let answer = try ask(.version, "") else { return "" }
     return try read(answer, .version, "") { answer throws(ControlMessage.Malformed) in
@@ -291,21 +291,21 @@ public final class UserspaceClient: DeviceMapperBackend {
     }
   }
 
-  /// What NBD clients can connect to: paths of unix sockets, and addresses with ports.
+  /// The NBD addresses of the server: paths of unix sockets, and addresses with ports.
   public func listeners() throws(DeviceMapperError) -> [String] {
     try ask(.listeners, "")?.message.all("listener") ?? []
   }
 
-  /// There are no nodes.
+  /// Does nothing, because there are no nodes.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
     let info = try? self.info(.number(number), [])
     return info.map { prefersMapped ? $0.name : "dm-\(number.minor)" }
   }
 
-  /// The path by which the server opened a device or file below a table.
+  /// The path by which the server opened a device or file used by a table.
   public func path(of number: DeviceNumber) -> String? {
     let answer = try? ask(.path, "\(number) ") { message in
       message.put("number", number)
@@ -313,12 +313,12 @@ public final class UserspaceClient: DeviceMapperBackend {
     return answer?.message.all("path").first
   }
 
-  /// Files serve as well as devices.
+  /// Files are accepted like devices.
   public var takesFiles: Bool { true }
 
   // MARK: - Events
 
-  /// Events that were told and not taken yet; the oldest are left out where they are many.
+  /// Events that were received and not taken yet. The oldest are dropped if there are too many.
   private var events: [ControlEvent] = []
   private static let eventsMax = 4096
 
@@ -331,15 +331,15 @@ public final class UserspaceClient: DeviceMapperBackend {
     events.append(event)
   }
 
-  /// Has the server tell events on this connection from now on.
+  /// Subscribes this connection to events.
   public func subscribe() throws(DeviceMapperError) {
     if isSubscribed && channel.isConnected { return }
     _ = try ask(.subscribe, "")
     isSubscribed = true
   }
 
-  /// What the server has told since the last call, in order; it does not wait. Where the server has gone,
-  /// that is an error once everything before was taken.
+  /// The events received since the last call, in order. Does not wait. If the server has gone, it
+  /// throws after all earlier events were taken.
   public func takeEvents() throws(DeviceMapperError) -> [ControlEvent] {
     do throws(DeviceMapperError) {
       while let message = try channel.receiveIfThere(.wait, "") {
@@ -359,27 +359,27 @@ public final class UserspaceClient: DeviceMapperBackend {
 }
 
 extension UserspaceClient: DeviceEventSource {
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public func armEvents() throws(DeviceMapperError) {
     try subscribe()
-    // What came before now does not count.
+    // Earlier events do not count.
     _ = try takeEvents()
   }
 
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
     if !events.isEmpty { return true }
     return try channel.waitForBytes(milliseconds: milliseconds)
   }
 
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public var eventDescriptor: Int32 { channel.descriptor }
-  /// As `DeviceEventSource` says.
+  /// See `DeviceEventSource`.
   public var hasEvents: Bool { !events.isEmpty || channel.hasBytes }
 }
 
 extension ControlVerb {
-  /// Whether it changes nothing.
+  /// Whether the verb changes nothing.
   var isQuery: Bool {
     switch self {
     case .info, .status, .table, .list, .targets, .version, .dependencies, .path, .listeners, .wait,
@@ -389,10 +389,10 @@ extension ControlVerb {
     }
   }
 
-  /// Whether it waits for an event, which a signal ends.
+  /// Whether the verb waits for an event, so that a signal interrupts it.
   var waits: Bool { self == .wait }
 
-  /// What messages call it.
+  /// Its name in messages.
   var operation: DeviceMapperError.Operation {
     switch self {
     case .create: .create

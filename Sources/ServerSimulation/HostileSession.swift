@@ -1,17 +1,17 @@
 import DataPath
 import Simulation
 
-/// A session of the NBD protocol as a client might hold it, changed at random so that it may not make
-/// sense any more.
+/// A session of the NBD protocol as a client might send it, with random changes that may make it
+/// invalid.
 public struct HostileSession {
-  /// What the client sends, in these pieces.
+  /// The pieces that the client sends.
   public private(set) var pieces: [[UInt8]] = []
-  /// Options and requests in it.
+  /// The number of options and requests in it.
   public private(set) var messages = 0
   private var random: SplitMix64
   private let exportBytes: UInt64
 
-  /// A session with an export of `exportBytes` bytes; the seed says which.
+  /// A session with an export of `exportBytes` bytes, made from the seed.
   public init(seed: UInt64, exportBytes: UInt64, export: String) {
     random = SplitMix64(seed: seed)
     self.exportBytes = exportBytes
@@ -75,7 +75,7 @@ public struct HostileSession {
       parts[index].insert(contentsOf: noise(count), at: at)
     case 4: parts.insert(parts[below(parts.count)], at: index)
     default:
-      // A number where it hurts: lengths and offsets.
+      // A number that tends to cause errors in lengths and offsets.
       let number = NBDClient.big(pick([0, 1, 511, .max, .max - 511, 1 << 31, 1 << 25] as [UInt32]))
       parts[index].replaceSubrange(at..<min(at + 4, parts[index].count), with: number)
     }

@@ -2,36 +2,37 @@ public import DataPath
 import Glibc
 import Simulation
 
-/// A destination in memory: allocated by blocks of 4 KiB, with faults, and with requests that end in
-/// an order of chance.
+/// A destination in memory, allocated in blocks of 4 KiB. It can inject faults, and can complete
+/// requests in random order.
 public final class MemoryDestination: BlockDestination {
   private static let blockBytes = 4096
 
-  /// What it holds; holes are zeros.
+  /// Its content; holes are zeros.
   public private(set) var bytes: [UInt8]
   private var allocated: [Bool]
   private var held: [RequestPointer] = []
   private var random: SplitMix64?
   private lazy var timer = LoopTimer { [unowned self] in self.letGo() }
 
-  /// The error number that a request ends with, 0 for none; it has no effect otherwise.
+  /// The error number with which a request ends, 0 for none. A request that fails has no other
+  /// effect.
   public var fault: (RequestPointer) -> Int32 = { _ in 0 }
-  /// Whether requests wait until `letGo`.
+  /// Whether requests wait until `letGo` is called.
   public var holds = false
-  /// Whether it says that nothing may be written.
+  /// Whether it reports that it is read-only.
   public var readOnly = false
   /// Its logical block size.
   public var sectorBytes = 512
-  /// Whether `writeZeroes` is taken.
+  /// Whether `writeZeroes` is supported.
   public var takesZeroes = true
-  /// Whether it says that zeroing is fast.
+  /// Whether it reports that zeroing is fast.
   public var isFastAtZeroes = false
-  /// Flushes done.
+  /// The number of flushes.
   public private(set) var flushes = 0
   /// The flags of the last write.
   public private(set) var lastFlags: BlockFlags = []
 
-  /// `byteCount` bytes of nothing. With a seed, requests end in another order than they came.
+  /// `byteCount` zero bytes. With a seed, requests complete in random order.
   public init(_ loop: EventLoop, byteCount: Int, seed: UInt64? = nil) {
     bytes = [UInt8](repeating: 0, count: byteCount)
     allocated = [Bool](
@@ -46,7 +47,7 @@ public final class MemoryDestination: BlockDestination {
   public override var isReadOnly: Bool { readOnly }
   public override var zeroesFast: Bool { isFastAtZeroes }
 
-  /// Adds zeros at the end.
+  /// Appends zeros.
   public func grow(to count: Int) {
     bytes.append(contentsOf: repeatElement(0, count: count - bytes.count))
     let blocks = (count + Self.blockBytes - 1) / Self.blockBytes
@@ -65,7 +66,7 @@ public final class MemoryDestination: BlockDestination {
     if !holds, !timer.isSet { loop.set(timer, after: 0) }
   }
 
-  /// Ends the requests that wait.
+  /// Completes the waiting requests.
   public func letGo() {
     let requests = held
     held.removeAll()

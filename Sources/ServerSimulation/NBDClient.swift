@@ -3,12 +3,12 @@ import CDMThin
 public import DataPath
 import Glibc
 
-/// A client of the NBD protocol that says what it is told to, right or wrong, on the same thread as the
-/// server. For tests and trials only.
+/// A scripted client of the NBD protocol, valid or not, on the same thread as the server. For tests
+/// and trials only.
 public final class NBDClient {
   /// A piece of a reply.
   public struct Chunk: Equatable {
-    /// Bit 0: the last one.
+    /// Bit 0 marks the last one.
     public var flags: UInt16
     /// Its kind; from 0x8000 on an error.
     public var type: UInt16
@@ -16,13 +16,13 @@ public final class NBDClient {
     public var payload: [UInt8]
   }
 
-  /// A whole reply: simple, or in pieces.
+  /// A complete reply: simple, or in chunks.
   public struct Reply {
-    /// The request's.
+    /// The request's cookie.
     public var cookie: UInt64
     /// The error number, 0 for success.
     public var error: UInt32
-    /// The pieces of a structured reply.
+    /// The chunks of a structured reply.
     public var chunks: [Chunk]
     /// The data of a simple reply.
     public var data: [UInt8]
@@ -38,7 +38,7 @@ public final class NBDClient {
   public struct OptionReply: Equatable {
     /// The option answered.
     public var option: UInt32
-    /// How; from 0x8000_0000 on an error.
+    /// The reply's type; from 0x8000_0000 on an error.
     public var type: UInt32
     /// What follows the header.
     public var data: [UInt8]
@@ -50,7 +50,7 @@ public final class NBDClient {
   private var isStructured = false
   /// The export's size.
   public private(set) var exportBytes: UInt64 = 0
-  /// What the export can do.
+  /// The export's transmission flags.
   public private(set) var exportFlags: UInt16 = 0
 
   /// A client of `server`.
@@ -71,12 +71,12 @@ public final class NBDClient {
     withUnsafeBytes(of: value.bigEndian) { Array($0) }
   }
 
-  /// The integer that big-endian bytes are.
+  /// Parses a big-endian integer.
   public static func integer(_ bytes: some Sequence<UInt8>) -> UInt64 {
     bytes.reduce(0) { $0 << 8 | UInt64($1) }
   }
 
-  /// Sends bytes; false if the server has closed the connection, or does not take them.
+  /// Sends bytes. Returns false if the server has closed the connection, or does not accept them.
   @discardableResult
   public func send(_ bytes: [UInt8], passes: Int = 10_000) -> Bool {
     var done = 0
@@ -98,7 +98,7 @@ public final class NBDClient {
     return true
   }
 
-  /// Receives `count` bytes; fewer if the connection ends before, or nothing comes any more.
+  /// Receives `count` bytes; fewer if the connection ends, or nothing more arrives.
   public func receive(_ count: Int, passes: Int = 10_000) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: count)
     var done = 0
@@ -119,13 +119,13 @@ public final class NBDClient {
     return Array(bytes.prefix(done))
   }
 
-  /// Receives whatever has come, and forgets it.
+  /// Receives and discards all available bytes.
   public func drain() {
     var bytes = [UInt8](repeating: 0, count: 65_536)
     while recv(descriptor, &bytes, bytes.count, 0) > 0 {}
   }
 
-  /// Whether the server closes the connection, after whatever it has to say.
+  /// Whether the server closes the connection, after anything it still sends.
   public func isClosed(passes: Int = 1000) -> Bool {
     var byte = [UInt8](repeating: 0, count: 4096)
     for _ in 0..<passes {
@@ -138,7 +138,7 @@ public final class NBDClient {
 
   // MARK: - Handshake
 
-  /// Hears the server's greeting, and answers it.
+  /// Receives the server's greeting, and answers it.
   @discardableResult
   public func greet(flags: UInt32 = 3) -> Bool {
     guard receive(18).count == 18 else { return false }
@@ -151,7 +151,7 @@ public final class NBDClient {
     send(Self.big(UInt32(data.count)) + data)
   }
 
-  /// The next answer to an option; nil if none comes.
+  /// The next reply to an option; nil if none comes.
   public func optionReply() -> OptionReply? {
     let head = receive(20)
     guard head.count == 20, Self.integer(head[0..<8]) == 0x3_e889_0455_65a9 else { return nil }
@@ -183,7 +183,7 @@ public final class NBDClient {
       + queries.flatMap { big(UInt32($0.utf8.count)) + Array($0.utf8) }
   }
 
-  /// The whole handshake; false if the server refuses.
+  /// Makes the whole handshake. Returns false if the server refuses.
   @discardableResult
   public func connect(_ name: String = "", structured: Bool = true, status: Bool = false) -> Bool {
     guard greet() else { return false }
@@ -226,7 +226,7 @@ public final class NBDClient {
     return send(header + payload)
   }
 
-  /// The next reply; `dataBytes` are expected with a simple one that is a success.
+  /// The next reply. A simple successful one has `dataBytes` bytes.
   public func reply(dataBytes: Int = 0) -> Reply? {
     var chunks: [Chunk] = []
     while true {
@@ -258,7 +258,8 @@ public final class NBDClient {
     }
   }
 
-  /// The bytes that a reply to a read of a range stands for; nil if it does not cover the range once.
+  /// The data of a reply to a read of a range; nil if the chunks do not cover the range exactly
+  /// once.
   public static func assemble(_ reply: Reply, offset: UInt64, length: Int) -> [UInt8]? {
     guard reply.error == 0 else { return nil }
     if reply.chunks.isEmpty { return reply.data.count == length ? reply.data : nil }
@@ -284,7 +285,7 @@ public final class NBDClient {
     return Self.assemble(reply, offset: offset, length: length)
   }
 
-  /// Sends a request and gives the error number of its reply; nil if there is none.
+  /// Sends a request and returns the error number of its reply; nil if there is none.
   public func perform(
     _ command: UInt16, flags: UInt16 = 0, offset: UInt64 = 0, length: UInt32 = 0,
     payload: [UInt8] = []
@@ -295,7 +296,7 @@ public final class NBDClient {
     return reply?.cookie == 77 ? reply?.error : nil
   }
 
-  /// Writes bytes; the error number, or nil if there is no reply.
+  /// Writes bytes. Returns the error number, or nil if there is no reply.
   public func write(_ offset: UInt64, _ bytes: [UInt8], flags: UInt16 = 0) -> UInt32? {
     perform(1, flags: flags, offset: offset, length: UInt32(bytes.count), payload: bytes)
   }

@@ -3,9 +3,9 @@ import PersistentData
 public import ThinFormat
 import ThinMetadata
 
-/// What every block of a sound pool is for: where damage can be done that matters.
+/// The roles of all blocks of a sound pool, to choose blocks whose damage matters.
 public struct BlockCatalogue: Sendable {
-  /// What a block is.
+  /// The role of a block.
   public enum Role: Hashable, Sendable, CustomStringConvertible {
     case superblock
     case metadataSnapshot
@@ -14,7 +14,7 @@ public struct BlockCatalogue: Sendable {
     case metadataBitmap
     case index
 
-    /// For figures.
+    /// The name in statistics.
     public var description: String {
       switch self {
       case .superblock: "superblock"
@@ -27,15 +27,15 @@ public struct BlockCatalogue: Sendable {
     }
   }
 
-  /// Role by block, of blocks that the pool refers to.
+  /// The role of each block that the pool refers to.
   public private(set) var roles: [UInt64: Role] = [:]
   /// Blocks by role, ascending.
   public private(set) var blocks: [Role: [UInt64]] = [:]
-  /// Sound nodes that nothing refers to: earlier generations.
+  /// Sound nodes without references: earlier generations.
   public private(set) var stale: [UInt64] = []
 
-  /// Walks a pool that is known to be sound.
-  /// - Throws: what reading throws where it is not.
+  /// Walks a pool that must be sound.
+  /// - Throws: errors of reading, if it is not sound.
   public init(_ device: MemoryDevice) throws {
     let view = try MetadataView(device, source: .current)
     let reader = view.reader

@@ -4,14 +4,14 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
-/// Cuts the power at every point of a transaction, and looks at what is left.
+/// Cuts the power at every point of a transaction, and checks the result.
 ///
-/// The rule: the image is that of the last transaction that was committed for certain, or of one
-/// whose superblock was being written, as a whole; it is clean, or where the old state had leaked
-/// blocks it may have these. A restore leaves the old pool or the restored one; where there is no room
-/// for both, it may leave something that nothing takes for metadata.
+/// The rule: the image is that of the last transaction that was certainly committed, or, as a
+/// whole, of one whose superblock was being written. It is clean, except that blocks leaked by the
+/// old state may remain. A restore leaves the old pool or the restored one; if there is no room for
+/// both, the result may not be recognised as metadata.
 public struct CrashTrial {
-  /// What is interrupted.
+  /// The interrupted operation.
   public enum Kind: Hashable, Sendable, CustomStringConvertible {
     /// A transaction of the engine.
     case operation(PoolOperation)
@@ -21,7 +21,7 @@ public struct CrashTrial {
     case autoRepair
     /// `thin_restore` beside an old pool.
     case restore
-    /// The same where there is not room for both.
+    /// `thin_restore` without room for both.
     case restoreInPlace
 
     /// Every kind.
@@ -31,7 +31,7 @@ public struct CrashTrial {
       ]
     }
 
-    /// For reports.
+    /// The name in reports.
     public var description: String {
       switch self {
       case .operation(let operation): operation.rawValue
@@ -43,9 +43,9 @@ public struct CrashTrial {
     }
   }
 
-  /// An image that breaks the rule.
+  /// An image that violates the rule.
   public struct Failure: Error, CustomStringConvertible {
-    /// Which one, and how.
+    /// The image, and the violation.
     public let description: String
   }
 
@@ -54,13 +54,13 @@ public struct CrashTrial {
   private let device: MemoryDevice
   private let recording: RecordingDevice
   private let dumpText = DumpText()
-  /// Steps that write block 0.
+  /// The steps that write block 0.
   private var commits: [Int] = []
-  /// Dumps of the state at the start and after each of `commits`; nil for what is no metadata.
+  /// Dumps of the state at the start and after each of `commits`; nil if it is not metadata.
   private var states: [[UInt8]?] = []
 
-  /// Carries out something of `kind` on a random pool, and records it.
-  /// - Parameter losesFlushes: leave out the flushes, so that there is something to find.
+  /// Performs and records an operation of `kind` on a random pool.
+  /// - Parameter losesFlushes: whether to drop the flushes, so that the trial finds failures.
   public init(_ kind: Kind, seed: UInt64, losesFlushes: Bool = false) throws {
     self.kind = kind
     self.seed = seed
@@ -73,7 +73,7 @@ public struct CrashTrial {
       act = { try body(PoolMetadata.open($0, cacheBlocksMax: cacheBlocksMax)) }
     case .format:
       for block in 0..<(run.device.byteCount / UInt64(Limits.blockBytes)) {
-        // Whatever was on the device, but for block 0.
+        // Any content of the device, except in block 0.
         let bytes = run.device.edit(block)
         for i in 0..<(block == 0 ? bytes.count : 1) { bytes[i] = 0 }
       }
@@ -107,7 +107,7 @@ public struct CrashTrial {
     try findStates()
   }
 
-  /// Leaves a pool a few free metadata blocks.
+  /// Leaves only a few free metadata blocks in a pool.
   private static func fill(_ pool: PoolMetadata) throws {
     var id: UInt64 = 1
     while pool.freeMetadataBlocks > 14 {
@@ -131,9 +131,9 @@ public struct CrashTrial {
     }
   }
 
-  /// Looks at images of every cut: all that was written until then, and two random parts of what
-  /// was not flushed.
-  /// - Returns: how many were looked at.
+  /// Checks images of every cut: everything written until then, and two random parts of what was
+  /// not flushed.
+  /// - Returns: the number of images checked.
   public func run() throws -> Int {
     var random = SplitMix64(seed: seed ^ 0x5eed)
     var count = 0
@@ -144,7 +144,7 @@ public struct CrashTrial {
       for survivors in RecordingDevice.Survivors.allCases {
         if survivors != .all && cut - durable < 2 { continue }
         try recording.replay(cut, survivors, on: device, &random)
-        // Without the superblock of a cut that is on the device in full, only the newest fits.
+        // If the superblock of a cut is completely on the device, only the newest state fits.
         let accepted = survivors == .all ? states[newest...newest] : states[oldest...newest]
         if let problem = try judge(accepted, continues: count % 8 == 0) {
           throw Failure(
@@ -173,7 +173,7 @@ public struct CrashTrial {
       return "neither the old state nor the new"
     }
     guard continues, report.isClean else { return nil }
-    // The next transaction works too.
+    // The next transaction must work too.
     let pool = try PoolMetadata.open(device)
     let id = (1...).first { (try? pool.hasDevice($0)) == false } ?? 1
     do throws(PoolError) {

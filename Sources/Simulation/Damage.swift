@@ -1,47 +1,47 @@
 import ThinFormat
 
-/// One thing done to an image, at random.
+/// One random damage to an image.
 public struct Damage: Sendable, CustomStringConvertible {
-  /// What was done.
+  /// The kind of damage.
   public enum Action: String, CaseIterable, Sendable {
-    /// One bit turned over.
+    /// One bit is inverted.
     case flip
-    /// The block, or 512 bytes of it, set to zero.
+    /// The block, or 512 bytes of it, is set to zero.
     case zero
-    /// Two blocks exchanged.
+    /// Two blocks are exchanged.
     case swap
-    /// Another block's contents written here.
+    /// Another block's content is written here.
     case misdirect
-    /// An earlier node's contents found here: a write that was lost.
+    /// An earlier node's content is written here, as if a write was lost.
     case stale
-    /// One field set to another value.
+    /// One field gets another value.
     case field
-    /// The device cut short.
+    /// The device is truncated.
     case truncate
   }
 
-  /// What was done.
+  /// The kind of damage.
   public let action: Action
-  /// Where.
+  /// The damaged block.
   public let block: UInt64
-  /// What the block was.
+  /// The role of the block.
   public let role: BlockCatalogue.Role
   /// The field, for `field`.
   public let field: String?
-  /// Whether number and checksum were made right afterwards.
+  /// Whether number and checksum were corrected afterwards.
   public let isResealed: Bool
 
-  /// For reports.
+  /// The description in reports.
   public var description: String {
     "\(action) of block \(block) (\(role)\(field.map { ", \($0)" } ?? ""))"
-      + (isResealed ? ", checksum made right" : "")
+      + (isResealed ? ", checksum corrected" : "")
   }
 
-  /// Why damage with its checksum made right can be beyond any checker, nil where it cannot: what
-  /// it changed is confirmed by nothing else on disk.
+  /// Why no checker can detect damage with a corrected checksum; nil if one can. The changed value
+  /// has no redundancy on disk.
   ///
-  /// That is so for some fields, and for two nodes of mapping trees that change places when both
-  /// cover the same range and map as many blocks: the two devices have exchanged mappings.
+  /// That is true for some fields, and for two exchanged nodes of mapping trees if both cover the
+  /// same range and map as many blocks: the two devices have exchanged mappings.
   public var anotherSoundPool: String? {
     guard isResealed else { return nil }
     if let field { return Self.unconfirmedFields.contains(field) ? field : nil }
@@ -57,7 +57,7 @@ public struct Damage: Sendable, CustomStringConvertible {
   ]
 }
 
-/// Does random damage to one image and takes it back.
+/// Makes random damage to an image, and reverts it.
 public struct DamageGenerator {
   /// The image.
   public let device: MemoryDevice
@@ -71,8 +71,8 @@ public struct DamageGenerator {
     roles = catalogue.blocks.keys.sorted { "\($0)" < "\($1)" }
   }
 
-  /// Damages the image; `device.revert()` takes it back. Roles have equal chances, whatever the
-  /// number of their blocks.
+  /// Damages the image; `device.revert()` reverts that. All roles have equal probability, whatever
+  /// the number of their blocks.
   public func damage(_ random: inout some RandomNumberGenerator) -> Damage {
     let action = Damage.Action.allCases.randomElement(using: &random) ?? .flip
     let role = roles.randomElement(using: &random) ?? .superblock
@@ -84,7 +84,7 @@ public struct DamageGenerator {
       let bytes = device.edit(block)
       let at = Int.random(in: 0..<(bytes.count * 8), using: &random)
       bytes[at / 8] ^= 1 << UInt8(at % 8)
-      // A bit anywhere is the random-field case when the checksum is made right; see `field`.
+      // Inverting a random bit with a corrected checksum is the same as `field`.
       resealed = false
     case .zero:
       let bytes = device.edit(block)
@@ -138,7 +138,7 @@ public struct DamageGenerator {
     second.withUnsafeBytes { device.edit(a).copyMemory(from: $0) }
   }
 
-  /// Makes number and checksum right for whatever kind of block the contents look like.
+  /// Corrects number and checksum according to the kind that the block's content suggests.
   private func reseal(_ block: UInt64, keepsNumber: Bool = false) {
     let bytes = device.edit(block)
     let kind: BlockKind =
@@ -160,7 +160,7 @@ public struct DamageGenerator {
   private func change(
     _ block: UInt64, _ role: BlockCatalogue.Role, _ random: inout some RandomNumberGenerator
   ) -> String? {
-    // Flags have a meaning of their own in superblock and nodes, and are in their lists.
+    // The flags of superblock and nodes are in the lists of their own fields.
     var places = BlockHeader.fields.filter { $0.name != "flags" }.map { ($0, 0, "") }
     switch role {
     case .superblock, .metadataSnapshot:
@@ -195,7 +195,7 @@ public struct DamageGenerator {
     return "bitmap.entry"
   }
 
-  /// Changes a key or value, or returns nil to have the header changed instead.
+  /// Changes a key or value; returns nil to change the header instead.
   private func changeEntry(
     _ block: UInt64, _ kind: TreeKind, _ isLeaf: Bool, _ random: inout some RandomNumberGenerator
   ) -> String? {
@@ -235,7 +235,7 @@ public struct DamageGenerator {
     }
   }
 
-  /// Sets a little-endian number to something near, extreme or random, and other than it was.
+  /// Sets a little-endian number to a near, extreme or random value that differs from the old one.
   private func set(
     _ bytes: UnsafeMutableRawBufferPointer, _ at: Int, _ count: Int,
     _ random: inout some RandomNumberGenerator

@@ -3,27 +3,27 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
-/// Runs the reading tools over one damaged image after the other and judges what they say.
+/// Runs the reading tools on damaged images and checks their results.
 ///
-/// The rule: an image is never called clean when its logical content, which is what a dump of it
-/// says, is not that of the sound image; unless the damage, with its checksum made right, made another sound
-/// pool of it: see `Damage.anotherSoundPool`.
+/// The rule: an image is never called clean if its logical content, as shown by a dump, differs
+/// from that of the sound image. The exception is damage with a corrected checksum that made
+/// another sound pool: see `Damage.anotherSoundPool`.
 public struct DamageTrial {
-  /// How one image fared.
+  /// The result for one image.
   public enum Outcome: Equatable, Sendable {
     /// The check reported damage, leaks or minor faults, or refused the image.
     case reported
     /// Called clean, and the logical content is unchanged.
     case cleanAndUnchanged
-    /// Called clean with another content, because the image is that of another sound pool: all
-    /// that the disk holds agrees with it.
+    /// Called clean with a different content, because the image is that of another sound pool:
+    /// everything on the disk agrees with it.
     case anotherSoundPool(String)
-    /// Called clean with another content: a fault of the checker.
+    /// Called clean with a different content: a fault of the checker.
     case missed
-    /// Only leaks and the like were reported, but mending them changed what is mapped or left
-    /// something that mending is there for.
+    /// Only leaks and the like were reported, but repairing them changed the mappings or left
+    /// findings that a repair must remove.
     case badlyMended
-    /// Reported, but no finding names the block that was damaged.
+    /// Damage was reported, but no finding names the damaged block.
     case reportedElsewhere
   }
 
@@ -33,7 +33,7 @@ public struct DamageTrial {
   private let dumpText = DumpText()
   private let nowhere: TextOutput
 
-  /// Trials on the image in the file `path`, which is sound.
+  /// Trials on a sound image in the file `path`.
   public init(image path: String) throws {
     let device = try MemoryDevice(contentsOf: path)
     generator = try DamageGenerator(device)
@@ -45,8 +45,8 @@ public struct DamageTrial {
   /// Bytes of the image.
   public var imageByteCount: UInt64 { generator.device.byteCount }
 
-  /// Damages the image by `seed`, runs every reading tool, judges, has the engine work on it, and
-  /// mends the image.
+  /// Damages the image according to `seed`, runs every reading tool, checks the results, runs the
+  /// engine on it, and repairs the image.
   public func run(seed: UInt64) -> (damage: Damage, outcome: Outcome) {
     var random = SplitMix64(seed: seed)
     let device = generator.device
@@ -58,7 +58,7 @@ public struct DamageTrial {
     return (damage, outcome)
   }
 
-  /// Whatever these say of a damaged image, they must end and must not trap.
+  /// Whatever these report about a damaged image, they must end and must not trap.
   private func runOtherTools(_ device: MemoryDevice) {
     try? dump(device, to: nowhere.sink, options: DumpOptions(), progress: Progress())
     var salvaging = DumpOptions()
@@ -92,7 +92,7 @@ public struct DamageTrial {
     if !report.isDamaged && !report.isClean { return mend(damage, device) }
     guard report.isClean else {
       let isContent = !damage.isResealed && damage.action != .truncate && damage.role != .superblock
-      // Of two exchanged blocks one may be out of reach below the other.
+      // Of two exchanged blocks, one may be unreachable below the other.
       let changed = Set(device.changedBlocks)
       let isNamed = report.findings.contains { $0.block.map(changed.contains) ?? false }
       return isContent && !isNamed && !changed.isEmpty ? .reportedElsewhere : .reported
@@ -114,7 +114,7 @@ public struct DamageTrial {
     return damage.anotherSoundPool.map { .anotherSoundPool($0) } ?? .badlyMended
   }
 
-  /// A dump without the needs-check flag, which mending clears.
+  /// A dump without the needs-check flag, which a repair clears.
   private func withoutFlag(_ dump: [UInt8]) -> [UInt8] {
     let flag = Array(" flags=\"1\"".utf8)
     let line = dump.prefix { $0 != UInt8(ascii: "\n") }

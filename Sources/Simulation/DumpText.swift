@@ -5,17 +5,17 @@ import ThinTools
 
 /// Dumps of pools, in memory.
 final class DumpText {
-  /// The file that holds the last dump.
+  /// The file with the last dump.
   let descriptor = dmthin_memory_file("dump")
 
   deinit { close(descriptor) }
 
-  /// The committed state: the superblock, and what a dump says.
+  /// The committed state: the superblock and the dump.
   func state(of device: MemoryDevice) throws -> [UInt8] {
     Array(device.peek(0)) + (try self(device))
   }
 
-  /// What a dump of `device` says.
+  /// The dump of `device`.
   func callAsFunction(_ device: any BlockDevice) throws -> [UInt8] {
     ftruncate(descriptor, 0)
     lseek(descriptor, 0, SEEK_SET)

@@ -3,8 +3,8 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// Does some of everything to a pool whose metadata may be damaged. Whatever the engine makes of it,
-/// it must end and must not trap.
+/// Runs various operations on a pool whose metadata may be damaged. Whatever the results, they must
+/// end and must not trap.
 func exerciseEngine(_ device: MemoryDevice, _ random: inout some RandomNumberGenerator) {
   guard let pool = try? PoolMetadata.open(device, cacheBlocksMax: 32) else { return }
   var ids: [UInt64] = []
@@ -14,7 +14,7 @@ func exerciseEngine(_ device: MemoryDevice, _ random: inout some RandomNumberGen
   for _ in 0..<12 {
     let id = ids.randomElement(using: &random) ?? 0
     let block = UInt64.random(in: 0...3000, using: &random)
-    // The same id for all new devices, so that it is sometimes refused.
+    // All new devices have the same id, so that some are refused.
     let new = Limits.deviceIDMax
     do throws(PoolError) {
       switch Int.random(in: 0..<14, using: &random) {

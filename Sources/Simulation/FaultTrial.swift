@@ -3,15 +3,15 @@ import PersistentData
 import ThinMetadata
 import ThinTools
 
-/// Has every read, write and flush of a transaction fail, one after the other.
+/// Makes every read, write and flush of a transaction fail, one after the other.
 ///
-/// The rule: the failure is a `PoolError`; the device holds the last commit, or where the
-/// superblock had been written maybe this one; the pool refuses to commit until `abort`, after which
-/// it is what the device holds, and can do the same again.
+/// The rule: the failure is a `PoolError`. The device holds the last commit, or possibly this one
+/// if the superblock was written. The pool refuses to commit until `abort`; then it has the
+/// device's state, and can repeat the operation.
 public struct FaultTrial {
-  /// A fault after which the rule is broken.
+  /// A fault that leads to a violation of the rule.
   public struct Failure: Error, CustomStringConvertible {
-    /// Which one, and how.
+    /// The fault, and the violation.
     public let description: String
   }
 
@@ -36,8 +36,8 @@ public struct FaultTrial {
     device.revert()
   }
 
-  /// Tries every fault.
-  /// - Returns: how many there were.
+  /// Runs all faults.
+  /// - Returns: the number of faults.
   public func run() throws -> Int {
     var count = 0
     for kind in [BlockIOError.Operation.read, .write, .flush] {
@@ -50,7 +50,7 @@ public struct FaultTrial {
     return count
   }
 
-  /// - Returns: false where the operation succeeded because it does not do as many things.
+  /// - Returns: false if the operation succeeded because it has fewer calls of this kind.
   private func fails(_ kind: BlockIOError.Operation, after i: Int, lasts: Bool) throws -> Bool {
     defer { device.revert() }
     func fail(_ what: String) -> Failure {
@@ -66,7 +66,7 @@ public struct FaultTrial {
     faulty.isLasting = lasts
     let pool: PoolMetadata
     do throws(PoolError) {
-      // With a small cache there are more reads and writes, and writes before the commit.
+      // A small cache causes more reads and writes, also before the commit.
       pool = try PoolMetadata.open(faulty, cacheBlocksMax: 8)
     } catch {
       try expect(faulty.wasMet && isInputOutput(error), "opening: \(error)")
@@ -76,7 +76,7 @@ public struct FaultTrial {
     var problem: PoolError?
     do throws(PoolError) { try body(pool) } catch { problem = error }
     guard let problem else {
-      try expect(!faulty.wasMet, "it went unnoticed")
+      try expect(!faulty.wasMet, "the fault was not reported")
       return false
     }
     try expect(faulty.wasMet && isInputOutput(problem), "\(problem)")
@@ -98,11 +98,11 @@ public struct FaultTrial {
           == MetadataView(
             device, source: .current
           ).superblock,
-      "an abort does not lead to what the device holds")
+      "an abort does not restore the device's state")
     if left == before {
       try body(pool)
       try expect(
-        try dumpText.state(of: device) == after, "the second try ends otherwise than the first")
+        try dumpText.state(of: device) == after, "the second try has another result than the first")
       let report = try check(device, options: CheckOptions(), progress: Progress())
       try expect(report.isClean, "after the second try: \(report.findings.prefix(3))")
     }

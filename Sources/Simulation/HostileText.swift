@@ -1,4 +1,4 @@
-/// Makes text that is sound but for a few faults, or words in no order at all, from a seed: for parsers of
+/// Makes text with a few faults, or words in random order, from a seed, for testing parsers of
 /// tables, messages and protocols.
 public struct HostileText {
   /// A line of a table, with any length.
@@ -7,11 +7,11 @@ public struct HostileText {
     public var type: String
     /// A length in sectors.
     public var length: UInt64
-    /// What follows the type.
+    /// The text after the type.
     public var parameters: String
   }
 
-  /// Words that numbers, names and flags can be mistaken for.
+  /// Words that may be mistaken for numbers, names and flags.
   public static let words = [
     "", "0", "1", "2", "5", "8", "128", "-1", "+", "+8", "0x8", "4294967295", "4294967296",
     "18446744073709551615", "18446744073709551616", "18446744073709551624", "x", "\u{a0}", "é",
@@ -19,18 +19,18 @@ public struct HostileText {
     String(repeating: "9", count: 1000), String(repeating: ":", count: 1000),
   ]
 
-  /// Lines without start and length that faults are put into.
+  /// Sound lines without start and length, which are mutated.
   public let sound: [String]
   private let types: [String]
-  /// What faults are made of.
+  /// The words inserted as faults.
   public let words: [String]
-  /// Where chance comes from.
+  /// The source of randomness.
   public var random: SplitMix64
 
   /// - Parameters:
-  ///   - sound: lines without start and length, of which enough is kept to get deep into parsers.
-  ///   - words: which mean something to the types.
-  ///   - types: for words in no order; those of `sound` where there are none.
+  ///   - sound: lines without start and length; enough of each is kept to get deep into parsers.
+  ///   - words: words with a meaning for the types.
+  ///   - types: types for random words; by default those of `sound`.
   public init(_ sound: [String], words: [String] = [], types: [String] = [], seed: UInt64) {
     self.sound = sound
     self.words = Self.words + words
@@ -38,12 +38,12 @@ public struct HostileText {
     random = SplitMix64(seed: seed)
   }
 
-  /// Any of a list.
+  /// A random element of a list.
   public mutating func any<T>(_ list: [T]) -> T {
     list[Int.random(in: 0..<list.count, using: &random)]
   }
 
-  /// A sound line with up to three faults, or one time in four words in no order.
+  /// A sound line with up to three faults, or in one of four cases words in random order.
   public mutating func line() -> Line {
     let length: UInt64 = any([0, 8, 16, 4096, .max])
     var words = any(sound).split(separator: " ", omittingEmptySubsequences: false)
@@ -65,12 +65,12 @@ public struct HostileText {
       type: words[0], length: length, parameters: words.dropFirst().joined(separator: " "))
   }
 
-  /// A text with a byte changed, added or taken away.
+  /// A text with a byte changed, inserted or removed.
   public mutating func mutated(_ text: String) -> String {
     String(decoding: mutated(Array(text.utf8)), as: UTF8.self)
   }
 
-  /// Bytes of which one is changed, added or taken away.
+  /// Bytes of which one is changed, inserted or removed.
   public mutating func mutated(_ bytes: [UInt8]) -> [UInt8] {
     var bytes = bytes
     let byte = UInt8.random(in: 0...255, using: &random)

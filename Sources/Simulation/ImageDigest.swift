@@ -4,17 +4,17 @@ import ThinFormat
 
 /// Why a digest could not be computed.
 public struct DigestError: Error, CustomStringConvertible {
-  /// What failed.
+  /// The failure.
   public let description: String
 }
 
-/// The SHA-256 of a metadata image as conformance vectors have it: the bytes of block 0 that the
-/// kernel leaves undefined taken as zero, and the image as long as `blocks`, zeros at the end. By the
-/// system's `sha256sum`.
+/// The SHA-256 of a metadata image as in the conformance vectors: the bytes of block 0 that the
+/// kernel leaves undefined count as zero, and the image is extended with zeros to `blocks`.
+/// Computed by the system's `sha256sum`.
 public func imageDigest(_ device: MemoryDevice, blocks: UInt64) throws(DigestError) -> String {
   let result = dmthin_memory_file("digest")
   defer { close(result) }
-  // "e": a program that is started meanwhile must not hold the pipe open.
+  // "e": a program that is started meanwhile must not keep the pipe open.
   guard let sum = popen("exec sha256sum >/proc/\(getpid())/fd/\(result)", "we") else {
     throw DigestError(description: "cannot run sha256sum")
   }
@@ -40,7 +40,7 @@ public func imageDigest(_ device: MemoryDevice, blocks: UInt64) throws(DigestErr
 }
 
 extension TraceReplayer {
-  /// Lines of a trace, which may be compressed with gzip.
+  /// The lines of a trace, which may be compressed with gzip.
   public static func lines(ofTrace path: String) throws(DigestError) -> [Substring] {
     let quoted =
       "'"
@@ -61,7 +61,7 @@ extension TraceReplayer {
     return String(decoding: text, as: UTF8.self).split(separator: "\n")
   }
 
-  /// Blocks of the largest metadata device that a trace asks for: every image is taken for as long.
+  /// Blocks of the largest metadata device in a trace, to which every image is extended.
   public static func blocksMax(_ lines: [Substring]) -> UInt64 {
     lines.reduce(0) { largest, line in
       let words = line.split(separator: " ")

@@ -1,16 +1,16 @@
 public import BlockIO
 import Glibc
 
-/// A device in memory that remembers what was changed, so that one image serves many trials.
+/// A device in memory that records changes, so that one image serves many trials.
 public final class MemoryDevice: BlockDevice {
-  /// What messages call the device.
+  /// The device's name in messages.
   public let path: String
   /// Size in bytes.
   public var byteCount: UInt64 { UInt64(size) }
-  /// The descriptor that reads may be queued on: there is none.
+  /// Nil: reads cannot be queued.
   public var descriptor: Int32? { nil }
   private var bytes: UnsafeMutableRawBufferPointer
-  /// Bytes that the device claims to have; trials make it shorter.
+  /// The apparent size of the device; trials truncate it.
   private var size: Int
   private var originals: [Int: [UInt8]] = [:]
   private static let blockBytes = 4096
@@ -62,22 +62,22 @@ public final class MemoryDevice: BlockDevice {
   /// Does nothing.
   public func flush() {}
 
-  /// The bytes of one block, to change them; `revert` takes that back.
+  /// The bytes of one block, to be changed; `revert` restores them.
   /// - Precondition: `block` is below the device's end.
   public func edit(_ block: UInt64) -> UnsafeMutableRawBufferPointer {
     remember(Int(block))
     return self.block(Int(block))
   }
 
-  /// The bytes of one block, to look at them.
+  /// The bytes of one block, for reading.
   public func peek(_ block: UInt64) -> UnsafeRawBufferPointer {
     UnsafeRawBufferPointer(self.block(Int(block)))
   }
 
-  /// Makes the device `count` blocks long until `revert`.
+  /// Truncates the device to `count` blocks until `revert`.
   public func truncate(blocks count: Int) { size = min(bytes.count, count * Self.blockBytes) }
 
-  /// Makes the device larger, with zeros.
+  /// Enlarges the device with zeros.
   public func grow(byteCount: Int) {
     let larger = UnsafeMutableRawBufferPointer.allocate(
       byteCount: byteCount, alignment: Self.blockBytes)
@@ -97,7 +97,7 @@ public final class MemoryDevice: BlockDevice {
     if originals[block] == nil { originals[block] = Array(self.block(block)) }
   }
 
-  /// Takes back every change since the start or the last `revert`.
+  /// Reverts every change since the start or the last `revert`.
   public func revert() {
     for (number, original) in originals {
       original.withUnsafeBytes { block(number).copyMemory(from: $0) }
@@ -106,7 +106,7 @@ public final class MemoryDevice: BlockDevice {
     size = bytes.count
   }
 
-  /// Keeps every change for good.
+  /// Keeps every change permanently.
   public func keep() { originals.removeAll() }
 
   /// Blocks changed since the last `revert` or `keep`.

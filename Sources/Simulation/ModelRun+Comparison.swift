@@ -4,9 +4,10 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
-// Reads what was committed with the reading tools, which share no code with the engine, and compares.
+// Reads the committed state with the reading tools, which share no code with the engine, and
+// compares it.
 extension ModelRun {
-  /// What tells states apart quickly.
+  /// A short summary, for comparing states quickly.
   struct Summary: Equatable {
     var time: UInt32
     var transactionID: UInt64
@@ -31,8 +32,9 @@ extension ModelRun {
       devices: devices)
   }
 
-  /// Compares what is on the device with the last commit.
-  /// - Parameter everything: the check, and all devices; those changed last otherwise.
+  /// Compares the device with the last commit.
+  /// - Parameter everything: whether to run the check and compare all devices; otherwise only those
+  ///   changed last are compared.
   func compare(everything: Bool) throws {
     if everything {
       let report = try check(device, options: CheckOptions(), progress: Progress())
@@ -69,7 +71,7 @@ extension ModelRun {
     try expect(devices.count == expected.count, "\(devices.count) devices in \(source)")
     for device in devices where ids?.contains(device.id) ?? true {
       guard let model = expected[device.id] else {
-        throw fail("device \(device.id) in \(source) should not be there")
+        throw fail("device \(device.id) in \(source) should not exist")
       }
       try expect(device.details == model.details, "details of \(device.id) in \(source)")
       var found = 0
@@ -85,8 +87,8 @@ extension ModelRun {
     }
   }
 
-  /// The check compares counts with the nodes that refer to data blocks; here they are compared
-  /// with what the devices map. A node that devices share counts once.
+  /// Compares the counts of data blocks with the mappings of the devices; the check compares them
+  /// with the nodes. A node that devices share counts once.
   private func compareCounts(_ everything: Bool) throws {
     for _ in 0..<(everything ? 64 : 8) {
       let block = UInt64.random(in: 0..<state.dataBlockCount, using: &random)

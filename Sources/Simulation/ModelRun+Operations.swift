@@ -4,7 +4,7 @@ import ThinMetadata
 
 // The operations of a run.
 extension ModelRun {
-  /// One operation, chosen at random.
+  /// Performs one random operation.
   func step() throws {
     operationCount += 1
     guard !state.devices.isEmpty else { return try create() }
@@ -52,7 +52,7 @@ extension ModelRun {
     for block in first..<(first + count) { guard try write(id, block) else { return } }
   }
 
-  /// - Returns: false where the transaction was given up, or no data block was left.
+  /// - Returns: false if the transaction was aborted, or no data block was left.
   func write(_ id: UInt64, _ block: UInt64) throws -> Bool {
     let expected = state.lookup(id, block)
     var data: UInt64?
@@ -69,8 +69,8 @@ extension ModelRun {
       self.count("data full")
       let used = Set(state.references.keys).union(committed.references.keys)
       try expect(used.count == Int(state.dataBlockCount), "data full with \(used.count) in use")
-      try expect(!pool.hasFailed, "data full is no failure")
-      // What was freed in this transaction can be had in the next.
+      try expect(!pool.hasFailed, "a full data device is not a failure")
+      // Blocks freed in this transaction can be allocated in the next.
       try commit()
       if state.references.count == Int(state.dataBlockCount) {
         try Int.random(in: 0..<4, using: &random) == 0 ? growData() : delete()
@@ -203,7 +203,7 @@ extension ModelRun {
       state.releaseHeld()
       return count("release")
     }
-    // Reserving commits, and may fail thereafter.
+    // The reservation commits, and may fail afterwards.
     let before = pool.superblock.metadataSnapshot
     var isCommitted = false
     pool.beforeCommit = { isCommitted = true }
@@ -222,7 +222,7 @@ extension ModelRun {
     try commit()
   }
 
-  /// The commit within a reservation succeeded or not: what is on the device tells.
+  /// The commit within a reservation succeeded or not, which the device shows.
   private func returnFromReserve(_ began: Bool) throws {
     try pool.abort()
     let view = try readBack()
@@ -263,7 +263,7 @@ extension ModelRun {
         try pool.reserveMetadataSnapshot()
       }
     }
-    try expect(!pool.hasFailed, "a refusal is no failure")
+    try expect(!pool.hasFailed, "a refusal is not a failure")
     count("refused")
   }
 
@@ -279,8 +279,8 @@ extension ModelRun {
 }
 
 extension ModelRun {
-  /// Snapshots one device so often, with writes to it and to its snapshots between, and deletes
-  /// every device in random order.
+  /// Takes this many snapshots of one device, with writes to it and to its snapshots between, and
+  /// deletes every device in random order.
   public func snapshotOften(_ times: Int) throws {
     guard try attempt({ () throws(PoolError) in try pool.createThin(0) }) else { return }
     state.create(0)

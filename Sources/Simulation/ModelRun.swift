@@ -5,34 +5,33 @@ import ThinMetadata
 
 /// A random run of operations on a pool in memory, compared with a model of dictionaries.
 ///
-/// Whatever the engine answers is compared at once; what it commits is read back by the reading
-/// tools and compared as a whole. The same options give the same run.
+/// The engine's results are compared at once; its commits are read back by the reading tools and
+/// compared as a whole. The same options give the same run.
 public final class ModelRun {
-  /// What kind of run.
+  /// The options of a run.
   public struct Options: Sendable {
-    /// Where the random numbers start.
+    /// The seed of the random numbers.
     public var seed: UInt64
-    /// Blocks of the metadata device at the start; it grows when it stays full.
+    /// Blocks of the metadata device at the start; it grows if it stays full.
     public var metadataBlocks = 400
     /// Data blocks at the start.
     public var dataBlocks: UInt64 = 3000
-    /// Blocks that the engine's cache keeps.
+    /// The size of the engine's cache in blocks.
     public var cacheBlocksMax = 8192
-    /// Devices that the run keeps about as many of.
+    /// The approximate number of devices.
     public var devicesMax = 12
     /// Virtual blocks of a device.
     public var virtualBlocks: UInt64 = 2000
-    /// Commits from one comparison of everything to the next; devices that were changed are
-    /// compared each time.
+    /// The number of commits between full comparisons; changed devices are compared each time.
     public var compareEvery = 1
 
-    /// The usual run.
+    /// The default run.
     public init(seed: UInt64) { self.seed = seed }
   }
 
-  /// Engine and model disagree.
+  /// A difference between engine and model.
   public struct Discrepancy: Error, CustomStringConvertible {
-    /// Where and about what.
+    /// The place and the difference.
     public let description: String
   }
 
@@ -47,11 +46,11 @@ public final class ModelRun {
   /// Devices changed in this transaction.
   var changed: Set<UInt64> = []
   private var commitCount = 0
-  /// Times in a row that metadata was full.
+  /// The number of consecutive times that metadata was full.
   var fullCount = 0
-  /// Operations done and errors met, by name.
+  /// The numbers of operations and errors, by name.
   public internal(set) var tally: [String: Int] = [:]
-  /// Operations done.
+  /// The number of operations.
   public internal(set) var operationCount = 0
 
   /// A formatted pool.
@@ -66,7 +65,7 @@ public final class ModelRun {
     try commit()
   }
 
-  /// Does so many operations, and compares everything at the end.
+  /// Performs this many operations, and compares everything at the end.
   public func run(operations: Int) throws {
     for _ in 0..<operations { try step() }
     try commit()
@@ -85,7 +84,7 @@ public final class ModelRun {
 
   // MARK: - Transactions
 
-  /// Does something that succeeds unless metadata is full, which aborts the transaction.
+  /// Performs an operation that succeeds unless metadata is full, which aborts the transaction.
   /// - Returns: whether it succeeded.
   func attempt(_ body: () throws(PoolError) -> Void) throws -> Bool {
     do throws(PoolError) {
@@ -106,7 +105,7 @@ public final class ModelRun {
     }
   }
 
-  /// Something that has to be refused, the transaction left as it is.
+  /// Performs an operation that must be refused and leave the transaction unchanged.
   func expectError(_ expected: PoolError, _ body: () throws(PoolError) -> Void) throws {
     do throws(PoolError) {
       try body()
@@ -123,7 +122,7 @@ public final class ModelRun {
     try committedNow()
   }
 
-  /// After the engine has committed.
+  /// Updates the model after a commit of the engine.
   func committedNow() throws {
     fullCount = 0
     device.keep()
@@ -147,7 +146,7 @@ public final class ModelRun {
     changed = []
   }
 
-  /// As after a restart without a commit.
+  /// Reopens the pool, as after a restart without a commit.
   func reopen() throws {
     pool = try PoolMetadata.open(device, cacheBlocksMax: options.cacheBlocksMax)
     count("reopen")

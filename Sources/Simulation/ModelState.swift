@@ -1,7 +1,6 @@
 import ThinFormat
 
-/// What a pool should hold, in dictionaries: the plainest thing that engine and metadata can be
-/// compared with.
+/// The expected content of a pool, in dictionaries, for comparison with engine and metadata.
 struct ModelState {
   struct Device {
     /// Raw mappings by virtual block.
@@ -10,12 +9,12 @@ struct ModelState {
   }
 
   var devices: [UInt64: Device] = [:]
-  /// Devices of the metadata snapshot.
+  /// The devices of the metadata snapshot.
   var held: [UInt64: Device]?
   var time: UInt32 = 0
   var transactionID: UInt64 = 0
   var dataBlockCount: UInt64 = 0
-  /// How many mappings, those of the metadata snapshot included, lead to a data block.
+  /// The number of mappings of each data block, those of the metadata snapshot included.
   private(set) var references: [UInt64: Int] = [:]
 
   mutating func refer(to dataBlock: UInt64) { references[dataBlock, default: 0] += 1 }
@@ -82,7 +81,7 @@ struct ModelState {
     held = nil
   }
 
-  /// Where a device has a block, and whether the device was snapshotted since.
+  /// The mapping of a block of a device, and whether a snapshot of the device was taken since.
   func lookup(_ id: UInt64, _ virtualBlock: UInt64) -> (dataBlock: UInt64, isShared: Bool)? {
     guard let device = devices[id], let raw = device.mappings[virtualBlock] else { return nil }
     let mapping = Mapping(rawValue: raw)

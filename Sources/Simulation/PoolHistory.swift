@@ -2,39 +2,39 @@ import PersistentData
 public import ThinFormat
 import ThinMetadata
 
-/// The life of a pool, made from a seed by our engine, which places metadata as the kernel does:
-/// what earlier generations leave on the metadata device is what a kernel would leave.
+/// The life of a pool, made from a seed by the engine, which places metadata as the kernel does:
+/// the earlier generations on the metadata device are those that the kernel would leave.
 public struct PoolHistory {
-  /// What such a life is made of.
+  /// The properties of such a life.
   public struct Kind: Sendable {
-    /// For figures.
+    /// The name in statistics.
     public var name: String
-    /// Blocks of the metadata device: few, so that the allocator comes round, or many.
+    /// Blocks of the metadata device: few, so that the allocator wraps around, or many.
     public var metadataBlocks: ClosedRange<Int>
-    /// How many times the pool commits.
+    /// The number of commits.
     public var commits: ClosedRange<Int>
     /// Operations of a transaction.
     public var operations: ClosedRange<Int>
-    /// Virtual blocks of a device that are used, at most.
+    /// The most virtual blocks in use per device.
     public var window: ClosedRange<UInt64>
-    /// Blocks that a write or discard covers, at most.
+    /// The most blocks of a write or discard.
     public var run: UInt64 = 4
-    /// Of 1000 operations, how many discard. What is left of the 1000 writes.
+    /// Discards per 1000 operations. The rest of the 1000 are writes.
     public var discards = 0
-    /// Of 1000 operations, how many make an empty device.
+    /// New empty devices per 1000 operations.
     public var creations = 0
-    /// Of 1000 operations, how many take a snapshot.
+    /// Snapshots per 1000 operations.
     public var snapshots = 0
-    /// Of 1000 operations, how many delete a device.
+    /// Deletions of a device per 1000 operations.
     public var deletions = 0
-    /// Of 1000 commits, how many are followed by another activation.
+    /// New activations per 1000 commits.
     public var activations = 0
-    /// Of 1000 commits, how many are followed by making or giving up a metadata snapshot.
+    /// Metadata snapshots made or released per 1000 commits.
     public var metadataSnapshots = 0
-    /// Blocks that the metadata device grows to before the last ten commits, if it does.
+    /// The size to which the metadata device grows before the last ten commits; nil if it does not.
     public var grownBlocks: Int?
 
-    /// A kind that only writes.
+    /// A kind with only writes.
     public init(
       _ name: String, metadataBlocks: ClosedRange<Int>, commits: ClosedRange<Int>,
       operations: ClosedRange<Int>, window: ClosedRange<UInt64>
@@ -49,7 +49,7 @@ public struct PoolHistory {
 
   /// The metadata device after the last commit.
   public let device: MemoryDevice
-  /// The superblock that each commit left.
+  /// The superblock after each commit.
   public private(set) var superblocks: [Superblock] = []
   private let kind: Kind
   private var random: SplitMix64
@@ -57,8 +57,8 @@ public struct PoolHistory {
   private var ids: [UInt64] = []
   private let window: UInt64
 
-  /// The history of a seed.
-  /// - Throws: what the engine throws, which would be a fault of one of the two.
+  /// The history made from a seed.
+  /// - Throws: errors of the engine, which mean a fault of the engine or the generator.
   public init(_ kind: Kind, seed: UInt64) throws {
     self.kind = kind
     random = SplitMix64(seed: seed)
@@ -89,7 +89,7 @@ public struct PoolHistory {
     device.keep()
   }
 
-  /// Writes back the superblock of an earlier commit; `device.revert()` takes that back.
+  /// Writes the superblock of an earlier commit; `device.revert()` reverts that.
   public func putBack(_ superblock: Superblock) {
     let block = device.edit(0)
     superblock.encode(into: block)
@@ -125,7 +125,7 @@ public struct PoolHistory {
     try pool.delete(ids.remove(at: Int(below(UInt64(ids.count)))))
   }
 
-  /// Deletes a device, or what the only one maps.
+  /// Deletes a device, or the mappings of the only one.
   private mutating func makeSpace() throws {
     if ids.count > 1 {
       try delete()

@@ -2,13 +2,13 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// One transaction of a pool, chosen to fit a pool that a `ModelRun` has made.
+/// A transaction of a pool, chosen to fit a pool made by a `ModelRun`.
 public enum PoolOperation: String, CaseIterable, Sendable {
   case create, snapshot, delete, write, discard, discardPassedDown, setTransactionID, reserve
   case release, growData, growMetadata, setNeedsCheck, several
 
-  /// Prepares the pool of `run`, and says what to do to one opened on the same device: always the
-  /// same, commit included.
+  /// Prepares the pool of `run`, and returns the operation for a pool opened on the same device:
+  /// always the same one, commit included.
   func prepare(_ run: ModelRun) throws -> (PoolMetadata) throws(PoolError) -> Void {
     let device = run.anyDevice()
     let free = (1...).first { run.state.devices[$0] == nil } ?? 1

@@ -1,10 +1,11 @@
 public import PersistentData
 public import ThinMetadata
 
-// What a thin-pool target does to metadata for requests of its devices.
+// The metadata operations of a thin-pool target for requests of its devices.
 extension PoolMetadata {
-  /// Maps a virtual block for a write: to a new data block unless the device has one of its own.
-  /// - Returns: the new data block, nil where none was needed.
+  /// Maps a virtual block for a write: to a new data block, unless the device has one that is not
+  /// shared.
+  /// - Returns: the new data block; nil if none was needed.
   @discardableResult
   public func provision(_ id: UInt64, _ virtualBlock: UInt64) throws(PoolError) -> UInt64? {
     if let found = try lookup(id, virtualBlock), !found.isShared { return nil }
@@ -13,8 +14,8 @@ extension PoolMetadata {
     return data
   }
 
-  /// Discards virtual blocks, and their data blocks too: those keep a reference until they are
-  /// discarded on the data device.
+  /// Discards virtual blocks and their data blocks, which keep a reference until they are discarded
+  /// on the data device.
   public func discardPassingDown(_ id: UInt64, _ range: Range<UInt64>) throws(PoolError) {
     var passedDown: [Range<UInt64>] = []
     var next = range.lowerBound

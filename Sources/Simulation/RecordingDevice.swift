@@ -1,40 +1,40 @@
 public import BlockIO
 import Glibc
 
-/// Passes everything on to a device in memory and keeps what was written and flushed, to make of it
-/// what power cuts may leave behind.
+/// Forwards everything to a device in memory, and records writes and flushes, from which it makes
+/// the images that power cuts may leave.
 public final class RecordingDevice: BlockDevice {
-  /// What reached the device, in order.
+  /// A step of the recording.
   public enum Step {
     case write(offset: UInt64, bytes: [UInt8])
     case flush
   }
 
-  /// How much of what was not flushed survives a power cut.
+  /// Which unflushed writes survive a power cut.
   public enum Survivors: CaseIterable, Sendable {
-    /// All that was written before the cut.
+    /// Everything written before the cut.
     case all
     /// Any blocks of 4 KiB.
     case blocks
-    /// Any sectors of 512 bytes: all that devices promise to write whole.
+    /// Any sectors of 512 bytes, which devices write atomically.
     case sectors
   }
 
   private let inner: MemoryDevice
-  /// What reached the device, in order.
+  /// The steps in order.
   public private(set) var steps: [Step] = []
 
-  /// What messages call the device.
+  /// The device's name in messages.
   public var path: String { inner.path }
   /// Size in bytes.
   public var byteCount: UInt64 { inner.byteCount }
-  /// There is none.
+  /// Nil.
   public var descriptor: Int32? { nil }
 
   private let losesFlushes: Bool
 
-  /// Records what happens to `inner` from now on.
-  /// - Parameter losesFlushes: a device that only says that it flushes.
+  /// Records the calls to `inner` from now on.
+  /// - Parameter losesFlushes: whether the device only claims to flush.
   public init(_ inner: MemoryDevice, losesFlushes: Bool = false) {
     self.inner = inner
     self.losesFlushes = losesFlushes
@@ -53,12 +53,12 @@ public final class RecordingDevice: BlockDevice {
     steps.append(.write(offset: offset, bytes: Array(buffer)))
   }
 
-  /// Makes what was written so far survive.
+  /// Makes everything written so far durable.
   public func flush() {
     if !losesFlushes { steps.append(.flush) }
   }
 
-  /// Number of the last flush before step `cut`, 0 where there is none: what is before it is
+  /// The number of the last flush before step `cut`, 0 if there is none: everything before it is
   /// durable at the cut.
   public func durableSteps(at cut: Int) -> Int {
     for i in stride(from: cut - 1, through: 0, by: -1) {
@@ -67,8 +67,8 @@ public final class RecordingDevice: BlockDevice {
     return 0
   }
 
-  /// Puts on `device`, which is as it was when recording began, what a power cut before step `cut`
-  /// may leave.
+  /// Applies to `device`, which must be in the state at the start of the recording, what a power
+  /// cut before step `cut` may leave.
   public func replay(
     _ cut: Int, _ survivors: Survivors, on device: MemoryDevice,
     _ random: inout some RandomNumberGenerator
@@ -106,24 +106,24 @@ public final class RecordingDevice: BlockDevice {
   }
 }
 
-/// Passes everything on to another device, and fails once where it is told to.
+/// Forwards everything to another device, and fails on demand.
 public final class FaultyDevice: BlockDevice {
   private let inner: any BlockDevice
-  /// What fails, and how many of its kind are done before. Nil where nothing does.
+  /// The operation that fails, and the number of its kind that succeed before. Nil if none fails.
   public var fault: (operation: BlockIOError.Operation, after: Int)?
-  /// Whether everything of the kind fails thereafter.
+  /// Whether all later operations of the kind fail too.
   public var isLasting = false
-  /// Whether the fault was met.
+  /// Whether the fault occurred.
   public private(set) var wasMet = false
 
-  /// What messages call the device.
+  /// The device's name in messages.
   public var path: String { inner.path }
   /// Size in bytes.
   public var byteCount: UInt64 { inner.byteCount }
-  /// There is none.
+  /// Nil.
   public var descriptor: Int32? { nil }
 
-  /// A device without fault yet.
+  /// A device without a fault.
   public init(_ inner: any BlockDevice) { self.inner = inner }
 
   private func pass(_ operation: BlockIOError.Operation, _ offset: UInt64?) throws(BlockIOError) {
@@ -145,7 +145,7 @@ public final class FaultyDevice: BlockDevice {
     try inner.read(into: buffer, at: offset)
   }
 
-  /// Writes all of `buffer` at `offset`; where that fails, the first half of its blocks.
+  /// Writes all of `buffer` at `offset`; if that fails, only the first half of its blocks.
   public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     do throws(BlockIOError) {
       try pass(.write, offset)
@@ -157,7 +157,7 @@ public final class FaultyDevice: BlockDevice {
     try inner.write(buffer, at: offset)
   }
 
-  /// Returns when everything written is durable.
+  /// Returns once everything written is durable.
   public func flush() throws(BlockIOError) {
     try pass(.flush, nil)
     try inner.flush()

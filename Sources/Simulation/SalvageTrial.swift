@@ -1,17 +1,17 @@
 import ThinFormat
 
-/// A small pool's metadata, made and damaged by a seed so that it has to be salvaged: to be dumped with
+/// A small pool's metadata, made and damaged from a seed so that it must be salvaged: dumped with
 /// --repair, restored, and written to by the kernel.
 public struct SalvageTrial {
-  /// What was done to the pool, for reports.
+  /// The damage, for reports.
   public let damage: String
-  /// The metadata device, damaged.
+  /// The damaged metadata device.
   public let device: MemoryDevice
-  /// Data blocks are of so many sectors.
+  /// The size of a data block in sectors.
   public static var dataBlockSectors: UInt32 { 128 }
 
-  /// The pool of a seed.
-  /// - Throws: what the engine throws, which would be a fault of one of the two.
+  /// The pool made from a seed.
+  /// - Throws: errors of the engine, which mean a fault of the engine or the generator.
   public init(seed: UInt64) throws {
     var random = SplitMix64(seed: seed)
     var kind = PoolHistory.Kind(
@@ -51,7 +51,7 @@ public struct SalvageTrial {
       let more = generator.damage(&random)
       done.append("\(more)")
       if more.action == .truncate { break }
-      // What nothing else on the disk confirms makes another sound pool of it.
+      // Damage without redundancy on disk makes another sound pool.
       if more.anotherSoundPool != nil {
         device.revert()
         done.append("all of it taken back")
@@ -61,7 +61,7 @@ public struct SalvageTrial {
     damage = done.joined(separator: ", ")
   }
 
-  /// The device's contents.
+  /// The content of the device.
   public var bytes: [UInt8] {
     (0..<(device.byteCount / UInt64(Limits.blockBytes))).flatMap { Array(device.peek($0)) }
   }

@@ -1,14 +1,14 @@
 public import BlockIO
 import Glibc
 
-/// A folder of its own in TMPDIR, which is /tmp where nothing is said; it is removed, with the files in
-/// it, when the object goes.
+/// A new folder in TMPDIR, by default /tmp, which is removed with its files when the object is
+/// freed.
 public final class TemporaryFolder {
   /// The folder.
   public let path: String
 
-  /// A new folder whose name begins with `name`, in `base` where that is given.
-  /// - Throws: `BlockIOError` where none can be made there.
+  /// Creates a folder whose name begins with `name`, in `base` if that is given.
+  /// - Throws: `BlockIOError` if it cannot be created.
   public init(_ name: String, in base: String? = nil) throws(BlockIOError) {
     let variable = getenv("TMPDIR").map { String(cString: $0) } ?? ""
     let base = base ?? (variable.isEmpty ? "/tmp" : variable)

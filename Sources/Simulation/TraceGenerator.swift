@@ -1,14 +1,14 @@
 import ThinMetadata
 
-/// Makes traces of pool operations that the kernel accepts, each from a seed alone. What can be done
-/// next follows from the devices that there are; how much space is left is asked of our engine,
-/// which carries the trace out meanwhile.
+/// Makes traces of pool operations that the kernel accepts, each from a seed alone. The possible
+/// operations follow from the existing devices; the space left is known from the engine, which
+/// executes the trace as it is made.
 public final class TraceGenerator {
-  /// What a trace is about.
+  /// The subject of a trace.
   public enum Kind: String, CaseIterable, Sendable {
     /// A bit of everything.
     case small
-    /// So few blocks that both allocators come round.
+    /// So few blocks that both allocators wrap around.
     case wrapping
     /// Thousands of writes.
     case large
@@ -28,7 +28,7 @@ public final class TraceGenerator {
     }
   }
 
-  /// What discards do; one way per trace, because it is a feature of the pool.
+  /// How discards are handled; one way per trace, because it is a feature of the pool.
   private enum Discards: String {
     case unmap = "rm"
     case passDown = "pd"
@@ -36,7 +36,7 @@ public final class TraceGenerator {
 
   private struct Device {
     var isOpen = false
-    /// Where ascending writes go on.
+    /// The next block of ascending writes.
     var cursor: UInt64 = 0
   }
 
@@ -46,7 +46,7 @@ public final class TraceGenerator {
   private let replayer = TraceReplayer()
   private var lines: [String] = []
 
-  // The model. Ids are kept in the order of creation, so that a seed means one trace.
+  // The model. Ids are kept in the order of creation, so that a seed always gives the same trace.
   private var ids: [UInt64] = []
   private var devices: [UInt64: Device] = [:]
   private var holdsSnapshot = false
@@ -55,15 +55,15 @@ public final class TraceGenerator {
   private var dataBlocks: UInt64
   private var mayResize: Bool
   private var hasDumps = true
-  /// Virtual blocks that most operations keep to.
+  /// The virtual blocks of most operations.
   private let window: UInt64
   private var dumps = 0
 
-  /// Data blocks that the running transaction may still take: what it frees does not count.
+  /// Data blocks that the running transaction may still allocate; those it frees do not count.
   private var available: UInt64 = 0
   private var writesSinceCommit: UInt64 = 0
 
-  /// Virtual blocks of every device, as far as traces go.
+  /// The number of virtual blocks of every device in traces.
   public static let virtualBlocks: UInt64 = 1 << 28
 
   private init(seed: UInt64, kind: Kind?, discards: Discards? = nil) {
@@ -96,24 +96,24 @@ public final class TraceGenerator {
       windows = [150_000, Self.virtualBlocks]
     }
     window = windows.randomElement(using: &random) ?? 1000
-    // The device that discards are passed to takes 256 bytes of memory for each.
+    // The device to which discards are passed needs 256 bytes of memory for each block.
     if self.discards == .passDown { dataBlocks = min(dataBlocks, 200_000) }
-    // What has just been added would be used first, instead of what lies before.
+    // Newly added blocks would be used first, instead of wrapping around.
     mayResize = self.kind != .wrapping || Int.random(in: 0..<4, using: &random) == 0
     self.random = random
   }
 
   /// The trace of a seed.
-  /// - Parameter kind: instead of one that the seed chooses.
-  /// - Throws: what the engine throws, which would be a fault of one of the two.
+  /// - Parameter kind: the kind to use; nil lets the seed choose.
+  /// - Throws: errors of the engine, which mean a fault of the engine or the generator.
   public static func trace(seed: UInt64, kind: Kind? = nil) throws -> [String] {
     let generator = TraceGenerator(seed: seed, kind: kind)
     try generator.run()
     return generator.lines
   }
 
-  /// The life of one pool in pieces, each of which activates the pool and leaves it inactive, without
-  /// resizes and dumps. The first line of all is `meta`, with the blocks given.
+  /// The life of one pool in parts, each of which activates the pool and leaves it inactive,
+  /// without resizes and dumps. The first line is `meta`, with the given number of blocks.
   public static func turns(seed: UInt64, count: Int, metadataBlocks: UInt64) throws -> [[String]] {
     let generator = TraceGenerator(seed: seed, kind: .small, discards: .unmap)
     generator.metadataBlocks = metadataBlocks
@@ -138,7 +138,7 @@ public final class TraceGenerator {
     try replayer.run(line[...]) { _, _ in }
   }
 
-  /// After something that ends the transaction.
+  /// Updates the model after an operation that ends the transaction.
   private func committed() {
     available = replayer.pool?.freeDataBlocks ?? 0
     writesSinceCommit = 0
@@ -156,19 +156,19 @@ public final class TraceGenerator {
 
   // MARK: - Space
 
-  /// Whether metadata is left for a few operations, besides what the kernel keeps for itself.
+  /// Whether enough metadata is free for a few operations, besides the kernel's reserve.
   private var hasMetadata: Bool {
     (replayer.pool?.freeMetadataBlocks ?? 0) > min(4096, metadataBlocks / 10) + 90
   }
 
-  /// Ends the transaction if that is what it takes to have space.
+  /// Ensures space, by ending the transaction if necessary.
   private func hasSpace() throws -> Bool {
     if available > 2 && hasMetadata { return true }
     try commit()
     return available > 2 && hasMetadata
   }
 
-  /// Frees something.
+  /// Frees some space.
   private func makeSpace() throws {
     if holdsSnapshot {
       try message("release")
@@ -186,7 +186,7 @@ public final class TraceGenerator {
     try commit()
   }
 
-  // MARK: - The course of a trace
+  // MARK: - Steps of a trace
 
   private func run() throws {
     try emit("meta \(metadataBlocks)")
@@ -255,7 +255,7 @@ public final class TraceGenerator {
       if let id = try opened() { try write(id) }
     case 70..<82:
       guard discards != nil, let id = try opened() else { break }
-      // Mostly small: the kernel takes a long time for a large one that it has to pass down.
+      // Mostly small, because the kernel takes a long time to pass down a large one.
       let length = chance(80) ? 1 + below(60) : 1 + below(discards == .passDown ? 5000 : 50_000)
       try discard(id, position(), length)
     case 82..<86: try commit()
@@ -268,7 +268,7 @@ public final class TraceGenerator {
       holdsSnapshot.toggle()
     case 92..<94: if mayResize { try resize() }
     case 94..<97:
-      // Allocation starts at block 0 again.
+      // Allocation restarts at block 0.
       guard kind != .wrapping || chance(15) else { return try commit() }
       try unload()
       if hasDumps && chance(40) { try dump() }
@@ -314,7 +314,7 @@ public final class TraceGenerator {
     devices[id]?.isOpen = false
   }
 
-  /// An open device, opened now if need be.
+  /// An open device; opens one if necessary.
   private func opened() throws -> UInt64? {
     guard let id = ids.randomElement(using: &random) else { return nil }
     if devices[id]?.isOpen == false {
@@ -327,7 +327,7 @@ public final class TraceGenerator {
   private func resize() throws {
     let data = dataBlocks + (chance(80) ? 1 + below(300) : 1 + below(40_000))
     if chance(50) {
-      // Not a block or two: the kernel cannot always take in so few.
+      // At least 64 blocks, because the kernel cannot always add only a few.
       metadataBlocks += 64 + below(chance(80) || kind == .wrapping ? 400 : 17_000)
       dataBlocks = chance(50) ? data : dataBlocks
       try emit("growboth \(metadataBlocks) \(dataBlocks)")
@@ -340,12 +340,12 @@ public final class TraceGenerator {
 
   // MARK: - Reads, writes, discards
 
-  /// Writes of the running transaction: so few that they take the kernel a fraction of a second.
+  /// The most writes of a transaction, so few that they take the kernel a fraction of a second.
   private var writesMax: UInt64 { kind == .deep ? 1000 : 200 }
 
   private func position() -> UInt64 { below(window) }
 
-  /// One block, if there is space.
+  /// Writes one block, if there is space.
   private func write(_ id: UInt64, _ block: UInt64) throws -> Bool {
     if writesSinceCommit >= writesMax { try commit() }
     guard try hasSpace() else { return false }
@@ -379,7 +379,7 @@ public final class TraceGenerator {
     if pattern == 0 { devices[id]?.cursor = block }
   }
 
-  /// Enough mappings for a third level.
+  /// Writes enough mappings for a third level.
   private func fill() throws {
     guard let id = try opened() else { return }
     var left = Int64(45_000 + below(15_000))
@@ -394,8 +394,8 @@ public final class TraceGenerator {
   private func discard(_ id: UInt64, _ first: UInt64, _ count: UInt64) throws {
     guard let discards, first < Self.virtualBlocks else { return }
     if discards == .passDown {
-      // A write that surely changes something, alone, and its commit: the kernel then has a second until
-      // it commits unasked, which must not happen halfway through the discard.
+      // A write that certainly changes something, with its own commit: then the kernel has a second
+      // before it commits by itself, which must not happen halfway through the discard.
       try commit()
       var block = position()
       while try replayer.pool?.lookup(id, block) != nil {

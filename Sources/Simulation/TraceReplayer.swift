@@ -3,7 +3,7 @@ import PersistentData
 import ThinFormat
 public import ThinMetadata
 
-/// Carries out a trace of pool operations, one per line, with our engine:
+/// Executes a trace of pool operations, one per line, with the engine:
 ///
 ///     meta N          a metadata device of N zero blocks
 ///     load D          activate: format or open, take in D data blocks and a larger device, commit
@@ -20,32 +20,33 @@ public final class TraceReplayer {
   public private(set) var device = MemoryDevice(byteCount: 4096)
   /// The pool while it is active.
   public private(set) var pool: PoolMetadata?
-  /// What is worked on instead of `device`, where that is given.
+  /// The device to use instead of `device`, if given.
   private let fixed: (any BlockDevice)?
-  /// Blocks that the cache keeps; small ones force early writes.
+  /// The size of the cache in blocks; a small one forces early writes.
   private let cacheBlocksMax: Int
 
-  /// A replayer with nothing done.
+  /// A replayer in its initial state.
   public init(cacheBlocksMax: Int = 8192) {
     fixed = nil
     self.cacheBlocksMax = cacheBlocksMax
   }
 
-  /// A replayer on a device with something on it. `meta` and `growboth` leave it as it is.
+  /// A replayer on a device with existing content, which `meta` and `growboth` do not change.
   public init(onto device: any BlockDevice, cacheBlocksMax: Int = 8192) {
     fixed = device
     self.cacheBlocksMax = cacheBlocksMax
   }
 
-  /// A line that cannot be understood.
+  /// A malformed line.
   public struct BadLine: Error, CustomStringConvertible {
-    /// What is wrong.
+    /// The error.
     public let description: String
   }
 
-  /// Carries out one line.
-  /// - Parameter dump: gets label and image; bytes that the kernel leaves undefined are still in.
-  /// - Throws: `BadLine`, or `PoolError` for what the kernel would not have refused.
+  /// Executes one line.
+  /// - Parameter dump: receives label and image; the bytes that the kernel leaves undefined are not
+  ///   masked.
+  /// - Throws: `BadLine`, or `PoolError` for an operation that the kernel would have accepted.
   public func run(_ line: Substring, dump: (Substring, MemoryDevice) throws -> Void) throws {
     let words = line.split(separator: " ")
     guard let verb = words.first, !verb.hasPrefix("#") else { return }
@@ -122,11 +123,11 @@ public final class TraceReplayer {
       let first = try number(1)
       try pool.discardPassingDown(try number(0), first..<(first + (try number(2))))
     case "commit": try pool.commit()
-    default: throw BadLine(description: "'\(verb)' is no operation")
+    default: throw BadLine(description: "'\(verb)' is not an operation")
     }
   }
 
-  /// A message that fails is not followed by a commit.
+  /// After a failed message there is no commit.
   private func message(_ pool: PoolMetadata, _ body: () throws -> Void) throws {
     try body()
     try pool.commit()

@@ -1,20 +1,20 @@
 /// The command line of trials: `--count N` and `--seed N`, options of their own that take a number, and
 /// operands.
 public struct TrialArguments: Equatable, Sendable {
-  /// How much is to be done.
+  /// The number of trials.
   public var count: UInt64
-  /// The first seed, by chance where none was given.
+  /// The first seed; random by default.
   public var seed: UInt64
-  /// Values of further options, by name, without their dashes.
+  /// Values of further options, by name without dashes.
   public var numbers: [String: UInt64] = [:]
-  /// What is no option.
+  /// The arguments that are not options.
   public var operands: [String] = []
 
-  /// Understands arguments without the program's name; nil for what makes no sense.
+  /// Parses arguments without the program's name; nil if they are invalid.
   /// - Parameters:
-  ///   - count: what is done where nothing is said.
+  ///   - count: the default number of trials.
   ///   - options: names of further options.
-  ///   - takesOperands: whether what is no option is one.
+  ///   - takesOperands: whether operands are allowed.
   public init?(
     _ arguments: some Sequence<String>, count: UInt64, options: [String] = [],
     takesOperands: Bool = false

@@ -1,23 +1,24 @@
 import Simulation
 
-/// Cuts the power at every write and flush of a pool under load, its metadata and data devices
-/// together, and looks at what is left.
+/// Cuts the power at every write and flush of a pool under load, for its metadata and data devices
+/// together, and checks the result.
 ///
-/// The rule: the metadata is clean, without leaks. Every volume is there, and what was
-/// acknowledged before an acknowledged flush, or as durable, is on it. What was written since is
-/// there or not, sector by sector; nothing is ever there that the volume did not have, be it another
-/// volume's or what a block held before.
+/// The rule: the metadata is clean, without leaks. Every volume exists, and has everything that was
+/// acknowledged before an acknowledged flush, or acknowledged as durable. Later writes are there or
+/// not, sector by sector. A volume never has other data, such as another volume's or the former
+/// content of a block.
 public struct PoolCrashTrial {
-  /// What a pool is like.
+  /// The variant of the pool.
   public enum Kind: String, CaseIterable, Sendable {
     case usual
-    /// Data blocks that take more than one request to be made ready, and are no power of two.
+    /// Data blocks that need more than one request to prepare, and whose size is not a power of
+    /// two.
     case largeBlocks
-    /// Both devices grow while the pool is used.
+    /// Both devices grow while the pool is in use.
     case growing
-    /// Data is in a file, whose holes need no zeros.
+    /// Data is in a file, whose holes need no zeroing.
     case holes
-    /// New blocks are not zeroed (skip_block_zeroing): what nobody wrote may hold anything.
+    /// New blocks are not zeroed (skip_block_zeroing): unwritten sectors may hold anything.
     case unzeroed
   }
 
@@ -25,7 +26,7 @@ public struct PoolCrashTrial {
   private let load: PoolLoad
   private let judge: PoolJudge
 
-  /// Puts a load on a new pool, and records it.
+  /// Runs a load on a new pool, and records it.
   public init(_ ground: TrialGround, _ kind: Kind, seed: UInt64, steps: Int = 250) throws {
     self.seed = seed
     load = PoolLoad(ground, kind, seed: seed)
@@ -41,9 +42,9 @@ public struct PoolCrashTrial {
     load.rig.close()
   }
 
-  /// Looks at images of power cuts.
-  /// - Parameter oneOf: of so many cuts one is looked at.
-  /// - Returns: how many images there were.
+  /// Checks images of power cuts.
+  /// - Parameter oneOf: one of this many cuts is checked.
+  /// - Returns: the number of images.
   public func run(oneOf rarity: Int = 1) throws -> Int {
     var random = SplitMix64(seed: seed ^ 0x5eed)
     var cut = PowerCut(Array(load.images.prefix(2)))

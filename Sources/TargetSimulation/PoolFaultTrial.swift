@@ -3,15 +3,16 @@ import DeviceMapper
 import Simulation
 import ThinTools
 
-/// Has each read, write, flush and discard of a pool's disks fail, one after the other, under load.
+/// Makes each read, write, flush and discard of a pool's disks fail, one after the other, under
+/// load.
 ///
-/// The rule: requests that need what failed end with an error, and all end. A failure of the data
-/// device costs these requests alone; a failed change of the metadata, or a failed flush in a
-/// commit, makes the pool read-only and asks for a check; metadata that cannot be read any more makes
-/// it fail. Nothing that was acknowledged and flushed is lost, no flush is acknowledged that kept
-/// nothing, and what is on the disks afterwards is clean, without leaks.
+/// The rule: requests that need the failed operation fail, and all requests end. A failure of the
+/// data device affects only these requests. A failed change of the metadata, or a failed flush in a
+/// commit, makes the pool read-only and sets its needs-check flag. If metadata cannot be read, the
+/// pool fails. Nothing that was acknowledged and flushed is lost, no flush is acknowledged in vain,
+/// and the metadata is clean afterwards, without leaks.
 public struct PoolFaultTrial {
-  /// What fails.
+  /// The operation that fails.
   public struct Kind: Sendable, CustomStringConvertible {
     let disk: Int
     let operation: BlockOperation
@@ -22,10 +23,10 @@ public struct PoolFaultTrial {
       + [.read, .write, .flush, .discard].map { Kind(disk: 1, operation: $0) }
       + [Kind(disk: 2, operation: .read)]
 
-    /// Whether a load does so many of them that a part will do for a test.
+    /// Whether a load has so many of these operations that a part is enough for a test.
     public var isFrequent: Bool { operation == .write || disk == 0 && operation == .read }
 
-    /// For reports.
+    /// The kind in reports.
     public var description: String { "\(["metadata", "data", "origin"][disk]) \(operation)" }
   }
 
@@ -34,7 +35,7 @@ public struct PoolFaultTrial {
   private let seed: UInt64
   private let steps: Int
 
-  /// Faults of a kind, in a load of so many steps.
+  /// Faults of a kind, in a load of `steps` steps.
   public init(_ ground: TrialGround, _ kind: Kind, seed: UInt64, steps: Int = 60) {
     self.ground = ground
     self.kind = kind
@@ -42,10 +43,10 @@ public struct PoolFaultTrial {
     self.steps = steps
   }
 
-  /// Tries every fault.
-  /// - Parameter stride: or each so many-th.
-  /// - Returns: how many there were, and in how many the pool went on as before, became read-only
-  ///   and failed.
+  /// Runs all faults.
+  /// - Parameter stride: runs only each `stride`-th fault.
+  /// - Returns: the number of faults, and the number after which the pool continued, became
+  ///   read-only, and failed.
   public func run(stride: Int = 1) throws -> [Int] {
     var counts = [0, 0, 0, 0]
     for isLasting in [false, true] {
@@ -59,7 +60,7 @@ public struct PoolFaultTrial {
     return counts
   }
 
-  /// Nil where so many things were not done: nothing has failed.
+  /// Returns nil if the load has fewer operations, so that none failed.
   private func fails(_ after: Int, _ isLasting: Bool) throws -> Int? {
     let isForgetful = kind.disk == 0 && kind.operation == .read
     let load = PoolLoad(ground, .usual, seed: seed, isForgetful: isForgetful)
@@ -84,7 +85,7 @@ public struct PoolFaultTrial {
     }
   }
 
-  /// With the fault gone.
+  /// Checks the pool once the fault is gone.
   private func judge(_ load: PoolLoad) throws -> Int {
     func expect(_ condition: Bool, _ what: String) throws(TrialFailure) {
       if !condition { throw TrialFailure(what) }
@@ -94,13 +95,13 @@ public struct PoolFaultTrial {
       kind.disk == 0 || kind.operation == .discard || kind.operation == .flush
         || load.failures > 0, "no request has failed")
     if !load.rig.isDegraded {
-      try expect(status?.needsCheck == false, "the pool asks for a check")
+      try expect(status?.needsCheck == false, "the pool needs a check")
       try expect(
-        kind.disk != 0 || kind.operation == .read, "the pool goes on as if nothing had been")
+        kind.disk != 0 || kind.operation == .read, "the pool continues as before")
     } else {
       try expect(
-        kind.disk == 0 || kind.operation == .flush, "the pool takes no changes any more")
-      try expect(status == nil || status?.needsCheck == true, "the pool asks for no check")
+        kind.disk == 0 || kind.operation == .flush, "the pool accepts no changes")
+      try expect(status == nil || status?.needsCheck == true, "the pool needs no check")
       try expect(status != nil || kind.operation == .read && kind.disk == 0, "the pool has failed")
     }
     let end = status == nil ? 3 : load.rig.isDegraded ? 2 : 1
@@ -112,7 +113,7 @@ public struct PoolFaultTrial {
     let images = load.rig.disks.prefix(2).map(\.bytes)
     let report = try PoolJudge.check(images[0])
     try expect(
-      report.needsCheck == (end == 2) || end == 3, "the flag for a check is not as it should be")
+      report.needsCheck == (end == 2) || end == 3, "the needs-check flag is wrong")
     let judge = PoolJudge(ground: ground, shape: load.shape, origin: load.images[2])
     try judge.judge(images, load.model, goesOn: true)
     return end

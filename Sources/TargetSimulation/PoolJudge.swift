@@ -6,8 +6,8 @@ import Simulation
 import Targets
 import ThinTools
 
-/// Looks at what is left of a pool: its metadata is clean, without leaks, every volume is there, and
-/// each of its sectors holds what it may hold.
+/// Checks the disks of a pool: its metadata is clean, without leaks, every volume exists, and each
+/// sector holds an allowed value.
 struct PoolJudge {
   let ground: TrialGround
   let shape: PoolShape
@@ -19,9 +19,9 @@ struct PoolJudge {
     return try ThinTools.check(device, options: CheckOptions(), progress: Progress())
   }
 
-  /// - Parameter goesOn: the pool is also written to, taken down and checked again.
+  /// - Parameter goesOn: whether the pool is also written to, deactivated and checked again.
   func judge(_ images: [[UInt8]], _ model: PoolModel, goesOn: Bool) throws {
-    // Before there was a pool.
+    // The cut was before the pool was made.
     if model.volumes.isEmpty { return }
     let report = try Self.check(images[0])
     guard report.findings.isEmpty else {
@@ -55,7 +55,7 @@ struct PoolJudge {
   }
 
   private func compare(_ rig: PoolRig, _ id: Int, _ model: PoolModel) throws(TrialFailure) {
-    // Pools that take no changes read unmapped blocks beyond the end of the origin, which fails.
+    // Pools that accept no changes read unmapped blocks beyond the end of the origin, which fails.
     let mayEnd = rig.isDegraded && model.volumes[id]?.hasOrigin == true
     let step = mayEnd ? shape.sectorsPerBlock : model.sectorCount
     for start in stride(from: 0, to: model.sectorCount, by: step) {
@@ -86,7 +86,7 @@ struct PoolJudge {
       let write = try rig.start(.write, "thin\(id)", 3..<140)
       let flush = try rig.start(.flush, "thin\(id)")
       try rig.run("writing") { write.isDone && flush.isDone }
-      // Full pools and those that ask for a check take nothing new.
+      // Full pools and those that need a check accept no new data.
       let isRefused = [write.error, flush.error].contains { $0 != 0 && $0 != ENOSPC }
       if isRefused && !isAskingForCheck {
         throw TrialFailure("volume \(id) cannot be written: \(write.error), \(flush.error)")

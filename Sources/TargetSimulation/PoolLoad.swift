@@ -5,10 +5,10 @@ import Glibc
 import Simulation
 import Targets
 
-/// Clients at work on a pool: random requests, several at once, and messages between them. What they
-/// ask for and are told goes into a trace; what they read is compared with a model.
+/// Clients of a pool: random concurrent requests, and messages between them. The requests and their
+/// results go into a trace; data read is compared with a model.
 final class PoolLoad {
-  /// A request on its way.
+  /// A pending request.
   private struct Running {
     var number: Int
     var request: ClientEvent.Request?
@@ -22,20 +22,20 @@ final class PoolLoad {
   let model: PoolModel
   let rig: PoolRig
   let origin: [UInt64]
-  /// Contents of the disks before anything happened.
+  /// The initial content of the disks.
   let images: [[UInt8]]
   /// Whether requests may fail for other reasons than lack of space.
   var mayFail = false
-  /// Requests that failed for other reasons.
+  /// The number of requests that failed for other reasons.
   private(set) var failures = 0
   private var random: SplitMix64
   private var running: [Running] = []
   private var nextID = 0
   private var nextNumber = 0
-  /// The devices of each volume: the same one may be active twice.
+  /// The devices of each volume: one volume may be active twice.
   private var names: [Int: [String]] = [:]
 
-  /// - Parameter isForgetful: metadata is read again and again.
+  /// - Parameter isForgetful: whether metadata is read again instead of cached.
   init(
     _ ground: TrialGround, _ kind: PoolCrashTrial.Kind, seed: UInt64, isForgetful: Bool = false
   ) {
@@ -63,7 +63,7 @@ final class PoolLoad {
     disks[1].resize(to: shape.dataBlocksAtFirst * shape.blockBytes)
     model = PoolModel(shape, origin: origin)
     rig = PoolRig(ground, disks: disks, shape)
-    // Metadata is written before the commit too.
+    // A small cache writes metadata before the commit too.
     if Int.random(in: 0..<3, using: &random) == 0 { rig.mapper.metadataCacheBlocks = 8 }
     if isForgetful { rig.mapper.metadataCacheBlocks = 2 }
   }
@@ -99,7 +99,7 @@ final class PoolLoad {
     try create()
   }
 
-  /// Does so many things.
+  /// Runs this many random steps.
   func run(_ steps: Int) throws(TrialFailure) {
     for _ in 0..<steps { try step() }
     try drain()
@@ -183,7 +183,7 @@ final class PoolLoad {
         number: nextNumber, request: request, volume: id, sectors: sectors, outcome: outcome))
   }
 
-  /// Deals with requests that have ended.
+  /// Handles completed requests.
   private func collect() throws(TrialFailure) {
     let done = running.filter(\.outcome.isDone)
     running.removeAll(where: \.outcome.isDone)
@@ -195,7 +195,7 @@ final class PoolLoad {
       }
       if let request = ended.request {
         var isDone = error == 0
-        // Where metadata cannot be read or changed discards end well without being done.
+        // If metadata cannot be read or changed, discards succeed without effect.
         if case .discard = request.kind, mayFail { isDone = false }
         note(.end(number: ended.number, succeeded: isDone))
       } else if error == 0 {
@@ -204,7 +204,7 @@ final class PoolLoad {
     }
   }
 
-  /// Pools that provision nothing do not look where the origin ends: reads beyond that fail.
+  /// Pools that allocate no blocks ignore the end of the origin: reads beyond it fail.
   private func mayEnd(_ id: Int, _ sectors: Range<Int>) -> Bool {
     model.volumes[id]?.hasOrigin == true && sectors.upperBound > shape.originSectors
       && (try? rig.status(noFlush: true)?.mode) != .readWrite
@@ -214,7 +214,7 @@ final class PoolLoad {
     throws(TrialFailure)
   {
     let bytes = UnsafeRawBufferPointer(outcome.buffer.bytes)
-    // When a transaction was aborted, changes that nobody flushed are lost.
+    // An aborted transaction loses changes that were not flushed.
     let mayHaveLost = mayFail && rig.isDegraded
     for (index, sector) in sectors.enumerated() {
       let found = word(bytes, sector: index)
@@ -288,8 +288,7 @@ final class PoolLoad {
     rig.disks[0].byteCount < images[0].count || rig.disks[1].byteCount < images[1].count
   }
 
-  /// Makes the disks larger, one of them or both, and has the pool take that in while requests are on
-  /// their way.
+  /// Enlarges one or both disks, and extends the pool while requests are pending.
   private func grow() throws(TrialFailure) {
     let choice = Int.random(in: 0..<3, using: &random)
     if choice > 0 {

@@ -1,21 +1,21 @@
-/// What the volumes of a pool may hold, now and after a power cut, from what clients asked for and
-/// were told.
+/// The possible content of a pool's volumes, now and after a power cut, derived from the requests
+/// of clients and their results.
 ///
-/// A sector of a volume is 64 times the same word. For each sector the model keeps the values that it
-/// may have after a power cut, the latest last: the one that is certain to have stayed, and those
-/// that came after it.
+/// A sector of a volume is 64 times the same word. For each sector the model keeps the values that
+/// it may have after a power cut, the latest last: the last durable one, and those written after
+/// it.
 final class PoolModel {
   struct Version {
     var value: UInt64
-    /// Until a flush the sector may hold anything that was in the block before, nobody's words, or
+    /// Until a flush the sector may hold the former content of the block, any other words, or
     /// zeros.
     var isDiscard = false
-    /// Nobody has written the sector, but the block around it: without zeroing of new blocks it may hold
-    /// whatever the data block held before.
+    /// The sector was not written, but its block was: without zeroing of new blocks it may hold the
+    /// former content of the data block.
     var isLeftOver = false
-    /// It is as it was made or discarded.
+    /// The sector is unwritten since it was made or discarded.
     var isUnwritten = false
-    /// When it was acknowledged; nil while it was not, and for ever where it failed.
+    /// The time at which it was acknowledged; nil until then, and if it failed.
     var acknowledged: Int?
   }
   enum Existence {
@@ -30,12 +30,12 @@ final class PoolModel {
   }
   private struct Running {
     var request: ClientEvent.Request
-    /// For a flush: what was acknowledged up to then is to stay.
+    /// For a flush: writes acknowledged before this time become durable.
     var begun: Int
   }
 
   let sectorCount: Int
-  /// Sectors of a block where new blocks are not zeroed; nil where they are.
+  /// Sectors per block if new blocks are not zeroed; otherwise nil.
   private let unzeroedBlockSectors: Int?
   /// Words of the external origin's sectors.
   private let origin: [UInt64]
@@ -49,7 +49,7 @@ final class PoolModel {
     self.origin = origin
   }
 
-  /// What an empty volume has.
+  /// The value of an unwritten sector.
   private func start(_ volume: Volume, _ sector: Int) -> UInt64 {
     volume.hasOrigin && sector < origin.count ? origin[sector] : 0
   }
@@ -88,8 +88,8 @@ final class PoolModel {
     }
   }
 
-  /// A write into a block that may be new: what nobody has written there is left over from before, where
-  /// there is no origin to copy.
+  /// Handles a write into a block that may be new: its unwritten sectors may hold former content,
+  /// if there is no origin to copy.
   private func leaveOver(_ request: ClientEvent.Request, _ volume: Volume) {
     guard let unit = unzeroedBlockSectors, !request.sectors.isEmpty else { return }
     switch request.kind {
@@ -114,7 +114,7 @@ final class PoolModel {
     if request.isDurable { flushed(request.volume, request.sectors, since: now) }
   }
 
-  /// What was acknowledged by then stays, what came before it is gone.
+  /// Drops the values older than the last one acknowledged by then, which is durable now.
   private func flushed(_ id: Int, _ sectors: Range<Int>, since then: Int) {
     guard var volume = volumes.removeValue(forKey: id) else { return }
     for sector in sectors {
@@ -160,16 +160,16 @@ final class PoolModel {
     }
   }
 
-  // MARK: - Questions
+  // MARK: - Queries
 
-  /// Whether a sector may read so while nothing was lost.
+  /// Whether a sector may read as this value if nothing was lost.
   func reads(_ id: Int, _ sector: Int, _ value: UInt64) -> Bool {
     guard let versions = volumes[id]?.sectors[sector] else { return false }
     let last = versions.lastIndex { $0.acknowledged != nil } ?? 0
     return versions[last...].contains { $0.value == value || $0.isLeftOver }
   }
 
-  /// Whether a sector may read so after a power cut.
+  /// Whether a sector may read as this value after a power cut.
   func mayHold(_ id: Int, _ sector: Int, _ value: UInt64) -> Bool {
     guard let versions = volumes[id]?.sectors[sector] else { return false }
     return versions.contains {
@@ -178,7 +178,7 @@ final class PoolModel {
     }
   }
 
-  /// For reports.
+  /// The possible values of a sector, for reports.
   func describe(_ id: Int, _ sector: Int) -> String {
     (volumes[id]?.sectors[sector] ?? []).map {
       hex($0.value) + ($0.isDiscard ? "(discard)" : "") + ($0.isLeftOver ? "(anything)" : "")
@@ -189,7 +189,7 @@ final class PoolModel {
 
 func hex(_ value: UInt64) -> String { String(value, radix: 16) }
 
-/// The word that a sector of `bytes` consists of; nil where its words differ.
+/// The word that fills a sector of `bytes`; nil if its words differ.
 func word(_ bytes: UnsafeRawBufferPointer, sector: Int) -> UInt64? {
   let first = bytes.loadUnaligned(fromByteOffset: sector * 512, as: UInt64.self)
   for at in stride(from: sector * 512 + 8, to: sector * 512 + 512, by: 8)

@@ -5,24 +5,24 @@ import Glibc
 import Simulation
 import Targets
 
-/// Something that does not hold, with what there is to say about it.
+/// A violated rule, with details.
 public struct TrialFailure: Error, CustomStringConvertible {
-  /// What, and of which trial.
+  /// The rule and the trial.
   public let description: String
   /// A failure.
   public init(_ description: String) { self.description = description }
 }
 
-/// What all trials of a process share: the loop, and files that give disks in memory a name.
+/// The parts that all trials of a process share: the loop, and files that name the disks in memory.
 public final class TrialGround {
-  /// Everything runs here.
+  /// The loop that runs everything.
   public let loop: EventLoop
   let queue: IOQueue
   let worker: BlockingWorker
   private let folder: TemporaryFolder
   private static let names = ["meta", "data", "origin"]
 
-  /// - Throws: what the system has against it.
+  /// - Throws: an error of the system.
   public init() throws {
     loop = try EventLoop()
     queue = try IOQueue(loop)
@@ -43,17 +43,17 @@ public final class TrialGround {
   func path(_ name: String) -> String { "\(folder.path)/\(name)" }
 }
 
-/// A pool `pool` over disks in memory, and clients of its volumes. Nothing in it takes for ever: what
-/// does not end after very many passes of the loop is a failure.
+/// A pool `pool` over disks in memory, and clients of its volumes. Every wait is limited: an
+/// operation that does not end after very many passes of the loop is a failure.
 final class PoolRig {
   let ground: TrialGround
   let loop: EventLoop
   let mapper: UserspaceDeviceMapper
-  /// Metadata, data, external origin.
+  /// The metadata, data and external origin disks.
   let disks: [TraceDisk]
   private let requests = RequestPool()
   private let shape: PoolShape
-  /// What the kernel would have logged.
+  /// The messages that the kernel would log.
   private(set) var log: [String] = []
 
   init(_ ground: TrialGround, disks: [TraceDisk], _ shape: PoolShape) {
@@ -62,7 +62,7 @@ final class PoolRig {
     self.shape = shape
     loop = ground.loop
     mapper = UserspaceDeviceMapper(loop: loop, queue: ground.queue, worker: ground.worker)
-    // What happens must follow from the seed, not from the time it takes.
+    // The result must depend on the seed, not on time.
     mapper.commitIntervalNanoseconds = 0
     mapper.noSpaceTimeoutSeconds = 0
     let paths = ["meta", "data", "origin"].map(ground.path)
@@ -73,7 +73,7 @@ final class PoolRig {
     mapper.log = { [unowned self] in log.append($0) }
   }
 
-  /// Takes everything down.
+  /// Removes all devices.
   func close() {
     mapper.removeAll()
     for _ in 0..<4 { loop.pass() }
@@ -82,7 +82,7 @@ final class PoolRig {
 
   // MARK: - Waiting
 
-  /// Runs the loop until something is done.
+  /// Runs the loop until `isDone` returns true.
   func run(_ what: @autoclosure () -> String, until isDone: () -> Bool) throws(TrialFailure) {
     var passes = 0
     while !isDone() {
@@ -116,7 +116,7 @@ final class PoolRig {
     }
   }
 
-  /// Gives the pool a table for the sizes that its disks have now.
+  /// Loads a table for the present sizes of the disks.
   func growPool(_ features: String) throws(TrialFailure) {
     do throws(DeviceMapperError) {
       try mapper.load(.name("pool"), [poolLine(features)], readOnly: false)
@@ -127,7 +127,7 @@ final class PoolRig {
     try resume("pool")
   }
 
-  /// The error number.
+  /// Sends a message and returns the error number.
   func message(_ text: String) -> Int32 {
     do throws(DeviceMapperError) {
       _ = try mapper.message(.name("pool"), sector: 0, text)
@@ -162,7 +162,7 @@ final class PoolRig {
     }
   }
 
-  /// Nil where the pool has failed.
+  /// The pool's status; nil if the pool has failed.
   func status(noFlush: Bool = false) throws(TrialFailure) -> ThinPoolStatus.Details? {
     let text = mapper.status(.name("pool"), noFlush ? .noFlush : [])?.lines.first?.parameters
     switch text.flatMap({ ThinPoolStatus($0) }) {
@@ -172,7 +172,7 @@ final class PoolRig {
     }
   }
 
-  /// Whether the pool takes no more changes.
+  /// Whether the pool accepts no more changes.
   var isDegraded: Bool {
     switch try? status(noFlush: true)?.mode {
     case .readWrite, .outOfDataSpace: false
@@ -182,11 +182,11 @@ final class PoolRig {
 
   // MARK: - Requests
 
-  /// A request and what became of it.
+  /// A request and its result.
   final class Outcome: RequestOwner {
     fileprivate(set) var isDone = false
     fileprivate(set) var error: Int32 = 0
-    /// What is written or was read.
+    /// The data to write, or the data read.
     let buffer: AlignedBuffer
     fileprivate var opened: OpenDevice?
     private let requests: RequestPool
@@ -205,7 +205,7 @@ final class PoolRig {
     }
   }
 
-  /// Begins a request; `fill` puts what is to be written where it belongs.
+  /// Starts a request; `fill` fills the buffer of a write.
   func start(
     _ operation: BlockOperation, _ name: String, _ sectors: Range<Int> = 0..<0,
     _ flags: BlockFlags = [], fill: (UnsafeMutableRawBufferPointer) -> Void = { _ in }

@@ -1,6 +1,6 @@
-/// Disks as power cuts may leave them: what was flushed is there, of the rest any part.
+/// The possible content of disks after a power cut: everything flushed, and any part of the rest.
 struct PowerCut {
-  /// What survives of what was not flushed.
+  /// Which unflushed writes survive.
   enum Survivors: CaseIterable {
     case nothing, everything, sectors, blocks
   }
@@ -11,7 +11,7 @@ struct PowerCut {
     var isCertain: Bool
   }
   private struct Disk {
-    /// With everything that is certain and before everything that is not.
+    /// The content with all durable writes that no unflushed write precedes.
     var bytes: [UInt8]
     var size: Int
     var writes: [Write] = []
@@ -19,13 +19,13 @@ struct PowerCut {
 
   private var disks: [Disk]
 
-  /// Disks as they were when the trace began.
+  /// Disks with their content at the start of the trace.
   init(_ images: [[UInt8]]) { disks = images.map { Disk(bytes: $0, size: $0.count) } }
 
-  /// Whether anything may be lost.
+  /// Whether any write may be lost.
   var isUncertain: Bool { disks.contains { !$0.writes.isEmpty } }
 
-  /// Takes in what happened next.
+  /// Applies the next event.
   mutating func apply(_ event: Trace.Event, at position: Int) {
     switch event {
     case .write(let disk, let offset, let bytes, let isDurable):
@@ -42,7 +42,7 @@ struct PowerCut {
     }
   }
 
-  /// What is certain and has nothing uncertain before it goes into the image.
+  /// Moves durable writes that no unflushed write precedes into the image.
   private mutating func settle(_ disk: Int) {
     let count = disks[disk].writes.firstIndex { !$0.isCertain } ?? disks[disk].writes.count
     for write in disks[disk].writes.prefix(count) {
@@ -51,7 +51,7 @@ struct PowerCut {
     disks[disk].writes.removeFirst(count)
   }
 
-  /// What may be left of each disk.
+  /// A possible content of each disk.
   func images(_ survivors: Survivors, _ random: inout some RandomNumberGenerator) -> [[UInt8]] {
     disks.map { disk in
       var bytes = disk.bytes

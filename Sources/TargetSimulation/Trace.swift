@@ -1,46 +1,46 @@
-/// What happened to the disks of a pool and to its clients, in one order.
+/// The events of a pool's disks and of its clients, in one order.
 public final class Trace {
-  /// One thing that happened.
+  /// One event.
   enum Event {
-    /// Bytes reached a disk. Durable ones are as if the disk was flushed for them alone.
+    /// Bytes reached a disk. A durable write is like one with its own flush.
     case write(disk: Int, offset: Int, bytes: [UInt8], isDurable: Bool)
-    /// A disk was flushed: what happened to it before event `before` survives power cuts.
+    /// A disk was flushed: its writes before event `before` survive power cuts.
     case flush(disk: Int, before: Int)
-    /// A disk has another size.
+    /// The size of a disk changed.
     case resize(disk: Int, byteCount: Int)
     case client(ClientEvent)
   }
 
-  /// In the order in which it happened.
+  /// The events in order.
   private(set) var events: [Event] = []
 
-  /// Nothing happened yet.
+  /// An empty trace.
   public init() {}
 
-  /// Where the next event comes.
+  /// The number of the next event.
   var position: Int { events.count }
 
   func append(_ event: Event) { events.append(event) }
 }
 
-/// What a client of a pool asked for, and was told.
+/// A request of a client, or its result.
 enum ClientEvent {
   enum Kind {
-    /// Sectors get the values from `first` on, one more for each.
+    /// Sectors get the values from `first` on, increasing by one per sector.
     case write(first: UInt64)
     /// Sectors get the value 0.
     case zero
-    /// Sectors get what an empty volume has; until a flush, they may have anything.
+    /// Sectors get the value of an empty volume; until a flush they may hold anything.
     case discard
-    /// What was acknowledged before is to stay.
+    /// Everything acknowledged before becomes durable.
     case flush
   }
   struct Request {
     var kind: Kind
     var volume: Int
-    /// Sectors of the volume; whole blocks of a discard.
+    /// The sectors of the volume; whole blocks for a discard.
     var sectors: Range<Int>
-    /// It is to stay once it is acknowledged.
+    /// Whether it is durable once it is acknowledged.
     var isDurable: Bool
   }
   enum Message {

@@ -18,10 +18,10 @@ public final class TraceDisk: BlockDestination, DiskBelow {
 
   private let number: Int
   private let trace: Trace?
-  /// Its contents, those of its largest size.
+  /// The content, at the largest size of the disk.
   public private(set) var bytes: [UInt8]
   private var size: Int
-  /// For each piece of 512 bytes whether it is a hole; empty where there are none.
+  /// Whether each piece of 512 bytes is a hole; empty if there are no holes.
   private var holes: [Bool]
   private var pending: [(request: RequestPointer, position: Int)] = []
   private var random: SplitMix64
@@ -30,19 +30,19 @@ public final class TraceDisk: BlockDestination, DiskBelow {
   private let readOnly: Bool
   private var counts: [BlockOperation: Int] = [:]
 
-  /// What fails: an operation, how many of its kind are done before, and whether all of its kind fail
-  /// from then on.
+  /// The fault: the operation, how many of its kind succeed before, and whether all later ones fail
+  /// too.
   public var fault: (operation: BlockOperation, after: Int, isLasting: Bool)?
-  /// Whether something has failed.
+  /// Whether a request has failed.
   public private(set) var hasFailed = false
-  /// Requests wait while it is set.
+  /// Whether requests wait.
   public var isHalted = false
 
   /// A disk that holds `bytes`.
   /// - Parameters:
-  ///   - number: what the trace calls it.
-  ///   - isPrompt: requests end in the pass in which they come, in order.
-  ///   - hasHoles: it is a file and one hole: `bytes` are zeros, and discards leave holes.
+  ///   - number: the disk's number in the trace.
+  ///   - isPrompt: whether requests complete in order, in the pass in which they arrive.
+  ///   - hasHoles: whether it behaves as a file: `bytes` are one hole, and discards leave holes.
   public init(
     _ loop: EventLoop, number: Int, bytes: [UInt8], trace: Trace? = nil, seed: UInt64 = 0,
     isPrompt: Bool = false, isReadOnly: Bool = false, hasHoles: Bool = false
@@ -61,16 +61,16 @@ public final class TraceDisk: BlockDestination, DiskBelow {
     loop.add(hook)
   }
 
-  /// The loop forgets it.
+  /// Unregisters the disk from the loop.
   public func close() {
     if let hook { loop.remove(hook) }
     hook = nil
   }
 
-  /// How many of a kind came, those of metadata included.
+  /// The number of requests of a kind, metadata included.
   public func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
 
-  /// Gives it another size, of at most the first.
+  /// Changes the size; the initial one is the largest.
   func resize(to byteCount: Int) {
     size = min(byteCount, bytes.count)
     trace?.append(.resize(disk: number, byteCount: size))
@@ -78,19 +78,19 @@ public final class TraceDisk: BlockDestination, DiskBelow {
 
   /// Size in bytes.
   public override var byteCount: UInt64 { UInt64(size) }
-  /// It does.
+  /// True.
   public override var takesDiscards: Bool { true }
-  /// Where that leaves holes.
+  /// Whether discards leave holes.
   public override var discardsToZeroes: Bool { !holes.isEmpty }
-  /// Whether nothing was written there since it was made or discarded.
+  /// Whether the range is unwritten since it was made or discarded.
   public override func isHole(_ range: Range<UInt64>) -> Bool {
     !holes.isEmpty && range.upperBound <= size
       && holes[Int(range.lowerBound / 512)..<Int((range.upperBound + 511) / 512)].allSatisfy { $0 }
   }
-  /// As it was made.
+  /// The value given to the initialiser.
   public override var isReadOnly: Bool { readOnly }
 
-  /// Takes a request.
+  /// Accepts a request.
   public override func submit(_ request: RequestPointer) {
     pending.append((request, trace?.position ?? 0))
     loop.passAgain()
@@ -155,7 +155,7 @@ public final class TraceDisk: BlockDestination, DiskBelow {
     return fails ? EIO : 0
   }
 
-  /// Of what fails any sectors are stored.
+  /// Stores data; if the request fails, only some of its sectors.
   private func store(_ data: [UInt8], at offset: Int, isDurable: Bool, _ fails: Bool) {
     guard fails else { return store(data[...], at: offset, isDurable: isDurable) }
     for at in stride(from: 0, to: data.count, by: 512) where Bool.random(using: &random) {

@@ -3,7 +3,7 @@ import DataPath
 import DeviceMapper
 import Glibc
 
-/// Bytes of a file or disk that something below a table stands on.
+/// Bytes of a file or disk to which a device ultimately maps.
 struct Footing {
   /// A file by file system and inode, a block device by number.
   enum Place: Equatable {
@@ -18,7 +18,8 @@ struct Footing {
     place == other.place && range.overlaps(other.range)
   }
 
-  /// Where the bytes of a device that is no userspace device are: those of a loop device are a file's.
+  /// The bytes of a device outside the userspace device-mapper; those of a loop device are its
+  /// file's.
   init(_ opened: OpenDevice, _ range: Range<UInt64>) {
     self.range = range
     place = .device(opened.number)
@@ -43,7 +44,7 @@ struct Footing {
 }
 
 extension OpenDevice {
-  /// What it stands on, through userspace devices.
+  /// The bytes to which it maps, through all userspace devices.
   func footings(_ range: Range<UInt64>? = nil, depth: Int = 0) -> [Footing] {
     let whole = range ?? 0..<direct.byteCount
     guard let mapped else { return [Footing(self, whole)] }
@@ -51,10 +52,10 @@ extension OpenDevice {
     return (mapped.live?.drivers ?? []).flatMap { $0.footings(whole, depth: depth) }
   }
 
-  /// Whether some of its bytes are bytes of `other`.
+  /// Whether it has bytes in common with `other`.
   func overlaps(_ other: OpenDevice) -> Bool { footings().overlap(other.footings()) }
 
-  /// Whether it is `device`, or a table below it names that.
+  /// Whether it is `device`, or a table below it uses that.
   func stands(on device: MappedDevice) -> Bool {
     guard let mapped else { return false }
     return mapped === device
@@ -71,14 +72,14 @@ extension [Footing] {
 }
 
 extension TargetDriver {
-  /// What the bytes `whole` of its device stand on by way of it.
+  /// The bytes to which the bytes `whole` of its device map through it.
   fileprivate func footings(_ whole: Range<UInt64>, depth: Int) -> [Footing] {
     let part = whole.clamped(to: startByte..<max(startByte, endByte))
     if part.isEmpty { return [] }
     return rangesBelow(part).flatMap { $0.footings($1, depth: depth + 1) }
   }
 
-  /// The same of all its bytes.
+  /// The bytes to which all its bytes map.
   var footings: [Footing] { footings(startByte..<max(startByte, endByte), depth: 0) }
 }
 

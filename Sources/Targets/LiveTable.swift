@@ -1,18 +1,19 @@
 import DeviceMapper
 
-/// A table whose targets work.
+/// A table with its running targets.
 final class LiveTable {
   let drivers: [TargetDriver]
   let isReadOnly: Bool
   let byteCount: UInt64
-  /// The only driver, where there is but one.
+  /// The driver, if there is only one.
   let single: TargetDriver?
   let takesDiscards: Bool
-  /// The largest of the drivers' in bytes, as they were when the table was made: asked at every request.
+  /// The drivers' largest logical block size in bytes, cached when the table is made because every
+  /// request needs it.
   let logicalBlockBytes: Int
   let discardBytes: Int
-  /// Devices of this device-mapper that it has open once more than it counts for: a table counts as one
-  /// user of a device, however often its lines name it.
+  /// Devices of this device-mapper that this table has open in excess. A table counts as one user
+  /// of a device, even if several of its lines name it.
   private let repeated: [MappedDevice]
 
   init(_ drivers: [TargetDriver], isReadOnly: Bool) {
@@ -42,12 +43,12 @@ final class LiveTable {
     return drivers[low]
   }
 
-  /// The type that only its like may replace, if there is one.
+  /// The type of the immutable target, if there is one.
   var immutableType: String? {
     single.flatMap { $0.type.traits.contains(.immutable) ? $0.type.name : nil }
   }
 
-  /// Devices below, the one opened last first, each once.
+  /// The devices of all targets, the one opened last first, without repetition.
   var dependencies: [DeviceNumber] {
     var seen: Set<DeviceNumber> = []
     var order: [DeviceNumber] = []
@@ -57,7 +58,7 @@ final class LiveTable {
     return order.reversed()
   }
 
-  /// Whether the devices below are as large as the table has them.
+  /// Requires that the devices are as large as the table says.
   func checkAreas() throws(TargetError) {
     for driver in drivers {
       for area in driver.areas {

@@ -8,8 +8,8 @@ extension MappedDevice: DiskBelow {
     BlockIOError(operation, path: name, offset: offset, code: EIO)
   }
 
-  /// Calls `body` for each run of bytes that one driver has: which of the `count` bytes it is, and where
-  /// it is on this device.
+  /// Calls `body` for each run of bytes of one driver, with its position in the `count` bytes and
+  /// on this device.
   private func forEachDriver(
     _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64,
     _ body: (_ driver: TargetDriver, _ part: Range<Int>, _ offset: UInt64) throws(BlockIOError)
@@ -29,7 +29,7 @@ extension MappedDevice: DiskBelow {
   /// More pieces than this take too long to be found.
   private static let piecesMax = 65_536
 
-  /// Pieces of what is below.
+  /// The pieces on the devices below.
   public func pieces(of range: Range<UInt64>) -> [DescriptorPiece]? {
     var pieces: [DescriptorPiece] = []
     do throws(BlockIOError) {
@@ -63,7 +63,7 @@ extension MappedDevice: DiskBelow {
   /// The size is that of the live table.
   public func refreshSize() {}
 
-  /// Looks whether all that is below is still there.
+  /// Requires that all devices below still exist.
   public func requirePresence(byteCount: UInt64) throws(BlockIOError) {
     for driver in live?.drivers ?? [] where driver.startByte < byteCount {
       for area in driver.areas {
@@ -72,7 +72,7 @@ extension MappedDevice: DiskBelow {
     }
   }
 
-  /// Has what is below keep space for `range` (bytes).
+  /// Reserves space for `range` (bytes) on the devices below.
   public func reserveSpace(_ range: Range<UInt64>) throws(BlockIOError) {
     let count = Int(clamping: range.upperBound - range.lowerBound)
     try forEachDriver(.reserve, count, at: range.lowerBound) {

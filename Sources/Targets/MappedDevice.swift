@@ -2,12 +2,12 @@ public import DataPath
 public import DeviceMapper
 import Glibc
 
-/// A device of the userspace device-mapper: it splits requests over the targets of its live table.
+/// A device of the userspace device-mapper. Splits requests over the targets of its live table.
 ///
-/// Invariants: `outstanding` counts the parts that drivers have; parts in `parked` and requests in
-/// `queue` wait for resume. Nothing reaches a driver while `isBlocked`.
+/// Invariants: `outstanding` counts the parts that are with drivers. Parts in `parked` and requests
+/// in `queue` wait for resume. No request reaches a driver while `isBlocked`.
 public final class MappedDevice: BlockDestination {
-  /// Waits for the event number to change.
+  /// A command that waits for the event number to change.
   struct EventWaiter {
     var id: UInt64
     var eventNumber: UInt32
@@ -17,36 +17,36 @@ public final class MappedDevice: BlockDestination {
   unowned let mapper: UserspaceDeviceMapper
   /// Name, 1 to 127 bytes.
   public internal(set) var name: String
-  /// Uuid; empty where it has none.
+  /// Uuid; empty if it has none.
   public internal(set) var uuid: String
   /// Number, with the mapper's major.
   public let number: DeviceNumber
-  /// The table in use.
+  /// The live table.
   var live: LiveTable?
-  /// The table that waits for resume.
+  /// The inactive table, which becomes live at resume.
   var inactive: LiveTable?
-  /// What a target keeps with its device, whatever becomes of tables.
+  /// A target's state of the device, which outlives its tables.
   var kept: (any DeviceKept)?
 
-  /// Whether I/O is held back.
+  /// Whether I/O is suspended.
   public internal(set) var isSuspended = false
-  /// Whether it is being held back, and something is under way still.
+  /// Whether it is being suspended, and requests are still pending.
   public internal(set) var isSuspending = false
-  /// Reasons of others to hold I/O back.
+  /// The number of `hold` calls without `release`.
   private(set) var holds = 0
   var isRemoved = false
-  /// Whether it goes away when it is closed.
+  /// Whether it will be removed when it is closed.
   public internal(set) var isDeferredRemove = false
-  /// How many have it open, tables included.
+  /// The number of times it is open, by tables too.
   public internal(set) var openCount = 0
   /// Number of the last event.
   public private(set) var eventNumber: UInt32 = 0
   var eventWaiters: [EventWaiter] = []
-  /// A command is under way, others wait in `commands`.
+  /// A command is in progress; others wait in `commands`.
   var isBusy = false
   var commands: [() -> Void] = []
 
-  /// Parts that drivers have.
+  /// The number of parts with drivers.
   private(set) var outstanding = 0
   private var idleWaiters: [() -> Void] = []
   private var queue = RequestQueue()
@@ -62,7 +62,7 @@ public final class MappedDevice: BlockDestination {
     super.init(mapper.loop)
   }
 
-  // MARK: - As a destination
+  // MARK: - Destination
 
   public override var byteCount: UInt64 { live?.byteCount ?? 0 }
   public override var logicalBlockBytes: Int { live?.logicalBlockBytes ?? 512 }
@@ -170,7 +170,7 @@ public final class MappedDevice: BlockDestination {
       flags: request.pointee.flags, owner: owner, parent: request)
   }
 
-  /// A further part of what `part` is a part of, the same but for what the caller changes.
+  /// A further part of the same request, equal to `part` until the caller changes it.
   func another(_ part: RequestPointer, owner: TargetDriver) -> RequestPointer {
     outstanding += 1
     part.pointee.parent?.pointee.pending += 1
@@ -180,7 +180,7 @@ public final class MappedDevice: BlockDestination {
       parent: part.pointee.parent)
   }
 
-  /// A driver is done with a part.
+  /// A driver has completed a part.
   func partDone(_ part: RequestPointer) {
     outstanding -= 1
     if let parent = part.pointee.parent {
@@ -194,9 +194,9 @@ public final class MappedDevice: BlockDestination {
     if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
   }
 
-  // MARK: - Holding back
+  // MARK: - Suspending I/O
 
-  /// A driver gives a part back, as it came, to be mapped anew after resume.
+  /// A driver returns a part unchanged, to be mapped again after resume.
   func park(_ part: RequestPointer) {
     outstanding -= 1
     part.pointee.owner = self
@@ -204,8 +204,7 @@ public final class MappedDevice: BlockDestination {
     if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
   }
 
-  /// Parts that were parked end here. Since then it was not they who were outstanding, but the parts
-  /// made of them.
+  /// Completes parked parts. The parts made of them were counted as outstanding, not they.
   public override func requestDone(_ part: RequestPointer) {
     outstanding += 1
     partDone(part)
@@ -217,13 +216,13 @@ public final class MappedDevice: BlockDestination {
     for body in waiters { body() }
   }
 
-  /// Calls `body` when drivers have nothing: at once, if that is so.
+  /// Calls `body` once drivers have no parts, which may be at once.
   func whenIdle(_ body: @escaping () -> Void) {
     if outstanding == 0 { body() } else { idleWaiters.append(body) }
   }
 
-  /// Holds I/O back for the sake of another device, parts that wait for space included, and calls
-  /// `body` when nothing is on its way.
+  /// Suspends I/O on behalf of another device, including parts that wait for space. Calls `body`
+  /// once no part is pending.
   func hold(_ body: @escaping () -> Void) {
     holds += 1
     if let live { for driver in live.drivers { driver.pushBack() } }
@@ -236,7 +235,7 @@ public final class MappedDevice: BlockDestination {
     goOn()
   }
 
-  /// Sends what was held back, if nothing holds it back any more.
+  /// Sends the queued requests, unless I/O is still suspended.
   func goOn() {
     guard !isBlocked else { return }
     var again = parked.takeAll()
@@ -247,7 +246,7 @@ public final class MappedDevice: BlockDestination {
 
   // MARK: - Events and open count
 
-  /// Something happened that those who wait want to know.
+  /// Wakes the commands that wait for an event.
   func raiseEvent() {
     eventNumber &+= 1
     let ready = eventWaiters.filter { $0.eventNumber != eventNumber }
@@ -261,7 +260,7 @@ public final class MappedDevice: BlockDestination {
     if openCount == 0 && isDeferredRemove { loop.begin { self.mapper.destroy(self) } }
   }
 
-  /// Ends everything that waits, when the device goes away.
+  /// Fails all waiting I/O, when the device is removed.
   func failAll() {
     var again = parked.takeAll()
     while let part = again.takeFirst() { loop.finishLater(part, EIO) }
@@ -269,8 +268,8 @@ public final class MappedDevice: BlockDestination {
     while let request = held.takeFirst() { loop.finishLater(request, EIO) }
   }
 
-  /// A few words on what it is, for lists, like `thin device 7`; nil for what is only there for others, as
-  /// a pool is, and for a device without a table.
+  /// A short description for lists, like `thin device 7`; nil for a device that only serves others,
+  /// like a pool, and for a device without a table.
   public var summary: String? {
     guard let drivers = live?.drivers, let summary = drivers.first?.summary,
       drivers.dropFirst().allSatisfy({ $0.summary != nil })
@@ -278,7 +277,7 @@ public final class MappedDevice: BlockDestination {
     return summary
   }
 
-  /// State, with the targets of one of its tables.
+  /// The state, with the target count of one of its tables.
   func info(inactive isInactive: Bool) -> DeviceInfo {
     let table = isInactive ? inactive : live
     return DeviceInfo(
@@ -290,8 +289,8 @@ public final class MappedDevice: BlockDestination {
   }
 }
 
-/// What a target keeps with its device, from table to table.
+/// A target's state of the device, kept from table to table.
 protocol DeviceKept: AnyObject {
-  /// The device has been resumed with `table`, which may be without the target.
+  /// The device was resumed with `table`, which may not have the target.
   func resumed(with table: LiveTable)
 }

@@ -1,19 +1,19 @@
 import DataPath
 public import DeviceMapper
 
-/// A device below a target, open. `close` once for each time that it was opened.
+/// An open device of a target. Call `close` once for each time it was opened.
 public final class OpenDevice {
-  /// Its number; files, which have none, get one with major 0.
+  /// Its number. A file gets a number with major 0.
   public let number: DeviceNumber
-  /// As it was named when it was opened first.
+  /// The name under which it was first opened.
   public let text: String
   /// Where its requests go.
   public let destination: any DiskBelow
   /// The same, without the protocol's indirection.
   let direct: BlockDestination
-  /// The userspace device that it is, if it is one.
+  /// The userspace device, if it is one.
   let mapped: MappedDevice?
-  /// How many times it is open.
+  /// The number of times it is open.
   var users = 0
   private let closed: (OpenDevice) -> Void
 
@@ -32,11 +32,11 @@ public final class OpenDevice {
   /// Size in sectors.
   var sectorCount: UInt64 { direct.byteCount / 512 }
 
-  /// Keeps it open for as long as a pool needs it, whatever becomes of tables; does not count as
-  /// another use of the device.
+  /// Keeps it open for a pool, even if all tables go away. Does not count as another use of the
+  /// device.
   func keep() { users += 1 }
 
-  /// Ends a `keep`.
+  /// Reverses a `keep`.
   func giveUp() {
     users -= 1
     if users == 0 { closed(self) }

@@ -1,27 +1,27 @@
-/// Removes every device that nobody has open, some at a time, until that makes no more difference. Devices
-/// that are made meanwhile stay.
+/// Removes every device that is not open, in steps, until no more can be removed. Devices made in
+/// the meantime stay.
 public final class RemovalOfAll {
-  /// Devices that are looked at in a step, and those of them that are removed.
+  /// Devices to examine per step, and the most to remove.
   private static let perStep = (looks: 512, removals: 32)
 
   private let mapper: UserspaceDeviceMapper
   private let isDeferred: Bool
-  /// To be looked at in this round.
+  /// The devices to examine in this round.
   private var due: [MappedDevice]
-  /// Those that somebody has open.
+  /// The devices that are open.
   private var kept: [MappedDevice] = []
-  /// Something was removed in this round: what stood below it may be free now.
+  /// Whether a device was removed in this round, so that the devices below it may be free now.
   private var goesOn = false
 
-  /// Nothing is removed yet.
-  /// - Parameter isDeferred: what is open goes when it is closed.
+  /// Removes nothing yet.
+  /// - Parameter isDeferred: whether open devices are removed when they are closed.
   public init(_ mapper: UserspaceDeviceMapper, isDeferred: Bool) {
     self.mapper = mapper
     self.isDeferred = isDeferred
     due = mapper.all.reversed()
   }
 
-  /// Removes some more; false when there is nothing left to do.
+  /// Removes some devices. Returns false when there is nothing left to do.
   public func step() -> Bool {
     var removals = 0
     for _ in 0..<Self.perStep.looks where removals < Self.perStep.removals {

@@ -3,21 +3,21 @@ public import DataPath
 import DeviceMapper
 import Glibc
 
-/// One target of a table at work.
+/// A running target of a table.
 ///
-/// A request comes as a part: a copy whose `parent` is what the device was given, with the driver as
-/// its owner, at most `requestBytesMax` long, and its offset that of the device. The driver answers
-/// for itself with `finishLater`, or sends the part on with another offset, but never ends it from
-/// within `map`. `done` is how an ended part goes back.
+/// A request arrives as a part: a copy whose `parent` is the device's request and whose owner is
+/// the driver. It has at most `requestBytesMax` bytes, and its offset is one of the device. The
+/// driver completes it with `finishLater`, or sends it on with another offset, but never completes
+/// it within `map`. A completed part goes back through `done`.
 public class TargetDriver: RequestOwner {
-  /// Of which type it is.
+  /// Its type.
   final let type: TargetType
   /// Sectors of the device.
   final let start: UInt64
   final let length: UInt64
-  /// Whose table it is in.
+  /// The device of its table.
   final unowned let device: MappedDevice
-  /// Devices below, in the order in which they were opened.
+  /// The devices that it uses, in the order in which they were opened.
   final let opened: [OpenDevice]
 
   init<Grammar>(_ context: DriverContext<Grammar>) {
@@ -33,16 +33,16 @@ public class TargetDriver: RequestOwner {
   final var endByte: UInt64 { (start &+ length) &* 512 }
   final var loop: EventLoop { device.loop }
 
-  // MARK: - What it is like
+  // MARK: - Properties
 
-  /// Requests are split at multiples of this, counted from the target's start; 0: not at all.
+  /// Requests are split at multiples of this, counted from the target's start; 0: never.
   var requestBytesMax: UInt64 { 0 }
-  /// How many flushes it gets for one.
+  /// The number of flushes that it receives for one request.
   var flushCount: Int { 1 }
   var takesDiscards: Bool { opened.allSatisfy { $0.direct.takesDiscards } }
-  /// Discards are split at multiples of this; 0: not at all.
+  /// Discards are split at multiples of this; 0: never.
   var discardBytesMax: UInt64 { 0 }
-  /// Most bytes that one discard may have without being split.
+  /// The most bytes of a discard that is not split.
   var discardMaxBytes: UInt64 {
     discardBytesMax > 0 ? discardBytesMax : opened.map(\.direct.discardMaxBytes).min() ?? .max
   }
@@ -52,18 +52,19 @@ public class TargetDriver: RequestOwner {
   var logicalBlockBytes: Int { opened.map(\.direct.logicalBlockBytes).max() ?? 512 }
   /// Ranges of the devices below that must exist.
   var areas: [Area] { [] }
-  /// A few words on a device that begins with it, for lists; nil for one that is only there for others.
+  /// A short description of a device that begins with it, for lists; nil for one that only serves
+  /// others.
   var summary: String? { "\(type.name) device" }
 
   // MARK: - I/O
 
-  /// Takes a part; without a word to the contrary it fails.
+  /// Handles a part. By default fails it.
   func map(_ part: RequestPointer) { finishLater(part, EIO) }
 
-  /// A part that was sent on has ended.
+  /// A part that was sent on is complete.
   public override func requestDone(_ part: RequestPointer) { done(part) }
 
-  /// Gives a part back to the device.
+  /// Returns a part to the device.
   final func done(_ part: RequestPointer) { device.partDone(part) }
 
   final func finishLater(_ part: RequestPointer, _ errorNumber: Int32 = 0) {
@@ -109,8 +110,8 @@ public class TargetDriver: RequestOwner {
     return lower..<max(lower, range.upperBound &+ shift)
   }
 
-  /// The bytes below that reads and writes of the bytes `range` of the device can reach, more rather than
-  /// fewer of them.
+  /// The bytes below that reads and writes of the bytes `range` of the device can reach. The result
+  /// may be larger, but never smaller.
   func rangesBelow(_ range: Range<UInt64>) -> [(OpenDevice, Range<UInt64>)] {
     areas.map { ($0.device, $0.bytes) }
   }
@@ -138,27 +139,27 @@ public class TargetDriver: RequestOwner {
 
   // MARK: - Suspend and resume
 
-  /// Before I/O is held back; calls `ready` when whatever it holds up by itself is still.
+  /// Prepares for suspension; calls `ready` when the I/O that the driver delays is complete.
   func presuspend(noFlush: Bool, _ ready: @escaping () -> Void) { ready() }
-  /// Gives back, with `device.park`, the parts that it holds for lack of something.
+  /// Returns, with `device.park`, the parts that wait for space.
   func pushBack() {}
-  /// All is still.
+  /// The suspension is complete.
   func postsuspend() {}
-  /// Before a suspended device is resumed, or a table takes another's place; calls `ready`, at once or
-  /// later, with what stands in the way.
+  /// Prepares to resume a suspended device, or to replace a table. Calls `ready`, now or later,
+  /// with nil or the error that prevents it.
   func prepare(_ ready: @escaping (DeviceMapperError?) -> Void) { ready(nil) }
-  /// Before I/O goes on.
+  /// I/O is about to resume.
   func preresume() throws(TargetError) {}
-  /// I/O goes on.
+  /// I/O has resumed.
   func resume() {}
-  /// The table goes away; nothing is in flight.
+  /// The table is destroyed; no request is pending.
   func close() { for device in opened.reversed() { device.close() } }
 
   // MARK: - Queries and messages
 
-  /// Parameters of its line of a table.
+  /// The parameters of its table line.
   func table() -> String { "" }
-  /// Parameters of its line of a status.
+  /// The parameters of its status line.
   func status(noFlush: Bool) -> String { "" }
   func message(_ text: String) throws(MessageError) -> String? {
     throw MessageError("Target type does not support messages")
@@ -178,14 +179,14 @@ extension TargetDriver {
       self.length = length
     }
 
-    /// The same in bytes, as far as they can be counted.
+    /// The area in bytes, clamped to 64 bits.
     var bytes: Range<UInt64> {
       let lower = start &* 512
       return lower..<max(lower, (start &+ length) &* 512)
     }
   }
 
-  /// A byte of a device below, and for how many bytes what comes after it is the next one's.
+  /// A byte of a device below, and the number of bytes that continue on the same device.
   struct Place {
     let device: OpenDevice
     let offset: UInt64

@@ -1,23 +1,23 @@
 public import DeviceMapper
 import Glibc
 
-/// A type of target that tables of the userspace device-mapper can have: what its own folder tells the
-/// rest. It is made known by a line in `all` (TargetTypes.swift), and named nowhere else.
+/// A type of target for tables of the userspace device-mapper. Each type is registered by a line in
+/// `all` (TargetTypes.swift), and named nowhere else.
 public final class TargetType: Sendable {
-  /// Opens a device that a line names.
+  /// Opens a device named in a table line.
   public typealias Opener = (_ text: String, _ access: DeviceAccess) throws(DeviceOpenError) -> Void
 
-  /// What tables call it.
+  /// Its name in tables.
   public let name: String
-  /// The version of the kernel's target whose behaviour it has.
+  /// The version of the kernel's target that it follows.
   public let version: TargetVersion
-  /// What it allows of the tables that it stands in.
+  /// Its restrictions on tables.
   public let traits: TargetTraits
   private let parser: @Sendable (TableLine, Opener?) throws(TargetError) -> any TargetGrammar
   private let maker: @Sendable (TargetPlace) throws(TargetError) -> TargetDriver
 
-  /// A type with its grammar, and what makes its targets of lines that were understood and whose devices
-  /// are open.
+  /// A type with its grammar, and a function that makes its targets from parsed lines with their
+  /// open devices.
   init<Grammar: TargetGrammar>(
     _ name: String, version: (major: UInt32, minor: UInt32, patch: UInt32),
     _ grammar: Grammar.Type, traits: TargetTraits = [],
@@ -47,28 +47,28 @@ public final class TargetType: Sendable {
     }
   }
 
-  /// Understands a line of a table, with the constructor's checks in the kernel's order as far as they
-  /// can be made without the devices.
+  /// Parses a table line, with those of the constructor's checks, in the kernel's order, that need
+  /// no devices.
   /// - Parameter opener: opens devices when the constructor would; nil opens nothing.
   public func parse(_ line: TableLine, opener: Opener? = nil) throws(TargetError)
     -> any TargetGrammar
   { try parser(line, opener) }
 
-  /// Makes a target; the devices that it opened are closed again if it is refused.
+  /// Makes a target. If it is refused, the devices that it opened are closed.
   func make(_ place: TargetPlace) throws(TargetError) -> TargetDriver { try maker(place) }
 
   private static let byName = Dictionary(all.map { ($0.name, $0) }) { first, _ in first }
 
-  /// The type that tables call `name`.
+  /// The type called `name` in tables.
   public static func named(_ name: String) -> TargetType? { byName[name] }
 }
 
-/// Where a target is to be made.
+/// The place of a new target.
 struct TargetPlace {
   let type: TargetType
   let line: TableLine
   unowned let device: MappedDevice
-  /// Whether the table is loaded for reading only.
+  /// Whether the table is read-only.
   let isReadOnly: Bool
 
   func open(_ text: String, _ access: DeviceAccess) throws(DeviceOpenError) -> OpenDevice {
@@ -90,9 +90,9 @@ struct TargetPlace {
   }
 }
 
-/// The devices that a line names, open, by what they are to the target.
+/// The open devices of a table line, by role.
 struct DevicesBelow<Role: Hashable & Sendable> {
-  /// In the order in which they were opened.
+  /// The devices in the order in which they were opened.
   private(set) var all: [OpenDevice] = []
   private var roles: [Role: Int] = [:]
 
@@ -101,13 +101,13 @@ struct DevicesBelow<Role: Hashable & Sendable> {
     all.append(device)
   }
 
-  /// The device of a role that not every line has.
+  /// The device of an optional role.
   subscript(role: Role) -> OpenDevice? { roles[role].map { all[$0] } }
 
   func close() { for device in all.reversed() { device.close() } }
 }
 
-/// What a driver is made from: a line that was understood, and the devices that it names.
+/// The input for making a driver: a parsed line and its open devices.
 struct DriverContext<Grammar: TargetGrammar> {
   let target: Grammar
   let place: TargetPlace
@@ -116,7 +116,7 @@ struct DriverContext<Grammar: TargetGrammar> {
   var line: TableLine { place.line }
   var device: MappedDevice { place.device }
 
-  /// The device of a role.
+  /// The device of a required role.
   func device(_ role: Grammar.Role) throws(TargetError) -> OpenDevice {
     guard let device = devices[role] else { throw TargetError("no device is its \(role)") }
     return device

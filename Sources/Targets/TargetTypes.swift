@@ -1,5 +1,5 @@
 extension TargetType {
-  /// Every type that there is, the most recent first: a line for each.
+  /// All types, the most recent first, one per line.
   public static let all: [TargetType] = [
     .delay,
     .flakey,

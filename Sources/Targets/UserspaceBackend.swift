@@ -2,17 +2,17 @@ public import DataPath
 public import DeviceMapper
 import Glibc
 
-/// A `UserspaceDeviceMapper` for those outside its loop: commands that have to wait run the loop.
-/// Not to be used from within the loop.
+/// A backend over a `UserspaceDeviceMapper`, for callers outside its loop: commands that wait run
+/// the loop. Not to be used from within the loop.
 public final class UserspaceBackend: DeviceMapperBackend {
-  /// What carries out the commands.
+  /// The device-mapper that executes the commands.
   public let mapper: UserspaceDeviceMapper
   private let loop: EventLoop
-  /// What holds for all pools.
+  /// Settings of all pools.
   public var settings = BackendSettings()
-  /// Told of what is not an error.
+  /// Prints warnings.
   public var warn: (String) -> Void = { _ in }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public var libraryVersion: String? { nil }
 
   /// A backend over `mapper`, which belongs to `loop`.
@@ -30,27 +30,27 @@ public final class UserspaceBackend: DeviceMapperBackend {
     if let result { try result.get() }
   }
 
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     try run { mapper.create(request, $0) }
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func load(_ device: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   { try mapper.load(device, table, readOnly: readOnly) }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func clear(_ device: DeviceReference) throws(DeviceMapperError) {
     try mapper.clear(device)
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func suspend(_ device: DeviceReference, _ options: SuspendOptions)
     throws(DeviceMapperError)
   { try run { mapper.suspend(device, options, $0) } }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func resume(_ device: DeviceReference, _ options: SuspendOptions, node: NodeOptions)
     throws(DeviceMapperError)
   { try run { mapper.resume(device, options, $0) } }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func remove(_ device: DeviceReference, deferred: Bool, retry: Bool)
     throws(DeviceMapperError)
   {
@@ -60,39 +60,39 @@ public final class UserspaceBackend: DeviceMapperBackend {
     }
     try mapper.remove(device, deferred: deferred)
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
     mapper.removeAll(deferred: deferred)
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
     try mapper.rename(device, to: name)
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     try mapper.setUUID(device, to: uuid)
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func message(_ device: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
   { try mapper.message(device, sector: sector, text) }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func info(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceInfo?
   { mapper.info(device, options) }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func status(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   { mapper.status(device, options) }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func table(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   { mapper.table(device, options) }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func dependencies(_ device: DeviceReference, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceDependencies?
   { mapper.dependencies(device, options) }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func wait(_ device: DeviceReference, eventNumber: UInt32, _ options: QueryOptions)
     throws(DeviceMapperError) -> DeviceTable?
   {
@@ -101,27 +101,27 @@ public final class UserspaceBackend: DeviceMapperBackend {
     loop.run(until: { result != nil })
     return try result?.get()
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func list() throws(DeviceMapperError) -> [DeviceEntry] { mapper.list() }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func targets() throws(DeviceMapperError) -> [TargetVersion] { mapper.targets() }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
     mapper.targets().first { $0.name == type }
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func driverVersion() throws(DeviceMapperError) -> String {
     UserspaceDeviceMapper.driverVersion
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func makeNodes(_ device: DeviceReference?) throws(DeviceMapperError) {}
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
     guard let device = mapper.find(.number(number)) else { return nil }
     return prefersMapped ? device.name : "dm-\(number.minor)"
   }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public var takesFiles: Bool { true }
-  /// As `DeviceMapperBackend` says.
+  /// See `DeviceMapperBackend`.
   public func path(of number: DeviceNumber) -> String? { mapper.path(of: number) }
 }

@@ -6,7 +6,7 @@ import Glibc
 extension UserspaceDeviceMapper {
   // MARK: - Making, loading, removing
 
-  /// Makes a device; with a table also loads and resumes it, and takes it away again if that fails.
+  /// Creates a device. If a table is given, loads and resumes it; on failure the device is removed.
   public func create(_ request: DeviceCreation, _ completion: @escaping Completion) {
     loop.begin { self.createAndWait(request, completion) }
   }
@@ -43,7 +43,7 @@ extension UserspaceDeviceMapper {
     }
   }
 
-  /// Puts a table into the inactive slot, replacing what was there.
+  /// Puts a table into the inactive slot, replacing the one there.
   public func load(_ reference: DeviceReference, _ table: [TableLine], readOnly: Bool)
     throws(DeviceMapperError)
   {
@@ -83,8 +83,8 @@ extension UserspaceDeviceMapper {
     }
   }
 
-  /// Removes a device that nobody has open.
-  /// - Parameter deferred: one that is open goes away when it is closed, and this succeeds.
+  /// Removes a device that is not open.
+  /// - Parameter deferred: whether an open device is removed when it is closed; then this succeeds.
   public func remove(_ reference: DeviceReference, deferred: Bool) throws(DeviceMapperError) {
     let device = try device(reference, .remove)
     if device.openCount > 0 {
@@ -98,14 +98,13 @@ extension UserspaceDeviceMapper {
     loop.complete { destroy(device) }
   }
 
-  /// Removes every device that nobody has open, until that makes no more difference.
+  /// Removes every device that is not open, until no more can be removed.
   public func removeAll(deferred: Bool = false) {
     let removal = RemovalOfAll(self, isDeferred: deferred)
     loop.complete { while removal.step() {} }
   }
 
-  /// Ends, with an error, all I/O that waits for a resume or for space: for those who are about to
-  /// remove everything and cannot wait any longer.
+  /// Fails all I/O that waits for a resume or for space, before everything is removed.
   public func failWaiting() {
     for device in all {
       for driver in device.live?.drivers ?? [] { driver.pushBack() }
@@ -126,10 +125,10 @@ extension UserspaceDeviceMapper {
   public func rename(_ reference: DeviceReference, to name: String) throws(DeviceMapperError) {
     let device = try device(reference, .rename)
     guard Self.isName(name) else {
-      throw error(.rename, device, EINVAL, ["a name has 1 to 127 bytes, without a slash"])
+      throw error(.rename, device, EINVAL, ["a name must have 1 to 127 bytes, without a slash"])
     }
     guard find(.name(name)) == nil else {
-      throw error(.rename, device, EBUSY, ["there is a device '\(name)' already"])
+      throw error(.rename, device, EBUSY, ["a device '\(name)' already exists"])
     }
     setName(device, name)
     device.raiseEvent()
@@ -140,7 +139,7 @@ extension UserspaceDeviceMapper {
     let device = try device(reference, .rename)
     guard (1...128).contains(uuid.utf8.count), device.uuid.isEmpty else {
       throw error(
-        .rename, device, EINVAL, ["a uuid has 1 to 128 bytes, and a device that has one keeps it"])
+        .rename, device, EINVAL, ["a uuid must have 1 to 128 bytes, and cannot be changed"])
     }
     guard find(.uuid(uuid)) == nil else {
       throw error(.rename, device, EBUSY, ["another device has the uuid '\(uuid)'"])
@@ -151,7 +150,7 @@ extension UserspaceDeviceMapper {
 
   // MARK: - Suspend and resume
 
-  /// Runs a command of a device when those before it are done.
+  /// Runs a command of a device after the earlier ones are complete.
   private func inOrder(
     _ device: MappedDevice, _ body: @escaping (_ done: @escaping () -> Void) -> Void
   ) {
@@ -165,7 +164,7 @@ extension UserspaceDeviceMapper {
     if device.isBusy { device.commands.append(run) } else { run() }
   }
 
-  /// Suspends; success where it is suspended already.
+  /// Suspends a device. Succeeds if it is already suspended.
   public func suspend(
     _ reference: DeviceReference, _ options: SuspendOptions, _ completion: @escaping Completion
   ) {
@@ -204,7 +203,7 @@ extension UserspaceDeviceMapper {
     oneReady()
   }
 
-  /// Makes the inactive table live, if there is one, and resumes.
+  /// Makes the inactive table live, if there is one, and resumes the device.
   public func resume(
     _ reference: DeviceReference, _ options: SuspendOptions, _ completion: @escaping Completion
   ) {
@@ -228,8 +227,8 @@ extension UserspaceDeviceMapper {
     inOrder(device) { done in self.loop.begin { resume(done) } }
   }
 
-  /// Has the targets prepare that are about to come in or to go on, and calls `body` with the first thing
-  /// that stands in the way.
+  /// Prepares the targets that are about to become live or to resume, and calls `body` with the
+  /// first error.
   private func prepare(_ device: MappedDevice, _ body: @escaping (DeviceMapperError?) -> Void) {
     guard device.isSuspended || device.inactive != nil else { return body(nil) }
     let drivers = (device.inactive ?? device.live)?.drivers ?? []
@@ -259,7 +258,7 @@ extension UserspaceDeviceMapper {
     }
   }
 
-  /// The inactive table takes the live one's place, unless a device below is too small.
+  /// Makes the inactive table live, unless a device below is too small.
   private func swap(_ device: MappedDevice) throws(DeviceMapperError) {
     guard let new = device.inactive else { return }
     device.inactive = nil
@@ -294,7 +293,7 @@ extension UserspaceDeviceMapper {
 
   // MARK: - Messages and queries
 
-  /// Sends a message to the target that holds a sector of the live table.
+  /// Sends a message to the target at a sector of the live table.
   public func message(_ reference: DeviceReference, sector: UInt64, _ text: String)
     throws(DeviceMapperError) -> String?
   {
@@ -325,13 +324,13 @@ extension UserspaceDeviceMapper {
     }
   }
 
-  /// A device's state; nil where there is none.
+  /// A device's state; nil if it does not exist.
   public func info(_ reference: DeviceReference, _ options: QueryOptions) -> DeviceInfo? {
     find(reference)?.info(inactive: options.contains(.inactive))
   }
 
-  /// State and the status of each target. That of a pool commits its metadata, unless `options` says
-  /// otherwise.
+  /// The state and the status of each target. The status of a pool commits its metadata, unless
+  /// `options` prevents it.
   public func status(_ reference: DeviceReference, _ options: QueryOptions) -> DeviceTable? {
     let noFlush = options.contains(.noFlush)
     return loop.complete { query(reference, options) { $0.status(noFlush: noFlush) } }
@@ -348,14 +347,14 @@ extension UserspaceDeviceMapper {
     guard let device = find(reference) else { return nil }
     let isInactive = options.contains(.inactive)
     let drivers = (isInactive ? device.inactive : device.live)?.drivers ?? []
-    // A status can end in an event or a change of mode: the state is that after it.
+    // A status may raise an event or change the mode: the state is queried after it.
     let lines = drivers.map {
       TableLine(start: $0.start, length: $0.length, type: $0.type.name, parameters: text($0))
     }
     return DeviceTable(info: device.info(inactive: isInactive), lines: lines)
   }
 
-  /// State and the devices below, the one opened last first.
+  /// The state and the devices below, the one opened last first.
   public func dependencies(_ reference: DeviceReference, _ options: QueryOptions)
     -> DeviceDependencies?
   {
@@ -366,7 +365,7 @@ extension UserspaceDeviceMapper {
       info: device.info(inactive: isInactive), devices: table?.dependencies ?? [])
   }
 
-  /// Every device, ascending by name.
+  /// All devices, ascending by name.
   public func list() -> [DeviceEntry] {
     all.map {
       DeviceEntry(
@@ -374,15 +373,15 @@ extension UserspaceDeviceMapper {
     }
   }
 
-  /// Target types that there are.
+  /// The supported target types.
   public func targets() -> [TargetVersion] { TargetType.all.map(\.version) }
 
-  /// How many wait for an event.
+  /// The number of commands that wait for an event.
   public var waiterCount: Int { devices.values.reduce(0) { $0 + $1.eventWaiters.count } }
 
-  /// Calls `completion` with the status when the event number differs from `eventNumber`, or the device
-  /// is removed; its state is all that there is then.
-  /// - Returns: what has it not called any more, if it has not been.
+  /// Calls `completion` with the status once the event number differs from `eventNumber`, or with
+  /// only the state once the device is removed.
+  /// - Returns: a function that cancels the wait.
   @discardableResult
   public func wait(
     _ reference: DeviceReference, eventNumber: UInt32, _ options: QueryOptions,

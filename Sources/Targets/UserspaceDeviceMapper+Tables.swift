@@ -1,8 +1,8 @@
 import DeviceMapper
 
-// Tables: checked line by line, as the kernel does it, each target made when its turn has come.
+// Tables are checked line by line, as in the kernel; each target is made once its line has passed.
 extension UserspaceDeviceMapper {
-  /// Makes a table; the devices that it opened are closed again if it is refused.
+  /// Makes a table. If it is refused, the devices that it opened are closed.
   func makeTable(_ lines: [TableLine], for device: MappedDevice, readOnly: Bool)
     throws(TargetError) -> LiveTable
   {
@@ -26,7 +26,7 @@ extension UserspaceDeviceMapper {
       throw error
     }
     let table = LiveTable(drivers, isReadOnly: readOnly || isReadOnly)
-    // Later tables are looked at when they are resumed.
+    // Later tables are checked when they are resumed.
     guard device.live == nil else { return table }
     do throws(TargetError) {
       try table.checkAreas()

@@ -4,7 +4,7 @@ public import DataPath
 public import DeviceMapper
 import Glibc
 
-// For those who serve volumes:
+// Example of use:
 //
 //   let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
 //   mapper.create(DeviceCreation(name: "pool", table: [line])) { result in ... }
@@ -16,42 +16,42 @@ import Glibc
 // from outside of the loop they have it run. `UserspaceBackend` makes a `DeviceMapperBackend` of it for those outside the
 // loop. At the end: `removeAll()` until nothing is left, which commits pools.
 
-/// Device-mapper in this process: devices by name, their tables, and what the targets open.
+/// Device-mapper in this process: devices by name, their tables, and the devices that targets open.
 ///
-/// Everything belongs to one event loop and its thread. Errors are the kernel's error numbers.
+/// It belongs to one event loop and its thread. Errors are the kernel's error numbers.
 public final class UserspaceDeviceMapper {
-  /// How a command that may wait ends.
+  /// The result of a command that may wait.
   public typealias Completion = (Result<Void, DeviceMapperError>) -> Void
 
-  /// Devices have this major number, as the kernel's have on most systems.
+  /// The major number of devices, the kernel's on most systems.
   public static let major: UInt32 = 254
-  /// The version of the kernel's driver whose answers these are.
+  /// The version of the kernel's driver that it follows.
   public static let driverVersion = "4.47.0"
-  /// Files have this one, which no device has.
+  /// The major number of files, which no device has.
   static let fileMajor: UInt32 = 0
 
   let loop: EventLoop
   /// One table at a time is made or dropped: that can have to wait for a disk.
   let loading: FiberLock
   let parts = RequestPool()
-  /// What zeros are written from; never written to.
+  /// A buffer of zeros for writes; never written to.
   let zeros = AlignedBuffer(count: 1 << 20)
   private let queue: IOQueue
   private let worker: BlockingWorker
-  /// Nothing is ever opened for writing, whatever tables say.
+  /// Whether everything is opened for reading only, whatever tables say.
   public var isReadOnly = false
-  /// Told of every event.
+  /// Called for every event.
   public var eventHappened: ((MappedDevice) -> Void)?
-  /// Told what the kernel would log.
+  /// Receives the messages that the kernel would log.
   public var log: (String) -> Void = { _ in }
-  /// Opens a disk; tests put others in its place.
+  /// Opens a disk; tests replace it.
   public var openDisk:
     (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->
       any DiskBelow
 
   var devices: [UInt32: MappedDevice] = [:]
   private var names: [String: UInt32] = [:]
-  /// Devices that are open, with those for writing only in the second.
+  /// The open devices; the second has those open for writing only.
   private var openDevices: [DeviceNumber: OpenDevice] = [:]
   private struct FileIdentity: Hashable {
     var device: UInt64
@@ -59,12 +59,12 @@ public final class UserspaceDeviceMapper {
   }
   private var files: [FileIdentity: UInt32] = [:]
   private var nextFile: UInt32 = 1
-  /// Number of the last who waits for an event.
+  /// The number of the last command that waits for an event.
   var lastWaiter: UInt64 = 0
-  /// What types of targets keep for all their targets.
+  /// The state that target types share among their targets.
   private(set) var kept: [ObjectIdentifier: any MapperKept] = [:]
 
-  /// A device-mapper without devices, whose disks use `queue` and `worker`.
+  /// A device-mapper without devices; its disks use `queue` and `worker`.
   public init(loop: EventLoop, queue: IOQueue, worker: BlockingWorker) {
     self.loop = loop
     loading = FiberLock(loop)
@@ -79,7 +79,7 @@ public final class UserspaceDeviceMapper {
     }
   }
 
-  /// What a type of targets keeps for all its targets; made when it is first asked for.
+  /// The state that a target type shares among its targets; made on first use.
   func keeping<Kept: MapperKept>(_ type: Kept.Type) -> Kept {
     if let known = kept[ObjectIdentifier(type)] as? Kept { return known }
     let made = Kept()
@@ -89,18 +89,18 @@ public final class UserspaceDeviceMapper {
 
   // MARK: - Memory
 
-  /// Bytes of memory for requests on their way, and for what targets keep that clients can make large.
+  /// The bytes of memory for pending requests, and for state of targets that clients can enlarge.
   public var memoryBytes: Int { kept.values.reduce(parts.bytes) { $0 + $1.bytes } }
 
-  /// Gives back what nobody uses now. Called from time to time.
+  /// Releases unused memory. Call it from time to time.
   public func returnMemory() {
     parts.trim()
     for keeper in kept.values { keeper.returnMemory() }
   }
 
-  // MARK: - Finding devices
+  // MARK: - Lookup
 
-  /// The device that a reference means.
+  /// The device for a reference.
   public func find(_ reference: DeviceReference) -> MappedDevice? {
     switch reference {
     case .name(let name): names[name].flatMap { devices[$0] }
@@ -110,10 +110,10 @@ public final class UserspaceDeviceMapper {
     }
   }
 
-  /// Every device, in no order.
+  /// All devices, unsorted.
   public func forEachDevice(_ body: (MappedDevice) -> Void) { devices.values.forEach(body) }
 
-  /// Every device, ascending by name.
+  /// All devices, ascending by name.
   public var all: [MappedDevice] {
     devices.values.sorted { $0.name.utf8.lexicographicallyPrecedes($1.name.utf8) }
   }
@@ -132,7 +132,7 @@ public final class UserspaceDeviceMapper {
   {
     DeviceMapperError(
       operation, device: "\(reference) ", code: ENXIO,
-      explanation: ["there is no device \(reference)"])
+      explanation: ["no such device: \(reference)"])
   }
 
   func error(
@@ -144,7 +144,7 @@ public final class UserspaceDeviceMapper {
       operation, device: "\(device.name) \(identity)", code: code, explanation: explanation)
   }
 
-  /// What a target has against a table, which the log gets too.
+  /// The error for a target's refusal of a table, which is also logged.
   func error(
     _ operation: DeviceMapperError.Operation, _ device: MappedDevice, _ refusal: TargetError
   ) -> DeviceMapperError {
@@ -161,14 +161,14 @@ public final class UserspaceDeviceMapper {
       ["\(device.name) is in use: clients have it open, or tables of other devices name it"])
   }
 
-  // MARK: - Making and naming devices
+  // MARK: - Creation and names
 
   static func isName(_ name: String) -> Bool {
     (1...127).contains(name.utf8.count) && !name.utf8.contains(UInt8(ascii: "/"))
       && !name.utf8.contains(0)
   }
 
-  /// Makes a device without tables.
+  /// Creates a device without tables.
   func makeDevice(name: String, uuid: String, minor: UInt32?) throws(DeviceMapperError)
     -> MappedDevice
   {
@@ -176,10 +176,10 @@ public final class UserspaceDeviceMapper {
       DeviceMapperError(.create, device: "\(name) \(uuid)", code: code, explanation: [text])
     }
     guard Self.isName(name), uuid.utf8.count <= 128 else {
-      throw fault(EINVAL, "a name has 1 to 127 bytes without a slash, a uuid at most 128")
+      throw fault(EINVAL, "a name must have 1 to 127 bytes without a slash, a uuid at most 128")
     }
     guard names[name] == nil, find(.uuid(uuid)) == nil else {
-      throw fault(EBUSY, "there is a device of that name or uuid already")
+      throw fault(EBUSY, "a device of that name or uuid already exists")
     }
     if let minor, devices[minor] != nil || minor >= 1 << 20 {
       throw fault(ENXIO, "minor number \(minor) is taken, or not below 1048576")
@@ -199,7 +199,7 @@ public final class UserspaceDeviceMapper {
     names[name] = device.number.minor
   }
 
-  /// Takes a device away that nobody has open.
+  /// Removes a device that is not open.
   func destroy(_ device: MappedDevice) {
     guard !device.isRemoved else { return }
     device.isRemoved = true
@@ -224,10 +224,10 @@ public final class UserspaceDeviceMapper {
     for waiter in waiters { waiter.body() }
   }
 
-  // MARK: - Opening
+  // MARK: - Open devices
 
-  /// Opens a device of this device-mapper by name for I/O; it is in use until it is closed.
-  /// - Throws: `DeviceOpenError`: ENODEV where there is none, EACCES for writing where only reading
+  /// Opens a device of this device-mapper by name for I/O. It is in use until it is closed.
+  /// - Throws: `DeviceOpenError`: ENODEV if it does not exist, EACCES for writing if only reading
   ///   is possible.
   public func open(_ name: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
     guard let device = find(.name(name)) else { throw DeviceOpenError(code: ENODEV) }
@@ -250,8 +250,8 @@ public final class UserspaceDeviceMapper {
     return opened
   }
 
-  /// The path by which a device or file below a table was opened; nil for one that is not open, or that
-  /// is a device of this device-mapper.
+  /// The path by which a device or file was opened for a table; nil for one that is not open, or
+  /// that is a device of this device-mapper.
   public func path(of number: DeviceNumber) -> String? {
     guard let opened = openDevices[number], opened.mapped == nil,
       let path = realpath(opened.text, nil)
@@ -269,9 +269,9 @@ public final class UserspaceDeviceMapper {
     }
   }
 
-  /// Opens what a table line names: `major:minor`, a userspace device by name or by its path in
-  /// /dev/mapper, a block device or a file by path.
-  /// - Parameter user: whose table it is, which must not be below itself.
+  /// Opens a device named in a table line: `major:minor`, a userspace device by name or by its path
+  /// in /dev/mapper, a block device or a file by path.
+  /// - Parameter user: the device of the table, which must not be below itself.
   func open(_ text: String, readOnly: Bool, user: MappedDevice) throws(DeviceOpenError)
     -> OpenDevice
   {
@@ -285,7 +285,7 @@ public final class UserspaceDeviceMapper {
       }
       if let known = openDevices[number] { return try reopen(known, readOnly: readOnly) }
       guard access(path, F_OK) == 0 else {
-        throw DeviceOpenError(code: ENXIO, explanation: ["there is no device \(text)"])
+        throw DeviceOpenError(code: ENXIO, explanation: ["no such device: \(text)"])
       }
       return try openDisk(at: path, readOnly: readOnly)
     }
@@ -295,7 +295,8 @@ public final class UserspaceDeviceMapper {
     return try openDisk(at: path, readOnly: readOnly)
   }
 
-  /// The device that a name means, or a path in /dev/mapper, where names may be mangled, or /dev/dm-N.
+  /// The device of this name, or of a path in /dev/mapper, where names may be mangled, or
+  /// /dev/dm-N.
   private func named(_ text: String) -> MappedDevice? {
     func dropping(_ prefix: String) -> String? {
       text.hasPrefix(prefix) ? String(text.dropFirst(prefix.count)) : nil
@@ -307,7 +308,7 @@ public final class UserspaceDeviceMapper {
     return find(.name(name)) ?? find(.name(NameMangling.decoded(name)))
   }
 
-  /// The number that `major:minor` means, nil in it where there is no such; nil for other texts.
+  /// The number `major:minor`, nil in it if it is out of range; nil for other texts.
   private static func number(_ text: String) -> (DeviceNumber?, path: String)? {
     let words = text.split(separator: ":", omittingEmptySubsequences: false)
     guard words.count == 2, let major = KernelText.strict(String(words[0])),
@@ -330,7 +331,8 @@ public final class UserspaceDeviceMapper {
     return try open(mapped, readOnly: readOnly)
   }
 
-  /// Devices one above the other from `device` down; very many where `user` is among them.
+  /// The length of the longest chain of devices from `device` down; very large if it contains
+  /// `user`.
   private static func depth(of device: MappedDevice, without user: MappedDevice) -> Int {
     if device === user { return 1000 }
     var most = 0
@@ -347,7 +349,7 @@ public final class UserspaceDeviceMapper {
   private func reopen(_ known: OpenDevice, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
     if !readOnly && known.direct.isReadOnly && !isReadOnly {
       throw DeviceOpenError(
-        code: EBUSY, explanation: ["\(known.text) is open already, for reading only"])
+        code: EBUSY, explanation: ["\(known.text) is already open, for reading only"])
     }
     known.users += 1
     return known
@@ -356,7 +358,7 @@ public final class UserspaceDeviceMapper {
   private func openDisk(at path: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
     var info = stat()
     guard stat(path, &info) == 0 else {
-      // What is no path the kernel takes for a number of a device in hexadecimal digits, if it can.
+      // The kernel takes text that is not a path for a hexadecimal device number, if it can.
       let digits = "0123456789abcdefABCDEF"
       let isNumber = path.contains { $0 != "0" } && path.allSatisfy(digits.contains)
       throw DeviceOpenError(
@@ -388,14 +390,14 @@ public final class UserspaceDeviceMapper {
   }
 }
 
-/// What a type of targets keeps for all its targets of a device-mapper: what they share, its settings.
+/// The state that a target type shares among its targets of a device-mapper.
 protocol MapperKept: AnyObject {
   init()
-  /// Throws what there is against a table of any device that is to be written to.
+  /// Throws the reason to refuse a table of a device that will be written to.
   func judge(_ drivers: [TargetDriver], of device: MappedDevice) throws(TargetError)
-  /// Memory that clients can make large, in bytes.
+  /// The memory that clients can enlarge, in bytes.
   var bytes: Int { get }
-  /// Gives back what nobody uses now.
+  /// Releases unused memory.
   func returnMemory()
 }
 

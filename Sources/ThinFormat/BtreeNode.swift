@@ -1,14 +1,14 @@
-/// Header of a B-tree node; all trees share it.
+/// The header of a B-tree node; all trees share it.
 ///
-/// Keys start at byte 32, values right after room for `entriesMax` keys.
+/// Keys start at byte 32; values follow the room for `entriesMax` keys.
 public enum BtreeNodeRecord: FixedSizeRecord {
   /// Bytes of the header.
   public static var byteCount: Int { 32 }
-  /// Flag word of a node whose values are its children.
+  /// The flag word of an internal node, whose values are its children.
   public static var internalFlag: UInt32 { 1 }
-  /// Flag word of a node whose values are the tree's.
+  /// The flag word of a leaf.
   public static var leafFlag: UInt32 { 2 }
-  /// Where keys start.
+  /// The offset of the keys.
   public static var keysOffset: Int { 32 }
 
   @inlinable static var flags: Field<Self, UInt32> { .init(at: 4) }
@@ -24,7 +24,7 @@ public enum BtreeNodeRecord: FixedSizeRecord {
     ]
   }
 
-  /// Entries that a node of this value size has room for, always a multiple of three.
+  /// The number of entries that fit into a node with this value size, always a multiple of three.
   public static func entriesMax(valueSize: Int) -> Int {
     3 * ((Limits.blockBytes - byteCount) / (8 + valueSize) / 3)
   }
@@ -40,26 +40,26 @@ public enum BtreeNodeRecord: FixedSizeRecord {
 
   @inlinable static var valueSize_: Field<Self, UInt32> { valueSize }
 
-  /// Sets the number of live entries.
+  /// Sets the number of entries.
   public static func setEntryCount(_ block: UnsafeMutableRawBufferPointer, _ count: Int) {
     block.set(entryCount, to: UInt32(count))
   }
 }
 
-/// The kinds of tree, by what their leaves hold.
+/// The kinds of tree, by the content of their leaves.
 public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
-  /// Device id to the root of that device's mapping tree.
+  /// Maps a device id to the root of that device's mapping tree.
   case devices
-  /// Virtual block to data block and time.
+  /// Maps a virtual block to a data block and a time.
   case mappings
-  /// Device id to device details.
+  /// Maps a device id to device details.
   case details
-  /// Bitmap number to index entry, of the data space map.
+  /// Maps a bitmap number to an index entry of the data space map.
   case spaceMapIndex
-  /// Block to its count of three or more.
+  /// Maps a block to its count of three or more.
   case spaceMapOverflow
 
-  /// Bytes of a leaf's values.
+  /// The size of a leaf's values in bytes.
   @inlinable public var valueSize: Int {
     switch self {
     case .devices, .mappings: 8
@@ -69,7 +69,7 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
     }
   }
 
-  /// The name that messages use.
+  /// The name in messages.
   public var description: String {
     switch self {
     case .devices: "device tree"
@@ -81,25 +81,25 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
   }
 }
 
-/// A sound node: header checked against the block and the tree it belongs to.
+/// A sound node, whose header was checked against the block and its tree.
 @frozen public struct BtreeNodeView: ~Escapable {
   /// The whole block.
   public let bytes: RawSpan
-  /// Whether values are the tree's, not children.
+  /// Whether it is a leaf.
   public let isLeaf: Bool
-  /// Live entries.
+  /// The number of entries.
   public let entryCount: Int
-  /// Room for entries.
+  /// The largest number of entries.
   public let entriesMax: Int
-  /// Bytes of a value.
+  /// The size of a value in bytes.
   public let valueSize: Int
-  /// Where values start.
+  /// The offset of the values.
   public let valuesOffset: Int
 
-  /// Reads `bytes` as node `number` of a tree whose leaves hold values of `leafValueSize` bytes.
-  /// Checks kind, checksum, own number, flags, sizes and that keys strictly ascend; what values
-  /// mean is the caller's to check.
-  /// - Throws: `FormatError` naming what was expected and found.
+  /// Reads `bytes` as node `number` of a tree whose leaves have values of `leafValueSize` bytes.
+  /// Checks kind, checksum, number, flags, sizes and that keys strictly ascend; the caller checks
+  /// the values.
+  /// - Throws: `FormatError` with the expected and the found value.
   @_lifetime(copy bytes)
   public init(validating bytes: RawSpan, number: UInt64, leafValueSize: Int)
     throws(FormatError)
@@ -136,7 +136,7 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
 
   private static func verifyKeyOrder(_ bytes: RawSpan, count: Int) throws(FormatError) {
     guard count > 1 else { return }
-    // Branch-free over the whole node; the offender is looked for only when there is one.
+    // Branch-free over the whole node; the wrong key is searched only if there is one.
     let keys = bytes.extracting(32..<(32 + 8 * count))
     var previous = UInt64(
       littleEndian: keys.unsafeLoadUnaligned(fromUncheckedByteOffset: 0, as: UInt64.self))
@@ -180,9 +180,10 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
         fromUncheckedByteOffset: valuesOffset &+ i &* 4, as: UInt32.self))
   }
 
-  /// Where the value of entry `i` starts, for values that are records.
+  /// The offset of the value of entry `i`, for values that are records.
   @inlinable public func valueOffset(_ i: Int) -> Int { valuesOffset &+ i &* valueSize }
 
-  /// Entries below which a node other than a root is underfull: the kernel merges before that.
+  /// A node with fewer entries is underfull, unless it is a root: the kernel merges nodes before
+  /// that.
   @inlinable public var entriesMin: Int { entriesMax / 3 }
 }

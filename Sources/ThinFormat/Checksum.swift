@@ -1,9 +1,9 @@
 import CDMThin
 
-/// The kinds of metadata block. The raw value is what the checksum is xored with, so that a block
-/// of one kind does not pass for another.
+/// The kinds of metadata block. The checksum is xored with the raw value, so that a block of one
+/// kind is not taken for another.
 public enum BlockKind: UInt32, CaseIterable, Sendable, CustomStringConvertible {
-  /// Block 0, and the copy that a metadata snapshot holds.
+  /// Block 0, and its copy in a metadata snapshot.
   case superblock = 160_774
   /// A node of any B-tree.
   case btreeNode = 121_107
@@ -12,7 +12,7 @@ public enum BlockKind: UInt32, CaseIterable, Sendable, CustomStringConvertible {
   /// The metadata space map's index block.
   case index = 160_478
 
-  /// The name that messages use.
+  /// The name in messages.
   public var description: String {
     switch self {
     case .superblock: "superblock"
@@ -29,7 +29,7 @@ public enum BlockHeader: FixedSizeRecord {
   public static var byteCount: Int { 16 }
   /// Checksum over bytes 4 to 4095.
   @inlinable public static var checksum: Field<BlockHeader, UInt32> { .init(at: 0) }
-  /// Not used by bitmaps and the index; flags of superblock and nodes.
+  /// Unused by bitmaps and the index; flags of superblock and nodes.
   @inlinable static var flags: Field<BlockHeader, UInt32> { .init(at: 4) }
   /// The block's own number.
   @inlinable public static var blockNumber: Field<BlockHeader, UInt64> { .init(at: 8) }
@@ -42,7 +42,7 @@ public enum BlockHeader: FixedSizeRecord {
     ]
   }
 
-  /// CRC-32C over bytes 4 to 4095 of a block, before it is made particular to a kind.
+  /// CRC-32C over bytes 4 to 4095 of a block, before it is xored with the kind.
   /// - Precondition: `block` has 4096 bytes.
   public static func rawChecksum(_ block: RawSpan) -> UInt32 {
     precondition(block.byteCount == Limits.blockBytes)
@@ -58,8 +58,8 @@ public enum BlockHeader: FixedSizeRecord {
     return BlockKind(rawValue: stored ^ rawChecksum(block))
   }
 
-  /// Refuses a block that is not a sound block `number` of `kind`.
-  /// - Throws: `FormatError` naming what was expected and found.
+  /// Requires a sound block `number` of `kind`.
+  /// - Throws: `FormatError` with the expected and the found value.
   public static func verify(_ block: RawSpan, number: UInt64, kind: BlockKind)
     throws(FormatError)
   {
@@ -76,7 +76,7 @@ public enum BlockHeader: FixedSizeRecord {
     }
   }
 
-  /// Fills in number and checksum, the last thing before a block is written.
+  /// Sets number and checksum, the last step before a block is written.
   /// - Precondition: `block` has 4096 bytes.
   public static func seal(
     _ block: UnsafeMutableRawBufferPointer, number: UInt64, kind: BlockKind
@@ -85,7 +85,7 @@ public enum BlockHeader: FixedSizeRecord {
     reseal(block, kind: kind)
   }
 
-  /// Makes the checksum match again, leaving the block's number as it stands.
+  /// Sets the checksum, but keeps the block's number.
   public static func reseal(_ block: UnsafeMutableRawBufferPointer, kind: BlockKind) {
     precondition(block.count == Limits.blockBytes)
     let raw = rawChecksum(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(block)))

@@ -1,8 +1,8 @@
 /// The place of one little-endian integer in an on-disk record.
 ///
-/// `Record` is a phantom: a field of the superblock does not type-check on a B-tree node. Fields
-/// are declared as computed properties, because a stored `static let` costs an accessor call and
-/// this one compiles to a constant.
+/// `Record` is a phantom type: a field of the superblock does not type-check on a B-tree node.
+/// Fields are declared as computed properties, because a stored `static let` costs an accessor
+/// call, while this compiles to a constant.
 @frozen
 public struct Field<Record, Value: FixedWidthInteger & BitwiseCopyable & Sendable>:
   Sendable
@@ -14,13 +14,13 @@ public struct Field<Record, Value: FixedWidthInteger & BitwiseCopyable & Sendabl
   @inlinable public init(at offset: Int) { self.offset = offset }
 }
 
-/// Name and place of a field, for tools that go through all of them.
+/// Name and place of a field, for tools that iterate over all fields.
 public struct FieldPlace: Equatable, Sendable {
   /// The field's name in the source, after its record: `superblock.time`.
   public let name: String
   /// Bytes from the start of the record.
   public let offset: Int
-  /// Bytes that the field takes.
+  /// The size of the field in bytes.
   public let byteCount: Int
 
   init<R, V>(_ name: String, _ field: Field<R, V>) {
@@ -30,20 +30,20 @@ public struct FieldPlace: Equatable, Sendable {
   }
 }
 
-/// A record of `byteCount` bytes inside somebody's buffer.
+/// A record of `byteCount` bytes inside a buffer.
 public protocol FixedSizeRecord {
-  /// Bytes that the record takes on disk.
+  /// The size of the record on disk in bytes.
   static var byteCount: Int { get }
   /// Every field, by ascending offset.
   static var fields: [FieldPlace] { get }
 }
 
-/// Typed, bounds-checked reading of a record; borrows the buffer that it looks at.
+/// Typed, bounds-checked reading of a record in a borrowed buffer.
 @frozen public struct RecordView<Record: FixedSizeRecord>: ~Escapable {
   /// The record's bytes.
   public let bytes: RawSpan
 
-  /// Looks at the record that starts `offset` bytes into `bytes`.
+  /// Views the record that starts `offset` bytes into `bytes`.
   /// - Precondition: the record fits; callers hold whole metadata blocks.
   @inlinable @_lifetime(copy bytes)
   public init(_ bytes: RawSpan, at offset: Int = 0) {

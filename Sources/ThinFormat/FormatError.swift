@@ -1,19 +1,19 @@
-/// Why a block is not what its place says it is. Numbers only, so that throwing costs nothing.
+/// Why a block has the wrong format. The cases hold only numbers, so that throwing costs nothing.
 public enum FormatError: Error, Equatable, Sendable {
-  /// The checksum is that of no kind of block.
+  /// The checksum fits no kind of block.
   case checksum(BlockKind, expected: UInt32, found: UInt32)
-  /// The block is sound, but of another kind.
+  /// The block is sound, but of the wrong kind.
   case wrongKind(expected: BlockKind, found: BlockKind)
-  /// The block carries another block's number: written to or read from the wrong place.
+  /// The block has another block's number: it was written to or read from the wrong place.
   case blockNumber(expected: UInt64, found: UInt64)
   /// The superblock's magic is not dm-thin's.
   case magic(expected: UInt64, found: UInt64)
-  /// A field of the block is out of its range.
+  /// A field of the block is out of range.
   case field(FieldName, expected: UInt64, found: UInt64)
-  /// Keys of a node must strictly ascend.
+  /// The keys of a node do not strictly ascend.
   case keyOrder(entry: Int, previous: UInt64, found: UInt64)
 
-  /// Fields that a reader checks for a particular value or range.
+  /// The fields whose value or range is checked.
   public enum FieldName: String, Sendable {
     case version = "version 1 or"
     case dataBlockSize = "data block size of 128 to 2097152 sectors in multiples of 128, like"
@@ -28,7 +28,7 @@ public enum FormatError: Error, Equatable, Sendable {
 }
 
 extension FormatError: CustomStringConvertible {
-  /// What was expected and what was found.
+  /// The expected and the found value.
   public var description: String {
     switch self {
     case .checksum(let kind, let expected, let found):

@@ -1,14 +1,14 @@
 /// The value of a device's mapping tree: a data block and the time of the mapping.
 @frozen public struct Mapping: Equatable, Sendable {
-  /// As on disk: 40 bits of data block above 24 bits of time.
+  /// The value on disk: 40 bits of data block above 24 bits of time.
   public var rawValue: UInt64
 
-  /// Takes a value as read from a leaf.
+  /// Wraps a value read from a leaf.
   @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
 
   /// Packs a mapping.
-  /// - Precondition: `dataBlock` below 2^40 and `time` below 2^24; readers of foreign input check
-  ///   that first, because the kernel's own packing would corrupt the data block.
+  /// - Precondition: `dataBlock` is below 2^40 and `time` below 2^24. Readers of foreign input must
+  ///   check that first, because the kernel's packing would corrupt the data block.
   @inlinable public init(dataBlock: UInt64, time: UInt32) {
     precondition(dataBlock < Limits.dataBlocksMax && time <= Limits.timeMax)
     rawValue = dataBlock << 24 | UInt64(time)
@@ -20,7 +20,7 @@
   @inlinable public var time: UInt32 { UInt32(truncatingIfNeeded: rawValue & 0xFF_FFFF) }
 }
 
-/// `struct disk_device_details`: what is known of a thin device besides its mappings.
+/// `struct disk_device_details`: the facts about a thin device besides its mappings.
 public struct DeviceDetails: Equatable, Sendable, FixedSizeRecord {
   /// Bytes on disk.
   public static var byteCount: Int { 24 }
@@ -38,13 +38,13 @@ public struct DeviceDetails: Equatable, Sendable, FixedSizeRecord {
     ]
   }
 
-  /// Entries in the device's mapping tree.
+  /// The number of entries in the device's mapping tree.
   public var mappedBlocks: UInt64
   /// The pool's transaction id when the device was created.
   public var transactionID: UInt64
   /// The pool's time when the device was created.
   public var creationTime: UInt32
-  /// The pool's time when the device was last snapshotted.
+  /// The pool's time when a snapshot of the device was last taken.
   public var snapshottedTime: UInt32
 
   /// Details with these values.

@@ -1,9 +1,9 @@
-/// `struct disk_sm_root`: where a space map's parts are. 128 bytes are set aside in the
-/// superblock, of which the kernel leaves 96 undefined.
+/// `struct disk_sm_root`: the root record of a space map. It has 128 bytes in the superblock, of
+/// which the kernel leaves 96 undefined.
 public struct SpaceMapRoot: Equatable, Sendable, FixedSizeRecord {
-  /// Bytes that carry meaning.
+  /// The bytes that have a meaning.
   public static var byteCount: Int { 32 }
-  /// Bytes set aside in the superblock.
+  /// The bytes reserved in the superblock.
   public static var areaBytes: Int { 128 }
 
   @inlinable static var blockCount: Field<Self, UInt64> { .init(at: 0) }
@@ -19,9 +19,9 @@ public struct SpaceMapRoot: Equatable, Sendable, FixedSizeRecord {
     ]
   }
 
-  /// Blocks managed (kernel: `nr_blocks`).
+  /// The number of blocks (kernel: `nr_blocks`).
   public var blockCount: UInt64 = 0
-  /// Blocks with a count above zero (kernel: `nr_allocated`).
+  /// The number of blocks with a count above zero (kernel: `nr_allocated`).
   public var allocated: UInt64 = 0
   /// Metadata space map: the index block. Data space map: root of the index tree.
   public var bitmapRoot: UInt64 = 0
@@ -40,7 +40,7 @@ public struct SpaceMapRoot: Equatable, Sendable, FixedSizeRecord {
     overflowRoot = view[Self.overflowRoot]
   }
 
-  /// Writes the record at `offset` and zeros in the undefined rest of its area.
+  /// Writes the record at `offset`, and zeros into the undefined rest of its area.
   public func encode(into block: UnsafeMutableRawBufferPointer, at offset: Int) {
     for i in offset..<(offset + Self.areaBytes) { block[i] = 0 }
     block.set(Self.blockCount, to: blockCount, base: offset)
@@ -49,14 +49,14 @@ public struct SpaceMapRoot: Equatable, Sendable, FixedSizeRecord {
     block.set(Self.overflowRoot, to: overflowRoot, base: offset)
   }
 
-  /// Bitmaps that a map of this size has.
+  /// The number of bitmaps of a map of this size.
   public var bitmapCount: UInt64 {
     let per = UInt64(Limits.entriesPerBitmap)
     return blockCount / per + (blockCount % per == 0 ? 0 : 1)
   }
 }
 
-/// `struct disk_index_entry`: one bitmap and what is known of it without reading it.
+/// `struct disk_index_entry`: a bitmap's block with a summary of its content.
 public struct IndexEntry: Equatable, Sendable, FixedSizeRecord {
   /// Bytes on disk.
   public static var byteCount: Int { 16 }
@@ -75,9 +75,9 @@ public struct IndexEntry: Equatable, Sendable, FixedSizeRecord {
 
   /// Metadata block of the bitmap.
   public var bitmapBlock: UInt64
-  /// Zero entries in it (kernel: `nr_free`); counts entries past the device's end as free.
+  /// The number of zero entries (kernel: `nr_free`); entries past the device's end count as free.
   public var freeCount: UInt32
-  /// No entry below this index is free; a hint.
+  /// A hint: no entry below this index is free.
   public var noneFreeBefore: UInt32
 
   /// An entry with these values.
@@ -105,20 +105,20 @@ public struct IndexEntry: Equatable, Sendable, FixedSizeRecord {
 
 /// The metadata space map's index block.
 public enum IndexBlock {
-  /// Where index entry `i` starts, 0 to 254.
+  /// The offset of index entry `i`, 0 to 254.
   public static func offset(ofEntry i: Int) -> Int { 16 + i * IndexEntry.byteCount }
 }
 
-/// A bitmap block: 16,320 counts of two bits, 3 standing for "three or more, see the overflow
-/// tree".
+/// A bitmap block: 16,320 counts of two bits, where 3 means three or more, stored in the overflow
+/// tree.
 public enum Bitmap {
-  /// Where the entries start.
+  /// The offset of the entries.
   public static var entriesOffset: Int { 16 }
-  /// Bytes of entries.
+  /// The size of the entries in bytes.
   public static var entriesBytes: Int { 4080 }
 
-  /// In each pair the lower-numbered bit is the more significant one: count 1 is binary 10 and
-  /// count 2 is 01 when the pair is read as a number. Swapping converts in both directions.
+  /// In each pair the lower-numbered bit is the more significant one: as a number, a pair is binary
+  /// 10 for count 1 and 01 for count 2. Swapping converts in both directions.
   @inlinable public static func swapped(_ pair: UInt8) -> UInt8 { (pair & 1) << 1 | pair >> 1 }
 
   /// The count, 0 to 3, of entry `index`.

@@ -1,17 +1,17 @@
-/// `struct thin_disk_superblock`: block 0 of the metadata device, and the copy of it that a
-/// metadata snapshot is.
+/// `struct thin_disk_superblock`: block 0 of the metadata device, and its copy in a metadata
+/// snapshot.
 public enum SuperblockRecord: FixedSizeRecord {
-  /// The whole block; 364 bytes carry meaning, so that a 512-byte write of it is atomic.
+  /// The whole block. Only 364 bytes have a meaning, so that a 512-byte write of it is atomic.
   public static var byteCount: Int { Limits.blockBytes }
-  /// Whether a block says that it is a superblock, be it sound or not.
+  /// Whether a block claims to be a superblock, sound or not.
   public static func isClaimed(by block: RawSpan) -> Bool {
     block.byteCount >= byteCount && RecordView<Self>(block)[magic] == magicValue
   }
-  /// Bytes that carry meaning; the rest is zero when formatted, and preserved.
+  /// The bytes that have a meaning; the rest is zero when formatted, and preserved.
   public static var usedBytes: Int { 364 }
-  /// Identifies dm-thin metadata.
+  /// The magic number of dm-thin metadata.
   public static var magicValue: UInt64 { 27_022_010 }
-  /// Bit of `flags`: the kernel wants a check before it writes again.
+  /// Bit of `flags`: the kernel requires a check before it writes again.
   public static var needsCheckFlag: UInt32 { 1 }
 
   @inlinable static var flags: Field<Self, UInt32> { .init(at: 4) }
@@ -23,9 +23,9 @@ public enum SuperblockRecord: FixedSizeRecord {
   @inlinable static var time: Field<Self, UInt32> { .init(at: 44) }
   @inlinable static var transactionID: Field<Self, UInt64> { .init(at: 48) }
   @inlinable static var metadataSnapshot: Field<Self, UInt64> { .init(at: 56) }
-  /// Where the data space map's root record starts.
+  /// The offset of the data space map's root record.
   public static var dataSpaceMapOffset: Int { 64 }
-  /// Where the metadata space map's root record starts.
+  /// The offset of the metadata space map's root record.
   public static var metadataSpaceMapOffset: Int { 192 }
   @inlinable static var mappingRoot: Field<Self, UInt64> { .init(at: 320) }
   @inlinable static var detailsRoot: Field<Self, UInt64> { .init(at: 328) }
@@ -36,7 +36,7 @@ public enum SuperblockRecord: FixedSizeRecord {
   @inlinable static var compatReadOnlyFlags: Field<Self, UInt32> { .init(at: 356) }
   @inlinable static var incompatFlags: Field<Self, UInt32> { .init(at: 360) }
 
-  /// Every field, by ascending offset; the two space map roots have fields of their own.
+  /// Every field, by ascending offset; the two space map roots have their own fields.
   public static var fields: [FieldPlace] {
     [
       FieldPlace("flags", flags), FieldPlace("blockNumber", blockNumber),
@@ -54,17 +54,17 @@ public enum SuperblockRecord: FixedSizeRecord {
   }
 }
 
-/// The superblock's fields, decoded.
+/// The decoded fields of a superblock.
 public struct Superblock: Equatable, Sendable {
-  /// Flag word; bit 0 is needs-check, the others are carried along.
+  /// The flag word; bit 0 is needs-check, the others are preserved.
   public var flags: UInt32 = 0
-  /// The pool's uuid as two little-endian words; the kernel writes zero and never looks at it.
+  /// The pool's uuid as two little-endian words; the kernel writes zero and never reads it.
   public var uuid: (low: UInt64, high: UInt64) = (0, 0)
   /// Format version; the kernel writes 2 and has read 1.
   public var version: UInt32 = 2
-  /// Snapshot counter; grows by one with every snapshot.
+  /// The snapshot counter; it increases by one with every snapshot.
   public var time: UInt32 = 0
-  /// Owned by user space, which compares it with its own records.
+  /// A number that volume managers maintain and compare with their own records.
   public var transactionID: UInt64 = 0
   /// Block of the held metadata snapshot (kernel: `held_root`), 0 for none.
   public var metadataSnapshot: UInt64 = 0
@@ -80,9 +80,10 @@ public struct Superblock: Equatable, Sendable {
   public var dataBlockSectors: UInt32 = 0
   /// Metadata block size in sectors: 8.
   public var metadataBlockSectors: UInt32 = 8
-  /// Metadata blocks when the pool was formatted; not updated when the device grows.
+  /// The number of metadata blocks when the pool was formatted; it is not updated when the device
+  /// grows.
   public var metadataBlockCount: UInt64 = 0
-  /// Ignored feature bits.
+  /// Feature bits that can be ignored.
   public var compatFlags: UInt32 = 0
   /// Feature bits that forbid writing.
   public var compatReadOnlyFlags: UInt32 = 0
@@ -92,7 +93,7 @@ public struct Superblock: Equatable, Sendable {
   /// A superblock of zeros, version 2.
   public init() {}
 
-  /// Decodes every field without judging them; `validate` does.
+  /// Decodes every field without checking it; use `validate` for that.
   /// - Precondition: `block` has 4096 bytes.
   public init(decoding block: RawSpan) {
     let view = RecordView<SuperblockRecord>(block)
@@ -126,9 +127,9 @@ public struct Superblock: Equatable, Sendable {
     }
   }
 
-  /// Reads block `number` as a superblock: checksum, own number, magic, and the fields without
-  /// which nothing else can be understood.
-  /// - Throws: `FormatError` naming what was expected and found.
+  /// Reads block `number` as a superblock. Checks the checksum, the number, the magic, and the
+  /// fields that everything else depends on.
+  /// - Throws: `FormatError` with the expected and the found value.
   public init(validating block: RawSpan, number: UInt64) throws(FormatError) {
     try BlockHeader.verify(block, number: number, kind: .superblock)
     let found = RecordView<SuperblockRecord>(block)[SuperblockRecord.magic]
@@ -154,8 +155,8 @@ public struct Superblock: Equatable, Sendable {
     }
   }
 
-  /// Writes every field; bytes that no field covers are left as they are, so that what is not
-  /// understood is preserved. Number and checksum are `BlockHeader.seal`'s to fill in.
+  /// Writes every field. Bytes outside of fields are preserved. `BlockHeader.seal` sets number and
+  /// checksum.
   public func encode(into block: UnsafeMutableRawBufferPointer) {
     block.set(SuperblockRecord.flags, to: flags)
     block.set(SuperblockRecord.uuidLow, to: uuid.low)
@@ -177,7 +178,7 @@ public struct Superblock: Equatable, Sendable {
     block.set(SuperblockRecord.incompatFlags, to: incompatFlags)
   }
 
-  /// Field by field.
+  /// Compares field by field.
   public static func == (a: Superblock, b: Superblock) -> Bool {
     a.flags == b.flags && a.uuid == b.uuid && a.version == b.version && a.time == b.time
       && a.transactionID == b.transactionID && a.metadataSnapshot == b.metadataSnapshot

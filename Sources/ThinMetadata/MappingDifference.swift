@@ -2,17 +2,17 @@ import BlockIO
 public import PersistentData
 import ThinFormat
 
-/// Virtual blocks that stand to each other in one way in two thin devices.
+/// A run of virtual blocks with the same relation between two thin devices.
 @frozen public struct DifferenceRun: Equatable, Sendable {
   /// How the two devices map a virtual block.
   public enum Kind: UInt8, Sendable {
-    /// Both to the same data block.
+    /// Both map it to the same data block.
     case same
-    /// The left one alone maps it.
+    /// Only the left one maps it.
     case leftOnly
-    /// The right one alone maps it.
+    /// Only the right one maps it.
     case rightOnly
-    /// To different data blocks.
+    /// They map it to different data blocks.
     case different
   }
 
@@ -20,11 +20,11 @@ import ThinFormat
   public var kind: Kind
   /// First virtual block.
   public var virtualBlock: UInt64
-  /// Blocks, at least 1.
+  /// The number of blocks, at least 1.
   public var length: UInt64
-  /// The left device's data block of the first one; 0 where it maps none.
+  /// The left device's data block of the first one; 0 if it maps none.
   public var left: UInt64
-  /// The right device's data block of the first one; 0 where it maps none.
+  /// The right device's data block of the first one; 0 if it maps none.
   public var right: UInt64
 
   /// A run with these values.
@@ -38,17 +38,17 @@ import ThinFormat
   }
 }
 
-/// Walks the mappings of two thin devices together, equal subtrees once or not at all.
+/// Compares the mappings of two thin devices, visiting equal subtrees at most once.
 ///
 /// Mappings are compared by data block: two devices of one committed state that map a virtual block
-/// to one data block share its contents, whatever the times say. Memory: `LeafDifference`'s, a list of
-/// leaves to read (1 MiB), and a leaf of each side.
+/// to the same data block share its content, whatever the times are. Memory: that of
+/// `LeafDifference`, a list of leaves to read (1 MiB), and a leaf of each side.
 public struct MappingDifference: ~Copyable {
-  /// What else ends a run, besides a gap and another kind.
+  /// What ends a run besides a gap and a change of kind.
   public enum RunRule: Sendable {
     /// Nothing.
     case virtualBlocks
-    /// A data block, on either side, that is not the next one.
+    /// A data block, on either side, that does not follow the previous one.
     case dataBlocks
   }
 
@@ -57,7 +57,7 @@ public struct MappingDifference: ~Copyable {
     var dataBlock: UInt64
   }
 
-  /// Mappings of a side that were read and not compared yet.
+  /// The mappings of a side that were read and not yet compared.
   private struct Side {
     var order = LeafOrder()
     var entries: [Entry] = []
@@ -76,9 +76,10 @@ public struct MappingDifference: ~Copyable {
   private var isStopped = false
 
   /// Compares the mapping trees with these roots.
-  /// - Parameter dataBlockCount: of the pool; mappings beyond are damage.
-  /// - Parameter includesSame: list what is the same as well, for which shared leaves are read.
-  /// - Throws: `TreeFault` where the first path of a tree is unusable.
+  /// - Parameter dataBlockCount: data blocks of the pool; mappings beyond are damage.
+  /// - Parameter includesSame: whether to list equal mappings too, which requires reading shared
+  ///   leaves.
+  /// - Throws: `TreeFault` if the first path of a tree is unusable.
   public init(
     _ view: MetadataView, left: UInt64, right: UInt64, includesSame: Bool, rule: RunRule
   ) throws(TreeFault) {
@@ -89,10 +90,10 @@ public struct MappingDifference: ~Copyable {
       view.reader, stream: stream, left: left, right: right, listsCommon: includesSame)
   }
 
-  /// Calls `body` with every run, by ascending virtual blocks. It returns false to stop.
+  /// Calls `body` with every run, by ascending virtual blocks, until it returns false.
   ///
-  /// Without `includesSame` runs of `same` are those that had to be read anyway; pass over them.
-  /// - Throws: `TreeFault` at the first thing that is damaged. What `body` got until then is right.
+  /// Without `includesSame`, only the runs of `same` that were read anyway are listed; ignore them.
+  /// - Throws: `TreeFault` at the first damage. The runs before it are correct.
   public mutating func forEachRun(_ body: (DifferenceRun) -> Bool) throws(TreeFault) {
     while !isStopped {
       plan.removeAll(keepingCapacity: true)
@@ -118,7 +119,7 @@ public struct MappingDifference: ~Copyable {
         let leaf = plan[at]
         at += 1
         if isStopped { return }
-        // Neither side has a key below this leaf's that is still to be read.
+        // Neither side has an unread key below this leaf's first key.
         compare(below: leaf.firstKey, body)
         try take(leaf, bytes, failure, body)
       })
@@ -133,7 +134,8 @@ public struct MappingDifference: ~Copyable {
     case .right: try Self.append(leaf, bytes, failure, dataBlockCount, to: &right)
     case .both:
       try Self.append(leaf, bytes, failure, dataBlockCount, to: &left)
-      // Read once, it stands in both; the order of each side is looked at.
+      // The leaf is read once, but its mappings are in both sides; the order is checked for each
+      // side.
       try Self.append(leaf, bytes, failure, dataBlockCount, to: &right)
     }
   }
@@ -160,9 +162,9 @@ public struct MappingDifference: ~Copyable {
     }
   }
 
-  /// Compares everything that was read with keys below `end`.
+  /// Compares all mappings read so far with keys below `end`.
   private mutating func compare(below end: UInt64, _ body: (DifferenceRun) -> Bool) {
-    // `LeafOrder` takes no key of 2^64 - 1, which stands for none here.
+    // `LeafOrder` refuses the key 2^64 - 1, which means none here.
     var (l, r) = (left.next, right.next)
     let (lefts, rights) = (left.entries, right.entries)
     while !isStopped {
@@ -203,7 +205,7 @@ public struct MappingDifference: ~Copyable {
     emit(found, body)
   }
 
-  /// Hands out the run that is complete, and begins another.
+  /// Passes on the complete run, and begins another.
   private mutating func emit(_ next: DifferenceRun?, _ body: (DifferenceRun) -> Bool) {
     if let run, !isStopped, !body(run) { isStopped = true }
     run = next

@@ -2,13 +2,13 @@ public import BlockIO
 public import PersistentData
 public import ThinFormat
 
-/// A run of mappings: neighbouring virtual blocks on neighbouring data blocks, of one time.
+/// A run of mappings: consecutive virtual blocks on consecutive data blocks, of the same time.
 @frozen public struct MappingRun: Equatable, Sendable {
   /// First virtual block.
   public var virtualBlock: UInt64
   /// Data block of the first virtual block.
   public var dataBlock: UInt64
-  /// Blocks, at least 1.
+  /// The number of blocks, at least 1.
   public var length: UInt64
   /// The pool's time when the mappings were made.
   public var time: UInt32
@@ -23,21 +23,21 @@ public import ThinFormat
   }
 }
 
-/// Joins mappings of one device, which are given in key order, to runs as long as they can be:
+/// Joins the mappings of one device, given in key order, into runs as long as possible:
 ///
 ///     if !joiner.extend(key, dataBlock, time), let run = joiner.begin(key, dataBlock, time) { use(run) }
 @frozen public struct RunJoiner {
   @usableFromInline var start: UInt64 = 0
-  /// The virtual block that the run would go on with; without a run one that no mapping has.
+  /// The next virtual block of the run; without a run a number that no mapping has.
   @usableFromInline var next: UInt64 = .max
   @usableFromInline var nextData: UInt64 = 0
   @usableFromInline var time: UInt32 = 0
   @usableFromInline var hasRun = false
 
-  /// Before the first mapping.
+  /// A joiner without mappings.
   @inlinable public init() {}
 
-  /// Makes the run longer by a mapping, if it goes on with that.
+  /// Extends the run by a mapping, if the mapping continues it. Returns whether it did.
   @inlinable @inline(__always)
   public mutating func extend(_ virtualBlock: UInt64, _ dataBlock: UInt64, _ time: UInt32) -> Bool {
     guard virtualBlock == next, dataBlock == nextData, time == self.time else { return false }
@@ -47,7 +47,7 @@ public import ThinFormat
   }
 
   /// Begins a run with a mapping.
-  /// - Returns: the one that ended; nil where there was none.
+  /// - Returns: the previous run; nil if there was none.
   @inlinable
   public mutating func begin(
     _ virtualBlock: UInt64, _ dataBlock: UInt64, _ time: UInt32
@@ -61,7 +61,7 @@ public import ThinFormat
     return ended
   }
 
-  /// Ends the run; nil where there is none.
+  /// Ends the run and returns it; nil if there is none.
   @inlinable
   public mutating func end() -> MappingRun? {
     guard hasRun else { return nil }
@@ -73,17 +73,16 @@ public import ThinFormat
   }
 }
 
-/// Takes the leaves of one mapping tree as they are read, in key order, and refuses what cannot be the
-/// next one.
+/// Checks the order of the leaves of one mapping tree as they are read in key order.
 public struct LeafOrder {
   private var lastKey: UInt64?
 
-  /// At the start of a tree.
+  /// The order at the start of a tree.
   public init() {}
 
-  /// The next leaf.
-  /// - Parameter firstKey: the separator above it, if known: it has no key below that.
-  /// - Throws: `TreeFault` where the block is no sound leaf, or a key is not in its place.
+  /// Checks the next leaf.
+  /// - Parameter firstKey: the separator above it, if known: it must not have a smaller key.
+  /// - Throws: `TreeFault` if the block is not a sound leaf, or a key is out of place.
   @_lifetime(copy bytes)
   public mutating func next(
     _ block: UInt64, _ bytes: RawSpan, failure: BlockIOError? = nil, firstKey: UInt64 = 0
@@ -112,7 +111,7 @@ public struct LeafOrder {
         .mappings, block: block, .keyBelowSeparator(expected: expected, found: leaf.key(0)))
     }
     let last = leaf.key(leaf.entryCount - 1)
-    // 2^64 blocks are more than any device can have, and the end of the last would not be a number.
+    // No device can have 2^64 blocks, and the end of the last one would overflow.
     guard last < .max else {
       throw TreeFault(.mappings, block: block, .keyNotBelowNextSeparator(limit: last, found: last))
     }

@@ -3,17 +3,18 @@ public import PersistentData
 import ThinFormat
 
 extension MetadataView {
-  /// Calls `body` with every mapping run of the thin device whose mapping tree is at `root`, by ascending
-  /// virtual blocks: neighbouring blocks of one time on neighbouring data blocks are one run.
+  /// Calls `body` with every mapping run of the thin device whose mapping tree is at `root`, by
+  /// ascending virtual blocks. A run has consecutive virtual blocks on consecutive data blocks, of
+  /// the same time.
   ///
   ///     let view = try MetadataView(device, source: .current)
   ///     for device in try view.devices() {
   ///       try view.forEachRun(of: device.root) { run in print(device.id, run) }
   ///     }
   ///
-  /// Internal nodes are read a level at a time and leaves many together, in the order of the keys. Memory:
-  /// a list of leaves to read (256 KiB), and what `LeafSequence` keeps.
-  /// - Throws: `TreeFault` at the first thing that is damaged. What `body` got until then is right.
+  /// Internal nodes are read a level at a time, and many leaves together, in key order. Memory: a
+  /// list of leaves to read (256 KiB), and that of `LeafSequence`.
+  /// - Throws: `TreeFault` at the first damage. The runs before it are correct.
   public func forEachRun(of root: UInt64, _ body: (MappingRun) -> Void) throws(TreeFault) {
     let leaves = BlockStream(reader.device)
     let planMax = 1 << 15

@@ -2,7 +2,7 @@ public import BlockIO
 public import PersistentData
 public import ThinFormat
 
-/// A thin device as the metadata describes it.
+/// A thin device in the metadata.
 public struct ThinDevice: Equatable, Sendable {
   /// Device id, 0 to 16,777,215.
   public var id: UInt64
@@ -25,14 +25,14 @@ public enum MetadataError: Error, Equatable, Sendable, CustomStringConvertible {
   case superblock(block: UInt64, BlockProblem)
   /// A tree is damaged.
   case tree(TreeFault)
-  /// A device stands in one of the two trees only.
+  /// A device is in only one of the two trees.
   case deviceMismatch(id: UInt64, inDetails: Bool)
   /// There is no metadata snapshot.
   case noMetadataSnapshot
-  /// The metadata snapshot is not at the block that was named.
+  /// The metadata snapshot is not at the requested block.
   case otherMetadataSnapshot(named: UInt64, held: UInt64)
 
-  /// One line for people.
+  /// One line for users.
   public var description: String {
     switch self {
     case .superblock(let block, let problem): return "superblock at block \(block): \(problem)"
@@ -52,28 +52,28 @@ public enum MetadataError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 }
 
-/// Read-only access to a pool's metadata: one superblock and what hangs on it. Nothing read is
-/// trusted; nothing is ever written.
+/// Read-only access to a pool's metadata: one superblock and everything it refers to. Nothing read
+/// is trusted, and nothing is written.
 public struct MetadataView {
   /// Reads blocks.
   public let reader: BlockReader
-  /// The superblock that this view starts from.
+  /// The superblock of this view.
   public let superblock: Superblock
   /// The superblock at block 0, the same as `superblock` unless this is a metadata snapshot.
   public let live: Superblock
   /// The block of `superblock`: 0, or that of a metadata snapshot.
   public let superblockNumber: UInt64
-  /// Data blocks of the pool. A metadata snapshot does not carry the number, so it comes from
-  /// the live superblock.
+  /// Data blocks of the pool. A metadata snapshot does not have the number, so it comes from the
+  /// live superblock.
   public let dataBlockCount: UInt64
 
-  /// Which state of the pool to look at.
+  /// The state of the pool to read.
   public enum Source: Equatable, Sendable {
     /// The last committed one.
     case current
     /// The held metadata snapshot.
     case metadataSnapshot
-    /// The held metadata snapshot, if it is at the given block.
+    /// The held metadata snapshot, if it is at this block.
     case metadataSnapshotAt(UInt64)
   }
 
@@ -99,7 +99,7 @@ public struct MetadataView {
     dataBlockCount = live.dataSpaceMap.blockCount
   }
 
-  /// A view of `superblock`, found by other means than reading block 0.
+  /// A view of a `superblock` that was found in another way than by reading block 0.
   public init(
     reader: BlockReader, superblock: Superblock, number: UInt64, dataBlockCount: UInt64
   ) {
@@ -110,7 +110,7 @@ public struct MetadataView {
     self.dataBlockCount = dataBlockCount
   }
 
-  /// The superblock of the metadata snapshot that `live` names.
+  /// The superblock of the metadata snapshot in `live`.
   private static func readSnapshot(_ reader: BlockReader, _ live: Superblock)
     throws(MetadataError) -> Superblock
   {
@@ -134,7 +134,7 @@ public struct MetadataView {
     }
   }
 
-  /// The same view after `superblock` was committed.
+  /// The same view after a commit of `superblock`.
   public func replacing(_ superblock: Superblock) -> MetadataView {
     MetadataView(
       reader: reader, superblock: superblock, number: superblockNumber,
@@ -152,8 +152,8 @@ public struct MetadataView {
     return roots
   }
 
-  /// Device id and root of every entry of the device tree that can be read, ids ascending, and what is
-  /// wrong with the nodes that cannot.
+  /// Device id and root of every readable entry of the device tree, ids ascending, and the faults
+  /// of the unreadable nodes.
   public func readableDeviceRoots() -> (roots: [(id: UInt64, root: UInt64)], faults: [TreeFault]) {
     var roots: [(id: UInt64, root: UInt64)] = []
     var faults: [TreeFault] = []
@@ -178,7 +178,7 @@ public struct MetadataView {
   }
 
   /// Every thin device, ids ascending.
-  /// - Throws: also when the two trees do not name the same devices.
+  /// - Throws: also if the two trees do not have the same devices.
   public func devices() throws(MetadataError) -> [ThinDevice] {
     let roots = try deviceRoots()
     let details = try deviceDetails()

@@ -1,7 +1,7 @@
 public import PersistentData
 public import ThinFormat
 
-// Devices: made, snapshotted, deleted, opened and closed.
+// Devices: creation, snapshots, deletion, opening and closing.
 extension PoolMetadata {
   private func checkID(_ id: UInt64) throws(PoolError) {
     guard id <= Limits.deviceIDMax else {
@@ -9,7 +9,7 @@ extension PoolMetadata {
     }
   }
 
-  /// Whether the pool has a device.
+  /// Whether the device exists.
   public func hasDevice(_ id: UInt64) throws(PoolError) -> Bool {
     if isForReading {
       return try deviceTree.lookup64(root: superblock.mappingRoot, key: id) != nil
@@ -30,11 +30,11 @@ extension PoolMetadata {
     }
   }
 
-  /// Makes a device that starts with the mappings of another. The origin must not be written to
-  /// meanwhile.
-  /// - Throws: `.exists`, `.notFound` for the origin, and `.invalid` when the pool's time has
-  ///   reached the largest that fits a mapping: one more, and the kernel's packing would corrupt
-  ///   every data block mapped thereafter.
+  /// Makes a device that starts with the mappings of another. The origin must not be written to at
+  /// the same time.
+  /// - Throws: `.exists`, `.notFound` for the origin, and `.invalid` if the pool's time has reached
+  ///   the largest that fits a mapping: with one more, the kernel's packing would corrupt every
+  ///   data block mapped afterwards.
   public func createSnapshot(_ id: UInt64, origin: UInt64) throws(PoolError) {
     try changing { () throws(PoolError) in
       try checkID(id)
@@ -45,7 +45,7 @@ extension PoolMetadata {
       }
       guard try !hasDevice(id) else { throw .exists }
       guard let root = try deviceTree.lookup64(root: superblock.mappingRoot, key: origin) else {
-        throw .invalid("there is no origin \(origin)")
+        throw .invalid("origin \(origin) does not exist")
       }
       guard try hasDevice(origin) else {
         throw .inconsistent("device \(origin) has a mapping tree but no details")
@@ -63,13 +63,13 @@ extension PoolMetadata {
   }
 
   /// Deletes a device that is not open.
-  /// - Throws: `.busy`, or `.invalid` when there is none.
+  /// - Throws: `.busy`, or `.invalid` if it does not exist.
   public func delete(_ id: UInt64) throws(PoolError) {
     try changing { () throws(PoolError) in
-      guard try hasDevice(id) else { throw .invalid("there is no device \(id)") }
+      guard try hasDevice(id) else { throw .invalid("device \(id) does not exist") }
       guard try record(id).openCount == 0 else { throw .busy }
       records[id] = nil
-      // Details are written at commit: a device of this transaction has none yet.
+      // Details are written at commit: a device made in this transaction has none yet.
       if try readDetails(id) != nil {
         superblock.detailsRoot = try detailsTree.remove(root: superblock.detailsRoot, key: id)
       }
@@ -91,20 +91,20 @@ extension PoolMetadata {
     records[id] = Record(details: details, number: recordsMade, isChanged: true)
   }
 
-  /// The record of a device, read from disk if need be.
+  /// The record of a device, read from disk if necessary.
   func record(_ id: UInt64) throws(PoolError) -> Record {
     if let known = records[id] { return known }
-    guard let details = try readDetails(id) else { throw .invalid("there is no device \(id)") }
+    guard let details = try readDetails(id) else { throw .invalid("device \(id) does not exist") }
     recordsMade += 1
     let record = Record(details: details, number: recordsMade)
     records[id] = record
     return record
   }
 
-  /// Opens a device: it cannot be deleted until it is closed as often.
+  /// Opens a device. It cannot be deleted until it has been closed as often as opened.
   public func openDevice(_ id: UInt64) throws(PoolError) {
     if isForReading {
-      guard try hasDevice(id) else { throw .invalid("there is no device \(id)") }
+      guard try hasDevice(id) else { throw .invalid("device \(id) does not exist") }
       return
     }
     _ = try record(id)
@@ -120,10 +120,10 @@ extension PoolMetadata {
     records[id]?.openCount -= 1
   }
 
-  /// What the pool knows of a device, changes of this transaction included.
+  /// The details of a device, including changes of this transaction.
   public func details(of id: UInt64) throws(PoolError) -> DeviceDetails {
     if let known = records[id] { return known.details }
-    guard let details = try readDetails(id) else { throw .invalid("there is no device \(id)") }
+    guard let details = try readDetails(id) else { throw .invalid("device \(id) does not exist") }
     return details
   }
 

@@ -1,27 +1,27 @@
 public import PersistentData
 import ThinFormat
 
-// Mappings of devices, and the data blocks that they lead to.
+// Mappings of devices, and their data blocks.
 extension PoolMetadata {
-  /// Where a virtual block is.
+  /// The result of looking up a virtual block.
   public struct Lookup: Equatable, Sendable {
     /// The data block.
     public var dataBlock: UInt64
-    /// Whether another device may have the data block too: it has to be copied before a write.
+    /// Whether another device may share the data block, so that it must be copied before a write.
     public var isShared: Bool
   }
 
   private func root(of id: UInt64) throws(PoolError) -> UInt64 {
     guard let root = try deviceTree.lookup64(root: superblock.mappingRoot, key: id) else {
-      throw .invalid("there is no device \(id)")
+      throw .invalid("device \(id) does not exist")
     }
     return root
   }
 
-  /// Where a device has a virtual block; nil where it is not mapped.
+  /// The mapping of a virtual block; nil if it is not mapped.
   public func lookup(_ id: UInt64, _ virtualBlock: UInt64) throws(PoolError) -> Lookup? {
     try looking { () throws(PoolError) in
-      // Who only reads need not know what is shared.
+      // Reading does not need to know what is shared.
       let snapshotted = isForReading ? .max : try details(of: id).snapshottedTime
       let raw = try mappingTree.lookup64(root: try root(of: id), key: virtualBlock)
       return raw.map {
@@ -31,8 +31,8 @@ extension PoolMetadata {
     }
   }
 
-  /// The next run of mapped blocks of a device in `range`: neighbouring virtual blocks on
-  /// neighbouring data blocks, alike in being shared. Nil where nothing is mapped.
+  /// The next run of mapped blocks of a device in `range`: consecutive virtual blocks on
+  /// consecutive data blocks, all shared or all not. Nil if nothing is mapped.
   public func nextRun(_ id: UInt64, _ range: Range<UInt64>) throws(PoolError) -> (
     virtualBlocks: Range<UInt64>, dataBlock: UInt64, isShared: Bool
   )? {
@@ -49,7 +49,7 @@ extension PoolMetadata {
     return (first..<end, found.dataBlock, found.isShared)
   }
 
-  /// Maps a virtual block of a device to a data block that was allocated for it.
+  /// Maps a virtual block of a device to an allocated data block.
   public func insert(_ id: UInt64, _ virtualBlock: UInt64, dataBlock: UInt64) throws(PoolError) {
     try changing { () throws(PoolError) in
       guard dataBlock < Limits.dataBlocksMax else {
@@ -75,12 +75,13 @@ extension PoolMetadata {
     }
   }
 
-  /// Removes what a device maps of `range`, giving back data blocks that nobody else has.
+  /// Removes the mappings of a device in `range`, and frees data blocks that no other device
+  /// shares.
   public func remove(_ id: UInt64, _ range: Range<UInt64>) throws(PoolError) {
     try changing { () throws(PoolError) in
       _ = try record(id)
       var root = try root(of: id)
-      // One more reference keeps the tree while its entry is away.
+      // One more reference keeps the tree while its entry is missing.
       try tm.spaceMap.increment(root, root &+ 1, tm)
       superblock.mappingRoot = try deviceTree.remove(root: superblock.mappingRoot, key: id)
       var next = range.lowerBound
@@ -101,16 +102,16 @@ extension PoolMetadata {
     }
   }
 
-  /// The last virtual block that a device maps, nil where it maps none.
+  /// The last virtual block that a device maps; nil if it maps none.
   public func highestMapped(_ id: UInt64) throws(PoolError) -> UInt64? {
     try looking { () throws(PoolError) in
       try mappingTree.lastKey(root: try root(of: id))
     }
   }
 
-  /// The last virtual block that a device maps as far as its tree can be read, nil where it maps none.
-  /// Where the way there is damaged, the first block that is lost, and what is wrong.
-  /// - Throws: where nothing of the tree can be read.
+  /// The last virtual block in the readable part of a device's tree; nil if it maps none. If the
+  /// way to the last one is damaged, returns the first lost block and the fault.
+  /// - Throws: if no part of the tree can be read.
   public func highestReadable(_ id: UInt64) throws(PoolError) -> (block: UInt64?, fault: PoolError?)
   {
     try looking { () throws(PoolError) in
@@ -121,22 +122,22 @@ extension PoolMetadata {
 
   // MARK: - Data blocks
 
-  /// Takes a free data block.
-  /// - Throws: `.dataFull`; the transaction stands.
+  /// Allocates a free data block.
+  /// - Throws: `.dataFull`; the transaction stays valid.
   public func allocateDataBlock() throws(PoolError) -> UInt64 {
     guard dataMap.freeCount > 0 else { throw .dataFull }
     return try changing { () throws(PoolError) in try dataMap.allocate(tm) }
   }
 
-  /// Finds a free data block that nobody gets any more, in memory alone: a commit has it as free. It
-  /// is for whoever fills a block before something maps it. `claimDataBlock` or `restoreData` follows.
-  /// - Throws: `.dataFull`; the transaction stands.
+  /// Reserves a free data block, in memory only: a commit still counts it as free. Used to fill a
+  /// block before it is mapped. `claimDataBlock` or `restoreData` must follow.
+  /// - Throws: `.dataFull`; the transaction stays valid.
   public func reserveDataBlock() throws(PoolError) -> UInt64 {
     guard dataMap.freeCount > 0 else { throw .dataFull }
     return try changing { () throws(PoolError) in try dataMap.reserve(tm) }
   }
 
-  /// Allocates a data block that was reserved.
+  /// Allocates a reserved data block.
   /// - Throws: `.invalid` if it was not.
   public func claimDataBlock(_ block: UInt64) throws(PoolError) {
     try changing { () throws(PoolError) in
@@ -146,38 +147,39 @@ extension PoolMetadata {
     }
   }
 
-  /// Keeps data blocks from being allocated until `restoreData`, in memory alone: of commits nothing
-  /// is different. They count as in use. After `abort` they count as the last commit has it, and are
+  /// Withholds data blocks from allocation until `restoreData`, in memory only: commits are not
+  /// affected. They count as in use. After `abort` they have the counts of the last commit, and are
   /// still not allocated. Memory: about 40 bytes for 64 neighbours.
-  /// - Throws: `.inconsistent` where one is withheld or reserved already.
+  /// - Throws: `.inconsistent` if one is already withheld or reserved.
   public func withholdData(_ blocks: Range<UInt64>) throws(PoolError) {
     try changing { () throws(PoolError) in try dataMap.withhold(blocks, tm) }
   }
 
-  /// Gives back what was withheld or reserved.
+  /// Restores withheld or reserved blocks.
   public func restoreData(_ blocks: Range<UInt64>) { dataMap.restore(blocks) }
 
-  /// Adds a reference to each of these data blocks, as the kernel does while a discard is passed down.
+  /// Adds a reference to each of these data blocks, as the kernel does while it passes a discard
+  /// down.
   public func incrementData(_ blocks: Range<UInt64>) throws(PoolError) {
     try changing { () throws(PoolError) in
       try dataMap.increment(blocks.lowerBound, blocks.upperBound, tm)
     }
   }
 
-  /// Takes a reference from each of these data blocks.
+  /// Removes a reference from each of these data blocks.
   public func decrementData(_ blocks: Range<UInt64>) throws(PoolError) {
     try changing { () throws(PoolError) in
       try dataMap.decrement(blocks.lowerBound, blocks.upperBound, tm)
     }
   }
 
-  /// Whether the space map counts a data block as free, or does not have it. Nothing of what is kept in
-  /// memory or written later is different for the question.
+  /// Whether the space map counts a data block as free, or does not have it. Does not change the
+  /// cache, or what is written later.
   public func isFreeData(_ block: UInt64) throws(PoolError) -> Bool {
     try looking { () throws(PoolError) in try dataMap.isFree(block, tm) }
   }
 
-  /// How many references a data block has.
+  /// The number of references to a data block.
   public func dataCount(_ block: UInt64) throws(PoolError) -> UInt32 {
     try looking { () throws(PoolError) in try dataMap.storedCount(block, tm) }
   }

@@ -1,7 +1,7 @@
 public import PersistentData
 import ThinFormat
 
-// The pool as a whole: transaction id, metadata snapshot, sizes, flags.
+// The whole pool: transaction id, metadata snapshot, sizes, flags.
 extension PoolMetadata {
   /// Sets the transaction id, which must be `current`.
   public func setTransactionID(_ current: UInt64, _ new: UInt64) throws(PoolError) {
@@ -14,9 +14,9 @@ extension PoolMetadata {
     }
   }
 
-  /// Makes a metadata snapshot: the state as committed, held for readers. Commits first; the
-  /// caller commits again to have it on disk.
-  /// - Throws: `.busy` when there is one.
+  /// Makes a metadata snapshot of the committed state. Commits first; the caller must commit again
+  /// to store the snapshot.
+  /// - Throws: `.busy` if there is one.
   public func reserveMetadataSnapshot() throws(PoolError) {
     guard superblock.metadataSnapshot == 0 else { throw .busy }
     try changing { () throws(PoolError) in }
@@ -37,8 +37,8 @@ extension PoolMetadata {
     }
   }
 
-  /// Gives up the metadata snapshot.
-  /// - Throws: `.invalid` when there is none.
+  /// Releases the metadata snapshot.
+  /// - Throws: `.invalid` if there is none.
   public func releaseMetadataSnapshot() throws(PoolError) {
     try changing { () throws(PoolError) in
       let copy = superblock.metadataSnapshot
@@ -54,15 +54,15 @@ extension PoolMetadata {
 
   /// Data blocks of the pool.
   public var dataBlockCount: UInt64 { dataMap.current.blockCount }
-  /// Data blocks that are free.
+  /// Free data blocks.
   public var freeDataBlocks: UInt64 { dataMap.freeCount }
   /// Metadata blocks of the pool.
   public var metadataBlockCount: UInt64 { tm.spaceMap.current.blockCount }
-  /// Metadata blocks that are free.
+  /// Free metadata blocks.
   public var freeMetadataBlocks: UInt64 { tm.spaceMap.freeCount }
 
-  /// Takes in data blocks that the data device has gained.
-  /// - Throws: `.invalid` for fewer than there are.
+  /// Extends the pool by data blocks that the data device has gained.
+  /// - Throws: `.invalid` if there are fewer than before.
   public func resizeData(to blocks: UInt64) throws(PoolError) {
     guard blocks != dataBlockCount else { return }
     guard blocks > dataBlockCount, blocks <= Limits.dataBlocksMax else {
@@ -71,20 +71,20 @@ extension PoolMetadata {
     try changing { () throws(PoolError) in try dataMap.extend(to: blocks, tm) }
   }
 
-  /// Takes in metadata blocks that the metadata device has gained.
+  /// Extends the pool by metadata blocks that the metadata device has gained.
   public func resizeMetadata() throws(PoolError) {
     tm.updateSize()
     let blocks = cache.blockCount
     guard blocks != metadataBlockCount else { return }
     guard blocks > metadataBlockCount else {
       throw .invalid(
-        "the metadata device has \(blocks) blocks, the pool \(metadataBlockCount): it cannot shrink"
+        "the metadata device has \(blocks) blocks, the pool has \(metadataBlockCount): it cannot shrink"
       )
     }
     try changing { () throws(PoolError) in try tm.spaceMap.grow(to: blocks, tm) }
   }
 
-  /// Has the next activation ask for a check.
+  /// Sets the needs-check flag.
   public func setNeedsCheck() throws(PoolError) {
     try changing { () throws(PoolError) in superblock.needsCheck = true }
   }

@@ -2,26 +2,26 @@ public import BlockIO
 public import PersistentData
 public import ThinFormat
 
-/// A pool's metadata, open for reading and writing: everything that the kernel's thin-pool target
-/// does to it, with the same blocks in the same places as the result.
+/// A pool's metadata, open for reading and writing. Performs all operations of the kernel's
+/// thin-pool target on it, with the same blocks in the same places as the result.
 ///
-/// Changes are one transaction until `commit`; `abort` goes back to the last. One owner uses it
-/// from one thread. Memory is the cache's limit, and 64 bytes per device that was touched.
+/// All changes up to `commit` are one transaction; `abort` goes back to the last commit. It has one
+/// owner, which uses it from one thread. Memory: the cache's limit, and 64 bytes per device used.
 ///
-/// Invariants: `superblock` has the roots of the running transaction; what is on the device is
-/// the last commit. After a failure `hasFailed` is set and nothing more is written until `abort`.
+/// Invariants: `superblock` has the roots of the running transaction; the device holds the last
+/// commit. After a failure `hasFailed` is set, and nothing more is written until `abort`.
 public final class PoolMetadata {
-  /// What the pool knows of a device that is open or was changed (kernel: `dm_thin_device`).
+  /// The state of a device that is open or was changed (kernel: `dm_thin_device`).
   struct Record {
     var details: DeviceDetails
-    /// Later records have larger numbers; details are written latest first, as the kernel does.
+    /// Later records have larger numbers. Details are written latest first, as in the kernel.
     var number: UInt64
     var openCount = 0
-    /// Changed since the last commit or abort.
+    /// Whether it was changed since the last commit or abort.
     var isChanged = false
   }
 
-  /// The device that holds the metadata.
+  /// The metadata device.
   public let device: any BlockDevice
   let cache: BlockCache
   let tm: TransactionManager
@@ -29,9 +29,9 @@ public final class PoolMetadata {
   private let superblockBuffer = AlignedBuffer(count: Limits.blockBytes)
   /// Counters and roots of the running transaction.
   public internal(set) var superblock = Superblock()
-  /// Whether an operation failed half way, so that only `abort` helps.
+  /// Whether an operation failed halfway, so that only `abort` is possible.
   public internal(set) var hasFailed = false
-  /// By device id.
+  /// Records by device id.
   var records: [UInt64: Record] = [:]
   var recordsMade: UInt64 = 0
   private var isInService = false
@@ -53,9 +53,9 @@ public final class PoolMetadata {
     dataMap = DataSpaceMap()
   }
 
-  // MARK: - Opening
+  // MARK: - Open and format
 
-  /// Opens metadata that has been formatted.
+  /// Opens formatted metadata.
   /// - Parameter cacheBlocksMax: blocks of 4 KiB kept between operations.
   /// - Throws: `PoolError.block` for a superblock that is damaged or of an unknown kind, and
   ///   `.invalid` for features that forbid writing.
@@ -67,9 +67,9 @@ public final class PoolMetadata {
     return pool
   }
 
-  /// Opens metadata for look-ups, whatever else of it is lost: the superblock, the device tree on the way
-  /// to a device, and the mapping tree on the way to a block are all that is needed. Space maps are not
-  /// looked at, device details only where they are asked for. Every change is refused.
+  /// Opens metadata for look-ups even if it is damaged: only the superblock, the device tree on the
+  /// way to a device, and the mapping tree on the way to a block are needed. Space maps are not
+  /// read, device details only on request. Every change is refused.
   /// - Throws: `PoolError.block` for a superblock that is damaged or of an unknown kind.
   public static func openForReading(_ device: any BlockDevice, cacheBlocksMax: Int = 8192)
     throws(PoolError) -> PoolMetadata
@@ -79,8 +79,8 @@ public final class PoolMetadata {
     return pool
   }
 
-  /// Makes metadata for an empty pool without data blocks; `resizeData` gives it some. Nothing
-  /// that the device held is looked at, save that block 0 must be zero.
+  /// Makes metadata for an empty pool without data blocks; `resizeData` adds some. Block 0 must be
+  /// zero; other content of the device is ignored.
   /// - Parameter dataBlockSectors: 128 to 2,097,152, a multiple of 128.
   public static func format(
     _ device: any BlockDevice, dataBlockSectors: UInt32, cacheBlocksMax: Int = 8192
@@ -91,7 +91,7 @@ public final class PoolMetadata {
           + "2097152")
     }
     guard try isUnformatted(device) else {
-      throw .invalid("\(device.path) holds something already: its first block is not zero")
+      throw .invalid("\(device.path) is not empty: its first block is not zero")
     }
     let pool = PoolMetadata(device, cacheBlocksMax: cacheBlocksMax)
     let blocks = pool.cache.blockCount
@@ -106,7 +106,7 @@ public final class PoolMetadata {
     return pool
   }
 
-  /// Whether the first block is all zero, which is how the kernel knows a device to format.
+  /// Whether the first block is all zero, by which the kernel recognises a device to format.
   public static func isUnformatted(_ device: any BlockDevice) throws(PoolError) -> Bool {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
     do throws(BlockIOError) { try device.read(into: buffer.bytes, at: 0) } catch {
@@ -142,7 +142,7 @@ public final class PoolMetadata {
 
   // MARK: - Trees
 
-  /// The tree of devices, in operations on devices as such.
+  /// The tree of devices, for operations on devices.
   var deviceTree: Btree { Btree(tm, .devices, .deviceTrees(dataMap)) }
   /// The tree of devices, on the way to mappings.
   var deviceTreePassedThrough: Btree { Btree(tm, .devices, .passedThrough) }
@@ -151,8 +151,8 @@ public final class PoolMetadata {
 
   // MARK: - Transactions
 
-  /// Runs an operation that changes things. A failure part way leaves the transaction in a state
-  /// that must not be committed.
+  /// Runs an operation that makes changes. If it fails halfway, the transaction must not be
+  /// committed.
   func changing<R>(_ body: () throws(PoolError) -> R) throws(PoolError) -> R {
     guard !hasFailed else { throw .failed }
     guard !isForReading else { throw .invalid("the metadata is open for reading only") }
@@ -166,7 +166,7 @@ public final class PoolMetadata {
       return result
     } catch {
       switch error {
-      // Said before anything was changed.
+      // Thrown before anything was changed.
       case .exists, .busy, .invalid, .dataFull: break
       default: hasFailed = true
       }
@@ -192,8 +192,9 @@ public final class PoolMetadata {
     return result
   }
 
-  /// Makes the running transaction durable: everything but the superblock, a flush, the
-  /// superblock, a flush. Without any change since the metadata was opened nothing is written.
+  /// Makes the running transaction durable: writes everything but the superblock, flushes, writes
+  /// the superblock, and flushes. Writes nothing if there were no changes since the metadata was
+  /// opened.
   public func commit() throws(PoolError) {
     guard !hasFailed else { throw .failed }
     guard isInService else { return }
@@ -241,7 +242,7 @@ public final class PoolMetadata {
     try cache.trim()
   }
 
-  /// Goes back to the last commit. Open devices stay open, save those that the commit does not
+  /// Goes back to the last commit. Open devices stay open, except those that the commit does not
   /// have.
   public func abort() throws(PoolError) {
     isChanging = true
@@ -251,7 +252,7 @@ public final class PoolMetadata {
     hasFailed = true
     try readSuperblock()
     for (id, record) in records where record.isChanged {
-      // A device that was made since is gone.
+      // The device was made since the last commit.
       guard let details = try readDetails(id) else {
         records[id] = nil
         continue

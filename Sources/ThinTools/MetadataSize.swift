@@ -1,20 +1,21 @@
 import ThinFormat
 
-/// How much metadata a pool needs, with every leaf of its mapping trees half full; no less than what
-/// the pool can be made and filled in.
+/// The metadata that a pool needs with every leaf of its mapping trees half full, and at least the
+/// metadata that the pool needs to be created and filled.
 public struct MetadataSizeEstimate: Equatable, Sendable {
   /// Metadata blocks of 4096 bytes.
   public let blocks: UInt64
-  /// Whether the pool needs more than metadata can ever have, so that `blocks` is that limit.
+  /// Whether the pool needs more than the largest possible metadata, so that `blocks` is that
+  /// limit.
   public let isLimited: Bool
 
   /// Bytes.
   public var bytes: UInt64 { blocks * UInt64(Limits.blockBytes) }
 
-  /// Mappings in a leaf that is half full.
+  /// Mappings in a half-full leaf.
   private static var mappingsPerLeaf: UInt64 { 252 / 2 }
 
-  /// Estimates for a pool of `poolBytes` in blocks of `blockBytes`, all of them mapped, with up to
+  /// Estimates for a pool of `poolBytes` in blocks of `blockBytes`, all mapped, with up to
   /// `devicesMax` thin devices and snapshots.
   /// - Throws: `.request` for a block size that the kernel refuses, and for a pool smaller than a
   ///   block.
@@ -46,17 +47,17 @@ public struct MetadataSizeEstimate: Equatable, Sendable {
     blocks = min(needed, Limits.metadataBlocksMax)
   }
 
-  /// Blocks in which a pool can be made with `devices` thin devices, one transaction each, and filled:
-  /// what the estimate leaves out matters to small pools and to those of many devices.
+  /// Blocks needed to create a pool with `devices` thin devices, one transaction each, and to fill
+  /// it. These overheads matter for small pools and for those with many devices.
   private static func smallest(dataBlocks: UInt64, devices: UInt64) -> UInt64 {
     func over(_ count: UInt64, _ per: UInt64) -> UInt64 { count / per + (count % per > 0 ? 1 : 0) }
-    // Devices that come one after the other leave nodes half full: 63 details, 126 roots.
+    // Devices that are added one after the other leave nodes half full: 63 details, 126 roots.
     let trees = devices + over(devices, 63) + over(devices, 126)
     let bitmaps = over(dataBlocks, UInt64(Limits.entriesPerBitmap))
     return basis + trees + bitmaps + over(dataBlocks, 2 * mappingsPerLeaf)
   }
 
-  /// The superblock, the roots of all trees, index and bitmap of the metadata, and the copies that a
-  /// transaction makes of them before it gives any back.
+  /// The superblock, the roots of all trees, index and bitmap of the metadata, and the copies that
+  /// a transaction makes of them before it frees any.
   private static var basis: UInt64 { 16 }
 }

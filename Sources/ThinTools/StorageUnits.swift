@@ -17,7 +17,7 @@ public enum StorageUnit: String, CaseIterable, Sendable {
   case petabyte
   case exabyte
 
-  /// The unit that goes by `text`: its name, symbol or letter.
+  /// The unit called `text`: its name, symbol or letter.
   public init?(_ text: String) {
     guard
       let unit = Self.allCases.first(where: {
@@ -47,7 +47,7 @@ public enum StorageUnit: String, CaseIterable, Sendable {
     }
   }
 
-  /// One letter: small for binary multiples, capital for decimal ones.
+  /// One letter: lower case for binary multiples, upper case for decimal ones.
   public var letter: String {
     switch self {
     case .byte: "b"
@@ -79,12 +79,13 @@ public enum StorageUnit: String, CaseIterable, Sendable {
   }
 }
 
-/// Bytes of a size like `64k`, `20GiB` or `128`: digits and a unit, sectors where there is none.
+/// Parses a size like `64k`, `20GiB` or `128`: digits and a unit, sectors by default. Returns
+/// bytes.
 /// - Throws: `.request` with the reason.
 public func parseStorageSize(_ text: String) throws(ToolError) -> UInt64 {
   let digits = text.prefix { $0.isASCII && $0.isNumber }
   let suffix = text.dropFirst(digits.count)
-  guard !digits.isEmpty else { throw ToolError(.refused, "a size starts with a number") }
+  guard !digits.isEmpty else { throw ToolError(.refused, "a size must start with a number") }
   guard let unit = suffix.isEmpty ? .sector : StorageUnit(String(suffix)) else {
     throw ToolError(.refused, "unknown unit '\(suffix)'")
   }
@@ -94,12 +95,12 @@ public func parseStorageSize(_ text: String) throws(ToolError) -> UInt64 {
   return bytes
 }
 
-/// A size in the unit in which it is a whole number of at most 8192, rounded: `19MiB`, `0b`.
+/// A size in the unit in which its rounded value is at most 8192: `19MiB`, `0b`.
 public func prettySize(bytes: UInt64) -> String {
   let units: [StorageUnit] = [
     .byte, .kibibyte, .mebibyte, .gibibyte, .tebibyte, .pebibyte, .exbibyte,
   ]
-  // The unit in which the number has eleven to twenty bits; the next one if it is over 8192.
+  // The unit in which the number has eleven to twenty bits; the next one if it exceeds 8192.
   var index = max(1, (63 - min(63, bytes.leadingZeroBitCount)) / 10) - 1
   var count = bytes >> UInt64(10 * index)
   if count > 8192 {
@@ -109,15 +110,15 @@ public func prettySize(bytes: UInt64) -> String {
   return "\(count)\(units[index].symbol)"
 }
 
-/// `bytes` in `unit`: digits alone where that is a whole number, all digits there are where it is
-/// less than one, and otherwise two decimals.
+/// `bytes` in `unit`: a whole number without decimals, all digits if it is less than one, and
+/// otherwise two decimals.
 public func formatSize(bytes: UInt64, in unit: StorageUnit) -> String {
   let value = Double(bytes) / Double(unit.bytes)
   if value < 1 { return plainDecimal(value) }
   return UInt64(exactly: value).map { String($0) } ?? printed(value, "%.2f")
 }
 
-/// The shortest digits that give `value` (from 0 to below 1) again, without an exponent.
+/// The shortest digits that parse as `value` (from 0 to below 1), without an exponent.
 private func plainDecimal(_ value: Double) -> String {
   if value == 0 { return "0" }
   let text = value.description
@@ -131,7 +132,8 @@ private func plainDecimal(_ value: Double) -> String {
   digits.removeFirst(leading)
   shift -= leading
   while digits.last == UInt8(ascii: "0") { digits.removeLast() }
-  // Of two that are equally near, Swift takes the even one; the field's tools, the larger one.
+  // Of two equally near values, Swift takes the even one, but the original tools take the larger
+  // one.
   let exact = Array(printed(value, "%.40e").utf8.filter { $0 != UInt8(ascii: ".") })
   let rest = exact[digits.count..<41]
   if rest.first == UInt8(ascii: "5"), rest.dropFirst().allSatisfy({ $0 == UInt8(ascii: "0") }),
@@ -142,7 +144,7 @@ private func plainDecimal(_ value: Double) -> String {
   return "0." + String(repeating: "0", count: -shift) + String(decoding: digits, as: UTF8.self)
 }
 
-/// What printf(3) makes of `value`.
+/// The output of printf(3) for `value`.
 private func printed(_ value: Double, _ format: String) -> String {
   withVaList([value]) { list in
     withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in

@@ -4,28 +4,28 @@ public import PersistentData
 public import ThinFormat
 public import ThinMetadata
 
-/// Why a tool or a verb on a pool stopped: what happened, with what is known of it, and how it is told.
-/// What a program ends with then is for its commands to decide.
+/// Why a tool or a verb on a pool stopped: the cause with its facts, and the message. The commands
+/// choose the exit status.
 public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
-  /// Which end of the work something belongs to.
+  /// The side of the work.
   public enum Side: Equatable, Sendable {
-    /// What is read or worked on.
+    /// The input.
     case input
-    /// What is written.
+    /// The output.
     case output
   }
 
-  /// What happened. Cases without a value are told by the message alone.
+  /// The cause of an error. Cases without a value are described only by the message.
   public enum Cause: Equatable, Sendable {
     /// A system call failed.
     case system(BlockIOError)
-    /// An output is not written to.
+    /// An output was refused.
     case output(OutputError)
-    /// A pool's metadata cannot be looked at, or has no such metadata snapshot.
+    /// A pool's metadata is unreadable, or has no such metadata snapshot.
     case metadata(MetadataError)
     /// A tree of the metadata is damaged.
     case tree(TreeFault)
-    /// A block is not what its place says.
+    /// A block has the wrong format.
     case block(UInt64, FormatError)
     /// An operation on a pool's metadata was refused or failed.
     case pool(PoolError)
@@ -33,27 +33,27 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
     case command(code: Int32)
     /// The metadata is damaged, or too much of it is lost.
     case damaged
-    /// The metadata asks for a check first.
+    /// The metadata needs a check.
     case needsCheck
-    /// A dump in XML is malformed, contradicts itself or asks for what no pool can be.
+    /// A dump in XML is malformed, contradicts itself or describes an impossible pool.
     case invalidDump
-    /// Nothing of that name is there.
+    /// Nothing of that name exists.
     case notFound(Side)
-    /// It is there, and cannot be opened or is not of a kind that is of use.
+    /// It exists, but cannot be opened or is of the wrong kind.
     case unsuitable(Side)
-    /// The output has too little room, or the devices are too small for a pool.
+    /// The output is too small, or the devices are too small for a pool.
     case outOfSpace
-    /// What would be overwritten is kept.
+    /// Valuable content would be overwritten, and is kept.
     case precious
-    /// Something else uses it, has its name, or works on it.
+    /// It is in use, its name is taken, or another command works on it.
     case inUse
-    /// What was asked does not fit this pool, or this program.
+    /// The operation does not fit this pool, or this program.
     case refused
-    /// The system or a device did something that leaves no way on.
+    /// The system or a device behaved unexpectedly.
     case unexpected
   }
 
-  /// What happened.
+  /// The cause.
   public let cause: Cause
   /// One or more lines for the user: what was found, where, and what to do.
   public let message: String
@@ -67,24 +67,24 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
   /// A failed system call.
   public init(_ error: BlockIOError) { self.init(.system(error), error.description) }
 
-  /// An output that is not written to.
+  /// An output that was refused.
   public init(_ error: OutputError) { self.init(.output(error), error.message) }
 
-  /// A pool's metadata that cannot be looked at.
+  /// Unreadable metadata of a pool.
   public init(_ error: MetadataError) { self.init(.metadata(error), "\(error)") }
 
   /// A damaged tree.
-  /// - Parameter advice: a line on what to do, if any.
+  /// - Parameter advice: a line about what to do, if any.
   public init(_ fault: TreeFault, advice: String? = nil) {
     self.init(.tree(fault), "\(fault)" + (advice.map { "\n\($0)" } ?? ""))
   }
 
-  /// A block that is not what its place says.
+  /// A block of the wrong format.
   public init(block: UInt64, role: String, _ error: FormatError) {
     self.init(.block(block, error), "\(role) at block \(block): \(error)")
   }
 
-  /// What a pool refused, or failed to do.
+  /// An operation that a pool refused, or failed.
   public init(_ error: PoolError) {
     switch error {
     case .io(let error), .block(_, .io(let error)): self.init(error)
@@ -95,7 +95,7 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// The same, told in other words.
+  /// The same error with another message.
   public func saying(_ message: String) -> ToolError { ToolError(cause, message) }
 
   /// Whether the metadata was found damaged.
@@ -111,7 +111,7 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
     }
   }
 
-  /// Whether something else uses what was asked for.
+  /// Whether the resource is in use.
   public var isInUse: Bool {
     switch cause {
     case .inUse, .command(code: EBUSY): true

@@ -4,7 +4,7 @@ import Glibc
 import KernelDeviceMapper
 import ServeCommands
 
-/// Everything, in one program.
+/// All commands, in one program.
 @main
 struct DmthinMain {
   static func main() {

@@ -8,7 +8,7 @@ import Testing
 
 @Suite("Clients that misbehave, and those beside them")
 struct AbuseTests {
-  @Test("A client that sends requests and takes no replies is not read from for long")
+  @Test("A client that sends requests and reads no replies is soon not read from any more")
   func deafReader() throws {
     var limits = ServerLimits()
     limits.bytesPerConnection = 64 << 20
@@ -20,7 +20,7 @@ struct AbuseTests {
     #expect(fixture.connected().read(4096, 4096) == Array(pattern(8192, seed: 1)[4096...]))
   }
 
-  @Test("Whoever holds buffers and makes no progress is dropped when others wait for them")
+  @Test("A client that holds buffers without progress is dropped when others wait for them")
   func holdUp() throws {
     var limits = ServerLimits()
     limits.bytes = 128 << 20
@@ -40,7 +40,7 @@ struct AbuseTests {
     #expect(silent.count { $0.isClosed(passes: 10) } == 1)
   }
 
-  @Test("What is within a client's share of the buffers it gets at once, whatever the others hold")
+  @Test("A client gets its share of the buffers at once, whatever the others hold")
   func shares() throws {
     var limits = ServerLimits()
     limits.bytes = 128 << 20
@@ -72,7 +72,7 @@ struct AbuseTests {
     #expect(fixture.connected().read(0, 4096) != nil)
   }
 
-  @Test("Silent clients are dropped in the end, and make room for others when there are too many")
+  @Test("Silent clients are dropped in the end, and earlier when there are too many")
   func silence() throws {
     var limits = ServerLimits()
     limits.connections = 3
@@ -80,7 +80,7 @@ struct AbuseTests {
     let busy = fixture.connected()
     let silent = [fixture.client(), fixture.client()]
     fixture.pass()
-    // Nobody has been silent for long yet.
+    // No client has been silent for long yet.
     #expect(fixture.client().isClosed())
     fixture.loop.skip(5_000_000_000)
     let late = fixture.connected()
@@ -92,7 +92,7 @@ struct AbuseTests {
     #expect(busy.read(0, 512) != nil)
   }
 
-  @Test("Clients that leave in the middle take nothing with them that the device still writes to")
+  @Test("The buffers of clients that leave stay as long as the device writes to them")
   func leaving() throws {
     let fixture = try Fixture()
     var opened: [Bool] = []
@@ -119,7 +119,7 @@ struct AbuseTests {
     #expect(Array(fixture.volume.bytes[0..<4096]) == pattern(4096, seed: 4))
   }
 
-  @Test("A goodbye waits for what is under way, and what follows it counts for nothing")
+  @Test("A disconnect request waits for pending requests, and later ones are ignored")
   func goodbye() throws {
     let fixture = try Fixture()
     let client = fixture.connected()
@@ -135,7 +135,7 @@ struct AbuseTests {
     #expect(Array(fixture.volume.bytes[0..<512]) == pattern(512, seed: 6))
   }
 
-  @Test("Stopping ends what is under way, refuses the rest, and closes every connection")
+  @Test("Stopping completes pending requests, refuses the rest, and closes every connection")
   func stopping() throws {
     let fixture = try Fixture()
     let client = fixture.connected()
@@ -153,7 +153,7 @@ struct AbuseTests {
     #expect(client.isClosed() && isDone)
   }
 
-  @Test("Random bytes after a handshake hurt nobody", arguments: 0..<40 as Range<UInt64>)
+  @Test("Random bytes after a handshake do no harm", arguments: 0..<40 as Range<UInt64>)
   func noise(seed: UInt64) throws {
     let fixture = try Fixture(seed: seed)
     let good = fixture.connected()

@@ -5,7 +5,7 @@ import Testing
 
 @Suite("Requests")
 struct CommandTests {
-  @Test("What was written is read, of every size, with simple and structured replies")
+  @Test("Data of every size is written and read back, with simple and structured replies")
   func sizes() throws {
     let fixture = try Fixture(byteCount: 64 << 20)
     for structured in [false, true] {
@@ -18,7 +18,7 @@ struct CommandTests {
     }
   }
 
-  @Test("Many requests in one piece are answered each, in whatever order they end")
+  @Test("Many requests in one piece are all answered, in any order of completion")
   func batch() throws {
     let fixture = try Fixture(seed: 7)
     let client = fixture.connected()
@@ -36,7 +36,7 @@ struct CommandTests {
     }
   }
 
-  @Test("Requests and payloads that trickle in byte by byte are understood")
+  @Test("Requests and payloads may arrive byte by byte")
   func trickle() throws {
     let fixture = try Fixture()
     let client = fixture.connected()
@@ -97,7 +97,7 @@ struct CommandTests {
     #expect(client.read(4096, 4096) == [UInt8](repeating: 0, count: 4096))
   }
 
-  @Test("Where the device cannot zero, zeros are written, to the byte")
+  @Test("If the device cannot zero, exactly the range is written with zeros")
   func zeroesByWriting() throws {
     let fixture = try Fixture(byteCount: 8 << 20)
     fixture.volume.takesZeroes = false
@@ -157,7 +157,7 @@ struct CommandTests {
     }
   }
 
-  @Test("A volume that has grown is served in its new size, by connections there were as well")
+  @Test("A grown volume is served in its new size, also on existing connections")
   func growth() throws {
     let fixture = try Fixture()
     let old = fixture.connected()

@@ -3,7 +3,7 @@ import DataPath
 import ServerSimulation
 import Testing
 
-@Suite("Agreeing on an export")
+@Suite("Choice of an export")
 struct HandshakeTests {
   private static let ack: UInt32 = 1
   private static let invalid: UInt32 = 0x8000_0003
@@ -31,7 +31,7 @@ struct HandshakeTests {
     }
   }
 
-  @Test("The only export is the default one; of two, the one that was named so")
+  @Test("The only export is the default one; of two, the one chosen as default")
   func defaultExport() throws {
     let fixture = try Fixture()
     #expect(fixture.client().connect(""))
@@ -55,7 +55,7 @@ struct HandshakeTests {
     #expect(replies[0].data == [0, 0, 0, 6] + Array("volumein memory".utf8))
   }
 
-  @Test("What is asked for is told: size, name, description, block sizes")
+  @Test("The requested information is sent: size, name, description, block sizes")
   func information() throws {
     let client = try Fixture().client()
     client.greet()
@@ -147,7 +147,7 @@ struct HandshakeTests {
     #expect(fixture.server.connectionCount == 0)
   }
 
-  @Test("Options that come in one piece with the first requests are understood")
+  @Test("Options may arrive in one piece with the first requests")
   func pipelined() throws {
     let fixture = try Fixture()
     let client = fixture.client()
@@ -164,7 +164,7 @@ struct HandshakeTests {
     #expect(client.reply(dataBytes: 512)?.data.count == 512)
   }
 
-  @Test("Whoever asks for lists and takes no answers takes up no memory")
+  @Test("A client that requests lists and reads no answers uses no memory")
   func deafClient() throws {
     let fixture = try Fixture()
     let client = fixture.client()

@@ -27,7 +27,7 @@ struct KeyFileTests {
     #expect(error?.description.hasPrefix("\(path): \(words.prefix(4))") == true)
   }
 
-  @Test("What is no file of text is refused as shared keys")
+  @Test("A file of shared keys must be a text file")
   func noText() throws {
     #expect(KeyFile.fault(folder.file("."))?.contains("no regular file") == true)
     #expect(KeyFile.fault(folder.file("none")) != nil)
@@ -35,7 +35,7 @@ struct KeyFileTests {
     #expect(KeyFile.fault(path)?.contains("NAME:HEX") == true)
   }
 
-  @Test("Good keys are taken, and who else may read them is said")
+  @Test("Valid keys are accepted, with a warning if other users can read them")
   func warned() throws {
     let path = try folder.file(
       "keys",

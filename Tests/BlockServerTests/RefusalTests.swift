@@ -4,7 +4,7 @@ import Glibc
 import ServerSimulation
 import Testing
 
-@Suite("What is refused")
+@Suite("Refusals")
 struct RefusalTests {
   private struct Case {
     let command: UInt16
@@ -40,7 +40,7 @@ struct RefusalTests {
     Case(command: 0xffff, error: 22),
   ]
 
-  @Test("Requests that make no sense get an error that says why, and the next one is served")
+  @Test("Invalid requests get an error with the reason, and the next one is served")
   func refused() throws {
     let fixture = try Fixture()
     let client = fixture.connected(status: true)
@@ -86,7 +86,7 @@ struct RefusalTests {
     #expect(fixture.volume.flushes == 0)
   }
 
-  @Test("Nothing that writes gets through to a read-only export")
+  @Test("No request writes to a read-only export")
   func readOnly() throws {
     let fixture = try Fixture(readOnly: true)
     let client = fixture.connected()
@@ -126,7 +126,7 @@ struct RefusalTests {
     #expect(client.perform(4, length: 4096) == 0)
   }
 
-  @Test("A discard that the device does not know is no error")
+  @Test("A discard that the device does not support is not an error")
   func unsupportedDiscard() throws {
     let fixture = try Fixture()
     let client = fixture.connected()

@@ -4,9 +4,9 @@ import Glibc
 import ServerSimulation
 import Testing
 
-@Suite("Work that is cut, and memory that is counted")
+@Suite("Limits of work and memory")
 struct TurnTests {
-  @Test("The status of scattered blocks counts as a buffer, whoever does not take it")
+  @Test("The status of scattered blocks counts as a buffer while the client does not read it")
   func status() throws {
     var limits = ServerLimits()
     limits.bytes = 64 << 20

@@ -7,7 +7,7 @@ import ThinTools
 @testable import Commands
 
 @Suite struct ConsoleTests {
-  @Test("a reader that goes away ends a command quietly and well")
+  @Test("a command whose reader goes away ends quietly and successfully")
   func brokenPipe() throws {
     var ends: [Int32] = [0, 0]
     try #require(dmthin_pipe(&ends) == 0)
@@ -22,7 +22,7 @@ import ThinTools
     #expect(lseek(errors, 0, SEEK_END) == 0)
   }
 
-  @Test("a reader that goes away in the middle hears of nothing either, and the status tells")
+  @Test("if the reader goes away in the middle, no error is printed, and the status reports it")
   func brokenPipeThrown() {
     let captured = CapturedConsole()
     let console = captured.console
@@ -33,7 +33,7 @@ import ThinTools
     #expect(console.status(for: BlockIOError(.read, path: "x", code: EPIPE)) == .inputOutput)
   }
 
-  @Test("a reader that goes away does not hide that the command failed")
+  @Test("a failure is reported even if the reader has gone away")
   func brokenPipeAfterFailure() throws {
     var ends: [Int32] = [0, 0]
     try #require(dmthin_pipe(&ends) == 0)
@@ -45,7 +45,7 @@ import ThinTools
     #expect(console.finish(64) == 64)
   }
 
-  @Test("an output that is full is an error")
+  @Test("a full output is an error")
   func fullOutput() throws {
     let full = open("/dev/full", O_WRONLY | O_CLOEXEC)
     try #require(full >= 0)
@@ -59,7 +59,7 @@ import ThinTools
     #expect(lseek(errors, 0, SEEK_END) > 0)
   }
 
-  @Test("quiet silences everything but the command line's own errors")
+  @Test("quiet silences everything but usage errors")
   func quiet() {
     let silent = runCommand("thin_check", "-q", "/no/such/file")
     #expect(silent.status == 66 && silent.output.isEmpty && silent.errors.isEmpty)
@@ -67,7 +67,7 @@ import ThinTools
     #expect(loud.status == 2 && loud.errors.contains("unexpected argument '--foo' found"))
   }
 
-  @Test("errors and warnings say what they are")
+  @Test("errors and warnings are labelled")
   func messages() {
     let captured = CapturedConsole()
     captured.console.warning("w")
@@ -110,7 +110,7 @@ import ThinTools
     #expect(captured.errors.isEmpty)
   }
 
-  @Test("the time left counts what is left at the rate of the phase")
+  @Test("the time left is estimated from the rate of the phase")
   func timeLeft() {
     let meter = ProgressMeter(start: 0)
     let second: UInt64 = 1_000_000_000
@@ -156,7 +156,7 @@ import ThinTools
     #expect(text == #"{"a":1,"b":[{},2,[],"x"],"c":true,"d":null,"e":18446744073709551615}"# + "\n")
   }
 
-  @Test("strings are escaped as JSON wants it")
+  @Test("strings are escaped as JSON requires")
   func escapes() throws {
     let text = try written { try $0.value("a\"b\\c\n\t\r\0\u{1f}\u{7f}é/😀") }
     #expect(text == #""a\"b\\c\n\t\u000d\u0000\u001f\u007fé/😀""# + "\n")

@@ -4,8 +4,8 @@ import Glibc
 import TestSupport
 import Testing
 
-/// A program that does nothing, and has a copy of a descriptor for as long as this object lives: as a
-/// child has that another thread is just starting, until it becomes another program.
+/// An idle program that has a copy of a descriptor while this object lives, like a child that
+/// another thread is just starting, before it calls exec.
 private final class Heir {
   private var child: pid_t = 0
   private let input: Int32
@@ -28,13 +28,14 @@ private final class Heir {
   deinit {
     close(input)
     var status: Int32 = 0
+    kill(child, SIGKILL)
     while waitpid(child, &status, 0) < 0 && errno == EINTR {}
   }
 }
 
-@Suite("Descriptors, and who has them")
+@Suite("Ownership of descriptors")
 struct DescriptorTests {
-  @Test("a lock ends with its owner, also where a child has inherited the descriptor")
+  @Test("a lock ends with its owner, even if a child has inherited the descriptor")
   func locks() throws {
     let file = try ScratchFile(size: 65536)
     for access in [FileDevice.Access.readWrite, .readOnly] {
@@ -50,7 +51,7 @@ struct DescriptorTests {
     }
   }
 
-  @Test("children of tests have nothing open but standard input, output and error")
+  @Test("children of tests have only standard input, output and error open")
   func children() throws {
     let open = dup(2)
     try #require(open > 2)
@@ -62,7 +63,7 @@ struct DescriptorTests {
     #expect(listed == ["0", "1", "2", "3"])
   }
 
-  @Test("every program makes sure of its standard descriptors before anything else")
+  @Test("every program opens missing standard descriptors before anything else")
   func mains() throws {
     let found = try shell(
       "cd '\(Repository.root)' && grep -rl --include='*.swift' '^@main' Sources contrib")
@@ -79,7 +80,7 @@ struct DescriptorTests {
   static let subsets = (1...7).map { mask in (0...2).filter { mask >> $0 & 1 == 1 } }
 
   @Test(
-    "what writes metadata does so alone, whichever standard descriptors are closed",
+    "nothing but metadata is written to metadata, whichever standard descriptors are closed",
     arguments: subsets)
   func closed(_ closed: [Int]) throws {
     let folder = try ScratchFolder(in: "/dev/shm")
@@ -89,7 +90,7 @@ struct DescriptorTests {
     #expect(try run(["\(tools)/thin_restore", "-q", "-i", text, "-o", good]).status == 0)
     let leaky = try folder.copy(of: good, as: "leaky")
     let closing = closed.map { $0 == 0 ? "<&-" : "\($0)>&-" }.joined(separator: " ")
-    // The flag set, so that there is something to write.
+    // The flag is set, so that the check has something to write.
     let marked = try folder.file(
       "marked.xml", text: Self.pool.replacing("<superblock ", with: "<superblock flags=\"1\" "))
     #expect(try run(["\(tools)/thin_restore", "-q", "-i", marked, "-o", leaky]).status == 0)

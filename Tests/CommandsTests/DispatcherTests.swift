@@ -10,7 +10,7 @@ import ThinTools
 @testable import Commands
 
 @Suite struct DispatcherTests {
-  @Test("a command runs by the name of its link, wherever that is", arguments: NamedSpec.all)
+  @Test("a command runs by the name of its link, in any folder", arguments: NamedSpec.all)
   func byLink(_ command: NamedSpec) {
     let spec = command.spec
     for program in [spec.fieldName, "/usr/sbin/\(spec.fieldName)", "./\(spec.fieldName)"] {
@@ -32,7 +32,7 @@ import ThinTools
     }
   }
 
-  @Test("the version is one word on one line, and at least 0.9.0 to those who compare")
+  @Test("the version is one word on one line, and compares as at least 0.9.0")
   func version() {
     let words = runCommand("thin-tools", "--version").output.split(separator: "\n")
     #expect(words.count == 1 && words[0].split(separator: " ").count == 1)
@@ -50,7 +50,7 @@ import ThinTools
     }
   }
 
-  @Test("no command, or an unknown one, is an error of usage")
+  @Test("a missing or unknown command is a usage error")
   func unknown() {
     for arguments in [
       ["dmthin"], [], ["dmthin", "foo"], ["dmthin", "help", "foo"], ["dmthin", ""],
@@ -78,7 +78,7 @@ import ThinTools
 @Suite struct InputCheckTests {
   private let binaryReaders = ["thin_check", "thin_dump", "thin_ls"]
 
-  @Test("inputs that cannot be metadata are told apart")
+  @Test("unsuitable inputs get an error for their kind")
   func inputs() throws {
     let tiny = try ScratchFile(size: 1024)
     let xml = try ScratchFile(text: "<superblock uuid=\"\"", size: 65536)
@@ -118,7 +118,7 @@ import ThinTools
     #expect(runCommand("thin_restore", "-i", "no-such-file", "-o", large.path).status == 66)
   }
 
-  @Test("an error about damage says what the input may be instead, and other errors do not")
+  @Test("an error about damage says what the input may be instead; other errors do not")
   func explanations() throws {
     let zeroes = try ScratchFile(size: 65536)
     func message(_ cause: ToolError.Cause) -> String? {
@@ -133,7 +133,7 @@ import ThinTools
 }
 
 @Suite struct WrongInputTests {
-  /// Something that is no metadata, with words that every tool has to say of it.
+  /// Inputs that are not metadata, with words that every tool must print about each.
   private static func inputs() throws -> [(bytes: [UInt8], words: [String])] {
     func block(_ bytes: [UInt8], at offset: Int) -> [UInt8] {
       var block = [UInt8](repeating: 0, count: 1 << 20)
@@ -160,7 +160,7 @@ import ThinTools
     ]
   }
 
-  @Test("every tool says what it was given instead of metadata, and what to do next")
+  @Test("every tool names the kind of a wrong input, and what to do next")
   func metadata() throws {
     for (bytes, words) in try Self.inputs() {
       let file = try ScratchFile(bytes)
@@ -181,7 +181,7 @@ import ThinTools
     }
   }
 
-  @Test("a restore says what it was given instead of a dump, and writes nothing")
+  @Test("a restore names the kind of a wrong input, and writes nothing")
   func dumps() throws {
     let output = try ScratchFile(size: 1 << 20)
     let device = MemoryDevice(byteCount: 1 << 20)
@@ -204,7 +204,7 @@ import ThinTools
 }
 
 @Suite struct WellKnownNamesTests {
-  @Test("every command is found by its names without a look at specifications, and no other is")
+  @Test("every command is found by its names without specifications, and nothing else is")
   func names() {
     let commands =
       Dispatcher.metadataCommands + Dispatcher.deviceMapperCommands + Dispatcher.poolCommands

@@ -22,7 +22,7 @@ private struct DamagedPool {
     try #require(catalogue.blocks[role]?.first)
   }
 
-  /// Changes bytes of a block, with a sum that is right again.
+  /// Changes bytes of a block, and corrects its checksum.
   func change(_ block: UInt64, _ kind: BlockKind, _ body: (UnsafeMutableRawBufferPointer) -> Void) {
     let bytes = device.edit(block)
     let number = bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
@@ -55,14 +55,14 @@ struct FaultJSONTests {
   private func expect(
     _ json: String, _ members: String..., location: SourceLocation = #_sourceLocation
   ) {
-    // One finding has them all.
+    // Each finding is complete.
     let findings = json.split(separator: "{").map { String($0) }
     #expect(
       findings.contains { finding in members.allSatisfy(finding.contains) },
       "\(members) in \(json)", sourceLocation: location)
   }
 
-  @Test("thin_check tells a block's fault with tree, block, expected and found")
+  @Test("thin_check reports a block's fault with tree, block, expected and found")
   func blocks() throws {
     let pool = try DamagedPool()
     let leaf = try pool.block(.node(.mappings, isLeaf: true))
@@ -97,7 +97,7 @@ struct FaultJSONTests {
     pool.device.revert()
   }
 
-  @Test("thin_check tells what is wrong with a device and its mappings with the device's id")
+  @Test("thin_check reports faults of a device and its mappings with the device's id")
   func devices() throws {
     let pool = try DamagedPool("snapshots-of-snapshots")
     let details = try pool.block(.node(.details, isLeaf: true))
@@ -133,7 +133,7 @@ struct FaultJSONTests {
       "\"found\":\(UInt64(1 << 60) >> 24)", "\"expected\":")
   }
 
-  @Test("thin_check tells leaked blocks and wrong counts as ranges of a space map")
+  @Test("thin_check reports leaked blocks and wrong counts as ranges of a space map")
   func counts() throws {
     let pool = try DamagedPool("metadata-refcounts")
     let bitmap = try pool.block(.dataBitmap)
@@ -167,7 +167,7 @@ struct FaultJSONTests {
       "\"space_map\":\"metadata\"", "\"found\":1", "\"expected\":")
   }
 
-  @Test("A program that asks for JSON gets an object also where there is no result")
+  @Test("JSON output has an object even if there is no result")
   func errors() throws {
     let pool = try DamagedPool()
     pool.device.edit(0)[100] ^= 1
@@ -188,11 +188,11 @@ struct FaultJSONTests {
     let missing = runCommand("thin_check", "--json", "/nonexistent/file")
     #expect(missing.status == 66)
     #expect(missing.output.hasPrefix("{\"error\":{\"kind\":\"not_found\",\"message\":"))
-    // A command line that makes no sense is the user's affair.
+    // An invalid command line is reported to the user, not as JSON.
     #expect(runCommand("thin_check", "--json").output.isEmpty)
   }
 
-  @Test("pool doctor tells the same members beside its words")
+  @Test("pool doctor prints the same members beside its sentences")
   func doctor() throws {
     let pool = try DamagedPool()
     let held = try pool.superblock.metadataSnapshot

@@ -7,7 +7,7 @@ import ThinMetadata
 
 @testable import Commands
 
-/// Superblocks that were written back, through the command lines.
+/// Old superblocks that were written back, tested with command lines.
 @Suite("Old superblocks and --generation")
 struct GenerationTests {
   private let history: PoolHistory
@@ -22,7 +22,7 @@ struct GenerationTests {
     file = try ScratchFile(size: Int(history.device.byteCount))
   }
 
-  /// Writes the device to the file with the superblock of so many commits before.
+  /// Writes the device to the file, with the superblock of `back` commits before.
   private func write(back: Int) throws {
     if back > 0 { history.putBack(history.superblocks[history.superblocks.count - 1 - back]) }
     let buffer = AlignedBuffer(count: Int(history.device.byteCount))
@@ -32,7 +32,7 @@ struct GenerationTests {
     try copy.write(UnsafeRawBufferPointer(buffer.bytes), at: 0)
   }
 
-  /// What a dump says, or what --repair saves of it, from the first device on.
+  /// The part of a dump, or of what --repair saves, from the first device on.
   private func devices(_ options: String...) -> (devices: Substring, errors: String) {
     let (status, output, errors) = runCommand(["thin_dump"] + options + [file.path])
     #expect(status == 0, "\(errors)")
@@ -48,7 +48,7 @@ struct GenerationTests {
   }
 
   @Test(
-    "the doctor and thin_check name a newer generation, and say nothing where the superblock is right"
+    "the doctor and thin_check report a newer generation, and nothing if the superblock is right"
   )
   func warning() throws {
     try write(back: 0)
@@ -74,7 +74,7 @@ struct GenerationTests {
   }
 
   @Test(
-    "--generation takes the superblock's, the newest, or the one of a block, and refuses what is none"
+    "--generation accepts superblock, newest, or a block, and refuses anything else"
   )
   func generations() throws {
     let newest = history.superblocks[history.superblocks.count - 1]

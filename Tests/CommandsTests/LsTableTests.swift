@@ -34,7 +34,7 @@ import ThinTools
     #expect(try printed([], "--no-headers") == "")
   }
 
-  @Test("HIGHEST fields name the last unit of the last block")
+  @Test("HIGHEST fields show the last unit of the last block")
   func highest() throws {
     #expect(
       try printed(rows, "-o", "HIGHEST_BLOCK,HIGHEST_SECTOR,HIGHEST_BYTE,HIGHEST_MAPPED") == """
@@ -63,7 +63,7 @@ import ThinTools
     }
   }
 
-  @Test("numbers from damaged metadata print as a dash rather than trap")
+  @Test("numbers from damaged metadata print as a dash, and do not trap")
   func hostile() throws {
     let row = LsRow(
       deviceID: .max, mapped: .max, exclusive: .max, shared: 1 << 60, highest: .max,
@@ -81,7 +81,7 @@ import ThinTools
     #expect(LsField.highestSector.number(edge, dataBlockSectors: 0) == nil)
   }
 
-  @Test("JSON has the chosen fields, sizes in bytes, and null for what is not there")
+  @Test("JSON has the chosen fields, sizes in bytes, and null for missing values")
   func json() throws {
     #expect(
       try printed(rows, "--json", "-o", "DEV,MAPPED,HIGHEST_BLOCK")
@@ -89,7 +89,7 @@ import ThinTools
         + #"{"dev":2,"mapped":65536,"highest_block":0}]}"# + "\n")
   }
 
-  @Test("only exclusive and shared fields need every mapping of the pool")
+  @Test("only exclusive and shared fields read every mapping of the pool")
   func sources() {
     let scanning = LsField.allCases.filter { $0.source == .allMappings }
     #expect(

@@ -52,7 +52,7 @@ private func failure(_ arguments: String...) -> String? {
     #expect(try parse("in", "-qo", "f").text("output") == "f")
   }
 
-  @Test("an optional value is joined, or follows where the command has operands enough without it")
+  @Test("an optional value is joined, or follows if the command has enough other operands")
   func optionalValues() throws {
     for line in [
       ["-m=5", "in", "x"], ["--snap=5", "in", "x"], ["-qm=5", "in", "x"], ["in", "-m=5", "x"],
@@ -64,7 +64,7 @@ private func failure(_ arguments: String...) -> String? {
       #expect(parsed.number("snap") == 5, "\(line)")
       #expect(parsed.positionals == ["in", "x"], "\(line)")
     }
-    // With no more operands than the command takes, a number is a file.
+    // If there are no more operands than the command takes, a number is a file.
     for line in [["-m", "5"], ["-m", "5", "x"], ["-m", "--", "5", "x"], ["-m", "5", "", "x"]] {
       guard case .run(let parsed) = try spec.parse(line) else { continue }
       #expect(parsed.has("snap") && parsed.number("snap") == nil, "\(line)")
@@ -74,7 +74,7 @@ private func failure(_ arguments: String...) -> String? {
     #expect(numbers.number("snap") == 5 && numbers.positionals == ["6", "x"])
     let cluster = try parse("-mqo", "f", "in")
     #expect(cluster.has("snap") && cluster.has("quiet") && cluster.text("output") == "f")
-    // What does not follow at once, or is no such value, is one operand too many.
+    // A value that does not follow at once, or is invalid, is one operand too many.
     #expect(failure("-mq", "5", "in", "x") == "unexpected argument 'x' found")
     #expect(failure("-m", "--", "5", "in", "x") == "unexpected argument 'x' found")
     #expect(failure("-m", "in", "x", "5") == "unexpected argument '5' found")
@@ -83,7 +83,7 @@ private func failure(_ arguments: String...) -> String? {
     #expect(failure("-m", "5", "-m", "6", "in", "x")?.hasSuffix("multiple times") == true)
   }
 
-  @Test("ten thousand generated command lines mean the same in every way to write them")
+  @Test("ten thousand generated command lines have the same meaning in every spelling")
   func generated() throws {
     var random = SplitMix64(seed: seed())
     let words = [
@@ -101,7 +101,7 @@ private func failure(_ arguments: String...) -> String? {
       guard case .run(let parsed)? = try? spec.parse(line) else { continue }
       #expect(parsed.positionals.count <= 2, "\(line)")
       #expect(!parsed.positionals.isEmpty, "\(line)")
-      // Written out in one way, with every value joined, it is the same command line.
+      // In one canonical spelling, with every value joined, the meaning is the same.
       var canonical: [String] = []
       for option in spec.options where parsed.has(option.name) {
         let values = parsed.texts(option.name)
@@ -128,7 +128,7 @@ private func failure(_ arguments: String...) -> String? {
     #expect(try parse("-").positionals == ["-"])
   }
 
-  @Test("empty operands count only where there is room for them")
+  @Test("empty operands count only if there is room for them")
   func emptyOperands() throws {
     #expect(try parse("").positionals == [""])
     #expect(try parse("", "in", "x").positionals == ["in", "x"])
@@ -158,7 +158,7 @@ private func failure(_ arguments: String...) -> String? {
     #expect(failure("--=x", "in") == "unexpected argument '--' found")
   }
 
-  @Test("a value that is missing, not wanted or not fitting is told with the option's name")
+  @Test("a missing, unexpected or invalid value is reported with the option's name")
   func badValues() {
     #expect(
       failure("--output") == "a value is required for '--output <FILE>' but none was supplied")
@@ -193,7 +193,7 @@ private func failure(_ arguments: String...) -> String? {
         == "the argument '--loud' cannot be used with:\n  --snap[=<BLOCK>]\n  --quiet")
   }
 
-  @Test("what is required and missing is listed")
+  @Test("missing required arguments are listed")
   func required() {
     #expect(failure() == "the following required arguments were not provided:\n  <INPUT>")
     #expect(
@@ -210,7 +210,7 @@ private func failure(_ arguments: String...) -> String? {
         """)
   }
 
-  @Test("help wins over what comes after it, and the version stands alone")
+  @Test("help takes precedence over later arguments, and the version stands alone")
   func helpAndVersion() throws {
     for line in [["-h"], ["--help", "--foo"], ["-qh", "a", "b", "c"]] {
       guard case .help = try spec.parse(line) else {
@@ -224,7 +224,7 @@ private func failure(_ arguments: String...) -> String? {
     }
   }
 
-  @Test("parsing in several threads at a time does not mix command lines up")
+  @Test("concurrent parsing does not mix up command lines")
   func concurrency() async throws {
     await withTaskGroup(of: Bool.self) { group in
       for index in 0..<200 {

@@ -4,14 +4,14 @@ import Glibc
 import TestSupport
 import Testing
 
-/// What programs do to what they write to. The kernel's part, and a table of all of it, is in
+/// How programs protect files when they write. The kernel's part, and a table of all cases, are in
 /// contrib/kernel/scenarios/outputs.sh.
-@Suite("Outputs are precious")
+@Suite("Outputs are protected")
 struct OutputTests {
   private let folder: ScratchFolder
   private let metadata: String
   private let xml: String
-  /// What a dump of the metadata says.
+  /// A dump of the metadata.
   private let text: [UInt8]
 
   init() throws {
@@ -39,7 +39,7 @@ struct OutputTests {
     try run([try Tools.path(arguments[0])] + arguments.dropFirst())
   }
 
-  @Test("a text takes the place of the old one as a whole, under this name, with its mode")
+  @Test("a text replaces the old file as a whole, under this name only, and keeps its mode")
   func replaced() throws {
     for place in [nil, "/dev/shm"] {
       let there = try ScratchFolder(in: place)
@@ -57,7 +57,7 @@ struct OutputTests {
     }
   }
 
-  @Test("a dump that fails, wherever, leaves what was there and nothing else")
+  @Test("a dump that fails at any point leaves the old file and nothing else")
   func kept() throws {
     let damaged = try folder.copy(of: metadata, as: "damaged")
     let broken = try shell(
@@ -81,7 +81,7 @@ struct OutputTests {
     }
   }
 
-  @Test("what is read is not written, by whatever name, nor other metadata by text")
+  @Test("an input is never overwritten, by any name, nor is other metadata overwritten with text")
   func inputs() throws {
     let before = try contents(of: metadata)
     let dump = try contents(of: xml)
@@ -106,7 +106,7 @@ struct OutputTests {
     #expect(try contents(of: xml) == dump)
   }
 
-  @Test("messages and results do not go to what is read or written")
+  @Test("messages and results are not written to inputs or outputs")
   func standardOutput() throws {
     let before = try contents(of: metadata)
     let tools = try Tools.folder.get()
@@ -124,7 +124,7 @@ struct OutputTests {
     #expect(closed.status == 73 && closed.errors.contains("standard output is closed"))
   }
 
-  @Test("what is locked is left alone, whatever kind of lock it is, and its holder is named")
+  @Test("a locked file is left alone, for any kind of lock, and the holder is named")
   func locked() throws {
     let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
     let before = try contents(of: metadata)
@@ -141,7 +141,7 @@ struct OutputTests {
     }
     #expect(try contents(of: metadata) == before)
     withExtendedLifetime(device) {}
-    // As qemu locks its images: a range, by fcntl.
+    // A lock on a range with fcntl(2), as qemu locks its images.
     let ranged = open(copy, O_RDWR | O_CLOEXEC)
     defer { close(ranged) }
     var lock = flock()
@@ -153,7 +153,7 @@ struct OutputTests {
     #expect(try tool("thin_dump", "-o", copy, metadata).status == 75)
   }
 
-  @Test("pipes, devices and descriptors are outputs, and dumps come through them")
+  @Test("dumps can be written to pipes, devices and descriptors")
   func streams() throws {
     let tools = try Tools.folder.get()
     for line in [
@@ -187,24 +187,24 @@ struct OutputTests {
   }
 }
 
-/// Where the project opens something for writing or makes a file: a new place is to be thought about.
+/// The places that open a file for writing or create one. Consider the safety of each new place.
 @Suite struct OutputPlacesTests {
   private static let known = [
-    "BlockIO/TextOutput.swift": "the door for text",
+    "BlockIO/TextOutput.swift": "the only way to write text",
     "BlockIO/TrustedFolder.swift": "small files of a folder that no other user can change",
     "BlockIO/FileReplacement.swift": "the same, for regular files",
-    "BlockIO/MetadataOutput.swift": "the door for metadata",
-    "BlockIO/OpenFile.swift": "the same: alone, by O_EXCL or a lock",
-    "CDMThin/program.c": "/dev/null in place of descriptors that are closed",
+    "BlockIO/MetadataOutput.swift": "the only way to write metadata",
+    "BlockIO/OpenFile.swift": "the same: exclusively, by O_EXCL or a lock",
+    "CDMThin/program.c": "/dev/null for closed descriptors",
     "CDMThin/system.c": "files without a name",
-    "Commands/Console.swift": "standard output, of which InputChecks makes sure",
-    "Commands/OutputChecks.swift": "/dev/null in place of an error output that is an input",
+    "Commands/Console.swift": "standard output, checked by InputChecks",
+    "Commands/OutputChecks.swift": "/dev/null for an error output that is an input",
     "KernelDeviceMapper/KernelDeviceMapper+KernelOnly.swift": "for reading",
     "KernelDeviceMapper/KernelDeviceMapper+Lists.swift": "/dev/mapper/control",
     "PoolManager/SystemProgram.swift": "/dev/null as a child's error output",
     "PoolManager/PoolManager+Create.swift": "claims a device as OpenFile does",
     "PoolManager/RunFolder.swift": "locks, by TrustedFolder",
-    "ServerControl/ServerStart.swift": "what a started server says, by TrustedFolder",
+    "ServerControl/ServerStart.swift": "the log of a started server, by TrustedFolder",
     "Simulation/DumpText.swift": "a file in memory, for trials",
     "TargetSimulation/PoolRig.swift": "scratch files of trials",
   ]
@@ -217,7 +217,9 @@ struct OutputTests {
     let found = try shell("cd '\(Repository.root)/Sources' && grep -rlE '\(pattern)' .")
     let files = Set(found.text.split(separator: "\n").map { String($0.dropFirst(2)) })
     let unknown = files.subtracting(Self.known.keys).sorted()
-    #expect(unknown.isEmpty, "use TextOutput or MetadataOutput, or say here what guards them")
+    #expect(
+      unknown.isEmpty, "use TextOutput or MetadataOutput, or list the file here with its protection"
+    )
     #expect(Set(Self.known.keys).subtracting(files).isEmpty)
   }
 }

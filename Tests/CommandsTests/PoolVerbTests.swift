@@ -46,7 +46,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     }
   }
 
-  /// Ids of thin devices, as listed.
+  /// The ids of thin devices in a listing.
   private var devices: [String] {
     dmthin("ls", "--no-headers", "-o", "DEV", path).output.split { " \n".contains($0) }
       .map { String($0) }
@@ -64,7 +64,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     try expectClean()
   }
 
-  @Test("format makes an empty pool of the size that was asked for")
+  @Test("format makes an empty pool of the requested size")
   func format() throws {
     try expectClean()
     let made = try superblock
@@ -72,7 +72,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     #expect(made.metadataSpaceMap.blockCount == 256 && devices.isEmpty)
   }
 
-  @Test("format refuses what is in use, too small, or not a data block size")
+  @Test("format refuses a device in use, one that is too small, and an invalid block size")
   func formatRefuses() throws {
     func format(_ path: String, _ sectors: String, _ blocks: String) -> (Int32, String) {
       let result = dmthin(
@@ -81,7 +81,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     }
     let before = try superblock
     let again = format(path, "128", "100")
-    #expect(again.0 == 64 && again.1.contains("holds something already"))
+    #expect(again.0 == 64 && again.1.contains("is not empty"))
     #expect(try superblock == before)
     for sectors in ["0", "64", "129", "2097280"] {
       #expect(format(path, sectors, "100").0 == 2)
@@ -91,8 +91,8 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     let small = try ScratchFile(size: 65536)
     let full = format(small.path, "128", "100000000")
     #expect(full.0 == 73 && full.1.contains("too small for 100000000 data blocks"))
-    #expect(try contentsAreZero(small.path), "nothing passes for metadata")
-    #expect(format(small.path, "128", "1000").0 == 0, "and it can be formatted after all")
+    #expect(try contentsAreZero(small.path), "nothing looks like metadata")
+    #expect(format(small.path, "128", "1000").0 == 0, "and it can be formatted then")
     #expect(format("no-such-file", "128", "1000").0 == 73)
     #expect(format(try ScratchFile(size: 4096).path, "128", "1000").0 == 73)
   }
@@ -104,15 +104,15 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     return buffer.bytes.allSatisfy { $0 == 0 }
   }
 
-  @Test("devices are made, snapshotted and deleted, and refused where they cannot be")
+  @Test("devices are created, snapshotted and deleted, and impossible requests are refused")
   func createAndDelete() throws {
     try change("create-thin", "1")
     try change("create-thin", "16777215")
     try change("create-snap", "2", "1")
     #expect(devices == ["1", "2", "16777215"])
     #expect(try superblock.time == 1)
-    try change("create-thin", "1", status: 64, says: "exists already")
-    try change("create-snap", "2", "1", status: 64, says: "exists already")
+    try change("create-thin", "1", status: 64, says: "already exists")
+    try change("create-snap", "2", "1", status: 64, says: "already exists")
     try change("create-snap", "3", "7", status: 64, says: "no origin 7")
     try change("delete", "7", status: 64, says: "no device 7")
     try change("delete", "1")
@@ -122,7 +122,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     #expect(devices.isEmpty)
   }
 
-  @Test("numbers are numbers within their range")
+  @Test("numbers are checked for their range")
   func numbers() throws {
     for id in ["16777216", "x", "", "1.5"] {
       try change("create-thin", id, status: 2, says: "invalid value '\(id)' for '<ID>'")
@@ -133,7 +133,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     #expect(devices.isEmpty)
   }
 
-  @Test("the transaction id is set where the current one is known")
+  @Test("the transaction id is set if the current one is given")
   func transactionID() throws {
     try change("set-transaction-id", "0", "18446744073709551615")
     #expect(try superblock.transactionID == .max)
@@ -154,7 +154,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     #expect(try superblock.metadataSnapshot == 0)
   }
 
-  @Test("metadata that is locked, needs a check, is damaged or cut short is left alone")
+  @Test("metadata that is locked, needs a check, is damaged or truncated is left alone")
   func leftAlone() throws {
     let lock = open(path, O_RDWR | O_CLOEXEC)
     #expect(flock(lock, LOCK_SH) == 0)
@@ -162,7 +162,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     let format = dmthin(
       "pool", "format", path, "--data-block-size", "128", "--nr-data-blocks", "1")
     #expect(format.status == 75)
-    // By name: children of other tests may have a copy of the descriptor.
+    // Unlocked explicitly, because children of other tests may have a copy of the descriptor.
     flock(lock, LOCK_UN)
     close(lock)
 

@@ -1,5 +1,5 @@
-/// Sectors that thin_metadata_size 1.1.0 of the thin-provisioning-tools printed: one row for each
-/// block size and number of devices, one figure for each pool size.
+/// Sectors printed by thin_metadata_size 1.1.0 of thin-provisioning-tools: one row for each block
+/// size and number of devices, one figure for each pool size.
 enum SizeFigures {
   static let poolSizes = ["1g", "10g", "500g", "1t", "3t", "20t", "500t", "1p"]
 
@@ -46,8 +46,8 @@ enum SizeFigures {
     ("1g", 100000, [800016, 800016, 800040, 800080, 800208, 801312, 832520, 866592]),
   ]
 
-  /// What it printed for a pool of 1 TiB, 64 KiB blocks and 1000 devices in each unit, by each of
-  /// its names: in full, and with the letter of the unit.
+  /// Its output for a pool of 1 TiB, 64 KiB blocks and 1000 devices in each unit, by each of the
+  /// unit's names: in full, and with the letter of the unit.
   static let units: [(unit: String, full: String, short: String)] = [
     ("byte", "549494784 bytes", "549494784b"),
     ("b", "549494784 bytes", "549494784b"),

@@ -6,7 +6,7 @@ import ThinTools
 @testable import Commands
 
 @Suite struct SizeTests {
-  @Test("estimates are the field's, but for pools that could not be made or filled in so little")
+  @Test("estimates equal those of the original tool, except for pools that need more")
   func figures() throws {
     for row in SizeFigures.rows {
       for (poolSize, sectors) in zip(SizeFigures.poolSizes, row.sectors) {
@@ -24,7 +24,7 @@ import ThinTools
   }
 
   @Test(
-    "a pool is made, gets all its devices and is restored full in the size that is printed",
+    "a pool with all its devices, fully mapped, fits into the printed size",
     arguments: [(1, 1), (16, 1), (16, 10), (16, 100), (1024, 1), (1024, 40), (500, 500), (9000, 3)])
   func enough(_ dataBlocks: Int, _ devices: Int) throws {
     let folder = try ScratchFolder()
@@ -61,7 +61,7 @@ import ThinTools
     #expect(runCommand("thin_check", "-q", "--strict", restored).status == 0)
   }
 
-  @Test("the words after numbers alone are joined to the letter, with = or not, or follow it")
+  @Test("the value of --numeric-only is joined to the letter, with = or without, or follows it")
   func numericOnly() {
     let line = ["thin_metadata_size", "-b64k", "-s1t", "-m1000", "-uM"]
     for (form, text) in [
@@ -74,7 +74,7 @@ import ThinTools
     #expect(runCommand(line + ["-nmedium"]).status == 2)
   }
 
-  @Test("results are printed as the field prints them, in each unit by each of its names")
+  @Test("results are printed as by the original tool, in each unit by each of its names")
   func units() {
     for row in SizeFigures.units {
       let line = ["thin_metadata_size", "-b", "64k", "-s", "1t", "-m", "1000", "-u", row.unit]
@@ -86,7 +86,7 @@ import ThinTools
     }
   }
 
-  @Test("a size that is whole has no decimals, one below 1 has all, and others have two")
+  @Test("a whole size has no decimals, one below 1 has all, and others have two")
   func decimals() throws {
     for (devices, text) in SizeFigures.mebibytes {
       #expect(formatSize(bytes: (2 + devices) * 4096, in: .mebibyte) == text)

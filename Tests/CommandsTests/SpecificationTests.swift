@@ -63,7 +63,7 @@ import ThinTools
     }
   }
 
-  @Test("verbs of dm are in help and manual page, which shows command lines that can be typed")
+  @Test("help and manual page of dm list its verbs, with valid command lines")
   func dmIsDocumented() {
     let (help, man) = (DmCommand.spec.helpText(program: "dmthin dm"), DmCommand.spec.manPage)
     for verb in DmVerb.all {
@@ -93,7 +93,7 @@ import ThinTools
     #expect(count > 3)
   }
 
-  @Test("roff takes no character of a text for a command")
+  @Test("roff takes no character of the text for a command")
   func roffIsEscaped() {
     #expect(roff("-a \\b\n.c\n'd") == "\\-a \\eb\n\\&.c\n\\&'d")
   }
@@ -146,7 +146,7 @@ import ThinTools
     ],
   ]
 
-  @Test("thin_check refuses exactly the pairs of options that make no sense", arguments: flags)
+  @Test("thin_check refuses exactly the invalid pairs of options", arguments: flags)
   func conflictMatrix(_ one: String) {
     for other in Self.flags where other != one {
       let isExcluded =
@@ -161,7 +161,7 @@ import ThinTools
     return parsed
   }
 
-  @Test("thin_check's request holds what was asked")
+  @Test("thin_check's request has the values of the options")
   func checkRequest() throws {
     let plain = CheckRequest(try parsed(CheckCommand.spec, "", "-q", "in"))
     #expect(plain.input == "in" && plain.options == CheckOptions())
@@ -180,7 +180,7 @@ import ThinTools
     #expect(CheckRequest(try parsed(CheckCommand.spec, "--auto-repair", "in")).options.autoRepair)
   }
 
-  @Test("thin_dump's request holds what was asked")
+  @Test("thin_dump's request has the values of the options")
   func dumpRequest() throws {
     let plain = DumpRequest(try parsed(DumpCommand.spec, "in"))
     #expect(plain.format == .xml && plain.output == nil && plain.deviceIDs == nil)
@@ -198,7 +198,7 @@ import ThinTools
     #expect(throws: UsageError.self) { try DumpCommand.spec.parse(["-r", "-m=5", "in"]) }
   }
 
-  @Test("thin_restore's and thin_ls's requests hold what was asked")
+  @Test("thin_restore's and thin_ls's requests have the values of the options")
   func otherRequests() throws {
     let restore = RestoreRequest(try parsed(RestoreCommand.spec, "-i", "a", "-o", "b", ""))
     #expect(restore.input == "a" && restore.output == "b")

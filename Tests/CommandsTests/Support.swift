@@ -5,7 +5,7 @@ import Testing
 
 @testable import Commands
 
-/// A console whose output and error output are kept in memory files.
+/// A console that keeps its output and error output in memory files.
 final class CapturedConsole {
   let console: Console
   private let outputFile = dmthin_memory_file("console")
@@ -62,12 +62,12 @@ final class ScratchFile {
 /// Every command of the registry.
 let allSpecs = Dispatcher.metadataCommands.map { $0.spec }
 
-/// A command as a test's argument, which shows its name alone.
+/// A command as a test's argument, which shows only its name.
 struct NamedSpec: Sendable, CustomTestStringConvertible {
   let spec: CommandSpec
   var testDescription: String { spec.fieldName }
 
   static let all = allSpecs.map { NamedSpec(spec: $0) }
-  /// Those of groups too.
+  /// All commands, those of groups too.
   static let everything = all + Dispatcher.poolCommands.map { NamedSpec(spec: $0.spec) }
 }

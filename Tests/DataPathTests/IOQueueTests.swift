@@ -6,7 +6,7 @@ import Testing
 
 @testable import DataPath
 
-/// Remembers how its requests ended.
+/// Records how its requests ended.
 private final class Recorder: RequestOwner {
   var ended: [(offset: UInt64, error: Int32)] = []
   override func requestDone(_ request: RequestPointer) {
@@ -60,18 +60,22 @@ private final class Bench {
       owner: recorder)
   }
 
-  func finish(_ count: Int) { loop.run { self.recorder.ended.count >= count } }
+  func finish(_ count: Int) {
+    loop.run(within: 600_000_000_000, until: { self.recorder.ended.count >= count })
+    #expect(recorder.ended.count >= count)
+  }
 }
 
 @Suite("Requests through libaio")
 struct IOQueueTests {
-  @Test("Neighbouring reads share a request, and each has its own bytes")
+  @Test("Neighbouring reads share a request, and each gets its own bytes")
   func merging() throws {
     let bench = try Bench(pages: 64)
     let disk = try bench.disk()
     try #require(disk.isDirect)
     let buffer = AlignedBuffer(count: 64 * 4096)
-    // Every second one in another place of memory, so that parts of a request are scattered.
+    // Every second page goes to another place in memory, so the parts of a merged request are
+    // scattered.
     let places = (0..<64).map { $0 % 2 == 0 ? $0 / 2 : 63 - $0 / 2 }
     for page in 0..<64 {
       disk.submit(
@@ -83,7 +87,7 @@ struct IOQueueTests {
     #expect(bench.queue.submitted == 2)
   }
 
-  @Test("Of requests that went as one, only those that fail by themselves fail")
+  @Test("Of merged requests, only those fail that would fail alone")
   func isolation() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
@@ -100,13 +104,13 @@ struct IOQueueTests {
     #expect(buffer.bytes[4096] == 1)
   }
 
-  @Test("More requests than the system takes at once all end, each once")
+  @Test("If there are more requests than the system accepts at once, each completes once")
   func flood() throws {
     let bench = try Bench(pages: 16)
     let disk = try bench.disk()
     let buffer = AlignedBuffer(count: 4096)
     for number in 0..<2000 {
-      // Backwards, so that nothing merges.
+      // Descending order, so that nothing is merged.
       disk.submit(bench.take(.read, page: 15 - number % 16, buffer.bytes.baseAddress))
     }
     bench.finish(2000)
@@ -142,7 +146,7 @@ struct IOQueueTests {
     #expect((0..<16).map { whole.bytes[$0 * 4096 + 4095] } == expected)
   }
 
-  @Test("Flushes that come together go as one, and all of them end")
+  @Test("Concurrent flushes are merged, and all of them complete")
   func flushes() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
@@ -153,18 +157,18 @@ struct IOQueueTests {
     bench.finish(6)
     #expect(bench.recorder.ended.allSatisfy { $0.error == 0 })
     #expect(bench.queue.submitted == 2)
-    // One that comes alone is another.
+    // A flush that comes alone is submitted on its own.
     disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
     bench.finish(7)
     #expect(bench.queue.submitted == 3)
   }
 
-  @Test("A flush with nothing else to do takes no other thread, one beside other requests does")
+  @Test("A flush without other requests runs on this thread, one beside others on another thread")
   func flushAlone() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
     try #require(disk.isDirect)
-    // However slow the disk is just now.
+    // A limit so high that even a slow disk's flush counts as quick.
     bench.queue.flushQuickNanoseconds = 3_600_000_000_000
     disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
     #expect(bench.recorder.ended.isEmpty)
@@ -180,29 +184,29 @@ struct IOQueueTests {
     bench.queue.endOfPass()
     #expect(bench.queue.inFlight == 2)
     bench.finish(5)
-    // What the system has against it is told.
+    // The system's error is reported.
     bench.queue.submit(bench.take(.flush, page: 0, pages: 0, nil), descriptor: -1)
     bench.finish(6)
     #expect(bench.recorder.ended.map(\.error) == [0, 0, 0, 0, 0, EBADF])
     #expect(bench.queue.submissions == 2)
   }
 
-  @Test("Flushes that have proved slow are left to another thread, and tried again now and then")
+  @Test("Slow flushes run on another thread, and are tried on this one now and then")
   func slowFlushes() throws {
     let bench = try Bench(pages: 2)
     let disk = try bench.disk()
-    // Nothing is as quick as this.
+    // A limit so low that no flush counts as quick.
     bench.queue.flushQuickNanoseconds = 1
     for count in 1...128 {
       disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
       bench.finish(count)
     }
     #expect(bench.queue.submitted == 128)
-    // The first, the 64th and the 128th.
+    // The first, the 64th and the 128th flush run on this thread.
     #expect(bench.queue.submissions == 125)
   }
 
-  @Test("Completions are expected while a few requests are on their way, not none and not many")
+  @Test("Completions are polled for while a few requests are pending, but not for none or many")
   func expectations() throws {
     let bench = try Bench(pages: 16)
     let disk = try bench.disk()
@@ -210,7 +214,7 @@ struct IOQueueTests {
     let buffer = AlignedBuffer(count: 16 * 4096)
     #expect(!bench.queue.expects(within: .max))
     for count in [1, 4, 5] {
-      // Not neighbours, which would go as one.
+      // Pages that are not adjacent: adjacent ones would be merged into one request.
       for page in 0..<count {
         disk.submit(bench.take(.read, page: 2 * page, buffer.bytes.baseAddress))
       }
@@ -241,7 +245,7 @@ struct IOQueueTests {
     bench.finish(2)
     #expect(!disk.isHole(4 * page..<8 * page))
     #expect(disk.isHole(6 * page..<8 * page))
-    // What is beyond the end is not there at all.
+    // A range beyond the end is not a hole.
     #expect(!disk.isHole(16 * page..<17 * page))
   }
 
@@ -263,7 +267,7 @@ struct IOQueueTests {
     let disk = try bench.disk()
     let error = #expect(throws: BlockIOError.self) { _ = try bench.disk() }
     #expect(error?.isLocked == true && error?.code == EBUSY)
-    // This process is the one that has it open.
+    // The error names the process that has the file open: this one.
     #expect(error?.user?.hasSuffix("(process \(getpid()))") == true)
     withExtendedLifetime(disk) {}
   }

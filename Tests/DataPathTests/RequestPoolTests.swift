@@ -1,9 +1,9 @@
 import DataPath
 import Testing
 
-@Suite("Requests that are not in use")
+@Suite("Unused requests")
 struct RequestPoolTests {
-  @Test("The memory of very many goes back when none is in use any more")
+  @Test("The memory of many requests is released when none is in use any more")
   func trimmed() {
     let (pool, owner) = (RequestPool(), RequestOwner())
     func take(_ count: Int) -> [RequestPointer] {

@@ -2,8 +2,8 @@ import DeviceMapper
 import Simulation
 import Testing
 
-/// Text from anywhere: whatever it is, parsers take it or refuse it with their own errors. What they
-/// take has to come back as it was understood.
+/// Feeds arbitrary text to parsers, which must accept it or throw their own errors. Accepted text
+/// must be printed as it was parsed.
 @Suite struct HostileTextTests {
   private static let seed: UInt64 = 20_261_121
 
@@ -18,7 +18,7 @@ import Testing
     "sector_size:", "integrity:1:none",
   ]
 
-  /// Sound lines, of which mutations keep enough to get deep into the parsers.
+  /// Valid lines; mutated lines keep enough of them to get deep into the parsers.
   private static let sound = [
     "linear 98:16 8", "striped 2 8 98:16 0 98:0 16", "delay 98:16 0 5 98:16 8 6 98:16 16 7",
     "flakey 98:16 0 1 2 6 drop_writes corrupt_bio_byte 32 r 255 4294967295",
@@ -34,7 +34,7 @@ import Testing
     HostileText(sound, words: words, types: types, seed: seed + number)
   }
 
-  @Test("any status is understood as it was, or not at all")
+  @Test("any status is parsed and printed unchanged, or refused")
   func statuses() {
     var words = Self.text(1)
     var understood = 0
@@ -49,7 +49,7 @@ import Testing
     #expect(understood > 300)
   }
 
-  @Test("any text is a table or has a line at fault, and tables come back")
+  @Test("any text is parsed as a table or refused with a line, and tables are printed unchanged")
   func tables() throws {
     var words = Self.text(2)
     var taken = 0
@@ -64,7 +64,7 @@ import Testing
         let table = try TableText.parse(text)
         taken += 1
         for line in table { #expect(try TableText.parse("\(line)") == [line], "\(text)") }
-        // No rule about tables can be broken by numbers.
+        // The check of a table must not trap, whatever its numbers are.
         try? TableRules.check(table, traits: { _ in [] }) { _ throws(TargetError) in }
       } catch {
         #expect(error.line > 0)
@@ -73,7 +73,7 @@ import Testing
     #expect(taken > 100)
   }
 
-  @Test("any text is a concise table up to where it is none")
+  @Test("any text is parsed as a concise table up to the first fault")
   func concise() {
     var words = Self.text(3)
     var devices = 0
@@ -86,7 +86,7 @@ import Testing
         switch result {
         case .success(let device):
           devices += 1
-          // What has a table is printed so that it is read again, and as the same.
+          // The printed form of a device with a table is parsed as the same device.
           guard !device.table.isEmpty else { return }
           var again: [ConciseTable.Device] = []
           ConciseTable.parse(ConciseTable.text([device])) { result in
@@ -102,7 +102,7 @@ import Testing
     #expect(devices > 4_000)
   }
 
-  @Test("any message is understood or refused, and what was understood says itself again")
+  @Test("any message is parsed or refused, and parsed ones are printed unchanged")
   func messages() throws {
     var words = Self.text(4)
     let keywords = [
@@ -129,7 +129,7 @@ import Testing
     #expect(taken > 200)
   }
 
-  @Test("any name is mangled into bytes that udev allows, and comes back")
+  @Test("any name is mangled into bytes that udev allows, and restored")
   func names() {
     var words = Self.text(5)
     for _ in 0..<8_000 {
@@ -146,7 +146,7 @@ import Testing
     }
   }
 
-  @Test("any path is one word of a table, and comes back")
+  @Test("any path becomes one word of a table, and is restored")
   func paths() {
     var words = Self.text(6)
     for _ in 0..<8_000 {

@@ -2,7 +2,7 @@ import DeviceMapper
 import Testing
 
 @Suite struct TableTests {
-  @Test("a table's text is read as dmsetup reads it")
+  @Test("a table's text is parsed as by dmsetup")
   func text() throws {
     let table = try TableText.parse("0 8 zero\n\n  # comment\n\t8 -1 linear  a  b \n")
     #expect(table.map { "\($0)" } == ["0 8 zero ", "8 18446744073709551615 linear a  b "])
@@ -26,7 +26,7 @@ import Testing
     return (devices, messages)
   }
 
-  @Test("a concise table comes back as it was, with all that has to be escaped")
+  @Test("a concise table is printed and parsed unchanged, with all escapes")
   func conciseRoundTrip() throws {
     let table = try TableText.parse("0 8 zero\n8 8 linear a,b;c\\d 0")
     let devices = [
@@ -41,7 +41,7 @@ import Testing
     #expect(concise(ConciseTable.text([devices[0], devices[2]])).0 == [devices[0], devices[2]])
   }
 
-  @Test("devices before a fault in a concise table are handed out")
+  @Test("devices before a fault in a concise table are passed on")
   func conciseFaults() {
     let (devices, messages) = concise("a,,,,0 8 zero;b")
     #expect(devices.map(\.name) == ["a"])
@@ -109,7 +109,7 @@ import Testing
     #expect(try fault("0 8 thin-pool", live: "thin-pool") == nil)
   }
 
-  @Test("a pool's messages are understood as the pool does, and say themselves again")
+  @Test("a pool's messages are parsed as by the pool, and printed unchanged")
   func messages() throws {
     for text in [
       "create_thin 0", "create_snap 16777215 3", "delete 1", "reserve_metadata_snap",

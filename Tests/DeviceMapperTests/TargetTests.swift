@@ -1,8 +1,8 @@
 import DeviceMapper
 import Testing
 
-/// What the kernel prints, by type; the rig's test has what it prints just now. Outside of the suite,
-/// whose macros need it before the suite has a type.
+/// What the kernel prints, by type; the rig's test compares with the running kernel. It is outside
+/// of the suite because the suite's macros need it before the suite's type exists.
 private enum KernelPrints {
   static let statuses = [
     "thin-pool 0 113/1024 0/8 - rw no_discard_passdown queue_if_no_space - 256 ",
@@ -23,20 +23,20 @@ private enum KernelPrints {
     #expect(try CryptTarget(words).hiddenParameters == "aes-xts-plain64 00000000 0 98:16 4096")
     let named = [words[0], ":32:logon:cryptsetup:x"] + words[2...]
     #expect(try CryptTarget(named).hiddenParameters == named.joined(separator: " "))
-    // A blank in a name cannot be told from the end of the word.
+    // A blank in a key's name cannot be told from the end of the word.
     let line = TableLine(
       start: 0, length: 8, type: "crypt", parameters: "aes :32:logon:key name 0 98:16 0")
     #expect(throws: TargetError.self) { try CryptTarget(line) }
   }
 
-  @Test("a status comes back as the kernel printed it", arguments: KernelPrints.statuses)
+  @Test("a status is printed as the kernel prints it", arguments: KernelPrints.statuses)
   func statuses(_ text: String) throws {
     let line = try #require(try TableText.parse("0 8 \(text)").first)
     #expect(understoodStatus(line) == line.parameters)
   }
 
   @Test(
-    "a status that makes no sense is not understood",
+    "an invalid status is refused",
     arguments: [
       "thin-pool 0 113/1024", "thin-pool 0 1/2 3/4 - rw no_discard_passdown queue_if_no_space - x ",
       "thin-pool 007 1/2 3/4 - rw discard_passdown queue_if_no_space - 1 ", "thin 1", "thin 1 2 3",
@@ -47,7 +47,7 @@ private enum KernelPrints {
     #expect(understoodStatus(line) == nil)
   }
 
-  @Test("a pool's features are taken in any order and case, and printed in the kernel's")
+  @Test("a pool's features are accepted in any order and case, and printed in the kernel's")
   func features() throws {
     let words = ["a", "b", "+128", "+5", "2", "ERROR_if_no_space", "skip_block_zeroing", "ignored"]
     let pool = try ThinPoolTarget(words)
@@ -86,7 +86,7 @@ private enum KernelPrints {
   }
 }
 
-/// What is understood of a status, printed again; nil where nothing is.
+/// The status printed again from its parsed form; nil where the status cannot be parsed.
 func understoodStatus(_ line: TableLine) -> String? {
   switch line.type {
   case ThinPoolTarget.type: ThinPoolStatus(line.parameters)?.parameters

@@ -2,9 +2,9 @@ import Glibc
 import TestSupport
 import Testing
 
-/// Every tool's output is what the next one takes.
+/// Each tool accepts the output of the tool before it.
 @Suite struct ChainTests {
-  /// What a dump restored has to say again.
+  /// Restores a dump and expects a dump of the result to have the same contents.
   private func expectRestores(_ dump: String, in folder: ScratchFolder, _ options: String...) throws
   {
     let image = try folder.zeros("image", size: 8 << 20)
@@ -14,15 +14,17 @@ import Testing
     let text = String(decoding: try contents(of: dump), as: UTF8.self)
     let again = try ours("thin_dump", image)
     #expect(again.status == 0)
-    // What of sharing a dump shows depends on where its leaves begin: only the rest is the same.
-    #expect(PoolModel(xml: again.text) == PoolModel(xml: text))
+    // How a dump shows sharing depends on where leaves begin, so only the contents are compared.
+    #expect(DumpedPool(xml: again.text) == DumpedPool(xml: text))
     let listed = try ours("thin_ls", "--no-headers", "-o", "DEV,MAPPED_BLOCKS", image)
     #expect(listed.status == 0)
     #expect(
       listed.text.split(separator: "\n").count == text.split(separator: "<device ").count - 1)
   }
 
-  @Test("what is dumped restores, is checked, listed and dumped again", arguments: Pools.names)
+  @Test(
+    "a dump can be restored, and the result is checked, listed and dumped again",
+    arguments: Pools.names)
   func dumps(_ name: String) throws {
     let pool = try Pools.path(name)
     let folder = try ScratchFolder()
@@ -40,7 +42,7 @@ import Testing
     try expectRestores(one, in: folder)
   }
 
-  @Test("the number of a metadata snapshot is taken in every form, by every tool that has -m")
+  @Test("the number of a metadata snapshot is accepted in every form, by every tool that has -m")
   func snapshotNumber() throws {
     let pool = try Pools.path("held-metadata-snapshot")
     let root = try contents(of: pool)[56..<64].reversed().reduce(0) { $0 << 8 | Int($1) }
@@ -75,7 +77,7 @@ import Testing
     #expect(try ours("thin_check", "--strict", image).status == 0)
   }
 
-  @Test("a device that the pool does not have is named before anything is written")
+  @Test("a missing device is reported before anything is written")
   func unknownDevice() throws {
     let folder = try ScratchFolder()
     let out = try folder.file("out", text: "yesterday's")

@@ -2,10 +2,11 @@ import Simulation
 import TestSupport
 import Testing
 
-/// `thin_delta` says what the peer's says; `DMTHIN_DELTAS` is the number of pools that are made up.
+/// Compares the output of `thin_delta` with the peer's. `DMTHIN_DELTAS` is the number of generated
+/// pools.
 @Suite struct DeltaTests {
-  /// Ranges that follow each other in virtual blocks as one, whatever their data blocks: the peer's are
-  /// so, though its first data block does not hold for all of it then.
+  /// Joins ranges with consecutive virtual blocks, whatever their data blocks are. The peer joins
+  /// them too, although the data block it prints is then right only for the first of them.
   private func joined(_ text: String) -> String {
     var lines: [Substring] = []
     for line in text.split(separator: "\n", omittingEmptySubsequences: false) {
@@ -30,14 +31,14 @@ import Testing
       try run([Peer.path("thin_delta")] + arguments)
     )
     #expect(a.status == 0 && b.status == 0 && a.errors.isEmpty, "\(comment): \(a.errors)")
-    // Of a metadata snapshot the peer does not tell the number of data blocks.
+    // The peer prints 0 data blocks for a metadata snapshot.
     let count = a.text.split(separator: "nr_data_blocks=\"").last?.prefix { $0 != "\"" } ?? ""
     let peers = b.text.replacing("nr_data_blocks=\"0\"", with: "nr_data_blocks=\"\(count)\"")
     let isEqual = (arguments.contains("--verbose") ? joined(a.text) : a.text) == peers
     #expect(isEqual, "\(comment): \(arguments)")
   }
 
-  @Test("differences of the kernel's devices are the peer's", arguments: Pools.names)
+  @Test("differences of the kernel's devices equal the peer's", arguments: Pools.names)
   func kernelPools(_ name: String) throws {
     let pool = try Pools.path(name)
     let state = name == "held-metadata-snapshot" ? ["-m"] : []
@@ -50,7 +51,7 @@ import Testing
     }
   }
 
-  @Test("differences of made up devices are the peer's")
+  @Test("differences of generated devices equal the peer's")
   func madeUp() throws {
     let first = seed()
     let folder = try ScratchFolder()
@@ -66,7 +67,7 @@ import Testing
     }
   }
 
-  @Test("what is missing or damaged is said, and nothing is printed")
+  @Test("missing devices and damage are reported, and no result is printed")
   func sides() throws {
     let pool = try Pools.path("snapshots-of-snapshots")
     let absent = try ours("thin_delta", "--thin1", "1", "--thin2", "99", pool)

@@ -6,7 +6,7 @@ import Testing
 @Suite struct ExitStatusTests {
   private let readers = ["thin_check", "thin_dump", "thin_ls"]
 
-  @Test("inputs that cannot be metadata are told apart from damaged metadata")
+  @Test("unsuitable inputs have another status than damaged metadata")
   func inputs() throws {
     let folder = try ScratchFolder()
     let tiny = try folder.zeros("tiny", size: 4095)
@@ -32,7 +32,7 @@ import Testing
     #expect(try contents(of: zeros).allSatisfy { $0 == 0 })
   }
 
-  @Test("outputs that cannot be written are told apart from failures to write")
+  @Test("unsuitable outputs have another status than failed writes")
   func outputs() throws {
     let folder = try ScratchFolder()
     let xml = try folder.file("pool.xml", text: poolXML(mapped: 1, single(0, 0)))
@@ -73,7 +73,7 @@ import Testing
     #expect(try ours("thin_restore", "-i", broken, "-o", output).status == 64)
   }
 
-  @Test("command lines that make no sense are 2 and touch nothing")
+  @Test("invalid command lines return 2 and change nothing")
   func usage() throws {
     let folder = try ScratchFolder()
     let image = try folder.copy(of: Pools.path("needs-check"), as: "image")

@@ -139,7 +139,7 @@ private let rows: [FindingRow] = [
     return try folder.file("image", bytes: bytes)
   }
 
-  @Test("what costs no mapping does not keep a pool from coming up", arguments: rows)
+  @Test("a finding that costs no mapping does not prevent activation", arguments: rows)
   fileprivate func statuses(_ row: FindingRow) throws {
     let folder = try ScratchFolder()
     let plain = try ours("thin_check", image(row, folder))
@@ -171,7 +171,7 @@ private let rows: [FindingRow] = [
     }
   }
 
-  @Test("the superblock alone is checked where nothing else was kept")
+  @Test("the superblock alone is checked if the file has nothing else")
   func superblockOnly() throws {
     let folder = try ScratchFolder()
     let first = try folder.copy(of: Pools.path("fresh"), as: "first", size: 4096)

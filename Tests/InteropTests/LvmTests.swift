@@ -14,7 +14,7 @@ import Testing
     }
   }
 
-  @Test("the first line of a dump says the transaction id, without a prologue, within 4 KiB")
+  @Test("the first line of a dump has the transaction id, without a prologue, within 4 KiB")
   func firstLine() throws {
     for name in Pools.names {
       let text = try ours("thin_dump", Pools.path(name)).text
@@ -24,7 +24,7 @@ import Testing
     }
   }
 
-  @Test("a reader that closes the pipe after the first line hears nothing of it")
+  @Test("a reader may close the pipe after the first line without a message")
   func closedPipe() throws {
     let pool = try Pools.path("multi-level")
     let tool = try Tools.path("thin_dump")
@@ -52,7 +52,7 @@ import Testing
     #expect(result.status == 0)
   }
 
-  @Test("an empty argument, which lvm2 passes for no options, is passed over")
+  @Test("an empty argument, which lvm2 passes for no options, is ignored")
   func emptyArgument() throws {
     let folder = try ScratchFolder()
     let pool = try Pools.path("fresh")

@@ -2,7 +2,7 @@ import Simulation
 import TestSupport
 import Testing
 
-/// Packed metadata: ours and the peer's programs read each other's files, and nothing is lost.
+/// Packed metadata: our programs and the peer's read each other's files without loss.
 @Suite struct PackTests {
   private func unpacked(_ tool: String, _ file: String, _ folder: ScratchFolder) throws -> [UInt8]?
   {
@@ -18,9 +18,9 @@ import Testing
     let (pack, unpack) = (
       try Peer.path("thin_metadata_pack"), try Tools.path("thin_metadata_unpack")
     )
-    // Whatever the image holds, ours gives it back.
+    // Our unpack restores every image exactly.
     #expect(try unpacked(unpack, a, folder) == original, "\(comment)")
-    // The peer's unpack reads ours, and leaves out what is unsound; its pack also drops chunks.
+    // The peer's unpack reads our files and leaves out invalid blocks. Its pack also drops chunks.
     #expect(try run([pack, "-f", "-i", image, "-o", b]).status == 0)
     let theirs = try Peer.path("thin_metadata_unpack")
     #expect(try unpacked(unpack, b, folder) == unpacked(theirs, b, folder), "\(comment)")
@@ -33,18 +33,19 @@ import Testing
     }
   }
 
-  @Test("the kernel's pools are packed and unpacked by both", arguments: Pools.names)
+  @Test("the kernel's pools can be packed and unpacked by both", arguments: Pools.names)
   func kernelPools(_ name: String) throws {
     let folder = try ScratchFolder()
     try expectPacks(Pools.path(name), folder, name)
     let (size, peers) = (
       try contents(of: folder.file("a.pack")).count, try contents(of: folder.file("b.pack")).count
     )
-    // The mark at the end is what tells a cut file, and counts where there is next to nothing.
+    // Our format has an end mark, which shows whether a file is complete; it matters for the size
+    // of tiny files only.
     #expect(Double(size) <= 1.1 * Double(peers) + 128, "\(size) bytes, the peer's \(peers)")
   }
 
-  @Test("pools that are made up are packed and unpacked by both, damaged blocks included")
+  @Test("generated pools can be packed and unpacked by both, damaged blocks included")
   func madeUp() throws {
     let first = seed()
     let folder = try ScratchFolder()
@@ -55,7 +56,7 @@ import Testing
     }
   }
 
-  @Test("a file that is damaged or cut is refused with its place, and the old output stays")
+  @Test("a damaged or truncated file is refused with the place, and the old output stays")
   func damaged() throws {
     let folder = try ScratchFolder()
     let pack = folder.file("pool.pack")
@@ -73,9 +74,9 @@ import Testing
       }
       let file = try folder.file("wrong", bytes: wrong)
       let result = try ours("thin_metadata_unpack", "-i", file, "-o", image)
-      // Cut before the mark, what is left is a whole file of other versions.
+      // Cut just before the end mark, the file looks like a complete file of other versions.
       if result.status == 0 {
-        #expect(result.errors.contains("has no mark of its end"))
+        #expect(result.errors.contains("has no end mark"))
         _ = try folder.file("image", text: "what was there")
         continue
       }
@@ -84,7 +85,7 @@ import Testing
     }
   }
 
-  @Test("a metadata snapshot is packed with what it leads to, and read with -m")
+  @Test("a metadata snapshot is packed with all its blocks, and read with -m")
   func snapshot() throws {
     let folder = try ScratchFolder()
     let pool = try Pools.path("held-metadata-snapshot")

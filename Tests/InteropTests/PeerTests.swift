@@ -2,7 +2,7 @@ import Simulation
 import TestSupport
 import Testing
 
-/// The tools say what the peer's say.
+/// Compares the output of the tools with the peer's.
 @Suite struct PeerTests {
   private static let fields = [
     "DEV", "MAPPED_BLOCKS", "EXCLUSIVE_BLOCKS", "SHARED_BLOCKS", "HIGHEST_BLOCK", "MAPPED_SECTORS",
@@ -11,7 +11,7 @@ import Testing
     "TRANSACTION", "CREATE_TIME", "SNAP_TIME",
   ]
 
-  @Test("dumps are the peer's, byte for byte", arguments: Pools.names)
+  @Test("dumps equal the peer's, byte for byte", arguments: Pools.names)
   func dumps(_ name: String) throws {
     let pool = try Pools.path(name)
     for format in ["xml", "human_readable"] {
@@ -24,7 +24,7 @@ import Testing
     #expect(try bare == peers("thin_dump", "--skip-mappings", pool).text)
   }
 
-  @Test("the result of a check is the peer's", arguments: Pools.names)
+  @Test("the result of a check equals the peer's", arguments: Pools.names)
   func checks(_ name: String) throws {
     let pool = try Pools.path(name)
     let (a, b) = (try ours("thin_check", pool), try peers("thin_check", pool))
@@ -32,7 +32,7 @@ import Testing
     #expect(a.text == b.text)
   }
 
-  @Test("lists are the peer's, but for its spelling of TiB", arguments: Pools.names)
+  @Test("lists equal the peer's, except for its spelling of TiB", arguments: Pools.names)
   func lists(_ name: String) throws {
     let pool = try Pools.path(name)
     for arguments in [
@@ -46,13 +46,14 @@ import Testing
     }
   }
 
-  @Test("of a metadata snapshot the tools say what the peer's say")
+  @Test("for a metadata snapshot the results equal the peer's")
   func snapshots() throws {
     let pool = try Pools.path("held-metadata-snapshot")
     for tool in ["thin_check", "thin_dump", "thin_ls"] {
       let (a, b) = (try ours(tool, "-m", pool), try peers(tool, "-m", pool))
       #expect(a.status == 0 && b.status == 0 && a.errors.isEmpty)
-      // The peer's dump leaves out the number of data blocks, without which none restores it.
+      // The peer's dump of a metadata snapshot says 0 data blocks, and such a dump cannot be
+      // restored.
       let count = a.text.split(separator: "nr_data_blocks=\"").last?.prefix { $0 != "\"" } ?? ""
       let complete = b.text.replacing(
         "nr_data_blocks=\"0\"", with: "nr_data_blocks=\"\(count)\"")
@@ -67,7 +68,7 @@ import Testing
     }
   }
 
-  @Test("metadata sizes are the peer's, which calls a tebibyte a terabyte, for any arguments")
+  @Test("metadata sizes equal the peer's, which calls a tebibyte a terabyte, for any arguments")
   func sizes() throws {
     var random = SplitMix64(seed: seed())
     let units = [

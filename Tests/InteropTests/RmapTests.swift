@@ -2,14 +2,14 @@ import Simulation
 import TestSupport
 import Testing
 
-/// `thin_rmap` says what the peer's says, and who shares a block besides; `DMTHIN_RMAPS` is the number of
-/// pools that are made up.
+/// Compares the output of `thin_rmap` with the peer's, and with the sharing that a dump shows.
+/// `DMTHIN_RMAPS` is the number of generated pools.
 @Suite struct RmapTests {
-  /// Lines of `thin_rmap` as the mappings of a dump make them.
+  /// The lines that `thin_rmap` should print, computed from the mappings in a dump.
   private func expected(_ image: String, _ regions: [Range<UInt64>], _ state: [String] = []) throws
     -> [String]
   {
-    let model = PoolModel(xml: try run([Tools.path("thin_dump")] + state + [image]).text)
+    let model = DumpedPool(xml: try run([Tools.path("thin_dump")] + state + [image]).text)
     var rows: [(begin: UInt64, end: UInt64, id: UInt64, virtual: UInt64)] = []
     for (id, device) in model.devices {
       var row: (begin: UInt64, end: UInt64, id: UInt64, virtual: UInt64)?
@@ -41,7 +41,8 @@ import Testing
     let all = regions.isEmpty ? ["--region", "0..100000000"] : options
     let b = try run([Peer.path("thin_rmap")] + all + [image])
     #expect(b.status == 0)
-    // The peer tells of a leaf that several devices share for one of them only, and cuts runs there.
+    // For a leaf that several devices share, the peer prints only one of them, and splits runs
+    // there.
     if try isWithoutSharing(image) {
       #expect(a.text == b.text, "\(comment): \(options)")
     } else {
@@ -55,7 +56,7 @@ import Testing
     try !ours("thin_dump", image).text.contains("<def ")
   }
 
-  /// Whether a longer run of `lines` has all of what `line` says.
+  /// Whether one of `lines` covers the whole run in `line`.
   private func contains(_ lines: [String], _ line: String) -> Bool {
     func numbers(_ line: String) -> [UInt64] {
       line.split { !$0.isNumber }.compactMap { UInt64($0) }
@@ -76,14 +77,14 @@ import Testing
     try expectRight(pool, [3..<40, 30..<50, 60..<61], name)
   }
 
-  @Test("of a metadata snapshot it tells the owners that it has")
+  @Test("for a metadata snapshot it lists the owners in the snapshot")
   func snapshot() throws {
     let pool = try Pools.path("held-metadata-snapshot")
     let lines = try ours("thin_rmap", "-m", pool).text.split(separator: "\n").map { String($0) }
     #expect(try lines == expected(pool, [], ["-m"]) && !lines.isEmpty)
   }
 
-  @Test("owners of made up pools are those of their dumps, and the peer's")
+  @Test("owners in generated pools are those of their dumps, and the peer's")
   func madeUp() throws {
     let first = seed()
     let folder = try ScratchFolder()
@@ -102,7 +103,7 @@ import Testing
     }
   }
 
-  /// Devices with runs of their own, and data blocks that two have.
+  /// Devices with runs of their own, and with data blocks that two devices share.
   private func devices(_ random: inout SplitMix64) -> String {
     var text = ""
     for id in 1...Int.random(in: 1...5, using: &random) {
@@ -125,7 +126,7 @@ import Testing
       + "nr_data_blocks=\"2000\">\n\(text)</superblock>"
   }
 
-  @Test("regions that make no sense are refused as the peer does, and JSON says the same")
+  @Test("invalid regions are refused as by the peer, and JSON has the same rows")
   func regions() throws {
     let pool = try Pools.path("snapshots-of-snapshots")
     for region in ["5..5", "9..3", "10-20", "10..x", "5", "", "1..2..3"] {

@@ -38,7 +38,8 @@ import Testing
     #expect(try contents(of: second) == contents(of: image))
   }
 
-  @Test("what the peer restores is sound to the check and dumps the same", arguments: Pools.names)
+  @Test(
+    "metadata restored by the peer passes the check and has the same dump", arguments: Pools.names)
   func peerRestores(_ name: String) throws {
     let folder = try ScratchFolder()
     let pool = try Pools.path(name)
@@ -48,14 +49,14 @@ import Testing
     #expect(try peers("thin_restore", "-i", xml, "-o", image).status == 0)
     let check = try ours("thin_check", image)
     #expect(check.status == 0, "\(check.errors)")
-    let model = PoolModel(xml: try ours("thin_dump", image).text)
-    var original = PoolModel(xml: String(decoding: try contents(of: xml), as: UTF8.self))
+    let model = DumpedPool(xml: try ours("thin_dump", image).text)
+    var original = DumpedPool(xml: String(decoding: try contents(of: xml), as: UTF8.self))
     // The peer leaves the needs-check flag out.
     original.attributes["flags"] = nil
     #expect(model == original)
   }
 
-  @Test("a device above 16 GiB is warned of and used up to the limit, and no further")
+  @Test("a device above 16 GiB gets a warning and is used only up to the limit")
   func largeDevice() throws {
     let folder = try ScratchFolder()
     let image = try folder.zeros("large", size: 17 << 30)

@@ -4,7 +4,7 @@ import TestSupport
 import Testing
 import ThinFormat
 
-/// Where the field's tools are known to fail, these do not.
+/// Known failures of the original tools, which must not occur here.
 @Suite struct WeaknessTests {
   private func restored(_ xml: String, _ folder: ScratchFolder, _ options: String...) throws
     -> (result: ProcessResult, image: String)
@@ -19,7 +19,7 @@ import ThinFormat
     try contents(of: image).prefix(4096).contains { $0 != 0 }
   }
 
-  @Test("a restore whose writes fail says so, and leaves the old pool")
+  @Test("a restore whose writes fail reports it, and leaves the old pool")
   func failedWrites() throws {
     let folder = try ScratchFolder()
     let xml = folder.file("a.xml")
@@ -39,7 +39,7 @@ import ThinFormat
     }
   }
 
-  @Test("skipping mappings neither writes nor fails where the needs-check flag is set")
+  @Test("skipping mappings neither writes nor fails if the needs-check flag is set")
   func skipMappings() throws {
     let folder = try ScratchFolder()
     let image = try folder.copy(of: Pools.path("needs-check"), as: "image")
@@ -84,15 +84,15 @@ import ThinFormat
     }
   }
 
-  @Test("a count of mappings that the dump has wrong is not written", arguments: [0, 2])
+  @Test("a wrong count of mappings in the dump is not written", arguments: [0, 2])
   func wrongCounts(_ count: Int) throws {
     let folder = try ScratchFolder()
     let (result, image) = try restored(poolXML(mapped: count, single(0, 0)), folder)
-    #expect(result.status == 0 && result.errors.contains("mapped_blocks says \(count)"))
+    #expect(result.status == 0 && result.errors.contains("mapped_blocks says \(count);"))
     #expect(try peers("thin_check", image).status == 0)
   }
 
-  @Test("more data blocks than the dump says come with the bitmaps that they need")
+  @Test("more data blocks than in the dump get the bitmaps that they need")
   func moreDataBlocks() throws {
     let folder = try ScratchFolder()
     let (result, image) = try restored(
@@ -103,7 +103,7 @@ import ThinFormat
     #expect(try ours("thin_dump", image).text.contains("nr_data_blocks=\"1000000\""))
   }
 
-  @Test("a repair of leaks gives the space back, in bitmaps and sums, to the peer's eyes too")
+  @Test("a repair of leaks frees the space, in bitmaps and sums, also for the peer")
   func repair() throws {
     let folder = try ScratchFolder()
     let pool = try Pools.path("snapshots-of-snapshots")

@@ -3,17 +3,18 @@ import Targets
 import TestSupport
 import Testing
 
-/// The parsers of `DeviceMapper` on what the kernel of the rig takes, refuses and prints.
+/// Tests the parsers of `DeviceMapper` with tables that the rig's kernel accepts, refuses and
+/// prints.
 @Suite(.serialized) struct GrammarTests {
-  /// What a scenario said, taken apart.
+  /// The parsed output of a scenario.
   private struct Transcript {
-    /// A table that was tried, and what came of it.
+    /// A table that was loaded, and the result.
     struct Trial {
       var table: [TableLine]
       var isTaken = false
     }
     var trials: [Int: Trial] = [:]
-    /// The first thing that the log has against a table.
+    /// The first message in the log about a refused table.
     var refusals: [Int: Substring] = [:]
     var tables: [(mode: Substring, line: TableLine)] = []
     var statuses: [(mode: Substring, line: TableLine)] = []
@@ -59,7 +60,7 @@ import Testing
 
   private typealias Opener = (String) throws(DeviceOpenError) -> Void
 
-  /// Understands a line of any type that there is a grammar for; nil for others.
+  /// Parses a line of any type with a grammar; nil for other types.
   private func understood(_ line: TableLine, _ open: @escaping Opener = { _ in })
     throws(TargetError) -> (any TargetGrammar)?
   {
@@ -84,7 +85,7 @@ import Testing
     return others.contains(type) ? [] : TargetType.named(type)?.traits
   }
 
-  /// What our rules and parsers have against a table, as the kernel's log says it.
+  /// The refusal of a table by the rules and parsers, in the words of the kernel's log.
   private func refusal(_ table: [TableLine]) -> String? {
     do throws(TargetError) {
       try TableRules.check(table, traits: traits) { line throws(TargetError) in
@@ -98,7 +99,7 @@ import Testing
       }
       return nil
     } catch {
-      // Where no target type is to blame the log has no error number.
+      // Without a target type, the log has no error number.
       let isTarget = table.contains { error.message.hasPrefix("\($0.type): ") }
       let isUnknown = error.message.hasSuffix("unknown target type")
       let name = Self.errorNames[error.code] ?? "\(error.code)"
@@ -106,7 +107,7 @@ import Testing
     }
   }
 
-  @Test("tables are taken and refused as by the kernel, and lines come back as it prints them")
+  @Test("tables are accepted and refused as by the kernel, and lines are printed as it prints them")
   func grammar() throws {
     let folder = try ScratchFolder()
     let kernel = "\(Repository.root)/contrib/kernel"
@@ -122,7 +123,7 @@ import Testing
       // The log has `254:0: linear: TEXT (-EINVAL)`.
       let said = transcript.refusals[number].map { String($0.drop { $0 != " " }.dropFirst()) }
       let table = trial.table.map { "\($0)" }.joined(separator: ",")
-      // Of types without a grammar it is the kernel's alone to judge.
+      // Types without a grammar are not checked.
       let isOthers = trial.table.contains { traits($0.type) == nil }
       if isOthers, said?.hasSuffix("unknown target type") != true { continue }
       compared += 1
@@ -136,7 +137,7 @@ import Testing
       #expect(modes.contains(mode[...]))
     }
     for (mode, line) in transcript.tables {
-      // What a thin device prints whose pool has failed.
+      // The output of a thin device whose pool has failed.
       if line.type == ThinTarget.type, !line.parameters.contains(" ") {
         #expect(ThinStatus(line.parameters)?.parameters == line.parameters, "\(mode): \(line)")
         continue

@@ -3,14 +3,14 @@ import Testing
 
 /// The tools and the kernel on the same pools, in the rig of `contrib/kernel`.
 @Suite(.serialized) struct KernelTests {
-  /// The tools under test, and the peer's to agree with, as the scripts know them.
+  /// The environment for the scripts: the tools under test, and the peer's for comparison.
   private func environment() throws -> String {
     let tools = try Tools.folder.get()
     let peer = try Peer.path("thin_check").dropLast("/thin_check".count)
     return "DMTHIN_TOOLS='\(tools)' DMTHIN_PEER='\(peer)'"
   }
 
-  /// Runs a scenario and returns what it said.
+  /// Runs a scenario and returns its output.
   @discardableResult
   private func play(_ scenario: String, _ images: String...) throws -> String {
     let kernel = "\(Repository.root)/contrib/kernel"
@@ -31,7 +31,7 @@ import Testing
     return (meta, data)
   }
 
-  @Test("with -m the tools read a live pool's snapshot, and say what the peer's say")
+  @Test("with -m the tools read an active pool's metadata snapshot, with the peer's results")
   func liveSnapshot() throws {
     let folder = try ScratchFolder()
     let said = try ScratchFolder()
@@ -44,7 +44,7 @@ import Testing
       for time in ["before", "after"] {
         let name = said.file("\(tool)-\(time)")
         let (a, b) = (try contents(of: name + ".tools"), try contents(of: name + ".peer"))
-        // The peer's dump leaves out the number of data blocks, without which none restores it.
+        // The peer's dump lacks the number of data blocks, without which no tool can restore it.
         let text = String(decoding: a, as: UTF8.self)
         let count = text.split(separator: "nr_data_blocks=\"").last?.prefix { $0 != "\"" } ?? ""
         let complete = String(decoding: b, as: UTF8.self).replacing(
@@ -53,21 +53,21 @@ import Testing
         #expect(try contents(of: name + ".tools.err").isEmpty)
       }
     }
-    // What the snapshot shows does not change with the pool; only the check's figures do.
+    // The snapshot does not change with the pool; only the check's figures do.
     for tool in ["dump", "ls"] {
       let before = try contents(of: said.file("\(tool)-before.tools"))
       #expect(try contents(of: said.file("\(tool)-after.tools")) == before)
     }
   }
 
-  @Test("without -m the tools keep off the metadata of an active pool")
+  @Test("without -m the tools refuse the metadata of an active pool")
   func busy() throws {
     let folder = try ScratchFolder()
     try play(
       "busy-device", folder.zeros("meta", size: 8 << 20), folder.zeros("data", size: 64 << 20))
   }
 
-  @Test("a pool that wants a check is writable once thin_check has cleared its flag")
+  @Test("a pool that needs a check is writable once thin_check has cleared its flag")
   func needsCheck() throws {
     let folder = try ScratchFolder()
     let pool = try copy("needs-check", to: folder)
@@ -75,7 +75,7 @@ import Testing
   }
 
   @Test(
-    "a pool on restored metadata has the contents that it had",
+    "a pool on restored metadata has its former content",
     arguments: ["snapshots-of-snapshots", "deleted-devices", "discard-holes"])
   func restoredPool(_ name: String) throws {
     let folder = try ScratchFolder()

@@ -37,7 +37,7 @@ import ThinFormat
     #expect(device.steps.count == written.count + 2)
   }
 
-  @Test("Blocks whose writing failed are written by the next flush")
+  @Test("Blocks whose write failed are written by the next flush")
   func failedRun() throws {
     let memory = MemoryDevice(byteCount: 64 * 4096)
     let device = FaultyDevice(memory)

@@ -44,7 +44,7 @@ private final class BadSectorDevice: BlockDevice {
 
   private struct Stop: Error {}
 
-  /// Lists of every temper: runs, gaps, jumps back, repetitions, blocks beyond the end.
+  /// Lists of every kind: runs, gaps, jumps back, repetitions, blocks beyond the end.
   private static func list(_ random: inout SplitMix64) -> [UInt64] {
     var result: [UInt64] = []
     var at = UInt64.random(in: 0..<UInt64(blocks), using: &random)
@@ -62,7 +62,7 @@ private final class BadSectorDevice: BlockDevice {
     return result
   }
 
-  /// Reads `list` and tells what is not as it should be.
+  /// Reads `list` and reports differences.
   private func expectDelivery(
     _ stream: BlockStream, _ list: [UInt64], failing isBad: (UInt64) -> Bool
   ) {
@@ -88,7 +88,7 @@ private final class BadSectorDevice: BlockDevice {
     #expect(delivered == list)
   }
 
-  @Test("every block is delivered in the order asked for, those beyond the end as errors")
+  @Test("every block is delivered in the requested order, those beyond the end as errors")
   func order() throws {
     var random = SplitMix64(seed: seed())
     let device = FileDevice(
@@ -100,7 +100,7 @@ private final class BadSectorDevice: BlockDevice {
     }
   }
 
-  @Test("a device shorter than it says fails for exactly the blocks that it lacks")
+  @Test("a device shorter than its size fails for exactly the missing blocks")
   func shortDevice() throws {
     var random = SplitMix64(seed: seed())
     let device = FileDevice(
@@ -129,7 +129,7 @@ private final class BadSectorDevice: BlockDevice {
     }
   }
 
-  @Test("a reader that stops midway leaves the stream ready for the next")
+  @Test("a reader that stops midway leaves the stream usable")
   func stopping() throws {
     var random = SplitMix64(seed: seed())
     // A file on a disk: requests for one in memory are never in flight.

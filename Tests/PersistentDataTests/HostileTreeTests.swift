@@ -6,12 +6,12 @@ import ThinFormat
 
 @testable import PersistentData
 
-/// Trees that no kernel writes. Whatever reads them must end, and say what is wrong. (No time limit:
-/// it would count the time that a test waits for others.)
+/// Trees that no kernel writes. Every reader must end, and report the fault. (No time limit: it
+/// would include the time that a test waits for others.)
 @Suite struct HostileTreeTests {
   private let device = MemoryDevice(byteCount: 64 * 4096)
 
-  /// How each reader of trees ends: the fault that it reports first.
+  /// The first fault that each reader of trees reports.
   private func faults(root: UInt64) -> (reader: TreeFault?, leaves: TreeFault?, forest: [TreeFault])
   {
     var readerFault: TreeFault?
@@ -54,7 +54,7 @@ import ThinFormat
     #expect(found.forest.contains { $0.problem == .cycle && $0.block == 1 })
   }
 
-  @Test("a cycle that a sound path hides is found")
+  @Test("a cycle beside a sound path is found")
   func hiddenCycle() {
     leaf(3, from: 0)
     device.putNode(2, isLeaf: false, [NodeEntry(0, 3), NodeEntry(200, 1)])
@@ -65,7 +65,7 @@ import ThinFormat
     #expect(found.forest.contains { $0.problem == .cycle && $0.block == 1 && $0.parent == 2 })
   }
 
-  @Test("more levels than the format can have are refused", arguments: [15, 16, 17, 40])
+  @Test("more levels than the format allows are refused", arguments: [15, 16, 17, 40])
   func depth(_ levels: Int) {
     for level in 1..<levels {
       device.putNode(UInt64(level), isLeaf: false, [NodeEntry(0, UInt64(level + 1))])
@@ -77,7 +77,7 @@ import ThinFormat
     #expect(found.forest.contains { $0.problem == .tooDeep } == (levels > 16))
   }
 
-  @Test("a tree whose every path is one chain of nodes does not take for ever")
+  @Test("a tree in which every path is the same chain of nodes is read in bounded time")
   func sharedChain() {
     // 252 entries in each of twelve levels, all to the same child: 10 to the 29th paths.
     let every = (0..<252).map { UInt64($0) }
@@ -104,7 +104,7 @@ import ThinFormat
     #expect(found.reader != nil && found.leaves != nil && !found.forest.isEmpty)
   }
 
-  @Test("children of the wrong kind, out of range or damaged are named with their parents")
+  @Test("children of the wrong kind, out of range or damaged are reported with their parents")
   func children() {
     leaf(2, from: 0)
     device.putNode(3, kind: .details, isLeaf: true, [])
@@ -125,7 +125,7 @@ import ThinFormat
     #expect(faults(root: 64).forest.first?.problem == .unusable(.beyondEnd(blockCount: 64)))
   }
 
-  @Test("keys outside what the parent says, uneven heights and thin nodes are found")
+  @Test("keys outside the parent's range, uneven heights and underfull nodes are found")
   func misplaced() {
     leaf(2, from: 0)
     leaf(3, from: 100)

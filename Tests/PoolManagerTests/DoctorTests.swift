@@ -40,10 +40,10 @@ import ThinTools
     }
   }
 
-  @Test("a pool that is well has no findings")
+  @Test("a sound pool has no findings")
   func well() { #expect(findings(details) == []) }
 
-  @Test("needs_check names the repair, with devices and names that a shell takes")
+  @Test("needs_check comes with the repair, with devices and names quoted for the shell")
   func needsCheck() {
     var details = details
     (details.mode, details.needsCheck) = (.readOnly, true)
@@ -57,7 +57,7 @@ import ThinTools
       ])
   }
 
-  @Test("a read-only pool is told apart by who made it so")
+  @Test("a read-only pool comes with the reason")
   func readOnly() {
     var details = details
     details.mode = .readOnly
@@ -65,7 +65,7 @@ import ThinTools
       findings(details, features: [.readOnly]), "read-only", .note, "its table says so",
       next: "dmthin pool features 'a b' --disable read_only")
     expect(
-      findings(details), "read-only", .problem, "by itself",
+      findings(details), "read-only", .problem, "after a failed operation",
       next: "thin_check --auto-repair /dev/meta")
     details.metadata.used = 1024
     expect(
@@ -73,7 +73,7 @@ import ThinTools
       next: "dmthin pool grow 'a b'")
   }
 
-  @Test("full data says what becomes of writes")
+  @Test("a full data device comes with the effect on writes")
   func dataFull() {
     var details = details
     (details.mode, details.data.used) = (.outOfDataSpace, 1600)
@@ -84,7 +84,7 @@ import ThinTools
       next: "enlarge /dev/data")
   }
 
-  @Test("space that runs low comes with a forecast where two looks allow one")
+  @Test("low space comes with a forecast if two measurements allow one")
   func forecast() {
     var (early, late) = (details, details)
     (early.data.used, late.data.used) = (1300, 1400)
@@ -104,7 +104,7 @@ import ThinTools
       metadata, "metadata-nearly-full", .warning, "full in 2 hours at", next: "enlarge /dev/meta")
   }
 
-  @Test("metadata that data will outgrow is warned of before it is full")
+  @Test("a warning is given for metadata that will be full before the data")
   func outgrown() {
     var details = details
     (details.metadata.used, details.data.used) = (300, 400)
@@ -113,12 +113,14 @@ import ThinTools
       next: "enlarge /dev/meta")
   }
 
-  @Test("a metadata snapshot is told of by its lease")
+  @Test("a metadata snapshot is reported according to its lease")
   func metadataSnapshot() {
     var details = details
     details.heldRoot = 7
     let release = "dmthin pool release-metadata-snap 'a b'"
-    expect(findings(details), "metadata-snapshot-unknown", .warning, "by whom", next: release)
+    expect(
+      findings(details), "metadata-snapshot-unknown", .warning, "its owner is unknown",
+      next: release)
     let held = findings(details) { $0.lease = "'x' holds it" }
     expect(held, "metadata-snapshot", .note, "'x' holds it", next: nil)
     let leaked = findings(details) {
@@ -140,7 +142,7 @@ import ThinTools
     #expect(findings(details) { $0.expected = (5, "lvm2") } == [])
   }
 
-  @Test("devices that are gone, unreadable, larger, or suspended are told of")
+  @Test("devices that are missing, unreadable, larger, or suspended are reported")
   func devices() {
     expect(
       findings(details) { $0.dataDeviceSectors = nil }, "device-gone", .problem,
@@ -162,7 +164,8 @@ import ThinTools
       findings(details) { $0.suspendedThins = ["t'1"] }, "thin-suspended", .problem, "t'1",
       next: "dmthin dm resume 't'\\''1'")
     expect(
-      findings(details) { $0.hasInactiveTable = true }, "table-waits", .warning, "half way",
+      findings(details) { $0.hasInactiveTable = true }, "table-waits", .warning,
+      "interrupted command",
       next: "dmthin dm clear 'a b'")
   }
 
@@ -178,7 +181,7 @@ import ThinTools
     }
   }
 
-  @Test("numbers of any size are told of without a trap")
+  @Test("numbers of any size are reported without a trap")
   func extremes() {
     for used in [0, 1, .max] as [UInt64] {
       for total in [0, 1, .max] as [UInt64] {
@@ -237,6 +240,6 @@ import ThinTools
     #expect(error?.message.contains("thin_check --auto-repair") == true)
     #expect(scene.backend.state.devices["q"] == nil)
     error = refusal { _ = try manager.create(scene.activation()) }
-    #expect(error?.message.contains("holds the metadata of a pool already") == true)
+    #expect(error?.message.contains("already holds the metadata of a pool") == true)
   }
 }

@@ -41,7 +41,7 @@ import ThinTools
     #expect(quiet.events(since: failed) == [PoolEvent(.mode, "mode fail -> rw")])
   }
 
-  @Test("an event of the kernel that nothing explains is told of, and a mark that it repeats again")
+  @Test("an unexplained event of the kernel is reported, and a repeated mark again")
   func unexplained() {
     #expect(kinds(observation(1).events(since: observation())) == [.other])
     let low = observation(4) { $0.data.used = 1600 }
@@ -57,7 +57,7 @@ import ThinTools
     _ = observation().events(since: odd)
   }
 
-  @Test("a watch tells of pools that come, change and go, each in its turn")
+  @Test("a watch reports pools that appear, change and disappear, in order")
   func watch() throws {
     let scene = try Scene()
     let manager = scene.manager()
@@ -78,7 +78,8 @@ import ThinTools
     #expect(try watch.next(milliseconds: 0).isEmpty)
   }
 
-  @Test("pools of several places are followed together; a place that goes takes only its own along")
+  @Test(
+    "pools of several places are watched together; if a place goes, the others are still watched")
   func places() throws {
     let (kernel, server) = (try Scene(), try Scene())
     let watch = try PoolWatch([(kernel.manager(), []), (server.manager(), ["p"])])
@@ -90,12 +91,12 @@ import ThinTools
     #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.needsCheck])
     server.backend.happenings = [{ $0.reset(.from(1)) }]
     #expect(try watch.next(milliseconds: nil).map(\.1.kind) == [.removed])
-    #expect(server.warnings.last?.contains("not followed any more") == true)
+    #expect(server.warnings.last?.contains("no longer watched") == true)
     kernel.backend.happenings = [{ $0.state.devices["q"] = $0.state.devices["p"] }]
     #expect(try watch.next(milliseconds: nil).map(\.pool) == ["q"])
   }
 
-  @Test("a watch of named pools ends with the last of them")
+  @Test("a watch of named pools ends when the last one has gone")
   func named() throws {
     let scene = try Scene()
     let watch = try PoolWatch(scene.manager(), ["p"])

@@ -1,8 +1,8 @@
 import DeviceMapper
 import Glibc
 
-/// A device-mapper in memory: pools without blocks, thin devices without I/O, and the rules about
-/// names, tables, suspension and use that verbs meet. Any call can be made to fail.
+/// A device-mapper in memory: pools without blocks, thin devices without I/O, and the rules for
+/// names, tables, suspension and use that verbs depend on. Any call can be made to fail.
 final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
   struct Device: Equatable {
     var number: DeviceNumber
@@ -14,7 +14,7 @@ final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
     var isOpen = false
     var eventNumber: UInt32 = 0
   }
-  /// What is in a pool's metadata, by the number of the metadata device.
+  /// The content of a pool's metadata, by the number of the metadata device.
   struct Pool: Equatable {
     var thins: Set<UInt64> = []
     var status = ThinPoolStatus.Details(
@@ -25,14 +25,14 @@ final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
     var devices: [String: Device] = [:]
     var pools: [String: Pool] = [:]
   }
-  /// What goes wrong, by the number of the call, counted from 1.
+  /// The fault to inject, by the number of the call, counted from 1.
   enum Fault: Equatable {
     case none
-    /// The call fails and does nothing.
+    /// The call fails without effect.
     case at(Int)
-    /// The call fails, and has done what was asked.
+    /// The call fails, but has its effect.
     case after(Int)
-    /// That call and all that follow fail.
+    /// That call and all later ones fail.
     case from(Int)
     /// The process is killed before that call.
     case death(Int)
@@ -44,11 +44,11 @@ final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
   private(set) var isDead = false
   /// Called when the process is killed.
   var atDeath: () -> Void = {}
-  /// Tables with which a device does not resume.
+  /// Tables with which a device cannot resume.
   var refusesToRun: ([TableLine]) -> Bool = { _ in false }
   /// Called when a pool is activated, before that can fail.
   var atActivation: () -> Void = {}
-  /// Snapshots that were taken of an active device that was not suspended.
+  /// Snapshots taken of an active device that was not suspended.
   private(set) var torn: [UInt64] = []
   var settings = BackendSettings()
   var warn: (String) -> Void = { _ in }
@@ -118,7 +118,7 @@ final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
     }
   }
 
-  /// Whether a table can be loaded, as far as pools have a say.
+  /// Whether a table can be loaded, according to the rules for pools.
   private func check(
     _ table: [TableLine], _ device: String, _ operation: DeviceMapperError.Operation
   ) throws(DeviceMapperError) {
@@ -320,7 +320,7 @@ final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
 
   // MARK: - Events
 
-  /// What happens while somebody waits, in order.
+  /// The events during the next waits, in order.
   var happenings: [(FakeDeviceMapper) -> Void] = []
 
   var eventDescriptor: Int32 { -1 }
@@ -334,7 +334,7 @@ final class FakeDeviceMapper: DeviceMapperBackend, DeviceEventSource {
 }
 
 extension DeviceNumber {
-  /// Understands `major:minor`.
+  /// Parses `major:minor`.
   init?(text: String) {
     let parts = text.split(separator: ":").compactMap { UInt32($0) }
     guard parts.count == 2 else { return nil }

@@ -70,8 +70,8 @@ struct Verb: Sendable, CustomTestStringConvertible {
   }
 }
 
-/// What differs between two states that `message` says nothing of.
-func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) -> [String] {
+/// The differences between two states that `message` does not mention.
+func unmentioned(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) -> [String] {
   let now = before.backend.state
   var found: [String] = []
   func require(_ difference: Bool, _ what: String, _ words: String...) {
@@ -79,47 +79,48 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
   }
   for name in Set(now.devices.keys).union(then.devices.keys) {
     guard let device = now.devices[name] else {
-      require(!message.contains("inactive by now: \(name)"), "\(name) is gone", ", \(name)")
+      require(!message.contains("already deactivated: \(name)"), "\(name) is gone", ", \(name)")
       continue
     }
     guard let old = then.devices[name] else {
       found.append("\(name) was made")
       continue
     }
-    let unknown = "how \(name) is cannot be found out"
+    let unknown = "the state of \(name) cannot be read"
     require(
       device.isSuspended != old.isSuspended, "\(name) is suspended", "\(name) is still suspended",
       unknown)
-    require(device.inactive != nil, "a table waits for \(name)", "dm clear \(name)", unknown)
+    require(device.inactive != nil, "\(name) has an inactive table", "dm clear \(name)", unknown)
     require(
-      device.live != old.live, "\(name) has another table", "dm reload \(name) --table", unknown,
-      "the new table is in use", "\(name) has grown")
+      device.live != old.live, "\(name) has a new table", "dm reload \(name) --table", unknown,
+      "the new table is in use", "\(name) was extended")
   }
   for (key, pool) in then.pools {
     let thins = now.pools[key]?.thins ?? []
     for id in thins.subtracting(pool.thins) {
       require(
         true, "\(id) was made", "delete it with: dmthin pool delete p \(id)",
-        "the snapshots were taken and stay: 11, 12, 13", "the snapshots were taken and stay: 11")
+        "the snapshots were taken and are kept: 11, 12, 13",
+        "the snapshots were taken and are kept: 11")
     }
     for id in pool.thins.subtracting(thins) {
       require(
-        true, "\(id) was deleted", "deleted by then: 1 to \(id)", "deleted by then: 1 to 3",
-        "deleted by then: 1 to 2")
+        true, "\(id) was deleted", "already deleted: 1 to \(id)", "already deleted: 1 to 3",
+        "already deleted: 1 to 2")
     }
     let held = (pool.status.heldRoot, now.pools[key]?.status.heldRoot)
     require(
       held.0 == nil && held.1 != nil, "a metadata snapshot is held", "release-metadata-snap p")
-    require(held.0 != nil && held.1 == nil, "the metadata snapshot is gone", "has been released")
+    require(held.0 != nil && held.1 == nil, "the metadata snapshot is gone", "was released")
     require(
       pool.status.transactionID != now.pools[key]?.status.transactionID,
-      "the transaction id is another")
+      "the transaction id has changed")
   }
   return found
 }
 
 @Suite struct FaultTests {
-  /// Runs `verb` in a scene of its own.
+  /// Runs `verb` in a new scene.
   private func run(_ verb: Verb, _ fault: FakeDeviceMapper.Fault) throws
     -> (scene: Scene, before: FakeDeviceMapper.State, error: ToolError?)
   {
@@ -131,7 +132,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
     return (scene, before, error)
   }
 
-  /// Whatever has happened, the next verb leaves nothing suspended and no file behind.
+  /// Requires that the next verb leaves nothing suspended and no file behind.
   private func expectSettled(
     _ scene: Scene, _ before: FakeDeviceMapper.State, _ what: Comment
   ) {
@@ -140,7 +141,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
     #expect(scene.suspended == [], what)
     #expect(scene.files(.intent) == [:], what)
     for (name, device) in scene.backend.state.devices {
-      #expect(device.inactive == nil, "\(what): a table waits for \(name)")
+      #expect(device.inactive == nil, "\(what): \(name) has an inactive table")
     }
     #expect(scene.backend.torn == [], what)
   }
@@ -160,7 +161,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
       for fault in [FakeDeviceMapper.Fault.at(call), .after(call)] {
         let (scene, before, error) = try run(verb, fault)
         if let error {
-          #expect(untold(scene, before, error.message) == [], "\(fault): \(error.message)")
+          #expect(unmentioned(scene, before, error.message) == [], "\(fault): \(error.message)")
         } else {
           #expect(scene.backend.state == sound.scene.backend.state, "\(fault)")
         }
@@ -177,7 +178,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
     for call in 1...max(1, calls) {
       let (scene, before, error) = try run(verb, .from(call))
       #expect(
-        untold(scene, before, error?.message ?? "") == [],
+        unmentioned(scene, before, error?.message ?? "") == [],
         "from \(call): \(error?.message ?? "none")")
       expectSettled(scene, before, "from \(call)")
     }
@@ -202,7 +203,7 @@ func untold(_ before: Scene, _ then: FakeDeviceMapper.State, _ message: String) 
         let tables = [before, sound.scene.backend.state].map { $0.devices[name]?.live }
         #expect(tables.contains(device.live), "killed before call \(call): \(name)")
       }
-      // Snapshots of which nobody was told are at least warned of.
+      // Snapshots that were not reported get at least a warning.
       for id in scene.pool.thins.subtracting(before.pools["7:0"]?.thins ?? []) where !left.isEmpty {
         #expect(scene.warnings.contains { $0.contains("\(id)") }, "killed before call \(call)")
       }

@@ -6,7 +6,7 @@ import ThinTools
 @Suite struct GeometryTests {
   private static let gibibyte: UInt64 = 1 << 21
 
-  @Test("the block size is the smallest at which all data takes half of the metadata at most")
+  @Test("the block size is the smallest with which all data needs at most half of the metadata")
   func choice() throws {
     for (data, metadata) in [
       (1, 8), (64, 8), (1024, 64), (1024, 8), (16 << 10, 128), (16 << 10, 16),
@@ -28,7 +28,7 @@ import ThinTools
     }
   }
 
-  @Test("metadata that will not do is warned of, with what would")
+  @Test("metadata that is too small is warned about, with the size needed")
   func tooSmall() throws {
     let made = try PoolGeometry(
       dataSectors: 1024 * Self.gibibyte, metadataSectors: 16384, blockSectors: 128)
@@ -43,7 +43,7 @@ import ThinTools
     #expect(PoolGeometry.lowWater(blocks: .max, blockSectors: 2_097_152) == 16)
   }
 
-  @Test("what no pool can have is refused", arguments: [0, 64, 129, 2_097_152 + 128] as [UInt32])
+  @Test("impossible block sizes are refused", arguments: [0, 64, 129, 2_097_152 + 128] as [UInt32])
   func refusedBlocks(_ sectors: UInt32) {
     #expect(throws: ToolError.self) {
       try PoolGeometry(

@@ -26,7 +26,7 @@ import ThinTools
     try manager.reserveMetadataSnapshot(manager.pool("p"), request)
   }
 
-  @Test("a lease says the same after it was written and read, and is refused when cut")
+  @Test("a lease is unchanged after writing and reading, and refused if truncated")
   func roundTrip() throws {
     let lease = Lease(
       owner: "a\nb \\", holder: .current, boot: "b", taken: 5, seconds: .max, heldRoot: .max)
@@ -37,7 +37,7 @@ import ThinTools
     #expect(Lease(lease.text.replacing("taken 5", with: "taken 5\ntaken 6")) == nil)
   }
 
-  @Test("a metadata snapshot belongs to its owner until the lease is over or taken over")
+  @Test("a metadata snapshot belongs to its owner until the lease ends or is taken over")
   func ownership() throws {
     #expect(try reserve(request("backup")) == 7)
     let refused = refusal { _ = try reserve(request("other")) }
@@ -51,14 +51,14 @@ import ThinTools
     #expect(scene.pool.status.heldRoot == nil && scene.files(.lease) == [:])
   }
 
-  @Test("a lease is over with its process, its time, its boot, or its metadata snapshot")
+  @Test("a lease ends with its process, its time, its boot, or its metadata snapshot")
   func faults() {
     let boot = ProcessIdentity.currentBoot
     var lease = Lease(
       owner: "x", holder: .current, boot: boot, taken: 100, seconds: 10, heldRoot: 7)
     #expect(lease.fault(now: 109, heldRoot: 7) == nil)
-    #expect(lease.fault(now: 110, heldRoot: 7)?.contains("10 seconds is over") == true)
-    #expect(lease.fault(now: 99, heldRoot: 7)?.contains("later time") == true)
+    #expect(lease.fault(now: 110, heldRoot: 7)?.contains("10 seconds has passed") == true)
+    #expect(lease.fault(now: 99, heldRoot: 7)?.contains("taken later than now") == true)
     #expect(lease.fault(now: 105, heldRoot: 8)?.contains("another metadata snapshot") == true)
     lease.holder = ProcessIdentity(id: getpid(), start: 1, boot: boot)
     #expect(lease.fault(now: 105, heldRoot: 7)?.contains("has ended") == true)
@@ -67,7 +67,7 @@ import ThinTools
     #expect(lease.fault(now: 105, heldRoot: 7)?.contains("last boot") == true)
   }
 
-  @Test("a lease's time is counted from boot, whatever the clock of day says")
+  @Test("a lease's time is counted from boot, independent of the clock of day")
   func clock() throws {
     var short = request("short")
     short.seconds = 3600
@@ -76,13 +76,13 @@ import ThinTools
     let uptime = try #require(WholeFile.systemText("/proc/uptime"))
     let seconds = try #require(UInt64(uptime.prefix { $0 != "." }))
     #expect(lease.taken <= seconds && lease.taken + 600 >= seconds)
-    // What the clock of day would have given, by a program of old or a wrong clock, ends as well.
+    // A time from the clock of day, by an old program or a wrong clock, ends the lease too.
     var late = lease
     late.taken = UInt64(time(nil))
     #expect(late.fault(now: Lease.now(), heldRoot: 7) != nil)
   }
 
-  @Test("a stale lease is taken over without being asked, one that cannot be read is not")
+  @Test("an ended lease is taken over automatically, an unreadable one is not")
   func stale() throws {
     var short = request("short")
     short.seconds = 0
@@ -91,11 +91,11 @@ import ThinTools
     #expect(scene.notes.contains { $0.contains("from 'short': its time") })
     try scene.run.save("dmthin lease 2\nowner", "7:0", .lease)
     let error = refusal { _ = try reserve(request("third")) }
-    #expect(error?.message.contains("nothing tells whose it is") == true)
+    #expect(error?.message.contains("its owner is unknown") == true)
     #expect(try reserve(request("third", takesOver: true)) == 7)
   }
 
-  @Test("a lease follows its pool through a rename, and through the next activation")
+  @Test("a lease stays with its pool after a rename, and after the next activation")
   func renamed() throws {
     _ = try reserve(request("backup"))
     try scene.backend.rename(.name("p"), to: "renamed")

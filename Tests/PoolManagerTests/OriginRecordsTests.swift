@@ -6,7 +6,7 @@ import ThinTools
 
 @testable import PoolManager
 
-@Suite("Which thin devices need an external origin")
+@Suite("Records of external origins")
 struct OriginRecordsTests {
   private let folder: ScratchFolder
   private let metadata: String
@@ -20,7 +20,7 @@ struct OriginRecordsTests {
     try #require(OriginRecords(metadata: metadata, folder: folder.file("origins")))
   }
 
-  @Test("What is kept is there again, snapshots inherit it, and it is gone with the device")
+  @Test("A record is read back, snapshots inherit it, and it is deleted with the device")
   func life() throws {
     let records = try records()
     #expect(records.load() == [:])
@@ -31,7 +31,7 @@ struct OriginRecordsTests {
     #expect(records.load() == [5: "/a path/with blanks", 6: "/a path/with blanks"])
     try records.update { $0.forget(0...5) }
     #expect(records.load() == [6: "/a path/with blanks"])
-    // Another pool has records of its own.
+    // Another pool has its own records.
     let other = try folder.zeros("other", size: 4096)
     let others = OriginRecords(metadata: other, folder: folder.file("origins"))
     #expect(others?.load() == [:])
@@ -39,7 +39,7 @@ struct OriginRecordsTests {
     #expect(records.load() == [:])
   }
 
-  @Test("Any bytes are a record or none, and a path that cannot be read back is not kept")
+  @Test("Any bytes are parsed or rejected, and a path that cannot be read back is not kept")
   func damage() throws {
     let records = try records()
     try records.update { origins in

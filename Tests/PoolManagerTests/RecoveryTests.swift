@@ -12,11 +12,11 @@ import ThinTools
 
   init() throws { scene = try Scene() }
 
-  /// A process that has ended: number 0 is never one's own.
+  /// A process that has ended; no process has the number 0.
   private static let gone = ProcessIdentity(
     id: Int32.max, start: 1, boot: ProcessIdentity.currentBoot)
 
-  /// An intent on a device as it is now, of a process that is gone.
+  /// An intent on a device in its present state, of a process that has ended.
   private func intent(
     _ name: String, swaps: Bool = false, owner: ProcessIdentity = gone, created: [UInt64] = []
   ) throws -> Intent {
@@ -31,7 +31,7 @@ import ThinTools
     try scene.backend.suspend(.name("t1"), [])
   }
 
-  @Test("an intent says the same after it was written and read")
+  @Test("an intent is unchanged after writing and reading")
   func roundTrip() throws {
     var intent = try intent("p", swaps: true, created: [0, 5, .max])
     intent.pool = "a b\\c\nd"
@@ -46,7 +46,7 @@ import ThinTools
     #expect(Intent(intent.text) == intent)
   }
 
-  @Test("an intent that was cut or changed anywhere is refused or means something, and never traps")
+  @Test("an intent that was truncated or changed is refused or parsed, and never traps")
   func hostile() throws {
     let text = try intent("p", swaps: true, created: [7]).text
     for length in 0..<text.utf8.count {
@@ -63,7 +63,7 @@ import ThinTools
     }
   }
 
-  @Test("a file that is no intent is told of once, and stops no verb")
+  @Test("a file that is not an intent is reported once, and stops no verb")
   func damaged() throws {
     let texts = ["", "\n", "dmthin intent 1\nend\n", try String(intent("t1").text.dropLast(3))]
     for text in texts {
@@ -78,7 +78,7 @@ import ThinTools
     }
   }
 
-  @Test("a device that was renamed is resumed all the same")
+  @Test("a renamed device is resumed too")
   func renamed() throws {
     try leave(intent("t1"))
     try scene.backend.rename(.name("t1"), to: "elsewhere")
@@ -87,7 +87,8 @@ import ThinTools
     #expect(scene.notes.contains { $0.contains("resumed elsewhere, left by 'snapshot'") })
   }
 
-  @Test("a device that cannot be resumed keeps no other one suspended, and is told of until it can")
+  @Test(
+    "a device that cannot be resumed keeps no other one suspended, and is reported until it can")
   func stuck() throws {
     var intent = try intent("t1")
     intent.devices += try self.intent("t2").devices
@@ -106,7 +107,7 @@ import ThinTools
     #expect(scene.suspended == [] && scene.files(.intent) == [:])
   }
 
-  @Test("another device that got the number is left alone")
+  @Test("another device with the same number is left alone")
   func another() throws {
     var intent = try intent("t1")
     intent.devices[0].name = "t9"
@@ -125,7 +126,7 @@ import ThinTools
     #expect(scene.files(.intent) == [:])
   }
 
-  @Test("a verb that still runs is not finished for")
+  @Test("the intent of a running verb is left alone")
   func running() throws {
     let parent = try #require(ProcessIdentity(running: getppid()))
     try leave(intent("t1", owner: parent))
@@ -136,7 +137,7 @@ import ThinTools
     #expect(scene.files(.intent).count == 1)
   }
 
-  @Test("a verb waits for no other process's lock for ever")
+  @Test("a verb waits for another process's lock only for a limited time")
   func locked() throws {
     let lock = try #require(try scene.run.lock("7:0", seconds: 0))
     let manager = scene.manager()
@@ -144,7 +145,7 @@ import ThinTools
     withExtendedLifetime(lock) {}
   }
 
-  @Test("the lock of a pool is the same under whatever name")
+  @Test("the lock of a pool is the same under any name")
   func renamedPool() throws {
     let lock = try #require(try scene.run.lock("7:0", seconds: 0))
     try scene.backend.rename(.name("p"), to: "other")
@@ -153,11 +154,11 @@ import ThinTools
     withExtendedLifetime(lock) {}
   }
 
-  @Test("a killed exchange of tables goes back to the old one")
+  @Test("after a killed exchange of tables the old table is restored")
   func killedSwap() throws {
     let intent = try intent("t1", swaps: true)
     let bad = [scene.line("thin", "254:0 1", sectors: 4)]
-    // Killed after the load, after the kernel gave up with the new table, and after it succeeded.
+    // Killed after the load, after the kernel refused the new table, and after it succeeded.
     for stage in 0...2 {
       try scene.run.save(intent.text, "7:0", .intent)
       try scene.backend.load(.name("t1"), bad, readOnly: false)
@@ -179,7 +180,7 @@ import ThinTools
     }
   }
 
-  @Test("devices that others hold suspended, or have given a table, are not touched")
+  @Test("devices that others have suspended, or given an inactive table, are not changed")
   func others() throws {
     let manager = scene.manager()
     try scene.backend.suspend(.name("t1"), [])

@@ -7,7 +7,7 @@ import ThinTools
 @testable import PoolManager
 
 @Suite struct RunFolderTests {
-  @Test("a file that cannot be read or is too large is there, and says nothing")
+  @Test("a file that is unreadable or too large counts as present but empty")
   func unreadable() throws {
     let scratch = try ScratchFolder()
     let run = RunFolder(scratch.path)
@@ -19,7 +19,7 @@ import ThinTools
     #expect(Intent("") == nil && Lease("") == nil)
   }
 
-  @Test("clearing takes the files of every kind and half-written ones, and leaves what is not ours")
+  @Test("clearing removes files of every kind and incomplete ones, and leaves other files")
   func cleared() throws {
     let scratch = try ScratchFolder()
     let run = RunFolder(control: scratch.file("c"))
@@ -37,11 +37,11 @@ import ThinTools
     #expect(access(run.path, F_OK) != 0)
   }
 
-  /// Ways in which others could have made a run folder, or write to it.
+  /// Ways in which other users could have made a run folder, or could write to it.
   enum Planting: CaseIterable {
     case link, writable, owner
 
-    /// Does so with a folder that has an intent, of which a path in `scratch` is given.
+    /// Plants a folder that has an intent, at a path in `scratch`.
     func plant(_ scratch: ScratchFolder) throws -> String {
       let victim = scratch.file("victim")
       try RunFolder(victim).save("x", "7:0", .intent)
@@ -57,10 +57,10 @@ import ThinTools
   }
 
   @Test(
-    "a run folder that others may have made or write to is neither obeyed nor cleared",
+    "a run folder that other users may have made or can write to is neither used nor cleared",
     arguments: Planting.allCases)
   func planted(_ planting: Planting) throws {
-    // Only root can give a folder away.
+    // Only root can give away a folder.
     if planting == .owner, geteuid() != 0 { return }
     let scratch = try ScratchFolder()
     let run = RunFolder(try planting.plant(scratch))
@@ -78,7 +78,7 @@ import ThinTools
     #expect(Folder.names(in: scratch.file("victim")) == ["7:0.intent"])
   }
 
-  @Test("a file in a run folder that is no file of ours is refused with a sentence")
+  @Test("a foreign file in a run folder is refused with a sentence")
   func plantedFile() throws {
     let scratch = try ScratchFolder()
     let run = RunFolder(scratch.path)
@@ -91,10 +91,10 @@ import ThinTools
     try #require(symlink("/proc/self/status", path) == 0)
     expectRefused("symbolic link")
     try #require(mkfifo(path, 0o600) == 0)
-    expectRefused("no regular file")
+    expectRefused("not a regular file")
     try run.save("x", "7:0", .lease)
     try #require(chmod(path, 0o666) == 0)
-    expectRefused("others may write")
+    expectRefused("other users may write")
     try run.save("x", "7:0", .lease)
     if geteuid() == 0 {
       try #require(chown(path, 65534, 65534) == 0)
@@ -102,7 +102,7 @@ import ThinTools
     }
   }
 
-  @Test("links on the way to a folder are followed where only root and this user can have put them")
+  @Test("links on the way to a folder are followed if only root and this user can have made them")
   func links() throws {
     let scratch = try ScratchFolder()
     let inside = scratch.file("inside")
@@ -110,7 +110,7 @@ import ThinTools
     #expect(try TrustedFolder(reaching: scratch.file("link/../link")).path.hasSuffix("link"))
     try #require(chmod(scratch.path, 0o777) == 0)
     #expect(throws: TrustedFolder.Fault.self) { try TrustedFolder(reaching: scratch.file("link")) }
-    // As in /tmp: names belong to those who made them.
+    // As in /tmp: only the owner can replace an entry.
     try #require(chmod(scratch.path, 0o1777) == 0)
     _ = try TrustedFolder(reaching: scratch.file("link"))
     try #require(symlink("round", scratch.file("round")) == 0)

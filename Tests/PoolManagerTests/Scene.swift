@@ -9,8 +9,8 @@ import ThinTools
 
 @testable import PoolManager
 
-/// A pool `p` on devices `meta` and `data`, with thin devices 1 to 4 of which `t1`, `t2` are active, and
-/// devices `meta2`, `data2` that nobody uses; a folder for the run.
+/// A pool `p` on devices `meta` and `data`, with thin devices 1 to 4, of which `t1` and `t2` are
+/// active; unused devices `meta2` and `data2`; and a run folder.
 final class Scene {
   let backend = FakeDeviceMapper()
   let folder: ScratchFolder
@@ -53,7 +53,7 @@ final class Scene {
     TableLine(start: 0, length: sectors, type: type, parameters: parameters)
   }
 
-  /// A manager of a process that has just begun.
+  /// A manager of a process that has just started.
   func manager() -> PoolManager {
     let manager = PoolManager(backend, runFolder: run)
     let (folder, sizes) = (folder.path, sizes)

@@ -2,10 +2,10 @@ import Testing
 
 @testable import PoolManager
 
-@Suite("Volumes as command lines name them")
+@Suite("Volumes on command lines")
 struct VolumeSpecTests {
   @Test(
-    "A volume has a name, an id, and perhaps a size and an origin",
+    "A volume has a name, an id, and optionally a size and an origin",
     arguments: [
       ("root=1:204800s", VolumeSpec(name: "root", id: 1, sectors: 204_800)),
       ("v=0:10G", VolumeSpec(name: "v", id: 0, sectors: 20_971_520)),
@@ -24,7 +24,7 @@ struct VolumeSpecTests {
   }
 
   @Test(
-    "What is no volume is refused",
+    "An invalid volume is refused",
     arguments: [
       "", "=", "v", "v=", "=1:1m", "v=x:1m", "v=16777216:1m", "v=-1:1m", "v=1:", "v=1:10",
       "v=1:0s", "v=1:1x", "v=1:g", "v=1:1gib1", "v=1:-1s", "v=1:9223372036854775807s", "v=1:8192p",

@@ -12,7 +12,7 @@ import Testing
 @testable import BlockServer
 @testable import PoolServer
 
-/// A control socket, with the loop in the hands of the test.
+/// A control socket, with a loop that the test runs.
 private final class Fixture {
   let folder: ScratchFolder
   let loop: EventLoop
@@ -42,7 +42,7 @@ private final class Fixture {
     queue.close()
   }
 
-  /// A client; one that has greeted, unless it is to be a stranger.
+  /// A client, which by default has sent its greeting.
   func client(greets: Bool = true) -> Client {
     let descriptor = dmthin_stream_socket(AF_UNIX)
     #expect(dmthin_connect_unix(descriptor, path) == 0)
@@ -54,7 +54,7 @@ private final class Fixture {
   }
 }
 
-/// A client that sends what it is told to.
+/// A scripted client.
 private final class Client {
   private let descriptor: Int32
   private let loop: EventLoop
@@ -75,16 +75,16 @@ private final class Client {
           descriptor, $0.baseAddress, $0.count, Int32(truncatingIfNeeded: MSG_NOSIGNAL))
       }
       if n > 0 { rest = rest.dropFirst(n) }
-      // The server has hung up.
+      // The server has closed the connection.
       if n < 0 && errno != EAGAIN { return }
       loop.pass()
     }
   }
 
-  /// Sends a word and fields as they stand in a line.
+  /// Sends a word and fields, in the form of a line.
   func send(_ fields: String...) { send(Array((fields.joined(separator: "\t") + "\n").utf8)) }
 
-  /// Word and fields of the next line; nil where none comes for now.
+  /// Word and fields of the next line; nil if none has arrived.
   func answer() -> [String]? {
     for _ in 0..<50 {
       if let end = received.firstIndex(of: ControlMessage.lineEnd) {
@@ -102,8 +102,8 @@ private final class Client {
     return nil
   }
 
-  /// Whether the server has hung up.
-  /// - Parameter taking: whether what it has said before is taken.
+  /// Whether the server has closed the connection.
+  /// - Parameter taking: whether to read what it has sent before.
   func isClosed(taking: Bool = true) -> Bool {
     for _ in 0..<50 {
       loop.pass()
@@ -131,7 +131,7 @@ struct ControlDoorTests {
     #expect(client.answer() == ["ok"])
   }
 
-  @Test("Commands are carried out in the order in which they come, however they are cut up")
+  @Test("Commands are executed in the order of their arrival, however they are split")
   func pieces() {
     let client = fixture.client()
     let bytes = Array(
@@ -155,7 +155,7 @@ struct ControlDoorTests {
     #expect(client.answer()?.prefix(4) == ["error", "operation=rename", "device=z ", "code=6"])
   }
 
-  @Test("What is no request is answered with what is wrong and ends the connection, and no other")
+  @Test("A malformed request is answered with an error and ends only its own connection")
   func malformed() {
     let other = fixture.client()
     for line in [
@@ -179,7 +179,7 @@ struct ControlDoorTests {
     #expect(fixture.mapper.all.isEmpty)
   }
 
-  @Test("A command of a newer program is refused, and the connection stays")
+  @Test("An unknown command of a newer program is refused, and the connection stays")
   func unknownCommand() {
     let client = fixture.client()
     client.send("defragment", "id=3", "device=name:x")
@@ -188,9 +188,9 @@ struct ControlDoorTests {
     #expect(client.answer() == ["ok", "id=4", "driver=4.47.0"])
   }
 
-  @Test("Without a version that both speak nothing is done, and what to do is said")
+  @Test("Without a common version no command is executed, and the user is told what to do")
   func versions() {
-    // What programs of version 1 begin with; they understand what follows the word error in this form.
+    // First lines of programs of version 1, which parse the text after the word error in this form.
     for line in ["version", "list", "info\tname:x\t0", "", "create\tz\t\t\t\t0\t0"] {
       let old = fixture.client(greets: false)
       old.send(Array("\(line)\n".utf8))
@@ -207,7 +207,7 @@ struct ControlDoorTests {
       #expect(answer?.last?.contains("speaks version 2 of the control protocol") == true)
       #expect(stranger.isClosed())
     }
-    // One that speaks several, and says more than is known.
+    // A program that speaks several versions, and sends unknown fields.
     let newer = fixture.client(greets: false)
     newer.send("hello", "version=3", "version=2", "compression=zstd")
     #expect(newer.answer() == ["hello", "version=2"])
@@ -216,7 +216,7 @@ struct ControlDoorTests {
     #expect(fixture.mapper.all.isEmpty)
   }
 
-  @Test("Who says nothing, or half of the first line, is hung up on after a while")
+  @Test("A client that sends nothing, or half of the first line, is disconnected after a while")
   func silentStrangers() {
     let silent = fixture.client(greets: false)
     let half = fixture.client(greets: false)
@@ -231,14 +231,14 @@ struct ControlDoorTests {
     #expect(greeted.answer() == ["ok", "driver=4.47.0"])
   }
 
-  @Test("A line without end is read up to a limit only")
+  @Test("An endless line is read only up to a limit")
   func endless() {
     let client = fixture.client()
     client.send([UInt8](repeating: 65, count: ControlMessage.requestBytesMax + 65_536))
     #expect(client.isClosed())
   }
 
-  @Test("Mutated sessions bring down neither the server nor other clients, wherever they stop")
+  @Test("Mutated sessions harm neither the server nor other clients, wherever they stop")
   func mutations() {
     let sessions = [
       "hello\tversion=2\ncreate\tname=a\tuuid=u\ttable=1\tline=0 8 zero \nlist\tid=1\n"
@@ -251,7 +251,7 @@ struct ControlDoorTests {
     for _ in 0..<1500 {
       var bytes = Array(text.any(sessions).utf8)
       for _ in 0..<Int.random(in: 0..<6, using: &text.random) { bytes = text.mutated(bytes) }
-      // It stops anywhere, and sends all at once or byte by byte.
+      // The session stops anywhere, and is sent at once or byte by byte.
       bytes = Array(bytes.prefix(Int.random(in: 0...bytes.count, using: &text.random)))
       let client = fixture.client(greets: false)
       if Int.random(in: 0..<8, using: &text.random) == 0 {
@@ -266,7 +266,7 @@ struct ControlDoorTests {
     #expect(client.answer() == ["ok", "driver=4.47.0"])
   }
 
-  @Test("Subscribers are told what becomes of devices, on the same connection, and others are not")
+  @Test("Subscribers receive events of devices on the same connection, and other clients do not")
   func events() {
     let subscriber = fixture.client()
     subscriber.send("subscribe", "id=1")
@@ -290,7 +290,7 @@ struct ControlDoorTests {
       subscriber.answer()
         == ["event", "what=event", "name=y", "number=254:0", "event_number=1", "line=0 64 zero "])
     #expect(subscriber.answer()?.prefix(3) == ["event", "what=renamed", "name=y"])
-    // It goes on to give commands itself.
+    // The subscriber can still send commands.
     subscriber.send("remove", "device=name:y", "id=2")
     let lines = [subscriber.answer(), subscriber.answer()]
     #expect(lines.contains(["ok", "id=2"]))
@@ -299,7 +299,7 @@ struct ControlDoorTests {
     #expect(client.answer() == nil && subscriber.answer() == nil)
   }
 
-  @Test("A subscriber that does not read is told that events were lost, and keeps nobody waiting")
+  @Test("A subscriber that does not read is told that events were lost, and does not delay others")
   func lostEvents() {
     makeZero("z")
     let deaf = fixture.client()
@@ -321,7 +321,7 @@ struct ControlDoorTests {
     #expect(deaf.answer()?.contains("name=last") == true)
   }
 
-  @Test("Who waits for a command on a pool is told how far it is, and no one else")
+  @Test("Only the client that waits for a command on a pool receives its progress")
   func progress() throws {
     let metadata = try fixture.folder.zeros("meta", size: 1 << 20)
     let data = try fixture.folder.zeros("data", size: 16 << 20)
@@ -342,7 +342,7 @@ struct ControlDoorTests {
     #expect(waiting.answer() == nil && idle.answer() == nil)
   }
 
-  @Test("Who waits is answered upon an event, and leaves nothing behind when gone")
+  @Test("A waiting client is answered at an event, and leaves nothing behind when it disconnects")
   func waiting() {
     makeZero("z")
     let waiting = fixture.client()
@@ -359,7 +359,7 @@ struct ControlDoorTests {
     client.send("rename", "device=name:z", "name=y")
     #expect(client.answer() == ["ok"])
     #expect(waiting.answer()?.prefix(2) == ["ok", "name=y"])
-    // The count differs now: no need to wait.
+    // The event number differs now, so the answer comes at once.
     waiting.send("wait", "device=name:y", "event_number=0")
     #expect(waiting.answer()?.prefix(2) == ["ok", "name=y"])
     waiting.send("wait", "device=name:y", "event_number=1")
@@ -369,7 +369,7 @@ struct ControlDoorTests {
     #expect(waiting.answer()?.prefix(2) == ["ok", "name=y"])
   }
 
-  @Test("A command that comes while another one waits for an event is carried out after it")
+  @Test("A command that arrives while another waits for an event is executed after it")
   func order() {
     makeZero("z")
     let waiting = fixture.client()
@@ -388,7 +388,7 @@ struct ControlDoorTests {
     #expect(waiting.answer() == ["ok"])
   }
 
-  @Test("A volume that was renamed is open until clients of both its names are gone")
+  @Test("A renamed volume is open until clients of both its names have gone")
   func renamed() throws {
     makeZero("z")
     let old = try #require(fixture.volumes.exports["z"])
@@ -421,7 +421,7 @@ struct ControlDoorTests {
     client.send("create", "name=l", "table=1", "line=0 8 linear /dev/mapper/z 0")
     #expect(client.answer() == ["ok"])
     fixture.loop.pass()
-    // What another device stands on is not for clients.
+    // A device that another one uses is not exported.
     #expect(fixture.volumes.exports.exports.map(\.name) == ["l"])
     client.send("remove", "device=name:l")
     #expect(client.answer() == ["ok"])
@@ -435,7 +435,7 @@ struct ControlDoorTests {
     #expect(fixture.volumes.exports.exports.isEmpty)
   }
 
-  @Test("Idle connections make room for another, the oldest first; those that wait go last")
+  @Test("Idle connections are closed for a new one, the oldest first; waiting ones go last")
   func many() {
     makeZero("z")
     let waiting = fixture.client()
@@ -459,7 +459,7 @@ struct ControlDoorTests {
     #expect(last.answer()?.first == "ok")
   }
 
-  @Test("Half a request, and an answer that is not taken, end the connection after a while")
+  @Test("Half a request, or an unread answer, ends the connection after a while")
   func stuck() {
     for index in 0..<600 { makeZero("\(String(repeating: "n", count: 100))\(index)") }
     let half = fixture.client()
@@ -478,7 +478,7 @@ struct ControlDoorTests {
   }
 
   @Test(
-    "A device suspended for as long as its client is there is resumed when that goes, and no other")
+    "A device suspended while its client is connected is resumed at the end; others are not")
   func abandoned() {
     makeZero("z")
     func isSuspended() -> Bool? { fixture.mapper.find(.name("z"))?.isSuspended }
@@ -491,12 +491,12 @@ struct ControlDoorTests {
     }
     for _ in 0..<5 { fixture.loop.pass() }
     #expect(isSuspended() == false)
-    // As dmsetup does it: it stays.
+    // Without the option, as dmsetup does it, the device stays suspended.
     do {
       let client = fixture.client()
       client.send("suspend", "device=name:z")
       #expect(client.answer() == ["ok"])
-      // What is suspended already is not this one's to resume.
+      // A device that is already suspended is not resumed by this client.
       client.send("suspend", "device=name:z", held)
       #expect(client.answer() == ["ok"])
     }
@@ -508,7 +508,7 @@ struct ControlDoorTests {
       #expect(client.answer() == ["ok"])
       client.send("suspend", "device=name:z", held)
       #expect(client.answer() == ["ok"])
-      // Another wants it to stay suspended.
+      // Another client suspends it for good.
       let other = fixture.client()
       other.send("suspend", "device=name:z")
       #expect(other.answer() == ["ok"])
@@ -517,7 +517,7 @@ struct ControlDoorTests {
     #expect(isSuspended() == true)
   }
 
-  @Test("A list of thousands of devices, and their removal, are spread over passes of the loop")
+  @Test("Listing and removing thousands of devices is spread over passes of the loop")
   func thousands() throws {
     for minor in 0..<2000 as Range<UInt32> {
       var creation = DeviceCreation(name: "d\(minor)")
@@ -535,7 +535,7 @@ struct ControlDoorTests {
     #expect(Set(names) == Set((0..<2000).map { "name=d\($0)" }) && names.count == 2000)
     before = fixture.loop.passes
     client.send("remove_all")
-    // What comes meanwhile stays.
+    // A device made in the meantime stays.
     other.send("create", "name=z", "minor=3000")
     #expect(other.answer() == ["ok"])
     var removed: [String]?
@@ -545,7 +545,7 @@ struct ControlDoorTests {
     #expect(fixture.mapper.all.map(\.name) == ["z"])
   }
 
-  @Test("A request that takes far more memory than it has bytes ends the connection")
+  @Test("A request that needs far more memory than its length ends the connection")
   func manyFields() {
     let client = fixture.client()
     client.send("targets")
@@ -558,7 +558,7 @@ struct ControlDoorTests {
         10
       ])
     #expect(many.isClosed())
-    // Tables of ten thousand lines are none of these.
+    // Tables of ten thousand lines are accepted.
     makeZero("z")
     let lines = (0..<10_000).map { "\tline=\($0) 1 error " }.joined()
     let loader = fixture.client()

@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Lines of the control protocol")
 struct ControlMessageTests {
-  @Test("Whatever is put into a line comes out of it, tabs and newlines included")
+  @Test("Any field is read back from its line, tabs and newlines included")
   func roundTrip() throws {
     let info = DeviceInfo(
       name: "a\tb\\n\nc=", uuid: "", number: DeviceNumber(major: 254, minor: .max), openCount: -1,
@@ -32,8 +32,9 @@ struct ControlMessageTests {
     #expect(try other.reference() == .number(DeviceNumber(major: 0, minor: 7)))
   }
 
-  /// Lines of version 2 as they stand in its document. They do not change: a change makes a new version.
-  @Test("The lines of version 2 are what they have always been")
+  /// The lines of version 2, as in the documentation. They never change: a change would be a new
+  /// version.
+  @Test("The lines of version 2 have not changed")
   func goldenVectors() throws {
     func bytes(_ text: String) -> [UInt8] { Array("\(text)\n".utf8) }
     #expect(ControlProtocol.greeting.line == bytes("hello\tversion=2"))

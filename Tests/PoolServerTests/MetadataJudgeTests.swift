@@ -9,26 +9,10 @@ import ThinMetadata
 
 @testable import PoolServer
 
-@Suite("Metadata that is looked at before it is served for writing")
+@Suite("Checks of metadata before it is served for writing")
 struct MetadataJudgeTests {
-  @Test("Metadata in pieces of several files is checked beside the loop, and is the same as on it")
-  func pieces() throws {
-    let folder = try ScratchFolder()
-    let loop = try EventLoop()
-    let (queue, worker) = (try IOQueue(loop), try BlockingWorker(loop))
-    let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
-    let judge = MetadataJudge(
-      loop, care: .full, tickets: nil, note: { _ in }, goesOn: { _, _, _ in })
-    var judged: (access: PoolMetadataAccess, pieces: [DescriptorPiece])?
-    var verdict: MetadataVerdict?
-    mapper.judgeMetadata = { access, answer in
-      if let pieces = access.pieces { judged = (access, pieces) }
-      judge.judge(access) {
-        verdict = $0
-        answer($0)
-      }
-    }
-    // 2 MiB of metadata: parts of two files, the last of them in stripes.
+  /// Files with 2 MiB of metadata: parts of two files, the last of them in stripes.
+  private func scattered(_ folder: ScratchFolder) throws -> (first: String, second: String) {
     let whole = try folder.zeros("whole", size: 2 << 20)
     let pool = try PoolMetadata.format(
       FileDevice(path: whole, access: .readWrite, exclusive: false), dataBlockSectors: 128)
@@ -47,9 +31,27 @@ struct MetadataJudgeTests {
         b.replaceSubrange(at..<at + 4096, with: from)
       }
     }
-    let (first, second) = (
-      try folder.file("a", bytes: a), try folder.file("b", bytes: b)
-    )
+    return (try folder.file("a", bytes: a), try folder.file("b", bytes: b))
+  }
+
+  @Test("Metadata in pieces of several files is checked on another thread, with the same result")
+  func pieces() throws {
+    let folder = try ScratchFolder()
+    let loop = try EventLoop()
+    let (queue, worker) = (try IOQueue(loop), try BlockingWorker(loop))
+    let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    let judge = MetadataJudge(
+      loop, care: .full, tickets: nil, note: { _ in }, goesOn: { _, _, _ in })
+    var judged: (access: PoolMetadataAccess, pieces: [DescriptorPiece])?
+    var verdict: MetadataVerdict?
+    mapper.judgeMetadata = { access, answer in
+      if let pieces = access.pieces { judged = (access, pieces) }
+      judge.judge(access) {
+        verdict = $0
+        answer($0)
+      }
+    }
+    let (first, second) = try scattered(folder)
     let data = try folder.zeros("data", size: 1 << 20)
     func make(_ name: String, _ lines: [TableLine]) {
       mapper.create(DeviceCreation(name: name, table: lines)) { result in

@@ -9,7 +9,7 @@ import Testing
 
 @testable import PoolServer
 
-@Suite("Who asks for metrics")
+@Suite("Clients of the metrics")
 struct MetricsDoorTests {
   private let folder: ScratchFolder
   private let loop: EventLoop
@@ -51,7 +51,7 @@ struct MetricsDoorTests {
     return nil
   }
 
-  @Test("The text is made a piece at a time, and once for all who ask within a second")
+  @Test("The text is made a piece at a time, and once for all clients within a second")
   func cached() throws {
     for index in 0..<300 {
       mapper.create(
@@ -75,7 +75,7 @@ struct MetricsDoorTests {
     #expect(door.textsMade == 2)
   }
 
-  @Test("One who asks for nothing is let go after a while")
+  @Test("A client without a request is disconnected after a while")
   func idle() {
     let idle = client("GET /met")
     #expect(answer(idle) == nil)
@@ -91,7 +91,7 @@ struct MetricsDoorTests {
     }
   }
 
-  @Test("What would be a text without end is cut, after pools and the server itself")
+  @Test("A text that is too long is cut, after pools and the server itself")
   func cut() throws {
     offer(700)
     let text = try #require(answer(client("GET /metrics HTTP/1.0\r\n\r\n")))
@@ -100,7 +100,7 @@ struct MetricsDoorTests {
     #expect(text.hasSuffix("dmthin_metrics_cut 1\n"))
   }
 
-  @Test("While one who is slow takes an earlier text, the others get the last one")
+  @Test("While a slow client receives an earlier text, the others get the last one")
   func twoTexts() throws {
     // More than a socket takes.
     offer(300)

@@ -3,7 +3,7 @@ import Glibc
 import ServerControl
 import Testing
 
-@Suite("Bytes on their way out")
+@Suite("Outgoing bytes")
 struct OutgoingBytesTests {
   private func pair() throws -> (Int32, Int32) {
     var ends: [Int32] = [0, 0]
@@ -11,7 +11,7 @@ struct OutgoingBytesTests {
     return (ends[0], ends[1])
   }
 
-  @Test("More than a socket takes at once comes through whole, in order")
+  @Test("More bytes than a socket accepts at once arrive complete and in order")
   func pieces() throws {
     let (near, far) = try pair()
     defer {
@@ -38,7 +38,7 @@ struct OutgoingBytesTests {
     #expect(waits > 0 && received == bytes)
   }
 
-  @Test("When the other side has gone, that is told, and no signal comes")
+  @Test("If the other side has gone, an error is returned, and no signal is raised")
   func gone() throws {
     let (near, far) = try pair()
     close(far)

@@ -9,7 +9,7 @@ import ThinTools
 
 @testable import PoolServer
 
-@Suite("What is made of a pool's two devices")
+@Suite("The plan for a pool's two devices")
 struct PoolPlanTests {
   private let folder: ScratchFolder
   private let metadata: String
@@ -23,7 +23,7 @@ struct PoolPlanTests {
     let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
     let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
     try pool.resizeData(to: 100)
-    // Blocks are allocated from what the last commit had.
+    // Blocks are allocated from those free at the last commit.
     try pool.commit()
     for id in [1, 2, 3] as [UInt64] { try pool.createThin(id) }
     for (id, block) in [(1, 2), (1, 6), (3, 0)] as [(UInt64, UInt64)] {
@@ -50,7 +50,7 @@ struct PoolPlanTests {
   }
 
   @Test(
-    "Without volumes every device is served up to its last mapped block, empty ones are named")
+    "Without volumes every device is served up to its last mapped block; empty ones are reported")
   func everything() throws {
     let plan = try plan()
     #expect(plan.devices.map(\.name) == ["pool", "thin1", "thin3"])
@@ -63,7 +63,7 @@ struct PoolPlanTests {
     #expect(plan.notes.count == 3)
   }
 
-  @Test("Volumes that are named are served as they are named")
+  @Test("Requested volumes are served as requested")
   func named() throws {
     let plan = try plan {
       $0.name = "p"
@@ -81,7 +81,7 @@ struct PoolPlanTests {
     #expect(plan.notes.count == 1)
   }
 
-  @Test("Read-only, tables of volumes are, and the pool has the feature")
+  @Test("If read-only, the volumes have read-only tables, and the pool has the feature")
   func readOnly() throws {
     let plan = try plan { $0.isReadOnly = true }
     // The kernel refuses pools in read-only tables.
@@ -89,7 +89,7 @@ struct PoolPlanTests {
     #expect(plan.devices[0].table[0].parameters.hasSuffix(" 1 read_only "))
   }
 
-  @Test("What does not fit the pool is refused")
+  @Test("Requests that do not fit the pool are refused")
   func refusals() throws {
     #expect(refusal { $0.volumes = [try VolumeSpec("a=2")] } == .refused)
     #expect(refusal { $0.volumes = [try VolumeSpec("a=9")] } == .refused)
@@ -101,7 +101,7 @@ struct PoolPlanTests {
     #expect(try plan().notes.contains { $0.contains("grown from 100 to 200 blocks") })
   }
 
-  @Test("A pool that somebody has locked is busy, though its metadata may make no sense meanwhile")
+  @Test("A locked pool is busy, even if its metadata is inconsistent meanwhile")
   func busy() throws {
     let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)
     let zeros = AlignedBuffer(count: 4096)
@@ -115,7 +115,7 @@ struct PoolPlanTests {
     withExtendedLifetime((device, zeros)) {}
   }
 
-  @Test("Blank, damaged and missing metadata are told apart")
+  @Test("Blank, damaged and missing metadata get different errors")
   func noMetadata() throws {
     let blank = try folder.zeros("blank", size: 1 << 20)
     let junk = try folder.file("junk", bytes: Array(repeating: 7, count: 8192))
@@ -134,7 +134,7 @@ struct PoolPlanTests {
   }
 
   @Test(
-    "What is given in place of metadata is named, with what to do, and nothing says to format it")
+    "A wrong metadata device is recognised, with advice, and never advice to format it")
   func wrongThings() throws {
     func text(_ metadata: String, _ data: String) -> String {
       do throws(ToolError) {
@@ -147,7 +147,7 @@ struct PoolPlanTests {
     func image(_ mark: [UInt8], at offset: Int) throws -> String {
       var bytes = [UInt8](repeating: 0, count: 1 << 20)
       bytes.replaceSubrange(offset..<offset + mark.count, with: mark)
-      // Not blank: a file of zeros is another matter.
+      // Not blank: a file of zeros is tested elsewhere.
       bytes[4095] = 1
       return try folder.file("thing", bytes: bytes)
     }
@@ -170,14 +170,14 @@ struct PoolPlanTests {
     let wiped = try folder.file("wiped", bytes: [UInt8](repeating: 0, count: 4096) + bytes[4096...])
     #expect(text(wiped, data).contains("its superblock was overwritten"))
     for path in [whole, wiped] { #expect(!text(path, data).contains("pool format")) }
-    // The wrong way round, whether the data begins with zeros or not.
-    #expect(text(data, metadata).contains("the two have changed places"))
+    // Swapped, whether the data begins with zeros or not.
+    #expect(text(data, metadata).contains("the two are swapped"))
     #expect(!text(data, metadata).contains("pool format"))
     let filled = try folder.file("filled", bytes: Array(repeating: 7, count: 1 << 20))
     #expect(text(filled, metadata).contains("give --metadata \(metadata) --data \(filled)"))
   }
 
-  @Test("A file of tables is a list of devices, one to a line or all on one")
+  @Test("A file of tables is a list of devices, one per line or all on one")
   func tables() throws {
     let text = """
       # comment
@@ -197,7 +197,7 @@ struct PoolPlanTests {
     #expect(throws: ToolError.self) { try PoolPlan(tables: binary, isReadOnly: false) }
   }
 
-  @Test("A file of tables that cannot be read whole is an error, not a shorter list")
+  @Test("A file of tables that cannot be read completely is an error, not a shorter list")
   func unreadableTables() throws {
     let large = try folder.zeros("large", size: (16 << 20) + 1)
     let cases: [(String, ToolError.Cause)] = [

@@ -10,7 +10,7 @@ import Testing
     return stat(path, &info) == 0 ? info.st_mode & 0o7777 : nil
   }
 
-  @Test("folders of a socket that are missing below the top are made for this user alone")
+  @Test("missing folders of a socket below the top are created for this user only")
   func made() throws {
     let folder = try ScratchFolder()
     let top = folder.path + "/"
@@ -22,7 +22,7 @@ import Testing
     #expect(mode(top + "a") == 0o755)
   }
 
-  @Test("elsewhere, and by way of the folder above, nothing is made")
+  @Test("elsewhere, and through .., no folder is created")
   func refused() throws {
     let folder = try ScratchFolder()
     let top = folder.path + "/run/"
@@ -33,7 +33,7 @@ import Testing
     #expect(mode(folder.path + "/other") == nil)
   }
 
-  @Test("a link is not followed, and nothing is made where others may write")
+  @Test("a link is not followed, and nothing is created where other users may write")
   func distrusted() throws {
     let folder = try ScratchFolder()
     let top = folder.path + "/run/"

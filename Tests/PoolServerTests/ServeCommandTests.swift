@@ -17,7 +17,7 @@ struct ServeCommandTests {
     return try ServeCommand.options(arguments)
   }
 
-  @Test("Options mean what they say")
+  @Test("Options are parsed")
   func understood() throws {
     let options = try options(
       """
@@ -43,7 +43,7 @@ struct ServeCommandTests {
   }
 
   @Test(
-    "What makes no sense is an error of usage",
+    "An invalid command line is a usage error",
     arguments: [
       "--socket s", "--metadata m --socket s", "--data d --socket s",
       "--metadata m --data d --tables t", "--tables t --volume a=1:1m",
@@ -55,7 +55,7 @@ struct ServeCommandTests {
     #expect(throws: UsageError.self) { try options(line) }
   }
 
-  @Test("Help teaches within 80 columns, with every option in manual page and completion")
+  @Test("Help fits into 80 columns, and every option is in manual page and completion")
   func help() {
     let spec = ServeCommand.spec
     let help = spec.helpText(program: "dmthin serve")

@@ -5,7 +5,7 @@ import Testing
 
 @testable import BlockServer
 
-@Suite("Where servers are found")
+@Suite("Folders of servers")
 struct ServerFolderTests {
   private let folder: ScratchFolder
   private var servers: ServerFolder { ServerFolder("\(folder.path)/run") }
@@ -21,7 +21,7 @@ struct ServerFolderTests {
     let sockets = try ["/control", "/a.served/control", "/b/control", "/c/nbd", "/open/control"]
       .map { try Listener.unix(path: servers.path + $0) }
     mkdir(servers.path + "/d/control", 0o700)
-    // Others could have put that one there.
+    // Other users could have made this one.
     chmod(servers.path + "/open", 0o777)
     #expect(
       try servers.controls()
@@ -37,7 +37,7 @@ struct ServerFolderTests {
     #expect(throws: (any Error).self) { try servers.controls() }
   }
 
-  @Test("The socket of a pool of any name has a path that fits")
+  @Test("The socket of a pool with any name has a path that is short enough")
   func lengths() {
     let servers = ServerFolder("/run/dmthin")
     #expect(servers.ownFolder(pool: "vms") == "/run/dmthin/vms.served")

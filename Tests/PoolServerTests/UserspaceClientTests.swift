@@ -11,13 +11,13 @@ private final class Work: Sendable {
   init(_ body: @escaping @Sendable () -> Void) { self.body = body }
 }
 
-/// Answers whoever connects with the same bytes, once for each line, and hangs up after the last.
+/// Answers every client with the same bytes, once for each line, and hangs up after the last.
 private func answering(_ folder: ScratchFolder, _ answers: [String]) throws -> String {
   let path = folder.file("s")
   let listener = socket(
     AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
   try #require(dmthin_bind_unix(listener, path) == 0 && listen(listener, 4) == 0)
-  // A thread of its own: tasks would wait for the test's, which waits for the answer.
+  // On its own thread: a task would wait for the thread of the test, which waits for the answer.
   let work = Work {
     let client = dmthin_accept(listener)
     _ = fcntl(client, F_SETFL, 0)
@@ -58,7 +58,7 @@ struct UserspaceClientTests {
   }
 
   @Test(
-    "Answers that make no sense are errors",
+    "Malformed answers are errors",
     arguments: [
       "\n", "ok\n", "ok\ta\n", "ok\ta=\n", "ok\tname=x\n", "\\\n", "error\n",
       "error\tcode=many\n", "\u{0}\n", "event\twhat=event\tnumber=1\n", "progress\tdone=1\n",
@@ -68,7 +68,7 @@ struct UserspaceClientTests {
     #expect(code { () throws(DeviceMapperError) in _ = try client.info(.name("x"), []) } == EPROTO)
   }
 
-  @Test("A server that goes in the midst of an answer, or is not there, is an error")
+  @Test("A server that disconnects during an answer, or does not run, is an error")
   func gone() throws {
     let client = UserspaceClient(path: try answering(folder, [Self.hello, "ok\tx"]))
     #expect(code { () throws(DeviceMapperError) in try client.clear(.name("x")) } == ECONNRESET)
@@ -83,7 +83,7 @@ struct UserspaceClientTests {
       } == ENAMETOOLONG)
   }
 
-  @Test("A request that no server would read is not sent")
+  @Test("A request that is too large is not sent")
   func tooLong() throws {
     let client = UserspaceClient(path: folder.file("none"))
     let text = String(repeating: "x", count: ControlMessage.requestBytesMax)
@@ -93,7 +93,7 @@ struct UserspaceClientTests {
       } == E2BIG)
   }
 
-  @Test("Errors come as the server means them, and a device that is not there as nil")
+  @Test("Errors are those of the server, and a missing device is nil")
   func errors() throws {
     let client = UserspaceClient(
       path: try answering(
@@ -114,8 +114,8 @@ struct UserspaceClientTests {
   @Test("A server of another version, or that hangs up at once, is refused with what to do")
   func otherVersions() throws {
     for (answer, code, words) in [
-      ("hello\tversion=3\n", EPROTO, "is no dmthin serve"),
-      ("hello\n", EPROTO, "is no dmthin serve"), ("ok\t4.47.0\n", EPROTO, "is no dmthin serve"),
+      ("hello\tversion=3\n", EPROTO, "is not dmthin serve"),
+      ("hello\n", EPROTO, "is not dmthin serve"), ("ok\t4.47.0\n", EPROTO, "is not dmthin serve"),
       ("error\tcode=93\tmessage=another version\n", EPROTONOSUPPORT, "another version"),
       ("error\tcode=16\tmessage=64 connections\n", EBUSY, "64 connections"),
       ("", EPROTONOSUPPORT, "use the dmthin that it was started with"),
@@ -131,7 +131,7 @@ struct UserspaceClientTests {
     }
   }
 
-  @Test("What is told beside an answer is taken, and what is not known is skipped")
+  @Test("Lines before an answer are processed, and unknown ones are skipped")
   func beside() throws {
     let answer = """
       event\twhat=resumed\tname=z\tnumber=254:0\tevent_number=3
@@ -150,7 +150,7 @@ struct UserspaceClientTests {
     #expect(events.count == 1 && events.first?.what == .resumed && events.first?.eventNumber == 3)
   }
 
-  @Test("One that takes connections and never answers is given up after a stated time")
+  @Test("A server that never answers is given up after a time limit")
   func silent() throws {
     let path = folder.file("s")
     let listener = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
@@ -164,9 +164,9 @@ struct UserspaceClientTests {
       Issue.record("an answer came")
     } catch {
       #expect(error.code == ETIMEDOUT)
-      #expect("\(error)".contains("no sign of life"))
+      #expect("\(error)".contains("has not answered"))
     }
-    // Also where it takes no more than fits into the socket.
+    // Also if it does not read a request larger than the socket's buffer.
     let text = String(repeating: "x", count: ControlMessage.requestBytesMax - 100)
     #expect(
       code { () throws(DeviceMapperError) in

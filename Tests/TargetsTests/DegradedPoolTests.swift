@@ -9,13 +9,13 @@ import ThinTools
 private let kib = 1024
 private let block = blockBytes
 
-@Suite("Thin pools in user space that lack something")
+@Suite("Degraded thin pools in user space")
 struct DegradedPoolTests {
-  @Test("without metadata space nothing new is mapped, until the metadata device has grown")
+  @Test("without metadata space no block is mapped, until the metadata device has grown")
   func metadataSpace() throws {
     let world = try World()
     let old = try world.makeUsedPool(metaBytes: 64 * 4096)
-    // Each takes a block of metadata.
+    // Each new device takes a metadata block.
     var id = 1
     while try world.pool().mode == .readWrite {
       id += 1
@@ -40,7 +40,7 @@ struct DegradedPoolTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
-  @Test("a pool whose metadata cannot be read back has failed, and loses only what was not flushed")
+  @Test("a pool whose metadata cannot be read fails, and loses only unflushed data")
   func failure() throws {
     let world = try World()
     let old = try world.makeUsedPool()
@@ -67,7 +67,7 @@ struct DegradedPoolTests {
     #expect(try world.read("thin1", at: 0, count: 2 * block) == old + zeros(block))
   }
 
-  @Test("what waits for space fails at the timeout; a grown pool lets it wait again")
+  @Test("writes that wait for space fail at the timeout; after the pool has grown they wait again")
   func timeout() throws {
     let world = try World()
     try world.makeFullPool()
@@ -97,7 +97,7 @@ struct DegradedPoolTests {
     #expect(late.error == ENOSPC)
   }
 
-  @Test("thin devices of a pool whose table became an error fail, and go on when it is back")
+  @Test("thin devices of a pool whose table became an error fail, and work again when it is back")
   func replaced() throws {
     let world = try World()
     let old = try world.makeUsedPool()
@@ -116,7 +116,7 @@ struct DegradedPoolTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
-  @Test("in a full pool a flush succeeds and keeps what was written, whatever else waits")
+  @Test("in a full pool a flush succeeds and keeps earlier writes, while other writes wait")
   func flushWhenFull() throws {
     let world = try World()
     try world.makeFullPool()
@@ -135,7 +135,7 @@ struct DegradedPoolTests {
     world.finish([held])
     #expect(held.error == ENOSPC)
     #expect(try world.perform(.flush, "thin2") == 0)
-    // What was flushed is there after a power cut.
+    // Flushed data is there after a power cut.
     let other = try World()
     try other.makePool(meta: try #require(world.disks["meta"]).durable, data: durable)
     try other.activate(1, bytes: 16 * block)
@@ -143,7 +143,7 @@ struct DegradedPoolTests {
     #expect(try other.read("thin1", at: 2 * block, count: 512) == pattern(9, 512))
   }
 
-  @Test("in a pool that is read-only a flush succeeds, but for a device that lost what it was told")
+  @Test("in a read-only pool a flush succeeds, except on a device that lost writes")
   func flushWhenReadOnly() throws {
     let world = try World()
     _ = try world.makeUsedPool()
@@ -158,7 +158,7 @@ struct DegradedPoolTests {
     #expect(try world.perform(.flush, "thin2") == 0)
   }
 
-  @Test("no room below the data is ENOSPC for what needs it, is said once, and costs nothing else")
+  @Test("lack of space below the data is ENOSPC for the writes that need it, and is logged once")
   func noRoomBelow() throws {
     for code in [ENOSPC, EDQUOT, EFBIG] {
       let world = try World()
@@ -183,12 +183,12 @@ struct DegradedPoolTests {
     }
   }
 
-  @Test("without zeroing, zeros that were written stay when something is written beside them")
+  @Test("without zeroing, written zeros stay when a neighbouring sector is written")
   func zerosWithoutZeroing() throws {
     let world = try World()
     try world.makePool(dataBytes: 16 * block, "1 skip_block_zeroing")
     try world.makeThin(1, bytes: 8 * block)
-    // Whoever serves it writes zeros to holes too.
+    // Without this promise a server writes zeros to holes too.
     #expect(world.mapper.find(.name("thin1"))?.holesStayZero == false)
     #expect(try world.write("thin1", at: 0, pattern(1, 2 * block)) == 0)
     #expect(try world.perform(.writeZeroes, "thin1", at: 0, count: 2 * block) == 0)
@@ -198,7 +198,7 @@ struct DegradedPoolTests {
     #expect(try world.read("thin1", at: 0, count: 2 * block) == expected)
   }
 
-  @Test("a message fails when its commit does, and what it asked for has not happened")
+  @Test("a message fails if its commit does, and has no effect then")
   func message() throws {
     let world = try World()
     try world.makePool(dataBytes: 16 * block)
@@ -210,7 +210,7 @@ struct DegradedPoolTests {
     try world.activate(1, bytes: block)
   }
 
-  @Test("what was written is committed after a while though nobody asks for it")
+  @Test("writes are committed after a while without a flush")
   func periodicCommit() throws {
     let world = try World()
     let usual = UserspaceDeviceMapper(loop: world.loop, queue: world.queue, worker: world.worker)
@@ -223,7 +223,7 @@ struct DegradedPoolTests {
     let bytes = pattern(1, 3 * block)
     #expect(try world.write("thin1", at: 512, bytes) == 0)
     world.skip(seconds: 1)
-    world.loop.run(until: { meta.count(.flush) >= flushes + 2 })
+    world.loop.run(within: 600_000_000_000, until: { meta.count(.flush) >= flushes + 2 })
     let other = try World()
     let data = try #require(world.disks["data"])
     try other.makePool(meta: meta.durable, data: data.durable)
@@ -271,7 +271,7 @@ struct DegradedPoolTests {
     }
   }
 
-  @Test("a block that two devices gave up is discarded only when that is committed")
+  @Test("a block that two devices released is discarded only after the commit")
   func sharedDiscard() throws {
     let world = try World()
     let old = try world.makeUsedPool()
@@ -280,7 +280,7 @@ struct DegradedPoolTests {
     #expect(try world.write("thin1", at: 0, pattern(2, 512)) == 0)
     #expect(try world.perform(.discard, "thin2", at: 0, count: block) == 0)
     #expect(world.disks["data"]?.count(.discard) == 1)
-    // The power fails: data is as it is, metadata as of the last flush.
+    // The power fails: data is as it is now, metadata as of the last flush.
     let other = try World()
     let meta = try #require(world.disks["meta"]).durable
     let data = try #require(world.disks["data"]).bytes
@@ -289,7 +289,7 @@ struct DegradedPoolTests {
     #expect(try other.read("thin1", at: 512, count: block - 512) == Array(old[512...]))
   }
 
-  @Test("tables may name devices as the kernel has them, and metadata may be on another device")
+  @Test("tables may name devices by number, and metadata may be on a userspace device")
   func names() throws {
     let world = try World()
     let meta = try world.add("meta", byteCount: 1 << 20)

@@ -10,7 +10,7 @@ import ThinTools
 private let size = 64 * 1024
 private let millisecond: UInt64 = 1_000_000
 
-/// Devices of the target `delay`, by a clock that goes on only when a test says so.
+/// Devices of the target `delay`, with a clock that the test sets.
 @Suite("delay")
 struct DelayTests {
   private let world: World
@@ -32,7 +32,7 @@ struct DelayTests {
   }
 
   @Test(
-    "a line comes back as the kernel printed it",
+    "a line is printed as the kernel prints it",
     arguments: [
       "98:16 0 5", "98:16 0 5 98:16 8 6", "98:16 0 5 98:16 8 6 98:16 16 4294967295",
     ])
@@ -41,14 +41,14 @@ struct DelayTests {
     #expect(try understood(line)?.parameters == parameters)
   }
 
-  @Test("of any words a target is made or refused; one that is made says itself again")
+  @Test("any words make a target or are refused, and a target prints its line unchanged")
   func hostile() {
     var lines = HostileText(
       ["delay 98:16 0 5", "delay 98:16 0 5 98:16 8 6 98:16 16 7"], seed: 20_261_126)
     lines.expectSense(3000)
   }
 
-  @Test("each kind of requests goes to its own device and sector, as late as its line says")
+  @Test("each kind of requests goes to its own device and sector, with its own delay")
   func kinds() throws {
     try make("\(paths[0]) 8 100000 \(paths[1]) 16 200000 \(paths[2]) 24 300000")
     let bytes = pattern(1, 4096)
@@ -98,7 +98,7 @@ struct DelayTests {
     #expect(flush.isDone && world.disks["b"]?.count(.flush) == 1)
   }
 
-  @Test("what is due goes down in the order in which it came, whatever its kind")
+  @Test("requests that are due go down in the order of their arrival, whatever their kind")
   func order() throws {
     try make("\(paths[0]) 0 300000 \(paths[0]) 0 200000 \(paths[0]) 0 100000")
     world.disks["a"]?.isHalted = true
@@ -112,7 +112,7 @@ struct DelayTests {
     world.finish([read, write, flush])
   }
 
-  @Test("suspending sends down at once what waits, and resuming has the next wait again")
+  @Test("suspending sends down waiting requests at once, and after resuming requests wait again")
   func suspend() throws {
     for options in [SuspendOptions.noFlush, []] {
       try make("\(paths[0]) 0 4294967295")
@@ -139,7 +139,7 @@ struct DelayTests {
     }
   }
 
-  @Test("another table takes over at once, and errors come back through the delay")
+  @Test("a new table takes over at once, and errors come back through the delay")
   func errors() throws {
     try make("\(paths[0]) 0 100000")
     world.disks["a"]?.fails = { operation, _ in operation == .read }

@@ -27,7 +27,8 @@ struct DiscardTurnTests {
     return bytes
   }
 
-  /// Discards all of thin device 1; how many blocks are still mapped after the passes of the loop in which
+  /// Discards all of thin device 1. Returns the number of blocks still mapped after each pass of
+  /// the loop in which some were unmapped.
   /// some were unmapped.
   private func discard(_ world: World, _ blocks: Int) throws -> [UInt64] {
     let request = try world.start(.discard, "thin1", count: blocks * block)
@@ -46,7 +47,7 @@ struct DiscardTurnTests {
     let scattered = try World()
     try scattered.makePool(meta: try made(512, step: 2), data: zeros(512 * block))
     try scattered.activate(1, bytes: 1024 * block)
-    // Looking commits, which is no part of a pass.
+    // Querying commits, which is not part of a pass.
     var left = try discard(scattered, 1024)
     #expect(left.count > 6 && left.last == 0, "\(left)")
     #expect(scattered.disks["data"]?.count(.discard) == 512)

@@ -9,10 +9,10 @@ import ThinMetadata
 
 private let block = blockBytes
 
-@Suite("Metadata that is to be written to for the first time")
+@Suite("Checks of metadata before it is written")
 struct DoubtfulMetadataTests {
-  /// A pool of 16 blocks with devices 1 and 2, of which block 0 of each is mapped; `change` may do what
-  /// no pool would.
+  /// A pool of 16 blocks with devices 1 and 2, both with block 0 mapped. `change` may damage it in
+  /// ways that no pool would.
   private func made(_ change: (PoolMetadata) throws -> Void = { _ in }) throws -> [UInt8] {
     let device = MemoryDevice(byteCount: 1 << 20)
     let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
@@ -40,7 +40,7 @@ struct DoubtfulMetadataTests {
     return world
   }
 
-  @Test("what is refused is not written to, and the reason reaches the one who asked")
+  @Test("refused metadata is not written, and the error has the reason")
   func refused() throws {
     let meta = try made()
     let world = try world(.refused(["block 7 is damaged", "do this"]))
@@ -56,7 +56,7 @@ struct DoubtfulMetadataTests {
     #expect(world.disks["meta"]?.count(.write) == 0)
   }
 
-  @Test("metadata is judged once in the life of a pool, and not at all where nothing is written")
+  @Test("metadata is checked once in the life of a pool, and never if nothing is written")
   func once() throws {
     let meta = try made()
     var count = 0
@@ -70,7 +70,7 @@ struct DoubtfulMetadataTests {
     #expect(try count == 1 && world.pool().mode == .readWrite)
   }
 
-  @Test("a pool tells of a clean end only if it was found sound, and nothing has failed since")
+  @Test("a pool reports a clean end only if it was found sound, and nothing has failed since")
   func cleanEnd() throws {
     let meta = try made()
     for (verdict, fails, isClean) in [
@@ -93,11 +93,11 @@ struct DoubtfulMetadataTests {
   }
 
   @Test(
-    "without a check, what lies beyond the data or is counted as free is neither read nor overwritten"
+    "without a check, blocks beyond the data or counted as free are neither read nor overwritten"
   )
   func unchecked() throws {
     let meta = try made { pool in
-      // Block 9 is nobody's, 100 is beyond the end.
+      // Block 9 is free, 100 is beyond the end.
       try pool.insert(1, 1, dataBlock: 9)
       try pool.insert(1, 2, dataBlock: 100)
     }
@@ -112,13 +112,13 @@ struct DoubtfulMetadataTests {
       #expect(try world.write("thin1", at: virtual * block, pattern(6, 512)) == EIO)
     }
     #expect(world.log.contains { $0.contains("counted as free") })
-    // What was mapped before, and what is mapped now, is right, also before it is committed.
+    // Earlier and new mappings are both right, even before the commit.
     #expect(try world.read("thin1", at: 0, count: block) == pattern(5, block))
     #expect(try world.write("thin1", at: 4 * block, pattern(7, 512)) == 0)
     #expect(try world.read("thin1", at: 4 * block, count: 512) == pattern(7, 512))
   }
 
-  @Test("no two roles of pools are on the same bytes, and no origin shows what other volumes hold")
+  @Test("metadata and data of pools never share bytes, and no origin exposes other volumes")
   func roles() throws {
     let world = try World()
     try world.makePool(dataBytes: 16 * block)
@@ -156,7 +156,7 @@ struct DoubtfulMetadataTests {
     }
     #expect(try refusal("thin-pool", "\(other) half 128 0 0")?.contains("half") == true)
     #expect(try refusal("thin", "pool 1 \(other)") == nil)
-    // Parts of one disk that do not overlap are what pools are made of.
+    // Pools are usually made of parts of one disk that do not overlap.
     let disk = try world.add("disk", byteCount: 64 * block)
     try world.create("a", [world.line(2048, "linear", "\(disk) 0")])
     try world.create("b", [world.line(length, "linear", "\(disk) 2048")])
@@ -164,7 +164,7 @@ struct DoubtfulMetadataTests {
     try world.create("c", [world.line(length, "linear", "\(disk) 2047")])
     #expect(try refusal("thin-pool", "a c 128 0 0") != nil)
   }
-  @Test("what a pool holds is not written to past the pool, by tables made before it or after it")
+  @Test("the devices of a pool cannot be written except by the pool, by earlier or later tables")
   func writableBeside() throws {
     let world = try World()
     let length = UInt64(16 * block / 512)
@@ -202,21 +202,21 @@ struct DoubtfulMetadataTests {
       #expect(make(line, isReadOnly: true) == "")
     }
     #expect(make(world.line(8, "linear", "\(disk) \(last + 1)")) == "")
-    // A device that is there already, and gets another table.
+    // An existing device that gets another table.
     try world.create("y", [world.line(8, "linear", "\(other) 0")])
     let line = world.line(8, "linear", "\(disk) 2048")
     #expect(
       fault { () throws(DeviceMapperError) in
         try world.dm.load(.name("y"), [line], readOnly: false)
       }.contains("y would be written"))
-    // What the pool stands on can grow, but not over the other of the two.
+    // The devices below the pool can grow, but not over each other.
     try world.reload("tdata", [world.line(2 * length, "linear", "\(disk) 2048")])
     let over = world.line(length, "linear", "\(disk) 1024")
     #expect(
       fault { () throws(DeviceMapperError) in
         try world.dm.load(.name("tdata"), [over], readOnly: false)
       }.contains("tmeta of pool pool"))
-    // The pool comes last.
+    // The pool is created after the device that overlaps it.
     func makeSecond() -> String {
       make(world.line(length, "thin-pool", "\(spare) \(other) 128 0 0"))
     }

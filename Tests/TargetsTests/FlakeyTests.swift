@@ -9,7 +9,7 @@ import Testing
 
 private let size = 64 * 1024
 
-/// Devices of the target `flakey`, by a clock that goes on only when a test says so.
+/// Devices of the target `flakey`, with a clock that the test sets.
 @Suite("flakey")
 struct FlakeyTests {
   private let world: World
@@ -30,7 +30,7 @@ struct FlakeyTests {
   private var onDisk: [UInt8] { world.disks["disk"]?.bytes ?? [] }
 
   @Test(
-    "a line comes back as the kernel printed it",
+    "a line is printed as the kernel prints it",
     arguments: [
       "98:16 0 1 2 0 ", "98:16 0 0 4294967295 1 error_writes ",
       "98:16 0 1 2 6 drop_writes corrupt_bio_byte 32 r 255 4294967295 ",
@@ -41,7 +41,7 @@ struct FlakeyTests {
     #expect(try understood(line)?.parameters == parameters)
   }
 
-  @Test("of any words a target is made or refused; one that is made says itself again")
+  @Test("any words make a target or are refused, and a target prints its line unchanged")
   func hostile() {
     var lines = HostileText(
       [
@@ -65,7 +65,7 @@ struct FlakeyTests {
       #expect(codes == [0] || codes == [EIO])
       return codes == [0]
     }
-    // Far from where it changes: how long the test itself takes does not matter.
+    // Far from the moments of change, so the duration of the test itself does not matter.
     for (second, expected) in [(0, true), (50, true), (125, false), (200, true), (275, false)] {
       let passed = (world.loop.time - loaded) / World.second
       world.loop.skip(UInt64(second) * World.second - min(passed, UInt64(second)) * World.second)
@@ -74,7 +74,7 @@ struct FlakeyTests {
     #expect(try world.status("f") == "")
   }
 
-  @Test("while it fails all requests end with EIO, and nothing reaches what is below")
+  @Test("while it fails all requests end with EIO, and nothing reaches the device below")
   func failing() throws {
     try make("0 1000000")
     for operation in [BlockOperation.read, .write, .flush, .discard, .writeZeroes] {
@@ -86,7 +86,7 @@ struct FlakeyTests {
     #expect(world.disks["disk"]?.count(.flush) == 0)
   }
 
-  @Test("drop_writes forgets what is written, error_writes refuses it, and both can be read")
+  @Test("drop_writes drops writes, error_writes fails them, and both allow reads")
   func writes() throws {
     for (feature, code) in [("drop_writes", 0), ("error_writes", EIO)] {
       try make("0 1000000 1 \(feature)")
@@ -113,7 +113,7 @@ struct FlakeyTests {
     var expected = bytes
     expected[4096] = 66
     #expect(Array(onDisk[512..<(512 + 8192)]) == expected)
-    // One that is too short for it goes as it came, and so do reads.
+    // A write too short to contain the byte is not changed, and neither are reads.
     #expect(try world.write("f", at: 512, Array(bytes[0..<4096])) == 0)
     #expect(try world.read("f", at: 512, count: 8192) == expected)
     #expect(try world.perform(.flush, "f") == 0)
@@ -131,9 +131,9 @@ struct FlakeyTests {
     #expect(try world.perform(.read, "f", count: 512) == EIO)
   }
 
-  @Test("corruption can be limited to requests that have all of the kernel's flags that are named")
+  @Test("corruption can be limited to requests with certain flags of the kernel")
   func flags() throws {
-    // Writes, synchronous ones, and those that are to be durable (REQ_FUA); REQ_META is no client's.
+    // Writes, synchronous writes, and durable writes (REQ_FUA). No client can send REQ_META.
     for (mask, plain, durable) in [
       (1, true, true), (1 << 11, true, true), (1 << 17 | 1, false, true), (1 << 12, false, false),
     ] {
@@ -147,7 +147,7 @@ struct FlakeyTests {
     }
   }
 
-  @Test("a pool whose metadata cannot be written any more says so, and keeps what was committed")
+  @Test("a pool whose metadata cannot be written reports it, and keeps the committed state")
   func metadata() throws {
     let meta = try world.add("meta", byteCount: 1 << 20)
     try world.create("m", [world.line(2048, "flakey", "\(meta) 0 100 1000000 1 error_writes")])

@@ -8,8 +8,8 @@ import ThinTools
 
 private let block = blockBytes
 
-/// What `contrib/kernel/compare-pools` has found, without a kernel.
-@Suite("What the kernel's pools do, and ours have not always done")
+/// Differences that `contrib/kernel/compare-pools` has found, tested without a kernel.
+@Suite("Behaviour of the kernel's pools that once differed here")
 struct KernelSemanticsTests {
   @Test("a write that waits for space outlives any number of new tables")
   func heldThroughTables() throws {
@@ -30,7 +30,7 @@ struct KernelSemanticsTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
-  @Test("a full pool does not look where an external origin ends")
+  @Test("a full pool ignores the end of an external origin")
   func originOfFullPool() throws {
     let world = try World()
     try world.makePool(dataBytes: 4 * block, "1 error_if_no_space")

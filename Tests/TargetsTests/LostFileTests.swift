@@ -8,9 +8,9 @@ import Testing
 
 private let block = blockBytes
 
-@Suite("Files of a pool that go away or have no space")
+@Suite("Files of a pool that disappear or lack space")
 struct LostFileTests {
-  /// What happens to a file while a pool is on it.
+  /// What happens to a file while a pool uses it.
   enum Loss: CaseIterable {
     case deleted, cut, emptied
 
@@ -39,7 +39,7 @@ struct LostFileTests {
   }
 
   @Test(
-    "once a file is deleted or cut no flush succeeds, and the pool takes no changes",
+    "once a file is deleted or truncated no flush succeeds, and the pool accepts no changes",
     arguments: ["meta", "data"], Loss.allCases)
   func lost(_ name: String, _ loss: Loss) throws {
     for overwrites in [true, false] {
@@ -47,7 +47,7 @@ struct LostFileTests {
       let world = try used(folder)
       loss.strike(folder.file(name), size: name == "meta" ? 1 << 20 : 16 * block)
       let left = loss == .deleted ? nil : try contents(of: folder.file("meta"))
-      // With nothing to commit as well as with a new mapping.
+      // Both without anything to commit and with a new mapping.
       _ = try world.write("thin1", at: overwrites ? 0 : block, pattern(2, block))
       #expect(try world.perform(.flush, "thin1") == EIO)
       #expect(try world.perform(.flush, "thin1") == EIO)
@@ -58,12 +58,12 @@ struct LostFileTests {
       #expect(status == "Fail" || status.contains("needs_check"), "\(status)")
       #expect(world.refusal("create_thin 9") == EOPNOTSUPP)
       world.mapper.removeAll()
-      // Of what is left nothing was changed.
+      // The rest of the file is unchanged.
       if let left { #expect(try contents(of: folder.file("meta")) == left) }
     }
   }
 
-  @Test("a deleted file is readable to the end, and the log says how to keep it")
+  @Test("a deleted file is readable until the end, and the log says how to keep it")
   func readable() throws {
     let folder = try ScratchFolder()
     let world = try used(folder)
@@ -75,7 +75,9 @@ struct LostFileTests {
     #expect(access(String(path), R_OK) == 0)
   }
 
-  @Test("the metadata file has all of its space before anything is written, also when it has grown")
+  @Test(
+    "all space of the metadata file is reserved before anything is written, also after it has grown"
+  )
   func reserved() throws {
     func taken(_ path: String) -> Int {
       var info = stat()

@@ -13,23 +13,24 @@ final class MemoryDisk: BlockDestination, DiskBelow {
     override func endOfPass() { disk.work() }
   }
 
-  /// As it reads now.
+  /// The contents as they read now.
   private(set) var bytes: [UInt8]
-  /// As it would read after a crash.
+  /// The contents as they would read after a crash.
   private(set) var durable: [UInt8]
   private var random: SplitMix64
   private var pending: [RequestPointer] = []
-  /// Requests that wait.
+  /// The number of pending requests.
   var pendingCount: Int { pending.count }
-  /// What they are, in the order in which they came.
+  /// The operations of the pending requests, in order of arrival.
   var pendingOperations: [BlockOperation] { pending.map(\.pointee.operation) }
   private var hook: Hook?
-  /// Decides what fails: the kind of operation and how many of that kind came before it.
+  /// Decides which requests fail, by operation and the number of earlier requests with that
+  /// operation.
   var fails: (BlockOperation, Int) -> Bool = { _, _ in false }
-  /// The error number of requests that fail.
+  /// The error number of failing requests.
   var failure = EIO
   private var counts: [BlockOperation: Int] = [:]
-  /// How many of a kind were carried out, those of metadata included.
+  /// The number of requests with this operation carried out so far, metadata included.
   func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
   /// Of these nothing is carried out.
   var halted: Set<BlockOperation> = []
@@ -53,7 +54,7 @@ final class MemoryDisk: BlockDestination, DiskBelow {
     self.init(loop, bytes: [UInt8](repeating: 0, count: byteCount), seed: seed)
   }
 
-  /// The loop forgets it.
+  /// Removes the disk from the loop.
   func close() {
     if let hook { loop.remove(hook) }
     hook = nil
@@ -64,7 +65,7 @@ final class MemoryDisk: BlockDestination, DiskBelow {
     durable += [UInt8](repeating: 0, count: byteCount - durable.count)
   }
 
-  /// Fills what was never written with something that nobody may ever see.
+  /// Fills unwritten parts with bytes that must never be read.
   func poison() {
     bytes = [UInt8](repeating: 0xee, count: bytes.count)
     durable = bytes
@@ -72,7 +73,7 @@ final class MemoryDisk: BlockDestination, DiskBelow {
 
   override var byteCount: UInt64 { UInt64(bytes.count) }
   override var takesDiscards: Bool { discardLimit > 0 }
-  /// What it takes at once.
+  /// The largest discard, in bytes.
   var discardLimit = UInt64.max
   override var discardMaxBytes: UInt64 { discardLimit }
 
@@ -95,7 +96,7 @@ final class MemoryDisk: BlockDestination, DiskBelow {
     if !ready.isEmpty { loop.passAgain() }
   }
 
-  /// Whether this one fails.
+  /// Whether the next request with this operation fails.
   private func isFailing(_ operation: BlockOperation) -> Bool {
     let number = counts[operation] ?? 0
     counts[operation] = number + 1
@@ -125,7 +126,7 @@ final class MemoryDisk: BlockDestination, DiskBelow {
       }
     case .flush: durable = bytes
     case .discard:
-      // What is discarded may hold anything.
+      // Discarded parts may read as anything.
       fill(offset, request.byteCount, 0xdd)
     case .writeZeroes:
       fill(offset, request.byteCount, 0)
@@ -148,8 +149,8 @@ final class MemoryDisk: BlockDestination, DiskBelow {
     }
   }
 
-  /// What a crash may leave: of what was written since the last flush, any part, in pieces of
-  /// `unit` bytes.
+  /// A possible state after a crash: a random part of the writes since the last flush, in pieces of
+  /// `unit` bytes, has reached the disk.
   func crashed(_ unit: Int, _ random: inout SplitMix64) -> [UInt8] {
     var image = durable
     for at in stride(from: 0, to: bytes.count, by: unit) where Bool.random(using: &random) {

@@ -6,7 +6,7 @@ import Testing
 
 private let block = blockBytes
 
-@Suite("Memory that pools take")
+@Suite("Memory of pools")
 struct MemoryTests {
   @Test(
     "What is known of mappings has a limit for all thin devices together, and still serves each")

@@ -9,7 +9,7 @@ import ThinTools
 
 private let block = 64 * 1024
 
-/// Whether two arrays are the same, quickly in debug builds too.
+/// Whether two arrays are equal; fast in debug builds too.
 private func same(_ left: [UInt8], _ right: [UInt8], _ range: Range<Int>? = nil) -> Bool {
   let range = range ?? 0..<left.count
   guard left.count == right.count else { return false }
@@ -25,7 +25,7 @@ private func same(_ left: [UInt8], _ right: [UInt8], _ range: Range<Int>? = nil)
 private final class Model {
   struct Volume {
     var bytes: [UInt8]
-    /// What the last flush covered.
+    /// The contents at the last flush.
     var flushed: [UInt8]
     /// Sectors changed since then.
     var changed: Set<Int> = []
@@ -65,7 +65,7 @@ private final class Model {
     try load(features: features)
   }
 
-  /// Full pools fail writes here: what waits would wait for ever.
+  /// Makes full pools fail writes at once: a queued write would never end.
   private func load(features: String) throws {
     let all = features == "0" ? "1 error_if_no_space" : "2 no_discard_passdown error_if_no_space"
     try world.reload("pool", [world.poolLine(dataBytes, all)])
@@ -131,20 +131,22 @@ private final class Model {
     let outcome = try world.start(.flush, "thin\(id)")
     world.finish([outcome])
     if outcome.error == 0 { volumes[id]?.wasFlushed() }
-    // A full pool takes a flush for a write to block 0, as the kernel's does.
+    // A full pool treats a flush like a write to block 0, as the kernel does.
     #expect(outcome.error == 0 || outcome.error == ENOSPC)
+  }
+
+  /// A request that changes a volume.
+  private struct Change {
+    var id: Int
+    var range: Range<Int>
+    var value: [UInt8]
+    var isDurable: Bool
+    var isWrite: Bool
+    var outcome: World.Outcome
   }
 
   /// Several requests at once, which do not overlap within a volume unless they read.
   func traffic() throws {
-    struct Change {
-      var id: Int
-      var range: Range<Int>
-      var value: [UInt8]
-      var isDurable: Bool
-      var isWrite: Bool
-      var outcome: World.Outcome
-    }
     var changes: [Change] = []
     var reads: [(id: Int, range: Range<Int>, outcome: World.Outcome)] = []
     let wasFull = try world.pool().mode == .outOfDataSpace
@@ -209,20 +211,23 @@ private final class Model {
       let expected = volumes[id].map { Array($0.bytes[range]) } ?? []
       #expect(same(outcome.bytes, expected), "volume \(id) at \(range)")
     }
-    for change in changes {
-      if change.outcome.error == ENOSPC && change.isWrite {
-        // Some of it may have been written, and nothing else.
-        let now = try read(change.id, change.range)
-        let old = volumes[change.id].map { Array($0.bytes[change.range]) } ?? []
-        for at in stride(from: 0, to: now.count, by: 512) {
-          let sector = at..<(at + 512)
-          #expect(same(now, old, sector) || same(now, change.value, sector))
-        }
-        volumes[change.id]?.change(change.range, now, isDurable: false)
-      } else {
-        #expect(change.outcome.error == 0)
-        volumes[change.id]?.change(change.range, change.value, isDurable: change.isDurable)
+    for change in changes { try settle(change) }
+  }
+
+  /// Checks the result of a change, and applies it to the model.
+  private func settle(_ change: Change) throws {
+    if change.outcome.error == ENOSPC && change.isWrite {
+      // The range holds old and new sectors, and nothing else.
+      let now = try read(change.id, change.range)
+      let old = volumes[change.id].map { Array($0.bytes[change.range]) } ?? []
+      for at in stride(from: 0, to: now.count, by: 512) {
+        let sector = at..<(at + 512)
+        #expect(same(now, old, sector) || same(now, change.value, sector))
       }
+      volumes[change.id]?.change(change.range, now, isDurable: false)
+    } else {
+      #expect(change.outcome.error == 0)
+      volumes[change.id]?.change(change.range, change.value, isDurable: change.isDurable)
     }
   }
 
@@ -236,8 +241,8 @@ private final class Model {
     volumes[id]?.hasOrigin == true && range.upperBound > origin.count
   }
 
-  /// What a volume holds. A full pool fails reads of what is mapped nowhere and beyond the origin, as the
-  /// kernel does; that would be zeros.
+  /// The contents of a volume. A full pool fails reads of unmapped blocks beyond the origin, as the
+  /// kernel does; such blocks count as zeros.
   private func read(_ id: Int, _ range: Range<Int>) throws -> [UInt8] {
     guard isBeyondOrigin(id, range), try world.pool().mode == .outOfDataSpace else {
       return try world.read("thin\(id)", at: range.lowerBound, count: range.count)
@@ -253,7 +258,7 @@ private final class Model {
     return bytes
   }
 
-  /// The power fails now; what was flushed must be there, unless it is being changed.
+  /// Simulates a power cut: flushed data must be there, unless it is being changed.
   func crash(_ touched: [(id: Int, range: Range<Int>)]) throws {
     let meta = try #require(world.disks["meta"]).crashed(4096, &random)
     let data = try #require(world.disks["data"]).crashed(512, &random)

@@ -5,7 +5,7 @@ import Testing
 @Suite("Power cuts and faults under pools in user space", .serialized)
 struct PoolCrashTests {
   @Test(
-    "a power cut at any write costs nothing that was flushed, and shows nobody what was not theirs",
+    "a power cut at any write loses no flushed data, and exposes no other volume's data",
     arguments: PoolCrashTrial.Kind.allCases,
     [UInt64](1...(UInt64(environment("DMTHIN_SEEDS") ?? "") ?? 1)))
   func powerCuts(_ kind: PoolCrashTrial.Kind, _ seed: UInt64) throws {
@@ -15,7 +15,7 @@ struct PoolCrashTests {
   }
 
   @Test(
-    "whatever fails costs the requests that need it, brings the kernel's mode and loses nothing",
+    "any failure affects only the requests that need it, leads to the kernel's mode and loses nothing",
     arguments: PoolFaultTrial.Kind.all)
   func faults(_ kind: PoolFaultTrial.Kind) throws {
     let ground = try TrialGround()

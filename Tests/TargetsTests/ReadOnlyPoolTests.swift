@@ -77,7 +77,7 @@ struct ReadOnlyPoolTests {
   }
 
   @Test(
-    "not a byte is written, whatever is asked for and whatever the table and the metadata say",
+    "nothing is written, whatever the requests, the table and the metadata",
     arguments: ["0", "1 read_only"], [false, true])
   func untouched(_ features: String, _ needsCheck: Bool) throws {
     let (meta, data) = try made(needsCheck: needsCheck)
@@ -92,7 +92,7 @@ struct ReadOnlyPoolTests {
     expectUntouched(world, meta, data)
   }
 
-  @Test("a pool with damaged metadata is read as far as that goes, and not a byte of it changes")
+  @Test("a pool with damaged metadata is read as far as possible, and never changed")
   func damaged() throws {
     let (good, data) = try made(needsCheck: false)
     var meta = good
@@ -119,7 +119,7 @@ struct ReadOnlyPoolTests {
   }
 
   @Test(
-    "what look-ups need is all that has to be there: neither space maps, nor details, nor a whole data disk"
+    "look-ups need neither space maps, nor details, nor the whole data disk"
   )
   func lost() throws {
     let (good, data) = try made(needsCheck: true)
@@ -151,7 +151,7 @@ struct ReadOnlyPoolTests {
     #expect(read.error == EIO)
   }
 
-  @Test("a thin device that the pool does not have is refused in words, with the kernel's number")
+  @Test("a missing thin device is refused with a message, and the kernel's error number")
   func missingDevice() throws {
     let (meta, data) = try made(needsCheck: false)
     let world = try serve(meta, data, "0")

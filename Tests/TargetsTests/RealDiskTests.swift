@@ -18,7 +18,7 @@ struct RealDiskTests {
 
   /// tmpfs refuses O_DIRECT on older kernels, other file systems take it.
   @Test(
-    "a pool on files keeps what was written, shares it, and gives space back",
+    "a pool on files keeps data, shares it, and frees space",
     arguments: [nil, "/dev/shm"])
   func files(_ base: String?) throws {
     if let base, access(base, W_OK) != 0 { return }
@@ -44,7 +44,7 @@ struct RealDiskTests {
       #expect(try world.write("thin1", at: block + 512, change) == 0)
       #expect(try world.perform(.flush, "thin1") == 0)
       #expect(taken(data) == 10)
-      // Nobody else gets the files meanwhile.
+      // The files cannot be opened a second time meanwhile.
       let other = try World(onFiles: true)
       #expect(throws: DeviceMapperError(.create, device: "pool", code: EBUSY).self) {
         do throws(DeviceMapperError) {
@@ -61,7 +61,7 @@ struct RealDiskTests {
     #expect(try world.read("thin1", at: 0, count: 10 * block) == new + zeros(block))
     #expect(try world.read("thin2", at: 0, count: 10 * block) == old + zeros(block))
     #expect(try world.perform(.discard, "thin2", at: 0, count: 4 * block) == 0)
-    // Block 1 is nobody's any more.
+    // Block 1 is free now.
     #expect(taken(data) == 9)
     #expect(try world.perform(.writeZeroes, "thin1", at: 0, count: 2 * block) == 0)
     #expect(taken(data) == 7)

@@ -6,14 +6,14 @@ import Targets
 import TestSupport
 import Testing
 
-/// What a sector of a device is, by a computation of its own.
+/// Where a sector of a device is, computed independently of the targets.
 private enum Place: Equatable {
   case file(Int, sector: Int)
   case zero
   case error
 }
 
-/// A random table of linear, striped, zero and error, and what it means sector by sector.
+/// A random table of linear, striped, zero and error targets, and the place of each sector.
 private struct Layout {
   static let sectors = 192
   static let fileSectors = 128
@@ -101,7 +101,7 @@ private final class TableModel {
     try world.create("top", [world.line(UInt64(Layout.sectors - 8), "linear", "volume 8")])
   }
 
-  /// Sends requests that do not touch what each other touches, were `layout` the table.
+  /// Sends requests that do not overlap each other under the table `layout`.
   private func sendSome(_ layout: Layout) throws {
     var touched: Set<Int> = []
     for _ in 0..<Int.random(in: 1...8, using: &random) {
@@ -109,7 +109,7 @@ private final class TableModel {
         .read, .read, .read, .write, .write, .write, .flush, .discard, .writeZeroes,
       ]
       let operation = operations.randomElement(using: &random) ?? .flush
-      // Whether the upper device takes discards was settled when it was made.
+      // Whether the upper device takes discards was decided at its creation.
       let above = operation != .discard && Bool.random(using: &random) ? 8 : 0
       let first = Int.random(in: above..<Layout.sectors, using: &random)
       let count = Int.random(in: 1...min(48, Layout.sectors - first), using: &random)
@@ -135,7 +135,7 @@ private final class TableModel {
     #expect(sent.allSatisfy { !$0.outcome.isDone })
   }
 
-  /// Waits for what was sent, and compares it with the model under `layout`.
+  /// Waits for the sent requests, and compares the results with the model under `layout`.
   private func compare(_ layout: Layout) {
     world.finish(sent.map(\.outcome))
     for one in sent {
@@ -172,7 +172,7 @@ private final class TableModel {
   func step() throws {
     switch Int.random(in: 0..<8, using: &random) {
     case 0:
-      // What is on its way when the table changes still goes by the old one.
+      // Requests in flight when the table changes still use the old table.
       let new = Layout(files, from: &random)
       try load(new.lines)
       try sendSome(layout)
@@ -180,7 +180,7 @@ private final class TableModel {
       compare(layout)
       layout = new
     case 1:
-      // What comes while it is suspended goes by the new one.
+      // Requests that arrive while the device is suspended use the new table.
       let new = Layout(files, from: &random)
       let isEarly = Bool.random(using: &random)
       if isEarly { try load(new.lines) }
@@ -192,7 +192,7 @@ private final class TableModel {
       try resume()
       compare(layout)
     case 2:
-      // A table that does not fit leaves the old one, and the device suspended.
+      // A table that does not fit is refused: the old one stays, and the device stays suspended.
       try load([
         world.line(UInt64(Layout.sectors), "linear", "\(files[0]) \(Layout.fileSectors)")
       ])
@@ -217,7 +217,7 @@ private final class TableModel {
 @Suite("Tables over files")
 struct TableModelTests {
   @Test(
-    "random I/O over random tables, swapped and suspended meanwhile, is that of a model of bytes",
+    "random I/O over random tables, swapped and suspended meanwhile, equals a model of bytes",
     arguments: [UInt64](1...4))
   func random(seed: UInt64) throws {
     let model = try TableModel(seed: seed)

@@ -4,8 +4,8 @@ import Simulation
 import Targets
 import Testing
 
-/// What the kernel prints, by type; the rig's test has what it prints just now. Outside of the suite,
-/// whose macros need it before the suite has a type.
+/// What the kernel prints, by type; the rig's test compares with the running kernel. It is outside
+/// of the suite because the suite's macros need it before the suite's type exists.
 private enum KernelPrints {
   static let tables = [
     "0 16 linear 98:16 8", "8 16 linear 98:16 18446744073709551615", "0 16 zero ", "0 16 error ",
@@ -27,7 +27,7 @@ private enum KernelPrints {
   ]
 }
 
-/// Understands a line of any type that there is a grammar for; nil for others.
+/// Parses a line of any type that has a grammar; nil for other types.
 func understood(_ line: TableLine) throws(TargetError) -> (any TargetGrammar)? {
   switch line.type {
   case SnapshotTarget.type, SnapshotTarget.mergeType: try SnapshotTarget(line)
@@ -38,7 +38,7 @@ func understood(_ line: TableLine) throws(TargetError) -> (any TargetGrammar)? {
 }
 
 extension HostileText {
-  /// Whatever a line is, it is taken or refused with words; one that is taken says itself again.
+  /// Every line is either accepted or refused with a message. An accepted line prints as it was.
   mutating func expectSense(_ count: Int) {
     var taken: [String: Int] = [:]
     for _ in 0..<count {
@@ -58,7 +58,7 @@ extension HostileText {
       let again = try? understood(printed)
       #expect(again.map { AnyHashable($0) } == target.map { AnyHashable($0) }, "\(line)")
     }
-    // Enough of each type got through for this to mean something.
+    // Enough lines of each type were accepted for the test to mean something.
     for line in sound {
       let type = String(line.prefix { $0 != " " })
       #expect(taken[type, default: 0] > 5, "\(type)")
@@ -68,21 +68,21 @@ extension HostileText {
 
 @Suite("Lines of tables")
 struct TargetLineTests {
-  @Test("a line of a table comes back as the kernel printed it", arguments: KernelPrints.tables)
+  @Test("a line of a table is printed as the kernel prints it", arguments: KernelPrints.tables)
   func tables(_ text: String) throws {
     let line = try #require(try TableText.parse(text).first)
     let target = try #require(try understood(line))
     #expect(target.parameters == line.parameters)
   }
 
-  @Test("every type has a name of its own")
+  @Test("every type has a unique name")
   func names() {
     #expect(Set(TargetType.all.map(\.name)).count == TargetType.all.count)
     for type in TargetType.all { #expect(TargetType.named(type.name) === type) }
     #expect(TargetType.named("nosuch") == nil)
   }
 
-  @Test("of any words a target is made or refused; one that is made says itself again")
+  @Test("any words make a target or are refused, and a target prints its line unchanged")
   func hostile() {
     var lines = HostileText(
       [
@@ -99,7 +99,7 @@ struct TargetLineTests {
     lines.expectSense(15_000)
   }
 
-  @Test("a table is one user of a device, however often its lines name it")
+  @Test("a table counts as one user of a device, however often its lines name it")
   func openCounts() throws {
     let world = try World()
     let disk = try world.add("disk", byteCount: 1 << 20)
@@ -112,7 +112,7 @@ struct TargetLineTests {
     #expect(try openCount() == 2)
     try world.resume("s")
     #expect(try openCount() == 1)
-    // Refused when all its targets are made already.
+    // The table is refused after all its targets were made.
     #expect(throws: DeviceMapperError.self) {
       try world.create("t", [twice, world.line(8, "linear", "below 2048", start: 1024)])
     }
@@ -123,7 +123,7 @@ struct TargetLineTests {
   }
 
   @Test(
-    "what is neither a path nor a device is ENXIO where the kernel takes it for a number, or ENODEV"
+    "a word that is neither a path nor a device is ENXIO if the kernel takes it for a number, else ENODEV"
   )
   func missingDevices() throws {
     let world = try World()

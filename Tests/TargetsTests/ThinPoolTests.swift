@@ -11,7 +11,7 @@ private let block = blockBytes
 
 @Suite("Thin pools in user space")
 struct ThinPoolTests {
-  @Test("what was written is read, the rest of its block and of the device is zeros")
+  @Test("written data is read back, the rest of the block and of the device reads as zeros")
   func provisioning() throws {
     let world = try World()
     try world.makePool(dataBytes: 64 * block)
@@ -42,7 +42,7 @@ struct ThinPoolTests {
     #expect(try world.pool().data.used == 1)
   }
 
-  @Test("a snapshot keeps what was, and both sides change on their own")
+  @Test("a snapshot keeps the former content, and both sides change independently")
   func snapshots() throws {
     let world = try World()
     try world.makePool(dataBytes: 64 * block)
@@ -65,7 +65,7 @@ struct ThinPoolTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
-  @Test("a full pool holds writes back, and they go on when it has grown")
+  @Test("a full pool queues writes, and they continue when it has grown")
   func queueing() throws {
     let world = try World()
     try world.makeFullPool()
@@ -80,7 +80,7 @@ struct ThinPoolTests {
     #expect(try world.read("thin1", at: 8 * block, count: 4 * kib) == pattern(6, 4 * kib))
   }
 
-  @Test("a full pool fails writes with ENOSPC where its table says so, or after the timeout")
+  @Test("a full pool fails writes with ENOSPC if its table says so, or after the timeout")
   func noSpace() throws {
     let world = try World()
     try world.makePool(dataBytes: 4 * block, "1 error_if_no_space", lowWater: 2)
@@ -108,7 +108,7 @@ struct ThinPoolTests {
     #expect(try other.pool().mode == .outOfDataSpace)
   }
 
-  @Test("a failed metadata write makes the pool read-only and asks for a check")
+  @Test("a failed metadata write makes the pool read-only and sets its needs-check flag")
   func metadataFailure() throws {
     let world = try World()
     try world.makePool(dataBytes: 16 * block)
@@ -130,7 +130,7 @@ struct ThinPoolTests {
     #expect(report.isClean && report.needsCheck, "\(report.findings)")
   }
 
-  @Test("an external origin shows through where nothing was written, up to its end")
+  @Test("an external origin is read where nothing was written, up to its end")
   func externalOrigin() throws {
     let world = try World()
     try world.makePool(dataBytes: 64 * block)
@@ -177,7 +177,7 @@ struct ThinPoolTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
-  @Test("suspending a thin device without flush takes back writes that wait for space")
+  @Test("suspending a thin device without flush returns writes that wait for space")
   func suspendHeld() throws {
     let world = try World()
     try world.makeFullPool()

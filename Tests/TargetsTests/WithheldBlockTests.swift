@@ -7,14 +7,14 @@ import ThinTools
 
 private let block = blockBytes
 
-@Suite("Data blocks between their owners")
+@Suite("Withheld data blocks")
 struct WithheldBlockTests {
   private func crashed(_ world: World) throws -> CheckReport {
     try World.check(try #require(world.disks["meta"]).durable)
   }
 
   @Test(
-    "a block whose discard is under way is nobody's, over commits, and a crash leaves no leak",
+    "a block is not allocated while it is being discarded, across commits, and a crash leaves no leak",
     arguments: [false, true])
   func discards(_ isShared: Bool) throws {
     let world = try World()
@@ -53,7 +53,8 @@ struct WithheldBlockTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
-  @Test("a block that a metadata snapshot gives up while it is being discarded is nobody's yet")
+  @Test(
+    "a block that a metadata snapshot releases while it is being discarded is not allocated yet")
   func metadataSnapshot() throws {
     let world = try World()
     try world.makePool(dataBytes: 2 * block, "1 error_if_no_space")
@@ -108,7 +109,7 @@ struct WithheldBlockTests {
     #expect(report.isClean, "\(report.findings)")
   }
 
-  @Test("a discard that fails half way ends once, when what it passed down has ended")
+  @Test("a discard that fails halfway ends once, when the parts passed down have ended")
   func failureHalfWay() throws {
     var ends = 0
     for failing in 0..<40 {

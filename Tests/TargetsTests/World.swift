@@ -21,14 +21,14 @@ final class World {
   var disks: [String: MemoryDisk] = [:]
   private let requests = RequestPool()
   static let second: UInt64 = 1_000_000_000
-  /// A command or request that does not end would keep the test run for ever.
+  /// Stops a test whose command or request does not end.
   private let watchdog = LoopTimer {
     fatalError("'\(Test.current?.name ?? "a test")' waits for something that does not end")
   }
-  /// What the kernel would have logged.
+  /// The messages of the target drivers, which the kernel would have logged.
   var log: [String] = []
 
-  /// - Parameter onFiles: disks are what their paths lead to.
+  /// - Parameter onFiles: open the disks at their paths instead of memory disks.
   init(onFiles: Bool = false) throws {
     loop = try EventLoop()
     queue = try IOQueue(loop)
@@ -37,7 +37,7 @@ final class World {
     dm = UserspaceBackend(mapper, loop: loop)
     folder = try ScratchFolder()
     mapper.log = { [unowned self] in log.append($0) }
-    // A busy machine brings no commit that a test does not ask for.
+    // An interval so long that no commit happens unless the test asks for it.
     mapper.commitIntervalNanoseconds = 3600 * Self.second
     loop.set(watchdog, after: 1800 * Self.second)
     if onFiles { return }
@@ -58,7 +58,7 @@ final class World {
     worker.close()
   }
 
-  /// Adds a disk; tables call it by the path that is returned.
+  /// Adds a disk, and returns the path by which tables name it.
   @discardableResult
   func add(_ name: String, _ disk: MemoryDisk) throws -> String {
     disks[name] = disk
@@ -107,13 +107,13 @@ final class World {
     try create("pool", [poolLine(data.count, features)])
   }
 
-  /// The data disk grows, and with it the pool.
+  /// Grows the data disk, and the pool with it.
   func growPool(to dataBytes: Int) throws {
     disks["data"]?.grow(to: dataBytes)
     try reload("pool", [poolLine(dataBytes)])
   }
 
-  /// Gives a device another table.
+  /// Loads another table for a device, and resumes it.
   func reload(_ name: String, _ table: [TableLine]) throws {
     try dm.load(.name(name), table, readOnly: false)
     try resume(name)
@@ -121,7 +121,8 @@ final class World {
 
   func resume(_ name: String) throws { try dm.resume(.name(name), [], node: NodeOptions()) }
 
-  /// A pool of 16 data blocks, and thin device 1 of 8, whose first block is written; what it has.
+  /// Makes a pool of 16 data blocks, and thin device 1 of 8 blocks with the first one written.
+  /// Returns the contents of that block.
   func makeUsedPool(metaBytes: Int = 1 << 20) throws -> [UInt8] {
     try makePool(metaBytes: metaBytes, dataBytes: 16 * blockBytes)
     try makeThin(1, bytes: 8 * blockBytes)
@@ -130,7 +131,8 @@ final class World {
     return bytes
   }
 
-  /// A pool of four data blocks, all of them taken by the first four of thin device 1, which has 16.
+  /// A pool of four data blocks, all mapped as the first four blocks of thin device 1, which has
+  /// 16.
   func makeFullPool() throws {
     try makePool(dataBytes: 4 * blockBytes)
     try makeThin(1, bytes: 16 * blockBytes)
@@ -141,7 +143,7 @@ final class World {
     _ = try dm.message(.name("pool"), sector: 0, text)
   }
 
-  /// The error number that a message gets, which has to come with a sentence; nil where it succeeds.
+  /// The error number for a message, nil if it succeeds. An error has to come with an explanation.
   func refusal(_ text: String) -> Int32? {
     do throws(DeviceMapperError) {
       _ = try dm.message(.name("pool"), sector: 0, text)
@@ -209,7 +211,7 @@ final class World {
     }
   }
 
-  /// Begins a request of a device.
+  /// Starts a request to a device.
   func start(
     _ operation: BlockOperation, _ device: String, at offset: Int = 0, count: Int = 0,
     _ bytes: [UInt8] = [], flags: BlockFlags = []
@@ -228,19 +230,20 @@ final class World {
   }
 
   func finish(_ outcomes: [Outcome]) {
-    loop.run(until: { outcomes.allSatisfy(\.isDone) })
+    loop.run(within: 600_000_000_000, until: { outcomes.allSatisfy(\.isDone) })
+    #expect(outcomes.allSatisfy(\.isDone), "a request does not end")
   }
 
-  /// Runs the loop for some passes, which do not wait.
+  /// Runs some passes of the loop, without waiting.
   func passes(_ count: Int = 200) { for _ in 0..<count { loop.pass() } }
 
-  /// Has it be some seconds later.
+  /// Lets some seconds pass.
   func skip(seconds: UInt64) {
     loop.skip(seconds * Self.second)
     loop.pass()
   }
 
-  /// Does a request; the error number.
+  /// Performs a request. Returns its error number.
   @discardableResult
   func perform(
     _ operation: BlockOperation, _ device: String, at offset: Int = 0, count: Int = 0,
@@ -264,7 +267,7 @@ final class World {
 
   // MARK: - Afterwards
 
-  /// Takes everything down, and checks what is on the metadata disk.
+  /// Removes all devices, and checks the metadata disk.
   func checkedAtEnd() throws -> CheckReport {
     mapper.removeAll()
     #expect(try dm.list().isEmpty)
@@ -283,7 +286,7 @@ final class World {
 /// Bytes of a data block of `World.makePool`.
 let blockBytes = 64 * 1024
 
-/// `count` bytes that tell where they come from.
+/// `count` pseudorandom bytes that depend on `seed` only.
 func pattern(_ seed: Int, _ count: Int) -> [UInt8] {
   var random = SplitMix64(seed: UInt64(seed) &+ 77)
   var bytes = [UInt8](repeating: 0, count: count)

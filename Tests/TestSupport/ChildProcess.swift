@@ -1,7 +1,7 @@
 import CDMThin
 import Glibc
 
-/// How a program ended and what it said.
+/// The exit status of a program and its output.
 public struct ProcessResult: Sendable {
   /// Exit status, or 128 and the number of the signal that ended it.
   public var status: Int32
@@ -9,20 +9,37 @@ public struct ProcessResult: Sendable {
   public var output: [UInt8]
   /// Standard error.
   public var errors: String
-  /// From start to end.
+  /// The run time.
   public var seconds: Double
-  /// Largest resident memory that was seen, looking every millisecond.
+  /// The largest resident memory, sampled every millisecond.
   public var peakKiB: Int
 
   /// Standard output as text.
   public var text: String { String(decoding: output, as: UTF8.self) }
 }
 
-/// Runs a program to its end.
+/// A program that did not end within its time limit, and was killed.
+public struct NoEnd: Error, Equatable, CustomStringConvertible {
+  /// Its path and its arguments.
+  public let arguments: [String]
+  /// The time limit in seconds.
+  public let limit: Double
+
+  /// One line for the log.
+  public var description: String {
+    "'\(arguments.joined(separator: " "))' has not ended after \(limit) seconds"
+  }
+}
+
+/// Runs a program and waits for its end.
 /// - Parameters:
 ///   - arguments: the program's path and its arguments.
-///   - output: a file for standard output in place of memory; it must exist.
-public func run(_ arguments: [String], output: String? = nil) throws -> ProcessResult {
+///   - output: a file for standard output, instead of memory; it must exist.
+///   - limit: the time limit in seconds, after which the program is killed.
+/// - Throws: `MissingRequirement` if it cannot be started, `NoEnd` after the time limit.
+public func run(_ arguments: [String], output: String? = nil, limit: Double = 1200) throws
+  -> ProcessResult
+{
   let outputFile =
     try output.map { path in
       let fd = open(path, O_WRONLY | O_CLOEXEC)
@@ -40,12 +57,12 @@ public func run(_ arguments: [String], output: String? = nil) throws -> ProcessR
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
   posix_spawn_file_actions_adddup2(&actions, outputFile, 1)
   posix_spawn_file_actions_adddup2(&actions, errorFile, 2)
-  // Whatever a test that runs at the same time has open is not the child's.
+  // The child does not get descriptors of tests that run at the same time.
   _ = dmthin_spawn_close_from(&actions, 3)
   var words = arguments.map { strdup($0) }
   words.append(nil)
   defer { for word in words { free(word) } }
-  // Signals as a shell would leave them, whatever the test runner ignores.
+  // Default signals, as from a shell, whatever the test runner ignores.
   var attributes = posix_spawnattr_t()
   posix_spawnattr_init(&attributes)
   defer { posix_spawnattr_destroy(&attributes) }
@@ -68,6 +85,11 @@ public func run(_ arguments: [String], output: String? = nil) throws -> ProcessR
     peak = max(peak, residentPeakKiB(child))
     let n = waitpid(child, &state, WNOHANG)
     if n == child || (n < 0 && errno != EINTR) { break }
+    if now() - start > limit {
+      kill(child, SIGKILL)
+      waitpid(child, &state, 0)
+      throw NoEnd(arguments: arguments, limit: limit)
+    }
     usleep(pause)
     pause = min(1000, pause * 2)
   }
@@ -78,11 +100,10 @@ public func run(_ arguments: [String], output: String? = nil) throws -> ProcessR
     peakKiB: peak)
 }
 
-/// Runs a line of the shell to its end.
+/// Runs a shell command and waits for its end.
 public func shell(_ line: String) throws -> ProcessResult { try run(["/bin/bash", "-c", line]) }
 
-// `ru_maxrss` would count the pages of this process, which the child has until it is another
-// program.
+// `ru_maxrss` would include the pages of this process, which the child has until it calls exec.
 private func residentPeakKiB(_ child: pid_t) -> Int {
   let fd = open("/proc/\(child)/status", O_RDONLY | O_CLOEXEC)
   guard fd >= 0 else { return 0 }
@@ -91,7 +112,7 @@ private func residentPeakKiB(_ child: pid_t) -> Int {
   let n = read(fd, &bytes, bytes.count)
   guard n > 0 else { return 0 }
   let lines = String(decoding: bytes[..<n], as: UTF8.self).split(separator: "\n")
-  // The name tells this process, before it becomes another, from the child.
+  // Before exec, the name shows that the child is still this process.
   guard let name = lines.first, !name.contains("xctest"), !name.contains("PackageTest"),
     let line = lines.first(where: { $0.hasPrefix("VmHWM:") })
   else { return 0 }

@@ -40,8 +40,8 @@ extension MemoryDevice {
     BlockHeader.seal(bytes, number: block, kind: .btreeNode)
   }
 
-  /// The entries of a node whose values are eight bytes, and whether it is a leaf; read without
-  /// the engine.
+  /// Reads the entries of a node with values of eight bytes, and whether it is a leaf, without the
+  /// engine.
   public func nodeEntries(_ block: UInt64) -> (isLeaf: Bool, entries: [NodeEntry]) {
     let bytes = peek(block)
     let count = Int(bytes.load(fromByteOffset: 16, as: UInt32.self))
@@ -53,8 +53,8 @@ extension MemoryDevice {
     return (bytes.load(fromByteOffset: 4, as: UInt32.self) == 2, entries)
   }
 
-  /// Changes some bytes of a block and makes the checksum right, so that only the contents can
-  /// give the change away. The block's number stays as `change` leaves it.
+  /// Changes bytes of a block and corrects the checksum, so that only the content shows the change.
+  /// The block's number stays as `change` leaves it.
   public func change(
     _ block: UInt64, _ kind: BlockKind, _ change: (UnsafeMutableRawBufferPointer) -> Void
   ) {
@@ -63,7 +63,7 @@ extension MemoryDevice {
     BlockHeader.reseal(bytes, kind: kind)
   }
 
-  /// Changes the superblock and makes its checksum right.
+  /// Changes the superblock and corrects its checksum.
   public func changeSuperblock(_ change: (inout Superblock) -> Void) {
     self.change(0, .superblock) { bytes in
       var superblock = Superblock(decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)))
@@ -72,6 +72,6 @@ extension MemoryDevice {
     }
   }
 
-  /// The superblock, whatever it says.
+  /// The decoded superblock, valid or not.
   public var superblock: Superblock { Superblock(decoding: RawSpan(_unsafeBytes: peek(0))) }
 }

@@ -1,7 +1,7 @@
 import Glibc
 
-/// Something that a test needs and this machine lacks. Thrown, so that the test fails: a test that
-/// is passed over in silence proves nothing.
+/// A requirement that this machine lacks. Thrown so that the test fails: a silently skipped test
+/// proves nothing.
 public struct MissingRequirement: Error, CustomStringConvertible {
   /// What is missing and how to get it.
   public let description: String
@@ -17,7 +17,7 @@ public enum Repository {
 
 /// Metadata that the kernel made, one file per script in `contrib/kernel/pools`.
 public enum Pools {
-  /// Every pool, found or not.
+  /// The names of all pools, whether they exist or not.
   public static let names: [String] = {
     paths(matching: "\(Repository.root)/contrib/kernel/pools/*.sh").compactMap { path in
       path.split(separator: "/").last.map { String($0.dropLast(".sh".count)) }
@@ -52,10 +52,10 @@ public enum Pools {
 
 /// The programs under test.
 public enum Tools {
-  /// A folder with a link per tool, under the names of the field.
+  /// A folder with a link per tool, under the traditional names.
   public static let folder: Result<String, MissingRequirement> = {
     if let folder = environment("DMTHIN_TOOLS") { return .success(folder) }
-    // The program is built into the folder of the tests.
+    // The program is built into the tests' folder.
     guard let tests = resolved("/proc/self/exe") else {
       return .failure(MissingRequirement("no /proc; set DMTHIN_TOOLS"))
     }
@@ -114,8 +114,8 @@ public func environment(_ name: String) -> String? {
   return String(cString: value)
 }
 
-/// The seed of a random test: `DMTHIN_SEED`, or a new one. Printed, so that a failure can be
-/// repeated.
+/// The seed of a random test: `DMTHIN_SEED`, or a random one. It is printed, so that a failure can
+/// be repeated.
 public func seed(_ test: String = #function) -> UInt64 {
   let seed = environment("DMTHIN_SEED").flatMap { UInt64($0) } ?? .random(in: 0..<1_000_000_000)
   print("\(test): DMTHIN_SEED=\(seed)")

@@ -1,7 +1,7 @@
 import Glibc
 import Simulation
 
-/// A folder that is removed, with what is in it, when the object goes.
+/// A folder that is removed, with its content, when the object is freed.
 public final class ScratchFolder {
   private let folder: TemporaryFolder
   /// The folder.
@@ -20,7 +20,7 @@ public final class ScratchFolder {
     try file(name, bytes: Array(text.utf8))
   }
 
-  /// A file with `bytes`, made `size` bytes long where that is given.
+  /// A file with `bytes`, extended to `size` bytes if that is given.
   public func file(_ name: String, bytes: [UInt8], size: UInt64? = nil) throws -> String {
     let path = file(name)
     let fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)

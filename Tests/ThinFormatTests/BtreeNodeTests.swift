@@ -6,7 +6,7 @@ import Testing
 @testable import ThinFormat
 
 @Suite struct BtreeNodeTests {
-  @Test("nodes have room for what the kernel gives them room for")
+  @Test("nodes have room for as many entries as in the kernel")
   func room() {
     let rows: [(kind: TreeKind, valueSize: Int, entriesMax: Int, values: Int, third: Int)] = [
       (.devices, 8, 252, 2048, 84), (.mappings, 8, 252, 2048, 84), (.details, 24, 126, 1040, 42),
@@ -44,7 +44,7 @@ import Testing
       fault(of: leaf, leafValueSize: valueSize) == .keyOrder(entry: 1, previous: .max, found: 20))
   }
 
-  @Test("keys compare as unsigned numbers, and what lies beyond the entries is not looked at")
+  @Test("keys compare as unsigned numbers, and unused slots are ignored")
   func keyRange() {
     let leaf = node(count: 3, valueSize: 8)
     setKey(leaf, 2, .max)
@@ -79,7 +79,7 @@ import Testing
     }
   }
 
-  @Test("entries are read from where they are written")
+  @Test("entries are read from their places")
   func entries() throws {
     let leaf = node(count: 252, valueSize: 8)
     for i in 0..<252 {

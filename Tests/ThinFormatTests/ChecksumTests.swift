@@ -32,7 +32,7 @@ import Testing
     #expect(crc ^ .max == 0xE306_9283)
   }
 
-  @Test("a sealed block is sound as what it is and nowhere else", arguments: BlockKind.allCases)
+  @Test("a sealed block is sound only for its kind and number", arguments: BlockKind.allCases)
   func sealed(_ kind: BlockKind) throws {
     var random = SplitMix64(seed: seed())
     let sealed = block(randomBytes(Limits.blockBytes, &random))
@@ -49,7 +49,7 @@ import Testing
     }
   }
 
-  @Test("a sealed block with any one bit turned over is refused", arguments: BlockKind.allCases)
+  @Test("a sealed block with any one bit inverted is refused", arguments: BlockKind.allCases)
   func flipped(_ kind: BlockKind) {
     var random = SplitMix64(seed: seed())
     let sealed = block(randomBytes(Limits.blockBytes, &random))
@@ -64,7 +64,7 @@ import Testing
   }
 
   /// What the kernel writes when it formats 1024 blocks.
-  @Test("blocks that the kernel formats get the kernel's checksums")
+  @Test("blocks formatted by the kernel get the kernel's checksums")
   func formatted() {
     func checksum(_ block: AlignedBuffer) -> UInt32 {
       RecordView<BlockHeader>(block.span)[BlockHeader.checksum]

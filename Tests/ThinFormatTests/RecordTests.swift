@@ -28,7 +28,7 @@ import Testing
     }
   }
 
-  @Test("fields leave no byte between them where the format has none to spare")
+  @Test("fields are contiguous if the format has no unused bytes")
   func gapless() {
     for record in Self.records
     where ["header", "space map root", "index entry", "details"]

@@ -17,7 +17,7 @@ import Testing
     }
   }
 
-  @Test("a bitmap that the kernel wrote has the counts that it is known to have")
+  @Test("a bitmap written by the kernel has the known counts")
   func kernelBitmap() {
     // Blocks 0, 2 and 5 to 12 of a new pool after its first resume.
     let bitmap = AlignedBuffer(count: Limits.blockBytes)
@@ -39,7 +39,7 @@ import Testing
     #expect(bitmap.bytes[..<16].allSatisfy { $0 == 0 })
   }
 
-  @Test("a map has a bitmap for every 16,320 blocks begun, whatever the number")
+  @Test("a map has a bitmap for every 16,320 blocks, rounded up")
   func bitmapCount() {
     for (blocks, count): (UInt64, UInt64) in [
       (0, 0), (1, 1), (16319, 1), (16320, 1), (16321, 2), (4_161_600, 255), (4_161_601, 256),

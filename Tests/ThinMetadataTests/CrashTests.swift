@@ -31,13 +31,13 @@ import Testing
   }
 
   @Test(
-    "a failed read, write or flush leaves the last commit, to which an abort leads back",
+    "after a failed read, write or flush, an abort goes back to the last commit",
     arguments: PoolOperation.allCases)
   func faults(_ operation: PoolOperation) throws {
     var count = 0
     let first = seed("faults(\(operation))")
     for n in UInt64(0)..<2 { count += try FaultTrial(operation, seed: first + n).run() }
-    // A discard may find nothing to do; the commit fails all the same.
+    // A discard may find nothing to do; the commit still fails.
     #expect(count >= 8)
   }
 }

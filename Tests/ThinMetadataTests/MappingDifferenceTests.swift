@@ -160,7 +160,7 @@ private struct Family {
     return result
   }
 
-  @Test("differences are those of dictionaries, for any two of a family of snapshots")
+  @Test("differences equal those of dictionaries, for any two of a family of snapshots")
   func model() throws {
     let first = seed()
     for number in 0..<8 {
@@ -194,7 +194,7 @@ private struct Family {
         || a.kind != .leftOnly && a.right + a.length != b.right)
   }
 
-  @Test("of two large trees that differ in one place, hardly more than that place is read")
+  @Test("for two large trees that differ in one place, little more than that place is read")
   func reads() throws {
     let device = MemoryDevice(byteCount: 4096 * 4096)
     let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
@@ -217,7 +217,7 @@ private struct Family {
     #expect(equal.blocksRead <= 8)
   }
 
-  @Test("a caller that has seen enough is called no more")
+  @Test("iteration stops when the caller returns false")
   func stops() throws {
     let family = try Family(seed: 3)
     let view = try MetadataView(family.device, source: .current)
@@ -232,7 +232,7 @@ private struct Family {
     #expect(calls == 3)
   }
 
-  @Test("damaged trees end in a fault that names the tree, whatever is damaged")
+  @Test("any damage to trees leads to a fault that names the tree")
   func damage() throws {
     let first = seed()
     var random = SplitMix64(seed: first)

@@ -14,7 +14,7 @@ import Testing
     return run.tally
   }
 
-  @Test("a pool answers and commits as a model of dictionaries does")
+  @Test("a pool answers and commits like a model of dictionaries")
   func usual() throws {
     let tally = try run(5000)
     for name in ["snapshot", "delete", "discard", "discard passed down", "reserve", "release"] {

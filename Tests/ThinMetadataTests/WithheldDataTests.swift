@@ -49,7 +49,9 @@ struct WithheldDataTests {
     #expect(try check(device).isClean)
   }
 
-  @Test("a block that is withheld before its last reference goes stays withheld, also by an abort")
+  @Test(
+    "a block that is withheld before its last reference is dropped stays withheld, also after an abort"
+  )
   func withholding() throws {
     let (_, pool) = try pool(2)
     for block in 0..<2 as Range<UInt64> {

@@ -7,7 +7,7 @@ import Testing
 import ThinFormat
 import ThinTools
 
-/// What the check says of `device`.
+/// The report of a check of `device`.
 func checked(_ device: any BlockDevice, _ change: (inout CheckOptions) -> Void = { _ in }) throws
   -> CheckReport
 {
@@ -16,9 +16,9 @@ func checked(_ device: any BlockDevice, _ change: (inout CheckOptions) -> Void =
   return try check(device, options: options, progress: Progress())
 }
 
-/// What `thin_dump --repair` saves of `device`, and the lines that it says.
+/// What `thin_dump --repair` saves of `device`, and the messages that it prints.
 func salvaged(_ device: any BlockDevice, _ change: (inout DumpOptions) -> Void = { _ in }) throws
-  -> (xml: String, said: [String], pool: PoolModel)
+  -> (xml: String, said: [String], pool: DumpedPool)
 {
   var said: [String] = []
   let xml = try dumped(
@@ -27,11 +27,11 @@ func salvaged(_ device: any BlockDevice, _ change: (inout DumpOptions) -> Void =
       $0.repair = true
       change(&$0)
     }, onLoss: { said.append($0) })
-  return (xml, said, PoolModel(xml: xml))
+  return (xml, said, DumpedPool(xml: xml))
 }
 
 extension CheckReport {
-  /// Whether there is a finding like this.
+  /// Whether there is a finding with this severity, text and block.
   func has(
     _ severity: Finding.Severity, _ text: String, block: UInt64? = nil
   ) -> Bool {
@@ -40,22 +40,22 @@ extension CheckReport {
     }
   }
 
-  /// The findings, for failing tests.
+  /// The findings, as text for failing tests.
   var text: String { findings.map { "\($0.severity): \($0.message)" }.joined(separator: "\n") }
 }
 
-/// A pool in memory, with its devices' trees as a plain walk finds them.
+/// A pool in memory, with the trees of its devices as found by a simple walk.
 struct PoolUnderTest {
   struct Leaf {
     var block: UInt64
-    /// Keys that parents leave for it.
+    /// The keys that the parents of the leaf leave for it.
     var range: Range<UInt64>
   }
 
   let device: MemoryDevice
   let catalogue: BlockCatalogue
 
-  /// A pool of the kernel's.
+  /// A pool written by the kernel.
   init(_ name: String) throws { try self.init(MemoryDevice(contentsOf: Pools.path(name))) }
 
   init(_ device: MemoryDevice) throws {
@@ -108,7 +108,7 @@ struct PoolUnderTest {
   }
 }
 
-/// What a dump of `device` says.
+/// The dump of `device`.
 func dumped(
   _ device: any BlockDevice, _ change: (inout DumpOptions) -> Void = { _ in },
   onLoss: (String) -> Void = { _ in }

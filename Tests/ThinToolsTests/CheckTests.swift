@@ -41,7 +41,7 @@ import ThinTools
 
   // MARK: - Places
 
-  @Test("damage to a leaf is reported with its block, and every device and range that it hits")
+  @Test("damage to a leaf is reported with its block, and every affected device and range")
   func places() throws {
     for name in ["snapshots-of-snapshots", "multi-level"] {
       let pool = try PoolUnderTest(name)
@@ -103,7 +103,7 @@ import ThinTools
           guard first.isLeaf, uses[a] == 1, uses[b] == 1, second.entries.count > 83,
             first.entries.count + second.entries.count - 83 <= 252
           else { continue }
-          // All but 83 entries go over to the neighbour.
+          // All but 83 entries move to the neighbour.
           let moved = second.entries.count - 83
           pool.device.putNode(a, isLeaf: true, first.entries + second.entries.prefix(moved))
           pool.device.putNode(b, isLeaf: true, Array(second.entries.dropFirst(moved)))
@@ -114,7 +114,8 @@ import ThinTools
           #expect(report.minorCount == 1 && !report.isDamaged && report.leakCount == 0)
           #expect(report.has(.minor, "expected at least 84 entries, found 83", block: b))
           #expect(
-            try PoolModel(xml: dumped(pool.device)) == PoolModel(xml: before), "no mapping is lost")
+            try DumpedPool(xml: dumped(pool.device)) == DumpedPool(xml: before),
+            "no mapping is lost")
           pool.device.revert()
           found += 1
         }
@@ -124,7 +125,7 @@ import ThinTools
     #expect(found > 0, "no pool has two leaves to move entries between")
   }
 
-  @Test("a device that only one of the two trees has is fatal")
+  @Test("a device in only one of the two trees is fatal")
   func deviceMismatch() throws {
     let pool = try PoolUnderTest("deleted-devices")
     for kind in [TreeKind.devices, .details] {
@@ -139,7 +140,7 @@ import ThinTools
     }
   }
 
-  @Test("a device whose details count another number of mappings is fatal")
+  @Test("a device whose details have a wrong number of mappings is fatal")
   func mappedCount() throws {
     let pool = try PoolUnderTest("deleted-devices")
     let leaf = try pool.block(.node(.details, isLeaf: true))
@@ -313,7 +314,7 @@ import ThinTools
 
   // MARK: - Sizes
 
-  @Test("a device shorter than its space map says is found, though every block in use is there")
+  @Test("a device shorter than its space map is reported, even if every used block exists")
   func shortDevice() throws {
     let pool = try PoolUnderTest("fresh")
     let blocks = pool.device.superblock.metadataSpaceMap.blockCount
@@ -324,7 +325,7 @@ import ThinTools
       "\(report.text)")
   }
 
-  @Test("a device of 17 GiB is accepted, and what a pool cannot use of it is not looked at")
+  @Test("a device of 17 GiB is accepted, and the part that a pool cannot use is ignored")
   func largeDevice() throws {
     let folder = try ScratchFolder()
     let path = try folder.copy(of: Pools.path("fresh"), as: "large", size: 17 << 30)
@@ -334,7 +335,7 @@ import ThinTools
 
   // MARK: - The flag
 
-  @Test("the needs-check flag is cleared on request, and nothing else that means anything changes")
+  @Test("the needs-check flag is cleared on request, and nothing else of meaning changes")
   func clearsFlag() throws {
     let pool = try PoolUnderTest("needs-check")
     let before = Array(pool.device.peek(0))

@@ -5,7 +5,7 @@ import Testing
 import ThinMetadata
 import ThinTools
 
-@Suite("Notes of metadata that was left sound")
+@Suite("Tickets of metadata that was left sound")
 struct CleanTicketTests {
   private let folder: ScratchFolder
   private let metadata: String
@@ -38,7 +38,7 @@ struct CleanTicketTests {
 
   private var files: [String] { Folder.names(in: notes) }
 
-  @Test("a note is good once, and for the metadata that it was written of")
+  @Test("a ticket is valid once, and only for its metadata")
   func once() throws {
     #expect(try !redeem())
     try issue()
@@ -50,7 +50,7 @@ struct CleanTicketTests {
     #expect(try !redeem())
   }
 
-  @Test("an equal superblock proves nothing: a block written and written back uses up the note")
+  @Test("an equal superblock is not enough: a block changed and restored invalidates the ticket")
   func rewritten() throws {
     try issue()
     let device = try open()
@@ -62,13 +62,13 @@ struct CleanTicketTests {
     try device.flush()
     #expect(try !redeem())
     #expect(files.isEmpty)
-    // A size that is another, though the superblock is the same.
+    // The size of the file differs, although the superblock is the same.
     try issue()
     #expect(truncate(metadata, 2 << 20) == 0)
     #expect(try !redeem())
   }
 
-  @Test("a note that others could have written, or that cannot be removed, is none")
+  @Test("a ticket that other users could have written, or that cannot be removed, is invalid")
   func untrusted() throws {
     try issue()
     let note = "\(notes)/\(try #require(files.first))"
@@ -96,7 +96,8 @@ struct CleanTicketTests {
     #expect(try !redeem())
     unlink(notes)
     #expect(rename(notes + ".there", notes) == 0)
-    // What was refused for its folder alone is good still, and text that is none of ours is not.
+    // A ticket refused because of its folder alone is still good, while foreign text is not a
+    // ticket.
     #expect(try redeem())
     try put { #expect(mkdir(note, 0o700) == 0) }
     #expect(try !redeem())
@@ -106,7 +107,7 @@ struct CleanTicketTests {
     #expect(try !redeem())
   }
 
-  @Test("notes of what is gone are cleared, those of what is there and what is no note are not")
+  @Test("tickets of missing files are cleared, those of existing files and other files are kept")
   func cleared() throws {
     try issue()
     let other = try folder.zeros("other", size: 1 << 20)
@@ -124,12 +125,12 @@ struct CleanTicketTests {
     try put("dm-kept", note("\(boot) 1 2 3 4 5"))
     try put("device-8:0", note("another-boot 1 2 3 4 5"))
     try put("device-4000:1", note("\(boot) 7 2 3 4 5"))
-    try put("notes.txt", "of somebody's own")
+    try put("notes.txt", "a user's own")
     try put("file-1-2.new", "half a no")
     #expect(tickets.clear() == 3)
     #expect(files.sorted().filter { !$0.hasPrefix("file-") } == ["dm-kept", "notes.txt"])
     #expect(files.count == 5)
-    // A file that is gone: its note is kept for a week, that of one that is there for longer.
+    // The note of a deleted file is kept for a week, that of an existing file for longer.
     unlink(other)
     let (day, now) = (86_400, time(nil))
     #expect(tickets.clear(now: now + 2 * day) == 1)
@@ -139,14 +140,14 @@ struct CleanTicketTests {
     #expect(tickets.clear(now: now + 100 * day) == 0)
     #expect(try redeem())
     try issue()
-    // Another file has its place.
+    // Another file has taken its place.
     #expect(rename(metadata, folder.file("moved")) == 0)
     _ = try folder.zeros("meta", size: 1 << 20)
     #expect(tickets.clear(now: now + 6 * day) == 0)
     #expect(tickets.clear(now: now + 8 * day) == 1)
     #expect(tickets.clear(now: now + 200 * day) == 1)
     #expect(files == ["notes.txt"])
-    // Nothing is touched in a folder that others could have filled.
+    // A folder that other users could have filled is left alone.
     try put("dm-LVM_", note("another-boot 1 2 3 4 5"))
     #expect(chmod(notes, 0o777) == 0)
     #expect(tickets.clear(now: now + 200 * day) == 0)

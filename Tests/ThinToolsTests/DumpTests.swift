@@ -8,16 +8,16 @@ import ThinMetadata
 import ThinTools
 
 @Suite struct DumpTests {
-  @Test("a dump has every mapping of every device as the trees have it", arguments: Pools.names)
+  @Test("a dump has every mapping of every device in the trees", arguments: Pools.names)
   func complete(_ name: String) throws {
     let pool = try PoolUnderTest(name)
     let text = try dumped(pool.device)
-    let model = PoolModel(xml: text)
+    let model = DumpedPool(xml: text)
     let roots = pool.roots(pool.device.superblock)
     #expect(Set(model.devices.keys) == Set(roots.keys))
     var different: [UInt64] = []
     for (id, root) in roots {
-      var mappings: [UInt64: PoolModel.Place] = [:]
+      var mappings: [UInt64: DumpedPool.Place] = [:]
       for entry in pool.mappings(of: root) {
         mappings[entry.key] = .init(dataBlock: entry.value >> 24, time: entry.value & 0xFF_FFFF)
       }
@@ -54,12 +54,12 @@ import ThinTools
     #expect(try dumped(device) == xml)
   }
 
-  @Test("a dump of chosen devices has those and no other")
+  @Test("a dump of chosen devices has no others")
   func chosenDevices() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("snapshots-of-snapshots"))
-    let all = try PoolModel(xml: dumped(device))
+    let all = try DumpedPool(xml: dumped(device))
     for id in all.devices.keys {
-      let one = try PoolModel(xml: dumped(device) { $0.deviceIDs = [id] })
+      let one = try DumpedPool(xml: dumped(device) { $0.deviceIDs = [id] })
       #expect(one.devices == all.devices.filter { $0.key == id })
     }
     let known = try #require(all.devices.keys.first)
@@ -67,12 +67,12 @@ import ThinTools
       try dumped(device) { $0.deviceIDs = [9_999_999, known, 9_999_998] }
     }
     #expect(error?.cause == .refused && error?.message.contains("9999998, 9999999;") == true)
-    let bare = try PoolModel(xml: dumped(device) { $0.skipMappings = true })
+    let bare = try DumpedPool(xml: dumped(device) { $0.skipMappings = true })
     #expect(bare.devices.keys == all.devices.keys)
     #expect(bare.devices.values.allSatisfy { $0.mappings.isEmpty })
   }
 
-  @Test("the block given with -m has to be that of the snapshot, which is named")
+  @Test("the block given with -m must be that of the snapshot, which the error names")
   func snapshotBlock() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("held-metadata-snapshot"))
     let held = device.superblock.metadataSnapshot
@@ -95,7 +95,7 @@ import ThinTools
     #expect(error?.message.contains("no current metadata snap") == true)
   }
 
-  @Test("an output that is full is an error")
+  @Test("a full output is an error")
   func fullOutput() throws {
     for name in ["fresh", "multi-level"] {
       let device = try MemoryDevice(contentsOf: Pools.path(name))
@@ -112,7 +112,7 @@ import ThinTools
     }
   }
 
-  @Test("a damaged node stops the dump, and is named")
+  @Test("a damaged node stops the dump, and is reported")
   func damage() throws {
     let pool = try PoolUnderTest("snapshots-of-snapshots")
     for (role, blocks) in pool.catalogue.blocks {

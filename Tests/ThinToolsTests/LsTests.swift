@@ -17,7 +17,7 @@ import ThinTools
     return try listDevices(device, options: options, progress: Progress()).rows
   }
 
-  private func expect(_ rows: [LsRow], _ model: PoolModel) {
+  private func expect(_ rows: [LsRow], _ model: DumpedPool) {
     let exclusive = model.exclusiveCounts
     #expect(rows.map(\.deviceID) == model.devices.keys.sorted())
     var different: [String] = []
@@ -36,16 +36,16 @@ import ThinTools
     #expect(different.isEmpty)
   }
 
-  @Test("rows are what counting all mappings gives", arguments: Pools.names)
+  @Test("rows equal the counts of all mappings", arguments: Pools.names)
   func kernelPools(_ name: String) throws {
     let device = try FileDevice(path: Pools.path(name), access: .readOnly, exclusive: false)
-    try expect(listed(device), PoolModel(xml: dumped(device)))
+    try expect(listed(device), DumpedPool(xml: dumped(device)))
   }
 
-  @Test("rows of a metadata snapshot are what counting its own mappings gives")
+  @Test("rows of a metadata snapshot equal the counts of its own mappings")
   func snapshot() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("held-metadata-snapshot"))
-    let model = try PoolModel(xml: dumped(device) { $0.source = .metadataSnapshot })
+    let model = try DumpedPool(xml: dumped(device) { $0.source = .metadataSnapshot })
     try expect(listed(device, .metadataSnapshot), model)
     #expect(try listed(device) != listed(device, .metadataSnapshot))
   }
@@ -57,6 +57,6 @@ import ThinTools
     var entries = pool.device.nodeEntries(leaf).entries
     entries[1].value = entries[0].value
     pool.device.putNode(leaf, isLeaf: true, entries)
-    try expect(listed(pool.device), PoolModel(xml: dumped(pool.device)))
+    try expect(listed(pool.device), DumpedPool(xml: dumped(pool.device)))
   }
 }

@@ -5,7 +5,7 @@ import Testing
 import ThinFormat
 import ThinTools
 
-/// Passes everything on and writes down what was written between flushes.
+/// Passes everything on, and records the writes between flushes.
 private final class JournalDevice: BlockDevice {
   enum Step { case write(offset: UInt64, bytes: [UInt8]), flush }
   private let inner: MemoryDevice
@@ -21,7 +21,7 @@ private final class JournalDevice: BlockDevice {
   }
 
   func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    // Devices promise to write sectors whole, and nothing more.
+    // Devices promise only to write each sector as a whole.
     for at in stride(from: 0, to: buffer.count, by: 512) {
       steps.append(.write(offset: offset + UInt64(at), bytes: Array(buffer[at..<(at + 512)])))
     }
@@ -30,8 +30,8 @@ private final class JournalDevice: BlockDevice {
 
   func flush() { steps.append(.flush) }
 
-  /// Puts on `device` what a power cut after `count` steps may leave: everything before the last
-  /// flush, and any of what came after it.
+  /// Puts a possible state after a power cut after `count` steps onto `device`: everything before
+  /// the last flush, and any part of the later writes.
   func replay(_ count: Int, on device: MemoryDevice, _ random: inout some RandomNumberGenerator)
     throws
   {
@@ -46,7 +46,8 @@ private final class JournalDevice: BlockDevice {
 }
 
 @Suite struct MendTests {
-  /// Makes counts too high and sums wrong, in either map, so that no mapping is affected.
+  /// Makes reference counts too high and index sums wrong, in both space maps. No mapping is
+  /// affected.
   private func leak(_ pool: PoolUnderTest, _ random: inout SplitMix64) throws {
     for role in [BlockCatalogue.Role.dataBitmap, .metadataBitmap] {
       let isData = role == .dataBitmap
@@ -71,7 +72,7 @@ private final class JournalDevice: BlockDevice {
   }
 
   @Test(
-    "a repair frees what leaked, makes all sums right, and changes no mapping",
+    "a repair frees leaked blocks, corrects all sums, and changes no mapping",
     arguments: [
       "snapshots-of-snapshots", "held-metadata-snapshot", "data-refcounts", "grown", "needs-check",
       "multi-level",
@@ -153,13 +154,14 @@ private final class JournalDevice: BlockDevice {
     }
   }
 
-  @Test("where anything is damaged nothing is written")
+  @Test("if anything is damaged, nothing is written")
   func damaged() throws {
     var random = SplitMix64(seed: seed())
     let pool = try PoolUnderTest("needs-check")
     try leak(pool, &random)
     pool.device.keep()
-    // A leaf that cannot be read, then a count that is too low beside those that are too high.
+    // Either a leaf that cannot be read, or a count that is too low next to counts that are too
+    // high.
     for isUnreadable in [true, false] {
       if isUnreadable {
         pool.device.edit(try pool.block(.node(.mappings, isLeaf: true)))[100] ^= 1

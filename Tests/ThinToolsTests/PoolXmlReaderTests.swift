@@ -168,7 +168,7 @@ struct PoolXmlReaderTests {
     }
   }
 
-  @Test("a document with any byte changed is read the same by both paths")
+  @Test("a document with any byte changed is read equally by both paths")
   func mutations() {
     let ref = "<ref name=\"r\"/>"
     let bytes = Array(document("    \(single)\n    \(range)\n    \(ref)\n").utf8)
@@ -182,7 +182,7 @@ struct PoolXmlReaderTests {
     }
   }
 
-  @Test("lines of errors count what the fast path passed over")
+  @Test("line numbers in errors include lines read by the fast path")
   func lines() {
     let text = document(String(repeating: "    \(single)\n", count: 1000) + "    <x/>\n")
     #expect(read(text).error?.message.hasPrefix("x: line 1003: unexpected element <x>") == true)
@@ -226,7 +226,7 @@ struct PoolXmlReaderTests {
     #expect(read(outside + document("&b;")).error?.message.contains("entity") == true)
   }
 
-  @Test("what is not a whole document of a pool is refused", arguments: refusedDocuments.indices)
+  @Test("an incomplete or foreign document is refused", arguments: refusedDocuments.indices)
   func refusals(_ index: Int) {
     let (text, message) = refusedDocuments[index]
     let outcome = read(text)
@@ -240,7 +240,7 @@ struct PoolXmlReaderTests {
     #expect(read(mark + wide).error?.message.contains("not XML in UTF-8") == true)
   }
 
-  @Test("any amount of white space is passed over in bounded memory")
+  @Test("any amount of white space is skipped in bounded memory")
   func whiteSpace() {
     let space = String(repeating: " \n", count: 400_000)
     #expect(read(space + document(space + single + space) + space).error == nil)

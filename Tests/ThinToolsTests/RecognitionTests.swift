@@ -24,7 +24,7 @@ import ThinFormat
     }
   }
 
-  @Test("every format that is known is recognised by its mark alone")
+  @Test("every known format is recognised by its signature alone")
   func marks() {
     for (bytes, offset, words) in [
       ([0x53, 0xef], 1080, "ext4"), (Array("XFSB".utf8), 0, "XFS"), (Array("LUKS".utf8), 0, "LUKS"),
@@ -61,7 +61,7 @@ import ThinFormat
     #expect(Recognizer.recognize(image(copy, at: 8192)) == .unknown)
   }
 
-  @Test("a physical volume names its group, and its volumes with metadata")
+  @Test("a physical volume is described with its group, and its volumes with metadata")
   func physicalVolume() {
     func number(_ value: UInt64, _ count: Int) -> [UInt8] {
       (0..<count).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) }

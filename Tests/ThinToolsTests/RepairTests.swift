@@ -26,8 +26,8 @@ import ThinTools
   }
 
   /// Mappings of every device, whatever blocks name their definitions.
-  private func model(_ device: any BlockDevice, snapshot: Bool = false) throws -> PoolModel {
-    PoolModel(xml: try dumped(device) { $0.source = snapshot ? .metadataSnapshot : .current })
+  private func model(_ device: any BlockDevice, snapshot: Bool = false) throws -> DumpedPool {
+    DumpedPool(xml: try dumped(device) { $0.source = snapshot ? .metadataSnapshot : .current })
   }
 
   @Test("of a sound pool it is what a dump restores to, byte for byte", arguments: Pools.names)

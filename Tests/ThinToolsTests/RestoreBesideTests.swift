@@ -21,7 +21,8 @@ struct RestoreBesideTests {
     return Array(buffer.bytes)
   }
 
-  @Test("the new metadata goes where the old one is not, and afterwards the old one is no pool")
+  @Test(
+    "the new metadata uses blocks that the old one does not use, and then the old one is invalid")
   func beside() throws {
     let device = zeroDevice(blocks: 256)
     let old = try restore(pool(1, mapped: 2000), to: device).superblock
@@ -36,7 +37,9 @@ struct RestoreBesideTests {
     #expect(try PoolImage(device).problems == [])
   }
 
-  @Test("an error in the last line leaves every byte, be the old metadata sound or not")
+  @Test(
+    "an error in the last line leaves every byte unchanged, whether the old metadata is sound or not"
+  )
   func lateError() throws {
     for damages in [false, true] {
       let device = zeroDevice(blocks: 64)
@@ -54,7 +57,7 @@ struct RestoreBesideTests {
     }
   }
 
-  @Test("where there are too few blocks for both, the old one is given up with a line, or kept")
+  @Test("if there are too few blocks for both, the old one is overwritten with a warning, or kept")
   func inPlace() throws {
     let device = zeroDevice(blocks: 60)
     try restore(pool(1, mapped: 9000), to: device)

@@ -100,7 +100,7 @@ private func pair(before: Int, shared: Int, after: Int) -> PoolText {
 }
 
 struct RestoreSharingTests {
-  @Test("random defs, refs and own mappings come out as they went in", arguments: 0..<24)
+  @Test("random defs, refs and own mappings are restored unchanged", arguments: 0..<24)
   func model(_ seed: UInt64) throws {
     var model = ModelPool(seed: seed)
     model.fill()
@@ -187,7 +187,7 @@ struct RestoreSharingTests {
     return Array(result.values)
   }
 
-  @Test("internal nodes of a long def are shared by devices that have more around it")
+  @Test("internal nodes of a long def are shared by devices with further mappings around it")
   func internalNodes() throws {
     // 200 leaves: one internal node. 100 own leaves before make their own.
     let device = zeroDevice(blocks: 4096)

@@ -6,7 +6,7 @@ import ThinFormat
 
 @testable import ThinTools
 
-/// A file with `bytes`, at its start.
+/// Makes a file that begins with `bytes`.
 func textFile(_ bytes: [UInt8]) -> Int32 {
   let fd = dmthin_memory_file("device")
   var done = 0
@@ -19,14 +19,14 @@ func textFile(_ bytes: [UInt8]) -> Int32 {
   return fd
 }
 
-/// A device of zeros.
+/// A device filled with zeros.
 func zeroDevice(blocks: UInt64) -> FileDevice {
   let fd = dmthin_memory_file("device")
   precondition(ftruncate(fd, off_t(blocks * 4096)) == 0)
   return FileDevice(adopting: fd, path: "device", byteCount: blocks * 4096)
 }
 
-/// Restores `xml`, which is closed afterwards.
+/// Restores `xml`, and closes it afterwards.
 @discardableResult
 func restore(
   _ xml: String, to device: any BlockDevice, options: RestoreOptions = RestoreOptions()
@@ -55,8 +55,8 @@ func isZero(_ device: any BlockDevice, block: UInt64) -> Bool {
   return buffer.bytes.allSatisfy { $0 == 0 }
 }
 
-/// What a pool's metadata holds, found by walking everything from the superblock, and whatever
-/// about it is not as the kernel keeps it.
+/// The contents of a pool's metadata, found by a walk from the superblock, and every difference
+/// from the way the kernel keeps it.
 final class PoolImage {
   struct Entry: Equatable {
     var key: UInt64
@@ -130,7 +130,8 @@ final class PoolImage {
   private func mappings(_ block: UInt64, isRoot: Bool) throws -> [Entry] {
     metadataCounts[block, default: 0] += 1
     if let known = memo[block] {
-      // A node that is a root for one device must be full enough for another that it is not.
+      // A node that is the root for one device is inside the tree of another, and must be full
+      // enough for that.
       let bytes = try read(block)
       let node = try BtreeNodeView(validating: bytes.span, number: block, leafValueSize: 8)
       check(node, block, isRoot: isRoot)
@@ -212,7 +213,7 @@ final class PoolImage {
   }
 }
 
-/// Text of a pool, written piece by piece.
+/// The XML text of a pool, written piece by piece.
 struct PoolText {
   var text: String
   init(dataBlocks: UInt64 = 100_000, time: UInt32 = 9, more: String = "") {

@@ -6,7 +6,7 @@ import ThinFormat
 
 @testable import ThinTools
 
-/// Passes everything on to a device in memory, writes down what was asked, and fails at will.
+/// Passes everything on to a device in memory, records the steps, and fails from a chosen step on.
 private final class WatchedDevice: BlockDevice {
   enum Step: Equatable { case write(block: UInt64, isZero: Bool), flush }
   private let inner: FileDevice
@@ -53,7 +53,7 @@ private func small() -> PoolText {
 }
 
 struct RestoreTests {
-  @Test("what the XML says is in the metadata, and the space maps agree with it")
+  @Test("the metadata has the content of the XML, and the space maps agree with it")
   func contents() throws {
     let device = zeroDevice(blocks: 1024)
     let result = try restore(small().whole, to: device)
@@ -86,7 +86,7 @@ struct RestoreTests {
     }
   }
 
-  @Test("whichever write or flush fails, the restore fails and block 0 is no superblock")
+  @Test("if any write or flush fails, the restore fails and block 0 is not a superblock")
   func failures() throws {
     var failAt = 0
     while failAt < 100 {
@@ -98,7 +98,8 @@ struct RestoreTests {
         break
       }
       #expect(failed.operation == .write || failed.operation == .flush)
-      // The very last flush fails after the superblock was written, which is then complete.
+      // The very last flush comes after the write of the superblock, so the superblock is complete
+      // then.
       let last = device.steps.last
       #expect(isZero(device, block: 0) || last == .write(block: 0, isZero: false))
       failAt += 1
@@ -124,7 +125,7 @@ struct RestoreTests {
     #expect(try PoolImage(device).superblock.uuid == result.superblock.uuid)
   }
 
-  @Test("a uuid that is none and a metadata snapshot are warned about")
+  @Test("an invalid uuid and a metadata snapshot are warned about")
   func warnings() throws {
     var text = small().whole
     text.replace("uuid=\"\" ", with: "uuid=\"myPool\" ")
@@ -166,7 +167,7 @@ struct RestoreTests {
     #expect(huge.error?.message.contains("out of metadata space") == true)
   }
 
-  @Test("every number of blocks up to the need is too few, and the need is enough")
+  @Test("any number of blocks below the need is too few, and the need is enough")
   func exactSpace() throws {
     let device = zeroDevice(blocks: 1024)
     let need = try restore(small().whole, to: device).superblock.metadataSpaceMap.allocated
@@ -178,7 +179,7 @@ struct RestoreTests {
   }
 
   @Test(
-    "a pool that cannot be is refused with the line, and block 0 stays zero",
+    "an impossible pool is refused with the line, and block 0 stays zero",
     arguments: [
       ("<single_mapping origin_block=\"0\" data_block=\"1\" time=\"99999999\"/>", "time"),
       ("<single_mapping origin_block=\"0\" data_block=\"1\" time=\"10\"/>", "future"),
@@ -214,7 +215,7 @@ struct RestoreTests {
     #expect(result.superblockIsZero)
   }
 
-  @Test("a count of mappings that the XML has wrong is put right, with a warning")
+  @Test("a wrong count of mappings in the XML is corrected, with a warning")
   func wrongCounts() throws {
     var pool = PoolText()
     for id in 1...30 {
@@ -227,7 +228,8 @@ struct RestoreTests {
     #expect(try PoolImage(device).problems == [])
     #expect(result.warnings.count == 21 && result.warnings[20].hasPrefix("10 more"))
     #expect(
-      result.warnings[0] == "device 1 has 1 mappings, which is written; mapped_blocks says 5")
+      result.warnings[0]
+        == "device 1 has 1 mappings, but mapped_blocks says 5; the real number is written")
   }
 
   @Test("device ids above 24 bits, second ids and second def names are refused")
@@ -251,7 +253,7 @@ struct RestoreTests {
   }
 
   @Test(
-    "a superblock that cannot be is refused before the output is touched",
+    "an impossible superblock is refused before the output is changed",
     arguments: [
       ("data_block_size=\"128\"", "data_block_size=\"100\""),
       ("version=\"2\"", "version=\"3\""),
@@ -267,7 +269,7 @@ struct RestoreTests {
     #expect(try PoolImage(device).problems == [])
   }
 
-  @Test("text cut anywhere leaves a zero superblock or, before it, the old metadata")
+  @Test("text truncated anywhere leaves a zero superblock or, before it, the old metadata")
   func truncation() {
     let bytes = Array(small().whole.utf8)
     // The newline after the last tag is not part of the document.

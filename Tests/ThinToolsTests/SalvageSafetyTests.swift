@@ -4,8 +4,8 @@ import Testing
 import ThinFormat
 import ThinTools
 
-/// What `thin_dump --repair` makes up is chosen so that the kernel, whatever it writes to one device of
-/// the restored pool, changes no other.
+/// Where `thin_dump --repair` has to invent values, it chooses them so that the kernel's writes to
+/// one device of the restored pool never change another device.
 @Suite struct SalvageSafetyTests {
   /// Two devices that share all their blocks, at the pool's latest time.
   private func sharingPool(time: UInt32 = 6, mapped: UInt32 = 5) throws -> MemoryDevice {
@@ -54,12 +54,13 @@ import ThinTools
     #expect(try checked(copy).isClean)
   }
 
-  @Test("details whose snapshot time is too early for blocks that are shared are mended")
+  @Test("details whose snapshot time is too early for shared blocks are corrected")
   func earlyDetails() throws {
     let device = try sharingPool()
     let root = device.superblock.detailsRoot
     device.change(root, .btreeNode) { bytes in
-      // Of an earlier state: before the second snapshot, and with another number of mappings.
+      // Details of an earlier state: before the second snapshot, and with another number of
+      // mappings.
       let at = 32 + 8 * BtreeNodeRecord.entriesMax(valueSize: DeviceDetails.byteCount)
       DeviceDetails(mappedBlocks: 90, transactionID: 2, creationTime: 1, snapshottedTime: 3)
         .encode(into: bytes, at: at)
@@ -73,7 +74,7 @@ import ThinTools
   @Test("leaves that are left of a damaged details tree keep what they say")
   func partOfDetails() throws {
     let pool = try PoolUnderTest("many-devices")
-    let before = PoolModel(xml: try dumped(pool.device))
+    let before = DumpedPool(xml: try dumped(pool.device))
     let leaf = try pool.block(.node(.details, isLeaf: true))
     let lost = Set(
       pool.device.nodeEntries(leaf).entries.map(\.key))
@@ -133,11 +134,14 @@ import ThinTools
         done.append("\(damage)\(damage.anotherSoundPool == nil ? "" : "!")")
       }
       defer { history.device.revert() }
-      // Confirmed by nothing else on the disk, so that it is another pool's sound metadata.
+      // This damage leaves another pool's valid metadata, and nothing else on the disk contradicts
+      // it.
       if done.contains(where: { $0.hasSuffix("!") }) { continue }
-      // A leaf that is right in all but what it maps: only counting all references would tell, which repairs
-      // of pools that look sound do not.
-      if done.contains(where: { $0.contains("mapping.dataBlock") && $0.contains("made right") }) {
+      // A leaf in which only the mapped blocks are wrong: only counting all references would show
+      // it, and repairs of pools that look valid do not count.
+      if done.contains(where: {
+        $0.contains("mapping.dataBlock") && $0.contains("checksum corrected")
+      }) {
         continue
       }
       guard
@@ -164,8 +168,9 @@ import ThinTools
   }()
 }
 
-/// What in a pool would let the kernel's next writes to one device change another, or be refused.
-private func writesThatHurt(_ pool: PoolModel) -> [String] {
+/// What in a pool would make the kernel's next writes to one device change another device, or be
+/// refused.
+private func writesThatHurt(_ pool: DumpedPool) -> [String] {
   var found: [String] = []
   var references: [UInt64: Int] = [:]
   for device in pool.devices.values {
@@ -183,7 +188,7 @@ private func writesThatHurt(_ pool: PoolModel) -> [String] {
     if number("mapped_blocks") != UInt64(device.mappings.count) { found.append("count of \(id)") }
     for (virtual, place) in device.mappings {
       if place.time > time || place.dataBlock >= dataBlocks { found.append("\(id) \(virtual)") }
-      // The kernel writes in place what is not older than the device's last snapshot.
+      // The kernel writes in place to blocks that are not older than the device's last snapshot.
       if references[place.dataBlock] ?? 0 > 1 && place.time >= snapshotted {
         found.append("\(id) writes virtual block \(virtual) in place")
       }

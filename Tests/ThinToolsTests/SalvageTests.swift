@@ -20,7 +20,7 @@ import ThinTools
   func damagedLeaves(_ name: String) throws {
     var random = SplitMix64(seed: seed())
     let pool = try PoolUnderTest(name)
-    var expected = PoolModel(xml: try dumped(pool.device))
+    var expected = DumpedPool(xml: try dumped(pool.device))
     let leaves = pool.catalogue.blocks[.node(.mappings, isLeaf: true)] ?? []
     let damaged = Set((0..<3).compactMap { _ in leaves.randomElement(using: &random) })
     for (id, root) in pool.roots(pool.device.superblock) {
@@ -34,13 +34,13 @@ import ThinTools
     }
     for block in damaged { pool.device.edit(block)[100] ^= 1 }
     let (xml, losses, _) = try salvaged(pool.device)
-    #expect(PoolModel(xml: xml).devices == expected.devices, "damaged: \(damaged)")
+    #expect(DumpedPool(xml: xml).devices == expected.devices, "damaged: \(damaged)")
     for block in damaged { #expect(losses.contains { $0.contains("block \(block)") }) }
 
     let copy = MemoryDevice(byteCount: Int(pool.device.byteCount))
     try restore(xml, to: copy)
     #expect(try checked(copy).isClean)
-    #expect(PoolModel(xml: try dumped(copy)).devices == expected.devices)
+    #expect(DumpedPool(xml: try dumped(copy)).devices == expected.devices)
   }
 
   @Test(
@@ -51,7 +51,7 @@ import ThinTools
     ])
   func lostSuperblock(_ name: String) throws {
     let pool = try PoolUnderTest(name)
-    let before = PoolModel(xml: try dumped(pool.device))
+    let before = DumpedPool(xml: try dumped(pool.device))
     let superblock = pool.device.superblock
     // Earlier generations go too: how many are left depends on when the kernel committed.
     for block in 0..<(pool.device.byteCount / 4096)
@@ -61,7 +61,7 @@ import ThinTools
       $0.overrides.dataBlockSectors = superblock.dataBlockSectors
       $0.overrides.dataBlockCount = superblock.dataSpaceMap.blockCount
     }
-    #expect(PoolModel(xml: xml).devices == before.devices)
+    #expect(DumpedPool(xml: xml).devices == before.devices)
     #expect(!losses.isEmpty, "what was guessed is said")
   }
 
@@ -71,11 +71,11 @@ import ThinTools
   func latestGeneration(_ index: Int) throws {
     for seed in UInt64(1)...8 {
       let history = try PoolHistory(Histories.kinds[index], seed: seed)
-      let before = PoolModel(xml: try dumped(history.device))
+      let before = DumpedPool(xml: try dumped(history.device))
       history.device.wipe(0)
       let (xml, _, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
       #expect(
-        PoolModel(xml: xml).devices == before.devices,
+        DumpedPool(xml: xml).devices == before.devices,
         "\(Histories.kinds[index].name), seed \(seed)")
     }
   }
@@ -95,7 +95,7 @@ import ThinTools
   @Test("a lost details tree leaves every mapping, with details made up and said to be")
   func lostDetails() throws {
     let pool = try PoolUnderTest("snapshots-of-snapshots")
-    let before = PoolModel(xml: try dumped(pool.device))
+    let before = DumpedPool(xml: try dumped(pool.device))
     // Every generation of it, so that no earlier one can serve instead.
     for block in 0..<(pool.device.byteCount / 4096) {
       let node = RawSpan(_unsafeBytes: pool.device.peek(block))
@@ -103,7 +103,7 @@ import ThinTools
       if let view, view.isLeaf { pool.device.edit(block)[200] ^= 1 }
     }
     let (xml, losses, _) = try salvaged(pool.device)
-    let after = PoolModel(xml: xml)
+    let after = DumpedPool(xml: xml)
     #expect(after.devices.mapValues(\.mappings) == before.devices.mapValues(\.mappings))
     #expect(losses.contains { $0.contains("details are lost") })
   }
@@ -125,7 +125,7 @@ import ThinTools
     #expect(try salvaged(device).xml == before)
     device.wipe(0)
     let (xml, _, _) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
-    #expect(PoolModel(xml: xml).devices == PoolModel(xml: before).devices)
+    #expect(DumpedPool(xml: xml).devices == DumpedPool(xml: before).devices)
   }
 }
 

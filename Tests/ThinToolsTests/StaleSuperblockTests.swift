@@ -7,8 +7,8 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
-/// A superblock with a good checksum may be an old one that was written back; what was committed
-/// after it is still on the device then.
+/// A superblock with a good checksum may be an old one that was written back. Later generations are
+/// still on the device then.
 ///
 /// DMTHIN_HISTORIES is the number of histories of each kind, 2 if it is not set.
 @Suite struct StaleSuperblockTests {
@@ -33,18 +33,19 @@ import ThinTools
       #expect(found?.age.isNewer != true, "\(what)")
       let (_, said, pool) = try salvaged(history.device)
       #expect(said.count == (found == nil ? 0 : 1), "\(what): \(said)")
-      #expect(try pool == PoolModel(xml: dumped(history.device)), "\(what)")
+      #expect(try pool == DumpedPool(xml: dumped(history.device)), "\(what)")
       if let found { unsure[found.age, default: 0] += 1 }
     }
     let counts = unsure.map { "\($0.value) \($0.key)" }.joined(separator: ", ")
     print("\(Histories.kinds[index].name): \(Self.count) right superblocks, named are: \(counts)")
   }
 
-  /// Of so many pools with an old superblock one may be taken as it is without a word: where metadata is tiny
-  /// and activated all the time, nothing may be left that tells. See Documentation/semantics.md.
+  /// Of this many pools with an old superblock, one may be accepted without a warning: where
+  /// metadata is tiny and activated all the time, all traces may be overwritten. See
+  /// Documentation/semantics.md.
   private static let poolsPerSilentOne = 250
 
-  /// What came of superblocks that so many commits followed.
+  /// The outcomes for superblocks with the same number of later commits.
   private struct Tally {
     var (all, newest, own, other) = (0, 0, 0, 0)
   }
@@ -58,11 +59,11 @@ import ThinTools
     var silent: [String] = []
     for seed in 1...UInt64(Self.count) {
       let history = try PoolHistory(Histories.kinds[index], seed: seed)
-      let newest = PoolModel(xml: try dumped(history.device)).devices
+      let newest = DumpedPool(xml: try dumped(history.device)).devices
       for back in [1, 2, 3, 5, 10, 30] where back < history.superblocks.count {
         history.putBack(history.superblocks[history.superblocks.count - 1 - back])
         defer { history.device.revert() }
-        let own = (try? dumped(history.device)).map { PoolModel(xml: $0).devices }
+        let own = (try? dumped(history.device)).map { DumpedPool(xml: $0).devices }
         guard own != newest, let (_, said, pool) = try? salvaged(history.device) else { continue }
         let what = "\(name), seed \(seed), \(back) commits back: \(said)"
         if let age = try? checked(history.device).newerGeneration?.age {
@@ -96,7 +97,7 @@ import ThinTools
     }
   }
 
-  /// A pool of the sort that most are: written and grown, never activated again, with room for every
+  /// A common sort of pool: written and grown, never activated again, with room for every
   /// generation.
   private func grownPool() throws -> (device: MemoryDevice, superblocks: [Superblock]) {
     var kind = PoolHistory.Kind(
@@ -110,10 +111,10 @@ import ThinTools
   @Test("an old superblock whose trees are whole is named, and the newest generation is saved")
   func soundOldSuperblock() throws {
     let (device, superblocks) = try grownPool()
-    let newest = PoolModel(xml: try dumped(device))
+    let newest = DumpedPool(xml: try dumped(device))
     let old = superblocks[3]
     device.changeSuperblock { $0 = old }
-    let stale = PoolModel(xml: try dumped(device))
+    let stale = DumpedPool(xml: try dumped(device))
     let report = try checked(device)
     #expect(report.isClean, "\(report.text)")
     let newer = try #require(report.newerGeneration)
@@ -130,7 +131,7 @@ import ThinTools
       $0.generation = .block(between.metadataSpaceMap.bitmapRoot)
     }
     device.changeSuperblock { $0 = between }
-    #expect(try chosen.pool.devices == PoolModel(xml: dumped(device)).devices)
+    #expect(try chosen.pool.devices == DumpedPool(xml: dumped(device)).devices)
     #expect(throws: ToolError.self) {
       try salvaged(device) { $0.generation = .block(between.mappingRoot) }
     }
@@ -150,7 +151,7 @@ import ThinTools
     #expect(device.changedBlocks.isEmpty)
   }
 
-  @Test("where a pool was made anew over an older one, the older one's generations are not newer")
+  @Test("if a pool was created over an older one, the older one's generations are not newer")
   func poolMadeAnew() throws {
     for seed in 1...UInt64(10 * Self.count) {
       let history = try PoolHistory(Histories.kinds[Int(seed % 5)], seed: seed)
@@ -170,7 +171,7 @@ import ThinTools
       let found = try checked(history.device).newerGeneration
       #expect(found?.age.isNewer != true, "seed \(seed)")
       let (_, said, saved) = try salvaged(history.device)
-      #expect(try saved == PoolModel(xml: dumped(history.device)), "seed \(seed)")
+      #expect(try saved == DumpedPool(xml: dumped(history.device)), "seed \(seed)")
       #expect(said.count == (found == nil ? 0 : 1), "seed \(seed): \(said)")
     }
   }
@@ -182,7 +183,7 @@ import ThinTools
     device.changeSuperblock { $0 = before }
     #expect(try checked(device).newerGeneration?.age == .interrupted)
     let (_, said, saved) = try salvaged(device)
-    #expect(try saved == PoolModel(xml: dumped(device)))
+    #expect(try saved == DumpedPool(xml: dumped(device)))
     #expect(said.count == 1)
     #expect(said.first?.contains("as a crash leaves it") == true)
   }
@@ -190,7 +191,7 @@ import ThinTools
   @Test("mappings beyond an old superblock's data size are saved where a space map counts them")
   func dataSizeFromSpaceMap() throws {
     let (device, _) = try grownPool()
-    let newest = PoolModel(xml: try dumped(device))
+    let newest = DumpedPool(xml: try dumped(device))
     device.changeSuperblock { $0.dataSpaceMap.blockCount = 10 }
     let (_, _, saved) = try salvaged(device)
     #expect(saved.devices == newest.devices)

@@ -18,7 +18,7 @@ final class KernelWorld: PoolWorld {
     backend = kernel
   }
 
-  /// Records of the kernel's log since this was opened.
+  /// Records of the kernel's log since it was opened.
   private let kernelLog: Int32 = {
     let descriptor = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC)
     lseek(descriptor, 0, SEEK_END)
@@ -39,7 +39,7 @@ final class KernelWorld: PoolWorld {
         let start = line.firstIndex(of: ";")
       else { continue }
       let words = line[line.index(after: start)...].split(separator: " ")
-      // What it only warns of is no refusal.
+      // A warning is not a refusal.
       guard words.count > 3, words[0] == "device-mapper:", words[1] == "table:",
         words.last != "inconsistency"
       else { continue }
@@ -123,7 +123,7 @@ final class KernelWorld: PoolWorld {
     case .write, .durableWrite:
       done = pwrite(fd, request.buffer.baseAddress, request.byteCount, request.offset)
     }
-    // What fails part way is told by the rest failing, when it is tried.
+    // A request that fails in part is followed by others, which show the failure.
     return done == request.byteCount ? 0 : done < 0 ? errno : EIO
   }
 
@@ -144,7 +144,7 @@ final class KernelWorld: PoolWorld {
   func waitShortly() { usleep(10_000) }
 
   func pause() {
-    // The worker looks every second, and who waits comes on only when it does so again.
+    // The kernel's worker checks every second, and waiting requests continue only when it does.
     usleep(2_300_000)
     settle()
   }
@@ -156,7 +156,7 @@ final class KernelWorld: PoolWorld {
   }
 }
 
-/// A request that a thread of its own waits for.
+/// A request for which a separate thread waits.
 private final class BackgroundWrite {
   private final class State: @unchecked Sendable {
     let body: () -> Int32

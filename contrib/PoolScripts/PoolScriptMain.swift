@@ -26,18 +26,20 @@ import Simulation
 //     status NAME [noflush], gettable NAME, info NAME
 //     dump                                          commits; metadata, check, and data of devices
 //
-// I/O to what is suspended, or outside a device, is skipped.
+// I/O to a suspended device, or outside a device, is skipped.
 //
 // Scripts that begin with `stacks` are for devices of any targets, described in StackGenerator.swift.
 
 /// Makes and plays such scripts:
 ///
-///     pool-script generate [--stacks] [--lines N] SEED COUNT DIR    makes DIR/SEED.script, DIR/SEED+1.script, ...
+///     pool-script generate [--stacks] [--lines N] SEED COUNT DIR
+///                                   makes DIR/SEED.script, DIR/SEED+1.script, ...
 ///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves
 ///                                   DIR/N.played, what was done, and DIR/N.kernel, what it came to
 ///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
 ///
-/// With --verbose every line is told before it is played, in the rig to the kernel's log. The devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
+/// With --verbose every line is printed before it is played, in the rig into the kernel's log. The
+/// devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
 /// "cannot play: REASON". See contrib/kernel/compare-pools.
 @main
 enum PoolScriptMain {
@@ -148,7 +150,7 @@ enum PoolScriptMain {
     }
   }
 
-  /// Into the kernel's log, where it says why it refuses something.
+  /// Writes into the kernel's log, beside the kernel's reasons for refusals.
   private static func log(_ text: String) {
     let fd = open("/dev/kmsg", O_WRONLY | O_CLOEXEC)
     guard fd >= 0 else { return }
@@ -157,7 +159,7 @@ enum PoolScriptMain {
     _ = Glibc.write(fd, line, line.utf8.count)
   }
 
-  /// At once, not when the program ends in good order.
+  /// Ends the process at once, without cleaning up.
   private static func say(_ text: String) {
     let line = text + "\n"
     _ = Glibc.write(1, line, line.utf8.count)
@@ -170,7 +172,7 @@ enum PoolScriptMain {
     exit(1)
   }
 
-  /// Names without their suffix, by their numbers.
+  /// Names without their suffix, sorted by their numbers.
   private static func scripts(in folder: String, _ suffix: String) -> [String] {
     Folder.names(in: folder).filter { $0.hasSuffix(suffix) }.map {
       String($0.dropLast(suffix.count))

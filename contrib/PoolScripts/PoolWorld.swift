@@ -1,43 +1,43 @@
 import DeviceMapper
 import Glibc
 
-/// Where scripts are played: a device-mapper, the files below it, and I/O to its devices. The same
-/// calls have to come to the same in every world.
+/// Plays scripts: a device-mapper, the files below it, and I/O to its devices. The same calls must
+/// have the same results in every world.
 protocol PoolWorld: AnyObject {
   var backend: any DeviceMapperBackend { get }
   /// Files of the metadata and the data device.
   var metadataPath: String { get }
   var dataPath: String { get }
-  /// What tables call the devices.
+  /// The names of the devices in tables.
   var metadataName: String { get }
   var dataName: String { get }
 
-  /// Makes both devices: metadata of zeros, data of what was there before the pool.
+  /// Creates both devices: metadata of zeros, and data with a pattern that is older than the pool.
   func makeDevices(metadataBytes: Int, dataBytes: Int) throws(PlayerError)
-  /// Makes a device that can be an external origin.
+  /// Creates a device that can be an external origin.
   func makeOrigin(_ name: String, byteCount: Int) throws(PlayerError)
-  /// What tables call an external origin.
+  /// The name of an external origin in tables.
   func originName(_ name: String) -> String
   /// Enlarges the metadata device.
   func growMetadata(toBytes bytes: Int) throws(PlayerError)
 
-  /// Does a request and waits for it.
+  /// Performs a request and waits for it.
   /// - Returns: 0 or an error number.
   func perform(_ request: ScriptRequest) -> Int32
-  /// Begins a write that may have to wait for space.
+  /// Starts a write that may have to wait for space.
   func start(_ request: ScriptRequest)
-  /// Waits, for a few seconds at most, for what was begun.
-  /// - Returns: results in the order of `start`, nil for what is still not done.
+  /// Waits, for a few seconds at most, for the started writes.
+  /// - Returns: results in the order of `start`; nil for a write that is still pending.
   func finish() -> [Int32?]
-  /// Has what was begun go as far as it can.
+  /// Lets the started writes go as far as they can.
   func settle()
-  /// Waits until the pool has committed by itself, and what that brings has happened.
+  /// Waits until the pool has committed by itself, and the consequences have happened.
   func pause()
-  /// Gives what was begun a hundredth of a second.
+  /// Gives the started writes a hundredth of a second.
   func waitShortly()
-  /// What the log has said against tables since it was asked last.
+  /// The log's new messages about tables.
   func takeRefusals() -> [String]
-  /// Takes everything away, devices included.
+  /// Removes everything, devices included.
   func close()
 }
 
@@ -53,9 +53,9 @@ struct ScriptRequest {
   var byteCount = 0
 }
 
-/// Why a script cannot be played on.
+/// Why a script cannot be continued.
 enum PlayerError: Error, CustomStringConvertible {
-  /// A commit may have come by itself: what follows depends on the time.
+  /// A commit may have come by itself, so that the results depend on the time.
   case late
   /// The script or the machine is at fault.
   case fault(String)
@@ -67,13 +67,14 @@ enum PlayerError: Error, CustomStringConvertible {
     }
   }
 
-  /// What `errno` says of `what`.
+  /// The failure of `what`, with the text for `errno`.
   static func system(_ what: String) -> PlayerError {
     .fault("\(what): \(String(cString: strerror(errno)))")
   }
 }
 
-/// Creates a file of `byteCount` bytes, filled sector by sector with what `tag` gives, or empty.
+/// Creates a file of `byteCount` bytes, filled sector by sector with the pattern of `tag`, or
+/// empty.
 func makeFile(_ path: String, byteCount: Int, tag: UInt64?) throws(PlayerError) {
   unlink(path)
   let fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
@@ -92,7 +93,7 @@ func makeFile(_ path: String, byteCount: Int, tag: UInt64?) throws(PlayerError) 
   }
 }
 
-/// Bytes that tell who wrote them and where; `sector` is the first one's.
+/// Bytes that identify their writer and their place; `sector` is the first one's.
 func fillPattern(_ buffer: UnsafeMutableRawBufferPointer, tag: UInt64, sector: Int) {
   let words = buffer.bindMemory(to: UInt64.self)
   let first = UInt64(sector) &* 64
@@ -101,7 +102,7 @@ func fillPattern(_ buffer: UnsafeMutableRawBufferPointer, tag: UInt64, sector: I
   }
 }
 
-/// A digest that is cheap in the rig.
+/// A digest that is cheap to compute in the rig.
 struct Digest {
   private(set) var value: UInt64 = 0x1234_5678_9ABC_DEF1
 

@@ -1,6 +1,6 @@
 import Simulation
 
-/// Makes scripts: the same seed, the same script. Most lines make sense, some do not.
+/// Makes scripts: the same seed makes the same script. Most lines are valid, some are not.
 struct ScriptGenerator {
   private struct Active {
     var id: Int
@@ -36,7 +36,7 @@ struct ScriptGenerator {
     dataSectorsMax = dataSectors * 2 + blockSectors
     ignoresDiscards = Int.random(in: 0..<10, using: &random) == 0
     lines = ["# seed \(seed)", "devices \(metadataBlocks) \(dataSectorsMax) \(blockSectors)"]
-    // Of their own, so that a seed's script is otherwise the same without.
+    // A separate generator, so that the rest of a seed's script stays the same.
     var below = SplitMix64(seed: seed ^ 0xB10C)
     switch Int.random(in: 0...6, using: &below) {
     case 0:
@@ -241,14 +241,14 @@ struct ScriptGenerator {
 
   private mutating func retable() {
     isReadOnly = chance(8)
-    // The kernel also grows a pool that is read-only. Nothing is committed then, so it does it again the
-    // next time, and the pool ends up larger than its device.
+    // The kernel also grows a read-only pool. Nothing is committed then, so it grows the pool again
+    // the next time, and the pool ends up larger than its device.
     if !isReadOnly && chance(3) {
       dataSectors = min(
         dataSectorsMax, dataSectors + number(0...dataSectorsMax / 4) + (chance(3) ? 1 : 0))
     }
     if chance(12) {
-      // Too small: the pool stays suspended until it gets another.
+      // Too small: the pool stays suspended until it gets another table.
       add("table \(blockSectors) 0 error_if_no_space")
       add("resume pool")
       add("status pool")
@@ -301,7 +301,7 @@ struct ScriptGenerator {
     for id in devices.sorted() where chance(2) { activate(id) }
   }
 
-  /// Writes that wait for space, and one of the ways in which they get it, or do not.
+  /// Writes that wait for space, and one of the ways in which they get it or do not.
   private mutating func waitForSpace() {
     guard let name = someActive(), let device = active[name], !isReadOnly else { return }
     let ending = features.filter { $0 != "error_if_no_space" }.joined(separator: " ")
@@ -310,8 +310,8 @@ struct ScriptGenerator {
     add("flush \(name)")
     add("table \(dataSectors) 0 \(ending)")
     add("resume pool")
-    // All within a block: in which order the kernel comes back to what has waited is not certain, and
-    // who gets the space would not be either.
+    // All within one block: the order in which the kernel resumes waiting requests is not fixed,
+    // nor is the one that gets the space.
     let (place, _) = range(device.sectors)
     let end = min(device.sectors, (place / blockSectors + 1) * blockSectors)
     var first = place / blockSectors * blockSectors

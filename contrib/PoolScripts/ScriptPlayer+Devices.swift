@@ -1,8 +1,8 @@
 import DeviceMapper
 
-/// Making devices and changing them.
+/// Creating and changing devices.
 extension ScriptPlayer {
-  /// The device under the data.
+  /// The device under the data device.
   static let below = "below"
 
   /// `SECTORS LOWWATER [FEATURE...]`
@@ -40,7 +40,7 @@ extension ScriptPlayer {
 
   func control(_ line: ScriptLine) {
     let name = line.word(0)
-    // The kernel would wait for the pool, or for what waits for space, for ever.
+    // The kernel would wait for ever, for the pool or for requests that wait for space.
     if name != "pool" && line.verb != "activate"
       && (isSuspended("pool") && line.verb != "deactivate" || pendingWrites > 0)
     {
@@ -71,8 +71,8 @@ extension ScriptPlayer {
       })
   }
 
-  /// A device over the data device, as large as that: its two parts in the other order, or stripes and,
-  /// where they do not come out even, what is left; or one that is slow, or that will fail some day.
+  /// A device over the data device, of the same size: its two halves exchanged, or stripes and the
+  /// remainder; or a slow device, or one that will fail later.
   func putBelow(_ line: ScriptLine) throws(DeviceMapperError) {
     func target(_ start: Int, _ length: Int, _ type: String, _ parameters: String) -> TableLine {
       TableLine(

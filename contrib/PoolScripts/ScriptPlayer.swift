@@ -1,39 +1,39 @@
 import DeviceMapper
 import Glibc
 
-/// Plays one script in a world, and gathers what it came to.
+/// Plays one script in a world, and collects the results.
 ///
-/// When a pool commits by itself. The kernel's worker commits when something has changed and its last
-/// commit of its own (those of messages and queries do not count) was more than a second ago; ours a
-/// second after the first change. What was freed can be used again only after a commit, so scripts
-/// have to have their commits in fixed places. With `addsCommits` a change that comes long after the
-/// worker's last commit is preceded by a commit, or is done block by block, until a flush has had the
-/// worker commit; what was added is in `played`, which the other world then plays as it stands. Where
-/// a commit may have come by itself all the same, the script ends with `PlayerError.late`.
+/// When a pool commits by itself: the kernel's worker commits when something has changed and its
+/// last own commit (not one of a message or query) was more than a second ago; the user-space pool
+/// commits a second after the first change. Freed blocks can be reused only after a commit, so
+/// scripts must have their commits in fixed places. With `addsCommits`, a change that comes long
+/// after the worker's last commit is preceded by a commit, or made block by block, until a flush
+/// has made the worker commit. The added lines are in `played`, which the other world then plays
+/// unchanged. If a commit may still have come by itself, the script ends with `PlayerError.late`.
 final class ScriptPlayer {
   let world: any PoolWorld
   private let addsCommits: Bool
   /// The lines as they were played.
   private(set) var played: [String] = []
-  /// Every line with what it came to.
+  /// Every line with its result.
   private(set) var results: [String] = []
 
-  /// Told of every line before it is played.
+  /// Called with every line before it is played.
   var willPlay: (String) -> Void = { _ in }
   var blockSectors = 128
   private var metadataBytes = 0
-  /// The pool's live and waiting tables ask for errors when there is no space.
+  /// Whether the pool's live and inactive tables select errors if there is no space.
   var failsWhenFull = true
   var nextFailsWhenFull = true
   var passesDown = true
   var nextPassesDown = true
   private var dataSectors = 0
   var pendingWrites = 0
-  /// What the pool's table calls the device that was put under the data, if there is one.
+  /// The name in the pool's table of the device put under the data, if there is one.
   var poolDataName: String?
   var deviceSectors = 0
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 8 << 20, alignment: 4096)
-  /// What is begun writes from buffers of its own.
+  /// The buffers of started writes.
   private var keptBuffers: [UnsafeMutableRawBufferPointer] = []
 
   // Time.
@@ -57,7 +57,7 @@ final class ScriptPlayer {
 
   // MARK: - The whole
 
-  /// Plays every line, and takes everything down.
+  /// Plays every line, and removes everything.
   func play(_ lines: [String]) throws(PlayerError) {
     defer { world.close() }
     do throws(PlayerError) {
@@ -82,7 +82,7 @@ final class ScriptPlayer {
     }
     for _ in 0..<2 {
       _ = attempt { () throws(DeviceMapperError) in
-        // In order: a suspended pool holds its devices.
+        // In this order, because a suspended pool keeps its devices in use.
         if isSuspended("pool") { try? dm.resume(.name("pool"), [], node: NodeOptions()) }
         for device in try dm.list() where device.name != "pool" {
           try? dm.remove(.name(device.name), deferred: false, retry: false)
@@ -135,7 +135,7 @@ final class ScriptPlayer {
     isDirty = true
   }
 
-  /// Commits what is there, if that is about to happen by itself.
+  /// Commits, if the pool is about to commit by itself.
   private func commitInTime() throws(PlayerError) {
     guard isDirty, isStale, !isSuspended("pool") else { return }
     if failsWhenFull {
@@ -148,8 +148,8 @@ final class ScriptPlayer {
     try run(ScriptLine("status pool"), isAdded: true)
   }
 
-  /// Does as much of a change, block by block, as it takes to have the worker commit.
-  /// - Returns: what is left to do.
+  /// Makes as much of a change, block by block, as is needed to make the worker commit.
+  /// - Returns: the rest of the change.
   private func beginInTime(_ line: ScriptLine) throws(PlayerError) -> ScriptLine? {
     guard isStale, line.isChange, canTransfer(line.word(0)), failsWhenFull else { return line }
     var (at, end) = (line.number(1), line.number(1) + line.number(2))
@@ -159,7 +159,8 @@ final class ScriptPlayer {
       var piece = line
       piece.set(1, at)
       piece.set(2, stop - at)
-      // Whether the worker commits in the middle or at the flush, in the end all is committed.
+      // Whether the worker commits in the middle or at the flush, everything is committed in the
+      // end.
       let isDone = try record(piece)
       try record(ScriptLine("flush \(line.word(0))"))
       let after = superblock()
@@ -176,7 +177,7 @@ final class ScriptPlayer {
 
   // MARK: - Lines
 
-  /// Whether it came to "ok".
+  /// Whether the result was "ok".
   @discardableResult
   private func run(_ line: ScriptLine, isAdded: Bool = false) throws(PlayerError) -> Bool {
     var line = line
@@ -187,8 +188,8 @@ final class ScriptPlayer {
     }
     try checkTime()
     let isDone = try record(line)
-    // Waiting has taken its time: whether the worker has committed or not, now it is. In user space a
-    // discard that is passed down can need a commit on its way, which the kernel does not make.
+    // Waiting takes time, so commit now, whether the worker has done it or not. In user space a
+    // passed-down discard may need a commit on its way, which the kernel does not make.
     let needsCommit =
       pendingWrites > 0 && ["start", "resume", "pause"].contains(line.verb)
       || line.verb == "discard" && isDone && passesDown
@@ -249,7 +250,7 @@ final class ScriptPlayer {
       try world.growMetadata(toBytes: metadataBytes)
     case "status", "gettable", "info": query(line)
     case "dump": dump()
-    default: throw .fault("'\(line.text)' is no operation")
+    default: throw .fault("'\(line.text)' is not an operation")
     }
   }
 
@@ -313,8 +314,8 @@ final class ScriptPlayer {
     let wasDirty = isDirty
     if line.isChange { changed() }
     let result = world.perform(request)
-    // Whoever takes no discards has not changed anything, and a pool that waits for space could not be
-    // made to commit.
+    // A device without discards has not changed anything, and a pool that waits for space could not
+    // be made to commit.
     if result == EOPNOTSUPP { isDirty = wasDirty }
     tell(errorName(result))
     if request.kind == .read && result == 0 {
@@ -328,7 +329,7 @@ final class ScriptPlayer {
     }
   }
 
-  /// Whether the pool is in another mode than that of a sound one with space.
+  /// Whether the pool is in another mode than a sound pool with free space.
   private var isDegraded: Bool {
     let line = (try? dm.status(.name("pool"), .noFlush))?.lines.first
     guard let line, case .working(let details) = ThinPoolStatus(line.parameters) else {
@@ -337,8 +338,8 @@ final class ScriptPlayer {
     return details.mode != .readWrite
   }
 
-  /// The kernel takes a flush for a write to the first block here, ours for a flush: whether it succeeds,
-  /// and commits, differs on purpose, and with it what ends with a flush. After a status both have
+  /// The kernel treats a flush here as a write to the first block, user space as a flush. So its
+  /// success, its commit, and the results after a flush differ on purpose. After a status both have
   /// committed.
   private func flushDegraded(_ request: ScriptRequest) {
     _ = world.perform(request)
@@ -383,12 +384,12 @@ final class ScriptPlayer {
         for line in table.lines { tell(withoutNumbers("\(line)")) }
       default:
         guard let table = try dm.status(device, options) else { return tell("none") }
-        // A suspended pool does not commit for it.
+        // A suspended pool does not commit for a status.
         for line in table.lines {
           tell(statusText(line, isCommitted: options.isEmpty && !table.info.isSuspended))
         }
         if line.word(0) == "pool" && options.isEmpty && !table.info.isSuspended { wasCommitted() }
-        // After a commit there may be space for what waits.
+        // After a commit there may be space for waiting requests.
         if pendingWrites > 0 { world.settle() }
       }
     } catch {
@@ -396,8 +397,8 @@ final class ScriptPlayer {
     }
   }
 
-  /// A status without what is by chance: where in the metadata a metadata snapshot is, which follows
-  /// from the number of commits, and how many blocks of metadata a transaction has used so far.
+  /// A status without values that depend on chance: the block of a metadata snapshot, which depends
+  /// on the number of commits, and the number of metadata blocks used by a transaction so far.
   private func statusText(_ line: TableLine, isCommitted: Bool) -> String {
     var words = line.parameters.split(separator: " ").map(String.init)
     guard line.type == "thin-pool", words.count > 3 else { return "\(line)" }
@@ -406,7 +407,7 @@ final class ScriptPlayer {
     return words.joined(separator: " ") + (line.parameters.last == " " ? " ." : ".")
   }
 
-  /// Device numbers are each world's own.
+  /// Device numbers differ between worlds.
   private func withoutNumbers(_ text: String) -> String {
     text.split(separator: " ", omittingEmptySubsequences: false)
       .map { $0.contains(":") ? "NUMBER" : String($0) }.joined(separator: " ")
@@ -430,11 +431,11 @@ struct ScriptLine {
   func number(_ i: Int) -> Int { min(1 << 40, max(0, Int(word(i)) ?? 0)) }
   mutating func set(_ i: Int, _ value: Int) { if i < words.count { words[i] = "\(value)" } }
 
-  /// Whether it can change metadata by way of the pool's worker.
+  /// Whether it can make the pool's worker change metadata.
   var isChange: Bool { ["write", "writefua", "discard"].contains(verb) && words.count > 2 }
 }
 
-/// The name of an error number as the system's headers have it.
+/// The name of an error number in the system's headers.
 func errorName(_ code: Int32) -> String {
   switch code {
   case 0: "ok"

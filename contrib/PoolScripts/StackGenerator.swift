@@ -11,18 +11,18 @@ import Simulation
 //     status NAME, gettable NAME, info NAME, deps NAME
 //     dump                                           digests of both disks
 //
-// No byte of a device is another one of it, so that in which order the parts of a request are done does not
-// matter. Whether a flakey device works does not change while a script is played.
+// No byte of a device maps to the same place as another, so that the order of a request's parts
+// does not matter. Whether a flakey device works does not change while a script is played.
 
-/// Makes such scripts: the same seed, the same script. Some tables are wrong.
+/// Makes such scripts: the same seed makes the same script. Some tables are invalid.
 struct StackGenerator {
   private struct Device {
     var sectors: Int
     /// 0: over disks.
     var level: Int
     var below: String?
-    /// Something of it was on a disk when its table came in: without, the kernel has no cache to flush, and
-    /// a flush does not reach the targets.
+    /// Whether a part of it was on a disk when its table became live. Otherwise the kernel has no
+    /// cache to flush, and a flush does not reach the targets.
     var hasDisk: Bool
   }
 
@@ -83,11 +83,11 @@ struct StackGenerator {
     if chance(3) { add("gettable d\(made - 1)") }
   }
 
-  /// Lines that together have no sector of what is below twice.
+  /// Lines that together use no sector below twice.
   private mutating func someTable(keeping old: Device? = nil) -> (String, Device) {
     let lower = devices.filter { $0.value.level < 2 && $0.value.sectors >= 64 }.keys.sorted()
     let below = old.map(\.below) ?? (chance(2) ? lower.randomElement(using: &random) : nil)
-    // Where there is room for the next line.
+    // The place for the next line.
     var free = below.map { ["@\($0)": 0] } ?? ["A": 0, "B": 0]
     let size = below.flatMap { devices[$0]?.sectors } ?? Self.diskSectors
     var table: [String] = []
@@ -139,8 +139,8 @@ struct StackGenerator {
     }
   }
 
-  /// Intervals and features of flakey. Bytes of reads are corrupted over other devices only: over a disk
-  /// the kernel leaves them alone.
+  /// Intervals and features of flakey. Bytes of reads are corrupted only over other devices: over a
+  /// disk the kernel does not corrupt them.
   private mutating func someFailing(_ isOverDevice: Bool) -> String {
     let interval = any(["0 1000000", "0 1000000", "0 1000000", "1000000 0", "1000000 7"])
     var features: [String] = []
@@ -159,7 +159,7 @@ struct StackGenerator {
     return count == 0 && chance(2) ? interval : "\(interval) \(count) \(words)"
   }
 
-  /// A table in which something is wrong, or odd.
+  /// An invalid or unusual table.
   private mutating func makeWrong() {
     let (table, _) = someTable()
     var words = table.split(separator: " ").map(String.init)
@@ -181,7 +181,7 @@ struct StackGenerator {
       }
     }
     let text = words.joined(separator: " ")
-    // A longer name of a type does not reach the kernel: the library has no room for it.
+    // A longer type name does not reach the kernel, because the library has no room for it.
     let types = text.split(separator: ",").compactMap {
       $0.split(separator: " ").dropFirst(2).first
     }
@@ -226,7 +226,7 @@ struct StackGenerator {
     add("\(verb) \(name) \(first) \(count)" + (verb.hasPrefix("write") ? " \(tag)" : ""))
   }
 
-  /// Requests that a delay would hold back for very long, until the device is suspended.
+  /// Requests that a delay delays very long, until the device is suspended.
   private mutating func holdBack() {
     let sectors = 64
     add("make held 0 \(sectors) delay A 0 600000 B 64 600000\(chance(2) ? " A 128 600000" : "")")

@@ -1,15 +1,15 @@
 import DeviceMapper
 import Glibc
 
-/// Plays one script of stacks of devices in a world, and gathers what it came to.
+/// Plays one script of stacks of devices in a world, and collects the results.
 final class StackPlayer {
   let world: any PoolWorld
-  /// Every line with what it came to.
+  /// Every line with its result.
   private(set) var results: [String] = []
-  /// Told of every line before it is played.
+  /// Called with every line before it is played.
   var willPlay: (String) -> Void = { _ in }
   private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
-  /// What is begun has buffers of its own.
+  /// The buffers of started requests.
   private var keptBuffers: [UnsafeMutableRawBufferPointer] = []
 
   /// Names of devices that have had stripes in a table.
@@ -24,7 +24,7 @@ final class StackPlayer {
 
   private var dm: any DeviceMapperBackend { world.backend }
 
-  /// Plays every line, and takes everything down.
+  /// Plays every line, and removes everything.
   func play(_ lines: [String]) throws(PlayerError) {
     defer { world.close() }
     for line in lines where !line.isEmpty && line.first != "#" && line != "stacks" {
@@ -43,7 +43,7 @@ final class StackPlayer {
   }
 
   private func takeDown() {
-    // From the top down: what is below is open.
+    // From the top down, because lower devices are open.
     for _ in 0..<8 {
       for device in (try? dm.list()) ?? [] {
         try? dm.remove(.name(device.name), deferred: false, retry: false)
@@ -85,11 +85,11 @@ final class StackPlayer {
     case "finish": for result in world.finish() { tell(result.map(errorName) ?? "waits") }
     case "status", "gettable", "info", "deps": query(line, name)
     case "dump": dump()
-    default: throw .fault("'\(line.text)' is no operation")
+    default: throw .fault("'\(line.text)' is not an operation")
     }
   }
 
-  /// Says "ok", or the name of the error.
+  /// Returns "ok", or the name of the error.
   private func attempt(_ body: () throws(DeviceMapperError) -> Void) {
     do throws(DeviceMapperError) {
       try body()
@@ -116,7 +116,8 @@ final class StackPlayer {
     }
   }
 
-  /// A refusal without what is each world's own: numbers of devices, the type in front, the error's name.
+  /// A refusal without parts that differ between worlds: device numbers, the type in front, the
+  /// error's name.
   private static func words(_ text: String) -> String {
     if let range = text.split(separator: " too small for target").last,
       range.utf8.count < text.utf8.count
@@ -177,7 +178,8 @@ final class StackPlayer {
     tell(digest.text)
   }
 
-  /// `NAME COUNT VERB [SECTOR COUNT TAG]`: begins a request that a delay holds back, until COUNT are.
+  /// `NAME COUNT VERB [SECTOR COUNT TAG]`: starts a request that a delay delays, until there are
+  /// COUNT.
   private func hold(_ line: ScriptLine) {
     let kept = UnsafeMutableRawBufferPointer.allocate(
       byteCount: max(4096, line.number(4) * 512), alignment: 4096)
@@ -201,7 +203,7 @@ final class StackPlayer {
       switch line.verb {
       case "info":
         guard let info = try dm.info(device, []) else { return tell("none") }
-        // The kernel raises an event for as many errors of stripes as have come until its worker runs.
+        // The kernel raises one event for all errors of stripes that occur before its worker runs.
         let event = striped.contains(line.word(0)) ? "some" : "\(info.eventNumber)"
         tell(
           "event \(event) open \(info.openCount) targets \(info.targetCount)"
@@ -224,7 +226,7 @@ final class StackPlayer {
     }
   }
 
-  /// Digests of what the disks hold, 4 KiB at a time.
+  /// Digests of the disks' content, 4 KiB at a time.
   private func dump() {
     for (name, path) in [("A", world.metadataPath), ("B", world.dataPath)] {
       let blocks = StateReport(metadataPath: path, dataPath: path).dataDigests(blockBytes: 4096)

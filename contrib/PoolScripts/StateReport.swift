@@ -6,12 +6,12 @@ import ThinFormat
 import ThinMetadata
 import ThinTools
 
-/// What is on a pool's two devices now, in lines.
+/// The present content of a pool's two devices, in lines.
 struct StateReport {
   let metadataPath: String
   let dataPath: String
 
-  /// The dump of the metadata, what a check finds, and the contents of every device's mappings.
+  /// The dump of the metadata, the findings of a check, and the content of every device's mappings.
   func lines() -> [String] {
     do {
       let device = try FileDevice(path: metadataPath, access: .readOnly, exclusive: false)
@@ -47,9 +47,9 @@ struct StateReport {
       String(decoding: bytes, as: UTF8.self).split(separator: "\n").map(String.init))
   }
 
-  /// Shared runs are named by, and come in the order of, metadata blocks, which do not matter here: they
-  /// depend on when commits fell. Numbers them as the devices that refer to them come, and puts each
-  /// where it is first referred to.
+  /// Shared runs are named after metadata blocks, and sorted by them, which depends on the times of
+  /// commits. This renumbers them in the order of the devices that refer to them, and moves each to
+  /// its first reference.
   private static func sharedRunsInOrder(_ lines: [String]) -> [String] {
     var definitions: [String: [String]] = [:]
     var rest: [String] = []
@@ -88,7 +88,7 @@ struct StateReport {
       .map(String.init)
   }
 
-  /// A digest for each device, of what its mapped blocks hold.
+  /// A digest of each device's mapped blocks.
   private func contents(_ view: MetadataView) throws -> [String] {
     let fd = open(dataPath, O_RDONLY | O_CLOEXEC)
     guard fd >= 0 else { throw PlayerError.system(dataPath) }
@@ -112,7 +112,7 @@ struct StateReport {
     }
   }
 
-  /// Digests of the blocks of the whole data device, space that nobody uses included.
+  /// Digests of the blocks of the whole data device, unused space included.
   func dataDigests(blockBytes: Int) -> [String] {
     let fd = open(dataPath, O_RDONLY | O_CLOEXEC)
     guard fd >= 0 else { return ["none"] }

@@ -66,7 +66,7 @@ final class UserspaceWorld: PoolWorld {
 
   // MARK: - I/O
 
-  /// A request, with its device open until it is done.
+  /// A request whose device stays open until it is done.
   private final class Outcome: RequestOwner {
     var result: Int32?
     var opened: OpenDevice?
@@ -109,13 +109,13 @@ final class UserspaceWorld: PoolWorld {
   func perform(_ request: ScriptRequest) -> Int32 {
     if request.kind == .discard { return discard(request) }
     let result = wait(for: submit(request))
-    // What the kernel does for a file that is open with O_DSYNC.
+    // As the kernel does for a file opened with O_DSYNC.
     guard request.kind == .durableWrite, result == 0 else { return result }
     return perform(ScriptRequest(kind: .flush, device: request.device, buffer: request.buffer))
   }
 
-  /// As the kernel's block layer does it, above the target: what is before the first whole unit goes
-  /// alone. With units that are no powers of two that comes out oddly: the rest can begin elsewhere.
+  /// As in the kernel's block layer, above the target: the part before the first whole unit is sent
+  /// alone. With units that are not powers of two, the rest can begin elsewhere.
   private func discard(_ request: ScriptRequest) -> Int32 {
     guard let unit = mapper.find(.name(request.device))?.discardBytes, unit >= 512 else {
       return wait(for: submit(request))

@@ -61,7 +61,7 @@ enum ModelTrials: Trials {
       options.devicesMax = 400
       options.compareEvery = 40
     case 5:
-      // More bitmaps of data blocks than index entries are kept.
+      // More bitmaps of data blocks than cached index entries.
       options.metadataBlocks = 17_000
       options.dataBlocks = 1_300_000
       options.compareEvery = 40

@@ -15,7 +15,7 @@ enum NbdTrials: Trials {
 
   nonisolated(unsafe) private static var currentSeed: UInt64 = 0
   static let exportBytes = 4 << 20
-  /// Each writes to a half of its own; the other client only to the first.
+  /// Each client writes to its own half; the misbehaving one only to the first.
   static let half = UInt64(exportBytes / 2)
 
   static func run(_ words: [String]) throws -> Bool {
@@ -63,11 +63,11 @@ enum NbdTrials: Trials {
     guard usage.ru_maxrss < 200 << 10 else { fail("more memory than the limits allow") }
   }
 
-  /// Holds a session as far as the server goes along.
+  /// Plays a session until the server closes it.
   private static func hold(_ session: HostileSession, _ server: BlockServer, _ loop: EventLoop) {
     var random = SplitMix64(seed: currentSeed ^ 0xfeed)
     let bad = NBDClient(server, loop)
-    // Some do not listen.
+    // Some clients do not read.
     let listens = random.next() % 4 != 0
     for piece in session.pieces {
       if listens { bad.drain() }
@@ -77,7 +77,7 @@ enum NbdTrials: Trials {
     if listens { bad.drain() }
   }
 
-  /// Writes and reads where nobody else does.
+  /// Writes and reads in a range that no other client uses.
   private static func check(_ good: NBDClient, _ model: inout [UInt8], _ seed: UInt64) {
     var random = SplitMix64(seed: seed ^ 0x600d)
     let sectors = 1 + Int(random.next() % 64)

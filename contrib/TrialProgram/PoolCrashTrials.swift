@@ -28,7 +28,7 @@ enum PoolCrashTrials: Trials {
     return try run(count, first, chosen.map { [all[$0 - 1]] } ?? all) == 0
   }
 
-  /// Returns how many trials failed.
+  /// Returns the number of failed trials.
   private static func run(_ count: Int, _ first: UInt64, _ kinds: [PoolCrashTrial.Kind]) throws
     -> Int
   {

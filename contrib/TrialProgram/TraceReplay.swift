@@ -72,7 +72,7 @@ enum TraceReplay: Trials {
     exit(status)
   }
 
-  /// The bytes of a block that mean something, or at least are certain.
+  /// The bytes of a block that have a meaning, or are at least deterministic.
   private static func certain(_ device: MemoryDevice, _ block: UInt64) -> [UInt8] {
     var bytes = Array(device.peek(block))
     if block == 0 {
@@ -83,7 +83,7 @@ enum TraceReplay: Trials {
     return bytes
   }
 
-  /// Ends the program at the first difference, leaving our image beside the other.
+  /// Ends the program at the first difference, and leaves the engine's image beside the other.
   private static func compare(_ ours: MemoryDevice, _ path: String, where place: String) {
     let theirs: MemoryDevice
     do { theirs = try MemoryDevice(contentsOf: path) } catch { fail("\(place): \(error)", 1) }

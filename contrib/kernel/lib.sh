@@ -1,5 +1,4 @@
-# lib.sh: what the rig's scripts do with pools and thin devices, in words. POSIX sh and local; to be
-# sourced:
+# lib.sh: shell functions for pools and thin devices in the rig. POSIX sh with local; to be sourced:
 #
 #     . "$DMTHIN_RIG/lib.sh"
 #
@@ -13,7 +12,7 @@
 #     pool_status POOL                 pool_field POOL N                (fields of the status, 1...)
 #     thin_create POOL ID              thin_delete POOL ID
 #     thin_activate NAME POOL ID SECTORS                                thin_deactivate NAME...
-#     thin_activate_all NAME POOL SECTORS ID...    one device, the thin ones side by side in it
+#     thin_activate_all NAME POOL SECTORS ID...    one device that joins all the thin devices
 #     thin_snapshot POOL NEWID ORIGINID [ORIGINNAME]     ORIGINNAME: the origin, if it is active
 #     thin_write NAME ID FIRST COUNT   whole blocks, direct I/O
 #     thin_touch NAME [BYTES] <lines   "ID FIRST COUNT STEP [BASE]": first BYTES (4096) of scattered blocks
@@ -21,8 +20,8 @@
 #     thin_verify_zero NAME FIRST COUNT
 #     thin_discard NAME FIRST COUNT    thin_discards NAME <lines "FIRST COUNT"
 #     thin_mapped NAME                 (number of mapped blocks)
-#     lvm_configure DISKS [LINE...]    lvm2 on disks whose names begin so; LINEs for its section "global"
-#     quietly COMMAND...               shows what it says only if it fails
+#     lvm_configure DISKS [LINE...]    lvm2 for disks whose names begin with DISKS; LINEs go to its section "global"
+#     quietly COMMAND...               shows its output only if it fails
 set -eu
 
 # shellcheck disable=SC2034  # for scripts that source this
@@ -31,7 +30,7 @@ rig_dir=${DMTHIN_RIG:?is set in the rig only: start this script with contrib/ker
 rig=$DMTHIN_PROGRAMS/rig
 block_sectors=128
 
-# What the kernel has to say about a refused table or message is only in its log.
+# The kernel explains a refused table or message only in its log.
 fail() {
     echo "${0##*/}: FAILED: $*" >&2
     dmesg 2>/dev/null | grep device-mapper | tail -n 5 >&2 || :

@@ -1,13 +1,13 @@
-# verbs.sh: what scenarios of dmthin pool have in common; to be sourced:
+# verbs.sh: shell functions for scenarios of dmthin pool; to be sourced:
 #
 #     . "$DMTHIN_RIG/verbs.sh"
 #
 # It sources lib.sh. DMTHIN_TOOLS names the directory of dmthin.
 #
-#     pool ARGUMENT...                    dmthin pool; what it says on standard error is in /tmp/err
-#     refused STATUS WORDS ARGUMENT...    dmthin pool ends with that status and says these words
-#     nothing_suspended                   no device is
-#     nothing_left_over                   nor is there an intent or a half-written file in /run/dmthin
+#     pool ARGUMENT...                    runs dmthin pool; its standard error goes to /tmp/err
+#     refused STATUS WORDS ARGUMENT...    expects dmthin pool to exit with STATUS and a message with WORDS
+#     nothing_suspended                   expects that no device is suspended
+#     nothing_left_over                   the same, and no intent or half-written file in /run/dmthin
 . "$DMTHIN_RIG/lib.sh"
 
 # Not in /var, which is the host's.

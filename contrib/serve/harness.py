@@ -1,4 +1,4 @@
-"""harness: libnbd, how a server begins, and a client that measures, for the scripts of this folder."""
+"""harness: libnbd, starting a server, and a measuring client, for the scripts of this folder."""
 import atexit, os, shutil, subprocess, sys, tempfile, time
 try:
     import nbd
@@ -9,7 +9,7 @@ except ImportError:
     raise
 
 
-# What is kept of pools between their activations is not this machine's business.
+# The state kept of pools between activations must not mix with this machine's.
 if "DMTHIN_TICKETS" not in os.environ:
     own = tempfile.mkdtemp(prefix="dmthin-state-")
     os.environ["DMTHIN_TICKETS"] = os.path.join(own, "tickets")
@@ -18,7 +18,7 @@ if "DMTHIN_TICKETS" not in os.environ:
 
 
 def connect(name, path="s"):
-    """A connection to the volume of that name, by the server's socket."""
+    """A connection to the volume of this name, over the server's socket."""
     handle = nbd.NBD()
     handle.set_export_name(name)
     handle.connect_unix(path)
@@ -31,7 +31,7 @@ def begin(*command, log="log", **options):
     with open(log, "w") as text:
         process = subprocess.Popen(command, stderr=text, **options)
     process.log = lambda: open(log).read()
-    # A fault that ends the script leaves no server behind.
+    # An error that ends the script must not leave a server behind.
     atexit.register(process.kill)
     for _ in range(500):
         if "serving" in process.log() or process.poll() is not None:
@@ -41,7 +41,7 @@ def begin(*command, log="log", **options):
 
 
 def begin_serving(*command, **options):
-    """The same of a server that may not end."""
+    """Starts a server that must still run afterwards."""
     process = begin(*command, **options)
     if "serving" not in process.log():
         sys.exit("the server does not come up: " + process.log())
@@ -55,14 +55,14 @@ class Probe:
     def __init__(self, volume, size):
         if not os.path.exists("probe"):
             source = os.path.join(os.path.dirname(os.path.realpath(__file__)), "probe.c")
-            subprocess.run(["cc", "-O2", "-Wall", "-o", "probe", source], check=True)
+            subprocess.run(["cc", "-O2", "-Wall", "-o", "probe", source], check=True, timeout=120)
         self.process = subprocess.Popen(["./probe", "s", volume, str(size)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True)
         if self.process.stdout.readline() != "ready\n":
             sys.exit("the good client is not served")
 
     def end(self):
-        """Number of reads, and milliseconds: of the middle one, of 99 of 100, of all, and of how late it was."""
+        """The number of reads, and milliseconds: median, 99th percentile, maximum, and lateness."""
         told = self.process.communicate(timeout=60)[0].split()
         if self.process.returncode:
             sys.exit(f"the good client ended with {self.process.returncode}")

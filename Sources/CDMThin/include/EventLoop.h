@@ -1,4 +1,4 @@
-// What the event loop needs of the system that Swift's Glibc module leaves out.
+// Parts of the system that the event loop needs and Swift's Glibc module lacks.
 #ifndef DMTHIN_EVENT_LOOP_H
 #define DMTHIN_EVENT_LOOP_H
 
@@ -10,7 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/types.h>
 
-/// Watches `fd` for `events`; `token` comes back with each of them. `operation` is EPOLL_CTL_*.
+/// Watches `fd` for `events`, which are reported with `token`. `operation` is EPOLL_CTL_*.
 static inline int dmthin_epoll_control(int epoll, int operation, int fd, uint32_t events, uint64_t token) {
     struct epoll_event event = {.events = events, .data = {.u64 = token}};
     return epoll_ctl(epoll, operation, fd, &event);
@@ -22,7 +22,7 @@ static const uint32_t dmthin_epollin = EPOLLIN, dmthin_epollout = EPOLLOUT, dmth
                       dmthin_epollerr = EPOLLERR, dmthin_epollhup = EPOLLHUP,
                       dmthin_epollrdhup = EPOLLRDHUP;
 
-/// An eventfd, not blocking, closed on exec; -1 with errno set.
+/// Creates a non-blocking eventfd, closed on exec. Returns -1 with errno set on failure.
 static inline int dmthin_eventfd(void) { return eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC); }
 
 /// Discards, or fills with zeros, a range of a block device.
@@ -43,9 +43,9 @@ int dmthin_fallocate(int fd, int mode, int64_t offset, int64_t bytes);
 static const uint32_t dmthin_rwf_dsync = RWF_DSYNC;
 ssize_t dmthin_pwrite_dsync(int fd, const void *bytes, size_t count, int64_t offset);
 
-/// The head of the ring that the kernel maps for each libaio context: completions can be taken from
-/// it without a system call. The layout is fixed by the kernel's interface (fs/aio.c; version 1,
-/// magic below), and libaio itself reads it.
+/// The head of the ring that the kernel maps for each libaio context, from which completions can be
+/// read without a system call. The layout is fixed by the kernel's interface (fs/aio.c; version 1,
+/// magic below), and libaio reads it too.
 struct dmthin_aio_ring {
     uint32_t id, count, head, tail, magic, compat_features, incompat_features, header_bytes;
 };
@@ -59,7 +59,7 @@ static inline int dmthin_aio_ring_has_events(const void *context) {
     const struct dmthin_aio_ring *ring = context;
     return ring->head != __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE);
 }
-/// Takes up to `max` completions (struct io_event, 32 bytes each); returns how many.
+/// Reads up to `max` completions (struct io_event, 32 bytes each). Returns their number.
 static inline int dmthin_aio_ring_take(void *context, void *events, int max) {
     struct dmthin_aio_ring *ring = context;
     uint32_t head = ring->head, tail = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE);

@@ -1,12 +1,12 @@
-// GnuTLS, found when it is first needed.
+// GnuTLS, loaded when it is first needed.
 #ifndef CGNUTLS_H
 #define CGNUTLS_H
 
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
 
-/// Finds the library, which has to succeed before any other function of it is called. May be called any
-/// number of times, by one thread at a time. Returns NULL, or why it cannot be had.
+/// Loads the library. Must succeed before any other function of the library is called. May be
+/// called more than once, by one thread at a time. Returns NULL, or the reason of the failure.
 const char *dmthin_find_gnutls(void);
 
 #endif

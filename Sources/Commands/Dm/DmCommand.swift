@@ -2,15 +2,15 @@ import BlockIO
 import DeviceMapper
 import ThinTools
 
-/// `dmthin dm`, also under the name of dmsetup: devices of device-mapper, by dmsetup's verbs.
+/// `dmthin dm`, also called as dmsetup: works on device-mapper devices with dmsetup's verbs.
 ///
-/// Programs match on dmsetup's output, on its error lines and on its status, 1 for every failure;
-/// so those are the same here, and not like the other commands'.
+/// Programs match dmsetup's output, its error lines and its status, which is 1 for every failure.
+/// So these are the same here, and differ from the other commands.
 public enum DmCommand: Command, RawCommand {
-  /// The program that it stands in for.
+  /// The program that it replaces.
   public static let names = ["dmsetup"]
 
-  /// What help, manual page and completion know; the parser is `DmArguments`.
+  /// For help, manual page and completion; the parser is `DmArguments`.
   public static let spec = CommandSpec(
     name: "dm", fieldName: "dmthin-dm",
     summary: "makes, changes and shows devices of device-mapper, as dmsetup does",
@@ -22,10 +22,11 @@ public enum DmCommand: Command, RawCommand {
         + "bytes. A device has a table in use, and one that waits in the inactive slot: load puts one "
         + "there, resume makes it the one in use.",
       """
-      The environment is dmsetup's: DM_DEV_DIR, an absolute path, is the folder of nodes in place of \
-      /dev, with device-mapper's in its folder mapper; DM_UDEV_COOKIE is a cookie as with --udevcookie; \
-      DM_DEFAULT_NAME_MANGLING_MODE is a mode as with --manglename; with DM_DISABLE_UDEV set, udev is \
-      not waited for and nodes are made here. dmthin pool takes them too, except for the cookie.
+      The environment is dmsetup's: DM_DEV_DIR, an absolute path, is the folder of nodes in place \
+      of /dev, with device-mapper's in its folder mapper; DM_UDEV_COOKIE is a cookie as with \
+      --udevcookie; DM_DEFAULT_NAME_MANGLING_MODE is a mode as with --manglename; with \
+      DM_DISABLE_UDEV set, udev is not waited for and nodes are made here. dmthin pool takes them \
+      too, except for the cookie.
       """,
       "Where it is not dmsetup: there is no stats; summaries and lists of fields are worded in other "
         + "ways; info -c -o all shows all fields of devices; what -vv adds goes to the error output.",
@@ -49,10 +50,10 @@ public enum DmCommand: Command, RawCommand {
       ("$ message vg-pool-tpool 0 reserve_metadata_snap", "Hold a metadata snapshot of a pool."),
     ],
     onlyExitStatus: [
-      (0, "Success; also where a device that is open is left by remove_all."),
+      (0, "Success; also if remove_all leaves devices that are open."),
       (
         1,
-        "Anything that did not work, a command line that makes no sense included. The error output "
+        "Any failure, an invalid command line included. The error output "
           + "has the reason, and \"Command failed.\" as its last line."
       ),
     ],
@@ -64,14 +65,14 @@ public enum DmCommand: Command, RawCommand {
     },
     seeAlso: ["dmsetup"])
 
-  /// Never used: `run(raw:program:console:)` is.
+  /// Never called: `run(raw:program:console:)` is.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     throw UsageError("'dm' takes dmsetup's command lines")
   }
 
   /// Runs a command line.
   public static func run(raw arguments: [String], program: String, console: Console) -> Int32 {
-    // Before the command line, as programs that set it in vain get no other answer from dmsetup.
+    // Checked before the command line: dmsetup reports an invalid DM_DEV_DIR before anything else.
     guard (try? DeviceFolder.fromEnvironment()) != nil else {
       for line in DmFailure.invalidDeviceFolder.lines { console.note(line) }
       return 1
@@ -113,16 +114,16 @@ public enum DmCommand: Command, RawCommand {
 struct DmFailure: Error {
   let lines: [String]
 
-  /// Something that was to be done did not work.
+  /// The operation failed.
   static func failed(_ lines: String...) -> DmFailure {
     DmFailure(lines: lines + ["Command failed."])
   }
 
-  /// DM_DEV_DIR is no absolute path.
+  /// DM_DEV_DIR is not an absolute path.
   static let invalidDeviceFolder = DmFailure(
     lines: ["Invalid DM_DEV_DIR environment variable value."])
 
-  /// The command line makes no sense.
+  /// The command line is invalid.
   static func commandLine(_ lines: String...) -> DmFailure {
     DmFailure(lines: lines + ["Couldn't process command line."])
   }

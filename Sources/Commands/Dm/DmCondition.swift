@@ -1,7 +1,7 @@
 import Glibc
 
-/// What `-S` says: comparisons of fields, joined by `&&` or `,`, by `||` or `#`, negated by `!`, and
-/// grouped by parentheses.
+/// The condition of `-S`: comparisons of fields, joined by `&&` or `,`, by `||` or `#`, negated by
+/// `!`, and grouped by parentheses.
 struct DmCondition {
   private indirect enum Node {
     case comparison(DmField, Operator, String)
@@ -10,7 +10,7 @@ struct DmCondition {
     case or(Node, Node)
   }
 
-  /// Longer ones first, as they are looked for in this order.
+  /// Longer ones come first, because they are tried in this order.
   private enum Operator: String, CaseIterable {
     case matches = "=~"
     case matchesNot = "!~"
@@ -23,10 +23,10 @@ struct DmCondition {
   }
 
   private let root: Node
-  /// Fields that it looks at.
+  /// The fields that it compares.
   let fieldNames: Set<String>
 
-  /// Understands a condition.
+  /// Parses a condition.
   init(_ text: String) throws(DmFailure) {
     var parser = Parser(text: text)
     root = try parser.alternatives(depth: 0)
@@ -35,7 +35,7 @@ struct DmCondition {
     fieldNames = parser.fieldNames
   }
 
-  /// Whether it holds for a device.
+  /// Whether the condition holds for a device.
   func holds(_ row: DmField.Row) -> Bool { Self.holds(root, row) }
 
   private static func holds(_ node: Node, _ row: DmField.Row) -> Bool {
@@ -78,7 +78,7 @@ struct DmCondition {
     let text: String
     var rest: Substring
     var fieldNames: Set<String> = []
-    /// Deeper nesting is nobody's wish.
+    /// Limits recursion; no real condition nests deeper.
     private let depthMax = 100
 
     init(text: String) {

@@ -2,11 +2,11 @@ import DeviceMapper
 
 /// A column of `dmthin dm info -c`.
 struct DmField: Sendable {
-  /// What a row knows of its device, and of others.
+  /// The data of a row: its device, and related devices.
   struct Row {
     let info: DeviceInfo
     let mangling: NameMangling
-    /// Devices below it and above it, with what they are called.
+    /// Devices below it and above it, with their names.
     var below: [DmRelative] = []
     var above: [DmRelative] = []
     var blockName: String?
@@ -31,14 +31,14 @@ struct DmField: Sendable {
     self.value = value
   }
 
-  /// The columns of a report that names none.
+  /// The default columns.
   static let standard = [
     "name", "major", "minor", "attr", "open", "segments", "events", "uuid",
   ]
-  /// The columns of a name taken apart.
+  /// The columns for the parts of a logical volume's name.
   static let nameParts = ["vg_name", "lv_name", "lv_layer"]
 
-  /// Those that need to know of other devices.
+  /// The columns that need other devices.
   static let relations: Set<String> = [
     "device_count", "devs_used", "devnos_used", "blkdevs_used", "device_ref_count",
     "names_using_dev", "devnos_using_dev",
@@ -46,7 +46,7 @@ struct DmField: Sendable {
 
   static let all: [DmField] = identity + state + relatives + parts
 
-  /// The field of this name, in any case.
+  /// The field of this name, in upper or lower case.
   static func named(_ name: String) -> DmField? {
     all.first { $0.name.lowercased() == name.lowercased() }
   }

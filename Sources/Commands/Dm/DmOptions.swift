@@ -1,13 +1,12 @@
-/// An option of `dmthin dm`. The set is dmsetup's, so that what is an unambiguous abbreviation
-/// there is one here.
+/// An option of `dmthin dm`. The set is dmsetup's, so that the same abbreviations are unambiguous.
 struct DmOption: Sendable {
   /// Long name, without dashes.
   let name: String
   /// One-letter names.
   let letters: [Character]
-  /// What help calls the value; nil for an option without.
+  /// The value's name in help; nil for an option without value.
   let value: String?
-  /// A sentence for help; nil for options that are known to be refused.
+  /// A sentence for help; nil for options that are recognised and refused.
   let help: String?
 
   init(
@@ -19,7 +18,7 @@ struct DmOption: Sendable {
     self.help = help
   }
 
-  /// In dmsetup's order, which shows when an abbreviation is ambiguous.
+  /// In dmsetup's order, which shows in the message for an ambiguous abbreviation.
   static let all: [DmOption] = [
     DmOption("readonly", "r", help: "Loads tables that refuse writes."),
     DmOption("alias", value: "NAME"), DmOption("alldevices"), DmOption("allprograms"),
@@ -29,11 +28,11 @@ struct DmOption: Sendable {
     DmOption("clear"),
     DmOption("columns", "c", "C", help: "Shows a table of fields."),
     DmOption("concise", help: "Takes or shows devices as name,uuid,minor,flags,table;..."),
-    DmOption("count", value: "NUMBER", help: "Shows the report so often; 0 for ever."),
+    DmOption("count", value: "NUMBER", help: "Repeats the report this often; 0 for ever."),
     DmOption("deferred", help: "Removes open devices when they are closed."),
     DmOption(
       "select", "S", value: "CONDITION",
-      help: "Shows devices for which this holds, like open>0 or name=~^vg."),
+      help: "Shows devices that match this condition, like open>0 or name=~^vg."),
     DmOption("exec", value: "COMMAND", help: "Runs this for each device, with its node's path."),
     DmOption("filemap"), DmOption("follow", value: "MODE"),
     DmOption("force", "f", help: "Replaces tables by one that fails all I/O, where that helps."),
@@ -97,7 +96,7 @@ struct DmOption: Sendable {
       "verbose", "v",
       help: "Shows the device afterwards; given twice or more, also what the library does, on the "
         + "error output."),
-    DmOption("verifyudev", help: "Mends nodes that udev left out."),
+    DmOption("verifyudev", help: "Makes nodes that udev left out."),
     DmOption("version", help: "Prints the versions of library and driver."),
     DmOption("yes", "y", help: "Answers the question of udevcomplete_all."),
     DmOption("addnodeonresume", help: "Makes the node when the device is resumed."),
@@ -106,11 +105,12 @@ struct DmOption: Sendable {
 }
 
 extension DmOption {
-  /// Options that dmsetup has not; only in full, so that they do not make its own ambiguous.
+  /// Options that dmsetup does not have. They are accepted only in full, so that they do not make
+  /// dmsetup's abbreviations ambiguous.
   static let own: [DmOption] = [
     DmOption(
       "backend", value: "WHERE",
-      help: "Whose devices: those of the kernel, or of userspace, a running dmthin serve."),
+      help: "Where the devices are: kernel, or userspace for those of a running dmthin serve."),
     DmOption(
       "control", value: "PATH",
       help: """
@@ -120,19 +120,19 @@ extension DmOption {
   ]
 }
 
-/// A command line of `dmthin dm`, taken apart.
+/// A parsed command line of `dmthin dm`.
 struct DmArguments {
-  /// Values of options in order; an option without value has empty ones.
+  /// Values of options in order; an option without value has empty strings.
   private(set) var values: [String: [String]] = [:]
-  /// Arguments that are no options, the verb first.
+  /// The arguments that are not options, the verb first.
   private(set) var operands: [String] = []
 
-  /// What is wrong with a command line, as getopt_long(3) says it.
+  /// An invalid command line, in the words of getopt_long(3).
   struct Fault: Error {
     let message: String
   }
 
-  /// Takes `arguments` apart; options and operands may come in any order, up to `--`.
+  /// Parses `arguments`; options and operands may come in any order, up to `--`.
   init(_ arguments: [String]) throws(Fault) {
     var rest = arguments[...]
     while let argument = rest.popFirst() {
@@ -209,11 +209,11 @@ struct DmArguments {
   func count(_ name: String) -> Int { values[name]?.count ?? 0 }
   /// Its last value.
   func text(_ name: String) -> String? { values[name]?.last }
-  /// Its last value as C reads a number: what does not look like one is 0.
+  /// Its last value, parsed as C does: text that does not start with a number is 0.
   func number(_ name: String) -> Int? { text(name).map { leadingNumber($0) } }
 }
 
-/// The number that a text begins with, 0 if it does not; clamped to 32 bits.
+/// The number at the start of a text, 0 if there is none; clamped to 32 bits.
 func leadingNumber(_ text: String) -> Int {
   var rest = Substring(text).utf8.drop { $0 == 0x20 || (0x09...0x0d).contains($0) }
   let isNegative = rest.first == UInt8(ascii: "-")

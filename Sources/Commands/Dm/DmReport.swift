@@ -1,6 +1,6 @@
 import DeviceMapper
 
-/// Rows of `dmthin dm info -c`, gathered and then printed.
+/// Collects the rows of `dmthin dm info -c` and prints them.
 final class DmReport {
   private let session: DmSession
   private let fields: [DmField]
@@ -10,7 +10,7 @@ final class DmReport {
   private var rows: [(row: DmField.Row, isSelected: Bool)] = []
   private var relations: [DeviceNumber: (below: [DmRelative], above: [DmRelative])]?
 
-  /// A report of the columns that options ask for.
+  /// A report with the columns that the options select.
   init(_ session: DmSession) throws {
     self.session = session
     let arguments = session.arguments
@@ -69,7 +69,7 @@ final class DmReport {
       || keys.contains { names.contains($0.field.name) } || !selected.isDisjoint(with: names)
   }
 
-  /// Whether rows have to say how far ahead is read.
+  /// Whether rows need the read-ahead setting.
   var needsReadAhead: Bool { uses(["read_ahead"]) }
 
   /// Adds a device.
@@ -120,7 +120,7 @@ final class DmReport {
 
   // MARK: - Printing
 
-  /// Prints what was gathered.
+  /// Prints the collected rows.
   func print() throws {
     guard !rows.isEmpty else { return }
     let arguments = session.arguments
@@ -161,7 +161,7 @@ final class DmReport {
     return "DM_\(field.name.uppercased())=\(quote)\(value)\(quote)"
   }
 
-  /// Rows by the keys that were asked for; those with equal keys stay in order.
+  /// Rows sorted by the selected keys; rows with equal keys keep their order.
   private func sortedRows() -> [(row: DmField.Row, isSelected: Bool)] {
     rows.enumerated().sorted { left, right in
       for (field, isReverse) in keys {

@@ -82,7 +82,7 @@ extension DmSession {
   }
 
   private func readAll(_ descriptor: Int32, name: String) throws -> String {
-    /// More than a table of the most lines that the driver takes.
+    /// Larger than a table with the most lines that the driver accepts.
     let bytesMax = 256 << 20
     let bytes = try WholeFile.bytes(of: descriptor, path: name, upTo: bytesMax)
     return String(decoding: bytes, as: UTF8.self)
@@ -153,7 +153,7 @@ extension DmSession {
     for entry in left { _ = try failAllIO(.name(entry.name)) }
     try backend.removeAll(deferred: deferred)
     let count = try backend.list().count
-    // As with dmsetup, no failure.
+    // As in dmsetup, this is not a failure.
     if count > 0 { console.note("Unable to remove \(count) device(s).") }
   }
 
@@ -162,7 +162,7 @@ extension DmSession {
     guard try failAllIO(.name(name)) else { throw DmFailure.failed() }
   }
 
-  /// Replaces a table by one that fails all I/O. What goes wrong is told; returns whether it worked.
+  /// Replaces a table by one that fails all I/O. Prints errors; returns whether it succeeded.
   private func failAllIO(_ device: DeviceReference) throws -> Bool {
     let backend = try backend
     var length: UInt64 = 0
@@ -184,7 +184,7 @@ extension DmSession {
       return true
     } catch {
       console.note(error.description)
-      // The table that was in use stays, without the other behind it.
+      // The live table stays, and the inactive one is dropped.
       try? backend.clear(device)
       return false
     }
@@ -219,7 +219,7 @@ extension DmSession {
     }
   }
 
-  /// The number that a text begins with.
+  /// The number at the start of a text.
   private static func sector(_ text: String) -> UInt64? {
     let digits = text.utf8.prefix { (UInt8(ascii: "0")...UInt8(ascii: "9")).contains($0) }
     return digits.isEmpty ? nil : UInt64(Substring(digits)) ?? .max

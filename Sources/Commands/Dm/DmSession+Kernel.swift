@@ -1,9 +1,10 @@
 import DeviceMapper
 import Glibc
 
-// Verbs that only the kernel's device-mapper has: measurements, geometry, names as they are stored.
+// Verbs for which only the kernel's device-mapper has commands: measurements, geometry, stored
+// names.
 extension DmSession {
-  /// The backend, for what only the kernel's does.
+  /// The backend's kernel-only commands.
   var kernel: any KernelOnlyCommands {
     get throws {
       guard let kernel = try backend as? any KernelOnlyCommands else {
@@ -31,7 +32,7 @@ extension DmSession {
 
   // MARK: - mangle
 
-  /// `mangle`: stores names as the mode asks for. Goes on after a device that cannot have its name.
+  /// `mangle`: stores names as the mode says. Continues after a device that cannot be renamed.
   func mangle(_ operands: [String]) throws {
     let mode = try backend.settings.nameMangling
     try backend.settings.nameMangling = .none
@@ -47,7 +48,7 @@ extension DmSession {
     if hasFailed { throw DmFailure.failed() }
   }
 
-  /// Mangles one device's name; false where that could not be done, which has been told.
+  /// Mangles one device's name. Prints errors; returns whether it succeeded.
   private func mangle(_ device: DeviceReference, _ mode: NameMangling) throws -> Bool {
     guard let info = try backend.info(device, queryOptions) else { return false }
     let (name, uuid) = (info.name, info.uuid)
@@ -77,8 +78,8 @@ extension DmSession {
     }
   }
 
-  /// How a stored text is to be stored; what is mangled already stays. Nil where it is both, which is
-  /// told.
+  /// The text as the mode stores it; text that is already mangled stays. Prints an error and
+  /// returns nil if it is partly mangled.
   private func stored(_ text: String, _ mode: NameMangling, _ what: String) -> String? {
     guard mode != .none else { return NameMangling.decoded(text) }
     do throws(NameMangling.MixedName) {

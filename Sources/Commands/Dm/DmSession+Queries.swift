@@ -4,7 +4,7 @@ import Glibc
 
 // Verbs that show devices.
 extension DmSession {
-  /// Runs `body` for the device that is named, or for every one.
+  /// Runs `body` for the named device, or for every device.
   func each(_ operands: [String], _ body: (DeviceReference) throws -> Void) throws {
     if let device = optionalDevice(operands) { return try body(device) }
     let entries = try backend.list()
@@ -13,7 +13,7 @@ extension DmSession {
     for entry in entries { try body(.name(entry.name)) }
   }
 
-  /// What `info` and its kin say of a device that is not there.
+  /// The error of `info` and similar verbs for a device that does not exist.
   func doesNotExist() -> DmFailure { .failed("Device does not exist.") }
 
   // MARK: - info
@@ -76,12 +76,12 @@ extension DmSession {
     }
   }
 
-  /// How queries ask that show a device's state too, if that is wanted.
+  /// Query options, extended if the device's state is shown too.
   var verboseOptions: QueryOptions {
     isVerbose ? queryOptions.union(.readAhead) : queryOptions
   }
 
-  /// Shows lines of a table or status, those of the wanted type.
+  /// Shows the lines of a table or status that have the selected type.
   func show(_ table: DeviceTable) throws {
     let wanted = arguments.text("target")
     let lines = table.lines.filter { wanted == nil || $0.type == wanted }
@@ -104,8 +104,8 @@ extension DmSession {
     hasConcise = true
   }
 
-  /// A line with zeros in place of keys. Names of keys in the kernel's keyring, which begin with a
-  /// colon, stay.
+  /// The line with zeros in place of keys. Names of keys in the kernel's keyring, which begin with
+  /// a colon, are kept.
   private func withoutKeys(_ line: TableLine) -> TableLine {
     var words = line.parameters.split(separator: " ", omittingEmptySubsequences: false)
       .map { String($0) }
@@ -149,7 +149,7 @@ extension DmSession {
     }
   }
 
-  /// What `-o` makes of a device number; nil without it, and for what has no name.
+  /// The name that `-o` selects for a device number; nil without `-o`, and if there is no name.
   private func name(_ number: DeviceNumber) throws -> String? {
     switch arguments.text("options") {
     case "devname": try backend.blockDeviceName(number, prefersMapped: true)
@@ -158,8 +158,7 @@ extension DmSession {
     }
   }
 
-  /// Runs a command with the path of a device's node behind its own words. What becomes of it is
-  /// nobody's business.
+  /// Runs a command with the path of a device's node appended. Its exit status is ignored.
   private func run(_ command: String, for name: String) throws {
     try console.output.flush()
     let node = try backend.settings.deviceFolder.node(name)

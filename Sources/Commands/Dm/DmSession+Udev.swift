@@ -2,7 +2,7 @@ import BlockIO
 import DeviceMapper
 import Glibc
 
-// Verbs about udev's cookies: semaphores by which udev's rules tell that they are done.
+// Verbs about udev's cookies: semaphores with which udev's rules report that they have finished.
 extension DmSession {
   private static func number(_ text: String) -> UInt32? {
     errno = 0
@@ -16,25 +16,25 @@ extension DmSession {
     return errno == 0 && isWhole && value != 0 ? UInt32(exactly: value) : nil
   }
 
-  /// Takes a cookie that was given, where there is none yet. A text that is none is passed over with a
-  /// line on the error output, as dmsetup does it: what was asked for is done without.
+  /// Sets the cookie from a text, unless one is set. As in dmsetup, an invalid text only prints a
+  /// message, and the command runs without a cookie.
   func takeCookie(_ text: String?) {
     guard cookie == nil, let text, !text.isEmpty else { return }
     cookie = Self.number(text)
     if cookie == nil { console.note("Incorrect cookie value.") }
   }
 
-  /// What DM_UDEV_COOKIE says.
+  /// The value of DM_UDEV_COOKIE.
   static var environmentCookie: String? { getenv("DM_UDEV_COOKIE").map { String(cString: $0) } }
 
-  /// The number that a text is, as C reads it, hexadecimal after `0x` and octal after `0`.
+  /// The number in a text, as C reads it: hexadecimal after `0x`, octal after `0`.
   static func cookie(_ text: String) throws(DmFailure) -> UInt32 {
     guard let value = number(text) else { throw .failed("Incorrect cookie value.") }
     return value
   }
 
   func createCookie() throws {
-    // Where there is no udev there is none, and that is no failure.
+    // Without udev there is no cookie, and that is not a failure.
     guard let cookie = try udev({ try $0.createUdevCookie() }) else { return }
     let digits = String(cookie, radix: 16, uppercase: true)
     try print("0x" + String(repeating: "0", count: max(0, 8 - digits.count)) + digits + "\n")
@@ -49,14 +49,15 @@ extension DmSession {
 
   func completeCookie(_ operands: [String]) throws {
     let cookie = try Self.cookie(operands.first ?? "")
-    // The upper half may have flags of udev's rules instead of what all keys have there.
+    // The upper half may have flags of udev's rules instead of the key's usual prefix.
     let key = (UdevCookie.magic << 16) | (cookie & 0xffff)
-    // Udev's rules import this line, and as with dmsetup they get it after a failure too.
+    // Udev's rules import this line. As in dmsetup, it is printed after a failure too.
     defer { try? print("DM_COOKIE_COMPLETED=0x" + padded(String(cookie, radix: 16), 10) + "\n") }
     try udev { try $0.completeUdevCookie(key) }
   }
 
-  /// What a failure says is the library's, or nothing: these are no commands of the driver.
+  /// Runs a command of the library that is not one of the driver. A failure's text is the
+  /// library's, or empty.
   private func udev<R>(_ body: (any KernelOnlyCommands) throws -> R) throws -> R {
     do {
       return try body(try kernel)
@@ -65,7 +66,7 @@ extension DmSession {
     }
   }
 
-  /// What the bits of a cookie's upper half tell udev's rules, from the lowest.
+  /// Names of the flags in a cookie's upper half, from the lowest bit.
   private static let flagNames =
     [
       "DISABLE_DM_RULES_FLAG", "DISABLE_SUBSYSTEM_RULES_FLAG", "DISABLE_DISK_RULES_FLAG",
@@ -146,7 +147,8 @@ extension DmSession {
       "\(destroyed) semaphores with keys prefixed by \(prefix) destroyed. \(skipped) skipped.\n")
   }
 
-  /// Asks on the output and reads the answer from standard input; its end means no.
+  /// Asks a question on the output and reads the answer from standard input. The end of input means
+  /// no.
   private func agrees() throws -> Bool {
     try print("Do you really want to continue? [y/n]: ")
     try console.output.flush()

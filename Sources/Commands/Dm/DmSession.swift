@@ -7,13 +7,14 @@ import ServerControl
 final class DmSession {
   let arguments: DmArguments
   let console: Console
-  /// Whether several devices are shown, each line with its name in front.
+  /// Whether several devices are shown, each line starting with its name.
   var showsNames = false
-  /// What the other devices of a run have left to say; see `DmReport`.
+  /// The report shared by all devices of a run; see `DmReport`.
   var report: DmReport?
-  /// Whether a concise table has been begun.
+  /// Whether the output of a concise table has begun.
   var hasConcise = false
-  /// Under which udev's events are gathered: what the option says, or else the environment.
+  /// The cookie under which udev's events are gathered: from the option, or else from the
+  /// environment.
   var cookie: UInt32?
   private let program: String
   private var made: (any DeviceMapperBackend)?
@@ -24,7 +25,7 @@ final class DmSession {
     self.console = console
   }
 
-  /// The backend, made when it is first needed: help needs none.
+  /// The backend, made on first use, because help does not need it.
   var backend: any DeviceMapperBackend {
     get throws {
       if let made { return made }
@@ -74,7 +75,7 @@ final class DmSession {
 
   // MARK: - Command line
 
-  /// Understands the command line, and runs the verb, for each device where there are several.
+  /// Parses the command line and runs the verb, once per device if there are several.
   func run() throws {
     try checkOptions()
     if arguments.has("version") { return try version() }
@@ -98,7 +99,7 @@ final class DmSession {
     }
   }
 
-  /// Runs a verb as often as a report is wanted, and prints the report, also when it is cut short.
+  /// Runs a verb as often as a report is wanted, and prints the report, even after an error.
   private func repeating(_ body: () throws -> Void) throws {
     guard isReport else { return try finishingConcise(body) }
     var left = arguments.number("count") ?? (arguments.has("interval") ? 0 : 1)
@@ -159,13 +160,13 @@ final class DmSession {
     return arguments.has("columns") || verb == "splitname"
   }
 
-  /// The device of a verb that takes one: its operand, or what options say.
+  /// The device of a verb that requires one: its operand, or the one that options name.
   func device(_ operands: [String]) throws(DmFailure) -> DeviceReference {
     guard let device = optionalDevice(operands) else { throw .failed("No device specified.") }
     return device
   }
 
-  /// The same where a verb can do without.
+  /// The device of a verb that works without one.
   func optionalDevice(_ operands: [String]) -> DeviceReference? {
     operands.first.map { .name($0) } ?? optionDevice
   }

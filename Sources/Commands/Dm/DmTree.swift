@@ -1,9 +1,9 @@
 import DeviceMapper
 import Glibc
 
-/// `dmthin dm ls --tree`: which devices stand on which.
+/// `dmthin dm ls --tree`: shows which devices depend on which.
 struct DmTree {
-  /// What `-o` says of the tree.
+  /// The tree options of `-o`.
   struct Options {
     var showsNumber = true
     var showsBlockName = false
@@ -12,16 +12,16 @@ struct DmTree {
     var showsAccess = false
     var showsUUID = false
     var isInverted = false
-    /// Nil leaves it to the locale.
+    /// Nil selects it by the locale.
     var style: Style?
     var isCompact = false
     /// Whether lines end at the terminal's edge.
     var isTruncated = true
 
-    /// Whether there is something in brackets behind each device.
+    /// Whether attributes follow each device, in brackets.
     var showsAttributes: Bool { showsState || showsOpenCount || showsAccess || showsUUID }
 
-    /// Understands a list of words, separated by commas.
+    /// Parses a list of words, separated by commas.
     init(_ text: String?) throws(DmFailure) {
       guard let text else { return }
       for word in text.split(separator: ",") {
@@ -45,12 +45,12 @@ struct DmTree {
     }
   }
 
-  /// What lines between devices are drawn with.
+  /// How lines between devices are drawn.
   enum Style {
     case ascii, utf, vt100
 
-    /// Lines by the letters that terminals of the kind vt100 have for them: q a line, x a line
-    /// downwards, t and m branches, the last one of a device, w where they begin.
+    /// Lines, by the letters of vt100's line-drawing characters: q is a horizontal line, x a
+    /// vertical one, t and m are branches, m the last one of a device, w is where they begin.
     func drawn(_ letters: String) -> String {
       if self == .vt100 { return "\u{1b}(0\u{0f}\(letters)\u{1b}(B" }
       return letters.reduce(into: "") { text, letter in
@@ -75,13 +75,13 @@ struct DmTree {
   private let session: DmSession
   private let options: Options
   private let style: Style
-  /// Characters that fit into a line.
+  /// The width of a line in characters.
   private let lineMax: Int
   private var nodes: [DeviceNumber: Node] = [:]
-  /// Devices in the order in which they were met.
+  /// Devices in the order in which the walk reached them.
   private var order: [DeviceNumber] = []
 
-  /// Asks about every device.
+  /// Queries all devices.
   init(_ session: DmSession) throws {
     self.session = session
     options = try Options(session.arguments.text("options"))
@@ -95,7 +95,7 @@ struct DmTree {
         continue
       }
       let number = found.info.number
-      // Its lower devices come first where they were not met before, as in a walk downwards.
+      // The devices below it come first if they are new, as in a walk downwards.
       meet(number)
       nodes[number]?.info = found.info
       nodes[number]?.below = found.devices
@@ -112,7 +112,7 @@ struct DmTree {
     order.append(number)
   }
 
-  /// Columns of the terminal that the output goes to, or else of a usual one.
+  /// The width of the output's terminal, or a default.
   private static var terminalWidth: Int {
     var size = winsize()
     guard ioctl(1, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 3 else { return 80 }
@@ -125,7 +125,7 @@ struct DmTree {
     for number in order {
       guard let node = nodes[number], (options.isInverted ? node.below : node.above).isEmpty
       else { continue }
-      // As with dmsetup, what is said of a device's state needs lines of its own.
+      // As in dmsetup, a device's attributes need a line of their own.
       if options.isCompact, !options.showsAttributes {
         var lines = [""]
         try addCompact(number, Position(column: 0, bars: []), &lines, depth: 0)
@@ -136,7 +136,7 @@ struct DmTree {
     }
   }
 
-  /// Prints a line up to where the terminal ends.
+  /// Prints a line, truncated at the terminal's width.
   private func printLine(_ line: String) throws {
     guard line.unicodeScalars.count > lineMax else { return try session.print(line + "\n") }
     try session.print(
@@ -144,13 +144,13 @@ struct DmTree {
   }
 
   /// - Parameters:
-  ///   - line: what stands before the label; `prefix`: before those of its children.
-  ///   - depth: how far below a root; the driver allows no circles, but answers come from several
+  ///   - line: the text before the label; `prefix`: before those of its children.
+  ///   - depth: levels below a root. The driver allows no cycles, but the answers are from different
   ///     moments.
   private func print(_ number: DeviceNumber, line: String, prefix: String, depth: Int) throws {
     guard let node = nodes[number] else { return }
     let text = try label(number, node.info)
-    // A device that is not of device-mapper may have nothing to show; then it has no line either.
+    // A device outside device-mapper may have nothing to show; then its line is left out.
     if !text.isEmpty { try printLine(line + text) }
     let children = options.isInverted ? node.above : node.below
     guard depth < Self.depthMax else { return }
@@ -166,14 +166,14 @@ struct DmTree {
 
   private static let depthMax = 64
 
-  /// Where a device stands: the column of its label, and those of lines that go by on its left.
+  /// The position of a device: the column of its label, and those of the lines to its left.
   private struct Position {
     var column: Int
     var bars: [Int]
   }
 
-  /// Adds a device and what stands below it: its first child on the same line, each other one on a
-  /// line of its own.
+  /// Adds a device and the devices below it: the first child on the same line, each other one on a
+  /// new line.
   private func addCompact(
     _ number: DeviceNumber, _ position: Position, _ lines: inout [String], depth: Int
   ) throws {
@@ -191,8 +191,8 @@ struct DmTree {
       if index == 0 {
         let line = style.drawn(children.count == 1 ? "qqq" : "qwq")
         lines[lines.count - 1] += line
-        // Dmsetup counts this line twice, the second time with the bytes that switch a terminal; its
-        // later lines stand so much to the right.
+        // Dmsetup counts this line twice, the second time with the bytes that switch a terminal;
+        // its later lines are indented by that much more.
         below.column += line.unicodeScalars.count
       } else {
         lines.append(indentation(position.bars, upTo: end + 1) + style.drawn(isLast ? "mq" : "tq"))

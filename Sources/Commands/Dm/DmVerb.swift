@@ -1,19 +1,19 @@
-/// A verb of `dmthin dm`: what it takes and says of itself.
+/// A verb of `dmthin dm`: its operands, help and implementation.
 struct DmVerb: Sendable {
-  /// What does the work.
+  /// The implementation.
   typealias Action = @Sendable (DmSession, [String]) throws -> Void
 
-  /// Its names; the first is the one that help shows.
+  /// Its names; help shows the first.
   let names: [String]
-  /// What follows it on a command line.
+  /// The arguments in the usage line.
   let synopsis: String
   /// One line, without a full stop.
   let summary: String
-  /// How many operands it takes.
+  /// The number of operands.
   let operands: ClosedRange<Int>
-  /// Whether it is run once for each of several operands.
+  /// Whether the verb runs once per operand.
   let repeats: Bool
-  /// Does the work.
+  /// The implementation.
   let action: Action
 
   init(
@@ -48,11 +48,11 @@ struct DmVerb: Sendable {
     ) { try $0.load($1) },
     DmVerb(
       "resume", synopsis: "[--noflush] [--nolockfs] DEVICE...",
-      summary: "Makes the inactive table live, if there is one, and lets I/O go on",
+      summary: "Makes the inactive table live, if there is one, and resumes I/O",
       operands: any, repeats: true
     ) { try $0.resume($1) },
     DmVerb(
-      "suspend", synopsis: "[--noflush] [--nolockfs] DEVICE...", summary: "Holds I/O back",
+      "suspend", synopsis: "[--noflush] [--nolockfs] DEVICE...", summary: "Suspends I/O",
       operands: any, repeats: true
     ) { try $0.suspend($1) },
     DmVerb(
@@ -65,7 +65,7 @@ struct DmVerb: Sendable {
     ) { try $0.remove($1) },
     DmVerb(
       "remove_all", synopsis: "[-f] [--deferred]",
-      summary: "Removes every device that nobody has open", operands: 0...0
+      summary: "Removes every device that is not open", operands: 0...0
     ) { session, _ in try session.removeAll() },
     DmVerb(
       "wipe_table", synopsis: "[--noflush] [--nolockfs] DEVICE...",
@@ -81,11 +81,11 @@ struct DmVerb: Sendable {
     ) { try $0.message($1) },
     DmVerb(
       "info", synopsis: "[-c [-o FIELDS] [-O FIELDS] [-S CONDITION]] [DEVICE...]",
-      summary: "Shows what state devices are in", operands: any, repeats: true
+      summary: "Shows the state of devices", operands: any, repeats: true
     ) { try $0.info($1) },
     DmVerb(
       "status", synopsis: "[--target TYPE] [--noflush] [DEVICE...]",
-      summary: "Shows what targets say of themselves", operands: any, repeats: true
+      summary: "Shows the status of targets", operands: any, repeats: true
     ) { try $0.status($1) },
     DmVerb(
       "table", synopsis: "[--target TYPE] [--concise] [--showkeys] [DEVICE...]",
@@ -93,18 +93,18 @@ struct DmVerb: Sendable {
     ) { try $0.table($1) },
     DmVerb(
       "deps", synopsis: "[-o devno|devname|blkdevname] [DEVICE...]",
-      summary: "Shows the devices that a table has open", operands: any, repeats: true
+      summary: "Shows the devices that a table uses", operands: any, repeats: true
     ) { try $0.dependencies($1) },
     DmVerb(
       "ls", synopsis: "[--target TYPE] [--exec COMMAND] [-o OPTIONS] [--tree]",
       summary: "Lists devices", operands: 0...0
     ) { session, _ in try session.list() },
     DmVerb(
-      "wait", synopsis: "DEVICE [EVENT]", summary: "Waits until the event number is another",
+      "wait", synopsis: "DEVICE [EVENT]", summary: "Waits until the event number changes",
       operands: 0...2
     ) { try $0.wait($1) },
     DmVerb(
-      "mknodes", synopsis: "[DEVICE...]", summary: "Puts the nodes in /dev/mapper right",
+      "mknodes", synopsis: "[DEVICE...]", summary: "Repairs the nodes in /dev/mapper",
       operands: any, repeats: true
     ) { try $0.makeNodes($1) },
     DmVerb(
@@ -114,12 +114,12 @@ struct DmVerb: Sendable {
     ) { try $0.mangle($1) },
     DmVerb(
       "measure", synopsis: "[DEVICE...]",
-      summary: "Shows what the kernel's measurement architecture is told of targets",
+      summary: "Shows what targets report to the kernel's measurement architecture (IMA)",
       operands: any, repeats: true
     ) { try $0.measure($1) },
     DmVerb(
       "setgeometry", synopsis: "DEVICE CYLINDERS HEADS SECTORS START",
-      summary: "Sets what the device says of its geometry", operands: 5...5
+      summary: "Sets the geometry that the device reports", operands: 5...5
     ) { try $0.setGeometry($1) },
     DmVerb(
       "udevcreatecookie", synopsis: "",
@@ -127,20 +127,20 @@ struct DmVerb: Sendable {
     ) { session, _ in try session.createCookie() },
     DmVerb(
       "udevreleasecookie", synopsis: "[COOKIE]",
-      summary: "Waits until udev has handled what was gathered under a cookie", operands: 0...1
+      summary: "Waits until udev has handled the events gathered under a cookie", operands: 0...1
     ) { try $0.releaseCookie($1) },
     DmVerb(
       "udevcomplete", synopsis: "COOKIE",
-      summary: "Tells whoever waits for a cookie that an event has been handled; for udev's rules",
+      summary: "Reports to a cookie that an event has been handled; for udev's rules",
       operands: 1...1
     ) { try $0.completeCookie($1) },
     DmVerb(
       "udevcomplete_all", synopsis: "[-y] [MINUTES]",
-      summary: "Removes all cookies, or those not touched for so long; whoever waits goes on",
+      summary: "Removes all cookies, or those not used for so long; waiting commands continue",
       operands: 0...1
     ) { try $0.completeAllCookies($1) },
     DmVerb(
-      "udevflags", synopsis: "COOKIE", summary: "Shows what a cookie tells udev's rules",
+      "udevflags", synopsis: "COOKIE", summary: "Shows the flags of a cookie for udev's rules",
       operands: 1...1
     ) { try $0.showCookieFlags($1) },
     DmVerb(
@@ -151,7 +151,7 @@ struct DmVerb: Sendable {
     ) { session, _ in try session.targets() },
     DmVerb(
       "target-version", synopsis: "[TYPE...]",
-      summary: "Shows the version of target types, loading what provides them", operands: any,
+      summary: "Shows the version of target types, loading their modules", operands: any,
       repeats: true
     ) { try $0.targetVersion($1) },
     DmVerb(
@@ -160,7 +160,7 @@ struct DmVerb: Sendable {
     ) { session, _ in try session.version() },
     DmVerb(
       "splitname", synopsis: "NAME [SUBSYSTEM]",
-      summary: "Takes the name of a logical volume's device apart", operands: 1...2
+      summary: "Splits the name of a logical volume's device into its parts", operands: 1...2
     ) { try $0.splitName($1) },
   ]
 

@@ -3,13 +3,13 @@ import DataPath
 import DeviceMapper
 
 extension TargetType {
-  /// Reads, writes and flushes that take longer.
+  /// Delays reads, writes and flushes.
   static let delay = TargetType("delay", version: (1, 3, 0), DelayTarget.self) {
     (context) throws(TargetError) in try DelayDriver(context)
   }
 }
 
-/// Holds requests back for a while before they go down, each kind to a device of its own.
+/// Delays requests before they go down, each kind to its own device.
 ///
 /// Invariants: requests of a kind wait equally long, so that each queue is in the order of deadlines; a
 /// request's `context` is its deadline and `context2` its place in the order in which all came. While any
@@ -20,7 +20,7 @@ private final class DelayDriver: TargetDriver {
     let device: OpenDevice
     let below: BlockDestination
     let first: UInt64
-    /// What is added to the device's offset, modulo 2^64.
+    /// The number added to the device's offset, modulo 2^64.
     let shift: UInt64
     let milliseconds: UInt32
     var waiting = RequestQueue()
@@ -37,10 +37,10 @@ private final class DelayDriver: TargetDriver {
   private let reads: Kind
   private let writes: Kind
   private let flushes: Kind
-  /// How many of them the line has.
+  /// The number of kinds in the table line.
   private let kindCount: Int
   private var count: UInt64 = 0
-  /// Not while the device is suspended: what comes up then has to get through.
+  /// False while the device is suspended: the remaining requests must get through.
   private var mayDelay = true
   private var timer: LoopTimer?
   private var timerDeadline: UInt64 = 0
@@ -48,7 +48,7 @@ private final class DelayDriver: TargetDriver {
   init(_ context: DriverContext<DelayTarget>) throws(TargetError) {
     let (classes, start) = (context.target.classes, context.line.start)
     kindCount = classes.count
-    // What the line does not have is as the one before it.
+    // A kind that the line leaves out is like the one before it.
     let devices = [
       try context.device(.reads), context.devices[.writes], context.devices[.flushes],
     ].compactMap { $0 }
@@ -100,7 +100,7 @@ private final class DelayDriver: TargetDriver {
     loop.set(timer, after: first > now ? first - now : 0)
   }
 
-  /// Sends down what is due, in the order in which it came.
+  /// Sends down the requests that are due, in the order of their arrival.
   private func release(until time: UInt64) {
     func order(_ kind: Kind) -> UInt64 {
       guard let part = kind.waiting.first, part.pointee.context <= time else { return .max }

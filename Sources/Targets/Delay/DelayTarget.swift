@@ -1,11 +1,11 @@
 public import DeviceMapper
 
-/// `delay (DEVICE SECTOR MILLISECONDS)...`, one to three times: reads and writes take longer.
+/// `delay (DEVICE SECTOR MILLISECONDS)...`, one to three times: delays reads and writes.
 public struct DelayTarget: TargetGrammar {
-  /// Devices below; with fewer than three, the last one stands for the rest as well.
+  /// The devices of the target. With fewer than three, the last one also has the roles of the rest.
   public enum Role: Hashable, Sendable { case reads, writes, flushes }
 
-  /// Where one kind of I/O goes, and how late.
+  /// The destination and the delay of one kind of I/O.
   public struct Class: Hashable, Sendable {
     /// Device and first sector.
     public var destination: DeviceStart
@@ -15,7 +15,7 @@ public struct DelayTarget: TargetGrammar {
   /// One for everything; or one for reads and one for the rest; or for reads, writes and flushes.
   public var classes: [Class]
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     let words = KernelText.parameterWords(line.parameters)
     guard [3, 6, 9].contains(words.count) else {
@@ -36,7 +36,7 @@ public struct DelayTarget: TargetGrammar {
     }
   }
 
-  /// As a table line has it.
+  /// The parameters in a table line.
   public var parameters: String {
     classes.map { "\($0.destination.parameters) \($0.delay)" }.joined(separator: " ")
   }

@@ -1,25 +1,25 @@
 import DataPath
 public import DeviceMapper
 
-/// `error`: all I/O fails. Whatever stands behind it is ignored.
+/// `error`: fails all I/O. Parameters are ignored.
 public struct ErrorTarget: TargetGrammar {
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Never>?) throws(TargetError) {}
 
-  /// There are none.
+  /// Empty.
   public var parameters: String { "" }
 }
 
 extension TargetType {
-  /// All I/O fails.
+  /// Fails all I/O.
   static let error = TargetType("error", version: (1, 5, 0), ErrorTarget.self, traits: .wildcard) {
     ErrorDriver($0)
   }
 }
 
-/// All I/O fails, as a driver's does that says nothing else.
+/// Fails all I/O, which is the default of a driver.
 private final class ErrorDriver: TargetDriver {
   override var flushCount: Int { 0 }
-  /// Not until version 1.6 of the kernel's.
+  /// The kernel's target supports discards only since version 1.6.
   override var takesDiscards: Bool { false }
 }

@@ -4,24 +4,25 @@ import DeviceMapper
 import Glibc
 
 extension TargetType {
-  /// Sectors of another device that fails from time to time.
+  /// Sectors of another device that fails periodically.
   static let flakey = TargetType("flakey", version: (1, 5, 0), FlakeyTarget.self) {
     (context) throws(TargetError) in try FlakeyDriver(context)
   }
 }
 
-/// Sectors of another device, which works and fails in turn, in whole seconds since the table was loaded.
+/// Maps to sectors of another device, and alternately works and fails, in whole seconds since the
+/// table was loaded.
 ///
-/// Bytes of writes are corrupted in a copy: the client's buffer is the client's. Bytes of reads are
-/// corrupted when they have come, whatever the device below is. (Linux 6.1 does that over a device that is
-/// device-mapper's too, and leaves reads alone over a disk.)
+/// Bytes of writes are corrupted in a copy, because the buffer belongs to the client. Bytes of
+/// reads are corrupted when the read completes, over any device. (Linux 6.1 does that only over
+/// another device-mapper device, and leaves reads over a disk alone.)
 private final class FlakeyDriver: TargetDriver {
-  /// What becomes of a request.
+  /// The treatment of a request.
   private enum Fate {
     case normal, dropped, failed, corrupted
   }
 
-  /// Bits of the kernel's requests that corruption can be limited to.
+  /// Bits of the kernel's requests that can restrict corruption.
   private enum KernelFlags {
     static let sync: UInt32 = 1 << 11
     static let idle: UInt32 = 1 << 15
@@ -29,16 +30,16 @@ private final class FlakeyDriver: TargetDriver {
     static let write: UInt32 = 1
   }
 
-  /// In the `context` of a read: a byte of it is corrupted when it comes back.
+  /// In the `context` of a read: a byte of it is corrupted on completion.
   private static var isCorrupted: UInt64 { 1 }
 
   private let target: FlakeyTarget
   private let source: OpenDevice
   private let below: BlockDestination
-  /// What is added to the device's offset, modulo 2^64.
+  /// The number added to the device's offset, modulo 2^64.
   private let shift: UInt64
   private let loaded: UInt64
-  /// What is written in place of clients' buffers.
+  /// The buffers that are written instead of the clients'.
   private var copies: [RequestPointer: AlignedBuffer] = [:]
 
   init(_ context: DriverContext<FlakeyTarget>) throws(TargetError) {
@@ -81,14 +82,14 @@ private final class FlakeyDriver: TargetDriver {
     return corruption.isWrite && operation == .write && matches ? .corrupted : .normal
   }
 
-  /// What the kernel's request would have that a program makes which waits for it.
+  /// The flags that the kernel's request would have for a program that waits for it.
   private static func flags(_ operation: BlockOperation, _ flags: BlockFlags) -> UInt32 {
     if operation == .read { return KernelFlags.sync }
     let durable = flags.contains(.durable) ? KernelFlags.durable : 0
     return KernelFlags.write | KernelFlags.sync | KernelFlags.idle | durable
   }
 
-  /// Corrupts the byte, if `count` bytes have it.
+  /// Corrupts the byte, if it is within `count` bytes.
   private func corrupt(_ bytes: UnsafeMutableRawPointer?, _ count: Int) {
     guard let corruption = target.corruption, let bytes, Int(corruption.byte) <= count else {
       return
@@ -142,7 +143,7 @@ private final class FlakeyDriver: TargetDriver {
   override func forEachExtent(
     in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
   ) -> Bool {
-    // Zeros can come back as something else.
+    // Zeros can be corrupted when they are read.
     target.corruption?.isWrite == false
       ? super.forEachExtent(in: range, body)
       : forEachExtent(of: below, shift: shift, in: range, body)

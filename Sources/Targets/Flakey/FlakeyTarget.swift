@@ -1,22 +1,22 @@
 public import DeviceMapper
 
-/// `flakey DEVICE OFFSET UP DOWN [COUNT FEATURE...]`: linear that fails from time to time.
+/// `flakey DEVICE OFFSET UP DOWN [COUNT FEATURE...]`: linear that fails periodically.
 public struct FlakeyTarget: TargetGrammar {
-  /// Devices below.
+  /// The devices of the target.
   public enum Role: Hashable, Sendable { case source }
 
-  /// What replaces a byte of a request's data.
+  /// The replacement of a byte in a request's data.
   public struct Corruption: Hashable, Sendable {
-    /// Which byte, from 1.
+    /// The position of the byte, from 1.
     public var byte: UInt32
-    /// In writes rather than in reads.
+    /// Whether writes are corrupted, rather than reads.
     public var isWrite: Bool
-    /// What it becomes.
+    /// The new value.
     public var value: UInt8
-    /// Flags that a request must have.
+    /// Flags that a request must have to be corrupted.
     public var flags: UInt32
   }
-  /// What happens to writes while it fails; nil means what happens to reads.
+  /// The treatment of writes while it fails; nil means the same as of reads.
   public enum Writes: String, Sendable {
     case drop = "drop_writes"
     case fail = "error_writes"
@@ -28,12 +28,12 @@ public struct FlakeyTarget: TargetGrammar {
   public var upSeconds: UInt32
   /// Seconds for which it fails.
   public var downSeconds: UInt32
-  /// What happens to writes while it fails.
+  /// The treatment of writes while it fails.
   public var writes: Writes?
-  /// What happens to data while it fails.
+  /// The corruption of data while it fails.
   public var corruption: Corruption?
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     let words = KernelText.parameterWords(line.parameters)
     guard words.count >= 4 else { throw TargetError("Invalid argument count") }
@@ -42,7 +42,7 @@ public struct FlakeyTarget: TargetGrammar {
     guard let sector = KernelText.scanned(arguments.shift() ?? "") else {
       throw TargetError("Invalid device sector")
     }
-    // The kernel has the same words for both intervals.
+    // The kernel has the same message for both intervals.
     let up = try arguments.number(in: 0...UInt32.max, orSay: "Invalid up interval")
     let down = try arguments.number(in: 0...UInt32.max, orSay: "Invalid up interval")
     guard up &+ down != 0 else { throw TargetError("Total (up + down) interval is zero") }
@@ -55,7 +55,7 @@ public struct FlakeyTarget: TargetGrammar {
 
   private mutating func parseFeatures(_ arguments: inout ArgumentList) throws(TargetError) {
     guard arguments.count > 0 else { return }
-    // Words of a corruption may reach beyond the count, which then wraps around, as the kernel's.
+    // As in the kernel, the words of a corruption may exceed the count, which then wraps around.
     var left = try arguments.groupCount(max: 6, orSay: "Invalid number of feature args")
     while left > 0 {
       guard let word = arguments.shift() else {

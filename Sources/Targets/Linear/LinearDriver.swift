@@ -12,7 +12,7 @@ extension TargetType {
 private final class LinearDriver: TargetDriver {
   private let source: OpenDevice
   private let below: BlockDestination
-  /// What is added to the device's offset, modulo 2^64.
+  /// The number added to the device's offset, modulo 2^64.
   private let shift: UInt64
   private let first: UInt64
 

@@ -2,13 +2,13 @@ public import DeviceMapper
 
 /// `linear DEVICE SECTOR`: sectors of another device, in order.
 public struct LinearTarget: TargetGrammar {
-  /// Devices below.
+  /// The devices of the target.
   public enum Role: Hashable, Sendable { case source }
 
-  /// Where it begins.
+  /// The position of the first sector.
   public var source: DeviceStart
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     let words = KernelText.parameterWords(line.parameters)
     guard words.count == 2 else { throw TargetError("Invalid argument count") }
@@ -19,6 +19,6 @@ public struct LinearTarget: TargetGrammar {
     source = DeviceStart(device: words[0], sector: sector)
   }
 
-  /// As a table line has it.
+  /// The parameters in a table line.
   public var parameters: String { source.parameters }
 }

@@ -15,7 +15,7 @@ private final class StripedDriver: TargetDriver {
   /// Device and first sector of each stripe.
   private let stripes: [(device: OpenDevice, sector: UInt64)]
   private var errors: [Int]
-  /// Of each device, this many errors raise an event.
+  /// The number of errors of each device that raise an event.
   private static let eventsMax = 14
 
   init(_ context: DriverContext<StripedTarget>) throws(TargetError) {
@@ -39,7 +39,7 @@ private final class StripedDriver: TargetDriver {
     stripes.map { Area($0.device, $0.sector, length / UInt64(stripes.count)) }
   }
 
-  /// Stripe and byte of it, from the stripe's start.
+  /// The stripe, and the byte from its start.
   private func split(_ relative: UInt64) -> (stripe: Int, offset: UInt64) {
     let count = UInt64(stripes.count)
     let number = relative / chunk
@@ -49,7 +49,7 @@ private final class StripedDriver: TargetDriver {
   override func map(_ part: RequestPointer) {
     switch part.pointee.operation {
     case .flush:
-      // Which of its flushes this is was put there by the device.
+      // The device stored the number of this flush here.
       let stripe = Int(truncatingIfNeeded: part.pointee.context)
       stripes[stripe].device.direct.submit(part)
     case .discard: discard(part)
@@ -61,7 +61,7 @@ private final class StripedDriver: TargetDriver {
     }
   }
 
-  /// One range for each stripe.
+  /// Discards one range per stripe.
   private func discard(_ part: RequestPointer) {
     let begin = part.pointee.offset - startByte
     let end = part.pointee.end - startByte
@@ -81,7 +81,7 @@ private final class StripedDriver: TargetDriver {
     if ranges.isEmpty { finishLater(part) }
   }
 
-  /// Where on a stripe everything before `relative` ends.
+  /// The position on a stripe at which everything before `relative` ends.
   private func edge(_ relative: UInt64, _ stripe: Int) -> UInt64 {
     let (its, offset) = split(relative)
     if its == stripe { return offset }
@@ -93,7 +93,7 @@ private final class StripedDriver: TargetDriver {
     let error = part.pointee.errorNumber
     let stripe = Int(truncatingIfNeeded: part.pointee.context)
     if error != 0, error != EOPNOTSUPP, stripe < errors.count {
-      // The kernel tells stripes apart by their devices, so that all on one device have its errors.
+      // The kernel identifies stripes by their devices, so stripes on one device share its errors.
       let number = stripes[stripe].device.number
       var isNews = false
       for index in stripes.indices where stripes[index].device.number == number {

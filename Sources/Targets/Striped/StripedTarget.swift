@@ -2,15 +2,15 @@ public import DeviceMapper
 
 /// `striped COUNT CHUNK (DEVICE OFFSET)...`: chunks from several devices in turn.
 public struct StripedTarget: TargetGrammar {
-  /// Devices below, the first stripe's being `stripe(0)`.
+  /// The devices of the target; the first stripe is `stripe(0)`.
   public enum Role: Hashable, Sendable { case stripe(Int) }
 
   /// Sectors in a chunk; not 0.
   public var chunkSectors: UInt32
-  /// Where each stripe begins.
+  /// The start of each stripe.
   public var stripes: [DeviceStart]
 
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Role>?) throws(TargetError) {
     let words = KernelText.parameterWords(line.parameters)
     guard words.count >= 2 else { throw TargetError("Not enough arguments") }
@@ -39,7 +39,7 @@ public struct StripedTarget: TargetGrammar {
     }
   }
 
-  /// As a table line has it.
+  /// The parameters in a table line.
   public var parameters: String {
     (["\(stripes.count) \(chunkSectors)"] + stripes.map(\.parameters)).joined(separator: " ")
   }

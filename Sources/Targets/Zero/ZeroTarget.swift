@@ -2,21 +2,21 @@ import DataPath
 public import DeviceMapper
 import Glibc
 
-/// `zero`: reads are zeros, writes vanish.
+/// `zero`: reads return zeros, writes are dropped.
 public struct ZeroTarget: TargetGrammar {
-  /// Understands a table line.
+  /// Parses a table line.
   public init(_ line: TableLine, opener: DeviceOpener<Never>?) throws(TargetError) {
     guard KernelText.parameterWords(line.parameters).isEmpty else {
       throw TargetError("No arguments required")
     }
   }
 
-  /// There are none.
+  /// Empty.
   public var parameters: String { "" }
 }
 
 extension TargetType {
-  /// Reads are zeros, writes vanish.
+  /// Reads return zeros, writes are dropped.
   static let zero = TargetType("zero", version: (1, 1, 0), ZeroTarget.self) { ZeroDriver($0) }
 }
 

@@ -4,10 +4,10 @@ import ThinFormat
 import ThinMetadata
 
 extension Checker {
-  /// Does what the options ask for after the check; nothing when anything is fatal.
+  /// Makes the repairs that the options select, unless a finding is fatal.
   func mend() throws(ToolError) {
     guard options.mayWrite, !report.isDamaged else { return }
-    // It lies in blocks that are free to this superblock.
+    // A newer generation lies in blocks that are free according to this superblock.
     guard report.newerGeneration?.age.isNewer != true else { return }
     if report.mendableCount > 0 { try rebuildSpaceMaps() }
     guard report.leakCount == 0 || options.ignoreNonFatal, report.needsCheck else { return }
@@ -18,8 +18,8 @@ extension Checker {
     report.clearedNeedsCheck = true
   }
 
-  /// Writes block 0: whatever was written before is durable then, and this is after it. One sector
-  /// carries all that changes, so a power cut leaves the old state or the new.
+  /// Writes block 0 after everything else is durable. One sector has all that changes, so after a
+  /// power cut there is the old state or the new one.
   private func commit(_ superblock: Superblock) throws(ToolError) {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
     do throws(BlockIOError) {
@@ -35,8 +35,8 @@ extension Checker {
     view = view.replacing(superblock)
   }
 
-  /// Writes both space maps anew from the counts computed, into blocks that nothing of the
-  /// committed state uses, so that it stands until the superblock is written.
+  /// Rebuilds both space maps from the computed counts, in blocks that the committed state does not
+  /// use, so that it stays valid until the superblock is written.
   private func rebuildSpaceMaps() throws(ToolError) {
     progress.begin("Writing the space maps", total: 0)
     let counts = countWithoutSpaceMaps()
@@ -60,7 +60,7 @@ extension Checker {
       switch error {
       case .device(let error): throw ToolError(error)
       case .full:
-        // What is written so far lies in free blocks. The findings stay, and are harmless.
+        // The blocks written so far are free. The findings remain, and are harmless.
         report.noRoomToMend = true
         return
       }
@@ -72,7 +72,7 @@ extension Checker {
     report.forgetMended()
   }
 
-  /// References to metadata blocks from everything but the space maps.
+  /// References to metadata blocks, except those from the space maps.
   private func countWithoutSpaceMaps() -> ReferenceCounts {
     let counts = ReferenceCounts(blockCount: view.superblock.metadataSpaceMap.blockCount)
     let forest = TreeForest(view.reader, counts: counts)

@@ -1,30 +1,30 @@
 import ThinMetadata
 
-/// What `check` does. Which options go together is the command's business.
+/// The options of `check`. The command decides which may be combined.
 public struct CheckOptions: Equatable, Sendable {
-  /// Look at the superblock only.
+  /// Check only the superblock.
   public var superblockOnly = false
-  /// Look at superblock, device tree and device details only.
+  /// Check only the superblock, the device tree and the device details.
   public var skipMappings = false
-  /// Look at the metadata snapshot's trees, of a live pool maybe; no space maps.
+  /// Check the trees of the metadata snapshot, possibly of an active pool, but no space maps.
   public var metadataSnapshot = false
-  /// The block that the metadata snapshot must be at, where that is asked for.
+  /// The required block of the metadata snapshot; nil for any.
   public var metadataSnapshotBlock: UInt64?
   /// Block to use as root of the device tree.
   public var mappingRoot: UInt64?
   /// Block to use as root of the details tree.
   public var detailsRoot: UInt64?
-  /// Clear the needs-check flag when nothing fatal was found, after mending leaks.
+  /// Clear the needs-check flag if nothing fatal was found, after repairing leaks.
   public var clearNeedsCheck = false
-  /// Mend leaks and clear the needs-check flag.
+  /// Repair leaks and clear the needs-check flag.
   public var autoRepair = false
-  /// Whether what is not fatal keeps the needs-check flag from being cleared.
+  /// Whether to clear the needs-check flag in spite of findings that are not fatal.
   public var ignoreNonFatal = false
 
-  /// The full check, changing nothing.
+  /// The full check, without changes.
   public init() {}
 
-  /// Which state of the pool to look at.
+  /// The state of the pool to check.
   var source: MetadataView.Source {
     guard metadataSnapshot else { return .current }
     return metadataSnapshotBlock.map { .metadataSnapshotAt($0) } ?? .metadataSnapshot

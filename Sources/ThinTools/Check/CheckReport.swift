@@ -1,38 +1,39 @@
-/// What a check found, and did.
+/// The result of a check.
 public struct CheckReport: Sendable {
   /// The pool's transaction id.
   public internal(set) var transactionID: UInt64 = 0
-  /// Metadata blocks that are not allocated, by the superblock's own account.
+  /// Free metadata blocks, according to the superblock.
   public internal(set) var metadataFreeBlocks: UInt64 = 0
-  /// Whether the needs-check flag is set, after what the check did.
+  /// Whether the needs-check flag is set, after the check.
   public internal(set) var needsCheck = false
-  /// Thin devices looked at.
+  /// The number of thin devices checked.
   public internal(set) var deviceCount = 0
-  /// Findings in the order found; at most `findingsMax`.
+  /// Findings in order; at most `findingsMax`.
   public private(set) var findings: [Finding] = []
-  /// Findings of each severity, those beyond `findingsMax` included.
+  /// The number of fatal findings, those beyond `findingsMax` included.
   public private(set) var fatalCount = 0
-  /// Findings of severity leak.
+  /// The number of findings of severity leak.
   public private(set) var leakCount = 0
-  /// Findings of severity minor.
+  /// The number of findings of severity minor.
   public private(set) var minorCount = 0
   /// Whether the needs-check flag was cleared.
   public internal(set) var clearedNeedsCheck = false
   /// Whether the space maps were rebuilt.
   public internal(set) var repairedSpaceMaps = false
-  /// Whether the space maps were not rebuilt for want of free metadata blocks.
+  /// Whether the space maps could not be rebuilt for lack of free metadata blocks.
   public internal(set) var noRoomToMend = false
 
-  /// A whole generation that is newer than the superblock's, or may be. No finding: what the superblock leads to
-  /// may be sound, and old blocks can look alike where a pool was made anew as it was before.
+  /// A whole generation that is newer than the superblock's, or may be. It is not a finding: the
+  /// superblock's trees may be sound, and old blocks can look alike if a pool was made again in the
+  /// same way.
   public internal(set) var newerGeneration: NewerGeneration?
 
-  /// Findings kept; what a wrecked device yields beyond is counted only.
+  /// The most findings kept; the rest of a badly damaged device is only counted.
   public static let findingsMax = 2000
 
-  /// Whether anything is fatal.
+  /// Whether any finding is fatal.
   public var isDamaged: Bool { fatalCount > 0 }
-  /// Whether nothing at all was found.
+  /// Whether there are no findings.
   public var isClean: Bool { fatalCount + leakCount + minorCount == 0 }
 
   mutating func add(_ finding: Finding) {
@@ -45,11 +46,12 @@ public struct CheckReport: Sendable {
     if findings.count < Self.findingsMax { findings.append(finding) }
   }
 
-  /// Findings that writing the space maps anew mends, those beyond `findingsMax` included.
+  /// The number of findings that rebuilding the space maps repairs, those beyond `findingsMax`
+  /// included.
   public var mendableCount: Int { leakCount + mendableMinorCount }
   private var mendableMinorCount = 0
 
-  /// After a repair: what it mended is no longer there.
+  /// Drops the findings that a repair has fixed.
   mutating func forgetMended() {
     leakCount = 0
     minorCount -= mendableMinorCount

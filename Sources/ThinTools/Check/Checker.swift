@@ -3,16 +3,16 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// Checks a pool's metadata against every rule of the format that can be checked without the data
-/// device, and against its own redundancy: reference counts are computed anew from the trees and
-/// compared with both space maps.
+/// Checks a pool's metadata against all rules of the format that do not need the data device, and
+/// against its redundancy: reference counts are computed from the trees and compared with both
+/// space maps.
 ///
-/// Nothing read is trusted. Memory: `NodeTable`'s, `ReferenceCounts`' for both devices, and
-/// 24 bytes per thin device.
+/// Nothing read is trusted. Memory: that of `NodeTable`, that of `ReferenceCounts` for both
+/// devices, and 24 bytes per thin device.
 ///
 /// - Parameter device: opened for writing when `options.mayWrite`.
-/// - Throws: `ToolError` when the superblock is unusable, a metadata snapshot is asked for and
-///   there is none, or writing fails. Damage is reported, not thrown.
+/// - Throws: `ToolError` if the superblock is unusable, a requested metadata snapshot does not
+///   exist, or writing fails. Damage is reported, not thrown.
 public func check(
   _ device: any BlockDevice, options: CheckOptions, progress: Progress
 ) throws(ToolError) -> CheckReport {
@@ -47,8 +47,8 @@ final class Checker {
       throw ToolError(error)
     }
     let reader = view.reader
-    // A space map needs a bitmap block for every 16,320 blocks, so what a damaged superblock
-    // claims beyond that is not worth memory.
+    // A space map needs a bitmap block for every 16,320 blocks, so a larger number in a damaged
+    // superblock is not worth memory.
     let dataBlocksMax = reader.blockCount * UInt64(Limits.entriesPerBitmap)
     dataCounts = ReferenceCounts(blockCount: min(view.dataBlockCount, dataBlocksMax))
     metadataCounts = ReferenceCounts(
@@ -74,7 +74,7 @@ final class Checker {
     try mend()
   }
 
-  /// The superblock may be an old one. Of a pool that is as it should be, this reads a few blocks.
+  /// Looks for a generation newer than the superblock's. For a sound pool, this reads a few blocks.
   private func lookForNewer() {
     guard !options.metadataSnapshot, options.mappingRoot == nil, options.detailsRoot == nil else {
       return
@@ -104,7 +104,7 @@ final class Checker {
     }
     guard !options.metadataSnapshot else { return }
     let metadata = superblock.metadataSpaceMap
-    // The superblock alone may be all that was kept of the device, so its length tells nothing.
+    // The file may hold only the superblock, so its length is no limit.
     let blocksMax = options.superblockOnly ? Limits.metadataBlocksMax : reader.blockCount
     if metadata.blockCount > blocksMax {
       let isFormatLimit = metadata.blockCount > Limits.metadataBlocksMax
@@ -150,7 +150,7 @@ final class Checker {
     if !options.skipMappings && !options.metadataSnapshot { checkSpaceMaps() }
   }
 
-  /// The metadata snapshot, which belongs to the pool although only its own tools look at it.
+  /// The trees of the metadata snapshot, which belong to the pool's metadata.
   private func heldSnapshot() -> Trees? {
     let block = view.superblock.metadataSnapshot
     guard block != 0 else { return nil }
@@ -201,7 +201,7 @@ final class Checker {
       dataBlockCount: view.dataBlockCount)
     let roots = (try? listing.deviceRoots()) ?? []
     let known = (try? listing.deviceDetails()) ?? []
-    // Where a tree is damaged that has been said, and one device after the other would follow.
+    // If a tree is damaged, that was reported, and comparing would only report every device.
     if details.isSound && devices.isSound {
       compare(roots.map(\.id), known.map(\.id), state)
     }
@@ -218,7 +218,7 @@ final class Checker {
     }
   }
 
-  /// Device tree and details tree must name the same devices.
+  /// Requires that the device tree and the details tree have the same devices.
   private func compare(_ roots: [UInt64], _ details: [UInt64], _ state: Trees) {
     var r = 0
     var d = 0

@@ -3,59 +3,59 @@ import CDMThin
 import Glibc
 import ThinFormat
 
-/// A note that metadata is as it was left by a program that had found it sound and ended well: who finds
-/// the note and the metadata unchanged need not check it. A note is good once: it is removed before it
-/// is believed, so that whatever follows a use of the metadata finds none unless that ended well too.
+/// A ticket records that metadata was sound and complete when a program closed it. If the metadata
+/// is unchanged since, it need not be checked again. A ticket is used once: it is removed before it
+/// is trusted, so that a later use of the metadata finds one only if the use before it ended well.
 ///
-/// Superblocks of different states can be equal, so the note also has what the system knows of changes:
-/// of a file its times, of a block device how often it was written, since it exists. Where the system
-/// does not tell, there is no note.
+/// Superblocks of different states can be equal, so a ticket also has the system's record of
+/// changes: the times of a file, or the number of writes to a block device and its instance. If the
+/// system has no such record, no ticket is written.
 public struct CleanTickets: Sendable {
-  /// What metadata is recognised by.
+  /// The identity of metadata.
   private struct Identity {
-    /// The name of its note.
+    /// The file name of its ticket.
     var key: String
-    /// What the note has to begin with.
+    /// The beginning of the ticket.
     var text: String
-    /// The file that it is about, where it can be looked for: a line at the end of the note.
+    /// The path of the file that it is about, if there is one: the last line of the ticket.
     var path: String?
   }
 
   private static let bytesMax = 8192
-  /// A note of a file that is not where it was is kept for so long: the file system may be elsewhere for now.
+  /// How long to keep the ticket of a missing file, whose file system may not be mounted.
   private static let missingSecondsMax = 7 * 86_400
-  /// No note is kept for longer: a check costs seconds.
+  /// How long to keep any ticket; a check takes only seconds.
   private static let secondsMax = 180 * 86_400
   private let path: String
 
-  /// Notes in a folder, which is made when the first one is written.
+  /// Tickets in a folder, which is created on first use.
   public init(folder: String) { path = folder }
 
-  /// Where notes are, unless something else is said (`StateFolder`).
+  /// The default folder of tickets (`StateFolder`).
   public static var usualFolder: String? {
     StateFolder.usual("tickets", variable: "DMTHIN_TICKETS")
   }
 
-  /// Uses up the note of metadata that is open.
-  /// - Returns: whether there was one, is none any more, and the metadata is as it says. Anything that is
-  ///   not known, or goes wrong, is a no.
+  /// Uses up the ticket of open metadata.
+  /// - Returns: whether there was a ticket, it is removed, and the metadata matches it. False on
+  ///   any doubt or error.
   public func redeem(_ descriptor: Int32) -> Bool {
     guard let identity = Self.identity(descriptor), let folder = try? TrustedFolder.own(path),
       let file = try? folder.openFile(identity.key, O_RDONLY)
     else { return false }
     defer { close(file) }
     var info = stat()
-    // Another name for it could be in a folder that others look after.
+    // Another name for the ticket could be in another folder.
     guard fstat(file, &info) == 0, info.st_nlink == 1 else { return false }
     let bytes = try? WholeFile.bytes(of: file, path: path, upTo: Self.bytesMax)
-    // Removed for good: after a power cut it is not there again.
+    // The removal must be durable: the ticket must not reappear after a power cut.
     let isGone = folder.remove(identity.key) && folder.sync()
     return isGone && bytes?.starts(with: identity.text.utf8) == true
   }
 
-  /// Writes the note of metadata that is open, sound and durable, and that nothing more will be written
-  /// to. The caller still keeps others from it.
-  /// - Returns: whether there is one now.
+  /// Writes the ticket of open metadata that is sound and durable, and will not be written to
+  /// again. The caller must still hold it exclusively.
+  /// - Returns: whether a ticket was written.
   @discardableResult
   public func issue(_ descriptor: Int32) -> Bool {
     guard let identity = Self.identity(descriptor) else { return false }
@@ -68,11 +68,11 @@ public struct CleanTickets: Sendable {
     }
   }
 
-  /// Removes notes that are of no use any more: of block devices as they were before this boot, or that are
-  /// gone; of files that have been gone, or others, for a week; what is older than half a year; and what
-  /// was not finished. Nothing else in the folder is touched.
-  /// - Parameter now: seconds since 1970; nil stands for what the clock says.
-  /// - Returns: how many were removed.
+  /// Removes tickets that are useless: of block devices from before this boot, or that are gone; of
+  /// files that have been missing or replaced for a week; tickets older than half a year; and
+  /// incomplete ones. Other files in the folder stay.
+  /// - Parameter now: seconds since 1970; nil for the system's clock.
+  /// - Returns: the number removed.
   @discardableResult
   public func clear(now: Int? = nil) -> Int {
     guard let folder = try? TrustedFolder.own(path), let names = try? folder.names() else {
@@ -106,7 +106,7 @@ public struct CleanTickets: Sendable {
       values[line[..<blank]] = line[line.index(after: blank)...]
     }
     guard name.hasPrefix("file-") else {
-      // Boot and instance come first.
+      // The boot and the instance come first.
       let words = values["changes"]?.split(separator: " ") ?? []
       guard words.count > 1, let boot else { return false }
       if words[0] != boot { return true }
@@ -141,7 +141,7 @@ public struct CleanTickets: Sendable {
     return Identity(key: FileIdentity(info).lastingName, text: text, path: path)
   }
 
-  /// The path of a file that is open, if it is one that a line can have.
+  /// The path of an open file, if it fits on a line.
   private static func openPath(_ descriptor: Int32) -> String? {
     var bytes = [CChar](repeating: 0, count: Int(PATH_MAX))
     let count = readlink("/proc/self/fd/\(descriptor)", &bytes, bytes.count)
@@ -151,8 +151,8 @@ public struct CleanTickets: Sendable {
     return path.flatMap { $0.utf8.allSatisfy { $0 >= 32 && $0 != 127 } ? $0 : nil }
   }
 
-  /// What tells whether a block device was written to: this boot, this instance of the device, and how
-  /// many writes and discards it has had. Nil where the system does not say.
+  /// A record of the writes to a block device: this boot, this instance of the device, and its
+  /// numbers of writes and discards. Nil if the system does not provide it.
   private static func writes(_ number: String) -> String? {
     guard let boot = WholeFile.systemText("/proc/sys/kernel/random/boot_id"),
       let instance = WholeFile.systemText("/sys/dev/block/\(number)/diskseq"),

@@ -1,7 +1,7 @@
 import ThinFormat
 
 extension Finding {
-  /// The same as values with names.
+  /// The finding as named values.
   public var fields: FaultFields {
     switch problem {
     case .tree(let fault): return FaultFields(fault)
@@ -86,7 +86,7 @@ extension FaultFields {
     self.device = device
   }
 
-  /// Blocks with wrong counts; counts that are the same for all of them are told.
+  /// Blocks with wrong counts; counts that are equal for all of them are included.
   fileprivate init(_ kind: String, _ map: SpaceMapName, _ differences: Finding.CountDifferences) {
     self.init(kind)
     spaceMap = map

@@ -5,7 +5,7 @@ extension Finding: CustomStringConvertible {
   /// The message.
   public var description: String { message }
 
-  /// Where, what was expected, what was found; further lines list runs of blocks.
+  /// The place, what was expected, and what was found. Further lines list runs of blocks.
   public var message: String {
     let state = isInMetadataSnapshot ? " of the metadata snapshot" : ""
     return switch problem {
@@ -25,7 +25,7 @@ extension Finding: CustomStringConvertible {
     case .deviceID(let device):
       "thin device \(device)\(state): expected an id of at most \(Limits.deviceIDMax)"
     case .deviceTime(let device, let isCreation, let found, let poolTime):
-      // Harmless: the kernel takes more mappings for shared than are.
+      // Harmless: the kernel takes more mappings for shared than really are.
       "thin device \(device)\(state): \(isCreation ? "creation" : "snapshot") time \(found), "
         + "expected at most the pool's time \(poolTime)"
     case .mappingsLost(let device, let range, let block):
@@ -39,7 +39,7 @@ extension Finding: CustomStringConvertible {
     }
   }
 
-  /// The same for what is wrong with a space map.
+  /// The message of a problem with a space map.
   private var spaceMapMessage: String {
     switch problem {
     case .countsNotCompared:

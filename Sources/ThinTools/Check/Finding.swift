@@ -2,19 +2,19 @@ public import PersistentData
 import ThinFormat
 public import ThinMetadata
 
-/// One thing that a check found.
+/// One finding of a check.
 public struct Finding: Equatable, Sendable {
-  /// How much it matters.
+  /// The severity of a finding.
   public enum Severity: String, Sendable {
-    /// Mappings are lost or would be by going on: the pool must not be activated.
+    /// Mappings are lost, or would be lost by using the pool: it must not be activated.
     case fatal
-    /// Blocks counted as used that nothing refers to: space is lost, data is not.
+    /// Blocks are counted as used without references: space is lost, data is not.
     case leak
-    /// A rule of the format is broken that nothing depends on.
+    /// A rule of the format is broken, without consequences.
     case minor
   }
 
-  /// What was found.
+  /// The problem.
   public let problem: Problem
   /// Whether it is in the state that the metadata snapshot holds.
   public let isInMetadataSnapshot: Bool
@@ -36,7 +36,7 @@ public struct Finding: Equatable, Sendable {
 }
 
 extension Finding {
-  /// What is wrong, with the place, and what was expected and found.
+  /// The problem, with the place, the expected and the found value.
   public enum Problem: Equatable, Sendable {
     /// A tree is damaged, or a node of it has too few entries.
     case tree(TreeFault)
@@ -46,18 +46,18 @@ extension Finding {
     case metadataSpaceMapSize(found: UInt64, max: UInt64, isFormatLimit: Bool, block: UInt64)
     /// The data space map has more blocks than the metadata could hold bitmaps for.
     case dataSpaceMapSize(found: UInt64, max: UInt64, block: UInt64)
-    /// The metadata snapshot cannot be looked at.
+    /// The metadata snapshot is unreadable.
     case metadataSnapshot(MetadataError, block: UInt64)
-    /// A thin device stands in one of two trees only.
+    /// A thin device is in only one of the two trees of devices.
     case deviceMismatch(device: UInt64, inDetails: Bool)
     /// A thin device's id has more bits than the format has room for.
     case deviceID(device: UInt64)
     /// A time of a device's details is above the pool's.
     case deviceTime(device: UInt64, isCreation: Bool, found: UInt32, poolTime: UInt32)
-    /// Virtual blocks of a device are affected by damage at a block; the range ends with `.max` where it
-    /// goes to the end.
+    /// Virtual blocks of a device are affected by damage at a block. The range ends with `.max` if
+    /// it extends to the end.
     case mappingsLost(device: UInt64, Range<UInt64>, block: UInt64)
-    /// A device's details count another number of mappings than its tree has.
+    /// The number of mappings in a device's details differs from that of its tree.
     case mappingCount(device: UInt64, expected: UInt64, found: UInt64)
     /// Reference counts were not compared, because trees are damaged.
     case countsNotCompared
@@ -69,7 +69,7 @@ extension Finding {
     case bitmap(SpaceMapName, number: UInt64, BlockProblem, block: UInt64)
     /// An index entry is missing, or is another bitmap's.
     case indexEntry(SpaceMapName, expected: UInt64, found: UInt64)
-    /// The index has another number of entries than the map needs.
+    /// The index has the wrong number of entries for the map.
     case indexEntryCount(SpaceMapName, expected: UInt64, blockCount: UInt64, found: UInt64)
     /// A metadata block beyond the end of the metadata space map is in use.
     case beyondSpaceMap(block: UInt64, blockCount: UInt64)
@@ -81,7 +81,7 @@ extension Finding {
     /// An index entry's hint hides a free entry.
     case firstFreeEntry(
       SpaceMapName, bitmap: UInt64, entry: UInt64, actual: UInt64, block: UInt64)
-    /// Reference counts that are not those of the trees: too high (leaked), or else wrong.
+    /// Reference counts that differ from those of the trees: too high (leaked), or otherwise wrong.
     case referenceCounts(SpaceMapName, areTooHigh: Bool, CountDifferences)
     /// Entries of the overflow tree that belong to blocks with a small count.
     case strayOverflow(SpaceMapName, count: UInt64)
@@ -89,7 +89,7 @@ extension Finding {
     case missingOverflow(SpaceMapName, count: UInt64)
   }
 
-  /// Blocks whose reference counts differ from those computed.
+  /// Blocks whose reference counts differ from the computed ones.
   public struct CountDifferences: Equatable, Sendable {
     /// A run of blocks with the same two counts.
     public struct Run: Equatable, Sendable {
@@ -103,7 +103,7 @@ extension Finding {
 
     /// All such blocks.
     public internal(set) var blockCount: UInt64 = 0
-    /// The first runs of them, 32 at most.
+    /// The first runs of them, at most 32.
     public internal(set) var runs: [Run] = []
 
     mutating func add(_ block: UInt64, onDisk: UInt32, expected: UInt32) {
@@ -120,7 +120,7 @@ extension Finding {
 }
 
 extension Finding {
-  /// How much it matters.
+  /// The severity.
   public var severity: Severity {
     switch problem {
     case .tree(let fault): fault.isFatal ? .fatal : .minor
@@ -130,7 +130,7 @@ extension Finding {
     }
   }
 
-  /// Whether writing the space maps anew mends it.
+  /// Whether rebuilding the space maps repairs it.
   public var isMendable: Bool {
     switch problem {
     case .allocatedBlocks, .freeEntries, .firstFreeEntry: true

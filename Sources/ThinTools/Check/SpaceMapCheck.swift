@@ -3,25 +3,25 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// Compares a space map on disk with counts computed from the trees.
+/// Compares a space map on disk with the counts computed from the trees.
 ///
-/// The overflow tree is compared entry by entry as its leaves are read, before the bitmaps;
-/// `mismatches` carries what did not fit over to the bitmaps, which tell what it means.
+/// The overflow tree is compared entry by entry while its leaves are read, before the bitmaps.
+/// `mismatches` keeps the entries that differ until the bitmaps show their meaning.
 struct SpaceMapComparison {
   let name: SpaceMapName
   let counts: ReferenceCounts
   /// Overflow entries whose value is not the computed count.
   var mismatches: [UInt64: UInt32] = [:]
-  /// Overflow entries that stand for a computed count of three or more.
+  /// The number of overflow entries for a computed count of three or more.
   var overflowFound = 0
   var overflowExpected = 0
   var used: UInt64 = 0
   var leaked = Finding.CountDifferences()
   var wrong = Finding.CountDifferences()
-  /// Entries of the overflow tree that fit no bitmap entry.
+  /// The number of overflow entries that fit no bitmap entry.
   var stray = 0
 
-  /// Mismatches kept; a map that is wrong in a million places is beyond details.
+  /// The most mismatches kept; a map with more errors needs no details.
   private static let mismatchesMax = 1 << 20
 
   init(_ name: SpaceMapName, _ counts: ReferenceCounts) {
@@ -44,7 +44,7 @@ struct SpaceMapComparison {
     }
   }
 
-  /// Compares one bitmap and returns what its index entry should say.
+  /// Compares one bitmap and returns the correct values of its index entry.
   mutating func take(bitmap: RawSpan, region: Int) -> ReferenceCounts.Summary {
     let entries = bitmap.extracting(
       Bitmap.entriesOffset..<(Bitmap.entriesOffset + Bitmap.entriesBytes))
@@ -81,7 +81,7 @@ struct SpaceMapComparison {
     }
   }
 
-  /// Judges what of the overflow tree is left when all bitmaps have been seen.
+  /// Judges the remaining overflow entries after all bitmaps.
   mutating func finish() {
     for (block, value) in mismatches.sorted(by: { $0.key < $1.key }) {
       let expected = counts.count(of: block)
@@ -131,7 +131,7 @@ extension Checker {
     if treesAreSound { checkBeyondEnd(of: metadata) }
   }
 
-  /// The metadata device may be larger than the pool knows, but nothing may lie there.
+  /// The metadata device may be larger than the pool knows, but nothing may use the rest.
   private func checkBeyondEnd(of root: SpaceMapRoot) {
     var block = root.blockCount
     while block < metadataCounts.blockCount {
@@ -172,8 +172,8 @@ extension Checker {
     add(Finding(problem))
   }
 
-  /// Reads all bitmaps of a map. Where trees are damaged, computed counts mean nothing, and the
-  /// bitmaps are looked at for their own soundness only.
+  /// Reads all bitmaps of a map. If trees are damaged, computed counts are meaningless, and only
+  /// the bitmaps themselves are checked.
   private func compare(
     _ comparison: inout SpaceMapComparison, _ root: SpaceMapRoot,
     _ index: [(region: UInt64, entry: IndexEntry)]
@@ -186,7 +186,7 @@ extension Checker {
       next: { () -> UInt64? in
         guard at < index.count else { return nil }
         at += 1
-        // A block beyond the end reads as an error, which is what it is.
+        // Reading a block beyond the end reports an error, as it should.
         return index[at - 1].entry.bitmapBlock
       },
       body: { block, bytes, failure in
@@ -212,7 +212,7 @@ extension Checker {
     report(comparison)
   }
 
-  /// Every bitmap of the map has an index entry, and there is no other.
+  /// Whether every bitmap of the map has an index entry, and there are no others.
   private func isComplete(
     _ index: [(region: UInt64, entry: IndexEntry)], _ root: SpaceMapRoot, _ name: SpaceMapName
   ) -> Bool {

@@ -7,19 +7,19 @@ public import ThinMetadata
 public enum DeltaSide: Equatable, Sendable {
   /// The thin device with this id.
   case thin(UInt64)
-  /// Whatever has its mapping tree at this metadata block.
+  /// The mapping tree whose root is this metadata block.
   case root(UInt64)
 }
 
-/// What `delta` compares, and how much it tells.
+/// The options of `delta`.
 public struct DeltaOptions: Equatable, Sendable {
-  /// The older side, as a rule.
+  /// The first side, usually the older one.
   public var left: DeltaSide
-  /// The other one.
+  /// The second side.
   public var right: DeltaSide
-  /// Which state of the pool.
+  /// The state of the pool to read.
   public var source = MetadataView.Source.current
-  /// Also where the data blocks are.
+  /// Whether to list data blocks too.
   public var listsDataBlocks = false
 
   /// A comparison of two sides.
@@ -29,12 +29,12 @@ public struct DeltaOptions: Equatable, Sendable {
   }
 }
 
-/// Writes how the mappings of two thin devices differ, as the field's `thin_delta` does.
+/// Writes the differences between the mappings of two thin devices, in the format of the original
+/// `thin_delta`.
 ///
-/// Mappings are compared by data block, in virtual blocks; a run has mappings that stand to each other in
-/// one way, and with `listsDataBlocks` also follow each other on the data device.
-/// - Throws: `ToolError`: `refused` for a device that there is not, and the first thing that is
-///   damaged.
+/// Mappings are compared by data block. The mappings of a run of virtual blocks have the same
+/// relation; with `listsDataBlocks` their data blocks are consecutive too.
+/// - Throws: `ToolError`: `refused` for a device that does not exist, and the first damage.
 public func delta(
   _ device: any BlockDevice, _ options: DeltaOptions, to sink: ByteSink, progress: Progress
 ) throws(ToolError) {
@@ -52,7 +52,7 @@ public func delta(
     case .thin(let id):
       guard let found = roots.first(where: { $0.id == id }) else {
         throw ToolError(
-          .refused, "there is no thin device \(id); thin_ls lists those that there are")
+          .refused, "there is no thin device \(id); thin_ls lists all thin devices")
       }
       return found.root
     }
@@ -89,7 +89,7 @@ public func delta(
 private struct DeltaWriter {
   let sink: ByteSink
   let listsDataBlocks: Bool
-  /// The element that ranges are being written into.
+  /// The kind of the open element.
   private var open: DifferenceRun.Kind?
   private var heading = ""
 
@@ -98,7 +98,8 @@ private struct DeltaWriter {
     self.listsDataBlocks = listsDataBlocks
   }
 
-  /// Has the first lines written with what follows them: a comparison that cannot begin prints nothing.
+  /// Prepares the first lines, which are written together with the next text: a comparison that
+  /// fails at once prints nothing.
   mutating func prepare(_ header: DumpHeader, _ options: DeltaOptions) {
     func side(_ name: String, _ side: DeltaSide) -> String {
       switch side {
@@ -125,7 +126,7 @@ private struct DeltaWriter {
   mutating func end() throws(BlockIOError) {
     try writeHeading()
     try close()
-    // No newline, as in the field's.
+    // No newline, as in the original tool.
     try sink.write("  </diff>\n</superblock>")
   }
 

@@ -3,20 +3,20 @@ import PersistentData
 import ThinFormat
 public import ThinMetadata
 
-/// What `dump` writes.
+/// The options of `dump`.
 public struct DumpOptions: Equatable, Sendable {
   /// Format of the output.
   public var format = DumpFormat.xml
-  /// Which state of the pool.
+  /// The state of the pool to read.
   public var source = MetadataView.Source.current
-  /// Devices without their mappings.
+  /// Whether to leave out the mappings.
   public var skipMappings = false
-  /// Only these devices; all where nil.
+  /// The devices to dump; nil for all.
   public var deviceIDs: Set<UInt64>?
-  /// Salvage what can be read of damaged metadata.
+  /// Whether to salvage damaged metadata.
   public var repair = false
-  /// Which generation a repair takes; nil for the superblock's, or a whole one that is conclusively
-  /// newer.
+  /// The generation that a repair takes; nil for the superblock's, or for a whole one that is
+  /// certainly newer.
   public var generation: Generation?
   /// Values to use instead of the superblock's.
   public var overrides = SuperblockOverrides()
@@ -24,7 +24,7 @@ public struct DumpOptions: Equatable, Sendable {
   /// Everything, as XML.
   public init() {}
 
-  /// What a repair does.
+  /// The options of the salvage.
   var salvage: SalvageOptions {
     var salvage = SalvageOptions()
     salvage.generation = generation
@@ -33,27 +33,27 @@ public struct DumpOptions: Equatable, Sendable {
   }
 }
 
-/// Values given by the user for what a damaged superblock or a damaged dump may have lost.
+/// Values from the user in place of those that a damaged superblock or dump has lost.
 public struct SuperblockOverrides: Equatable, Sendable {
   /// Data block size in sectors.
   public var dataBlockSectors: UInt32?
-  /// Data blocks of the pool; only ever raises the number.
+  /// Data blocks of the pool; used only if larger.
   public var dataBlockCount: UInt64?
-  /// Transaction id; only ever raises it.
+  /// Transaction id; used only if larger.
   public var transactionID: UInt64?
 
-  /// Nothing overridden.
+  /// No values.
   public init() {}
 }
 
 /// Writes a pool's metadata as text.
 ///
-/// Memory: `LeafSequence`'s and `SharedRuns`', whatever the number of mappings; for a repair,
-/// `TreeForest`'s besides.
-/// - Parameter onLoss: gets a line for everything that a repair could not save.
-/// - Throws: `ToolError`, with `.refused` before anything is written when the pool does not have a
-///   device that was asked for, and with `.inputOutput` when the output fails; what was written until
-///   then is incomplete, which its missing last line shows.
+/// Memory: that of `LeafSequence` and `SharedRuns`, independent of the number of mappings; for a
+/// repair also that of `TreeForest`.
+/// - Parameter onLoss: receives a line for everything that a repair cannot save.
+/// - Throws: `ToolError`, with `.refused` before anything is written if the pool does not have a
+///   requested device, and with `.inputOutput` if the output fails. The output is then incomplete,
+///   which its missing last line shows.
 public func dump(
   _ device: any BlockDevice, to sink: ByteSink, options: DumpOptions, progress: Progress,
   onLoss: (String) -> Void = { _ in }
@@ -82,7 +82,8 @@ public func dump(
   try written { () throws(BlockIOError) in try sink.flush() }
 }
 
-/// The devices with these ids. A dump without one of them would pass for a copy of it.
+/// The devices with these ids. All must exist, because a dump without one of them would look
+/// complete.
 private func chosen(_ ids: Set<UInt64>?, of devices: [ThinDevice]) throws(ToolError)
   -> [ThinDevice]
 {
@@ -100,23 +101,23 @@ private func chosen(_ ids: Set<UInt64>?, of devices: [ThinDevice]) throws(ToolEr
       + "thin devices.")
 }
 
-/// What there is to dump, and how to get at the leaves of its mapping trees.
+/// The devices to dump, with access to the leaves of their mapping trees.
 struct DumpSource {
   let reader: BlockReader
   let header: DumpHeader
   let devices: [ThinDevice]
-  /// Mappings beyond are impossible.
+  /// Data blocks of the pool; mappings beyond are impossible.
   let dataBlockCount: UInt64
-  /// Later times of mappings are written as this one.
+  /// The largest time of a mapping; larger ones are written as this one.
   let mappingTimeMax: UInt32
   let stream: BlockStream
   private let leaves: LeafSequence
-  /// Where only what is usable of a damaged pool is wanted.
+  /// The usable part of a damaged pool; nil for a sound pool.
   let salvaged: TreeForest?
-  /// The metadata snapshot, where there is one and it is wanted.
+  /// The metadata snapshot, if it exists and is wanted.
   var snapshot: HeldSnapshot?
 
-  /// A pool that is expected to be sound.
+  /// A pool that must be sound.
   init(_ device: any BlockDevice, _ options: DumpOptions) throws(ToolError) {
     do throws(MetadataError) {
       let view = try MetadataView(device, source: options.source)
@@ -138,7 +139,7 @@ struct DumpSource {
     mappingTimeMax = Limits.timeMax
   }
 
-  /// What `forest` found usable of a damaged pool.
+  /// The usable part of a damaged pool, found by `forest`.
   init(
     salvaged forest: TreeForest, _ reader: BlockReader, _ header: DumpHeader,
     _ devices: [ThinDevice], mappingTimeMax: UInt32

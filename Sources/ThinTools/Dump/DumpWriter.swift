@@ -2,7 +2,7 @@ import BlockIO
 import ThinFormat
 import ThinMetadata
 
-/// A pool's attributes as a dump's first line gives them.
+/// A pool's attributes in the first line of a dump.
 struct DumpHeader {
   var uuid: (low: UInt64, high: UInt64)
   var time: UInt32
@@ -14,8 +14,8 @@ struct DumpHeader {
   var dataBlockCount: UInt64
 
   /// The header for a superblock.
-  /// - Parameter dataBlockCount: of the pool; a metadata snapshot does not carry it, and without it
-  ///   the dump could not be restored.
+  /// - Parameter dataBlockCount: data blocks of the pool. A metadata snapshot does not have the
+  ///   number, and a dump without it could not be restored.
   init(_ superblock: Superblock, dataBlockCount: UInt64, _ overrides: SuperblockOverrides) {
     uuid = superblock.uuid
     time = superblock.time
@@ -29,14 +29,14 @@ struct DumpHeader {
   var needsCheck: Bool { flags & SuperblockRecord.needsCheckFlag != 0 }
 
   /// Its line of XML.
-  /// - Parameter extra: an attribute that stands after the flags.
+  /// - Parameter extra: an attribute to add after the flags.
   func element(extra: String = "") -> String {
     "<superblock uuid=\"\(uuidText)\" time=\"\(time)\" transaction=\"\(transactionID)\""
       + (needsCheck ? " flags=\"1\"" : "") + extra
       + " data_block_size=\"\(dataBlockSectors)\" nr_data_blocks=\"\(dataBlockCount)\">\n"
   }
 
-  /// Empty for the zeros that the kernel writes, else 32 hexadecimal digits in the order of the
+  /// Empty for zeros, which the kernel writes; otherwise 32 hexadecimal digits in the order of the
   /// bytes on disk.
   var uuidText: String {
     guard uuid.low != 0 || uuid.high != 0 else { return "" }
@@ -59,7 +59,7 @@ struct DumpWriter: PoolSink {
   let sink: ByteSink
   let format: DumpFormat
 
-  /// Of a metadata snapshot dumps say nothing.
+  /// Does nothing: dumps do not contain the metadata snapshot.
   func beginSnapshot(_ superblock: Superblock) {}
 
   private func write(_ text: String) throws(ToolError) {
@@ -80,7 +80,7 @@ struct DumpWriter: PoolSink {
 
   func end() throws(ToolError) {
     switch format {
-    // No newline: what reads the field's dumps compares them byte for byte.
+    // No newline: programs compare dumps byte for byte with those of the original tool.
     case .xml: try write("</superblock>")
     case .humanReadable: try write("end superblock\n")
     }

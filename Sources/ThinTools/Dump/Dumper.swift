@@ -3,20 +3,20 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// Turns a failed write into what tools throw.
+/// Converts a failed write into a `ToolError`.
 func written(_ body: () throws(BlockIOError) -> Void) throws(ToolError) {
   do throws(BlockIOError) { try body() } catch { throw ToolError(error) }
 }
 
-/// What gets a pool part by part: definitions first, each a run of mappings that devices share, then the
-/// devices.
+/// Receives a pool part by part: first the definitions, each a run of mappings that devices share,
+/// then the devices.
 protocol PoolSink {
   func begin(_ header: DumpHeader) throws(ToolError)
   func beginDefinition(_ name: UInt64) throws(ToolError)
   func endDefinition() throws(ToolError)
   func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(ToolError)
   func endDevice() throws(ToolError)
-  /// Here follow the mappings of a definition.
+  /// Inserts the mappings of a definition here.
   func reference(_ name: UInt64) throws(ToolError)
   func run(_ run: MappingRun) throws(ToolError)
   /// The devices of the metadata snapshot follow.
@@ -26,8 +26,8 @@ protocol PoolSink {
 
 /// Plans and writes the mappings of a dump.
 ///
-/// The plan is a list of leaves to read with other events between them, built a stretch at a
-/// time, so that leaves of many small devices are read ahead as well as those of one large.
+/// The plan is a list of leaves to read, with other events between them. It is built in stretches,
+/// so that leaves of many small devices are read ahead as well as those of a large one.
 struct Dumper<Sink: PoolSink>: ~Copyable {
   private enum Event {
     case leaf(UInt64)
@@ -44,9 +44,9 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
   private var runs: SharedRuns
   private var plan: [Event] = []
   private let planMax = 1 << 15
-  /// Events of a device that are kept for others with the same root.
+  /// The most events of a device that are kept for others with the same root.
   private var listMax: Int { 64 }
-  /// How often each root has been met, two standing for more.
+  /// The number of times that each root was seen, where two stands for more.
   private var timesSeen: [UInt64: Int] = [:]
   private var devices: [ThinDevice] = []
   private var joiner = RunJoiner()
@@ -63,7 +63,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
     progress.begin("Finding shared mappings", total: UInt64(devices.count))
     for device in devices {
       progress.advance()
-      // Whatever a tree has to say of sharing, it has said when it has been seen twice.
+      // Seeing a tree twice is enough to find what it shares.
       let seen = timesSeen[device.root, default: 0]
       guard seen < 2 else { continue }
       timesSeen[device.root] = seen + 1
@@ -104,7 +104,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
   private mutating func writeDevices(_ devices: [ThinDevice]) throws(ToolError) {
     self.devices = devices
     progress.begin("Writing devices", total: devices.reduce(0) { $0 &+ $1.details.mappedBlocks })
-    // Snapshots that nothing was written to since have one root, and mostly one short list.
+    // Snapshots without later writes have the same root, and mostly one short list.
     var lists: [UInt64: [Event]] = [:]
     for (i, device) in devices.enumerated() {
       plan.append(.beginDevice(i))
@@ -133,7 +133,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
     try carryOut()
   }
 
-  // MARK: - Carrying out
+  // MARK: - Execution
 
   private mutating func carryOut() throws(ToolError) {
     let plan = self.plan
@@ -188,13 +188,13 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
     } catch {
       throw ToolError(error)
     }
-    // Of ten million mappings: what does not change is in registers.
+    // For ten million mappings, constants are kept in registers.
     let (dataBlockCount, timeMax) = (pool.dataBlockCount, pool.mappingTimeMax)
     var joiner = self.joiner
     for i in 0..<leaf.entryCount {
       let (key, mapping) = (leaf.key(i), Mapping(rawValue: leaf.value64(i)))
       guard mapping.dataBlock < dataBlockCount else {
-        // `salvage` has said so, and left it out of the device's count.
+        // The salvage has reported it, and left it out of the device's count.
         if pool.salvaged != nil { continue }
         let fault = TreeFault.Problem.dataBlockBeyondEnd(
           virtualBlock: key, dataBlock: mapping.dataBlock, blockCount: dataBlockCount)

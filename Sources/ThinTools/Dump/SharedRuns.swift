@@ -1,29 +1,29 @@
 import PersistentData
 
-/// Finds runs of leaves that always occur together, and which of them occur more than once: the
-/// `<def>`s of a dump. Devices are fed leaf by leaf in order; the result is what the field's
-/// tools print, so the rules are theirs:
+/// Finds runs of leaves that always occur together, and those that occur more than once: the
+/// `<def>`s of a dump. Devices are added leaf by leaf in order. The result equals that of the
+/// original tools, so the rules are theirs:
 ///
-/// - a run ends where a leaf is followed by different leaves in different devices, or where the
-///   next leaf begins a run;
+/// - a run ends if different leaves follow it in different devices, or if the next leaf begins a
+///   run;
 /// - a run begins at the start of a device, at a leaf with different predecessors, and after the
 ///   end of a run;
-/// - a run is shared when its first leaf was found to begin a run twice, or the step into it was
+/// - a run is shared if its first leaf was found twice to begin a run, or the step into it was
 ///   taken twice.
 ///
-/// Memory: eight bytes per metadata block that is a leaf, and some for every place where devices
-/// part.
+/// Memory: eight bytes per metadata block that is a leaf, and some for every place at which devices
+/// diverge.
 struct SharedRuns: ~Copyable {
   private let blockCount: UInt64
-  /// The first predecessor and successor of a leaf, as block number; 0 is none, since block 0 is
-  /// the superblock.
+  /// The block number of the first predecessor and successor of a leaf; 0 for none, because block 0
+  /// is the superblock.
   private let before: ZeroedArray<UInt32>
   private let after: ZeroedArray<UInt32>
   private var heads: Bitset
   private var tails: Bitset
   private var shared: Bitset
   private var leaves: Bitset
-  /// Leaves with more than one successor, with the successors after the first.
+  /// The successors after the first, of leaves that have more than one.
   private var otherSuccessors: [UInt32: [UInt32]] = [:]
   private var previous: UInt64?
 
@@ -64,7 +64,7 @@ struct SharedRuns: ~Copyable {
     previous = leaf
   }
 
-  /// Remembers a step and returns whether it is new.
+  /// Records a step. Returns whether it is new.
   private mutating func addStep(from: UInt64, to: UInt64) -> Bool {
     let first = after[Int(from)]
     if first == 0 {
@@ -78,7 +78,7 @@ struct SharedRuns: ~Copyable {
     return true
   }
 
-  /// Settles where runs begin and end. Call once, after the last device.
+  /// Determines where runs begin and end. Call once, after the last device.
   mutating func complete() {
     endSequence()
     var from: UInt64 = 0
@@ -87,7 +87,7 @@ struct SharedRuns: ~Copyable {
       from = leaf + 1
       let next = UInt64(after[Int(leaf)])
       let many = otherSuccessors[UInt32(leaf)]
-      // Judged by the smallest successor alone; with several the leaf is a tail anyway.
+      // Only the smallest successor counts; a leaf with several is a tail anyway.
       if next == 0 || many != nil || heads.contains(next) { newTails.append(leaf) }
     }
     for leaf in newTails { tails.insert(leaf) }

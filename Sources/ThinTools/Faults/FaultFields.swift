@@ -3,14 +3,14 @@ public import PersistentData
 public import ThinFormat
 public import ThinMetadata
 
-/// What is known of a fault, as values with names: for programs, which are not to take sentences apart.
-/// What a fault is not about stays nil.
+/// The facts of a fault as named values, so that programs need not parse sentences. Values that do
+/// not apply are nil.
 public struct FaultFields: Equatable, Sendable {
-  /// What was expected, or was found.
+  /// An expected or found value.
   public enum Value: Equatable, Sendable {
     /// A number.
     case number(UInt64)
-    /// A word, for what is no number.
+    /// A word, if the value is not a number.
     case word(String)
   }
 
@@ -18,7 +18,7 @@ public struct FaultFields: Equatable, Sendable {
   public struct BlockRange: Equatable, Sendable {
     /// The first.
     public var begin: UInt64
-    /// How many; nil: up to the end of the device.
+    /// The number of blocks; nil for all up to the end of the device.
     public var length: UInt64?
 
     /// A run of blocks.
@@ -28,30 +28,30 @@ public struct FaultFields: Equatable, Sendable {
     }
   }
 
-  /// What sort of fault it is, a word that stays the same.
+  /// The kind of fault, a word that never changes.
   public var kind: String
-  /// The tree that it is in.
+  /// The tree with the fault.
   public var tree: TreeKind?
-  /// The space map that it is in: `data` or `metadata`.
+  /// The space map with the fault: `data` or `metadata`.
   public var spaceMap: SpaceMapName?
-  /// The metadata block that it is in.
+  /// The metadata block with the fault.
   public var block: UInt64?
   /// The block that points at that one.
   public var parent: UInt64?
-  /// The entry of the block, counted from 0.
+  /// The index of the entry in the block, from 0.
   public var entry: UInt64?
-  /// What was expected; of a limit, the largest or smallest that is allowed.
+  /// The expected value; for a limit, the largest or smallest allowed value.
   public var expected: Value?
-  /// What was found.
+  /// The found value.
   public var found: Value?
-  /// The id of the thin device concerned.
+  /// The id of the affected thin device.
   public var device: UInt64?
-  /// Blocks concerned: virtual blocks where `device` is given, else blocks of `spaceMap`.
+  /// Affected blocks: virtual blocks if `device` is set, otherwise blocks of `spaceMap`.
   public var ranges: [BlockRange] = []
   /// The system's error number.
   public var systemError: Int32?
 
-  /// A fault of which no more is known than its kind.
+  /// A fault of this kind without further facts.
   public init(_ kind: String) { self.kind = kind }
 
   init(_ kind: String, expected: UInt64?, found: UInt64?) {
@@ -70,7 +70,7 @@ public enum SpaceMapName: String, Sendable {
 }
 
 extension TreeKind {
-  /// The name that programs are told, which stays the same.
+  /// The name for programs, which never changes.
   public var identifier: String {
     switch self {
     case .devices: "devices"
@@ -83,7 +83,7 @@ extension TreeKind {
 }
 
 extension FaultFields {
-  /// Those of a system call that failed.
+  /// The facts of a failed system call.
   public init(_ error: BlockIOError) {
     self.init("system_error")
     systemError = error.code
@@ -92,7 +92,7 @@ extension FaultFields {
     }
   }
 
-  /// Those of a block that is not what its place says.
+  /// The facts of a block of the wrong format.
   public init(_ error: FormatError, block: UInt64) {
     switch error {
     case .checksum(_, let expected, let found):
@@ -113,7 +113,7 @@ extension FaultFields {
     self.block = block
   }
 
-  /// Those of a block that cannot be used.
+  /// The facts of an unusable block.
   public init(_ problem: BlockProblem, block: UInt64) {
     switch problem {
     case .io(let error): self.init(error)
@@ -123,7 +123,7 @@ extension FaultFields {
     self.block = block
   }
 
-  /// Those of a damaged tree.
+  /// The facts of a damaged tree.
   public init(_ fault: TreeFault) {
     switch fault.problem {
     case .unusable(let problem): self.init(problem, block: fault.block)
@@ -154,7 +154,7 @@ extension FaultFields {
     parent = fault.parent
   }
 
-  /// Those of metadata that cannot be looked at.
+  /// The facts of unreadable metadata.
   public init(_ error: MetadataError) {
     switch error {
     case .superblock(let block, let problem): self.init(problem, block: block)
@@ -168,7 +168,7 @@ extension FaultFields {
     }
   }
 
-  /// Those of what a pool refused or failed to do.
+  /// The facts of an operation that a pool refused or failed.
   public init(_ error: PoolError) {
     switch error {
     case .block(let block, let problem): self.init(problem, block: block)
@@ -184,7 +184,7 @@ extension FaultFields {
     }
   }
 
-  /// Those of why a tool stopped.
+  /// The facts of the error that stopped a tool.
   public init(_ error: ToolError) {
     switch error.cause {
     case .system(let error): self.init(error)

@@ -3,20 +3,20 @@ import PersistentData
 import ThinFormat
 public import ThinMetadata
 
-/// What `listDevices` finds out.
+/// The options of `listDevices`.
 public struct LsOptions: Equatable, Sendable {
-  /// Which state of the pool.
+  /// The state of the pool to read.
   public var source = MetadataView.Source.current
-  /// Count blocks that only one device maps, for which all mappings are read.
+  /// Whether to count blocks that only one device maps, which requires reading all mappings.
   public var countsExclusive = false
-  /// Find the last mapped block of every device.
+  /// Whether to find the last mapped block of every device.
   public var findsHighest = false
 
-  /// What is in the device details.
+  /// Lists only the device details.
   public init() {}
 }
 
-/// What `listDevices` found.
+/// The result of `listDevices`.
 public struct LsResult: Equatable, Sendable {
   /// Data block size in sectors.
   public var dataBlockSectors: UInt32
@@ -24,11 +24,11 @@ public struct LsResult: Equatable, Sendable {
   public var rows: [LsRow]
 }
 
-/// Lists a pool's thin devices and what they use.
+/// Lists a pool's thin devices and their use of space.
 ///
-/// A mapped block is exclusive to a device when one mapping of one device leads to it, counted
-/// over the devices of the state that is looked at: a held metadata snapshot shares nothing.
-/// - Throws: `ToolError` at the first thing that is damaged.
+/// A mapped block is exclusive if exactly one mapping of one device refers to it, among the devices
+/// of the state that is read: a held metadata snapshot shares nothing.
+/// - Throws: `ToolError` at the first damage.
 public func listDevices(
   _ device: any BlockDevice, options: LsOptions, progress: Progress
 ) throws(ToolError) -> LsResult {
@@ -67,7 +67,7 @@ public func listDevices(
   return LsResult(dataBlockSectors: view.superblock.dataBlockSectors, rows: rows)
 }
 
-/// The last virtual block that a mapping tree maps, nil where it maps none.
+/// The last virtual block of a mapping tree; nil if it is empty.
 private func highestMapped(_ reader: BlockReader, root: UInt64) throws(TreeFault) -> UInt64? {
   var block = root
   for _ in 0..<Limits.treeLevelsMax {
@@ -87,12 +87,12 @@ private func highestMapped(_ reader: BlockReader, root: UInt64) throws(TreeFault
   throw TreeFault(.mappings, block: block, .tooDeep)
 }
 
-/// Counts the blocks that each device has for itself.
+/// Counts the exclusive blocks of each device.
 ///
-/// Every node gets an owner, the one device that reaches it or "many". Nodes are visited from the
-/// highest level down, so that an owner is settled before it is passed on to children, and every
-/// node is read once; leaves of a single owner are read again when it is known which data blocks
-/// are shared.
+/// Every node gets an owner, which is the one device that reaches it, or "many". Nodes are visited
+/// from the highest level down, so that an owner is final before it is passed on to children, and
+/// every node is read once. Leaves of a single owner are read again once the shared data blocks are
+/// known.
 private struct ExclusiveCounter: ~Copyable {
   private static var many: UInt32 { .max }
 
@@ -142,7 +142,7 @@ private struct ExclusiveCounter: ~Copyable {
     owners[Int(block)] = old == 0 || old == owner ? owner : Self.many
   }
 
-  /// Levels of every root's tree, by following first children, all roots together.
+  /// The height of every root's tree, found by following first children, all roots together.
   private func findHeights() throws(TreeFault) -> [UInt64: Int] {
     var heights: [UInt64: Int] = [:]
     for device in devices {
@@ -152,7 +152,7 @@ private struct ExclusiveCounter: ~Copyable {
       }
       heights[device.root] = 1
     }
-    // What stands at the current depth, and for which roots.
+    // The blocks at the current depth, and their roots.
     var frontier = heights.keys.map { (root: $0, block: $0) }
     var depth = 1
     while !frontier.isEmpty {

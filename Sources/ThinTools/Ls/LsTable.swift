@@ -1,22 +1,22 @@
 public import BlockIO
 
-/// What there is to know of a thin device. Numbers come from disk and may be anything.
+/// The facts about a thin device. Numbers come from disk and may have any value.
 public struct LsRow: Equatable, Sendable {
   /// The device's id.
   public var deviceID: UInt64
-  /// Blocks mapped; nil where not counted.
+  /// Mapped blocks; nil if not counted.
   public var mapped: UInt64?
-  /// Mapped blocks that no other device maps; nil where not counted.
+  /// Mapped blocks that no other device maps; nil if not counted.
   public var exclusive: UInt64?
-  /// Mapped blocks that other devices map too; nil where not counted.
+  /// Mapped blocks that other devices map too; nil if not counted.
   public var shared: UInt64?
-  /// The last block that is mapped; nil where none is, or where it was not looked for.
+  /// The last mapped block; nil if there is none, or if it was not looked for.
   public var highest: UInt64?
   /// Transaction id at the device's creation.
   public var transaction: UInt64
-  /// The pool's time when the device was made.
+  /// The pool's time when the device was created.
   public var createTime: UInt64
-  /// The pool's time when a snapshot was last taken of it.
+  /// The pool's time when a snapshot of it was last taken.
   public var snapTime: UInt64
 
   /// A device.
@@ -58,14 +58,14 @@ public enum LsField: String, CaseIterable, Sendable {
   case createTime = "CREATE_TIME"
   case snapTime = "SNAP_TIME"
 
-  /// What is listed where nothing is asked for.
+  /// The default columns.
   public static let standard: [LsField] = [.device, .mapped, .createTime, .snapTime]
 
-  /// What has to be read of the pool for a field.
+  /// The parts of the pool to read for a field.
   public enum Source: Sendable {
     /// The device details tree.
     case details
-    /// The number of mappings: in the details tree, where that is trusted.
+    /// The number of mappings, from the details tree if that is trusted.
     case mappingCount
     /// The last entry of the device's mapping tree.
     case lastMapping
@@ -73,7 +73,7 @@ public enum LsField: String, CaseIterable, Sendable {
     case allMappings
   }
 
-  /// What has to be read of the pool for the field.
+  /// The parts of the pool to read for the field.
   public var source: Source {
     switch quantity {
     case .device, .transaction, .createTime, .snapTime: .details
@@ -83,17 +83,17 @@ public enum LsField: String, CaseIterable, Sendable {
     }
   }
 
-  /// What the field says, for help.
+  /// The meaning of the field, for help.
   public var meaning: String {
     let subject =
       switch quantity {
       case .device: "id of the thin device"
-      case .mapped: "space that the device has mapped"
+      case .mapped: "space mapped by the device"
       case .exclusive: "mapped space that no other device shares"
       case .shared: "mapped space that other devices share"
-      case .highest: "where the device's last mapped block ends"
-      case .transaction: "transaction id when the device was made"
-      case .createTime: "the pool's time when the device was made"
+      case .highest: "end of the device's last mapped block"
+      case .transaction: "transaction id when the device was created"
+      case .createTime: "the pool's time when the device was created"
       case .snapTime: "the pool's time when a snapshot of it was last taken"
       }
     return switch unit {
@@ -104,7 +104,7 @@ public enum LsField: String, CaseIterable, Sendable {
     case .blocks: subject + ", in data blocks"
     case .sectors: subject + ", in sectors of 512 bytes"
     case .bytes: subject + ", in bytes"
-    case .pretty: subject + ", in a unit that suits"
+    case .pretty: subject + ", in a suitable unit"
     }
   }
 
@@ -136,8 +136,8 @@ public enum LsField: String, CaseIterable, Sendable {
     }
   }
 
-  /// The field of `row`; nil where it is not known, or more than 64 bits hold. Sizes are in the
-  /// field's unit, or in bytes; `HIGHEST` ones are the number of the last unit.
+  /// The value of the field for `row`; nil if it is unknown, or exceeds 64 bits. Sizes are in the
+  /// field's unit, or in bytes. `HIGHEST` ones are the number of the last unit.
   public func number(_ row: LsRow, dataBlockSectors: UInt32) -> UInt64? {
     let blocks: UInt64?
     switch quantity {
@@ -170,8 +170,8 @@ private func product(_ a: UInt64, _ b: UInt64) -> UInt64? {
   return overflow ? nil : value
 }
 
-/// The table that `thin_ls` prints: columns as wide as their widest cell, aligned right, a space
-/// after each.
+/// The table that `thin_ls` prints: each column as wide as its widest cell, aligned right, and
+/// followed by a space.
 public struct LsTable: Sendable {
   private let fields: [LsField]
   private let hasHeaders: Bool
@@ -184,7 +184,7 @@ public struct LsTable: Sendable {
     self.dataBlockSectors = dataBlockSectors
   }
 
-  /// Writes `rows`. Goes through them twice, and holds no cell.
+  /// Writes `rows`. Iterates over them twice, and keeps no cells.
   public func write(_ rows: some Collection<LsRow>, to sink: ByteSink) throws(BlockIOError) {
     if fields.isEmpty { return }
     var widths = fields.map { hasHeaders ? $0.rawValue.utf8.count : 0 }
@@ -202,10 +202,10 @@ public struct LsTable: Sendable {
     }
   }
 
-  /// The text of a cell: `-` where the number is not known or too large.
+  /// The text of a cell: `-` if the number is unknown or too large.
   public func cell(_ field: LsField, _ row: LsRow) -> String {
     var row = row
-    // Tables have always shown block 0 as the highest of a device without mappings.
+    // The original tool shows block 0 as the highest of a device without mappings.
     if row.highest == nil { row.highest = 0 }
     guard let number = field.number(row, dataBlockSectors: dataBlockSectors) else { return "-" }
     return field.unit == .pretty ? prettySize(bytes: number) : String(number)

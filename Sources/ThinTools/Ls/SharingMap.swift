@@ -1,8 +1,8 @@
 import Glibc
 import ThinFormat
 
-/// For every data block: seen never, once, or shared. Two bits each, in regions that are
-/// allocated when first touched, so a quarter of a byte per block of a region in use.
+/// Counts each data block as never seen, seen once, or shared, with two bits each. Regions are
+/// allocated when first touched, so memory is a quarter of a byte per block of a used region.
 struct SharingMap: ~Copyable {
   private static let entriesPerRegion = 16384
   private let blockCount: UInt64
@@ -21,9 +21,10 @@ struct SharingMap: ~Copyable {
     regions.deallocate()
   }
 
-  /// Notes the data blocks of a leaf.
-  /// - Parameter shared: whether more than one device has the leaf.
-  /// - Returns: the first entry with a data block beyond the end, which ends the leaf.
+  /// Counts the data blocks of a leaf.
+  /// - Parameter shared: whether more than one device uses the leaf.
+  /// - Returns: the index of the first entry with a data block beyond the end, at which counting
+  ///   stops.
   mutating func add(_ node: borrowing BtreeNodeView, shared: Bool) -> Int? {
     for i in 0..<node.entryCount {
       let block = Mapping(rawValue: node.value64(i)).dataBlock
@@ -38,7 +39,7 @@ struct SharingMap: ~Copyable {
     return nil
   }
 
-  /// How many entries of a leaf that one device has lie on data blocks seen once.
+  /// The number of entries of a device's own leaf whose data blocks were seen once.
   func exclusiveCount(of node: borrowing BtreeNodeView) -> UInt64 {
     var count: UInt64 = 0
     for i in 0..<node.entryCount {

@@ -1,7 +1,8 @@
 import ThinFormat
 
-/// Packs sound metadata blocks as the field's tools do: instructions that put 64-bit words together from
-/// those before them. Nodes have their keys and values so, everything else is taken over as it is.
+/// Packs sound metadata blocks in the format of the original tools: instructions build 64-bit words
+/// from the words before them. Keys and values of nodes are packed in this way, everything else is
+/// stored literally.
 struct BlockPacker {
   private(set) var bytes: [UInt8] = []
 
@@ -17,7 +18,7 @@ struct BlockPacker {
     words(content, from: BtreeNodeRecord.keysOffset, count: count) { $0 }
     guard valueSize == 8 else { return literal(content, keysEnd..<Limits.blockBytes) }
     if isLeaf {
-      // The upper parts, which are data blocks, and the lower ones, which are times.
+      // The upper parts are data blocks, the lower ones times.
       bytes.append(0xB0 | UInt8(count >> 8))
       bytes.append(UInt8(count & 255))
       words(content, from: keysEnd, count: count) { $0 >> 24 }
@@ -28,7 +29,7 @@ struct BlockPacker {
     literal(content, (keysEnd + 8 * count)..<Limits.blockBytes)
   }
 
-  /// Bytes of a node's values; nil for one that is of no tree.
+  /// Bytes of a node's values; nil for a block that is not part of a tree.
   private static func layout(_ block: UInt64, _ content: RawSpan) -> (valueSize: Int, isLeaf: Bool)?
   {
     for size in [8, DeviceDetails.byteCount, IndexEntry.byteCount, 4] {
@@ -49,7 +50,7 @@ struct BlockPacker {
     }
   }
 
-  /// Bytes as they are.
+  /// Stores bytes literally.
   private mutating func literal(_ content: RawSpan, _ range: Range<Int>) {
     guard !range.isEmpty else { return }
     if range.count < 16 {

@@ -1,8 +1,8 @@
 import ThinFormat
 
-/// Unpacks what a `BlockPacker`, or the field's tools, made.
+/// Unpacks the output of `BlockPacker`, or of the original tools.
 struct BlockUnpacker {
-  /// Why something cannot be unpacked, and where in the chunk.
+  /// The reason why a chunk cannot be unpacked, and the place in it.
   struct Fault: Error {
     let at: Int
     let what: String
@@ -13,19 +13,19 @@ struct BlockUnpacker {
 
   init(_ bytes: [UInt8]) { self.bytes = bytes }
 
-  /// Whether everything has been unpacked.
+  /// Whether all blocks were unpacked.
   var isAtEnd: Bool { at == bytes.count }
 
-  /// What is done with a number that was put together.
+  /// The use of a number built by an instruction.
   private enum Part {
     case whole
     /// The upper part of a word, which comes first.
     case upper
-    /// The lower 24 bits of one whose upper part is there.
+    /// The lower 24 bits of a word whose upper part is complete.
     case lower
   }
 
-  /// The next block, written to `block`, 4096 bytes; returns its number.
+  /// Unpacks the next block into `block`, 4096 bytes. Returns its number.
   mutating func next(into block: UnsafeMutableRawBufferPointer) throws(Fault) -> UInt64 {
     let number = try value(8)
     var done = 0
@@ -71,7 +71,7 @@ struct BlockUnpacker {
     guard count > 0 else { throw fault("a repetition of nothing") }
   }
 
-  /// Bytes as they are.
+  /// Copies literal bytes.
   private mutating func literal(
     _ count: Int, _ block: UnsafeMutableRawBufferPointer, _ done: inout Int
   ) throws(Fault) {
@@ -86,7 +86,7 @@ struct BlockUnpacker {
     at += count
   }
 
-  /// One instruction that makes words, from byte `place` of the block to at most `end`.
+  /// Executes one instruction that builds words, from byte `place` of the block to at most `end`.
   private mutating func words(
     _ code: UInt8, _ base: inout UInt64, _ part: Part, _ block: UnsafeMutableRawBufferPointer,
     _ place: inout Int, _ end: Int

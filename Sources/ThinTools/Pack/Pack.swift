@@ -3,21 +3,22 @@ import PersistentData
 import ThinFormat
 public import ThinMetadata
 
-/// What a pack did.
+/// The result of packing.
 public struct PackResult: Equatable, Sendable {
-  /// Blocks that are in the file.
+  /// The number of blocks in the file.
   public var blockCount: UInt64 = 0
-  /// Those of them whose checksum is wrong, which the field's unpack leaves out.
+  /// The number of those with a wrong checksum, which the original unpack tool leaves out.
   public var unsoundCount: UInt64 = 0
-  /// Blocks that could not be read, which are not in the file.
+  /// Blocks that could not be read, and are not in the file.
   public var unreadable: [UInt64] = []
 }
 
-/// Writes every block of a metadata device that is not zero to `sink`, compressed; `unpack` and the field's
-/// tools make a device of it again. Of a metadata snapshot only what it leads to, and the superblock.
+/// Writes every block of a metadata device that is not zero to `sink`, compressed. `unpack` and the
+/// original tools restore the device from it. For a metadata snapshot, writes only its blocks and
+/// the superblock.
 ///
-/// Memory: some megabytes for a chunk; for a metadata snapshot `TreeForest`'s.
-/// - Throws: `ToolError` where the metadata snapshot is not there, or a write fails.
+/// Memory: some megabytes for a chunk; for a metadata snapshot that of `TreeForest`.
+/// - Throws: `ToolError` if the metadata snapshot does not exist, or a write fails.
 public func pack(
   _ device: any BlockDevice, source: MetadataView.Source, to sink: ByteSink, progress: Progress
 ) throws(ToolError) -> PackResult {
@@ -63,7 +64,7 @@ private func view(_ device: any BlockDevice, _ source: MetadataView.Source) thro
   }
 }
 
-/// Every node that a metadata snapshot leads to.
+/// Every node reachable from a metadata snapshot.
 private func snapshotNodes(_ device: any BlockDevice, _ source: MetadataView.Source)
   throws(ToolError)
   -> TreeForest
@@ -80,7 +81,7 @@ private func snapshotNodes(_ device: any BlockDevice, _ source: MetadataView.Sou
   return forest
 }
 
-/// Writes the parts of such a file.
+/// Writes the parts of a packed file.
 private struct PackWriter {
   private let sink: ByteSink
   private var chunks: UInt64 = 0
@@ -90,7 +91,7 @@ private struct PackWriter {
   private var raw: [UInt8] = []
   private(set) var blockCount: UInt64 = 0
   private(set) var unsoundCount: UInt64 = 0
-  /// The lowest at which files are about as small as the field's.
+  /// The lowest compression level at which files are about as small as those of the original tool.
   private static var level: Int32 { 5 }
 
   init(_ sink: ByteSink) { self.sink = sink }

@@ -1,19 +1,19 @@
 public import BlockIO
 import ThinFormat
 
-/// A packed file, which is read once to judge it and once to unpack it.
+/// A packed file, which is read once to check it and once to unpack it.
 public final class PackedFile {
   private let file: OpenFile
   private let byteCount: UInt64
   /// Blocks of the device that was packed.
   public let blockCount: UInt64
-  /// Whether the file has the mark that says that nothing is missing.
+  /// Whether the file has the end mark, which shows that it is complete.
   public private(set) var isMarked = false
-  /// Blocks in the file.
+  /// The number of blocks in the file.
   public private(set) var storedCount: UInt64 = 0
 
-  /// Reads the header of an open file, which stays the caller's.
-  /// - Throws: `damaged` for one that is no packed metadata.
+  /// Reads the header of an open file, which the caller closes.
+  /// - Throws: `damaged` if it is not packed metadata.
   public init(_ file: OpenFile) throws(ToolError) {
     self.file = file
     do throws(BlockIOError) { byteCount = try file.byteCount() } catch { throw ToolError(error) }
@@ -23,7 +23,7 @@ public final class PackedFile {
     }
     guard words.count == 4, words[0] == PackFormat.magic else {
       throw ToolError(
-        .unsuitable(.input), "\(file.path) is no packed metadata, as thin_metadata_pack writes it")
+        .unsuitable(.input), "\(file.path) is not packed metadata as thin_metadata_pack writes it")
     }
     guard words[1] == PackFormat.version, words[2] == UInt64(Limits.blockBytes),
       words[3] <= 1 << 24
@@ -50,7 +50,7 @@ public final class PackedFile {
   }
 
   /// Calls `body` with every block, in the order of the file.
-  /// - Throws: `damaged` at the first place that is damaged or where the file ends too early.
+  /// - Throws: `damaged` at the first damaged place, or if the file ends too early.
   public func forEachBlock(
     progress: Progress, _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
   ) throws(ToolError) {
@@ -61,7 +61,7 @@ public final class PackedFile {
     storedCount = 0
     isMarked = false
     while at < byteCount {
-      guard !isMarked else { throw damage(at, "expected nothing behind the mark of the end") }
+      guard !isMarked else { throw damage(at, "expected nothing after the end mark") }
       guard byteCount - at >= 8 else { throw damage(at, "it is cut short") }
       let length = try Self.read(file, at, 8)
       let count = PackFormat.word(length)
@@ -114,7 +114,7 @@ public final class PackedFile {
     case PackFormat.end:
       guard rest.count == 16, PackFormat.word(rest) == chunks,
         PackFormat.word(rest.dropFirst(8)) == UInt64(sum)
-      else { throw damage(at, "the mark of the end does not fit what is before it") }
+      else { throw damage(at, "the end mark does not match the file") }
       isMarked = true
     case PackFormat.rawBlocks:
       let size = 8 + Limits.blockBytes

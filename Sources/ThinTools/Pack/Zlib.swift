@@ -1,6 +1,6 @@
 import Czlib
 
-/// Compressed streams of whole chunks.
+/// Compressed streams for whole chunks.
 enum Zlib {
   /// `bytes` compressed.
   static func deflated(_ bytes: [UInt8], level: Int32) -> [UInt8] {
@@ -21,8 +21,8 @@ enum Zlib {
     }
   }
 
-  /// What a stream at the start of `bytes` holds, and how many bytes it takes; nil where it is damaged, cut
-  /// short, or holds more than `countMax` bytes.
+  /// The content of the stream at the start of `bytes`, and its length; nil if it is damaged,
+  /// truncated, or holds more than `countMax` bytes.
   static func inflated(_ bytes: ArraySlice<UInt8>, countMax: Int) -> (content: [UInt8], used: Int)?
   {
     var stream = z_stream()
@@ -43,7 +43,7 @@ enum Zlib {
         content += piece[..<(piece.count - Int(stream.avail_out))]
         if content.count > countMax { return nil }
         if status == Z_STREAM_END { return (content, Int(stream.total_in)) }
-        // Neither at its end nor with room left: it is cut short.
+        // Neither at the end nor out of room: it is truncated.
         if stream.avail_in == 0, stream.avail_out > 0 { return nil }
       }
     }

@@ -1,11 +1,11 @@
-/// What a physical volume of LVM says of itself in its beginning.
+/// The label at the beginning of a physical volume of LVM.
 public struct LVMLabel: Equatable, Sendable, CustomStringConvertible {
-  /// The volume group; empty where its metadata is not there or cannot be read.
+  /// The volume group; empty if its metadata is missing or unreadable.
   public let volumeGroup: String
   /// Names of its volumes that hold thin-pool metadata.
   public let metadataVolumes: [String]
 
-  /// What it is, for people.
+  /// A description for users.
   public var description: String {
     if volumeGroup.isEmpty { return "a physical volume of LVM" }
     let volumes = metadataVolumes.map { "\(volumeGroup)/\($0)" }.joined(separator: ", ")
@@ -13,7 +13,7 @@ public struct LVMLabel: Equatable, Sendable, CustomStringConvertible {
       + (volumes.isEmpty ? "" : "; thin-pool metadata is in \(volumes)")
   }
 
-  /// The label in the first sectors of a volume; nil where there is none.
+  /// Parses the label in the first sectors of a volume; nil if there is none.
   init?(_ bytes: [UInt8]) {
     let label = (0..<4).map { $0 * 512 }.first {
       bytes.dropFirst($0).starts(with: "LABELONE".utf8)
@@ -46,16 +46,17 @@ public struct LVMLabel: Equatable, Sendable, CustomStringConvertible {
       }
   }
 
-  /// The text of the first metadata area that has one.
+  /// The text of the first metadata area that is not empty.
   private static func metadata(_ bytes: [UInt8], label: Int) -> String? {
-    // What lies beyond the bytes that are there is as good as at their end.
+    // An offset beyond the available bytes yields nil.
     func number(_ offset: Int, _ count: Int) -> Int? {
       guard offset >= 0, offset <= bytes.count - count else { return nil }
       let value = (0..<count).reversed().reduce(UInt64(0)) { $0 << 8 | UInt64(bytes[offset + $1]) }
       return Int(min(value, UInt64(bytes.count)))
     }
     guard let header = number(label + 20, 4) else { return nil }
-    // After the identifier and the size: areas of data, a zero, areas of metadata, a zero.
+    // After the identifier and the size follow the data areas, a zero, the metadata areas, and a
+    // zero.
     var at = label + header + 40
     while let offset = number(at, 8), offset != 0 { at += 16 }
     at += 16

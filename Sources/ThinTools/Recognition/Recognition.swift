@@ -1,31 +1,31 @@
-/// What a file or device is that was given for a pool's metadata, or for a dump of it.
+/// The kind of a file or device that was given as a pool's metadata, or as a dump of it.
 public enum Recognition: Equatable, Sendable {
   /// Metadata: its first block is a sound superblock.
   case metadata
   /// Metadata without a sound superblock.
-  /// - soundBlocks: sound blocks in their places among those that were looked at.
-  /// - start: what stands at the beginning, if that is known.
+  /// - soundBlocks: the number of sound blocks in their places among those examined.
+  /// - start: the content at the beginning, if it is recognised.
   case damagedMetadata(soundBlocks: Int, start: String?)
   /// A superblock of metadata begins `byteOffset` bytes from the start.
   case metadataBehind(byteOffset: UInt64)
   /// A dump in XML.
   case xml
-  /// A dump for people to read.
+  /// A dump in the format human_readable.
   case textDump
   /// Metadata packed by `thin_metadata_pack`.
   case packed
-  /// What a program compressed; `unpack` is the command that writes it to its output.
+  /// A compressed file; `unpack` is the command that writes its content to the output.
   case compressed(name: String, unpack: String)
   /// A physical volume of LVM.
   case physicalVolume(LVMLabel)
-  /// Something else that is known, like `an XFS file system`.
+  /// Another recognised kind, like `an XFS file system`.
   case other(String)
-  /// Nothing but zeros, as far as it was looked at.
+  /// Nothing but zeros in the examined part.
   case zeros
-  /// Nothing that is known.
+  /// Not recognised.
   case unknown
 
-  /// What it is, and which mistake that suggests: one or more sentences. Nil where it is metadata.
+  /// What it is, and the mistake that this suggests: one or more sentences. Nil for metadata.
   public var explanation: String? {
     switch self {
     case .metadata: return nil
@@ -41,10 +41,10 @@ public enum Recognition: Equatable, Sendable {
         "A superblock of thin-pool metadata is at byte \(offset): this is more than the metadata "
         + "device, the image of a whole disk for instance."
     case .xml:
-      return "This looks like XML: a dump, not metadata. thin_restore makes metadata of it."
+      return "This looks like XML: a dump, not metadata. thin_restore makes metadata from it."
     case .textDump:
       return
-        "This is a dump in the format human_readable, of which nothing can be restored; thin_dump "
+        "This is a dump in the format human_readable, which cannot be restored; thin_dump "
         + "writes XML without -f."
     case .packed:
       return
@@ -59,7 +59,7 @@ public enum Recognition: Equatable, Sendable {
         "This looks like \(name), not like the metadata device of a thin pool. \(Self.mayBeData)"
     case .zeros:
       return
-        "The first block is all zeroes, and so is all that was looked at: this is unformatted, or "
+        "The first block is all zeroes, and so is all that was examined: this is unformatted, or "
         + "it was wiped. \(Self.mayBeData)"
     case .unknown:
       return "Nothing in its beginning is thin-pool metadata. \(Self.mayBeData)"
@@ -71,7 +71,7 @@ public enum Recognition: Equatable, Sendable {
       + "called POOL_tmeta."
   }
 
-  /// Commands to go on with, for what is at `path`.
+  /// Commands to run next, for the file or device at `path`.
   public func next(_ path: String) -> [String] {
     let quoted = shellQuoted(path)
     let salvage = "thin_dump --repair -o saved.xml \(quoted)"
@@ -95,7 +95,7 @@ public enum Recognition: Equatable, Sendable {
     }
   }
 
-  /// The explanation and the commands, to print after an error; nil where it is metadata.
+  /// The explanation and the commands, to print after an error; nil for metadata.
   public func advice(_ path: String) -> String? {
     explanation.map { ([$0] + next(path).map { "  next: \($0)" }).joined(separator: "\n") }
   }

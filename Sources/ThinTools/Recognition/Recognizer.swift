@@ -1,24 +1,24 @@
 import Glibc
 import ThinFormat
 
-/// Tells what a file or device is by its beginning. This is the one place that knows; it is asked when
-/// something turned out not to be what a tool reads.
+/// Recognises a file or device by its beginning. Used when it turned out not to be what a tool
+/// reads.
 public enum Recognizer {
-  /// Bytes that are looked at, at most.
+  /// The most bytes examined.
   static let bytesMax = 16 << 20
 
-  /// What is at `path`; nil where that cannot be read, or is no file and no block device (what a pipe
-  /// gives is not taken from its reader).
+  /// The kind of file or device at `path`; nil if it cannot be read, or is neither a file nor a
+  /// block device (the bytes of a pipe are left for its reader).
   public static func recognize(_ path: String) -> Recognition? {
     recognizeStart(path) ?? beginning(of: path, upTo: bytesMax).map { byContents($0) }
   }
 
-  /// The same as far as the first block tells: nil also where it does not.
+  /// The kind shown by the first block alone; nil also if that is not enough.
   public static func recognizeStart(_ path: String) -> Recognition? {
     beginning(of: path, upTo: Limits.blockBytes).flatMap { byStart($0) }
   }
 
-  /// The same of bytes from the beginning of something.
+  /// The kind shown by the first bytes.
   static func recognize(_ bytes: [UInt8]) -> Recognition {
     byStart(Array(bytes.prefix(Limits.blockBytes))) ?? byContents(bytes)
   }
@@ -36,7 +36,7 @@ public enum Recognizer {
   }
 
   private static func beginning(of path: String, upTo bytesMax: Int) -> [UInt8]? {
-    // A named pipe is not even opened: its writer would take this for its reader.
+    // A named pipe is not even opened: its writer would take this process for its reader.
     var info = stat()
     guard stat(path, &info) == 0, [S_IFREG, S_IFBLK].contains(info.st_mode & S_IFMT) else {
       return nil
@@ -56,7 +56,7 @@ public enum Recognizer {
     }
   }
 
-  /// What is plain from the first block.
+  /// The kind shown by the first block.
   private static func byStart(_ bytes: [UInt8]) -> Recognition? {
     if kind(bytes, at: 0) == .superblock { return .metadata }
     if isXML(bytes) { return .xml }
@@ -81,7 +81,7 @@ public enum Recognizer {
     return bytes.allSatisfy { $0 == 0 } ? .zeros : .unknown
   }
 
-  /// Metadata blocks in their places, the first apart.
+  /// The number of sound metadata blocks in their places, without the first.
   private static func soundBlocks(_ bytes: [UInt8]) -> Int {
     var count = 0
     var block = 1
@@ -96,7 +96,7 @@ public enum Recognizer {
     return count
   }
 
-  /// Where a superblock is that is its device's first block.
+  /// The offset of a superblock that is the first block of its device.
   private static func superblockOffset(_ bytes: [UInt8]) -> UInt64? {
     var offset = Limits.sectorBytes
     while offset + Limits.blockBytes <= bytes.count {
@@ -110,7 +110,7 @@ public enum Recognizer {
     return nil
   }
 
-  /// The kind of a block whose checksum is right.
+  /// The kind of a block with a correct checksum.
   private static func kind(_ bytes: [UInt8], at offset: Int) -> BlockKind? {
     guard offset + Limits.blockBytes <= bytes.count else { return nil }
     return bytes.withUnsafeBytes {

@@ -1,6 +1,6 @@
 import ThinFormat
 
-/// Something that is known by bytes at a place.
+/// A signature: bytes at a certain offset.
 struct Signature {
   let name: String
   private let offset: Int
@@ -27,15 +27,15 @@ let superblockMagic = Signature("", at: 32, littleEndian: SuperblockRecord.magic
 
 let packed = Signature("packed metadata", littleEndian: 0xa537_a0aa_6309_ef77)
 
-/// Each by the name of its program, which unpacks with `-dc`.
+/// Compression formats, each with its program, which unpacks with `-dc`.
 let compressions = [
   Signature("gzip", [0x1f, 0x8b]), Signature("xz", [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0]),
   Signature("zstd", [0x28, 0xb5, 0x2f, 0xfd]), Signature("bzip2", "BZh"),
   Signature("lz4", [0x04, 0x22, 0x4d, 0x18]), Signature("lzop", [0x89, 0x4c, 0x5a, 0x4f, 0]),
 ]
 
-/// What may lie on a disk, or in a file. Partition tables come last: boot sectors of file systems have
-/// their mark as well.
+/// Signatures of disks and files. Partition tables come last, because boot sectors of file systems
+/// have the same mark.
 let signatures = [
   Signature("metadata of dm-cache", at: 32, littleEndian: 0o6_142_003),
   Signature("metadata of dm-era", at: 32, littleEndian: 0o17_660_203_573),

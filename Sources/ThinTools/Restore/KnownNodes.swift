@@ -1,5 +1,5 @@
-/// Internal nodes of one level that consist of shared nodes only: another tree in which the same
-/// children follow one another can use them.
+/// Internal nodes of one level whose children are all shared. Another tree with the same sequence
+/// of children can use them.
 ///
 /// Memory: four bytes per child and about fifty per node.
 struct KnownNodes {
@@ -7,18 +7,18 @@ struct KnownNodes {
     let node: NodeReference
     let first: Int
     let count: Int
-    /// Another record with the same first child, known for longer.
+    /// An older record with the same first child.
     let older: Int32?
   }
 
-  /// Records with the same first child that are looked at.
+  /// The most records with the same first child to try.
   private static let alternativesMax = 4
 
   private var records: [Record] = []
   private var children: [UInt32] = []
   private var newest: [UInt32: Int32] = [:]
 
-  /// Remembers a node and the blocks of its children.
+  /// Records a node and the blocks of its children.
   mutating func insert(_ node: NodeReference, children blocks: [UInt32]) {
     let index = Int32(records.count)
     records.append(
@@ -28,7 +28,7 @@ struct KnownNodes {
     children += blocks
   }
 
-  /// A node that begins with `child`.
+  /// A node whose first child is `child`.
   func beginning(with child: UInt64) -> Int32? { newest[UInt32(truncatingIfNeeded: child)] }
 
   /// The node of a record.
@@ -37,7 +37,8 @@ struct KnownNodes {
   /// Children of a record's node.
   func childCount(_ record: Int32) -> Int { records[Int(record)].count }
 
-  /// `record`, or one that begins with the same `matched` children, if `child` comes next in it.
+  /// `record`, or another record with the same `matched` first children, whose next child is
+  /// `child`.
   func continuing(_ record: Int32, matched: Int, with child: UInt64) -> Int32? {
     let start = records[Int(record)].first
     var next: Int32? = newest[children[start]]
@@ -62,18 +63,18 @@ struct KnownNodes {
   }
 }
 
-/// What waits in one level above the leaves, besides keys and blocks.
+/// The waiting nodes of one level above the leaves, in addition to keys and blocks.
 struct LevelState {
-  /// Per waiting node, whether other trees may have it too.
+  /// Whether other trees may use each waiting node too.
   var isShared: [Bool] = []
-  /// The known node that the last waiting nodes may be all children of: its record, where its
-  /// first child waits, and how many do.
+  /// The known node whose children the last waiting nodes may be: its record, the position of its
+  /// first child, and the number of children matched so far.
   var candidate: (record: Int32, start: Int, matched: Int)?
-  /// Nodes made of what waited here.
+  /// Nodes made from nodes that waited here.
   var known = KnownNodes()
 
-  /// Forgets the first `count` waiting nodes.
-  /// - Parameter entriesMin: how many must be left in front of a candidate, if any are.
+  /// Drops the first `count` waiting nodes.
+  /// - Parameter entriesMin: the number of nodes that must remain before a candidate, if any do.
   mutating func removeFirst(_ count: Int, entriesMin: Int) {
     isShared.removeFirst(count)
     guard let candidate else { return }
@@ -82,7 +83,7 @@ struct LevelState {
     self.candidate?.start = start
   }
 
-  /// Forgets the last `count` waiting nodes.
+  /// Drops the last `count` waiting nodes.
   mutating func removeLast(_ count: Int) {
     isShared.removeLast(count)
     candidate = nil

@@ -2,45 +2,45 @@ import BlockIO
 import PersistentData
 import ThinFormat
 
-/// A node that was written: its first key and its block.
+/// A written node: its first key and its block.
 struct NodeReference: Equatable {
   var key: UInt64
   var block: UInt64
 }
 
-/// Nodes of one level that hold a sequence of mappings: what a `<def>` becomes.
+/// The nodes of one level with a sequence of mappings, made from a `<def>`.
 struct SharedNodes {
-  /// In ascending order; one node at least.
+  /// In ascending order; at least one node.
   var nodes: [NodeReference]
   /// 0 for leaves.
   var level: Int
-  /// The one node holds fewer entries than a node other than a root may.
+  /// Whether the only node has fewer entries than required of any node but a root.
   var isUnderfull: Bool
 }
 
-/// Builds mapping trees bottom-up, one after the other, from mappings and from nodes that were
-/// built before and are shared.
+/// Builds mapping trees bottom-up, one after the other, from mappings and from shared nodes built
+/// before.
 ///
-/// A tree grows at its right edge only: `levels[0]` holds mappings that are not in a leaf yet,
-/// `levels[n]` nodes of level n - 1 that have no parent yet. To put a shared node of level n in,
-/// everything below must be in nodes first. Where too few entries for a node wait there, the
-/// shared node is taken apart instead, and its own first nodes are put in, and so on down to
-/// mappings if need be. The same is done at the end with the last node. So sharing is lost along
-/// one path of a shared sequence at most, and only where something short adjoins it.
+/// A tree grows only at its right edge: `levels[0]` holds mappings that are not in a leaf yet,
+/// `levels[n]` nodes of level n - 1 without a parent yet. Before a shared node of level n is added,
+/// all entries below must be written into nodes. If too few entries for a node wait there, the
+/// shared node is split up instead, and its own first nodes are added, and so on down to mappings
+/// if necessary. The same happens at the end with the last node. So at most one path of a shared
+/// sequence loses its sharing, and only next to a short sequence.
 ///
-/// Trees that differ in a few places share the internal nodes between those places: where the
-/// nodes put in turn out to be all children of a node that an earlier tree has, they are replaced
-/// by that node. That, not the extent of a `<def>`, is what thousands of snapshots have in common.
+/// Trees that differ in a few places share the internal nodes between those places: if the added
+/// nodes turn out to be all children of a node in an earlier tree, that node replaces them.
+/// Thousands of snapshots share these nodes, rather than the extent of a `<def>`.
 ///
-/// Counts: writing a leaf counts its data blocks, writing an internal node counts its children,
-/// the caller that names a root counts it. A node that nothing came to use has a count of zero at the
-/// end; `releaseUnused` takes back what it counts itself.
+/// Reference counts: writing a leaf counts its data blocks, writing an internal node counts its
+/// children, and the caller that uses a root counts it. A node that is not used has a count of zero
+/// at the end; `releaseUnused` reverses the counts that it made.
 ///
-/// Invariants: every node in `levels` has at least a third of its entries; levels between the
-/// first and the highest may be empty.
+/// Invariants: every node in `levels` has at least a third of its entries; levels between the first
+/// and the highest may be empty.
 final class MappingTreeBuilder {
-  /// Nodes of a def get parents of their own from this many on. Two devices that each build
-  /// parents over the same 126 nodes spend as many blocks; more devices, or more nodes, gain.
+  /// From this many nodes on, a def gets its own parents. Two devices that each build parents over
+  /// the same 126 nodes need as many blocks; more devices, or more nodes, need more.
   static let parentsFrom = 126
 
   let writer: SequentialBlockWriter
@@ -48,13 +48,13 @@ final class MappingTreeBuilder {
   let dataCounts: ReferenceCounts
   private let leaves: NodeAccumulator
   private var levels: [NodeAccumulator]
-  /// As many as `levels`; the first is not used.
+  /// The states of all `levels`; the first is not used.
   private var states: [LevelState] = [LevelState()]
   /// An underfull node that is the whole tree so far.
   private var sole: NodeReference?
-  /// Made when the first node is taken apart, which most pools never need.
+  /// Created when the first node is split up, which most pools never need.
   private lazy var readBack = ReadBackCache(writer)
-  /// Nodes that were taken apart and may have no other use.
+  /// Nodes that were split up and may have no other use.
   private var takenApart: Set<UInt64> = []
 
   init(
@@ -110,7 +110,7 @@ final class MappingTreeBuilder {
     try takeApart(node, level: 0)
   }
 
-  /// Puts `nodes` of `level` in, which have enough entries each.
+  /// Adds `nodes` of `level`, each with enough entries.
   private func append(_ nodes: ArraySlice<NodeReference>, level: Int) throws(BlockWriteError) {
     for node in nodes {
       if try settle(through: level) {
@@ -121,7 +121,8 @@ final class MappingTreeBuilder {
     }
   }
 
-  /// Writes what waits in levels 0 to `level` into nodes; false where too little for that waits.
+  /// Writes the waiting entries of levels 0 to `level` into nodes. Returns false if there are too
+  /// few.
   private func settle(through level: Int) throws(BlockWriteError) -> Bool {
     for l in 0...level where l < levels.count && levels[l].count > 0 {
       guard levels[l].count >= levels[l].entriesMin else { return false }
@@ -136,7 +137,7 @@ final class MappingTreeBuilder {
     }
   }
 
-  /// Puts what `node` holds in, instead of itself.
+  /// Adds the entries of `node` instead of the node itself.
   private func takeApart(_ node: NodeReference, level: Int) throws(BlockWriteError) {
     var children: [NodeReference] = []
     var mappings: [Mapping] = []
@@ -159,7 +160,7 @@ final class MappingTreeBuilder {
     }
   }
 
-  /// Takes the last node of the level above `level` apart, in front of what waits in `level`.
+  /// Splits up the last node of the level above `level`, before the entries that wait in `level`.
   /// - Precondition: a level above has a node.
   private func borrow(level: Int) throws(BlockWriteError) {
     if levels[level + 1].count == 0 { try borrow(level: level + 1) }
@@ -179,8 +180,8 @@ final class MappingTreeBuilder {
     return NodeReference(key: node.key, block: node.value)
   }
 
-  /// Lets a node of the level below wait in `level`.
-  /// - Parameter isShared: whether other trees may have the node too.
+  /// Adds a node of the level below to the waiting ones of `level`.
+  /// - Parameter isShared: whether other trees may use the node too.
   private func push(_ node: NodeReference, level: Int, isShared: Bool) throws(BlockWriteError) {
     while level >= levels.count {
       levels.append(NodeAccumulator(isLeaf: false, valueSize: 8))
@@ -194,8 +195,8 @@ final class MappingTreeBuilder {
     }
   }
 
-  /// Follows the nodes that come into `level` through a known node; returns its record when the
-  /// last waiting nodes are all its children.
+  /// Compares the nodes added to `level` with the children of a known node. Returns its record if
+  /// the last waiting nodes are all its children.
   private func match(_ node: NodeReference, level: Int, isShared: Bool) -> Int32? {
     guard isShared else {
       states[level].candidate = nil
@@ -219,7 +220,7 @@ final class MappingTreeBuilder {
     return candidate.record
   }
 
-  /// Puts a known node in the place of its children, the last that wait in `level`.
+  /// Replaces the last waiting nodes of `level` by the known node whose children they are.
   private func replace(by record: Int32, level: Int) throws(BlockWriteError) {
     let count = states[level].known.childCount(record)
     let node = states[level].known.node(record)
@@ -235,8 +236,8 @@ final class MappingTreeBuilder {
     try push(node, level: level + 1, isShared: isShared)
   }
 
-  /// Writes a node and counts what it points to.
-  /// - Returns: the node, and whether other trees may come to use it.
+  /// Writes a node and counts its references.
+  /// - Returns: the node, and whether other trees may use it.
   private func write(level: Int, entries: Int) throws(BlockWriteError)
     -> (node: NodeReference, isShared: Bool)
   {
@@ -284,7 +285,7 @@ final class MappingTreeBuilder {
     return try write(level: level, entries: levels[level].count).node.block
   }
 
-  /// Ends a sequence that trees will share.
+  /// Ends a sequence of nodes that trees will share.
   func finishShared() throws(BlockWriteError) -> SharedNodes {
     let isOneLeaf = levels.dropFirst().allSatisfy { $0.count == 0 }
     if isOneLeaf && leaves.count < leaves.entriesMin {
@@ -306,8 +307,8 @@ final class MappingTreeBuilder {
     return SharedNodes(nodes: nodes.reversed(), level: level - 1, isUnderfull: false)
   }
 
-  /// Takes back what nodes count that nothing uses, `nodes` and those taken apart, and what that
-  /// leaves unused in turn.
+  /// Reverses the counts made by unused nodes, among `nodes` and those split up, and by nodes that
+  /// become unused thereby.
   func releaseUnused(_ nodes: some Sequence<UInt64>) throws(BlockWriteError) {
     var released: Set<UInt64> = []
     for block in nodes { try release(block, &released) }
@@ -331,7 +332,7 @@ final class MappingTreeBuilder {
     }
   }
 
-  /// Reads a node back that was written here.
+  /// Reads back a node that was written here.
   private func withNode(_ block: UInt64, _ body: (borrowing BtreeNodeView) -> Void)
     throws(BlockWriteError)
   {

@@ -3,27 +3,27 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// What an output holds before something is restored to it.
+/// The metadata on an output before a restore.
 enum OldMetadata {
-  /// Nothing of a pool.
+  /// No metadata of a pool.
   case none
-  /// Parts of a pool: thin_dump --repair may get something of it.
+  /// Parts of a pool: thin_dump --repair may be able to save some of it.
   case damaged
-  /// A pool that is sound.
+  /// A sound pool.
   case sound(SoundMetadata)
 
-  /// Blocks at the start that are looked at where there is no superblock: a pool of the kernel's has its
+  /// Blocks at the start to examine if there is no superblock: a new pool of the kernel has its
   /// first nodes there, and so has a restored one.
   private static let sampleBlocks = 64
 
-  /// Looks at `output`. Sound metadata is checked as thin_check does.
+  /// Examines `output`. Sound metadata is checked as by thin_check.
   static func find(on output: any BlockDevice, progress: Progress) -> OldMetadata {
     let count = min(sampleBlocks, Int(output.byteCount) / Limits.blockBytes)
     let buffer = AlignedBuffer(count: count * Limits.blockBytes)
     do throws(BlockIOError) {
       try output.read(into: buffer.bytes, at: 0)
     } catch {
-      // What cannot be read may still be written, which makes many a disk replace the sector.
+      // An unreadable block may still be writable, since many disks replace a bad sector on write.
       return .damaged
     }
     let start = UnsafeRawBufferPointer(rebasing: buffer.bytes[..<Limits.blockBytes])
@@ -49,20 +49,20 @@ enum OldMetadata {
   }
 }
 
-/// A sound pool's metadata, beside which other metadata may be written.
+/// The metadata of a sound pool, beside which new metadata may be written.
 struct SoundMetadata {
   /// Its superblock.
   let superblock: Superblock
-  /// Counts of its blocks: a block with a count of zero is free.
+  /// The counts of its blocks: a block with a count of zero is free.
   let counts: ReferenceCounts
 
-  /// Blocks below `blockCount` that nothing of it is in.
+  /// The number of blocks below `blockCount` that it does not use.
   func freeCount(below blockCount: UInt64) -> UInt64 {
     (1..<max(1, blockCount)).reduce(0) { $0 + (counts.count(of: $1) == 0 ? 1 : 0) }
   }
 
-  /// Blocks without which it is no pool any more: the roots of its devices, and the superblock copy
-  /// that a metadata snapshot is.
+  /// The blocks that make it a pool: the roots of its devices, and the superblock copy of a
+  /// metadata snapshot.
   var roots: [UInt64] {
     [superblock.mappingRoot, superblock.detailsRoot, superblock.metadataSnapshot].filter { $0 != 0 }
   }

@@ -2,14 +2,14 @@ import BlockIO
 import Glibc
 import ThinFormat
 
-/// A device that goes on behind its end: what is written there is kept in a temporary file. So it is
-/// found out how many blocks something needs that has too few, without a write that could hurt.
+/// A device whose writes beyond the end go to a temporary file. It is used to find out how many
+/// blocks are needed if there are too few, without harmful writes.
 final class OverflowingDevice: BlockDevice {
   private let inner: any BlockDevice
   private let blockEnd: UInt64
   private var file: OpenFile?
 
-  /// `inner`, as far as its first `blockCount` blocks.
+  /// The first `blockCount` blocks of `inner`, extended by a temporary file.
   init(_ inner: any BlockDevice, blockCount: UInt64) {
     self.inner = inner
     blockEnd = blockCount * UInt64(Limits.blockBytes)

@@ -1,7 +1,7 @@
-/// The pool's uuid in text: 32 hexadecimal digits, dashes anywhere, the sixteen bytes in order.
+/// Parses the pool's uuid: 32 hexadecimal digits, dashes anywhere, the sixteen bytes in order.
 enum PoolUUID {
-  /// The uuid as the superblock's two little-endian words; zero for an empty text, nil for one
-  /// that is no uuid.
+  /// The uuid as the superblock's two little-endian words; zero for an empty text, nil for an
+  /// invalid one.
   static func parse(_ text: String) -> (low: UInt64, high: UInt64)? {
     if text.isEmpty { return (0, 0) }
     var words: [UInt64] = [0, 0]
@@ -10,7 +10,7 @@ enum PoolUUID {
       guard let digit = Character(Unicode.Scalar(byte)).hexDigitValue, digits < 32 else {
         return nil
       }
-      // Within a byte the first digit is the upper half.
+      // Within a byte, the first digit is the upper half.
       let shift = digits % 16 / 2 * 8 + (digits % 2 == 0 ? 4 : 0)
       words[digits / 16] |= UInt64(digit) << UInt64(shift)
       digits += 1

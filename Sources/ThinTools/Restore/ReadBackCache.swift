@@ -2,16 +2,16 @@ import BlockIO
 import PersistentData
 import ThinFormat
 
-/// Reads nodes back that were written by this restore and keeps some: devices that differ near the
-/// same def take the same nodes apart, one device after the other.
+/// Reads back nodes written by this restore, and caches some. Devices that differ near the same def
+/// split up the same nodes, one device after the other.
 ///
-/// Memory: one megabyte. A written node never changes, so that nothing has to be dropped.
+/// Memory: one megabyte. A written node never changes, so that no entry becomes invalid.
 final class ReadBackCache {
   private static let slotCount = 256
 
   private let writer: SequentialBlockWriter
   private let buffer = AlignedBuffer(count: slotCount * Limits.blockBytes)
-  /// Block in each slot, 0 for none.
+  /// The block in each slot, 0 for none.
   private var blocks = [UInt64](repeating: 0, count: slotCount)
 
   init(_ writer: SequentialBlockWriter) { self.writer = writer }

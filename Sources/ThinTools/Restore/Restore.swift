@@ -3,62 +3,64 @@ import Glibc
 import PersistentData
 public import ThinFormat
 
-/// What a restore may change of what the XML says.
+/// The options of a restore.
 public struct RestoreOptions: Equatable, Sendable {
   /// Data block size in sectors, instead of the XML's.
   public var dataBlockSectors: UInt32?
-  /// Data blocks of the pool, where that is more than the XML's.
+  /// Data blocks of the pool; used if more than in the XML.
   public var dataBlockCount: UInt64?
-  /// The transaction id, where that is more than the XML's.
+  /// Transaction id; used if more than in the XML.
   public var transactionID: UInt64?
-  /// Refuse to give up metadata that the output holds before the new one is in place.
+  /// Whether to refuse a restore that would destroy old metadata before the new metadata is
+  /// complete.
   public var keepsOld = false
-  /// The XML has been judged already.
+  /// Whether the XML was checked before.
   public var isJudged = false
 
-  /// Options that change nothing.
+  /// The default options.
   public init() {}
 }
 
-/// What a restore did.
+/// The result of a restore.
 public struct RestoreResult: Equatable, Sendable {
   /// The superblock that was written.
   public var superblock: Superblock
   /// Thin devices restored.
   public var deviceCount: UInt64
-  /// Mappings of all devices together.
+  /// The number of mappings of all devices.
   public var mappingCount: UInt64
-  /// What could not be kept, a line each.
+  /// Losses, one line each.
   public var warnings: [String]
 }
 
-/// The smallest device that a pool's metadata is restored to, in bytes.
+/// The smallest device for a restore, in bytes.
 public let restoreBytesMin: UInt64 = 40960
 
 /// Writes a pool's metadata from its XML.
 ///
-/// Where the output holds metadata of a pool, or parts of it, the whole XML is judged before the first
-/// write. If that metadata is sound, the new one goes into blocks that it does not use, and the old pool is
-/// whole until the last write of all, that of the superblock, which is one sector; then the old roots are
-/// zeroed. Where there are too few blocks for both, and where the old metadata is damaged, `onNotice` hears
-/// of it, and the old superblock is zeroed first. On an output without metadata it is as well.
-/// From then on until everything else is durable nothing on the output passes for metadata.
+/// If the output holds metadata of a pool, or parts of it, the whole XML is checked before the
+/// first write. If that metadata is sound, the new metadata goes into blocks that it does not use.
+/// The old pool is whole until the last write, that of the superblock, which is one sector; then
+/// the old roots are zeroed. If there are too few blocks for both, or the old metadata is damaged,
+/// `onNotice` is called, and the old superblock is zeroed first. On an output without metadata the
+/// superblock is zeroed first too. From then on until everything else is durable, nothing on the
+/// output looks like valid metadata.
 ///
-/// Memory: two bits per block of the pool, a byte where counts reach four, and less than a
-/// megabyte besides, whatever the number of mappings; more where the output holds metadata, which is
-/// checked. What does not fit beside sound metadata is kept in a temporary file for as long as it takes to
-/// find out how much that is.
+/// Memory: two bits per block of the pool, a byte where counts reach four, and less than a megabyte
+/// besides, whatever the number of mappings; more if the output holds metadata, which is checked.
+/// Blocks that do not fit beside sound metadata are kept in a temporary file until their number is
+/// known.
 /// - Parameters:
-///   - descriptor: where the XML is read from, from where it stands; stays the caller's, and can be set
-///     back with lseek(2).
-///   - path: what messages call it.
-///   - output: at least `restoreBytesMin` bytes; what is beyond `Limits.metadataBlocksMax` blocks
-///     is not used.
-///   - progress: counts the bytes of XML read, of `xmlByteCount` in all.
-///   - xmlByteCount: bytes of the XML, 0 where not known.
-///   - onNotice: gets a line before old metadata is given up.
-/// - Throws: `damaged` for XML that is not a sound pool's, with its line; `output` where the
-///   output is too small or `keepsOld` forbids it, `inputOutput` where a system call failed.
+///   - descriptor: the XML, read from the present position. The caller closes it, and can reset it
+///     with lseek(2).
+///   - path: its name in messages.
+///   - output: at least `restoreBytesMin` bytes; blocks beyond `Limits.metadataBlocksMax` are not
+///     used.
+///   - progress: counts the bytes of XML read, out of `xmlByteCount`.
+///   - xmlByteCount: bytes of the XML, 0 if unknown.
+///   - onNotice: receives a line before old metadata is overwritten.
+/// - Throws: `damaged`, with the line, for XML that is not a sound pool's; `output` if the output
+///   is too small or `keepsOld` prevents it; `inputOutput` if a system call failed.
 public func restore(
   xml descriptor: Int32, path: String, to output: any BlockDevice,
   options: RestoreOptions = RestoreOptions(), progress: Progress = Progress(),
@@ -114,10 +116,10 @@ public func restore(
   return result
 }
 
-/// Judges the XML of a pool, as `restore` does, without writing anything.
+/// Checks the XML of a pool as `restore` does, without writing.
 /// - Parameters:
-///   - onRead: gets every piece that is read, before it is looked at.
-/// - Throws: what `restore` throws for that XML, and what `onRead` throws.
+///   - onRead: receives every piece that was read, before it is parsed.
+/// - Throws: the errors of `restore` for that XML, and those of `onRead`.
 public func judge(
   xml descriptor: Int32, path: String, for output: any BlockDevice, options: RestoreOptions,
   progress: Progress, onRead: @escaping (UnsafeRawBufferPointer) throws(ToolError) -> Void

@@ -2,18 +2,18 @@ import BlockIO
 import PersistentData
 import ThinFormat
 
-/// Turns what the XML of a pool says, as it is read, into metadata blocks; or only judges it.
+/// Converts the XML of a pool, as it is read, into metadata blocks; or only checks it.
 ///
-/// Invariants: from `beginSuperblock` to the end of `finish` the output's superblock is zero, or that of
-/// the metadata beside which is written, and none of its blocks has been written.
+/// Invariant: from `beginSuperblock` to the end of `finish`, the output's superblock is zero, or
+/// that of the old metadata, none of whose blocks has been overwritten.
 final class Restorer: PoolXmlHandler {
-  /// Where new blocks go.
+  /// The place of new blocks.
   enum Place {
-    /// Nowhere: the XML is judged.
+    /// None: the XML is only checked.
     case nowhere
-    /// From block 1 on, when the old superblock was zeroed.
+    /// From block 1 on, after the old superblock was zeroed.
     case fromStart
-    /// Where the old metadata has nothing.
+    /// In blocks that the old metadata does not use.
     case beside(SoundMetadata)
     /// On another device than the output, from block 1 on.
     case scratch(ScratchDevice)
@@ -26,14 +26,14 @@ final class Restorer: PoolXmlHandler {
   private let options: RestoreOptions
   private static let warningsMax = 20
   private var warnings: [String] = []
-  /// Warnings beyond those.
+  /// The number of warnings that are not kept.
   private var unsaid = 0
   private var superblock = Superblock()
   private var engine: Engine?
-  /// The engine's, without the rest of it: this is asked for every mapping.
+  /// A copy of the engine's builder, because every mapping needs it.
   private var builder: MappingTreeBuilder?
 
-  /// What exists once the superblock is known.
+  /// The state that exists once the superblock is known.
   private struct Engine {
     let writer: SequentialBlockWriter
     let metadataCounts: ReferenceCounts
@@ -41,13 +41,13 @@ final class Restorer: PoolXmlHandler {
     let builder: MappingTreeBuilder
   }
 
-  /// A `<def>` that was read.
+  /// A parsed `<def>`.
   private struct Def {
-    /// Nil where nothing is written.
+    /// Nil if nothing is written.
     let shared: SharedNodes?
     let mappingCount: UInt64
     let firstKey: UInt64
-    /// Above the last key.
+    /// One above the last key.
     let keyEnd: UInt64
   }
 
@@ -60,26 +60,26 @@ final class Restorer: PoolXmlHandler {
   private var defs: [Def] = []
   private var defIndex: [String: Int32] = [:]
   private var devices: [Device] = []
-  /// The superblock of a metadata snapshot that is to be written too.
+  /// The superblock of a metadata snapshot to be written too.
   private var held: Superblock?
   private var heldDevices: [Device] = []
-  /// Roots of devices that consist of refs alone, by those refs.
+  /// The roots of devices that consist of refs only, by their refs.
   private var rootOfRefs: [[Int32]: UInt64] = [:]
-  /// Refs kept in `rootOfRefs`; more than `keptRefsMax` are not worth their memory.
+  /// The number of refs in `rootOfRefs`, limited by `keptRefsMax`.
   private var keptRefCount = 0
   private static let keptRefsMax = 1 << 20
 
-  // The def or device being read.
+  // The current def or device.
   private var defName = ""
   private var current = PoolXmlDevice()
   private var firstKey: UInt64 = 0
   private var keyEnd: UInt64 = 0
   private var mappingCount: UInt64 = 0
-  /// Refs at the start of a device, not yet with the builder.
+  /// Refs at the start of a device, not passed to the builder yet.
   private var leadingRefs: [Int32] = []
   private var isDevice = false
   private var totalCount: UInt64 = 0
-  // What mappings are checked against.
+  // The limits for mappings.
   private var dataBlockCount: UInt64 = 0
   private var timeMax: UInt32 = 0
 
@@ -95,12 +95,12 @@ final class Restorer: PoolXmlHandler {
     try take(xml)
     let blockCount = min(output.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
     let per = UInt64(Limits.entriesPerBitmap)
-    // Superblock, index block, five roots, and the bitmaps of both space maps at least.
+    // The superblock, the index block, five roots, and the bitmaps of both space maps at least.
     let least = 7 + (dataBlockCount + per - 1) / per + (blockCount + per - 1) / per
     if case .scratch = place {} else if least > blockCount { throw full(needed: least) }
     superblock.metadataBlockCount = blockCount
     let writer: SequentialBlockWriter
-    // Blocks that have a number while it is found out how many are needed.
+    // The end of the block numbers used while counting the blocks needed.
     var numberEnd = blockCount
     switch place {
     case .nowhere: return
@@ -123,8 +123,8 @@ final class Restorer: PoolXmlHandler {
     if case .fromStart = place { try writeSuperblock { _ in } }
   }
 
-  /// A writer into blocks that the old metadata does not use, and when these are used up, into blocks
-  /// behind the end, so that it is known how many are needed: as many as the output has at most.
+  /// A writer into blocks that the old metadata does not use. When they are used up it continues
+  /// beyond the end, to count how many are needed: at most as many as the output has.
   private static func writer(
     beside old: SoundMetadata, _ output: any BlockDevice, blockCount: UInt64
   ) -> SequentialBlockWriter {
@@ -144,7 +144,7 @@ final class Restorer: PoolXmlHandler {
     }
   }
 
-  /// Judges the superblock's fields and applies the options.
+  /// Checks the superblock's fields and applies the options.
   private func take(_ xml: PoolXmlSuperblock) throws(ToolError) {
     superblock.dataBlockSectors = options.dataBlockSectors ?? xml.dataBlockSectors
     guard Limits.isDataBlockSize(superblock.dataBlockSectors) else {
@@ -218,7 +218,7 @@ final class Restorer: PoolXmlHandler {
           .invalidDump,
           "device \(device.id) has a time of \(latest), expected at most \(Limits.timeMax)")
       }
-      // Later than any mapping is harmless; the pool's own time only has to catch up.
+      // A time later than any mapping's is harmless; only the pool's own time must be raised to it.
       warn(
         "device \(device.id) has a time of \(latest), later than the pool's \(superblock.time); "
           + "the pool's time is raised")
@@ -231,11 +231,11 @@ final class Restorer: PoolXmlHandler {
   private var knownDevices: Set<UInt32> = []
 
   func endDevice() throws(ToolError) {
-    // Edited and generated dumps have it wrong, and 0.9.0 takes them.
+    // Edited and generated dumps have a wrong count, and 0.9.0 accepts them.
     if mappingCount != current.mappedBlocks {
       warn(
-        "device \(current.id) has \(mappingCount) mappings, which is written; mapped_blocks says "
-          + "\(current.mappedBlocks)")
+        "device \(current.id) has \(mappingCount) mappings, but mapped_blocks says "
+          + "\(current.mappedBlocks); the real number is written")
     }
     guard let engine else {
       leadingRefs = []
@@ -261,7 +261,7 @@ final class Restorer: PoolXmlHandler {
     }
   }
 
-  /// The devices that follow are those of the metadata snapshot, whose superblock this is.
+  /// The devices that follow are those of the metadata snapshot with this superblock.
   func beginSnapshot(_ superblock: Superblock) {
     held = superblock
     knownDevices.removeAll()
@@ -274,7 +274,7 @@ final class Restorer: PoolXmlHandler {
     mappingCount = 0
   }
 
-  /// Ends a device that consists of refs alone: the same refs make the same tree.
+  /// Ends a device that consists of refs only: the same refs make the same tree.
   private func finishRefs(_ engine: Engine) throws(ToolError) -> UInt64 {
     let refs = leadingRefs
     if let root = rootOfRefs[refs] {
@@ -368,18 +368,18 @@ final class Restorer: PoolXmlHandler {
 
   // MARK: The end
 
-  /// How it ended.
+  /// The outcome.
   enum Outcome {
     /// The new metadata is in place.
     case done(RestoreResult)
-    /// Nothing was written that matters: so many blocks are needed, the superblock included.
+    /// Nothing that matters was written: this many blocks are needed, the superblock included.
     case tooFew(needed: UInt64)
   }
 
-  /// Blocks of the result, the superblock included, when it is in place.
+  /// Blocks of the result, the superblock included, once it is in place.
   private(set) var blocksUsed: UInt64 = 0
 
-  /// Writes everything that remains, the superblock last.
+  /// Writes the rest, the superblock last.
   func finish() throws(ToolError) -> Outcome {
     guard let engine else { throw ToolError(.invalidDump, "no superblock") }
     var needed: UInt64?
@@ -409,8 +409,7 @@ final class Restorer: PoolXmlHandler {
   }
 
   /// Writes both space maps.
-  /// - Returns: nil, or how many blocks would have been needed where there were too few beside the old
-  ///   metadata.
+  /// - Returns: nil, or the number of blocks needed if there were too few beside the old metadata.
   private func writeMaps(_ engine: Engine) throws(BlockWriteError) -> UInt64? {
     let blockCount = superblock.metadataBlockCount
     let maps = SpaceMapWriter(
@@ -429,8 +428,8 @@ final class Restorer: PoolXmlHandler {
     return nil
   }
 
-  /// Makes the old metadata no pool any more, now that the new one counts: of two whole states on one
-  /// device, a later salvage would have to guess.
+  /// Makes the old metadata invalid, once the new metadata is valid: if one device had two whole
+  /// states, a later salvage would have to guess.
   private func forget(_ old: SoundMetadata) throws(ToolError) {
     let zeros = AlignedBuffer(count: Limits.blockBytes)
     do throws(BlockIOError) {
@@ -468,7 +467,7 @@ final class Restorer: PoolXmlHandler {
     }
   }
 
-  /// Writes both trees of devices, and returns their roots, counted.
+  /// Writes both trees of devices. Returns their roots, with counts.
   private func writeTrees(of devices: [Device], _ engine: Engine) throws(BlockWriteError) -> (
     mapping: UInt64, details: UInt64
   ) {
@@ -486,13 +485,13 @@ final class Restorer: PoolXmlHandler {
     return (try roots.finish(), detailsRoot)
   }
 
-  /// Writes block 0, zeros except for what `fill` puts there, and waits until it is durable.
+  /// Writes block 0, zeros except for the bytes that `fill` sets, and waits until it is durable.
   private func writeSuperblock(_ fill: (UnsafeMutableRawBufferPointer) -> Void) throws(ToolError) {
     let block = AlignedBuffer(count: Limits.blockBytes)
     let output = engine?.writer.device ?? output
     do throws(BlockIOError) {
-      // What carries no meaning stays, so that one sector has all that changes: a power cut cannot leave
-      // a block of both.
+      // Unused bytes stay unchanged, so that one sector has all changes: a power cut cannot leave a
+      // mixture.
       if case .beside = place { try output.read(into: block.bytes, at: 0) }
       fill(block.bytes)
       try output.write(UnsafeRawBufferPointer(block.bytes), at: 0)

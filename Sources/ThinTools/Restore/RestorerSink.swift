@@ -1,7 +1,7 @@
 import ThinFormat
 import ThinMetadata
 
-/// Gives a pool to a `Restorer` part by part, as its XML would.
+/// Passes a pool to a `Restorer` part by part, as its XML would be.
 struct RestorerSink: PoolSink {
   let restorer: Restorer
 

@@ -1,11 +1,11 @@
 import BlockIO
 
-/// A device as large as need be, whose content goes when it does: new metadata is made here first, so that
+/// A device of unlimited size, whose content is temporary. New metadata is made here first, so that
 /// its size is known before the first write to an output.
 final class ScratchDevice: BlockDevice {
   private let file: OpenFile
 
-  /// - Throws: where the folder for temporary files takes none.
+  /// - Throws: if a temporary file cannot be created.
   init() throws(BlockIOError) { file = try TemporarySpace.open() }
 
   deinit { file.close() }

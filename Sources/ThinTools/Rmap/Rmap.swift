@@ -3,39 +3,40 @@ import PersistentData
 import ThinFormat
 public import ThinMetadata
 
-/// What `reverseMap` tells.
+/// The options of `reverseMap`.
 public struct RmapOptions: Equatable, Sendable {
-  /// Data blocks; all where empty. They may overlap.
+  /// The data blocks to list; empty for all. Ranges may overlap.
   public var regions: [Range<UInt64>] = []
-  /// Which state of the pool.
+  /// The state of the pool to read.
   public var source = MetadataView.Source.current
 
-  /// All data blocks of the pool.
+  /// Lists all data blocks of the pool.
   public init() {}
 }
 
-/// Data blocks that follow each other and belong to virtual blocks of one device that do.
+/// A run of data blocks that maps to a run of virtual blocks of one device.
 public struct RmapRow: Equatable, Sendable {
   /// The first data block.
   public var dataBegin: UInt64
-  /// Above the last data block.
+  /// One above the last data block.
   public var dataEnd: UInt64
   /// The thin device.
   public var id: UInt64
   /// The virtual block of the first data block.
   public var virtualBegin: UInt64
-  /// Above the last virtual block.
+  /// One above the last virtual block.
   public var virtualEnd: UInt64 { virtualBegin + (dataEnd - dataBegin) }
 }
 
-/// Tells which virtual blocks of which thin devices have each data block, every one that shares it.
+/// Lists the virtual blocks and the thin devices of each data block, one row for each device that
+/// shares it.
 ///
-/// Leaves are read in disk order, once for each million and a half of runs that they hold. Rows come by
-/// their first data block, then their last one, then the device.
+/// Leaves are read in disk order, once for each million and a half of runs that they hold. Rows are
+/// sorted by their first data block, then their last one, then the device.
 ///
-/// Memory: 64 MiB or so for runs, four bytes for each metadata block, eight for each leaf of the device with
-/// most, and 40 for each row that begins while a longer one before it still goes on.
-/// - Throws: `ToolError` at the first thing that is damaged; rows until then are right.
+/// Memory: about 64 MiB for runs, four bytes for each metadata block, eight for each leaf of the
+/// largest device, and 40 for each row that begins within a longer one.
+/// - Throws: `ToolError` at the first damage; the rows before it are correct.
 public func reverseMap(
   _ device: any BlockDevice, _ options: RmapOptions, progress: Progress,
   _ body: (RmapRow) throws(BlockIOError) -> Void
@@ -54,7 +55,7 @@ public func reverseMap(
   try rmap.finish(body)
 }
 
-/// One run of `reverseMap`.
+/// One execution of `reverseMap`.
 private struct Rmap: ~Copyable {
   /// A run of one leaf.
   private struct Run {
@@ -69,7 +70,7 @@ private struct Rmap: ~Copyable {
   private let view: MetadataView
   private let stream: BlockStream
   private let progress: Progress
-  /// In ascending order, apart.
+  /// In ascending order, without overlaps.
   private let regions: [Range<UInt64>]
   private var ids: [UInt64] = []
   private var sets = OwnerSets()
@@ -77,13 +78,13 @@ private struct Rmap: ~Copyable {
   private let ownersOf: ZeroedArray<UInt32>
   private var leaves: Bitset
   private var leafCount: UInt64 = 0
-  /// Rows that may become longer, or that wait for such before them.
+  /// Rows that may still grow, or wait for such a row before them.
   private var rows: [RmapRow] = []
-  /// Rows of `rows` that have been handed on.
+  /// The number of rows in `rows` that were passed on.
   private var done = 0
-  /// The last row of each device: its place, counted from the first row of all.
+  /// The position of the last row of each device, counted from the first row of all.
   private var last: [Int] = []
-  /// Rows that were taken out of `rows`.
+  /// The number of rows removed from `rows`.
   private var gone = 0
 
   init(_ view: MetadataView, _ regions: [Range<UInt64>], _ progress: Progress) {
@@ -103,7 +104,7 @@ private struct Rmap: ~Copyable {
     self.regions = regions.isEmpty ? [0..<view.dataBlockCount] : joined
   }
 
-  // MARK: - Who has which leaf
+  // MARK: - Owners of leaves
 
   mutating func findOwners(_ roots: [(id: UInt64, root: UInt64)]) throws(ToolError) {
     progress.begin("Finding leaves", total: UInt64(roots.count))
@@ -129,7 +130,7 @@ private struct Rmap: ~Copyable {
 
   // MARK: - Runs
 
-  /// Ranges of data blocks in which few enough runs begin to be held.
+  /// Ranges of data blocks in which few enough runs begin to be kept in memory.
   func windows() throws(ToolError) -> [Range<UInt64>] {
     guard let first = regions.first, let last = regions.last else { return [] }
     let all = first.lowerBound..<max(first.lowerBound, last.upperBound)
@@ -199,7 +200,7 @@ private struct Rmap: ~Copyable {
     }
   }
 
-  /// Calls `body` with the parts of `range` that are in `regions`.
+  /// Calls `body` with the parts of `range` inside `regions`.
   @inline(__always)
   private static func clip(
     _ range: Range<UInt64>, to regions: [Range<UInt64>], _ body: (Range<UInt64>) -> Void
@@ -223,7 +224,7 @@ private struct Rmap: ~Copyable {
     progress.begin("Reading mappings", total: leafCount)
     var runs: [Run] = []
     try forEachRun(in: window) { runs.append($0) }
-    // Twenty-one bits for the place, and as many as data blocks need.
+    // Twenty-one bits for the position, and the rest for the data block.
     var keys = [UInt64]()
     keys.reserveCapacity(runs.count)
     let isNarrow = runs.count < 1 << 21 && window.upperBound - window.lowerBound < 1 << 42
@@ -243,7 +244,7 @@ private struct Rmap: ~Copyable {
     }
   }
 
-  /// Makes the last row of a device longer, or adds one.
+  /// Extends the last row of a device, or adds one.
   @inline(__always)
   private mutating func add(_ run: Run, owner: Int) {
     let place = last[owner] - gone
@@ -261,7 +262,7 @@ private struct Rmap: ~Copyable {
         virtualBegin: run.virtual))
   }
 
-  /// Hands on rows that no run from `data` on makes longer, up to the first that one may.
+  /// Passes on rows that no run from `data` on can extend, up to the first that one may.
   private mutating func handOn(
     before data: UInt64, _ body: (RmapRow) throws(BlockIOError) -> Void
   ) throws(ToolError) {

@@ -1,23 +1,22 @@
-/// Recognises elements without content written exactly as dumps write them, without a general
-/// parser:
+/// Recognises elements without content in exactly the form of a dump, without a general parser:
 ///
 ///     <single_mapping origin_block="N" data_block="N" time="N"/>
 ///     <range_mapping origin_begin="N" data_begin="N" length="N" time="N"/>
 ///     <ref name="NAME"/>
 ///
-/// after any spaces and line ends. Everything else is "not canonical", which says nothing about
-/// whether it is right.
+/// after any spaces and line ends. Everything else is "not canonical", whether it is valid or not.
 enum CanonicalElement {
-  /// Bytes that a scan may look at beyond the end of the text; their content does not matter.
+  /// The number of bytes that a scan may read beyond the end of the text; their content does not
+  /// matter.
   static var overread: Int { 192 }
 
-  /// Eight bytes of memory as a number, the first the least significant.
+  /// Eight bytes of memory as a number, the first byte being the least significant.
   @inline(__always)
   private static func word(_ p: UnsafePointer<UInt8>) -> UInt64 {
     UInt64(littleEndian: UnsafeRawPointer(p).loadUnaligned(as: UInt64.self))
   }
 
-  /// Whether `text`, of 8 to 32 bytes, stands at `p`. Compares words, the last overlapping.
+  /// Whether `text`, of 8 to 32 bytes, is at `p`. Compares words, of which the last overlaps.
   @inline(__always)
   private static func stands(_ text: StaticString, at p: UnsafePointer<UInt8>) -> Bool {
     let count = text.utf8CodeUnitCount
@@ -31,7 +30,7 @@ enum CanonicalElement {
     return different == 0
   }
 
-  /// Reads one to fifteen digits, moving `p` past them; nil otherwise.
+  /// Parses one to fifteen digits, and moves `p` past them; nil otherwise.
   @inline(__always)
   private static func number(_ p: inout UnsafePointer<UInt8>) -> UInt64? {
     let first = word(p) ^ 0x3030_3030_3030_3030
@@ -51,15 +50,15 @@ enum CanonicalElement {
     return result &+ value(second << UInt64(64 - 8 * more))
   }
 
-  /// How many of eight bytes, from the least significant, are below ten.
+  /// The number of bytes, from the least significant, that are below ten.
   @inline(__always)
   private static func digitCount(_ bytes: UInt64) -> Int {
-    // A byte of ten or more gets its highest bit set; a carry only disturbs bytes above it.
+    // The highest bit of a byte of ten or more is set; a carry only affects the bytes above it.
     let others = ((bytes &+ 0x7676_7676_7676_7676) | bytes) & 0x8080_8080_8080_8080
     return others.trailingZeroBitCount >> 3
   }
 
-  /// The number that eight digit values make, the least significant byte the first digit.
+  /// The number formed by eight digit values, the least significant byte being the first digit.
   @inline(__always)
   private static func value(_ digits: UInt64) -> UInt64 {
     let pairs = (digits &* 10 &+ digits >> 8) & 0x00FF_00FF_00FF_00FF
@@ -67,10 +66,10 @@ enum CanonicalElement {
     return (fours &* 10000 &+ fours >> 32) & 0xFFFF_FFFF
   }
 
-  /// Reads a mapping element at `p`, up to but not beyond `end`.
+  /// Parses a mapping element at `p`, at most up to `end`.
   /// - Parameters:
-  ///   - p: moved past the element; left where it was when there is none.
-  ///   - newlines: grows by the newlines passed.
+  ///   - p: moved past the element; unchanged if there is none.
+  ///   - newlines: increased by the newlines passed.
   @inline(__always)
   static func scan(
     _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int
@@ -112,8 +111,8 @@ enum CanonicalElement {
     return run
   }
 
-  /// Reads a ref element at `p`, up to but not beyond `end`, and returns its name, which points
-  /// into the text. Names with a reference or anything but printable ASCII are not canonical.
+  /// Parses a ref element at `p`, at most up to `end`. Returns its name, which points into the
+  /// text. A name with an entity reference, or with anything but printable ASCII, is not canonical.
   /// - Parameters: as for `scan`.
   static func scanRef(
     _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int
@@ -139,7 +138,7 @@ enum CanonicalElement {
     return UnsafeBufferPointer(start: name, count: nameEnd - name)
   }
 
-  /// Moves `at` past spaces and line ends; false where expat must look at them.
+  /// Moves `at` past spaces and line ends. Returns false if expat must parse them.
   @inline(__always)
   private static func skipSpace(
     _ at: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines lines: inout Int
@@ -150,7 +149,7 @@ enum CanonicalElement {
     }
     while at < end && (at.pointee == 0x20 || at.pointee == 0x0A || at.pointee == 0x0D) {
       if at.pointee == 0x0A { lines &+= 1 }
-      // A carriage return alone would be a line end too; with a newline they make one.
+      // A carriage return alone would be a line end too; before a newline they form one.
       if at.pointee == 0x0D && at[1] != 0x0A { return false }
       at += 1
     }

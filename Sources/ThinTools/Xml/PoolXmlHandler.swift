@@ -1,45 +1,45 @@
-/// What the `<superblock>` element says.
+/// The attributes of the `<superblock>` element.
 public struct PoolXmlSuperblock: Equatable, Sendable {
   /// The pool's uuid as written; empty for none.
   public var uuid = ""
   /// Snapshot counter.
   public var time: UInt32 = 0
-  /// Owned by user space.
+  /// The number that volume managers maintain.
   public var transactionID: UInt64 = 0
-  /// Flag word, 0 where not given; bit 0 is needs-check.
+  /// The flag word, 0 by default; bit 0 is needs-check.
   public var flags: UInt32 = 0
-  /// Format version, 2 where not given.
+  /// The format version, 2 by default.
   public var version: UInt32 = 2
-  /// Data block size in sectors; not judged.
+  /// Data block size in sectors; not checked.
   public var dataBlockSectors: UInt32 = 0
   /// Data blocks of the pool.
   public var dataBlockCount: UInt64 = 0
-  /// Block of the metadata snapshot, where the dump names one.
+  /// Block of the metadata snapshot, if the dump has it.
   public var metadataSnapshot: UInt64?
 
   /// A superblock of zeros, version 2.
   public init() {}
 }
 
-/// What a `<device>` element says.
+/// The attributes of a `<device>` element.
 public struct PoolXmlDevice: Equatable, Sendable {
-  /// Device id; not judged.
+  /// Device id; not checked.
   public var id: UInt64 = 0
-  /// Mappings that the device is said to have.
+  /// The claimed number of mappings of the device.
   public var mappedBlocks: UInt64 = 0
   /// The pool's transaction id when the device was created.
   public var transactionID: UInt64 = 0
   /// The pool's time when the device was created.
   public var creationTime: UInt32 = 0
-  /// The pool's time when the device was last snapshotted.
+  /// The pool's time when a snapshot of the device was last taken.
   public var snapshottedTime: UInt32 = 0
 
   /// A device of zeros.
   public init() {}
 }
 
-/// A run of mappings: `length` virtual blocks from `thinBegin` on `length` data blocks from
-/// `dataBegin`, all made at `time`. Not judged.
+/// A run of mappings: `length` virtual blocks from `thinBegin` on map to `length` data blocks from
+/// `dataBegin` on, all made at `time`. Not checked.
 @frozen public struct PoolXmlMapping: Equatable, Sendable {
   /// First virtual block.
   public var thinBegin: UInt64
@@ -59,13 +59,13 @@ public struct PoolXmlDevice: Equatable, Sendable {
   }
 }
 
-/// Gets what the XML of a pool says, in the order of the text. The grammar is checked by the
-/// reader: begins and ends come in pairs, mappings inside a def or device, refs inside a device.
-/// What the numbers mean is the handler's to judge; the reader adds the line to a `damaged` error.
+/// Receives the elements of a pool's XML in order. The reader checks the grammar: begins and ends
+/// come in pairs, mappings inside a def or device, refs inside a device. The handler checks the
+/// values; the reader adds the line to a `damaged` error.
 public protocol PoolXmlHandler: AnyObject {
   /// `<superblock ...>`, once, before anything else.
   func beginSuperblock(_ superblock: PoolXmlSuperblock) throws(ToolError)
-  /// `</superblock>`; what follows it may still turn out to be wrong.
+  /// `</superblock>`; the text after it may still be invalid.
   func endSuperblock() throws(ToolError)
   /// `<def name="...">`: mappings that devices share.
   func beginDef(name: String) throws(ToolError)
@@ -77,6 +77,6 @@ public protocol PoolXmlHandler: AnyObject {
   func endDevice() throws(ToolError)
   /// `<single_mapping .../>` or `<range_mapping .../>`.
   func mapping(_ run: PoolXmlMapping) throws(ToolError)
-  /// `<ref name="..."/>`: here follow the mappings of that def.
+  /// `<ref name="..."/>`: inserts the mappings of that def.
   func ref(name: String) throws(ToolError)
 }

@@ -1,14 +1,14 @@
 import Cexpat
 import Glibc
 
-/// Where in the document the reader is.
+/// The section of the document that is being read.
 enum PoolXmlSection {
   case prolog, superblock, def, device
-  /// Inside an element that has no content; the flag says whether of a device.
+  /// Inside an element without content; the flag says whether it is in a device.
   case empty(inDevice: Bool)
   case end
 
-  /// Whether mapping elements may come next.
+  /// Whether mapping elements may follow.
   var holdsMappings: Bool {
     switch self {
     case .def, .device: true
@@ -16,12 +16,12 @@ enum PoolXmlSection {
     }
   }
 
-  /// Whether refs may come next.
+  /// Whether refs may follow.
   var holdsRefs: Bool {
     if case .device = self { true } else { false }
   }
 
-  /// What may come next, for messages.
+  /// The elements that may follow, for messages.
   var expected: String {
     switch self {
     case .prolog: "<superblock>"
@@ -36,7 +36,7 @@ enum PoolXmlSection {
   static func != (a: Self, b: Self) -> Bool { a.expected != b.expected }
 }
 
-/// Attributes of one element as expat hands them over: name, value, name, value, nil.
+/// The attributes of one element in expat's form: name, value, name, value, nil.
 struct PoolXmlAttributes {
   typealias Pairs = UnsafeMutablePointer<UnsafePointer<XML_Char>?>
 
@@ -44,11 +44,11 @@ struct PoolXmlAttributes {
   static let valueMax = 255
 
   let element: StaticString
-  /// By position in the list of names.
+  /// The values, by position in the list of names.
   private var values: [UnsafePointer<XML_Char>?]
   private let names: [StaticString]
 
-  /// Takes the attributes, all of which must be in `names`.
+  /// Parses the attributes, all of which must be in `names`.
   init(of element: StaticString, _ pairs: Pairs, names: [StaticString]) throws(ToolError) {
     self.element = element
     self.names = names
@@ -68,7 +68,7 @@ struct PoolXmlAttributes {
     }
   }
 
-  /// The text of attribute `index`, nil where it is not given.
+  /// The text of attribute `index`; nil if it is missing.
   func text(ifGiven index: Int) -> String? { values[index].map { String(cString: $0) } }
 
   /// The text of attribute `index`.
@@ -77,7 +77,7 @@ struct PoolXmlAttributes {
     return text
   }
 
-  /// The number of attribute `index`, nil where it is not given.
+  /// The number in attribute `index`; nil if it is missing.
   func number<N: FixedWidthInteger>(ifGiven index: Int, _: N.Type) throws(ToolError) -> N? {
     guard let value = values[index] else { return nil }
     var result: N = 0
@@ -94,7 +94,7 @@ struct PoolXmlAttributes {
     return result
   }
 
-  /// The number of attribute `index`.
+  /// The number in attribute `index`.
   func number<N: FixedWidthInteger>(_ index: Int, _ type: N.Type) throws(ToolError) -> N {
     guard let value = try number(ifGiven: index, type) else { throw missing(index) }
     return value
@@ -118,14 +118,14 @@ private func isName(_ wanted: StaticString, _ name: UnsafePointer<XML_Char>) -> 
   wanted.utf8Start.withMemoryRebound(to: CChar.self, capacity: 1) { strcmp($0, name) == 0 }
 }
 
-/// Foreign text for a message: at most 64 bytes of it.
+/// At most 64 bytes of foreign text, for a message.
 private func shown(_ text: UnsafePointer<XML_Char>) -> String {
   let bytes = UnsafeBufferPointer(start: text, count: strnlen(text, 64))
   return String(decoding: bytes.lazy.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
 extension PoolXmlReader {
-  /// Tells expat what to call.
+  /// Sets expat's callbacks.
   func connect(_ parser: XML_Parser) {
     XML_SetUserData(parser, Unmanaged.passUnretained(self).toOpaque())
     XML_SetElementHandler(
@@ -173,7 +173,7 @@ extension PoolXmlReader {
     pointer.map { Unmanaged<PoolXmlReader>.fromOpaque($0).takeUnretainedValue() }
   }
 
-  /// Runs a callback's work unless something failed before, and stops expat when it fails.
+  /// Runs a callback's work unless an error occurred before, and stops expat when it fails.
   private func event(_ body: (PoolXmlReader) throws(ToolError) -> Void) {
     guard failure == nil else { return }
     do throws(ToolError) {

@@ -3,32 +3,32 @@ import Glibc
 
 /// Reads the XML of a pool, as thin_dump writes it, from a file descriptor.
 ///
-/// The text goes through expat, except mappings and refs in exactly the form of a dump: those are
-/// recognised in the buffer, ten times as fast. That is done only where expat would be between
-/// elements: it gets the text in pieces that end after a `>`, and when the last element event
-/// ended with the piece, expat has nothing pending and whole elements can be kept from it.
+/// The text goes through expat, except mappings and refs in exactly the form of a dump, which are
+/// recognised in the buffer, ten times as fast. That is possible only when expat is between
+/// elements: it gets the text in pieces that end after a `>`, and if the last element event ended
+/// with the piece, nothing is pending in expat and whole elements can bypass it.
 ///
-/// Memory: a buffer of 256 KiB and at most 64 KiB of one tag or comment in expat, whatever the
-/// text. Entity declarations are refused, a DOCTYPE without them is passed over.
+/// Memory: a buffer of 256 KiB, and at most 64 KiB of one tag or comment in expat, whatever the
+/// text. Entity declarations are refused; a DOCTYPE without them is skipped.
 ///
-/// Invariants: expat has got `fedCount` bytes; `buffer[start..<end]` follows what it got and what
-/// was recognised without it.
+/// Invariants: expat has received `fedCount` bytes; `buffer[start..<end]` follows these and the
+/// elements that bypassed it.
 public final class PoolXmlReader {
   /// The longest tag, comment or other markup, in bytes.
   static let markupMax = 65536
   private static let bufferBytes = 1 << 18
 
-  /// What messages call the text.
+  /// The name of the text in messages.
   public let path: String
   let handler: any PoolXmlHandler
   private let descriptor: Int32
-  /// Off for tests: everything goes through expat.
+  /// False in tests: everything goes through expat.
   private let usesFastPath: Bool
-  /// Bytes asked of the system at once, and so where pieces may be cut; small in tests.
+  /// Bytes read at once, and so the places where pieces may be cut; small in tests.
   private let readBytes: Int
-  /// Hears of bytes read.
+  /// Counts the bytes read.
   private let progress: Progress?
-  /// Gets every piece that is read, before it is looked at.
+  /// Receives every piece that was read, before it is parsed.
   private let onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)?
 
   private let buffer: UnsafeMutablePointer<UInt8>
@@ -36,23 +36,24 @@ public final class PoolXmlReader {
   private var end = 0
   private var atEnd = false
   private var fedCount = 0
-  /// Newlines that expat has not seen.
+  /// Newlines in elements that bypassed expat.
   private var unseenLines = 0
 
   let parser: XML_Parser?
   var section = PoolXmlSection.prolog
-  /// Byte at which the last element event ended, of those that expat got.
+  /// The byte at which the last element event ended, counted in expat's input.
   var eventEnd = -1
-  /// An internal DTD subset may declare defaults of attributes: then expat must see everything.
+  /// An internal DTD subset may declare default attributes: then all elements must go through
+  /// expat.
   var hasInternalSubset = false
   var failure: ToolError?
 
-  /// A reader of everything that `descriptor` still has; the descriptor stays the caller's.
+  /// Reads the rest of `descriptor`, which the caller closes.
   /// - Parameters:
-  ///   - path: what messages call it.
-  ///   - handler: gets what the text says.
+  ///   - path: its name in messages.
+  ///   - handler: receives the elements.
   ///   - progress: counts the bytes read.
-  ///   - onRead: gets every piece that is read, before it is looked at.
+  ///   - onRead: receives every piece that was read, before it is parsed.
   public convenience init(
     descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress? = nil,
     onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)? = nil
@@ -85,9 +86,9 @@ public final class PoolXmlReader {
   }
 
   /// Reads to the end of the text, which must be a whole document. Call once.
-  /// - Throws: `damaged` with path and line for text that is not the XML of a pool and for what
-  ///   the handler calls damaged; other errors of the handler as they are; `inputOutput` when the
-  ///   text cannot be read.
+  /// - Throws: `damaged`, with path and line, for text that is not the XML of a pool and for what
+  ///   the handler calls damaged; other errors of the handler unchanged; `inputOutput` if the text
+  ///   cannot be read.
   public func read() throws(ToolError) {
     guard let parser else { throw ToolError(.unexpected, "\(path): out of memory") }
     connect(parser)
@@ -108,7 +109,7 @@ public final class PoolXmlReader {
     try finish()
   }
 
-  /// The line being read, counted from one.
+  /// The current line, counted from one.
   var line: Int {
     guard let parser else { return 1 }
     return Int(XML_GetCurrentLineNumber(parser)) + unseenLines
@@ -119,12 +120,12 @@ public final class PoolXmlReader {
     ToolError(.invalidDump, "\(path): line \(line): \(message)")
   }
 
-  /// What the handler threw, with the line where it is about the text.
+  /// The error that the handler threw, with the line if it is about the text.
   func located(_ error: ToolError) -> ToolError {
     error.cause == .invalidDump ? damaged(error.message) : error
   }
 
-  /// Moves what is left to the front and reads more behind it.
+  /// Moves the rest of the buffer to the front and reads more.
   private func fill() throws(ToolError) {
     if start > 0 {
       memmove(buffer, buffer + start, end - start)
@@ -145,7 +146,7 @@ public final class PoolXmlReader {
     }
   }
 
-  /// Passes over a byte order mark and white space, which expat does not accept before `<?xml`.
+  /// Skips a byte order mark and white space, which expat does not accept before `<?xml`.
   private func skipPrologue() throws(ToolError) {
     while end < 3 && !atEnd { try fill() }
     if end >= 3 && buffer[0] == 0xEF && buffer[1] == 0xBB && buffer[2] == 0xBF { start = 3 }
@@ -157,7 +158,8 @@ public final class PoolXmlReader {
       if start < end || atEnd { break }
       try fill()
     }
-    // expat would follow the byte order of UTF-16, and element ends could not be told any more.
+    // With UTF-16, expat would follow the byte order, and the ends of elements could not be
+    // recognised.
     while end - start < 2 && !atEnd { try fill() }
     guard end > start else { throw damaged("the file is empty, expected <superblock>") }
     guard buffer[start] == 0x3C, end - start < 2 || buffer[start + 1] != 0 else {
@@ -169,7 +171,7 @@ public final class PoolXmlReader {
     byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09
   }
 
-  /// Recognises mappings and refs from `start` on for as long as they are in canonical form.
+  /// Consumes mappings and refs from `start` on while they are in canonical form.
   private func passElements() throws(ToolError) {
     var at = UnsafePointer(buffer + start)
     let end = UnsafePointer(buffer + self.end)

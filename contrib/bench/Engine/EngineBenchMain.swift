@@ -6,7 +6,7 @@ import Simulation
 import ThinFormat
 import ThinMetadata
 
-/// Measures the engine on a device in memory, so that what is measured is the engine: mappings
+/// Measures the engine on a device in memory, so that only the engine is measured: mappings
 /// inserted per second, look-ups, and snapshots of devices of growing size. Prints Markdown.
 @main
 enum EngineBenchMain {
@@ -33,7 +33,7 @@ enum EngineBenchMain {
     return pool
   }
 
-  /// Allocates and maps, with a commit every 10,000.
+  /// Allocates and maps blocks, with a commit every 10,000.
   private static func map(
     _ pool: PoolMetadata, _ count: Int, _ place: (Int) -> (device: UInt64, block: UInt64)
   ) throws {

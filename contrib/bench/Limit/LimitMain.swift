@@ -3,13 +3,12 @@ import CDMThin
 import Glibc
 import ThinFormat
 
-/// What the tools cannot do without, and nothing else: the figures that benchmarks hold theirs
-/// against.
+/// Does only what the tools cannot avoid: the reference for benchmarks.
 ///
 ///     bench-limit read IMAGE           reads the blocks in use and computes their checksums
 ///     bench-limit write IMAGE XML OUT  reads XML, writes as many blocks as IMAGE uses, flushes
 ///
-/// Blocks in use are those whose count in the metadata space map is not zero. The image must be
+/// Blocks in use are those with a count above zero in the metadata space map. The image must be
 /// sound; nothing is verified.
 @main
 enum LimitMain {

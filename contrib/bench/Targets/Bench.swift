@@ -6,7 +6,7 @@ import Glibc
 import Simulation
 import Targets
 
-/// A loop, a userspace device-mapper on it, and someone who keeps a destination busy.
+/// A loop, a userspace device-mapper on it, and a client that keeps a destination busy.
 final class Bench {
   let loop: EventLoop
   let queue: IOQueue
@@ -49,7 +49,7 @@ final class Bench {
     return disk
   }
 
-  /// Volume 1 of a new pool, in the state that a row asks for.
+  /// Volume 1 of a new pool, in the state that a row requires.
   func makeVolume(_ state: Row.Volume) throws -> OpenDevice {
     let backend = UserspaceBackend(mapper, loop: loop)
     unlink("\(folder)/bench-targets.meta")
@@ -92,11 +92,11 @@ final class Bench {
     if client.error != 0 { throw SystemError("fill", client.error) }
   }
 
-  /// Keeps `destination` busy as the row says.
+  /// Keeps `destination` busy as the row describes.
   func run(_ row: Row, on destination: BlockDestination, seconds: Double) throws -> Measurement {
     let client = Client(loop, destination, row, span: bytes)
     if row.volume != .filled {
-      // Not so many that most blocks are there already.
+      // Few enough that most blocks are not cached.
       client.countMax = bytes >> 16
     }
     let start = EventLoop.now()

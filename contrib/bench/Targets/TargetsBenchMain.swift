@@ -1,15 +1,15 @@
 // bench-targets FOLDER [--seconds N] [--size MIB] [--rows WORD,...] [--spin MICROSECONDS]
 //
-// Drives thin volumes in this process, without sockets, beside the plain disk below them: what the
-// targets and the loop cost. Prints a Markdown table. FOLDER is on the disk that is to be measured,
-// or in memory for the software's own ceiling.
+// Drives thin volumes in this process, without sockets, and the plain disk below them for
+// comparison, to measure the cost of targets and loop. Prints a Markdown table. FOLDER is on the
+// disk to measure, or in memory for the software's own limit.
 import BlockIO
 import CDMThin
 import DataPath
 import Glibc
 import Targets
 
-/// What is measured.
+/// A row of the table.
 struct Row {
   enum Volume: String { case filled, empty, shared }
   var name: String
@@ -123,7 +123,7 @@ enum TargetsBench {
   }
 }
 
-/// What a run came to.
+/// The result of a run.
 struct Measurement {
   var count: Int
   var seconds: Double

@@ -1,6 +1,7 @@
 #!/bin/sh
-# A block size that is no power of two (the kernel has a separate path for these), and devices whose
-# sizes are no multiple of it: the last data block is not used, a thin device ends inside a block.
+# A block size that is not a power of two (the kernel has a separate path for these), and devices
+# whose sizes are not a multiple of it: the last data block is not used, a thin device ends inside a
+# block.
 # metadata-bytes: 8388608
 # data-bytes: 134283264
 . "$DMTHIN_RIG/lib.sh"

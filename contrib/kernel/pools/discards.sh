@@ -38,7 +38,7 @@ expect "discards" no_discard_passdown "$(pool_field pool 6)"
 thin_discard b 0 100
 thin_discard b 150 1
 expect "mapped in b" 99 "$(thin_mapped b)"
-# All of a device: the tree is empty again, but there.
+# All of a device: the tree is empty again, but still exists.
 thin_discard c 0 512
 expect "mapped in c" 0 "$(thin_mapped c)"
 

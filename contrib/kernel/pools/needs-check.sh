@@ -21,9 +21,9 @@ thin_activate thin pool 0 65536
 thin_write thin 0 0 100
 thin_snapshot pool 2 0 thin
 
-# Up for no second and down for an hour: reads work, every write is an error.
+# Up for zero seconds and down for an hour: reads work, every write is an error.
 metadata_is "flakey /dev/ubda 0 0 3600 1 error_writes"
-# The message itself may succeed: a failing commit after it is only seen in the pool's mode.
+# The message itself may succeed: a failing commit after it shows only in the pool's mode.
 dmsetup message pool 0 "create_thin 99" 2>/dev/null || :
 expect "mode" ro "$(pool_field pool 5)"
 expect "check" needs_check "$(pool_field pool 8)"
@@ -33,7 +33,7 @@ expect "mode" ro "$(pool_field pool 5)"
 thin_deactivate thin
 pool_remove pool
 
-# It is on disk: the pool refuses to be writable.
+# The flag is on disk: the pool refuses to be writable.
 pool_create pool /dev/mapper/meta /dev/ubdb 128 0
 expect "mode" ro "$(pool_field pool 5)"
 expect "check" needs_check "$(pool_field pool 8)"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The tools do not open the metadata device of an active pool as if it were at rest.
+# The tools refuse to open the metadata device of an active pool as if the pool was at rest.
 #
 # usage: contrib/kernel/run scenarios/busy-device.sh META DATA
 #
@@ -32,7 +32,7 @@ refused thin_check --auto-repair /dev/ubda
 refused thin_restore -i /tmp/xml -o /dev/ubda
 for tool in thin_check thin_dump thin_ls; do must "$tools/$tool" -m /dev/ubda >/tmp/out; done
 
-# Nothing was changed under the pool.
+# Nothing was changed in the pool's metadata.
 thin_write thin 1 8 8
 thin_verify thin 1 0 16
 thin_deactivate thin

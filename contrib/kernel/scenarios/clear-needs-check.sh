@@ -1,5 +1,5 @@
 #!/bin/sh
-# A pool that wants a check before it is writable again gets it, and is.
+# A pool that needs a check before it is writable again gets it, and is writable.
 #
 # usage: contrib/kernel/run scenarios/clear-needs-check.sh META DATA
 #
@@ -14,7 +14,7 @@ pool_create pool /dev/ubda /dev/ubdb 128 0
 expect "mode and check before" "ro needs_check" "$(pool_field pool 5) $(pool_field pool 8)"
 pool_remove pool
 
-# A check alone leaves the flag.
+# A check alone keeps the flag.
 must "$tools/thin_check" /dev/ubda >/dev/null
 pool_create pool /dev/ubda /dev/ubdb 128 0
 expect "mode and check after a plain check" "ro needs_check" "$(pool_field pool 5) $(pool_field pool 8)"

@@ -1,16 +1,16 @@
 #!/bin/sh
-# The calls that containerd's devmapper snapshotter makes of dmsetup, by dmthin as by dmsetup.
+# Compares dmthin with dmsetup for the calls that containerd's devmapper snapshotter makes.
 #
 # usage: contrib/kernel/run scenarios/containerd.sh META DATA
 #
 #   META, DATA  images of zeros, 16 MiB and 128 MiB
 #
-# DMTHIN_TOOLS names the directory of dmthin. The life of a snapshotter is gone through twice, with the
+# DMTHIN_TOOLS names the directory of dmthin. The life of a snapshotter runs twice, with the
 # system's dmsetup and with dmthin under that name: a pool, images with file systems, their commits,
-# containers on snapshots of them, what is rolled back when a step fails, removal by every combination
-# of options, a restart, the end. Of each call the two outputs, together as the snapshotter reads them,
-# and the status have to be the same; errors have to be those that it looks for. Its own tests' calls
-# are among them.
+# containers on snapshots of them, the rollback after a failed step, removal by every combination of
+# options, a restart, and the end. For each call, the joined outputs, as the snapshotter reads them,
+# and the exit statuses have to be equal. Errors have to be those that the snapshotter looks for.
+# The calls of its own tests are included.
 . "$DMTHIN_RIG/lib.sh"
 
 tools=${DMTHIN_TOOLS:?names the directory of dmthin}
@@ -28,8 +28,8 @@ call() { # ARGUMENT...: sets status
     { echo "\$ dmsetup $*"; cat $work/out; echo "[$status]"; } >>"$protocol"
 }
 did() { call "$@"; [ $status = 0 ] || fail "dmsetup $*: $(cat $work/out)"; }
-# The snapshotter takes the end of the first line, in lower case, for the error; the words are libc's.
-# What is "not found" counts as ENXIO.
+# The snapshotter takes the end of the first line, in lower case, as the error; the texts are
+# libc's. It treats "not found" like ENXIO.
 denied() { # WORDS ARGUMENT...
     local words=$1; shift
     call "$@"
@@ -82,7 +82,7 @@ remove() { # ID
     did message p 0 "delete $1"
 }
 
-# --- a life
+# --- a snapshotter's life
 
 fill() { echo "of $1" >"$work/mnt/file-$1"; dd if=/dev/zero of="$work/mnt/zeros-$1" bs=64k count=16 status=none; }
 holds() { local id; for id; do expect "file of $id" "of $id" "$(cat "$work/mnt/file-$id")"; done; }
@@ -122,7 +122,7 @@ life() {
     info ''
     for id in 4 5 6 7; do info p-snap-$id; did table p-snap-$id; done
     did status p
-    # What is done again, what fails half-way and is rolled back, what is not there.
+    # Repeated calls, calls that fail halfway and are rolled back, and missing devices.
     denied 'file exists' message p 0 'create_thin 4'
     denied 'no data available' message p 0 'create_snap 8 99'
     denied 'file exists' message p 0 'create_snap 4 3'
@@ -144,7 +144,7 @@ life() {
     info p-snap-5
     did resume p-snap-5
     did resume p-snap-5
-    # Removal: of one in use, of one not there, of the pool below; blocks given back first.
+    # Removal: of a device in use, of a missing one, of the pool below; with blocks freed first.
     denied 'device or resource busy' remove /dev/mapper/p
     denied 'no such device or address' remove --retry /dev/mapper/p-snap-99
     denied 'no such device or address' remove --retry --deferred --force /dev/mapper/p-snap-99
@@ -160,7 +160,7 @@ life() {
     exec 9<&-
     info p-snap-5
     did message p 0 'delete 5'
-    # A restart: what was active is made active again; the pool's table is loaded once more.
+    # A restart: active devices are activated again; the pool's table is loaded once more.
     deactivate 4
     deactivate 4
     is_loaded p-snap-4 || activate 4
@@ -182,7 +182,7 @@ life() {
     info ''
     call version --noflush
 }
-# The pool goes with one device of it left open, which the snapshotter leaves to the kernel.
+# The pool is removed with one of its devices left open, which the snapshotter leaves to the kernel.
 activate_last() {
     did message p 0 'create_thin 10'
     activate 10
@@ -196,7 +196,7 @@ activate_last() {
 for side in theirs ours; do
     protocol=$work/$side/protocol
     must dd if=/dev/zero of=/dev/ubda bs=4096 count=1 conv=fsync,notrunc status=none
-    # In a shell of its own for the sake of the path.
+    # In a subshell, because of the path.
     ( export PATH="$work/$side:$PATH"; : >"$protocol"; life ) || fail "the life with $side ended early"
     expect "devices left" "No devices found" "$("$real" ls)"
     must "$tools/dmthin" check /dev/ubda >/dev/null

@@ -1,5 +1,6 @@
 #!/bin/sh
-# dmthin answers dmsetup's calls as dmsetup does: output, error lines, statuses, and what is then there.
+# dmthin answers dmsetup's calls like dmsetup: output, error lines, statuses, and the resulting
+# devices.
 #
 # usage: contrib/kernel/run scenarios/dmsetup.sh DISK DISK [-- PART...]
 #
@@ -20,15 +21,16 @@ mkdir -p $work/theirs $work/ours
 ln -sf "$real" $work/theirs/dmsetup
 ln -sf "$tools/dmthin" $work/ours/dmsetup
 
-# Starting a process takes its time here, so a call starts nothing else: what it says goes to two
-# files, which are made one when all calls are over.
+# Starting a process takes long here, so a call starts no other process: its output goes to two
+# files, which are joined when all calls are done.
 d() { # ARGUMENT...
     calls_made=$((calls_made + 1))
     echo "$calls_made \$ dmsetup $*" >&3
     echo "$calls_made \$ dmsetup $*" >&4
     if "$program" "$@" >&3 2>&4 <"$input"; then :; else echo "[$?]" >&3; fi
 }
-# What follows a summary or a list of fields is each program's own; cookies and times are new each time.
+# The text after a summary or a list of fields differs between programs; cookies and times change
+# each time.
 protocol() { # FILE
     sed -e '/^Usage:/,/^\(\[\|[0-9]* \$\)/{/^\[/b;/^[0-9]* \$/b;d}' -e '/^Mapped Device Name Fields/,/^  ?  /d' \
         -e '/^Fields:/,/^$/d' -e '/^ $/d' -e 's/0x0*[dD]4[dD][0-9a-fA-F]\{4\}/COOKIE/g' \
@@ -414,7 +416,7 @@ T
     d info -c
 }
 
-# Tables of every type that the kernel here has, right and wrong.
+# Tables of every type of this kernel, valid and invalid.
 types() {
     local line n=0
     while read -r line; do
@@ -450,7 +452,7 @@ types() {
 T
 }
 
-# A device by the path of its node, as containerd gives it to remove, and by an empty name.
+# A device by the path of its node, as containerd passes it to remove, and by an empty name.
 paths() {
     d create t0 --table '0 8 zero'
     d create 'a b' --table '0 8 zero'
@@ -480,7 +482,7 @@ paths() {
     d ls
 }
 
-# Trees that are deep, wide, and cut off at the edge of a terminal that there is not.
+# Trees that are deep, wide, and truncated at the edge of a terminal that does not exist.
 trees() {
     local options n
     d ls --tree
@@ -516,7 +518,7 @@ trees() {
     d info -c -o name,deps_all,tree_all
 }
 
-# Names as they are stored, and what the kernel is asked of a device beyond tables.
+# Names as they are stored, and queries of a device other than tables.
 stored() {
     d mangle
     d create a --table '0 8 zero
@@ -568,7 +570,7 @@ stored() {
     d setgeometry
 }
 
-# Cookies: with no udev, and with what looks like one, in which this script handles the events.
+# Cookies: without udev, and with a substitute of udev, in which this script handles the events.
 udev() {
     local cookie
     d udevcookies
@@ -611,7 +613,7 @@ T
     d udevcookies
     for n in 1 2 3 4; do d udevcomplete "$cookie"; done
     d udevcookies
-    # One event is left, which comes while it is waited for.
+    # One event is left, which arrives during the wait.
     (sleep 1; "$program" udevcomplete "$cookie" >/dev/null) &
     DM_UDEV_COOKIE=$cookie d udevreleasecookie
     wait
@@ -622,7 +624,7 @@ T
     d udevcomplete x
     d create w4 --udevcookie 0x1 --table '0 8 zero'
     d create w5 --noudevsync --table '0 8 zero'
-    # Without a cookie of its own a call makes one and waits; what it waits for is removed here.
+    # Without a cookie a call makes one and waits; this script removes it.
     (sleep 1; "$program" -y udevcomplete_all >/dev/null) &
     d create w6 --table '0 8 zero'
     wait
@@ -637,7 +639,7 @@ T
     export DM_DISABLE_UDEV=1
 }
 
-# What the environment says: where nodes are, how names are stored, under which cookie events come.
+# The environment: the folder of nodes, the storage of names, the cookie for events.
 environment() {
     local folder=/tmp/nodes long mode cookie
     rm -rf $folder
@@ -707,7 +709,7 @@ environment() {
     DM_UDEV_COOKIE=y d nosuch
     DM_UDEV_COOKIE=y d info a b --version
     DM_UDEV_COOKIE=y d message
-    # With what looks like udev: in its folder it makes the nodes, elsewhere they are the caller's.
+    # With a substitute of udev: it makes the nodes in its folder; elsewhere the caller does.
     unset DM_DISABLE_UDEV
     mkdir -p /run/udev
     : >/run/udev/control
@@ -729,7 +731,7 @@ environment() {
     rm -rf $folder /tmp/other
 }
 
-# A pool's messages with sense and without, its tables, and what it then says.
+# Valid and invalid messages of a pool, its tables, and its status afterwards.
 pool() {
     local line
     dd if=/dev/zero of=/dev/ubda bs=4096 count=1 conv=fsync,notrunc status=none

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the kernel says to tables, right and wrong, and what targets print in every mode they can be
-# in. The test that plays this compares it with what the parsers of DeviceMapper make of the same.
+# The kernel's answers to tables, valid and invalid, and the output of targets in every mode. The
+# test that runs this compares it with the parsers of DeviceMapper.
 #
 # usage: contrib/kernel/run scenarios/grammar.sh META DATA -- TABLES
 #
@@ -14,7 +14,7 @@
 
 tables=${1:?names a file with tables}
 dmesg -n 1
-# What is written into the log is limited otherwise, to a few lines in some seconds.
+# Otherwise only a few lines are logged every few seconds.
 echo on >/proc/sys/kernel/printk_devkmsg
 show() { # DEVICE...
     for device; do
@@ -24,7 +24,7 @@ show() { # DEVICE...
 }
 mode() { echo "mode $1"; shift; show "$@"; }
 
-# The kernel keeps 16 KiB of log, the end of it.
+# The kernel keeps the last 16 KiB of its log.
 keep_log() { dmesg -c | grep -o 'case [0-9]*$\|device-mapper: .*' >>/tmp/log || :; }
 
 n=0
@@ -40,7 +40,7 @@ while read -r table; do
 done <"$tables"
 keep_log
 
-# Pool and thin device in every mode. Its metadata device is one whose failing can be switched on.
+# Pool and thin device in every mode. The metadata device can be made to fail.
 meta=$(blockdev --getsz /dev/ubda)
 swap() { # TABLE: what the metadata device is
     must dmsetup load meta --table "$1"
@@ -94,7 +94,7 @@ echo "mode inactive"
 dmsetup table --inactive pool | sed 's/^/table /'
 dmsetup status --inactive pool | sed 's/^/status /'
 
-# Of the rig's disks only this one takes discards.
+# Only this one of the rig's disks supports discards.
 if [ -w /sys/block/zram0/disksize ]; then
     dmsetup remove thin pool
     echo 1M >/sys/block/zram0/disksize
@@ -143,7 +143,7 @@ must dmsetup create top --table "0 8192 snapshot-merge /dev/mapper/origin /dev/m
 mode snapshot-merge top
 must dmsetup remove top cow origin
 
-# A stripe that has failed, and requests that wait.
+# A failed stripe, and waiting requests.
 must dmsetup create broken --table "0 1024 error"
 must dmsetup create striped --table "0 2048 striped 2 8 /dev/mapper/broken 0 /dev/ubdb 0"
 dd if=/dev/mapper/striped of=/dev/null bs=4k count=1 iflag=direct status=none 2>/dev/null || :

@@ -15,18 +15,18 @@ lvm=${DMTHIN_LVM:?names the sources of lvm2} side=${DMTHIN_SIDE:?names a folder 
 modprobe -aq dm-raid dm-mirror raid0 raid1 raid10 raid456 dm-cache-smq dm-writecache dm-snapshot \
     dm-thin-pool dm-zero dm-delay dm-crypt dm-integrity loop ext4 xfs || :
 
-# The test looks for its helpers in lib/ of the folder that it is started in.
+# The test looks for its helpers in lib/ of the folder in which it is started.
 mkdir -p /tmp/run/lib /tmp/first
 ln -s "$lvm"/test/lib/* /tmp/run/lib/
 ln -s "$lvm/test/shell" /tmp/run/shell
 rm /tmp/run/lib/dmsetup
 ln -s "$side/dmsetup" /tmp/run/lib/dmsetup
 ln -s "$side/dmsetup" /tmp/first/dmsetup
-# Modules are there, or cannot be had.
+# Modules are loaded, or cannot be.
 printf '#!/bin/sh\nfor word; do :; done\ngrep -q "^$(echo "$word" | tr - _) " /proc/modules\n' >/tmp/first/modprobe
 chmod +x /tmp/first/modprobe
 
-# lvm2's programs and libraries are those that were built, except for this side's dmsetup.
+# lvm2's programs and libraries are the built ones, except for this side's dmsetup.
 export PATH="/tmp/first:$lvm/test/lib:$lvm/test/api:$PATH"
 LD_LIBRARY_PATH=$(find -L "$lvm/libdm" "$lvm/tools" "$lvm/daemons" -name '*.so' -printf '%h\n' | sort -u | paste -sd:)
 export LD_LIBRARY_PATH LVM_BINARY=$lvm/test/lib/lvm

@@ -1,5 +1,6 @@
 #!/bin/sh
-# lvm2 manages thin pools with the tools under test: it calls them by itself, and their results suit it.
+# lvm2 manages thin pools with the tools under test, which it calls itself, and accepts their
+# results.
 #
 # usage: contrib/kernel/run scenarios/lvm.sh DISK
 #
@@ -92,7 +93,7 @@ for folder in "${DMTHIN_PEER_OLDER-}" "${DMTHIN_PEER-}" "$tools"; do
         quietly lvchange -ay vg/$empty vg/$other
         quietly "$folder/thin_dump" /dev/vg/$empty -o /tmp/xml
         quietly "$folder/thin_restore" -i /tmp/xml -o /dev/vg/$other
-        # Leaked blocks cost their space, and must not cost the pool.
+        # Leaked blocks cost space, but must not prevent activation.
         must "$rig_dir/leak" /dev/vg/$other
         if "$tools/thin_check" /dev/vg/$other >/tmp/log 2>&1; then fail "no leak: $(cat /tmp/log)"; fi
         quietly lvchange -an vg/$empty vg/$other
@@ -107,7 +108,7 @@ for folder in "${DMTHIN_PEER_OLDER-}" "${DMTHIN_PEER-}" "$tools"; do
 done
 lvm_configure ubd "$(tool thin_check)" "$(tool thin_dump)" "$(tool thin_repair)" "$restore"
 
-# Damage below the superblock: thin_check finds it, and lvm leaves the pool alone.
+# Damage below the superblock: thin_check finds it, and lvm does not activate the pool.
 down
 swap old        # old now is the live metadata, new the damaged
 quietly lvchange -ay vg/old

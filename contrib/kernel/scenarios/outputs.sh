@@ -1,13 +1,13 @@
 #!/bin/sh
-# What every tool that writes does with every kind of output: a table, each cell of which is tried.
+# Tests every tool that writes with every kind of output, as cells of a table.
 #
 # usage: contrib/kernel/run scenarios/outputs.sh META DATA SPARE
 #
 #   META, DATA, SPARE  images of zeros, 4 MiB, 64 MiB and 4 MiB
 #
-# DMTHIN_TOOLS names the directory of the tools. A cell is the exit status and what became of what was
-# there: "kept" (text: every byte; metadata: the same dump, and nothing for thin_check to find), "new"
-# where it was written, or "-" where there was nothing.
+# DMTHIN_TOOLS names the directory of the tools. A cell is the exit status and the fate of the
+# earlier contents: "kept" (text: every byte; metadata: the same dump, and no findings of
+# thin_check), "new" if they were overwritten, or "-" if there were none.
 . "$DMTHIN_RIG/lib.sh"
 
 tools=${DMTHIN_TOOLS:?names the directory of the tools}
@@ -15,7 +15,7 @@ PATH=$tools:$PATH
 cd /tmp
 table=''
 
-state() { # FILE: what tells whether it is kept
+state() { # FILE: prints a digest of its contents
     if [ ! -e "$1" ]; then echo none
     elif [ -p "$1" ] || [ -c "$1" ]; then echo stream
     elif thin_check -q "$1" 2>/dev/null; then thin_dump "$1" | md5sum
@@ -41,7 +41,7 @@ cell() { # ROW COLUMN STATUS kept|new|- WATCHED COMMAND...
 "
 }
 
-# A pool of two states: more devices in the second, and a flag that is there to be cleared.
+# A pool with two states: more devices in the second, and a needs-check flag to be cleared.
 pool_create pool /dev/ubda /dev/ubdb 128 0
 for id in 1 2 3; do thin_create pool $id; done
 thin_activate thin pool 1 8192
@@ -60,7 +60,7 @@ renew() { # FILE: metadata that every tool has something to do with
 }
 truncate -s 4M m0
 must thin_restore -q -i one.xml -o m0
-# Its second half is damaged: a dump of it fails half way.
+# Its second half is damaged: a dump of it fails halfway.
 cp m0 damaged
 must "$DMTHIN_PROGRAMS/rig" spoil-leaf damaged
 
@@ -75,7 +75,7 @@ write() { # ROW OUTPUT: the command of a tool that writes metadata
     esac
 }
 
-# The input, by every name.
+# The output is the input, under each possible name.
 cp one.xml text; ln text text.hard; ln -s text text.link
 cp m0 m; ln m m.hard; ln -s m m.link
 cell dump same 73 kept m thin_dump -o m m
@@ -88,7 +88,8 @@ cell dump-repair same 73 kept m thin_dump --repair -o m.link m
 cell restore same 73 kept text thin_restore -i text -o text
 cell restore hard-link 73 kept text thin_restore -i text -o text.hard
 cell restore symlink 73 kept text thin_restore -i text -o text.link
-# What is checked or changed is input and output: by any name, it is the same.
+# For a checked or changed device the input is the output, under each possible name: the result is
+# the same.
 for row in $rows; do
     for column in same hard-link symlink; do
         renew m; ln -f m m.hard
@@ -96,14 +97,14 @@ for row in $rows; do
         cell $row $column 0 new m write $row $out
     done
 done
-# An output that is another file's name: a text is replaced under this name, metadata in place.
+# The output has another name too: a text is replaced under the given name only, metadata in place.
 echo old >old; ln old old.hard; ln -s old old.link
 cell dump other-symlink 0 new old thin_dump -o old.link m0
 [ -L old.link ] || fail "the link was replaced, not the file"
 [ "$(cat old.hard)" = old ] || fail "the other name of the old file has the new text"
 cell dump other-metadata 73 kept m thin_dump -o m flagged
 
-# In use by a server, by a loop device below a pool, and by the kernel.
+# The output is in use by a server, by a loop device below a pool, or by the kernel.
 cp m0 m; truncate -s 64M served.data
 dmthin serve --socket s --metadata m --data served.data --volume v=1:64m >log 2>&1 &
 server=$!
@@ -144,7 +145,10 @@ cell dump device 73 kept /dev/ubdc thin_dump -o /dev/ubdc m0
 cell dump device-asked 0 new /dev/ubdc thin_dump --onto-device -o /dev/ubdc m0
 head -c "$(stat -c %s one.xml)" /dev/ubdc | cmp -s - one.xml || fail "the device does not have the text"
 for row in restore $rows; do
-    case $row in format) dd if=/dev/zero of=/dev/ubdc bs=64k count=64 status=none ;; *) dd if=flagged of=/dev/ubdc bs=64k status=none ;; esac
+    case $row in
+        format) dd if=/dev/zero of=/dev/ubdc bs=64k count=64 status=none ;;
+        *) dd if=flagged of=/dev/ubdc bs=64k status=none ;;
+    esac
     [ $row != create-thin ] || dd if=m0 of=/dev/ubdc bs=64k status=none
     cell $row device 0 new /dev/ubdc write $row /dev/ubdc
 done
@@ -162,14 +166,18 @@ cell restore onto-pipe 73 - x write restore fifo
 for row in auto-repair clear-flag create-thin; do cell $row pipe 66 - x write $row fifo; done
 cell format pipe 73 - x write format fifo
 
-# A full file system: sparse metadata, and a text that was there before.
+# A full file system, for sparse metadata and for an existing text.
 mkdir full; mount -t tmpfs -o size=1536k none full
 for row in restore $rows; do
     rm -f full/*
-    case $row in format) truncate -s 4M full/m ;; create-thin) cp --sparse=always m0 full/m ;; *) cp --sparse=always flagged full/m ;; esac
+    case $row in
+        format) truncate -s 4M full/m ;;
+        create-thin) cp --sparse=always m0 full/m ;;
+        *) cp --sparse=always flagged full/m ;;
+    esac
     dd if=/dev/zero of=full/rest bs=4k status=none 2>/dev/null || :
     case $row in
-        # The flag alone is changed, in a block that is there.
+        # Only the flag is changed, in an existing block.
         clear-flag|auto-repair) cell $row full 0 new full/m write $row full/m ;;
         *) cell $row full 74 kept full/m write $row full/m ;;
     esac
@@ -183,7 +191,7 @@ row=restore; renew m
 cell restore temporary-full 73 kept m sh -c 'cat other.xml | TMPDIR=/tmp/full thin_restore -i /proc/self/fd/0 -o m'
 umount full
 
-# An error half way, of the input and of the output.
+# An error halfway, on the input and on the output.
 echo yesterday >text2
 cell dump half-way 64 kept text2 thin_dump -o text2 damaged
 cell dump no-snapshot 64 kept text2 thin_dump -m -o text2 m0
@@ -193,12 +201,13 @@ cell restore half-way 64 kept m thin_restore -i late.xml -o m
 cell restore half-way-pipe 64 kept m sh -c 'cat late.xml | thin_restore -i /proc/self/fd/0 -o m'
 for row in restore create-thin; do
     renew m
-    cell $row file-limit 74 kept m bash -c 'ulimit -f 8; "$@"' - "$tools/$([ $row = restore ] && echo thin_restore || echo dmthin)" \
+    cell $row file-limit 74 kept m bash -c 'ulimit -f 8; "$@"' - \
+        "$tools/$([ $row = restore ] && echo thin_restore || echo dmthin)" \
         $([ $row = restore ] && echo -i other.xml -o m || echo pool create-thin m 77)
 done
 
-# A device whose writes fail, behind its first blocks or at the superblock alone, while reads do not. A
-# flush fails as a write does.
+# A device whose writes and flushes fail, behind its first blocks or at the superblock alone, while
+# reads succeed.
 for column in write-error superblock-error; do
     for row in restore $rows; do
         case $row in
@@ -212,13 +221,14 @@ for column in write-error superblock-error; do
         esac | must dmsetup create broken
         kept=kept; [ $row != format ] || kept=-
         cell $row $column 74 $kept /dev/mapper/broken write $row /dev/mapper/broken
-        # What could be written of a new pool is not one without its superblock.
+        # A new pool without its superblock is not a pool, whatever else was written.
         [ $row != format ] || cmp -n 4096 /dev/ubdc /dev/zero || fail "a superblock was written"
         must dmsetup remove broken
     done
 done
 
-# Not enough room for both: given up with a line, or refused.
+# There is not enough room for both files: the old one is overwritten with a warning, or the tool
+# refuses.
 thin_restore -q -i one.xml -o m0 || fail "restore"
 truncate -s 0 small; truncate -s 56K small
 must thin_restore -q -i one.xml -o small
@@ -232,4 +242,4 @@ printf '%s' "$table" | awk -F'|' '{
     END { for (j = 1; j <= k; j++) { line = across[j] ":"; for (i = 1; i <= n; i++)
         if ((order[i], across[j]) in cells) line = line "  " order[i] " " cells[order[i], across[j]] ";"
         print line } }'
-say "$(printf '%s' "$table" | grep -c .) cells are as they should be"
+say "$(printf '%s' "$table" | grep -c .) cells are as expected"

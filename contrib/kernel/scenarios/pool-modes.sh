@@ -1,6 +1,6 @@
 #!/bin/sh
-# dmthin pool in every mode of a pool: what status, events and doctor say, what verbs do, and that what
-# doctor says to do next helps.
+# dmthin pool in every mode of a pool: the output of status, events and doctor, the results of
+# verbs, and whether the doctor's advice helps.
 #
 # usage: contrib/kernel/run scenarios/pool-modes.sh META DATA
 #
@@ -51,7 +51,7 @@ pool create p --metadata $meta --data $data --low-water 8
 pool create-thin p 1 --activate t1 --size 64m
 doctor 0 '' '' p
 watch 1 /tmp/low
-# The kernel looks before it takes a block, so that the event comes with the next one.
+# The kernel checks before it allocates a block, so that the event comes with the next one.
 thin_write t1 1 0 57
 seen /tmp/low 'p low-data: 7 of 64 data blocks free, low water mark 8'
 doctor 65 data-nearly-full 'dmthin pool grow p' p
@@ -62,13 +62,13 @@ seen /tmp/full 'p mode: mode rw -> out_of_data_space'
 doctor 64 data-full 'dmthin pool grow p' p
 pool status p >/tmp/status
 grep -q 'out of data space' /tmp/status || fail "status: $(cat /tmp/status)"
-# Suspending the origin would wait for the write that is held back.
-refused 64 'holds writes back' snapshot p 2 1
-refused 64 'holds writes back' create-snap p 3 1 --backend kernel
+# Suspending the origin would wait for the queued write.
+refused 64 'queues writes' snapshot p 2 1
+refused 64 'queues writes' create-snap p 3 1 --backend kernel
 set_device data 16384
 doctor 64 data-full,data-grown 'dmthin pool grow p' p
 expect "growth" "data: 64 -> 128 blocks" "$(pool grow p | head -n 1)"
-wait $writer || fail "the write that was held back failed"
+wait $writer || fail "the queued write failed"
 expect mode rw "$(pool_field p 5)"
 thin_verify t1 1 0 64
 pool snapshot p 2 1
@@ -104,7 +104,7 @@ done
 kill $watcher 2>/dev/null || :; wait $watcher || :
 grep -q low-metadata /tmp/events || fail "no low-metadata in: $(cat /tmp/events)"
 doctor 64 metadata-full "enlarge $meta" p
-refused 64 'takes no changes in its present mode' create-thin p 2
+refused 64 'accepts no changes in its present mode' create-thin p 2
 set_device meta 8192
 doctor 64 metadata-full,metadata-grown 'dmthin pool grow p' p
 pool grow p >/dev/null
@@ -125,11 +125,11 @@ until [ "$(pool_field p 5)" = ro ]; do :; done
 seen /tmp/events 'p needs-check: '
 grep -q 'mode rw -> ro' /tmp/events || fail "events: $(cat /tmp/events)"
 doctor 64 needs-check "dmthin pool deactivate --all p" p
-refused 64 'needs a check first' grow p
-refused 64 'needs a check first' features p --low-water 3
-refused 64 'takes no changes in its present mode' create-thin p 3
-refused 64 'takes no changes in its present mode' reserve-metadata-snap p
-# The kernel writes the flag when the pool goes.
+refused 64 'needs a check' grow p
+refused 64 'needs a check' features p --low-water 3
+refused 64 'accepts no changes in its present mode' create-thin p 3
+refused 64 'accepts no changes in its present mode' reserve-metadata-snap p
+# The kernel writes the flag when the pool is removed.
 set_device meta 8192
 pool deactivate --all p
 doctor 64 needs-check,not-all-checked 'thin_check --auto-repair' $meta
@@ -149,7 +149,7 @@ set_device meta 8192 flakey 0 3600
 seen /tmp/events 'mode: mode rw -> fail'
 grep -q 'p (.*): failed' /tmp/status || fail "status: $(cat /tmp/status)"
 doctor 64 failed 'dmthin pool deactivate --all p' p
-refused 64 'takes no changes' create-thin p 3
+refused 64 'accepts no changes' create-thin p 3
 refused 64 'which has failed' grow p
 refused 64 'has failed' reserve-metadata-snap p
 pool status --json >/tmp/json

@@ -1,6 +1,6 @@
 #!/bin/sh
-# dmthin pool when things go wrong: tables that the kernel does not resume with, devices that are open or
-# renamed, pools that fill up, and transaction ids that lvm2 and a pool disagree about.
+# dmthin pool in case of failures: tables with which the kernel cannot resume, devices that are open
+# or renamed, pools that fill up, and transaction ids that differ between lvm2 and a pool.
 #
 # usage: contrib/kernel/run scenarios/pool-repair.sh META DATA DISK
 #
@@ -25,8 +25,8 @@ next() { # WORDS: runs the command that the doctor names with these words
 }
 suspended() { dmsetup info -c --noheadings -o suspended "$1"; }
 
-# --- a table that the kernel loads and does not resume with: data has become larger than the metadata can
-# record. The old table is put back, and the pool goes on, read-only until it was checked.
+# --- a table that the kernel loads but cannot resume with: the metadata cannot record the larger
+# data device. The old table is restored, and the pool continues, read-only until it is checked.
 sectors=$(blockdev --getsz $data)
 dmsetup create data --table "0 $sectors linear $data 0"
 pool create p --metadata $meta --data /dev/mapper/data --block-size 64k
@@ -42,14 +42,14 @@ nothing_left_over
 thin_verify t1 1 0 32
 echo "0 $sectors linear $data 0" | dmsetup reload data
 dmsetup resume data
-doctor 64 'until the metadata was checked' p
+doctor 64 'until the metadata is checked' p
 next 'pool deactivate --all p'
 must "$dmthin" check --auto-repair $meta >/dev/null
 next 'pool activate p'
 pool activate-thin p t1 1 16m
 thin_verify t1 1 0 32
-# The metadata device has become smaller: neither table will do, and the pool stays suspended until it is
-# as large again. What is said to do about it is right, and the next command does it by itself.
+# The metadata device has become smaller: neither table works, and the pool stays suspended until it
+# is as large again. The advice is correct, and the next command follows it by itself.
 pool deactivate --all p
 msectors=$(blockdev --getsz $meta)
 dmsetup create meta --table "0 $msectors linear $meta 0"
@@ -69,7 +69,7 @@ case $(dmsetup table p) in *error_if_no_space*) fail "the new table is in use" ;
 thin_verify t1 1 0 32
 say "tables that the kernel does not resume with"
 
-# --- names change: a lease and an interrupted verb are found all the same
+# --- after renames, a lease and an interrupted verb are still found
 root=$(pool reserve-metadata-snap p --owner backup)
 dmsetup rename p renamed
 refused 75 "'backup' holds the metadata snapshot" reserve-metadata-snap renamed
@@ -94,7 +94,7 @@ pool deactivate --all p
 dmsetup remove slow
 say "renamed pools and devices"
 
-# --- a device that is open goes away when it is closed
+# --- an open device is removed when it is closed
 pool activate p --metadata $meta --data /dev/mapper/data
 pool activate-thin p t1 1 16m
 sh -c 'exec sleep 60 <"$0"' /dev/mapper/t1 & holder=$!
@@ -106,7 +106,7 @@ n=0
 while dmsetup info t1 >/dev/null 2>&1; do n=$((n + 1)); [ $n -lt 200 ] || fail "t1 is still there"; done
 say "deactivate --deferred"
 
-# --- how long there is space, told by two looks at a pool that fills up
+# --- how long space lasts, from two measurements of a pool that fills up
 pool activate-thin p t1 1 32m
 thin_write t1 1 0 420
 doctor 65 'data blocks are in use' p
@@ -116,12 +116,12 @@ wait $!
 doctor 65 'not growing at present' p --sample 1
 say "doctor --sample"
 
-# --- at rest: every mapping is looked at if asked for
+# --- at rest: every mapping is checked on request
 pool deactivate --all p
-doctor 0 'mappings and reference counts were not looked at' $meta --data /dev/mapper/data
-doctor 0 'nothing is wrong' $meta --data /dev/mapper/data --full
-doctor 64 'have changed places' /dev/mapper/data --data $meta
-# A mapping tree that is gone is damage to --full, and nothing that a quick look sees.
+doctor 0 'mappings and reference counts were not checked' $meta --data /dev/mapper/data
+doctor 0 'no problems found' $meta --data /dev/mapper/data --full
+doctor 64 'are swapped' /dev/mapper/data --data $meta
+# A lost mapping tree is damage for --full, and not found by a quick check.
 must "$dmthin" dump $meta >/tmp/before.xml
 dd if=$meta of=/tmp/copy bs=1M status=none
 damaged=''
@@ -140,16 +140,16 @@ done
 dmsetup remove data
 say "doctor of a pool at rest"
 
-# --- lvm2's transaction id and the pool's differ: who expects which, and the way back
+# --- lvm2's transaction id differs from the pool's: which program expects which, and the fix
 lvm_configure ubdc 'thin_check_executable = ""'
 quietly vgcreate vg $disk
 quietly lvcreate -Zn -L 64m -V 32m -T vg/pool -n one
-doctor 0 'nothing is wrong' vg/pool
+doctor 0 'no problems found' vg/pool
 pool set-transaction-id vg/pool 1 7
 doctor 64 'transaction id is 7, but lvm2 expects 1: the metadata is newer' vg/pool
 ! lvcreate -V 32m -T vg/pool -n two >/tmp/log 2>&1 || fail "lvm2 has not noticed"
 next set-transaction-id
-doctor 0 'nothing is wrong' vg/pool
+doctor 0 'no problems found' vg/pool
 quietly lvcreate -V 32m -T vg/pool -n two
 pool set-transaction-id vg/pool 2 1
 quietly vgchange -an vg

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The kernel plays scripts of pool operations; what they come to is left for others to compare.
+# The kernel plays scripts of pool operations; the results are left for comparison.
 #
 # usage: contrib/kernel/run scenarios/pool-scripts.sh -- DIR
 #

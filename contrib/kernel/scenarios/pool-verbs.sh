@@ -1,5 +1,5 @@
 #!/bin/sh
-# dmthin pool manages an active pool: every verb, what each refuses, and what a killed one leaves.
+# dmthin pool manages an active pool: every verb, its refusals, and the state after a killed one.
 #
 # usage: contrib/kernel/run scenarios/pool-verbs.sh META DATA BASE
 #
@@ -14,22 +14,22 @@ meta=/dev/ubda data=/dev/ubdb base=/dev/ubdc
 
 ids() { "$dmthin" ls --no-headers -m -o DEV $meta | tr -d ' ' | tr '\n' ' '; }
 
-# --- making a pool: what it refuses leaves the devices as they were
-refused 66 'a file: the kernel wants a block device' create p --metadata /etc/hostname --data $data --backend kernel
-refused 64 'is a file, which the kernel does not take' create p --metadata /etc/hostname --data $data --no-fallback
+# --- making a pool: a refusal leaves the devices unchanged
+refused 66 'a file: the kernel requires a block device' create p --metadata /etc/hostname --data $data --backend kernel
+refused 64 'is a file, which the kernel does not accept' create p --metadata /etc/hostname --data $data --no-fallback
 refused 66 'cannot open' create p --metadata /dev/nothing --data $data
 refused 64 'same device' create p --metadata $meta --data $meta
 refused 64 'multiples of 128' create p --metadata $meta --data $data --block-size 65k
 refused 2 'size is a whole number with a unit' create p --metadata $meta --data $data --block-size 128
 echo something | dd of=$meta conv=notrunc,fsync status=none
-refused 64 'holds something already' create p --metadata $meta --data $data
+refused 64 'is not empty' create p --metadata $meta --data $data
 pool create p --metadata $meta --data $data --force --features error_if_no_space --low-water 7
 grep -q 'the smallest, which copy and zero least' /tmp/err || fail "no reason: $(cat /tmp/err)"
 expect table '0 262144 thin-pool 98:0 98:16 128 7 1 error_if_no_space ' "$(dmsetup table p)"
-refused 75 "'p' is active already" create p --metadata $meta --data $data
+refused 75 "'p' is already active" create p --metadata $meta --data $data
 refused 75 'in use' create q --metadata $meta --data $base
 dmsetup info q >/dev/null 2>&1 && fail "q is there"
-# A pool that the kernel gives up after it has formatted the metadata: that is zero again.
+# A pool that the kernel refuses after it has formatted the metadata: that is zeroed again.
 dmsetup create huge --table "0 2147483648 zero"
 dmsetup create tiny --table "0 128 linear $base 0"
 refused 64 'cannot activate' create q --metadata /dev/mapper/tiny --data /dev/mapper/huge --block-size 64k
@@ -43,12 +43,12 @@ pool create-thin p 1 --activate t1 --size 16m
 thin_write t1 1 0 32
 pool create-thin p 2
 refused 64 'failed: File exists' create-thin p 1
-refused 64 'exists already' create-thin p 1 --activate t9 --size 1m
+refused 64 'already exists' create-thin p 1 --activate t9 --size 1m
 refused 75 "'t1' is active" create-thin p 9 --activate t1 --size 1m
 refused 2 'go together' create-thin p 9 --activate t9
-refused 2 'a size is at least a sector' create-thin p 9 --activate t9 --size 0s
-refused 66 'there is no active device' create-thin nopool 1
-refused 64 't1 is no thin pool' create-thin t1 1 --backend kernel
+refused 2 'a size must be at least a sector' create-thin p 9 --activate t9 --size 0s
+refused 66 'no active device' create-thin nopool 1
+refused 64 't1 is not a thin pool' create-thin t1 1 --backend kernel
 pool reserve-metadata-snap p >/dev/null
 expect "a device whose activation failed was deleted again" '1 2 ' "$(ids)"
 pool release-metadata-snap p
@@ -56,13 +56,13 @@ pool activate-thin p t2 2 8m --read-only
 expect 'state of t2' r "$(blockdev --getro /dev/mapper/t2 | tr 01 wr)"
 refused 64 'there is no thin device\|no thin device has that id' activate-thin p t7 7 8m
 pool deactivate t2
-refused 66 "no active device 't2'" deactivate t2
+refused 66 "no active device is called 't2'" deactivate t2
 refused 75 'active as t1' delete p 1
-refused 64 'no such thin device' delete p 77
+refused 64 'thin device does not exist' delete p 77
 pool delete p 2
 say "create-thin, activate-thin, deactivate, delete"
 
-# --- snapshots, alone and several at one moment
+# --- snapshots, single ones and several at the same moment
 pool snapshot p 11 1 --activate s1 --size 16m
 thin_verify s1 1 0 32
 thin_write t1 7 0 8
@@ -71,13 +71,13 @@ pool create-thin p 3 --activate t3 --size 16m
 thin_write t3 3 0 4
 pool snapshot p --volume 1:21 --volume 3:23
 refused 64 'there is no thin device 99' snapshot p --volume 1:31 --volume 99:32 --volume 3:33
-refused 64 'exists already' snapshot p --volume 1:31 --volume 3:23
+refused 64 'already exists' snapshot p --volume 1:31 --volume 3:23
 refused 64 'cannot have the same id' snapshot p --volume 1:31 --volume 3:31
 refused 2 'give either' snapshot p 5
 pool reserve-metadata-snap p >/dev/null
 expect "of a refused snapshot nothing stays" '1 3 11 21 23 ' "$(ids)"
 pool release-metadata-snap p
-# One that its owner holds suspended stays so.
+# A device that was suspended before stays suspended.
 dmsetup suspend t3
 pool snapshot p 24 3
 expect 't3' Suspended "$(dmsetup info -c --noheadings -o suspended t3)"
@@ -92,7 +92,7 @@ thin_verify t1 7 0 8
 refused 64 'give --shrink' resize t1 16m
 pool resize t1 16m --shrink
 expect 'size of t1' 32768 "$(blockdev --getsz /dev/mapper/t1)"
-refused 64 'is no thin device' resize p 16m
+refused 64 'is not a thin device' resize p 16m
 # An external origin that is shorter, and one that is longer.
 "$DMTHIN_PROGRAMS/rig" pattern 5 65536 0 128 | dd of=$base bs=64k iflag=fullblock oflag=direct conv=notrunc status=none
 blockdev --setro $base
@@ -107,7 +107,7 @@ thin_write shorter 6 127 2
 thin_verify shorter 6 127 2
 thin_verify shorter 5 0 127
 pool snapshot p 42 41
-# What a snapshot is over has to be said at each activation, or that it is over nothing any more.
+# The origin of a snapshot must be given at each activation, or that it has none any more.
 refused 64 "was last activated over $base" activate-thin p again 42 12m
 pool activate-thin p again 42 12m --external-origin $base
 thin_verify again 6 127 2
@@ -133,7 +133,7 @@ expect table '0 262144 thin-pool 98:0 98:16 128 9 1 skip_block_zeroing ' "$(dmse
 refused 64 'does not change ignore_discard' features p --enable ignore_discard
 pool features p --enable read_only
 expect mode ro "$(pool_field p 5)"
-refused 64 'takes no changes in its present mode' create-thin p 50
+refused 64 'accepts no changes in its present mode' create-thin p 50
 pool features p --disable read_only
 expect mode rw "$(pool_field p 5)"
 root=$(pool reserve-metadata-snap p --owner backup --holder $$)
@@ -154,7 +154,7 @@ grep -q 'left behind' /tmp/out || fail "doctor: $(cat /tmp/out)"
 pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
 grep -q "from 'gone': its process" /tmp/err || fail "no takeover: $(cat /tmp/err)"
 pool release-metadata-snap p --owner another
-# The clock of day is a year ahead when a lease is taken, and right again when its time is over.
+# The clock of day is a year ahead when a lease is taken, and corrected before its time is over.
 now=$(date +%s)
 must date -s "@$((now + 31536000))" >/dev/null
 pool reserve-metadata-snap p --owner early --seconds 1 >/dev/null
@@ -164,11 +164,11 @@ pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
 grep -q "from 'early': its time" /tmp/err || fail "no takeover: $(cat /tmp/err)"
 pool release-metadata-snap p --owner another
 pool_message p reserve_metadata_snap
-refused 75 'nothing tells whose it is' reserve-metadata-snap p
+refused 75 'its owner is unknown' reserve-metadata-snap p
 pool release-metadata-snap p
 say "set-transaction-id, features, metadata snapshots"
 
-# --- nodes where the environment says
+# --- nodes in the folder from the environment
 export DM_DEV_DIR=/tmp/nodes
 pool create-thin p 60
 pool activate-thin p elsewhere 60 1m
@@ -185,8 +185,8 @@ unset DM_DEV_DIR
 pool delete p 60
 say "nodes in another folder"
 
-# --- a process that is killed while origins are suspended: the window is held open by a device below
-# the pool that answers late, so that the pool's commit takes its time.
+# --- a process that is killed while origins are suspended: a slow device below the pool delays the
+# pool's commit, and so keeps the window open.
 pool deactivate --all p
 dmsetup create slow --table "0 16384 delay $meta 0 0 $meta 0 400 $meta 0 400"
 pool activate p --metadata /dev/mapper/slow --data $data
@@ -200,7 +200,7 @@ for id in 61 62 63; do
     done
     kill -9 $killed; wait $killed 2>/dev/null || :
     expect 't3 after the kill' Suspended "$(dmsetup info -c --noheadings -o suspended t3)"
-    # Which verb it is does not matter.
+    # Any verb recovers.
     case $id in
         61) pool status >/dev/null ;;
         62) pool create-thin p 70 ;;
@@ -209,7 +209,8 @@ for id in 61 62 63; do
     grep -q 'resumed t3, left by' /tmp/err || fail "$id: $(cat /tmp/err)"
     nothing_left_over
 done
-# One that is asked to end resumes by itself. If that is before the first snapshot, none is taken.
+# A process that is terminated by a signal resumes the origins itself. Before the first snapshot,
+# none is taken.
 "$dmthin" pool snapshot p --volume 1:641 --volume 3:643 2>/tmp/err & asked=$!
 until [ "$(dmsetup info -c --noheadings -o suspended t1 2>/dev/null)" = Suspended ]; do :; done
 kill -TERM $asked; wait $asked 2>/dev/null || :
@@ -218,7 +219,7 @@ thin_verify t1 7 0 8
 pool deactivate --all p
 dmsetup remove slow
 must "$dmthin" check $meta
-say "killed in the midst of a snapshot"
+say "killed during a snapshot"
 
 # --- a thousand
 pool activate p --metadata $meta --data $data
@@ -226,8 +227,8 @@ pool create-thin p 1000-1999
 pool reserve-metadata-snap p >/dev/null
 expect "thin devices" 1000 "$(ids | tr ' ' '\n' | grep -c '^1...$')"
 pool release-metadata-snap p
-refused 64 'that id exists already' create-thin p 900-1100
-refused 64 'deleted by then: 1990 to 1999' delete p 1990-2500
+refused 64 'that id already exists' create-thin p 900-1100
+refused 64 'already deleted: 1990 to 1999' delete p 1990-2500
 pool delete p 1000-1989
 pool reserve-metadata-snap p >/dev/null
 ids | tr ' ' '\n' | grep '^[12]...$' && fail "they are still there"
@@ -245,7 +246,7 @@ echo /bin/false >/proc/sys/kernel/modprobe
 refused 64 'the kernel has no thin-pool target; without --no-fallback' activate p --metadata $meta --data $data --no-fallback
 refused 64 'there is no thin-pool target' activate p --metadata $meta --data $data --backend kernel
 pool activate p --metadata $meta --data $data --volume t1=1:16m
-grep -q 'the kernel has no thin-pool target; it is served by a server that was started' /tmp/err || fail "$(cat /tmp/err)"
+grep -q 'the kernel has no thin-pool target; it is served by a new server' /tmp/err || fail "$(cat /tmp/err)"
 grep -q '^t1: nbd+unix:///t1?socket=/run/dmthin/p.served/nbd$' /tmp/err || fail "$(cat /tmp/err)"
 dmsetup info p >/dev/null 2>&1 && fail "the kernel has p"
 pool snapshot p 80 1
@@ -257,7 +258,7 @@ dmsetup create p --table '0 8 zero'
 refused 64 'more than one' deactivate p
 dmsetup remove p
 pool create other --metadata /tmp/other.meta --data /tmp/other.data
-grep -q 'is a file, which the kernel does not take; it is served by' /tmp/err || fail "$(cat /tmp/err)"
+grep -q 'is a file, which the kernel does not accept; it is served by' /tmp/err || fail "$(cat /tmp/err)"
 expect "pools" 'other p ' "$(pool status --json | jq -r '.pools[] | select(.backend == "userspace").name' | sort | tr '\n' ' ')"
 pool deactivate other
 pool deactivate --all p

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Metadata that was dumped and restored serves the same pool as the original did.
+# Metadata that was dumped and restored works for the same pool like the original.
 #
 # usage: contrib/kernel/run scenarios/restore-activates.sh META DATA NEW
 #
@@ -20,8 +20,8 @@ quiet() { "$@" >/tmp/log 2>&1 || fail "$* (status $?): $(cat /tmp/log)"; }
 
 quiet "$tools/thin_dump" /dev/ubda -o /tmp/a.xml
 quiet "$tools/thin_restore" -i /tmp/a.xml -o /dev/ubdc
-# A dump keeps the needs-check flag and so does what is restored from it; the kernel wants it cleared
-# by whoever has checked.
+# A dump keeps the needs-check flag, and so does the restored metadata; the kernel requires that a
+# check clears it.
 quiet "$tools/thin_check" --clear-needs-check-flag /dev/ubdc
 [ -z "${DMTHIN_PEER-}" ] || quiet "$DMTHIN_PEER/thin_check" /dev/ubdc
 
@@ -32,7 +32,11 @@ must "$rig" extents </tmp/a.xml >/tmp/extents
 # All devices side by side in one table, each as long as its last mapping needs; and which bytes of that
 # to read. One table and one reader, because a thousand processes would take minutes.
 awk -v bs="$block_sectors" -v table=/tmp/table '
-    function flush() { if (id != "") { printf "%.0f %.0f thin /dev/mapper/pool %s\n", base, end * bs, id > table; base += end * bs } }
+    function flush() {
+        if (id == "") return
+        printf "%.0f %.0f thin /dev/mapper/pool %s\n", base, end * bs, id > table
+        base += end * bs
+    }
     BEGIN { id = "" }
     $1 != id { flush(); id = $1; end = 1 }
     { if ($2 + $3 > end) end = $2 + $3; if ($3) printf "%s %.0f %.0f\n", id, base * 512 + $2 * bs * 512, $3 }
@@ -74,7 +78,7 @@ same digests
 expect "transaction id" "$(field original 1)" "$(field restored 1)"
 expect "mode and check of the restored pool" "rw -" "$(field restored 5) $(field restored 8)"
 expect "held root of the restored pool" - "$(field restored 4)"
-# What only the metadata snapshot refers to is not in a dump.
+# Blocks used only by the metadata snapshot are not in a dump.
 if [ "$(field original 4)" = - ]; then
     expect "used data" "$(field original 3)" "$(field restored 3)"
 fi
@@ -95,4 +99,5 @@ if [ $free -gt 0 ]; then
 fi
 deactivate
 quiet "$tools/thin_check" /dev/ubdc
-say "$(wc -l <"/tmp/thins.original") devices, $(wc -l <"/tmp/ranges") ranges of $blocks blocks ($bytes bytes each, 1 in ${stride}): equal"
+say "$(wc -l <"/tmp/thins.original") devices, $(wc -l <"/tmp/ranges") ranges" \
+    "of $blocks blocks ($bytes bytes each, 1 in ${stride}): equal"

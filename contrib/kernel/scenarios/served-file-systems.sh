@@ -39,7 +39,7 @@ check() { # KIND DEVICE
     case $1 in
         ext4) e2fsck -fn "$2" >/tmp/fsck 2>&1 ;;
         xfs) xfs_repair -n "$2" >/tmp/fsck 2>&1 ;;
-    esac || { cat /tmp/fsck; fail "$1 on $2 is not in order"; }
+    esac || { cat /tmp/fsck; fail "$1 on $2 is not consistent"; }
 }
 fill() { # FOLDER FIRST LAST
     local i
@@ -56,7 +56,7 @@ head -c 4M /dev/urandom >/tmp/random
 mkdir /tmp/ext4 /tmp/xfs
 
 serve ext4=1:${sectors}s xfs=2:${sectors}s
-dmsetup create nobody --table "0 $sectors thin-pool $meta $data 128 0" 2>/dev/null &&
+dmsetup create refused --table "0 $sectors thin-pool $meta $data 128 0" 2>/dev/null &&
     fail "the kernel has opened a pool that is served"
 for kind in ext4 xfs; do
     attach $kind /dev/nbd0
@@ -85,7 +85,7 @@ served
 # The kernel's turn: volumes as they were left, snapshots as they were taken.
 pool_create pool $meta $data 128 0
 "$dmthin" serve --metadata $meta --data $data --socket /tmp/s 2>/tmp/log &&
-    fail "a pool is served that the kernel has"
+    fail "a pool of the kernel is served"
 for kind in ext4 xfs; do
     case $kind in ext4) id=1 options='' ;; xfs) id=2 options='-o nouuid' ;; esac
     thin_activate vol pool $id $sectors

@@ -1,6 +1,5 @@
 #!/bin/sh
-# The kernel carries out traces of pool operations; what the metadata looks like is left for others to
-# compare.
+# The kernel plays traces of pool operations; its metadata is left for comparison.
 #
 # usage: contrib/kernel/run scenarios/traces.sh -- DIR
 #

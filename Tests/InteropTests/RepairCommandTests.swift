@@ -5,7 +5,7 @@ import Testing
 import ThinFormat
 
 /// `thin_repair` as lvm2, stratis and users call it, and beside the peer's.
-@Suite struct RepairTests {
+@Suite struct RepairCommandTests {
   private func dump(_ image: String) throws -> String {
     withoutNames(try ours("thin_dump", image).text)
   }
@@ -19,7 +19,7 @@ import ThinFormat
     #expect(try ours("thin_repair", "-q", "-i", pool, "-o", a).status == 0)
     // The peer is fooled by a pool whose only mapping is of data block 0, and by devices alone.
     guard try peers("thin_repair", "-q", "-i", pool, "-o", b).status == 0 else { return }
-    let (x, y) = (PoolModel(xml: try dump(a)), PoolModel(xml: try dump(b)))
+    let (x, y) = (DumpedPool(xml: try dump(a)), DumpedPool(xml: try dump(b)))
     #expect(x.devices == y.devices)
     for image in [a, b] { #expect(try peers("thin_check", image).status == 0) }
   }

@@ -1,7 +1,7 @@
-/// A pool as plain dictionaries, read from a dump in XML by the simplest means: what tools say of
-/// the pool is compared with what can be counted here.
-public struct PoolModel: Equatable, Sendable {
-  /// Where a virtual block lies.
+/// A pool as plain dictionaries, parsed from a dump in XML by simple means. The results of tools
+/// are compared with counts made here.
+public struct DumpedPool: Equatable, Sendable {
+  /// The place of a virtual block.
   public struct Place: Hashable, Sendable {
     /// Block of the data device.
     public var dataBlock: UInt64
@@ -17,7 +17,7 @@ public struct PoolModel: Equatable, Sendable {
 
   /// A thin device.
   public struct Device: Equatable, Sendable {
-    /// Attributes of the device's element, but for its id.
+    /// Attributes of the device's element, except its id.
     public var attributes: [String: String]
     /// By virtual block.
     public var mappings: [UInt64: Place]
@@ -80,7 +80,7 @@ public struct PoolModel: Equatable, Sendable {
     return (String(element), values)
   }
 
-  /// For each device, how many of its mapped blocks nothing else maps.
+  /// The number of exclusive blocks of each device.
   public var exclusiveCounts: [UInt64: UInt64] {
     var users: [UInt64: Int] = [:]
     for device in devices.values {

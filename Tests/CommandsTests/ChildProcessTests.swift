@@ -1,0 +1,12 @@
+import TestSupport
+import Testing
+
+@Suite("Programs that tests run")
+struct ChildProcessTests {
+  @Test("a program that does not end is killed after its time limit")
+  func limit() {
+    #expect(throws: NoEnd(arguments: ["/bin/sleep", "3600"], limit: 0.2)) {
+      try run(["/bin/sleep", "3600"], limit: 0.2)
+    }
+  }
+}

@@ -176,7 +176,7 @@ public final class BlockCache {
     }
   }
 
-  /// Someone reads a block that is absent, beside whatever happens here; `endReading` follows.
+  /// Notes that the caller reads a block that is absent, while other things happen here; `endReading` follows.
   package func beginReading(_ block: UInt64) { reading.insert(block) }
 
   /// Takes in what was read, unless the block came here or was changed meanwhile. Nil: it could not be read.
@@ -193,7 +193,7 @@ public final class BlockCache {
     indexes[Int(block)] = UInt32(index) + 1
   }
 
-  /// Whether there are more blocks here than there are to be between operations.
+  /// Whether there are more blocks here than are kept between operations.
   package var isOverLimit: Bool { slotsMade - spare.count > blocksMax }
 
   /// A buffer of zeros for a block that is to be written; what the device holds is not read.

@@ -7,7 +7,7 @@ public import Targets
 /// A disk in memory that keeps a trace of what reaches it. Requests end in any order, a few in each
 /// pass of the loop, or all at once. What fails may have been done in part.
 public final class TraceDisk: BlockDestination, DiskBelow {
-  /// What discards leave of a sector's words: something that nobody wrote.
+  /// What discards leave of a sector's words: something that was never written.
   static let discarded: UInt64 = 0xdddd_dddd_dddd_dddd
 
   private final class Hook: PassHook {

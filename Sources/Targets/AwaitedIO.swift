@@ -48,10 +48,10 @@ final class AwaitedIO: RequestOwner {
   }
 
   /// Returns when all that was sent is done.
-  /// - Throws: the first failure that was told.
+  /// - Throws: the first failure.
   func wait() throws(BlockIOError) {
     if left > 0 { pause.wait() }
-    // What is told of requests finds this as long as they are on their way.
+    // Requests that are under way do not keep this, their owner.
     withExtendedLifetime(self) {}
     if let failure { throw failure }
   }

@@ -4,7 +4,7 @@ import Glibc
 
 /// What tables may name as a device below: a disk, or a device of the same device-mapper.
 public protocol DiskBelow: BlockDestination {
-  /// Looks at the size anew: what is below can have grown.
+  /// Looks at the size again: what is below can have grown.
   func refreshSize()
   /// Looks whether what is below is still there, with `byteCount` bytes at least.
   func requirePresence(byteCount: UInt64) throws(BlockIOError)
@@ -46,7 +46,7 @@ extension DiskBelow {
 }
 
 extension Disk: DiskBelow {
-  /// Looks at the size anew.
+  /// Looks at the size again.
   public func refreshSize() { do throws(BlockIOError) { try updateSize() } catch {} }
   /// Its own.
   public var openDescriptor: Int32? { descriptor }

@@ -399,7 +399,7 @@ extension UserspaceDeviceMapper {
       answer()
       return {}
     }
-    // Events are raised in the midst of things, and a status may commit.
+    // Events are raised during other work, and a status may commit.
     let body = { [unowned self] in
       loop.set(LoopTimer { [unowned self] in loop.begin(answer) }, after: 0)
     }

@@ -13,8 +13,8 @@ import Glibc
 //
 // Commands that may have to wait for the I/O of others take a closure, called from the loop or at once; the
 // rest return or throw. Within `loop.begin` these wait for the disks below without stopping the loop; called
-// from outside of the loop they have it run. `UserspaceBackend` makes a `DeviceMapperBackend` of it for those outside the
-// loop. At the end: `removeAll()` until nothing is left, which commits pools.
+// from outside of the loop they run it. `UserspaceBackend` makes a `DeviceMapperBackend` of it for callers
+// outside of the loop. At the end: `removeAll()` until nothing is left, which commits pools.
 
 /// Device-mapper in this process: devices by name, their tables, and the devices that targets open.
 ///

@@ -277,7 +277,7 @@ public final class PoolMetadata {
   /// What was not in memory.
   public var absent: (block: UInt64, kind: BlockKind) { cache.absent }
 
-  /// Someone reads `absent`, beside whatever happens here; `endReading` follows.
+  /// Notes that the caller reads `absent`, while other things happen here; `endReading` follows.
   public func beginReading(_ block: UInt64) { cache.beginReading(block) }
 
   /// Takes in what was read, unless the block came here or was changed meanwhile. Nil: it could not be read.
@@ -288,7 +288,7 @@ public final class PoolMetadata {
     throws(PoolError)
   { try cache.endReading(block, kind, bytes) }
 
-  /// Whether there is more in memory than there is to be between operations.
+  /// Whether more is in memory than is kept between operations.
   public var isOverLimit: Bool { cache.isOverLimit }
 
   /// Brings that down. Making room may write.

@@ -247,7 +247,7 @@ struct DegradedPoolTests {
     world.passes(20)
     #expect(!isDown)
     world.disks["data"]?.isHalted = false
-    world.loop.run(until: { isDown })
+    world.loop.run(within: 60_000_000_000, until: { isDown })
     let report = try world.checkedAtEnd()
     #expect(report.isClean, "\(report.findings)")
   }

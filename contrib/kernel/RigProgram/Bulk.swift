@@ -122,9 +122,8 @@ func spoilLeaf(of path: String) throws {
   defer { block.deallocate() }
   for number in 1...60 {
     try file.read(into: block, at: number * 4096)
-    let (flags, count) = (
-      block.load(fromByteOffset: 4, as: UInt32.self), block.load(fromByteOffset: 16, as: UInt32.self)
-    )
+    let flags = block.load(fromByteOffset: 4, as: UInt32.self)
+    let count = block.load(fromByteOffset: 16, as: UInt32.self)
     guard flags == 2, block.load(fromByteOffset: 24, as: UInt32.self) == 8, count > 9 else {
       continue
     }

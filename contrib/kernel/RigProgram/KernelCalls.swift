@@ -31,8 +31,10 @@ final class KernelCalls {
     request.storeBytes(of: flags, toByteOffset: 28, as: UInt32.self)
     for (i, byte) in name.utf8.prefix(127).enumerated() { request[48 + i] = byte }
     for (i, byte) in tail.enumerated() { request[Self.headBytes + i] = byte }
-    guard ioctl(control.descriptor, 0xC138_FD00 | command.rawValue, request.baseAddress!) == 0
-    else { throw RigError.system("\(command) of \(name)") }
+    let number = 0xC138_FD00 | command.rawValue
+    guard let head = request.baseAddress, ioctl(control.descriptor, number, head) == 0 else {
+      throw RigError.system("\(command) of \(name)")
+    }
     return Self.number(request.load(fromByteOffset: 40, as: UInt64.self))
   }
 

@@ -13,7 +13,7 @@ import Glibc
 ///     rig digest PATH BYTES STEP                    < lines "LABEL OFFSET LENGTH"
 ///     rig salvaged-play PATH POOL BLOCKS SEED MODEL < lines "ID" (SalvageWrites.swift)
 ///     rig salvaged-verify PATH BLOCKS MODEL         < lines "ID"
-///     rig spoil-leaf FILE                           damages a leaf of a mapping tree with ten mappings or more
+///     rig spoil-leaf FILE                           damages a leaf of a mapping tree
 ///
 /// contrib/kernel/programs builds it, linked fully static.
 @main
@@ -99,7 +99,7 @@ struct Arguments {
 /// Numbers of a line of input.
 func numbers(_ line: String) throws -> [UInt64] {
   try line.split(separator: " ").map {
-    guard let number = UInt64($0) else { throw RigError("'\(line)' has something that is no number") }
+    guard let number = UInt64($0) else { throw RigError("'\(line)': '\($0)' is no number") }
     return number
   }
 }
@@ -123,7 +123,9 @@ func put(_ bytes: some Sequence<UInt8>) {
 func flushOutput() {
   var at = 0
   while at < output.count {
-    let count = output.withUnsafeBytes { write(1, $0.baseAddress! + at, $0.count - at) }
+    let count = output.withUnsafeBytes {
+      write(1, UnsafeRawBufferPointer(rebasing: $0[at...]).baseAddress, $0.count - at)
+    }
     guard count > 0 else { exit(1) }
     at += count
   }

@@ -176,7 +176,7 @@ public final class BlockCache {
     }
   }
 
-  /// Notes that the caller reads a block that is absent, while other things happen here; `endReading` follows.
+  /// Notes that the caller reads a block that is absent, beside other work here; `endReading` follows.
   package func beginReading(_ block: UInt64) { reading.insert(block) }
 
   /// Takes in what was read, unless the block came here or was changed meanwhile. Nil: it could not be read.

@@ -151,8 +151,12 @@ public struct Dispatcher {
         try console.output.write(Version.text + "\n")
       case ("generate-man", 2):
         try generateManPages(into: arguments[1], program: program)
-      case ("generate-completions", 2):
-        try generateCompletions(into: arguments[1], program: program)
+      case ("generate-completions", 3):
+        guard let shell = Shell(rawValue: arguments[1]) else {
+          let shells = Shell.allCases.map(\.rawValue).joined(separator: ", ")
+          throw UsageError("unknown shell '\(arguments[1])'", tip: "shells are \(shells)")
+        }
+        try generateCompletions(for: shell, into: arguments[2], program: program)
       case (_, 2) where isGroup(verb) && ["help", "-h", "--help"].contains(arguments[1]):
         try console.output.write(overview(program, group: verb))
       default:
@@ -194,12 +198,16 @@ public struct Dispatcher {
     try save(manPage(program: program, commands: specs), as: "\(folder)/\(program).8")
   }
 
-  /// Writes a bash completion for each command, and one for the program.
-  func generateCompletions(into folder: String, program: String) throws(ToolError) {
-    for spec in specs where spec.group == nil {
-      try save(spec.bashCompletion, as: "\(folder)/\(spec.fieldName)")
+  /// Writes a completion for each command that is a program, and one for the program itself.
+  func generateCompletions(
+    for shell: Shell, into folder: String, program: String
+  ) throws(ToolError) {
+    for spec in specs {
+      guard let name = spec.ownProgram else { continue }
+      try save(spec.completion(for: shell), as: "\(folder)/\(shell.fileName(of: name))")
     }
-    try save(bashCompletion(program: program, commands: specs), as: "\(folder)/\(program)")
+    let tree = CommandTree(program: program, commands: specs)
+    try save(tree.completion(for: shell), as: "\(folder)/\(shell.fileName(of: program))")
   }
 
   private func save(_ text: String, as path: String) throws(ToolError) {

@@ -65,13 +65,18 @@ import ThinTools
     let scratch = try ScratchFolder()
     let folder = scratch.path
     #expect(runCommand("thin-tools", "generate-man", folder).status == 0)
-    #expect(runCommand("thin-tools", "generate-completions", folder).status == 0)
+    for shell in ["bash", "zsh", "fish"] {
+      #expect(runCommand("thin-tools", "generate-completions", shell, folder).status == 0)
+    }
     for name in allSpecs.map(\.fieldName) + ["thin-tools"] {
-      #expect(unlink("\(folder)/\(name).8") == 0)
-      #expect(unlink("\(folder)/\(name)") == 0)
+      for file in ["\(name).8", name, "_\(name)", "\(name).fish"] {
+        #expect(unlink("\(folder)/\(file)") == 0, "\(file)")
+      }
     }
     #expect(Folder.names(in: folder).isEmpty)
     #expect(runCommand("thin-tools", "generate-man", "/no/such/folder").status == 73)
+    let other = runCommand("thin-tools", "generate-completions", "csh", folder)
+    #expect(other.status == 2 && other.errors.contains("shells are bash, zsh, fish"))
   }
 }
 

@@ -226,11 +226,15 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
     let scratch = try ScratchFolder()
     let folder = scratch.path
     #expect(dmthin("generate-man", folder).status == 0)
-    #expect(dmthin("generate-completions", folder).status == 0)
+    for shell in ["bash", "zsh", "fish"] {
+      #expect(dmthin("generate-completions", shell, folder).status == 0)
+    }
     let names = allSpecs.map(\.fieldName) + Dispatcher.poolCommands.map { $0.spec.fieldName }
     for name in names + ["dmthin"] {
       #expect(unlink("\(folder)/\(name).8") == 0)
-      #expect(unlink("\(folder)/\(name)") == 0 || name.hasPrefix("dmthin-"))
+      for file in [name, "_\(name)", "\(name).fish"] {
+        #expect((unlink("\(folder)/\(file)") == 0) != name.hasPrefix("dmthin-"), "\(file)")
+      }
     }
     #expect(Folder.names(in: folder).isEmpty)
   }

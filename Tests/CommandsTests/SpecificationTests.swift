@@ -21,8 +21,12 @@ import ThinTools
       let isShown = !option.isHidden
       #expect(help.contains("\(option.label)\n") == isShown, "\(option.label)")
       #expect(man.contains("\(roff(option.label))\\fR\n") == isShown, "\(option.label)")
-      let words = spec.bashCompletion.split { " '\n".contains($0) }
-      #expect(words.contains("--\(option.name)") == isShown, "\(option.label)")
+      for shell in [Shell.bash, .zsh] {
+        let words = spec.completion(for: shell).split { " '\n()[=".contains($0) }
+        #expect(words.contains("--\(option.name)") == isShown, "\(shell) \(option.label)")
+      }
+      let fish = spec.completion(for: .fish)
+      #expect(fish.contains(" -l \(option.name) ") == isShown, "fish \(option.label)")
     }
     for positional in spec.positionals {
       #expect(help.contains("<\(positional.name)>\n"))

@@ -61,7 +61,7 @@ struct ServeCommandTests {
     let help = spec.helpText(program: "dmthin serve")
     for option in spec.options {
       #expect(help.contains("\(option.label)\n"))
-      #expect(spec.bashCompletion.contains("--\(option.name)"))
+      #expect(spec.completion(for: .bash).contains("--\(option.name)"))
       #expect(option.help.hasSuffix("."), "\(option.label)")
     }
     #expect(help.contains("\nExamples:\n") && help.contains("\nSee also: "))

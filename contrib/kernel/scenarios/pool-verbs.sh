@@ -5,7 +5,7 @@
 #
 #   META, DATA, BASE  images of zeros, 8 MiB, 128 MiB and 8 MiB
 #
-# DMTHIN_TOOLS names the directory of dmthin. What a verb did is looked at with dmsetup. There is no
+# DMTHIN_TOOLS names the directory of dmthin. dmsetup shows the effects of each verb. There is no
 # udev. A thousand thin devices are made and deleted, and a process is killed between suspending the
 # origins and resuming them.
 . "$DMTHIN_RIG/verbs.sh"
@@ -107,7 +107,7 @@ thin_write shorter 6 127 2
 thin_verify shorter 6 127 2
 thin_verify shorter 5 0 127
 pool snapshot p 42 41
-# The origin of a snapshot must be given at each activation, or that it has none any more.
+# An activation of such a snapshot must name the origin, or say that there is none any more.
 refused 64 "was last activated over $base" activate-thin p again 42 12m
 pool activate-thin p again 42 12m --external-origin $base
 thin_verify again 6 127 2
@@ -239,7 +239,7 @@ nothing_left_over
 say "a thousand thin devices made and deleted"
 
 # --- without the kernel's target the pool is served; once the target is back, the kernel takes it
-# delete_module and finit_module are calls 176 and 313 on x86-64: neither rmmod nor modprobe need be there.
+# delete_module and finit_module are calls 176 and 313 on x86-64: rmmod and modprobe are not needed.
 unload() { perl -e 'my $name = "dm_thin_pool"; syscall(176, $name, 2048) == 0 or die "$!\n"' || fail "the target is in use"; }
 cat >/tmp/loader <<'LOADER'
 #!/usr/bin/perl

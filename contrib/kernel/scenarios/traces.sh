@@ -3,9 +3,9 @@
 #
 # usage: contrib/kernel/run scenarios/traces.sh -- DIR
 #
-#   DIR  has the traces, DIR/NAME.ops; DMTHIN_TRACES names it as well, so that it is seen in here
+#   DIR  has the traces, DIR/NAME.ops; DMTHIN_TRACES names it as well, so that the rig can see it
 #
-# See contrib/kernel/play for what is left in DIR.
+# contrib/kernel/play lists the files that it leaves in DIR.
 . "$DMTHIN_RIG/lib.sh"
 
 must "$rig_dir/play" traces "$1"

@@ -3,7 +3,7 @@ import DataPath
 import ServerSimulation
 import Simulation
 
-/// A server over memory, with one export, `volume`, of 1 MiB where nothing else is said.
+/// A server over memory, with one export, `volume`, of 1 MiB by default.
 final class Fixture {
   let loop: EventLoop
   let exports = ExportList()

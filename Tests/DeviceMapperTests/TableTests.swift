@@ -13,7 +13,7 @@ import Testing
     #expect(try TableText.parse("99999999999999999999 1 x")[0].start == .max)
   }
 
-  /// Parses, and gives the devices and then the words about what was wrong.
+  /// Parses `text`. Returns the devices and the error messages.
   private func concise(_ text: String) -> ([ConciseTable.Device], [String]) {
     var devices: [ConciseTable.Device] = []
     var messages: [String] = []

@@ -46,7 +46,8 @@ import Testing
       #expect(try contents(of: image)[4] == 0)
       #expect(try peers("thin_check", image).status == 0)
     }
-    // Of the two options lvm2 allowed together once, the first wins nothing that is not checked.
+    // lvm2 once allowed these two options together.
+    // checked.
     let image = try folder.copy(of: Pools.path("needs-check"), as: "skipping")
     let result = try ours("thin_check", "--clear-needs-check-flag", "--skip-mappings", image)
     #expect(result.status == 0)

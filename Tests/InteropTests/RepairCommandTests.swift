@@ -78,7 +78,7 @@ import ThinFormat
     let pool = try Pools.path("multi-level")
     let tool = try Tools.path("thin_repair")
     let image = try folder.zeros("image", size: 32 << 20)
-    // The temporary file is as large as what is needed, and the output's end is beyond the limit.
+    // The temporary file stays below the limit, and the end of the output is beyond it.
     let result = try shell("ulimit -f 1000; ulimit -c 0; exec '\(tool)' -i '\(pool)' -o '\(image)'")
     #expect(result.status == 73 || result.status == 74)
     #expect(try contents(of: image).prefix(4096).allSatisfy { $0 == 0 })

@@ -32,7 +32,7 @@ import ThinFormat
       let contents = try fresh.read(block, .btreeNode)
       #expect(contents.load(fromByteOffset: 2048, as: UInt64.self) == block &* 7)
     }
-    // What is on the device is not written again.
+    // A flush does not write blocks again that are on the device.
     try cache.flush()
     #expect(device.steps.count == written.count + 2)
   }

@@ -6,7 +6,7 @@ import ThinTools
 
 @testable import PoolManager
 
-/// A verb, and what it needs before.
+/// A verb, and the preparation that it needs.
 struct Verb: Sendable, CustomTestStringConvertible {
   var name: String
   var prepare: @Sendable (Scene) throws -> Void = { _ in }

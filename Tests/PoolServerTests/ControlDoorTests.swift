@@ -103,7 +103,7 @@ private final class Client {
   }
 
   /// Whether the server has closed the connection.
-  /// - Parameter taking: whether to read what it has sent before.
+  /// - Parameter taking: whether to read the bytes that the server sent before.
   func isClosed(taking: Bool = true) -> Bool {
     for _ in 0..<50 {
       loop.pass()

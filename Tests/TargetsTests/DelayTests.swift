@@ -124,7 +124,7 @@ struct DelayTests {
       world.finish([write])
       #expect(write.error == 0)
       #expect(try world.status("d") == "0 0 0")
-      // What comes now is held by the device, and only after it has been resumed by the target.
+      // The suspended device holds new requests. Once it is resumed, the target holds them.
       let read = try world.start(.read, "d", count: 4096)
       world.passes()
       try world.resume("d")

@@ -231,7 +231,8 @@ final class World {
 
   func finish(_ outcomes: [Outcome]) {
     loop.run(within: 600_000_000_000, until: { outcomes.allSatisfy(\.isDone) })
-    #expect(outcomes.allSatisfy(\.isDone), "a request does not end")
+    let areDone = outcomes.allSatisfy(\.isDone)
+    #expect(areDone, "a request does not end")
   }
 
   /// Runs some passes of the loop, without waiting.

@@ -34,7 +34,7 @@ func setKey(_ node: AlignedBuffer, _ i: Int, _ key: UInt64) {
   BlockHeader.reseal(node.bytes, kind: .btreeNode)
 }
 
-/// What is wrong with a node, nil where nothing is.
+/// The format error of a node; nil if it is valid.
 func fault(of node: AlignedBuffer, number: UInt64 = 7, leafValueSize: Int) -> FormatError? {
   do throws(FormatError) {
     _ = try BtreeNodeView(validating: node.span, number: number, leafValueSize: leafValueSize)

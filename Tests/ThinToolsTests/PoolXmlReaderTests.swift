@@ -3,7 +3,7 @@ import Testing
 
 @testable import ThinTools
 
-/// Writes down what it gets.
+/// Records the events of the reader.
 private final class Recorder: PoolXmlHandler {
   var events: [String] = []
   /// Calls `mapping` damaged when its data block is this.

@@ -95,7 +95,7 @@ import ThinFormat
     }
     #expect(label.volumeGroup == "vg0" && label.metadataVolumes == ["pool_tmeta"])
     #expect(found.next("x") == ["lvchange -ay vg0/pool_tmeta"])
-    // Whatever else stands in these places, nothing traps.
+    // Damaged labels never make the parser trap.
     var random = SplitMix64(seed: seed())
     for _ in 0..<2000 {
       var damaged = Array(bytes.prefix(8192))

@@ -34,8 +34,8 @@ import Simulation
 ///
 ///     pool-script generate [--stacks] [--lines N] SEED COUNT DIR
 ///                                   makes DIR/SEED.script, DIR/SEED+1.script, ...
-///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves
-///                                   DIR/N.played, what was done, and DIR/N.kernel, what it came to
+///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves DIR/N.played,
+///                                   the operations, and DIR/N.kernel, their results
 ///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
 ///
 /// With --verbose every line is printed before it is played, in the rig into the kernel's log. The

@@ -310,8 +310,8 @@ struct ScriptGenerator {
     add("flush \(name)")
     add("table \(dataSectors) 0 \(ending)")
     add("resume pool")
-    // All within one block: the order in which the kernel resumes waiting requests is not fixed,
-    // nor is the one that gets the space.
+    // All within one block: the kernel resumes waiting requests in no fixed order, and any of them
+    // may get the space.
     let (place, _) = range(device.sectors)
     let end = min(device.sectors, (place / blockSectors + 1) * blockSectors)
     var first = place / blockSectors * blockSectors

@@ -8,10 +8,10 @@
 #   PART  of names_and_tables, showing, trees, changing, paths, concise, types, pool, stored, udev,
 #         environment; without any, all
 #
-# DMTHIN_TOOLS names the directory of dmthin. The same calls are made twice, of the system's dmsetup
-# and of dmthin through a link of that name, on fresh devices; what each call said is compared. Not
-# compared is the wording of summaries and of lists of fields. DMTHIN_KEEP, if set, is a directory for
-# the two protocols.
+# DMTHIN_TOOLS names the directory of dmthin. The same calls are made twice on fresh devices: with
+# the system's dmsetup, and with dmthin through a link of that name. Their outputs are compared,
+# except for the wording of summaries and of lists of fields. DMTHIN_KEEP, if set, is a directory
+# for the two logs.
 . "$DMTHIN_RIG/lib.sh"
 
 tools=${DMTHIN_TOOLS:?names the directory of dmthin}

@@ -7,9 +7,9 @@
 #   META, DATA  images of zeros, 4 MiB and 64 MiB
 #   TABLES      a file with a table on each line, its lines separated by commas: contrib/kernel/tables
 #
-# Prints "case N TABLE", and where the kernel takes it, what it prints: "table LINE", "status LINE".
-# For pools and thin devices in every mode: "mode NAME", then such lines. After "log" comes the
-# kernel's log, in which "case N" stands before what it has against table N.
+# Prints "case N TABLE", and if the kernel accepts it, its output: "table LINE", "status LINE". For
+# pools and thin devices in every mode: "mode NAME", then such lines. After "log" comes the kernel's
+# log, in which "case N" precedes the kernel's messages about table N.
 . "$DMTHIN_RIG/lib.sh"
 
 tables=${1:?names a file with tables}

@@ -5,9 +5,9 @@
 #
 #   TEST  its name, without folder and .sh
 #
-# DMTHIN_LVM names lvm2's sources, built with their tests; DMTHIN_SIDE a folder with the thin_check,
-# thin_dump, thin_repair, thin_restore and dmsetup that lvm2 and the test are to call. Exits with the
-# test's status: 200 for one that finds it cannot run here. See contrib/kernel/lvm-tests.
+# DMTHIN_LVM names lvm2's sources, built with their tests. DMTHIN_SIDE names a folder with the
+# thin_check, thin_dump, thin_repair, thin_restore and dmsetup for lvm2 and the test to call. Exits
+# with the test's status: 200 if it cannot run here. See contrib/kernel/lvm-tests.
 set -eu
 lvm=${DMTHIN_LVM:?names the sources of lvm2} side=${DMTHIN_SIDE:?names a folder of tools} test=$1
 

@@ -4,8 +4,8 @@
 # usage: contrib/kernel/run scenarios/ping-pong.sh META -- DIR
 #
 #   META  the metadata device, zeros at first
-#   DIR   has what is done in each turn, DIR/NNNN.ops; DMTHIN_TRACES names it as well, so that it is
-#         seen in here. Odd turns are the kernel's.
+#   DIR   has the operations of each turn, DIR/NNNN.ops; DMTHIN_TRACES names it as well, so that the rig
+#         can see it. Odd turns are the kernel's.
 #
 # After every turn thin_check of DMTHIN_TOOLS and of DMTHIN_PEER have to find nothing. All that was done
 # is left in DIR/all.done, ready to be repeated. DMTHIN_PROGRAMS names the folder of trials.

@@ -29,7 +29,7 @@ seen() { # FILE WORDS
     grep -q -- "$2" "$1" || fail "no '$2' in events: $(cat "$1")"
 }
 sectors() { blockdev --getsz "$1"; }
-set_device() { # NAME SECTORS [TARGET [WORD...]]: what is below metadata or data, linear if not told
+set_device() { # NAME SECTORS [TARGET [WORD...]]: sets the device below metadata or data (default: linear)
     local name=$1 size=$2 disk=/dev/ubda; [ "$name" = meta ] || disk=/dev/ubdb
     shift 2
     local table="0 $size ${1:-linear} $disk 0"

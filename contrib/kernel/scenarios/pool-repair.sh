@@ -6,12 +6,12 @@
 #
 #   META, DATA, DISK  images of zeros, 2 MiB, 32 MiB and 256 MiB
 #
-# DMTHIN_TOOLS names the directory of dmthin. What the doctor says to run next is run. There is no udev.
+# DMTHIN_TOOLS names the directory of dmthin. The commands that the doctor suggests are run. There is no udev.
 . "$DMTHIN_RIG/verbs.sh"
 
 meta=/dev/ubda data=/dev/ubdb disk=/dev/ubdc
 
-doctor() { # STATUS WORDS ARGUMENT...; what it says is in /tmp/out
+doctor() { # STATUS WORDS ARGUMENT...; its output goes to /tmp/out
     local wanted=$1 words=$2 status=0; shift 2
     "$dmthin" pool doctor "$@" >/tmp/out 2>/tmp/err || status=$?
     grep -q -- "$words" /tmp/out || fail "doctor $*: no '$words' in: $(cat /tmp/out /tmp/err)"

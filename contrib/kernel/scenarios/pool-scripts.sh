@@ -3,9 +3,9 @@
 #
 # usage: contrib/kernel/run scenarios/pool-scripts.sh -- DIR
 #
-#   DIR  has the scripts, DIR/N.script; DMTHIN_SCRIPTS names it as well, so that it is seen in here
+#   DIR  has the scripts, DIR/N.script; DMTHIN_SCRIPTS names it as well, so that the rig can see it
 #
-# DMTHIN_PROGRAMS names the folder of pool-script, which says in its head what is left in DIR.
+# DMTHIN_PROGRAMS names the folder of pool-script. Its help lists the files that it leaves in DIR.
 . "$DMTHIN_RIG/lib.sh"
 
 must "${DMTHIN_PROGRAMS:?names the directory of pool-script}/pool-script" kernel "$1"

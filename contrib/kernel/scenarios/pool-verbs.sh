@@ -5,7 +5,7 @@
 #
 #   META, DATA, BASE  images of zeros, 8 MiB, 128 MiB and 8 MiB
 #
-# DMTHIN_TOOLS names the directory of dmthin. What a verb did is looked at with dmsetup. There is no
+# DMTHIN_TOOLS names the directory of dmthin. dmsetup shows the effects of each verb. There is no
 # udev. A thousand thin devices are made and deleted, and a process is killed between suspending the
 # origins and resuming them.
 . "$DMTHIN_RIG/verbs.sh"
@@ -107,7 +107,7 @@ thin_write shorter 6 127 2
 thin_verify shorter 6 127 2
 thin_verify shorter 5 0 127
 pool snapshot p 42 41
-# The origin of a snapshot must be given at each activation, or that it has none any more.
+# An activation of such a snapshot must name the origin, or say that there is none any more.
 refused 64 "was last activated over $base" activate-thin p again 42 12m
 pool activate-thin p again 42 12m --external-origin $base
 thin_verify again 6 127 2

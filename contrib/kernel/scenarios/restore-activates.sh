@@ -1,5 +1,5 @@
 #!/bin/sh
-# Metadata that was dumped and restored works for the same pool like the original.
+# Metadata that was dumped and restored works for the same pool as well as the original.
 #
 # usage: contrib/kernel/run scenarios/restore-activates.sh META DATA NEW
 #

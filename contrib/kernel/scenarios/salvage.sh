@@ -1,10 +1,10 @@
 #!/bin/sh
-# The kernel writes to salvaged pools: a device changes by what is done to it, and by nothing else.
+# The kernel writes to salvaged pools: only operations on a device may change it.
 #
 # usage: contrib/kernel/run scenarios/salvage.sh META DATA -- DIR
 #
 # DIR holds, for each seed, N.restored (metadata as large as META, dumped with --repair and restored) and
-# N.xml (the dump). See contrib/kernel/salvage. Writes N.status: "ok DEVICES", or what is wrong.
+# N.xml (the dump). See contrib/kernel/salvage. Writes N.status: "ok DEVICES", or the failure.
 . "$DMTHIN_RIG/lib.sh"
 
 dir=$1

@@ -68,7 +68,7 @@ for kind in ext4 xfs; do
     fill /tmp/$kind 1 120
     must sync
     sums /tmp/$kind >/tmp/sums-$kind
-    # A snapshot of what is on disk now, with the journal as it is.
+    # A snapshot of the disk as it is now, journal included.
     case $kind in ext4) id=1 ;; xfs) id=2 ;; esac
     must "$dmthin" pool snapshot --control /tmp/s.control pool 1$id $id
     must rm /tmp/$kind/1*

@@ -18,7 +18,7 @@ extension CommandSpec {
     return (["_arguments -s -S"] + specs.map(zshQuoted)).joined(separator: " \\\n  ") + "\n"
   }
 
-  /// What `_arguments` is told of an option: once for each of its names.
+  /// The specifications of an option for `_arguments`, one for each of its names.
   private func zshOptions(_ option: OptionSpec) -> [String] {
     let names = (option.short.map { ["-\($0)"] } ?? []) + ["--\(option.name)"]
     let before = option.isRepeatable ? "*" : "(\(names.joined(separator: " ")))"

@@ -31,7 +31,7 @@ for tool in thin_check thin_dump thin_repair; do
     expect "lvm2's path of $tool" "${tool}_executable=\"/usr/sbin/$tool\"" \
         "$(lvmconfig --typeconfig full "global/${tool}_executable")"
 done
-write() { "$rig_dir/bulk" pattern "$2" 65536 0 "$3" | must dd of="/dev/vg/$1" bs=64k iflag=fullblock conv=fsync,notrunc status=none; }
+write() { "$rig" pattern "$2" 65536 0 "$3" | must dd of="/dev/vg/$1" bs=64k iflag=fullblock conv=fsync,notrunc status=none; }
 digest() { for volume in vol snap; do must sha256sum "/dev/vg/$volume"; done; }
 up() { quietly lvchange -ay -K vg/pool vg/vol vg/snap; }
 down() { quietly vgchange -an vg; }

@@ -22,7 +22,7 @@ import ThinTools
       #expect(help.contains("\(option.label)\n") == isShown, "\(option.label)")
       #expect(man.contains("\(roff(option.label))\\fR\n") == isShown, "\(option.label)")
       for shell in [Shell.bash, .zsh] {
-        let words = spec.completion(for: shell).split { " '\n()[=".contains($0) }
+        let words = spec.completion(for: shell).split { " '\n()[=*".contains($0) }
         #expect(words.contains("--\(option.name)") == isShown, "\(shell) \(option.label)")
       }
       let fish = spec.completion(for: .fish)

@@ -36,13 +36,11 @@ static int unix_address(struct sockaddr_un *address, const char *path) {
 int dmthin_bind_unix(int fd, const char *path) {
     struct sockaddr_un address;
     if (unix_address(&address, path)) return -1;
-    // By the mask, so that there is no moment in which other users could connect.
-    mode_t old = umask(0177);
-    int status = bind(fd, (struct sockaddr *)&address, sizeof address);
-    int code = errno;
-    umask(old);
-    errno = code;
-    return status;
+    // The mode that the socket has before it gets its name, so that other users can connect at no moment. By
+    // the mask instead, files that other threads create meanwhile would get it, and two calls at the same
+    // time could leave it set.
+    if (fchmod(fd, 0600)) return -1;
+    return bind(fd, (struct sockaddr *)&address, sizeof address);
 }
 
 int dmthin_connect_unix(int fd, const char *path) {

@@ -68,7 +68,7 @@ struct DescriptorTests {
     let found = try shell(
       "cd '\(Repository.root)' && grep -rl --include='*.swift' '^@main' Sources contrib")
     let programs = found.text.split(separator: "\n")
-    #expect(programs.count >= 14)
+    #expect(programs.count >= 9)
     for program in programs {
       let text = String(decoding: try contents(of: "\(Repository.root)/\(program)"), as: UTF8.self)
       let main = text.split(separator: "static func main()").last ?? ""

@@ -88,7 +88,7 @@ import ThinTools
     short.seconds = 0
     _ = try reserve(short)
     _ = try reserve(request("next"))
-    #expect(scene.notes.contains { $0.contains("from 'short': its time") })
+    #expect(scene.notes.contains { $0.contains("from 'short': its limit") })
     try scene.run.save("dmthin lease 2\nowner", "7:0", .lease)
     let error = refusal { _ = try reserve(request("third")) }
     #expect(error?.message.contains("its owner is unknown") == true)

@@ -59,7 +59,7 @@ struct PoolPlanTests {
     #expect(lines[0].parameters == "\(word) \(data) 128 5 0 ")
     #expect(lines.map(\.length) == [12_800, 896, 128])
     #expect(lines[1].parameters == "/dev/mapper/pool 1")
-    #expect(plan.notes.contains { $0.hasPrefix("thin device 2 has nothing mapped") })
+    #expect(plan.notes.contains { $0.hasPrefix("thin device 2 has no mapped blocks") })
     #expect(plan.notes.count == 3)
   }
 

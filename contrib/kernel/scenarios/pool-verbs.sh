@@ -44,7 +44,7 @@ thin_write t1 1 0 32
 pool create-thin p 2
 refused 64 'failed: File exists' create-thin p 1
 refused 64 'already exists' create-thin p 1 --activate t9 --size 1m
-refused 75 "'t1' is active" create-thin p 9 --activate t1 --size 1m
+refused 75 "'t1' is already active" create-thin p 9 --activate t1 --size 1m
 refused 2 'go together' create-thin p 9 --activate t9
 refused 2 'a size must be at least a sector' create-thin p 9 --activate t9 --size 0s
 refused 66 'no active device' create-thin nopool 1
@@ -70,7 +70,7 @@ thin_verify s1 1 0 32
 pool create-thin p 3 --activate t3 --size 16m
 thin_write t3 3 0 4
 pool snapshot p --volume 1:21 --volume 3:23
-refused 64 'there is no thin device 99' snapshot p --volume 1:31 --volume 99:32 --volume 3:33
+refused 64 'thin device 99 does not exist' snapshot p --volume 1:31 --volume 99:32 --volume 3:33
 refused 64 'already exists' snapshot p --volume 1:31 --volume 3:23
 refused 64 'cannot have the same id' snapshot p --volume 1:31 --volume 3:31
 refused 2 'give either' snapshot p 5
@@ -161,7 +161,7 @@ pool reserve-metadata-snap p --owner early --seconds 1 >/dev/null
 must date -s "@$now" >/dev/null
 sleep 1.1
 pool reserve-metadata-snap p --owner next --seconds 0 >/dev/null
-grep -q "from 'early': its time" /tmp/err || fail "no takeover: $(cat /tmp/err)"
+grep -q "from 'early': its limit" /tmp/err || fail "no takeover: $(cat /tmp/err)"
 pool release-metadata-snap p --owner another
 pool_message p reserve_metadata_snap
 refused 75 'its owner is unknown' reserve-metadata-snap p
@@ -242,6 +242,9 @@ say "a thousand thin devices made and deleted"
 loader=$(cat /proc/sys/kernel/modprobe)
 unload() { must modprobe -r dm-thin-pool; }
 unload
+# Neither the kernel nor dmthin finds the module now.
+options=$MODPROBE_OPTIONS
+export MODPROBE_OPTIONS='-d /nowhere'
 echo /bin/false >/proc/sys/kernel/modprobe
 refused 64 'the kernel has no thin-pool target; without --no-fallback' activate p --metadata $meta --data $data --no-fallback
 refused 64 'there is no thin-pool target' activate p --metadata $meta --data $data --backend kernel
@@ -252,6 +255,7 @@ dmsetup info p >/dev/null 2>&1 && fail "the kernel has p"
 pool snapshot p 80 1
 refused 75 'in use' activate q --metadata $meta --data $data
 echo "$loader" >/proc/sys/kernel/modprobe
+export MODPROBE_OPTIONS="$options"
 # A pool of the kernel's beside it, whose name is the same as one that is served: neither is taken silently.
 truncate -s 4M /tmp/other.meta; truncate -s 64M /tmp/other.data
 dmsetup create p --table '0 8 zero'

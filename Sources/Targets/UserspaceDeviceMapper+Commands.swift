@@ -112,8 +112,8 @@ extension UserspaceDeviceMapper {
     }
   }
 
-  /// Resumes what stands below others and is not a pool, with the table that it has: for those who are about
-  /// to remove everything, which must not wait for a resume.
+  /// Resumes suspended devices that other devices use, except pools, with their present tables, so that a
+  /// removal of everything does not wait for them.
   public func resumeBelow() {
     for device in all where device.isSuspended && device.openCount > 0 && device.kept == nil {
       do throws(DeviceMapperError) { try clear(.number(device.number)) } catch { continue }

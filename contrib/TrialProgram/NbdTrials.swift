@@ -13,7 +13,6 @@ enum NbdTrials: Trials {
     beside a client that behaves and has to be served.
     """
 
-  nonisolated(unsafe) private static var currentSeed: UInt64 = 0
   static let exportBytes = 4 << 20
   /// Each client writes to its own half; the misbehaving one only to the first.
   static let half = UInt64(exportBytes / 2)
@@ -43,11 +42,10 @@ enum NbdTrials: Trials {
     var messages = 0
     var sessions: UInt64 = 0
     while messages < count {
-      currentSeed = first &+ sessions
-      Watch.trial(currentSeed, seconds: 60)
-      let session = HostileSession(seed: currentSeed, exportBytes: half, export: "volume")
+      Watch.trial(first &+ sessions, seconds: 60)
+      let session = HostileSession(seed: Watch.seed, exportBytes: half, export: "volume")
       hold(session, server, loop)
-      check(good, &model, currentSeed)
+      check(good, &model, Watch.seed)
       messages += session.messages
       sessions += 1
     }
@@ -65,7 +63,7 @@ enum NbdTrials: Trials {
 
   /// Plays a session until the server closes it.
   private static func hold(_ session: HostileSession, _ server: BlockServer, _ loop: EventLoop) {
-    var random = SplitMix64(seed: currentSeed ^ 0xfeed)
+    var random = SplitMix64(seed: Watch.seed ^ 0xfeed)
     let bad = NBDClient(server, loop)
     // Some clients do not read.
     let listens = random.next() % 4 != 0
@@ -92,7 +90,7 @@ enum NbdTrials: Trials {
   }
 
   private static func fail(_ message: String) -> Never {
-    print("seed \(currentSeed): \(message)")
+    print("seed \(Watch.seed): \(message)")
     exit(1)
   }
 }

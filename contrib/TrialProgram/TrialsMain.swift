@@ -87,7 +87,7 @@ func now() -> Double {
 /// Has a signal tell during which trial it came.
 enum Watch {
   // Read by the signal handler, written by the one thread there is.
-  nonisolated(unsafe) private static var seed: UInt64 = 0
+  nonisolated(unsafe) private(set) static var seed: UInt64 = 0
   nonisolated(unsafe) private static var image = 0
 
   /// To be called once, before the first trial.

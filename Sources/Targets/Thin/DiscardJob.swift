@@ -213,7 +213,7 @@ final class DiscardJob: RequestOwner {
     } else {
       pool.loop.finishLater(part, code)
     }
-    // Those who have waited may be very many.
+    // Very many requests may have waited.
     pool.discardUnits += pool.unlock(cell) / Self.units.each
   }
 }

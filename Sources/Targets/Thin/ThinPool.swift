@@ -345,8 +345,8 @@ final class ThinPool: RequestOwner, DeviceKept {
 
   // MARK: - Work
 
-  /// Calls `body`, which may change the metadata and wait for the disk, when its turn has come: at once,
-  /// if nobody else is at it. Not called once the pool is closed.
+  /// Calls `body`, which may change the metadata and wait for the disk, in its turn: at once, if the
+  /// metadata's lock is free. Does not call it once the pool is closed.
   func change(_ body: @escaping () -> Void) {
     loop.begin {
       self.metadataLock.take()
@@ -411,7 +411,7 @@ final class ThinPool: RequestOwner, DeviceKept {
     }
   }
 
-  /// Whether discards have done less than they may in a pass, and keep nobody from the metadata.
+  /// Whether discards have done less than they may in a pass, and no other work waits for the metadata.
   var canDiscardMore: Bool {
     discardUnits < DiscardJob.unitsPerPass && !metadataLock.isWanted
   }
@@ -442,7 +442,7 @@ final class ThinPool: RequestOwner, DeviceKept {
   /// Writes that get a data block before others have their turn.
   private static let provisionedAtOnce = 64
 
-  /// A write needs a data block: it gets one when its turn has come, at once if nobody else is at it.
+  /// Gives a data block to a write that needs one, in its turn: at once, if the metadata's lock is free.
   func provision(_ part: RequestPointer) {
     unprovisioned.append(part)
     guard !isProvisioning else { return }

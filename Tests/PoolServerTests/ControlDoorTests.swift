@@ -102,6 +102,16 @@ private final class Client {
     return nil
   }
 
+  /// The next line of a command that waits for a disk.
+  func awaitedAnswer() -> [String]? {
+    var line: [String]?
+    loop.run(within: 60_000_000_000) {
+      if line == nil { line = answer() }
+      return line != nil
+    }
+    return line
+  }
+
   /// Whether the server has closed the connection.
   /// - Parameter taking: whether to read the bytes that the server sent before.
   func isClosed(taking: Bool = true) -> Bool {
@@ -332,12 +342,13 @@ struct ControlDoorTests {
     let (waiting, idle) = (fixture.client(), fixture.client())
     waiting.send(
       "create", "id=5", "name=p", "table=1", "line=0 32768 thin-pool \(metadata) \(data) 128 0")
+    fixture.loop.run(within: 60_000_000_000) { verdict != nil }
     #expect(waiting.answer() == nil && verdict != nil)
     fixture.door.progress("other", "Checking", done: 1, total: 2)
     fixture.door.progress("p", "Checking", done: 7, total: 0)
     #expect(waiting.answer() == ["progress", "id=5", "device=p", "title=Checking", "done=7"])
     verdict?(.sound)
-    #expect(waiting.answer() == ["ok", "id=5"])
+    #expect(waiting.awaitedAnswer() == ["ok", "id=5"])
     fixture.door.progress("p", "Checking", done: 8, total: 9)
     #expect(waiting.answer() == nil && idle.answer() == nil)
   }

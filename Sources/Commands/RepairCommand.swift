@@ -14,9 +14,12 @@ public struct RepairRequest: Equatable, Sendable {
   public var isJSON: Bool
   /// What is saved, and how it is written.
   public var options = RepairOptions()
+  /// Where the blocks are kept that a repair in place overwrites; nil where it is none.
+  public var undo: String?
 
   init(_ arguments: ParsedArguments) {
-    input = arguments.text("input") ?? ""
+    undo = arguments.text("save-undo")
+    input = arguments.text("input") ?? arguments.positionals.first ?? ""
     output = arguments.has("dry-run") ? nil : arguments.text("output")
     report = arguments.text("report")
     isJSON = arguments.has("json")
@@ -33,22 +36,33 @@ public struct RepairRequest: Equatable, Sendable {
 public enum RepairCommand: Command {
   /// Repairs a request whose input and output may be what they should be; returns the exit status.
   static func runEngine(_ request: RepairRequest, console: Console) throws -> Int32 {
-    let device = try FileDevice(path: request.input, access: .readOnly, exclusive: true)
-    warnOfSize(device, console)
-    let output = try output(request)
-    if let output { warnOfSize(output, console) }
     let report = try reportFile(request)
-    let result = try repair(
-      device, to: output, options: request.options, progress: console.makeProgress(),
-      onSize: { needed, available in
-        let text =
-          "The result needs \(needed) blocks of 4096 bytes; \(output?.path ?? "the input") has "
-          + "\(available)."
-        if request.isJSON { return console.note(text) }
-        try? console.line(text)
-        try? console.output.flush()
-      },
-      onNotice: { console.warning($0) })
+    func say(_ path: String, _ needed: UInt64, _ available: UInt64) {
+      let text = "The result needs \(needed) blocks of 4096 bytes; \(path) has \(available)."
+      if request.isJSON { return console.note(text) }
+      try? console.line(text)
+      try? console.output.flush()
+    }
+    let result: RepairResult
+    if let undo = request.undo {
+      result = try InPlaceRepair.run(request, undo, console) { say(request.input, $0, $1) }
+    } else {
+      let device = try FileDevice(path: request.input, access: .readOnly, exclusive: true)
+      warnOfSize(device, console)
+      let output = try output(request)
+      if let output { warnOfSize(output, console) }
+      result = try repair(
+        device, to: output, options: request.options, progress: console.makeProgress(),
+        onSize: { say(output?.path ?? "the input", $0, $1) },
+        onNotice: { console.warning($0) })
+    }
+    return try tell(result, of: request, report, console)
+  }
+
+  /// Prints what was done, and writes the report; returns the exit status.
+  private static func tell(
+    _ result: RepairResult, of request: RepairRequest, _ report: TextOutput?, _ console: Console
+  ) throws -> Int32 {
     let text = RepairText(request, result)
     if request.isJSON {
       try text.writeJSON(to: console.output)
@@ -79,7 +93,7 @@ public enum RepairCommand: Command {
   private static func reportFile(_ request: RepairRequest) throws(ToolError) -> TextOutput? {
     guard let path = request.report else { return nil }
     var rules = TextOutput.Rules()
-    rules.inputs = [request.input] + (request.output.map { [$0] } ?? [])
+    rules.inputs = [request.input] + [request.output, request.undo].compactMap(\.self)
     rules.isPrecious = InputChecks.preciousContent
     do throws(OutputError) {
       return try TextOutput(path: path, rules)
@@ -91,7 +105,26 @@ public enum RepairCommand: Command {
   /// Looks at input and output before the engine does.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
+    if let file = arguments.text("apply-undo") {
+      return try InPlaceRepair.takeBack(from: file, arguments.positionals.first, console)
+    }
     let request = RepairRequest(arguments)
+    guard arguments.has("in-place") == (request.undo != nil) else {
+      throw UsageError(
+        "--in-place and --save-undo go together",
+        tip: "dmthin repair --in-place --save-undo FILE DEVICE")
+    }
+    if request.undo != nil {
+      try InPlaceRepair.require(arguments.positionals.first)
+      return try InputChecks.explaining(request.input) {
+        try runEngine(request, console: console)
+      }
+    }
+    guard arguments.has("input") else {
+      throw UsageError(
+        "the following required arguments were not provided:\n  --input <FILE>",
+        tip: "--in-place repairs a device where it is")
+    }
     guard request.output != nil || arguments.has("dry-run") else {
       throw UsageError(
         "the following required arguments were not provided:\n  --output <FILE>",
@@ -126,6 +159,11 @@ public enum RepairCommand: Command {
       What the output holds is treated as thin_restore treats it.
       """,
       """
+      --in-place needs no second device. What it overwrites is kept in a file first, with what tells the \
+      device from others; interrupted at any point, the repair is continued by the same command, or taken \
+      back by --apply-undo. A block that cannot be read cannot be kept: then nothing is written.
+      """,
+      """
       The pool must be inactive. uuid, times and transaction id are kept; the flag that asks for a check is \
       cleared. A metadata snapshot is kept if it is whole. The status is 0 also where something is lost, \
       since lvm2 takes any other for a repair that failed.
@@ -134,12 +172,31 @@ public enum RepairCommand: Command {
     options: [
       OptionSpec(
         "input", short: "i", value: .required(placeholder: "FILE", .path),
-        help: "The damaged metadata: a device, or a file with a copy of it.", isRequired: true),
+        help: "The damaged metadata: a device, or a file with a copy of it."),
       OptionSpec(
         "output", short: "o", value: .required(placeholder: "FILE", .path),
         help: "The metadata device or file to write; at least 40960 bytes."),
       OptionSpec(
         "dry-run", help: "Write nothing: tell what would be saved, and the blocks needed."),
+      OptionSpec(
+        "in-place",
+        help: """
+          Repair DEVICE where it is. Every block that will be overwritten is kept first, in the file that \
+          --save-undo names.
+          """, conflicts: ["input", "output", "dry-run", "keep-old"]),
+      OptionSpec(
+        "save-undo", value: .required(placeholder: "FILE", .path),
+        help: """
+          With --in-place: a regular file, not on DEVICE, that gets the blocks that are overwritten, and is \
+          durable before the first of them is. Where it is there from an interrupted repair of DEVICE, that is \
+          taken back first.
+          """),
+      OptionSpec(
+        "apply-undo", value: .required(placeholder: "FILE", .path),
+        help: """
+          Take back a repair in place of DEVICE, whether it was interrupted or not: it is again what it was, \
+          byte for byte. Refused where DEVICE is another device, or was written to since.
+          """, conflicts: ["input", "output", "dry-run", "keep-old", "in-place", "save-undo"]),
       OptionSpec(
         "report", value: .required(placeholder: "FILE", .path),
         help: "Also write the report to this file, in JSON with --json."),
@@ -178,7 +235,11 @@ public enum RepairCommand: Command {
     ],
     positionals: [
       PositionalSpec(
-        "UNUSED", help: "Accepted and ignored: older versions of lvm2 give one.", isRequired: false)
+        "DEVICE",
+        help: """
+          With --in-place and --apply-undo, the metadata device or file. Otherwise ignored: older versions of \
+          lvm2 give one.
+          """, isRequired: false)
     ],
     examples: [
       (
@@ -187,6 +248,10 @@ public enum RepairCommand: Command {
       ),
       ("$ -i damaged.bin -o repaired.bin --report loss.txt", "Repair a copy, and keep the report."),
       ("$ -i /dev/vg/pool_tmeta -o /dev/vg/repaired", "Repair onto another logical volume."),
+      (
+        "$ --in-place --save-undo /root/old /dev/mapper/vg-pool_tmeta",
+        "Repair a device where it is; $ --apply-undo /root/old /dev/mapper/vg-pool_tmeta takes that back."
+      ),
       ("lvconvert --repair vg/pool", "The same through lvm2, which swaps the result in."),
     ],
     exitStatus: [

@@ -35,6 +35,9 @@ public struct RepairTrial {
     /// Mappings that the report calls doubtful.
     public var doubtful = 0
 
+    /// Whether everything was saved that could be, nothing is wrong, and nothing is called doubtful.
+    public var isWhole: Bool { saved == intact && wrong == 0 && doubtful == 0 }
+
     /// No score.
     public init() {}
 

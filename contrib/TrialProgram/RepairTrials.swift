@@ -7,14 +7,15 @@ import ThinTools
 /// they mapped.
 enum RepairTrials: Trials {
   static let name = "repair"
-  static let usage = "[--count N] [--seed N] [--compared N] [FOLDER...]"
+  static let usage = "[--count N] [--seed N] [--compared N] [--each 1] [FOLDER...]"
   static let summary = """
-    Repairs N pools (2000) that have lost one block, or up to ten. Of one that has lost a single
-    block nothing may be wrong that the report does not call doubtful, and everything has to be
-    saved whose leaf is not lost, unless the report calls something doubtful. Where several are
-    lost, the table tells. FOLDERs hold other thin_repair programs, which get the first
-    --compared pools as well (all): of a pool of which several blocks are lost, none of them may
-    save more right mappings.
+    Repairs N pools (2000) that have lost one block, or up to ten. Whatever is lost, nothing may
+    be wrong that the report does not call doubtful. Of a pool of which one block is lost,
+    everything has to be saved whose leaf is not lost; if that block was in a tree of devices or
+    the superblock, the report may call what is missing doubtful. FOLDERs hold other thin_repair
+    programs, which get the first --compared pools as well (all): none of them may save more
+    right mappings. --each 1 prints a line for each pool that is not saved as a whole, and
+    what the repair says of it.
     """
 
   private struct Row {
@@ -25,12 +26,53 @@ enum RepairTrials: Trials {
     var givenUp = 0
     var peers: [RepairTrial.Score] = []
     var behind = 0
+
+    /// Adds a pool; returns what must not be.
+    mutating func add(_ score: RepairTrial.Score, of kind: RepairTrial.Kind, isGivenUp: Bool)
+      -> [String]
+    {
+      pools += 1
+      self.score += score
+      var faults: [String] = []
+      if isGivenUp { givenUp += 1 }
+      if score.saved < score.intact {
+        incomplete += 1
+        // Where two devices can each have had a tree, or two generations been the last, one is a guess.
+        let mayGuess = kind == .deviceTree || kind == .superblock
+        if kind != .several, !mayGuess || score.doubtful == 0 {
+          faults.append("\(score.intact - score.saved) of \(score.intact) lost")
+        }
+      }
+      if score.wrong > score.doubtfulWrong {
+        wrong += 1
+        faults.append("\(score.wrong - score.doubtfulWrong) wrong")
+      }
+      return faults
+    }
+
+    /// Adds what other programs made of the same pool; returns where they are ahead.
+    mutating func compare(
+      _ score: RepairTrial.Score, with others: [RepairTrial.Score], _ folders: [String]
+    ) -> [String] {
+      var faults: [String] = []
+      if peers.isEmpty { peers = others.map { _ in RepairTrial.Score() } }
+      for (i, other) in others.enumerated() {
+        peers[i] += other
+        if other.right > score.right {
+          faults.append("\(folders[i]) has \(other.right) right, here are \(score.right)")
+        }
+      }
+      if !faults.isEmpty { behind += 1 }
+      return faults
+    }
   }
 
   static func run(_ words: [String]) throws -> Bool {
-    let arguments = Self.arguments(words, count: 2000, options: ["compared"], takesOperands: true)
+    let arguments = Self.arguments(
+      words, count: 2000, options: ["compared", "each"], takesOperands: true)
     let (count, first, folders) = (arguments.count, arguments.seed, arguments.operands)
     let compared = arguments.numbers["compared"] ?? count
+    let isEach = arguments.numbers["each"] ?? 0 > 0
     print("seed \(first), \(count) pools")
     Watch.begin()
     var rows: [RepairTrial.Kind: Row] = [:]
@@ -43,40 +85,20 @@ enum RepairTrials: Trials {
       let start = now()
       let result = trial.run()
       slowest = max(slowest, now() - start)
-      row.pools += 1
       let score = result?.score ?? trial.score(MemoryDevice(byteCount: 4096))
-      row.score += score
-      var faults: [String] = []
-      if result == nil { row.givenUp += 1 }
-      if score.saved < score.intact {
-        row.incomplete += 1
-        // Where two devices can each have had a tree, or two generations been the last, one is a guess.
-        if trial.kind != .several, score.doubtful == 0 {
-          faults.append("\(score.intact - score.saved) of \(score.intact) lost")
-        }
-      }
-      if score.wrong > score.doubtfulWrong {
-        row.wrong += 1
-        if trial.kind != .several {
-          faults.append("\(score.wrong - score.doubtfulWrong) wrong")
-        }
-      }
-      if n < compared, !folders.isEmpty {
-        let peers = try folders.map { try peerScore(trial, of: $0) }
-        if row.peers.isEmpty { row.peers = peers.map { _ in RepairTrial.Score() } }
-        for (i, peer) in peers.enumerated() {
-          row.peers[i] += peer
-          guard peer.right > score.right else { continue }
-          row.behind += 1
-          faults.append("\(folders[i]) has \(peer.right) right, here are \(score.right)")
-        }
+      var faults = row.add(score, of: trial.kind, isGivenUp: result == nil)
+      if n < compared {
+        faults += row.compare(
+          score, with: try folders.map { try peerScore(trial, of: $0) }, folders)
       }
       rows[trial.kind] = row
-      if !faults.isEmpty {
-        failures += 1
-        if failures <= 40 {
-          print("seed \(first + n): \(trial.damage): \(faults.joined(separator: "; "))")
-        }
+      if !faults.isEmpty { failures += 1 }
+      if !faults.isEmpty && failures <= 40 || isEach && (!faults.isEmpty || !score.isWhole) {
+        print(
+          "seed \(first + n): \(trial.damage): \(score.saved) of \(score.intact) saved, "
+            + (["\(score.doubtfulWrong) of \(score.doubtful) doubtful ones wrong"] + faults)
+            .joined(separator: "; "))
+        if isEach { for note in result?.report.notes ?? [] { print("  \(note)") } }
       }
     }
     alarm(0)
@@ -112,6 +134,7 @@ enum RepairTrials: Trials {
     let line =
       "timeout 100 '\(folder)/thin_repair' --data-block-size \(RepairTrial.dataBlockSectors) "
       + "-i '\(input)' -o '\(output)' >/dev/null 2>&1"
+    alarm(240)
     guard system(line) == 0 else { return trial.score(MemoryDevice(byteCount: 4096)) }
     return trial.score(try MemoryDevice(contentsOf: output))
   }

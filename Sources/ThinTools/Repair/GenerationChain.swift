@@ -45,12 +45,15 @@ extension GenerationOrder {
     return chain
   }
 
-  /// Generations that nothing followed, as far as the device's index blocks tell, and those that
-  /// perhaps something followed.
-  mutating func ends() -> (certain: [Index], doubtful: [Index]) {
-    guard let known = indexBlocks else { return ([], []) }
+  /// Generations that nothing followed, as far as the device's index blocks tell, those that
+  /// perhaps something followed, and by index block what followed all others.
+  mutating func ends() -> (
+    certain: [Index], doubtful: [Index], followers: [(last: UInt64, next: UInt64)]
+  ) {
+    guard let known = indexBlocks else { return ([], [], []) }
     var seen: [UInt64: Int] = [:]
     var ends: (certain: [Index], doubtful: [Index]) = ([], [])
+    var followers: [(last: UInt64, next: UInt64)] = []
     for (walk, block) in known.enumerated() where seen[block] == nil {
       guard let start = index(block) else { continue }
       var path = [start]
@@ -60,7 +63,7 @@ extension GenerationOrder {
           ends.certain.append(last)
           break
         }
-        if !wentOn { ends.doubtful.append(last) }
+        if wentOn { followers.append((last.block, next.block)) } else { ends.doubtful.append(last) }
         if let before = seen[next.block] {
           guard before == walk, let place = path.firstIndex(where: { $0.block == next.block })
           else {
@@ -80,7 +83,23 @@ extension GenerationOrder {
     func left(_ generations: [Index]) -> [Index] {
       generations.reversed().filter { $0.bitmaps.count == bitmaps && !isOverwritten($0, known) }
     }
-    return (left(ends.certain), left(ends.doubtful))
+    return (left(ends.certain), left(ends.doubtful), followers)
+  }
+
+  /// Whether both generations use one of `blocks`; nil where that cannot be told.
+  mutating func bothUse(_ a: UInt64, _ b: UInt64, oneOf blocks: borrowing Bitset) -> Bool? {
+    guard let a = index(a), let b = index(b) else { return nil }
+    for i in 0..<min(a.bitmaps.count, b.bitmaps.count) {
+      guard let inA = bitmap(a.bitmaps[i]), let inB = bitmap(b.bitmaps[i]) else { return nil }
+      let first = UInt64(i * Limits.entriesPerBitmap)
+      var block = first
+      while let found = blocks.first(from: block), found < first + UInt64(Limits.entriesPerBitmap) {
+        let entry = Int(found - first)
+        if inA.isUsed(entry), inB.isUsed(entry) { return true }
+        block = found + 1
+      }
+    }
+    return false
   }
 
   /// Whether an index block of another generation is in a block that this one uses.

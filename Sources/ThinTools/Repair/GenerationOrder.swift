@@ -206,7 +206,11 @@ struct GenerationOrder: ~Copyable {
   }
 
   /// What `next` changed, if it may come right after `last`.
-  mutating func change(_ last: Index, _ next: Index, _ place: Place) -> Change? {
+  /// - Parameter passes: whether a transaction may have passed over many free blocks, as one does that makes
+  ///   and deletes much.
+  mutating func change(_ last: Index, _ next: Index, _ place: Place, passes: Bool = false)
+    -> Change?
+  {
     let own = Int(next.block) / Limits.entriesPerBitmap
     guard next.bitmaps.count >= last.bitmaps.count, own < next.bitmaps.count,
       own >= last.bitmaps.count || next.bitmaps[own] != last.bitmaps[own]
@@ -238,7 +242,7 @@ struct GenerationOrder: ~Copyable {
     }
     // Free blocks are taken one after the other: few are passed over, which the same transaction
     // gave back.
-    return change.passedOver * 2 <= change.takenCount ? change : nil
+    return passes || change.passedOver * 2 <= change.takenCount ? change : nil
   }
 
   // MARK: - Likeness

@@ -72,7 +72,7 @@ final class LeafFacts {
         if let reached = leaves[block]?.reached, reached < 2 { leaves[block]?.reached += 1 }
       }
     }
-    let counts = countReferences(forest.stream)
+    let counts = countReferences(of: leaves.filter { $0.value.reached > 0 }.keys, forest.stream)
     var raised: [(id: UInt64, before: UInt32)] = []
     for i in devices.indices {
       let before = devices[i].details.snapshottedTime
@@ -92,14 +92,19 @@ final class LeafFacts {
     return raised
   }
 
-  /// How often the leaves that saved devices lead to name each data block. They are read once more, in
-  /// disk order: of a pool that is sound, nothing has to be counted.
-  private func countReferences(_ stream: BlockStream) -> (
+  /// How often the leaves that were met name each data block.
+  func references(_ stream: BlockStream) -> ReferenceCounts {
+    countReferences(of: leaves.keys, stream).counts
+  }
+
+  /// How often leaves name each data block. They are read once more, in disk order: of a pool that is
+  /// sound, nothing has to be counted.
+  private func countReferences(of blocks: some Sequence<UInt64>, _ stream: BlockStream) -> (
     counts: ReferenceCounts, namesTwice: Bool
   ) {
     let counts = ReferenceCounts(blockCount: dataBlockCount)
     var namesTwice = false
-    let reached = leaves.filter { $0.value.reached > 0 }.keys.sorted()
+    let reached = blocks.sorted()
     var at = 0
     stream.read(
       next: { () -> UInt64? in

@@ -10,12 +10,11 @@ struct MetadataAllocation {
   private var overflow: [UInt64: UInt32] = [:]
 
   /// - Parameters:
-  ///   - index: the block of the generation's metadata index.
+  ///   - index: the generation's metadata index.
   ///   - overflowRoot: the root of its tree of counts of three and more, where it is known.
-  init(_ reader: BlockReader, index: UInt64, overflowRoot: UInt64?) {
+  init(_ reader: BlockReader, _ index: GenerationOrder.Index, overflowRoot: UInt64?) {
     var order = GenerationOrder(reader)
-    guard index < reader.blockCount, let found = order.index(index) else { return }
-    for block in found.bitmaps { regions.append(order.bitmap(block)) }
+    for block in index.bitmaps { regions.append(order.bitmap(block)) }
     guard let overflowRoot else { return }
     var counts: [UInt64: UInt32] = [:]
     TreeReader(reader, .spaceMapOverflow).forEachReadable(root: overflowRoot, fault: { _ in }) {

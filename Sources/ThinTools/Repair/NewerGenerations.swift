@@ -103,6 +103,25 @@ struct NewerGenerations: ~Copyable {
   ///   - damage: what is wrong with the superblock's own.
   ///   - scan: scans the device only where needed.
   mutating func find(_ damage: GenerationDamage, _ scan: inout RootScan) -> Found? {
+    guard var found = follower(damage, &scan) else { return nil }
+    let own = RootScan.Roots(
+      mappingRoot: superblock.mappingRoot, detailsRoot: superblock.detailsRoot,
+      time: superblock.time, transactionID: superblock.transactionID, candidates: 0)
+    let succession = Succession(reader)
+    // Where blocks of its own were written anew it has what is later, and proves nothing.
+    guard succession.latestTime(of: own) <= superblock.time else { return found }
+    guard succession.canFollow(found.roots, own) else { return nil }
+    // Media that failed explain what is lost just as well, if its own can be the later one.
+    if found.age == .newer, damage.isDamaged, damage.overwritten == 0, !isLater(found.roots),
+      succession.canFollow(own, found.roots)
+    {
+      found.age = .uncertain
+    }
+    return found
+  }
+
+  /// The same by the places of blocks alone.
+  private mutating func follower(_ damage: GenerationDamage, _ scan: inout RootScan) -> Found? {
     order.readsLeft = damage.isDamaged ? 1 << 18 : 1024
     let own = order.own(superblock)
     if damage.overwritten > 1 || isIndexOverwritten() || hasIndexBeyond() {

@@ -50,6 +50,8 @@ struct OrphanAdoption {
   private let roots: [(id: UInt64, root: UInt64)]
   /// Mappings that devices lack by their details.
   private var lacking: [UInt64: UInt64]
+  /// Whether what is found may be something else's that is lost as well.
+  var isDoubtful = false
   /// What was put in the place of lost nodes, by their block, in ascending order of keys.
   private(set) var adopted: [UInt64: [Child]] = [:]
   /// Orphans that were not put anywhere though they fit.
@@ -121,7 +123,7 @@ struct OrphanAdoption {
     for (i, fitting) in zip(rivals, places)
     where !fitting.isEmpty && !contested.contains(i) && Int(left[i].missing) >= fitting.count {
       for hole in fitting where isFree(holes[hole], left[i].extent) {
-        put(&left[i], holes[hole], isDoubtful: false)
+        put(&left[i], holes[hole], isDoubtful: isDoubtful)
         hasPlaced = true
       }
     }

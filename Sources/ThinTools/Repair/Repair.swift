@@ -46,6 +46,32 @@ public func repair(
   onNotice: (String) -> Void = { _ in }
 ) throws(ToolError) -> RepairResult {
   if let output { try requireRoom(output) }
+  let (repair, result) = try made(device, for: output ?? device, options, progress)
+  onSize(repair.needed, repair.available)
+  if output != nil { try repair.putInPlace(onNotice) }
+  return result
+}
+
+/// The same over the damaged metadata itself.
+/// - Parameter keep: is called before the first write; gets the result and the number of blocks, the first
+///   ones, that it overwrites.
+func repair(
+  _ device: any BlockDevice, options: RepairOptions, progress: Progress,
+  onSize: (_ needed: UInt64, _ available: UInt64) -> Void,
+  keep: (_ result: any BlockDevice, _ needed: UInt64) throws(ToolError) -> Void
+) throws(ToolError) -> RepairResult {
+  try requireRoom(device)
+  let (repair, result) = try made(device, for: device, options, progress)
+  onSize(repair.needed, repair.available)
+  try repair.putInPlace(keep: keep)
+  return result
+}
+
+/// What is salvaged of `device`, made for `output`, and nothing of it written there.
+private func made(
+  _ device: any BlockDevice, for output: any BlockDevice, _ options: RepairOptions,
+  _ progress: Progress
+) throws(ToolError) -> (Repair, RepairResult) {
   let log = SalvageLog()
   let pool: DumpSource
   do throws(ToolError) {
@@ -55,19 +81,17 @@ public func repair(
     let seen = log.lines.map { "\($0)\n" }.joined()
     throw error.saying(seen + error.message)
   }
-  var repair = Repair(pool, output ?? device, options, progress)
+  var repair = Repair(pool, output, options, progress)
   try repair.make()
   var result = RepairResult(
     report: log.report, neededBlocks: repair.needed, outputBlocks: repair.available,
     transactionID: max(pool.header.transactionID, options.salvage.overrides.transactionID ?? 0))
   result.report.notes = log.lines + log.report.notes
-  onSize(repair.needed, repair.available)
-  if output != nil { try repair.putInPlace(onNotice) }
-  return result
+  return (repair, result)
 }
 
 /// One run of `repair`: what was salvaged, on its way to the output.
-private struct Repair: ~Copyable {
+private struct Repair {
   private let pool: DumpSource
   private let output: any BlockDevice
   private let options: RepairOptions
@@ -114,14 +138,27 @@ private struct Repair: ~Copyable {
     return restorer
   }
 
-  /// Writes the result to the output.
-  func putInPlace(_ onNotice: (String) -> Void) throws(ToolError) {
+  /// What was made, if it fits.
+  private func result() throws(ToolError) -> ScratchDevice {
     guard let scratch else {
       throw ToolError(
         .outOfSpace,
         "out of metadata space: \(output.path) has \(available) blocks of 4096 bytes, and \(needed) are "
           + "needed (\(needed * UInt64(Limits.blockBytes)) bytes). Nothing was written")
     }
+    return scratch
+  }
+
+  /// Writes the result over what it was made of.
+  func putInPlace(keep: (any BlockDevice, UInt64) throws(ToolError) -> Void) throws(ToolError) {
+    let scratch = try result()
+    try keep(scratch, needed)
+    do throws(BlockIOError) { try copy(scratch) } catch { throw ToolError(error) }
+  }
+
+  /// Writes the result to the output.
+  func putInPlace(_ onNotice: (String) -> Void) throws(ToolError) {
+    let scratch = try result()
     switch OldMetadata.find(on: output, progress: progress) {
     case .none: break
     case .damaged:

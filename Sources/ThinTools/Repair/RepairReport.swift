@@ -105,6 +105,9 @@ public struct RepairReport: Equatable, Sendable {
   /// A line for everything that could not be saved, and for every guess.
   public var notes: [String] = []
 
+  /// Mappings of all devices that are in the result.
+  var savedCount: UInt64 { devices.reduce(0) { $0 &+ $1.saved } }
+
   /// Whether everything is saved, for certain.
   public var isWhole: Bool {
     devices.allSatisfy(\.isWhole) && leftOut.isEmpty && snapshot != .dropped

@@ -5,9 +5,11 @@ import ThinFormat
 ///
 /// A device has as many mappings as its details say. Where several devices have as many, and their trees are
 /// not one and the same, an earlier tree of devices helps: a root that was a device's then and is in use
-/// still is that device's, if every one of these devices was there already and no other had it too. What is
-/// left after that is a guess, and the devices are doubtful: the earlier device gets the tree with the later
-/// mappings, as an origin that went on beside its snapshots.
+/// still is that device's, if every one of these devices was there already and no other had it too; and a tree
+/// that cannot have become of the one that a device had then is another's (`EarlierTrees`). What is left after
+/// that is a guess, and the devices are doubtful: each gets the tree that has most in common with its earlier
+/// one, and of those that were not there, the earlier device the tree with the later mappings, as an origin that
+/// went on beside its snapshots.
 struct RootMatching {
   /// Root by device.
   private(set) var roots: [UInt64: UInt64] = [:]
@@ -20,11 +22,11 @@ struct RootMatching {
   ///   - devices: whose root is lost.
   ///   - trees: to which something led that is lost.
   ///   - emptyRoots: trees without a mapping, each as often as something led to it.
-  ///   - earlier: root by device of an earlier tree of devices.
+  ///   - earlier: the trees of an earlier generation.
   ///   - isOnlyLoss: whether all trees are those of devices.
   init(
     _ devices: [(id: UInt64, details: DeviceDetails)], _ trees: [Orphan], emptyRoots: [UInt64],
-    earlier: [UInt64: UInt64], isOnlyLoss: Bool
+    earlier: EarlierTrees?, isOnlyLoss: Bool
   ) {
     left = trees
     var empty = emptyRoots[...]
@@ -54,37 +56,90 @@ struct RootMatching {
   }
 
   private mutating func match(
-    _ devices: [(id: UInt64, details: DeviceDetails)], _ count: UInt64, _ earlier: [UInt64: UInt64],
+    _ devices: [(id: UInt64, details: DeviceDetails)], _ count: UInt64, _ earlier: EarlierTrees?,
     _ isOnlyLoss: Bool
   ) {
     var fitting = left.indices.filter {
       left[$0].missing > 0 && left[$0].extent.isSound && left[$0].extent.leafEntries == count
     }
-    let hasRoomForAll = fitting.reduce(0) { $0 + Int(left[$1].missing) } >= devices.count
+    let places = fitting.reduce(0) { $0 + Int(left[$1].missing) }
     fitting.sort {
       (left[$0].latestTime, left[$0].block) > (left[$1].latestTime, left[$1].block)
     }
-    var isCertain = isOnlyLoss && hasRoomForAll
+    let isCertain = isOnlyLoss && places >= devices.count
     var open = devices.sorted {
       ($0.details.creationTime, $0.id) < ($1.details.creationTime, $1.id)
     }
-    if fitting.count > 1, devices.allSatisfy({ earlier[$0.id] != nil }) {
+    let roots = earlier?.roots ?? [:]
+    if fitting.count > 1, devices.allSatisfy({ roots[$0.id] != nil }) {
       for device in open {
-        guard let i = fitting.first(where: { left[$0].block == earlier[device.id] }),
-          left[i].missing > 0, devices.count(where: { earlier[$0.id] == left[i].block }) == 1
+        guard let i = fitting.first(where: { left[$0].block == roots[device.id] }),
+          left[i].missing > 0, devices.count(where: { roots[$0.id] == left[i].block }) == 1
         else { continue }
         assign(device.id, i, isDoubtful: !isCertain)
         open.removeAll { $0.id == device.id }
       }
     }
-    let roots = fitting.filter { left[$0].missing > 0 }
-    if roots.count > 1 { isCertain = false }
+    fitting.removeAll { left[$0].missing == 0 }
+    let isOnlyTree = fitting.count < 2
+    if !isOnlyTree, let earlier {
+      matchByKinship(&open, fitting, earlier, isFull: places == devices.count)
+    }
+    let rest = fitting.filter { left[$0].missing > 0 }
     for device in open {
-      guard let i = roots.first(where: { left[$0].missing > 0 }) else {
-        rest.append(device)
+      guard let i = rest.first(where: { left[$0].missing > 0 }) else {
+        self.rest.append(device)
         continue
       }
-      assign(device.id, i, isDoubtful: !isCertain)
+      assign(device.id, i, isDoubtful: !isCertain || !isOnlyTree)
+    }
+  }
+
+  /// Gives devices the trees that became of their earlier ones, and takes them out of `open`.
+  /// - Parameter isFull: whether there are as many trees as devices, so that each is one of theirs.
+  private mutating func matchByKinship(
+    _ open: inout [(id: UInt64, details: DeviceDetails)], _ trees: [Int], _ earlier: EarlierTrees,
+    isFull: Bool
+  ) {
+    var kinships: [UInt64: [Int: EarlierTrees.Kinship]] = [:]
+    for device in open where earlier.roots[device.id] != nil {
+      for i in trees {
+        kinships[device.id, default: [:]][i] = earlier.kinship(of: left[i].block, with: device.id)
+      }
+    }
+    func canHave(_ id: UInt64, _ i: Int) -> Bool {
+      left[i].missing > 0 && kinships[id]?[i]?.canFollow ?? true
+    }
+    /// A device and a tree of which no other is possible.
+    func onlyPair() -> (id: UInt64, tree: Int)? {
+      for device in open {
+        let possible = trees.filter { canHave(device.id, $0) }
+        if possible.count == 1 { return (device.id, possible[0]) }
+      }
+      for i in trees where isFull && left[i].missing > 0 {
+        let possible = open.filter { canHave($0.id, i) }
+        if possible.count <= Int(left[i].missing), let device = possible.first {
+          return (device.id, i)
+        }
+      }
+      return nil
+    }
+    while let (id, i) = onlyPair() {
+      assign(id, i, isDoubtful: true)
+      open.removeAll { $0.id == id }
+    }
+    // The rest is a guess.
+    var pairs: [(id: UInt64, tree: Int, common: Int)] = []
+    for device in open {
+      for i in trees where canHave(device.id, i) {
+        guard let kinship = kinships[device.id]?[i] else { continue }
+        pairs.append((device.id, i, kinship.common))
+      }
+    }
+    pairs.sort { $0.common > $1.common }
+    for pair in pairs where left[pair.tree].missing > 0 && roots[pair.id] == nil {
+      assign(pair.id, pair.tree, isDoubtful: true)
+      open.removeAll { $0.id == pair.id }
     }
   }
 

@@ -23,9 +23,13 @@ struct RootScan: ~Copyable {
     /// The metadata index block of the generation that they are of, where they are of one that is
     /// whole.
     var generation: UInt64?
+    /// That index.
+    var index: GenerationOrder.Index?
     /// Whether the blocks that it uses hold all of its leaves of mappings and no other's. Of a pool
     /// that has leaked metadata blocks, no generation may be.
     var isComplete = false
+    /// Whether some of its blocks are lost, and what is left of it is as it was.
+    var isDamaged = false
     var deviceCount = 0
     /// Mappings of all devices.
     var mapped: UInt64 = 0
@@ -56,39 +60,46 @@ struct RootScan: ~Copyable {
   private static let pairsMax = 4096
   /// Generations that nothing follows which are looked at.
   private static let endsMax = 16
-  private let reader: BlockReader
-  private let progress: Progress
+  let reader: BlockReader
+  let progress: Progress
   private var isMappingNode: Bitset
   /// Leaves of mappings and of devices, and what looks like one.
-  private var isWideLeaf: Bitset
+  var isWideLeaf: Bitset
+  /// Blocks that are what they say they are, and blocks of zeros.
+  var isSoundBlock: Bitset
+  var isEmptyBlock: Bitset
   private var ends: [Roots]?
   private var entriesRead = 0
-  private var detailsLeaves: [UInt64] = []
-  private var deviceLeaves: [UInt64] = []
+  private(set) var detailsLeaves: [UInt64] = []
+  private(set) var deviceLeaves: [UInt64] = []
   private var internals: [(block: UInt64, firstChild: UInt64)] = []
-  private var indexBlocks: [UInt64] = []
+  private(set) var indexBlocks: [UInt64] = []
   /// Leaves of index trees of data space maps.
   private var dataIndexLeaves: [UInt64] = []
   private var kinds: (devices: [UInt64], details: [UInt64])?
   /// What metadata snapshots refer to, also earlier ones.
-  private var held: [(block: UInt64, mappingRoot: UInt64, detailsRoot: UInt64)] = []
+  private(set) var held: [(block: UInt64, mappingRoot: UInt64, detailsRoot: UInt64)] = []
 
   init(_ reader: BlockReader, _ progress: Progress) {
     self.reader = reader
     self.progress = progress
     isMappingNode = Bitset(limit: reader.blockCount)
     isWideLeaf = Bitset(limit: reader.blockCount)
+    isSoundBlock = Bitset(limit: reader.blockCount)
+    isEmptyBlock = Bitset(limit: reader.blockCount)
   }
 
-  /// The pair to start from; nil where the device holds none.
+  /// The pair to start from where no generation is whole; nil where the device holds none.
   /// - Parameter superblock: its roots are preferred where one of them is usable.
-  mutating func bestRoots(preferring superblock: Superblock) -> Roots? {
+  mutating func likeliestRoots(preferring superblock: Superblock) -> Roots? {
+    likeliestPair(scannedKinds(), superblock)
+  }
+
+  /// Whether one of the roots that a superblock names is a root of its kind.
+  mutating func hasRoot(of superblock: Superblock) -> Bool {
     let kinds = scannedKinds()
-    let isRootThere =
-      (deviceLeaves + kinds.devices).contains(superblock.mappingRoot)
+    return (deviceLeaves + kinds.devices).contains(superblock.mappingRoot)
       || (detailsLeaves + kinds.details).contains(superblock.detailsRoot)
-    if !isRootThere, let latest = latestGeneration() { return latest }
-    return likeliestPair(kinds, superblock)
   }
 
   // MARK: - The latest generation
@@ -134,6 +145,7 @@ struct RootScan: ~Copyable {
         guard evidence.mismatches == 0 else { continue }
         var found = roots(pair, of: indexBlocks.count)
         found.generation = index.block
+        found.index = index
         found.isComplete = isComplete(pair, held.map(\.mappingRoot), used, trees)
         if found.isComplete { return found }
         if first == nil { first = found }
@@ -170,6 +182,30 @@ struct RootScan: ~Copyable {
   mutating func allIndexBlocks() -> [UInt64] {
     _ = scannedKinds()
     return indexBlocks
+  }
+
+  /// Leaves of trees of devices, of all generations and of other trees that look like one; ascending.
+  mutating func allDeviceLeaves() -> [UInt64] {
+    _ = scannedKinds()
+    return deviceLeaves
+  }
+
+  /// Whether a generation has a metadata snapshot.
+  /// - Parameter index: its metadata index.
+  mutating func holdsSnapshot(_ index: GenerationOrder.Index) -> Bool {
+    var order = GenerationOrder(reader)
+    let used = order.blocksInUse(index)
+    return held.contains { used.contains($0.block) }
+  }
+
+  /// Leaves of the index tree of a generation's data space map.
+  /// - Parameter index: its metadata index; nil where that is not known.
+  mutating func dataIndexLeaves(of index: GenerationOrder.Index?) -> [UInt64] {
+    _ = scannedKinds()
+    guard let index else { return [] }
+    var order = GenerationOrder(reader)
+    let used = order.blocksInUse(index)
+    return dataIndexLeaves.filter { used.contains($0) }
   }
 
   /// Complete generations that nothing on the device followed, or perhaps nothing; the likeliest to be
@@ -241,7 +277,7 @@ struct RootScan: ~Copyable {
     return largest
   }
 
-  private mutating func scannedKinds() -> (devices: [UInt64], details: [UInt64]) {
+  mutating func scannedKinds() -> (devices: [UInt64], details: [UInt64]) {
     if let kinds { return kinds }
     scan()
     let found = classifyInternals()
@@ -369,7 +405,13 @@ struct RootScan: ~Copyable {
       body: { block, bytes, failure in
         progress.advance()
         guard failure == nil else { return }
-        switch BlockHeader.kind(of: bytes) {
+        let kind = BlockHeader.kind(of: bytes)
+        if let kind, (try? requireSound(bytes, number: block, kind: kind)) != nil {
+          isSoundBlock.insert(block)
+        } else if kind == nil, Self.isEmpty(bytes) {
+          isEmptyBlock.insert(block)
+        }
+        switch kind {
         case .btreeNode: take(block, bytes)
         case .index: indexBlocks.append(block)
         case .superblock where block > 0 && held.count < Self.pairsMax:
@@ -378,6 +420,10 @@ struct RootScan: ~Copyable {
         default: break
         }
       })
+  }
+
+  private static func isEmpty(_ bytes: RawSpan) -> Bool {
+    bytes.withUnsafeBytes { $0.allSatisfy { $0 == 0 } }
   }
 
   private mutating func take(_ block: UInt64, _ bytes: RawSpan) {
@@ -431,7 +477,7 @@ struct RootScan: ~Copyable {
     return result
   }
 
-  private mutating func referencedNodes(_ kinds: (devices: [UInt64], details: [UInt64]))
+  mutating func referencedNodes(_ kinds: (devices: [UInt64], details: [UInt64]))
     -> Set<UInt64>
   {
     var referenced: Set<UInt64> = []

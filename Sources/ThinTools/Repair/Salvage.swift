@@ -44,6 +44,9 @@ private struct Salvage: ~Copyable {
   private var superblock: Superblock
   private let isLost: Bool
   private var scan: RootScan
+  /// What is left of the latest generation is preferred to an earlier one that has up to one mapping more for
+  /// so many: that is what the difference between two generations may be.
+  private static let worthOfLatest: UInt64 = 8
 
   init(
     _ reader: BlockReader, _ options: SalvageOptions, _ progress: Progress,
@@ -108,10 +111,8 @@ private struct Salvage: ~Copyable {
   private mutating func withoutDeviceTree(_ log: SalvageLog) -> DumpSource? {
     let tried = SalvageLog()
     var salvager = ofSuperblock()
-    salvager.earlierRoots = scan.latestGeneration(besides: superblock.metadataSpaceMap.bitmapRoot)
-      .map {
-        earlierRoots($0.mappingRoot)
-      }
+    salvager.earlier = earlierTrees(
+      of: salvager.details, besides: superblock.metadataSpaceMap.bitmapRoot)
     let saved = finish(salvager, tried)
     guard !saved.devices.isEmpty else { return nil }
     log.say(
@@ -120,13 +121,13 @@ private struct Salvage: ~Copyable {
     return saved
   }
 
-  /// Root by device of the tree of devices at `root`.
-  private func earlierRoots(_ root: UInt64) -> [UInt64: UInt64] {
-    var roots: [UInt64: UInt64] = [:]
-    try? TreeReader(reader, .devices).forEach(root: root) { node, i in
-      roots[node.key(i)] = node.value64(i)
-    }
-    return roots
+  /// The trees of the latest generation that is whole.
+  /// - Parameter index: the metadata index of one that is not.
+  private mutating func earlierTrees(of devices: [UInt64: DeviceDetails], besides index: UInt64?)
+    -> EarlierTrees?
+  {
+    guard let earlier = scan.latestGeneration(besides: index) else { return nil }
+    return EarlierTrees(reader, earlier, devices)
   }
 
   /// Names a generation that is not taken since it may not be newer.
@@ -190,9 +191,12 @@ private struct Salvage: ~Copyable {
     return use(roots, log)
   }
 
-  /// The most recent roots that fit together.
+  /// The latest generation that is left; or where none is, the most recent roots that fit together.
   private mutating func likeliest(_ log: SalvageLog) throws(ToolError) -> DumpSource {
-    let roots = scan.bestRoots(preferring: superblock)
+    if !scan.hasRoot(of: superblock), let latest = scan.latest() {
+      return rest(of: latest, log)
+    }
+    let roots = scan.likeliestRoots(preferring: superblock)
     if !isLost, hasDeviceTree, roots?.mappingRoot != superblock.mappingRoot {
       log.say("No details of these devices are left; they are made up.")
       return finish(ofSuperblock(), log)
@@ -201,11 +205,41 @@ private struct Salvage: ~Copyable {
       throw ToolError(
         .damaged, "no compatible roots found: nothing on the device looks like a pool")
     }
-    return use(roots, log)
+    return use(roots, isCertain: false, log)
+  }
+
+  /// What is left of the latest generation; or an earlier one, where that has far more.
+  private mutating func rest(of latest: RootScan.Latest, _ log: SalvageLog) -> DumpSource {
+    let tried = SalvageLog()
+    // A superblock that is not lost names a later one.
+    let source = use(latest.roots, isCertain: isLost && latest.isCertain, tried)
+    var best = (source: source, log: tried, saved: tried.report.savedCount)
+    if latest.roots.isDamaged {
+      let latestSaved = best.saved
+      let least = latestSaved + latestSaved / Self.worthOfLatest
+      let others = [
+        scan.latestGeneration(besides: latest.roots.generation),
+        scan.likeliestRoots(preferring: superblock),
+      ]
+      for case let other? in others {
+        let tried = SalvageLog()
+        let source = use(other, isCertain: false, tried)
+        let saved = tried.report.savedCount
+        guard saved > max(best.saved, least) else { continue }
+        tried.say(
+          "Of a later generation only \(latestSaved) mappings are left, so that this one is taken.")
+        best = (source, tried, saved)
+      }
+    }
+    log.take(best.log)
+    return best.source
   }
 
   /// What hangs on roots that are not the superblock's, or not for certain.
-  private mutating func use(_ roots: RootScan.Roots, _ log: SalvageLog) -> DumpSource {
+  /// - Parameter isCertain: whether they are the latest; nil to find out.
+  private mutating func use(
+    _ roots: RootScan.Roots, isCertain: Bool? = nil, _ log: SalvageLog
+  ) -> DumpSource {
     say(roots, log)
     var found = superblock
     found.mappingRoot = roots.mappingRoot
@@ -218,9 +252,14 @@ private struct Salvage: ~Copyable {
     let limit =
       isLost || roots.generation != nil ? Limits.dataBlocksMax : superblock.dataSpaceMap.blockCount
     var salvager = salvager(found, limit: limit)
-    salvager.isDoubtful =
-      roots.mappingRoot != superblock.mappingRoot && !isCertain(roots)
-    return finish(salvager, ofOther: true, index: roots.generation, log)
+    // Both roots are 0 where neither is known.
+    let isOther = isLost || roots.mappingRoot != superblock.mappingRoot
+    salvager.isDoubtful = isOther && !(isCertain ?? self.isCertain(roots))
+    salvager.mayLackSnapshot = roots.index.map { scan.holdsSnapshot($0) } ?? false
+    if roots.isDamaged {
+      salvager.earlier = earlierTrees(of: salvager.details, besides: roots.generation)
+    }
+    return finish(salvager, ofOther: true, index: roots.index, log)
   }
 
   /// Whether roots that are not the superblock's are the latest: they are those of the only complete
@@ -233,7 +272,9 @@ private struct Salvage: ~Copyable {
 
   /// Says what is used.
   private func say(_ roots: RootScan.Roots, _ log: SalvageLog) {
-    let devices = "\(roots.deviceCount) devices, \(roots.mapped) mappings"
+    let devices =
+      "\(roots.deviceCount) devices, \(roots.mapped) mappings"
+      + (roots.isDamaged ? ", of which some are lost" : "")
     guard let block = roots.generation, !isLost else {
       let place = roots.generation.map { ", of the generation at block \($0)" } ?? ""
       log.say(
@@ -284,26 +325,94 @@ private struct Salvage: ~Copyable {
 
   /// What is saved of a generation.
   /// - Parameters:
-  ///   - index: the block of its metadata index, where that is known; nil for the superblock's.
+  ///   - index: its metadata index, where that is known; nil for the superblock's.
   ///   - ofOther: whether it is not the superblock's, or not for certain.
-  private func finish(
-    _ salvager: Salvager, ofOther: Bool = false, index: UInt64? = nil, _ log: SalvageLog
+  private mutating func finish(
+    _ salvager: Salvager, ofOther: Bool = false, index: GenerationOrder.Index? = nil,
+    _ log: SalvageLog
   ) -> DumpSource {
     var salvager = salvager
+    let tried = SalvageLog()
+    var index = index
+    if index == nil, !ofOther, !salvager.isSound {
+      index = ownIndex()
+      if index == nil {
+        index = scan.lostIndex(at: superblock.metadataSpaceMap.bitmapRoot)
+        salvager.isAllocationGuessed = true
+      }
+    }
+    if !salvager.hasAllDevices { salvager.history = history(of: salvager.details.keys, index) }
+    complete(&salvager, ofOther: ofOther, index: index, tried)
+    let leaves = salvager.isSound ? [] : earlierLeaves(salvager, ofOther: ofOther, index: index)
+    if leaves.isEmpty {
+      log.take(tried)
+    } else {
+      let before = salvager
+      let patched = BlockReader(PatchedDevice(reader.device, leaves))
+      salvager = Salvager(
+        patched, before.superblock, dataBlockCount: before.dataBlockCount, progress)
+      salvager.isDoubtful = before.isDoubtful
+      salvager.earlier = before.earlier
+      salvager.history = before.history
+      salvager.mayLackSnapshot = before.mayLackSnapshot
+      salvager.isAllocationGuessed = before.isAllocationGuessed
+      salvager.rebuilt = leaves
+      complete(&salvager, ofOther: ofOther, index: index, log)
+    }
+    var source = salvager.source(options, mayMix: ofOther || !leaves.isEmpty, log)
+    source.snapshot = salvager.snapshot
+    log.report.dataBlockSectors = source.header.dataBlockSectors
+    return source
+  }
+
+  /// The metadata index of the superblock's generation; nil where it is lost.
+  private func ownIndex() -> GenerationOrder.Index? {
+    let block = superblock.metadataSpaceMap.bitmapRoot
+    var order = GenerationOrder(reader)
+    return block < reader.blockCount ? order.index(block) : nil
+  }
+
+  /// Adds the metadata snapshot, and what lost nodes led to.
+  private func complete(
+    _ salvager: inout Salvager, ofOther: Bool, index: GenerationOrder.Index?, _ log: SalvageLog
+  ) {
     if ofOther {
       if superblock.metadataSnapshot != 0 { log.report.snapshot = .dropped }
     } else {
       salvager.readSnapshot(log)
     }
-    if let index = index ?? (ofOther ? nil : superblock.metadataSpaceMap.bitmapRoot) {
-      let overflow = ofOther ? nil : superblock.metadataSpaceMap.overflowRoot
-      salvager.putBack(
-        MetadataAllocation(reader, index: index, overflowRoot: overflow),
-        timeMax: ofOther ? Limits.timeMax : superblock.time, options, log)
-    }
-    var source = salvager.source(options, mayMix: ofOther, log)
-    source.snapshot = salvager.snapshot
-    log.report.dataBlockSectors = source.header.dataBlockSectors
-    return source
+    guard let index else { return }
+    let overflow = ofOther ? nil : superblock.metadataSpaceMap.overflowRoot
+    salvager.putBack(
+      MetadataAllocation(reader, index, overflowRoot: overflow),
+      timeMax: ofOther ? Limits.timeMax : superblock.time, options, log)
+  }
+
+  /// The roots that devices had in generations before.
+  private mutating func history(of ids: some Sequence<UInt64>, _ index: GenerationOrder.Index?)
+    -> DeviceHistory
+  {
+    DeviceHistory(
+      reader, leaves: scan.allDeviceLeaves(),
+      before: index?.block ?? superblock.metadataSpaceMap.bitmapRoot, of: Set(ids))
+  }
+
+  /// Lost leaves, made of what earlier generations had in their place.
+  private mutating func earlierLeaves(
+    _ salvager: Salvager, ofOther: Bool, index: GenerationOrder.Index?
+  )
+    -> [EarlierMappings.Leaf]
+  {
+    let holes = salvager.lostLeaves()
+    guard !holes.isEmpty else { return [] }
+    let data =
+      ofOther
+      ? DataAllocation(reader, leaves: scan.dataIndexLeaves(of: index))
+      : DataAllocation(reader, superblock.dataSpaceMap)
+    let history = history(of: holes.flatMap(\.owners), index)
+    var earlier = EarlierMappings(
+      reader, history, data, dataBlockCount: salvager.dataBlockCount,
+      named: salvager.leaves.references(salvager.forest.stream), lacking: salvager.lacking())
+    return holes.compactMap { earlier.leaf($0) }
   }
 }

@@ -32,9 +32,14 @@ extension Salvager {
       walkMappings(roots.sorted())
       for root in roots { _ = forest.verify(.mappings, root: root) }
       let devices = try view.devices()
+      let made = Set(rebuilt.map(\.block))
       let isWhole = devices.allSatisfy { device in
         let summary = forest.verify(.mappings, root: device.root)
-        return summary.isSound && summary.leafEntries == device.details.mappedBlocks
+        var isOwn = true
+        forest.forEachUsableLeaf(.mappings, root: device.root) {
+          if made.contains($0) { isOwn = false }
+        }
+        return isOwn && summary.isSound && summary.leafEntries == device.details.mappedBlocks
       }
       guard isWhole else { return log.say("The metadata snapshot is not whole; it is dropped.") }
       log.report.snapshot = .kept
@@ -58,18 +63,48 @@ extension Salvager {
     let (leaves, forest) = (leaves, forest)
     search.walk(.mappings) { block, node in leaves.add(block, node) }
     if !hasAllDevices { matchRoots(search, log) }
+    var adoption = OrphanAdoption(
+      .mappings, forest, roots: roots.sorted { $0.key < $1.key }.map { ($0.key, $0.value) },
+      lacking: lacking())
+    // Of a metadata snapshot that is not whole something may be lost as well, which fits as well.
+    adoption.isDoubtful =
+      log.report.snapshot == .dropped || mayLackSnapshot || isAllocationGuessed
+    adoption.run(search.found(.mappings), choice: options.choice)
+    adopted = adoption.adopted
+    if !hasAllDevices { takeEarlierTrees(log) }
+    for unclear in adoption.unclear { say(unclear, log) }
+  }
+
+  /// How many mappings each device has less than its details say, where those are left.
+  func lacking() -> [UInt64: UInt64] {
     var lacking: [UInt64: UInt64] = [:]
     for (id, root) in roots {
       guard let expected = details[id]?.mappedBlocks else { continue }
       let usable = self.usable(root)
       lacking[id] = expected > usable ? expected - usable : 0
     }
-    var adoption = OrphanAdoption(
-      .mappings, forest, roots: roots.sorted { $0.key < $1.key }.map { ($0.key, $0.value) },
-      lacking: lacking)
-    adoption.run(search.found(.mappings), choice: options.choice)
-    adopted = adoption.adopted
-    for unclear in adoption.unclear { say(unclear, log) }
+    return lacking
+  }
+
+  /// Leaves that are lost and in whose place nothing was put, by block.
+  func lostLeaves() -> [EarlierMappings.Hole] {
+    let ofLeaf = UInt64(BtreeNodeRecord.entriesMax(valueSize: TreeKind.mappings.valueSize))
+    var holes: [UInt64: EarlierMappings.Hole] = [:]
+    for (id, root) in roots.sorted(by: { $0.key < $1.key }) {
+      forest.forEachHole(.mappings, root: root) { found in
+        // A root of which nothing is known is a leaf where the device has no more than one holds.
+        let isLeaf = found.height.map { $0 == 1 } ?? (details[id]?.mappedBlocks ?? .max <= ofLeaf)
+        guard found.isUnusable, !found.isAdopted, isLeaf else { return true }
+        var hole =
+          holes[found.block]
+          ?? EarlierMappings.Hole(block: found.block, range: found.range, owners: [])
+        hole.range = hole.range.clamped(to: found.range)
+        if hole.owners.last != id { hole.owners.append(id) }
+        holes[found.block] = hole
+        return holes.count < EarlierMappings.leavesMax
+      }
+    }
+    return holes.values.sorted { $0.block < $1.block }
   }
 
   /// Entries of a device's leaves that can be used.
@@ -108,7 +143,7 @@ extension Salvager {
       && trees.reduce(0) { $0 + Int($1.missing) } <= lost.count
     let matching = RootMatching(
       lost.map { ($0.key, $0.value) }, trees, emptyRoots: search.emptyRoots(),
-      earlier: earlierRoots ?? [:],
+      earlier: earlier,
       isOnlyLoss: isOnlyLoss)
     for (id, root) in matching.roots.sorted(by: { $0.key < $1.key }) {
       roots[id] = root
@@ -120,6 +155,24 @@ extension Salvager {
     }
     doubtful = matching.doubtful
     walkMappings(matching.roots.values.sorted())
+  }
+
+  /// Gives devices whose tree is not found the latest one that is left of those that they had.
+  private mutating func takeEarlierTrees(_ log: SalvageLog) {
+    for (id, details) in details.sorted(by: { $0.key < $1.key })
+    where roots[id] == nil && details.mappedBlocks > 0 {
+      for root in history?.roots(of: id) ?? [] {
+        walkMappings([root])
+        let summary = forest.verify(.mappings, root: root)
+        guard summary.isSound, summary.leafEntries > 0 else { continue }
+        roots[id] = root
+        doubtful.insert(id)
+        log.say(
+          "thin device \(id): its mapping tree is not found; one that it had earlier is taken, with "
+            + "\(summary.leafEntries) of \(details.mappedBlocks) mappings (block \(root))")
+        break
+      }
+    }
   }
 
   private func say(_ unclear: OrphanAdoption.Unclear, _ log: SalvageLog) {

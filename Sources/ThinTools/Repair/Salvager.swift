@@ -39,8 +39,16 @@ struct Salvager {
   var doubtful: Set<UInt64> = []
   /// Whether all of it is of a generation that may not be the latest.
   var isDoubtful = false
-  /// Root by device before the last commit, or some time before, where that is known.
-  var earlierRoots: [UInt64: UInt64]?
+  /// Leaves that were lost and are made of what earlier generations had in their place.
+  var rebuilt: [EarlierMappings.Leaf] = []
+  /// The trees that devices had before the last commit, or some time before, where that is known.
+  var earlier: EarlierTrees?
+  /// Roots that devices had, where the tree of devices is damaged.
+  var history: DeviceHistory?
+  /// Whether there may be a metadata snapshot that is not read.
+  var mayLackSnapshot = false
+  /// Whether the metadata index is lost, and what is in use is known from a bitmap that looks like one of its.
+  var isAllocationGuessed = false
   /// The metadata snapshot, where it is whole.
   var snapshot: HeldSnapshot?
   /// Ids of which the details tree may have told before it was damaged.
@@ -155,7 +163,7 @@ struct Salvager {
         devices[i].details.snapshottedTime = time
       }
     }
-    if mayMix || !isSound {
+    if mayMix || !isSound || !rebuilt.isEmpty {
       for (id, before) in leaves.protectSharedBlocks(&devices, forest, reader) {
         let now = devices.first { $0.id == id }?.details.snapshottedTime ?? 0
         time = max(time, now)
@@ -219,6 +227,7 @@ struct Salvager {
       report.expected = details[id]?.mappedBlocks
       if isDoubtful || doubtful.contains(id) { report.add(.doubtful, 0..<UInt64.max, block: root) }
       if !summary.isSound { reportLoss(id, root, &report, log) }
+      if !rebuilt.isEmpty { reportRebuilt(id, root, &report, log) }
       if details[id] == nil {
         log.say(
           "thin device \(id): its details are lost; taken to be as recent as can be, "
@@ -268,6 +277,23 @@ struct Salvager {
       }
       return true
     }
+  }
+
+  /// Says which leaves are made of what earlier generations had in their place.
+  private func reportRebuilt(
+    _ id: UInt64, _ root: UInt64, _ report: inout RepairReport.Device, _ log: SalvageLog
+  ) {
+    let made = Dictionary(rebuilt.map { ($0.block, $0) }, uniquingKeysWith: { first, _ in first })
+    forest.forEachUsableLeaf(.mappings, root: root) { block in
+      guard let leaf = made[block] else { return }
+      report.add(.doubtful, leaf.range, block: block)
+      let end = leaf.range.upperBound == .max ? "end" : "\(leaf.range.upperBound - 1)"
+      log.say(
+        "thin device \(id): what was mapped of virtual blocks \(leaf.range.lowerBound)..\(end) is lost "
+          + "(block \(block)); \(leaf.entries.count) mappings that an earlier generation had there are "
+          + "taken: their data blocks are in use still, and nothing else leads to them")
+    }
+    report.ranges.sort { $0.begin < $1.begin }
   }
 
   /// Says what was put in the place of a lost node, and what may be missing beside it.

@@ -7,6 +7,8 @@ public protocol BlockDevice: AnyObject {
   var byteCount: UInt64 { get }
   /// The file descriptor, if reads may be queued on it; nil if only the calls below work.
   var descriptor: Int32? { get }
+  /// Where byte 0 of the device is in what the descriptor reads.
+  var descriptorOffset: UInt64 { get }
   /// Fills `buffer` from `offset` on.
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError)
   /// Writes all of `buffer` at `offset`.
@@ -33,6 +35,9 @@ public struct BlockPiece {
 }
 
 extension BlockDevice {
+  /// The descriptor reads the device from its start.
+  public var descriptorOffset: UInt64 { 0 }
+
   /// Neighbours are written together up to this many bytes.
   private static var runBytesMax: Int { 256 << 10 }
 

@@ -151,7 +151,8 @@ public final class BlockStream {
       io_prep_pread(
         control + index, descriptor, bytes(ofSlot: index).baseAddress,
         slots[index].blockCount * Self.blockBytes,
-        Int64(clamping: slots[index].start) * Int64(Self.blockBytes))
+        Int64(
+          clamping: device.descriptorOffset + slots[index].start * UInt64(Self.blockBytes)))
       control[index].data = UnsafeMutableRawPointer(bitPattern: index + 1)
       submission[queued] = control + index
       queued += 1

@@ -194,6 +194,7 @@ struct OutputTests {
     "BlockIO/TrustedFolder.swift": "small files of a folder that no other user can change",
     "BlockIO/FileReplacement.swift": "the same, for regular files",
     "BlockIO/MetadataOutput.swift": "the only way to write metadata",
+    "BlockIO/ResumableOutput.swift": "the only way to write an image, in several runs",
     "BlockIO/OpenFile.swift": "the same: exclusively, by O_EXCL or a lock",
     "CDMThin/program.c": "/dev/null for closed descriptors",
     "CDMThin/system.c": "files without a name",

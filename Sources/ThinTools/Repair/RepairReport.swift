@@ -38,7 +38,7 @@ public struct RepairReport: Equatable, Sendable {
     public var unsaidRanges = 0
 
     /// Ranges that are kept of a device.
-    static var rangesMax: Int { 1000 }
+    var rangesMax = 1000
 
     /// Whether everything that it had is in the result, for certain.
     public var isWhole: Bool {
@@ -50,7 +50,7 @@ public struct RepairReport: Equatable, Sendable {
       let end = range.upperBound == .max ? nil : range.upperBound
       if let last = ranges.last, last.kind == kind, last.end == range.lowerBound {
         ranges[ranges.count - 1].end = end
-      } else if ranges.count < Self.rangesMax {
+      } else if ranges.count < rangesMax {
         ranges.append(Range(kind: kind, begin: range.lowerBound, end: end, block: block))
       } else {
         unsaidRanges += 1

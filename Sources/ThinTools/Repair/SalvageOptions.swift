@@ -11,6 +11,9 @@ public struct SalvageOptions: Equatable, Sendable {
   /// What is done with parts of mapping trees that fit, but not for certain.
   public var choice = OrphanChoice.none
 
+  /// Lost and doubtful ranges that the report keeps of a device.
+  var rangesMax = 1000
+
   /// Whatever can be saved.
   public init() {}
 }

@@ -224,6 +224,7 @@ struct Salvager {
         log.say("\(what); it is included, and what it maps may be other devices' by now")
       }
       var report = RepairReport.Device(id: id, saved: usable)
+      report.rangesMax = options.rangesMax
       report.expected = details[id]?.mappedBlocks
       if isDoubtful || doubtful.contains(id) { report.add(.doubtful, 0..<UInt64.max, block: root) }
       if !summary.isSound { reportLoss(id, root, &report, log) }

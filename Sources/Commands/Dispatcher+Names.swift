@@ -14,6 +14,7 @@ extension Dispatcher {
     case "pack", "thin_metadata_pack": PackCommand.self
     case "unpack", "thin_metadata_unpack": UnpackCommand.self
     case "size", "thin_metadata_size": MetadataSizeCommand.self
+    case "extract", "dmthin-extract": ExtractCommand.self
     case "dm", "dmsetup", "dmthin-dm": DmCommand.self
     case "pool create": PoolCreateCommand.self
     case "pool activate": PoolActivateCommand.self

@@ -10,7 +10,7 @@ public struct Dispatcher {
     [
       CheckCommand.self, DumpCommand.self, RepairCommand.self, RestoreCommand.self,
       LsCommand.self, DeltaCommand.self, RmapCommand.self, PackCommand.self,
-      UnpackCommand.self, MetadataSizeCommand.self,
+      UnpackCommand.self, MetadataSizeCommand.self, ExtractCommand.self,
     ]
   }
 

@@ -174,7 +174,7 @@ let package = Package(
       [
         "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper",
         "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets",
-        "TestSupport", "ThinMetadata",
+        "TestSupport", "ThinMetadata", "ThinTools",
       ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["DeviceMapper", "Targets", "TestSupport"]),

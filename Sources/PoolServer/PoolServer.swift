@@ -1,3 +1,4 @@
+import BlockIO
 import BlockServer
 import CDMThin
 import DataPath
@@ -113,6 +114,9 @@ public final class PoolServer {
     case .devices(let metadata, let data):
       plan = try PoolPlan(options, metadata: metadata, data: data)
     case .tables(let path): plan = try PoolPlan(tables: path, isReadOnly: options.isReadOnly)
+    case .rescue(let serving):
+      try rescue(serving)
+      plan = PoolPlan()
     case .none: plan = PoolPlan()
     }
     plan.notes.forEach(note)
@@ -123,6 +127,20 @@ public final class PoolServer {
       note("warning: the pool '\(name)' needs a check; until then it is read-only")
     }
     volumes.update()
+  }
+
+  /// Exports what can be read of a damaged pool, of which no device is made.
+  private func rescue(_ serving: RescueServing) throws(ToolError) {
+    let exports = RescueExports(
+      serving, loop, note: note,
+      openDisk: { [loop, queue, worker] (path, exclusive) throws(BlockIOError) in
+        try Disk(
+          path: path, readOnly: true, exclusive: exclusive, loop: loop, queue: queue, worker: worker
+        )
+      })
+    for export in try exports.make(options.volumes) where !volumes.exports.add(export) {
+      throw ToolError(.refused, "a volume cannot be called '\(export.name)'")
+    }
   }
 
   /// Records which volumes have external origins, for their next activation.
@@ -250,6 +268,11 @@ public final class PoolServer {
   private func announce() {
     let names = volumes.exports.exports.map { KernelText.printable($0.name) }
       .joined(separator: " ")
+    if case .rescue = options.source {
+      for command in RescueExports.commands(volumes.exports.exports, sockets: options.sockets) {
+        note("next: \(command)")
+      }
+    }
     note("serving \(names.isEmpty ? "no volume yet" : names)")
     notify("READY=1")
   }

@@ -14,6 +14,8 @@ public struct ServeOptions {
   public enum Source: Equatable, Sendable {
     /// Its metadata and data: devices or files.
     case devices(metadata: String, data: String)
+    /// What can be read of a damaged pool.
+    case rescue(RescueServing)
     /// A file of concise tables.
     case tables(String)
     /// None; commands make pools later.

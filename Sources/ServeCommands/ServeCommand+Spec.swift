@@ -26,11 +26,15 @@ extension ServeCommand {
       status. A volume cannot be removed while clients have it open.
       """,
       """
+      With --rescue it serves every thin device that can be read of damaged metadata, read-only, as \
+      dmthin extract copies them. Lost ranges are read errors. Nothing is written.
+      """,
+      """
       If the process or the machine stops without warning, everything that clients have flushed is \
       kept. As with any disk, unflushed writes may be lost.
       """,
     ],
-    options: poolOptions + doorOptions + targetOptions + tlsOptions + [quietOption],
+    options: poolOptions + rescueOptions + doorOptions + targetOptions + tlsOptions + [quietOption],
     examples: [
       (
         "$ --metadata meta --data data --volume root=1:10g --socket s",
@@ -45,6 +49,10 @@ extension ServeCommand {
         "Serve every volume of a pool without writing to it."
       ),
       (
+        "$ --rescue --metadata pool.pack --data data --socket s",
+        "Serve what can be read of a damaged pool, without writing to it."
+      ),
+      (
         "$ --control /run/dmthin/control --socket /run/dmthin/nbd",
         "Start without a pool; dmthin pool activate --backend userspace adds one."
       ),
@@ -54,7 +62,7 @@ extension ServeCommand {
       (.damaged, "The metadata is damaged, or the pool does not allow the operation."),
       (.busy, "The pool or a socket is in use."),
     ],
-    seeAlso: ["dmthin-pool-activate", "dmthin-dm", "nbdinfo", "thin_check"])
+    seeAlso: ["dmthin-extract", "dmthin-pool-activate", "dmthin-dm", "nbdinfo", "thin_check"])
 
   private static let poolOptions = [
     OptionSpec(
@@ -106,6 +114,22 @@ extension ServeCommand {
         ~/.local/state.
         """),
   ]
+
+  private static let rescueOptions =
+    [
+      OptionSpec(
+        "rescue",
+        help: """
+          Serve what can be read of a pool, whatever is damaged, read-only. --metadata may be a file of \
+          thin_metadata_pack. The options from here to --nr-data-blocks are for this.
+          """,
+        conflicts: [
+          "tables", "features", "low-water", "check", "tickets", "no-space-timeout", "name",
+        ]),
+      OptionSpec(
+        "lost-as-zeroes",
+        help: "Lost ranges read as zeros. Without it reading them fails."),
+    ] + OptionSpec.rescue
 
   private static let doorOptions = [
     OptionSpec(

@@ -30,7 +30,7 @@ public enum ServeCommand: Command {
     options.addresses = arguments.texts("listen")
     options.control = arguments.text("control")
     options.metrics = arguments.text("metrics")
-    options.isReadOnly = arguments.has("read-only")
+    options.isReadOnly = arguments.has("read-only") || arguments.has("rescue")
     options.check = arguments.text("check").flatMap { MetadataCare(rawValue: $0) } ?? .auto
     options.tickets = arguments.text("tickets") ?? CleanTickets.usualFolder
     options.features = Set(
@@ -57,6 +57,11 @@ public enum ServeCommand: Command {
   }
 
   private static func source(_ arguments: ParsedArguments) throws -> ServeOptions.Source {
+    if arguments.has("rescue") { return .rescue(try rescue(arguments)) }
+    if let option = (OptionSpec.rescue.map(\.name) + ["lost-as-zeroes"]).first(where: arguments.has)
+    {
+      throw UsageError("'--\(option)' is for --rescue")
+    }
     if let tables = arguments.text("tables") { return .tables(tables) }
     switch (arguments.text("metadata"), arguments.text("data")) {
     case (let metadata?, let data?): return .devices(metadata: metadata, data: data)
@@ -69,6 +74,20 @@ public enum ServeCommand: Command {
       return .none
     default: throw UsageError("a pool has two devices: give both --metadata and --data")
     }
+  }
+
+  private static func rescue(_ arguments: ParsedArguments) throws -> RescueServing {
+    guard let metadata = arguments.text("metadata"), let data = arguments.text("data") else {
+      throw UsageError("a pool has two devices: give both --metadata and --data")
+    }
+    try InputChecks.requireInput(metadata)
+    try InputChecks.requireInput(data)
+    var serving = RescueServing(metadata: metadata, data: data)
+    serving.metadataOffset = arguments.offset("metadata-offset")
+    serving.dataOffset = arguments.offset("data-offset")
+    serving.options = arguments.rescue
+    serving.lostAsZeroes = arguments.has("lost-as-zeroes")
+    return serving
   }
 
   private static func security(_ arguments: ParsedArguments) throws -> Security {

@@ -3,7 +3,10 @@ import Commands
 import DeviceMapper
 import PoolManager
 import PoolServer
+import TestSupport
 import Testing
+import ThinMetadata
+import ThinTools
 
 @testable import ServeCommands
 
@@ -42,6 +45,27 @@ struct ServeCommandTests {
     #expect(try self.options("--tables t --socket s").source == .tables("t"))
   }
 
+  @Test("A rescue is only read, and has its options")
+  func rescue() throws {
+    let folder = try ScratchFolder()
+    let (meta, data) = (try folder.zeros("m", size: 1), try folder.zeros("d", size: 1))
+    var serving = RescueServing(metadata: meta, data: data)
+    let least = try options("--rescue --metadata \(meta) --data \(data) --socket s")
+    #expect(least.source == .rescue(serving) && least.isReadOnly)
+    serving.metadataOffset = 1 << 20
+    serving.dataOffset = 1024
+    serving.lostAsZeroes = true
+    serving.options.source = .metadataSnapshotAt(7)
+    serving.options.salvage.overrides.dataBlockSectors = 128
+    serving.options.salvage.includesDeleted = true
+    let all = try options(
+      """
+      --rescue --metadata \(meta) --data \(data) --socket s --metadata-offset 1m --data-offset 2s \
+      --lost-as-zeroes -m=7 --data-block-size 128 --include-deleted --volume a=1:1g
+      """)
+    #expect(all.source == .rescue(serving) && all.volumes.map(\.name) == ["a"])
+  }
+
   @Test(
     "An invalid command line is a usage error",
     arguments: [
@@ -49,6 +73,9 @@ struct ServeCommandTests {
       "--metadata m --data d --tables t", "--tables t --volume a=1:1m",
       "--metadata m --data d --volume a=1:1", "--metadata m --data d --features fast",
       "--metadata m --data d --tls-certificate c", "--metadata m --data d --tls-required",
+      "--rescue --metadata m --socket s", "--rescue --control c", "--rescue --tables t --socket s",
+      "--metadata m --data d --socket s --lost-as-zeroes", "--metadata m --data d --socket s -m",
+      "--rescue --metadata m --data d --socket s --features error_if_no_space",
       "--metadata m --data d --tls-psk k --tls-key k", "extra --metadata m --data d",
     ])
   func refused(_ line: String) {

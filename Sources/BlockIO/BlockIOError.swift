@@ -4,6 +4,7 @@ import Glibc
 public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible {
   /// The operation that failed.
   public enum Operation: String, Sendable {
+    case find = "find"
     case open = "open"
     case create = "create"
     case replace = "replace"

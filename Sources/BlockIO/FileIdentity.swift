@@ -69,6 +69,11 @@ public struct FileIdentity: Hashable, Sendable {
     return "device-\(gnu_dev_major(UInt(device))):\(gnu_dev_minor(UInt(device)))"
   }
 
+  /// The number of a block device; nil for a file.
+  public var number: (major: UInt32, minor: UInt32)? {
+    isBlockDevice ? (gnu_dev_major(UInt(device)), gnu_dev_minor(UInt(device))) : nil
+  }
+
   /// The folder of a block device in sysfs.
   var systemFolder: String {
     "/sys/dev/block/\(gnu_dev_major(UInt(device))):\(gnu_dev_minor(UInt(device)))"

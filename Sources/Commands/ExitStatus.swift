@@ -44,7 +44,7 @@ public enum ExitStatus: Int32, CaseIterable, Sendable {
       switch error.operation {
       case .open where error.isInUse: .busy
       case .write where error.isReaderGone: .damaged
-      case .open, .size: .input
+      case .find, .open, .size: .input
       case .create, .replace, .keep: .output
       case .read, .write, .flush, .allocate, .reserve, .use: .inputOutput
       }

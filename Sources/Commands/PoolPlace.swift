@@ -1,3 +1,4 @@
+import BlockIO
 import DeviceMapper
 import Glibc
 import PoolManager

@@ -5,6 +5,8 @@ public import ThinTools
 public struct PoolPlan {
   /// The devices with their tables.
   public var devices: [ConciseTable.Device] = []
+  /// Ids of thin devices to make in a new pool, once its device exists.
+  public var newThins: [UInt32] = []
   /// Messages for the user.
   public var notes: [String] = []
 
@@ -62,17 +64,50 @@ extension PoolPlan {
       sectors: pool.blockCount * pool.blockSectors)
     let wanted = try volumes(request, &pool, metadata)
     notes = pool.notes + notes
-    for volume in wanted {
-      guard volume.name != request.name else {
-        throw ToolError(.refused, "'\(volume.name)' is the name of the pool itself (see --name)")
+    for volume in wanted { try add(volume, request) }
+  }
+
+  /// The devices for a new pool on two disks that hold only zeros. The pool's target formats it.
+  /// - Throws: if the sizes are unsuitable, or the size of a volume is not given.
+  public init(new request: Request, metadataSectors: UInt64, dataSectors: UInt64) throws(ToolError)
+  {
+    let geometry = try PoolGeometry(
+      dataSectors: dataSectors, metadataSectors: metadataSectors,
+      lowWaterBlocks: request.lowWaterBlocks)
+    notes.append("the pool is new, and is lost at the end: \(geometry.reason)")
+    if let warning = geometry.warning { notes.append("warning: \(warning)") }
+    var features = request.features
+    if request.isReadOnly { features.insert(.readOnly) }
+    let blockSectors = UInt64(geometry.blockSectors)
+    let target = ThinPoolTarget(
+      metadataDevice: NameMangling.word(request.metadata),
+      dataDevice: NameMangling.word(request.data), blockSectors: blockSectors,
+      lowWaterBlocks: geometry.lowWaterBlocks, features: features)
+    add(
+      request.name, ThinPoolTarget.type, target.parameters,
+      sectors: geometry.dataBlocks * blockSectors)
+    for volume in request.volumes {
+      guard volume.sectors != nil else {
+        throw ToolError(
+          .refused,
+          "\(volume.name) is in a new pool, so its size is not known: give --volume "
+            + "\(volume.name)=\(volume.id):SIZE")
       }
-      let thin = ThinTarget(
-        pool: "/dev/mapper/\(NameMangling.word(request.name))", id: volume.id,
-        externalOrigin: volume.origin.path.map { NameMangling.word($0) })
-      add(
-        volume.name, ThinTarget.type, thin.parameters, sectors: volume.sectors ?? 0,
-        isReadOnly: request.isReadOnly)
+      if !newThins.contains(volume.id) { newThins.append(volume.id) }
+      try add(volume, request)
     }
+  }
+
+  private mutating func add(_ volume: VolumeSpec, _ request: Request) throws(ToolError) {
+    guard volume.name != request.name else {
+      throw ToolError(.refused, "'\(volume.name)' is the name of the pool itself (see --name)")
+    }
+    let thin = ThinTarget(
+      pool: "/dev/mapper/\(NameMangling.word(request.name))", id: volume.id,
+      externalOrigin: volume.origin.path.map { NameMangling.word($0) })
+    add(
+      volume.name, ThinTarget.type, thin.parameters, sectors: volume.sectors ?? 0,
+      isReadOnly: request.isReadOnly)
   }
 
   private mutating func add(

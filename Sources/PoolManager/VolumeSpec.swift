@@ -1,3 +1,4 @@
+import BlockIO
 import DeviceMapper
 
 /// A thin device of a pool, under a name.

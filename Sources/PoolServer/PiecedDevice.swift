@@ -1,4 +1,5 @@
 import BlockIO
+import DataPath
 import Glibc
 import Targets
 

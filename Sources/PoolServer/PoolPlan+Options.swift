@@ -1,4 +1,5 @@
 import BlockIO
+import DataPath
 import DeviceMapper
 import Glibc
 import PoolManager
@@ -6,14 +7,44 @@ import Targets
 import ThinTools
 
 extension PoolPlan {
-  /// The devices for the pool in the server's options.
+  /// The devices for the pool in the server's options. `metadata` and `data` are names of disks.
   init(_ options: ServeOptions, metadata: String, data: String) throws(ToolError) {
-    var request = Request(name: options.name, metadata: metadata, data: data)
+    let (metadataName, dataName) = (DiskName(metadata), DiskName(data))
+    var request = Request(
+      name: options.name, metadata: metadataName.path ?? metadata, data: dataName.path ?? data)
     request.volumes = options.volumes
     request.features = options.features
     request.lowWaterBlocks = options.lowWaterBlocks
     request.isReadOnly = options.isReadOnly
-    try self.init(request)
+    if metadataName.path != nil, dataName.path != nil {
+      try self.init(request)
+      return
+    }
+    let (blankMetadata, blankData) = (try Self.blankSectors(metadata), try Self.blankSectors(data))
+    guard let blankMetadata, let blankData else {
+      throw ToolError(
+        .refused,
+        "one of \(metadata) and \(data) is lost at the end, and a pool needs both: give a file or block "
+          + "device for both, or for neither")
+    }
+    guard metadata != data else {
+      throw ToolError(
+        .refused,
+        "metadata and data cannot be on the same device: give one of them a name, as in \(data)/data"
+      )
+    }
+    try self.init(new: request, metadataSectors: blankMetadata, dataSectors: blankData)
+  }
+
+  /// Sectors of a disk that begins with zeros whenever it is opened; nil for one that keeps its content.
+  private static func blankSectors(_ name: String) throws(ToolError) -> UInt64? {
+    // Files are opened later, with errors of their own.
+    if DiskName(name).path != nil { return nil }
+    do throws(BlockIOError) {
+      return try DiskResolver.find(name).blankByteCount.map { $0 / 512 }
+    } catch {
+      throw ToolError(.refused, "\(error)")
+    }
   }
 
   /// The devices in a file of concise tables, or of one device per line.

@@ -69,9 +69,9 @@ public final class PoolServer {
     mapper.judgeMetadata = { [unowned self] in judge.judge($0, $1) }
     mapper.poolClosed = { [unowned self] in judge.poolClosed($0) }
     let open = mapper.openDisk
-    mapper.openDisk = { [unowned self] (path, readOnly) throws(DeviceOpenError) in
-      let disk = try open(path, readOnly)
-      warnOfMode(path)
+    mapper.openDisk = { [unowned self] (found, readOnly) throws(DeviceOpenError) in
+      let disk = try open(found, readOnly)
+      if let path = found.path { warnOfMode(path) }
       return disk
     }
   }
@@ -120,7 +120,10 @@ public final class PoolServer {
     case .none: plan = PoolPlan()
     }
     plan.notes.forEach(note)
-    for device in plan.devices { try make(device) }
+    for device in plan.devices {
+      try make(device)
+      if device.name == options.name { try makeThins(plan.newThins) }
+    }
     recordOrigins()
     troubled = Set(failedPools())
     for name in troubled where !options.isReadOnly {
@@ -145,9 +148,11 @@ public final class PoolServer {
 
   /// Records which volumes have external origins, for their next activation.
   private func recordOrigins() {
-    guard case .devices(let metadata, _) = options.source, !options.isReadOnly else { return }
+    guard case .devices(let metadata, _) = options.source, !options.isReadOnly,
+      let path = DiskName(metadata).path
+    else { return }
     do throws(ToolError) {
-      try OriginRecords(metadata: metadata)?.update { origins in
+      try OriginRecords(metadata: path)?.update { origins in
         for volume in options.volumes where volume.origin != .unstated {
           let full = volume.origin.path.flatMap { realpath($0, nil) }
           defer { free(full) }
@@ -180,6 +185,17 @@ public final class PoolServer {
         default: .refused
         }
       throw ToolError(cause, "cannot make '\(device.name)': \(error.reason)")
+    }
+  }
+
+  /// Makes thin devices in the new pool.
+  private func makeThins(_ ids: [UInt32]) throws(ToolError) {
+    do throws(DeviceMapperError) {
+      for id in ids {
+        _ = try mapper.message(.name(options.name), sector: 0, "create_thin \(id)")
+      }
+    } catch {
+      throw ToolError(.refused, "cannot make thin devices of '\(options.name)': \(error.reason)")
     }
   }
 

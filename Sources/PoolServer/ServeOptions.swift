@@ -1,4 +1,5 @@
 public import BlockServer
+import DataPath
 public import DeviceMapper
 import Glibc
 public import PoolManager
@@ -10,9 +11,13 @@ public struct ServeOptions {
   /// The target types allowed in tables.
   public static let targets = TargetType.all.map(\.name)
 
+  /// The kinds of disks that can be named in place of a path, such as `memory:SIZE`, each with a
+  /// description.
+  public static let disks = DiskKind.all.map { "\($0.form), \($0.summary)" }
+
   /// The origin of the pool.
   public enum Source: Equatable, Sendable {
-    /// Its metadata and data: devices or files.
+    /// Its metadata and data: names of disks, mostly paths of devices or files.
     case devices(metadata: String, data: String)
     /// What can be read of a damaged pool.
     case rescue(RescueServing)

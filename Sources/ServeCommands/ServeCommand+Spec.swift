@@ -21,6 +21,11 @@ extension ServeCommand {
       mapped block.
       """,
       """
+      In place of a path, --metadata, --data and table lines accept a kind of disk: \
+      \(ServeOptions.disks.joined(separator: "; ")). A pool whose two disks begin with zeros is new, \
+      and its --volumes are made. For a file whose name looks like that, give ./ before it.
+      """,
+      """
       With --control, dmthin dm and dmthin pool work on the running server (--backend userspace): \
       they make snapshots and thin devices, activate volumes, which are exported at once, and show \
       status. A volume cannot be removed while clients have it open.
@@ -51,6 +56,10 @@ extension ServeCommand {
       (
         "$ --rescue --metadata pool.pack --data data --socket s",
         "Serve what can be read of a damaged pool, without writing to it."
+      ),
+      (
+        "$ --metadata memory:16m --data memory:1g --volume a=1:1g --socket s",
+        "Try a new pool that is in memory and lost at the end."
       ),
       (
         "$ --control /run/dmthin/control --socket /run/dmthin/nbd",

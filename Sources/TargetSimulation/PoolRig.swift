@@ -66,8 +66,10 @@ final class PoolRig {
     mapper.commitIntervalNanoseconds = 0
     mapper.noSpaceTimeoutSeconds = 0
     let paths = ["meta", "data", "origin"].map(ground.path)
-    mapper.openDisk = { (path, _) throws(DeviceOpenError) in
-      guard let index = paths.firstIndex(of: path) else { throw DeviceOpenError(code: ENODEV) }
+    mapper.openDisk = { (found, _) throws(DeviceOpenError) in
+      guard let index = paths.firstIndex(of: found.name) else {
+        throw DeviceOpenError(code: ENODEV)
+      }
       return disks[index]
     }
     mapper.log = { [unowned self] in log.append($0) }

@@ -2,11 +2,10 @@ import BlockIO
 public import DataPath
 import Glibc
 import Simulation
-public import Targets
 
 /// A disk in memory that keeps a trace of what reaches it. Requests end in any order, a few in each
 /// pass of the loop, or all at once. What fails may have been done in part.
-public final class TraceDisk: BlockDestination, DiskBelow {
+public final class TraceDisk: BlockDestination, Disk {
   /// What discards leave of a sector's words: something that was never written.
   static let discarded: UInt64 = 0xdddd_dddd_dddd_dddd
 

@@ -5,9 +5,9 @@ import Glibc
 
 /// Bytes of a file or disk to which a device ultimately maps.
 struct Footing {
-  /// A file by file system and inode, a block device by number.
+  /// A file, or a block device or another kind of disk by number.
   enum Place: Equatable {
-    case file(device: UInt64, inode: UInt64)
+    case file(FileIdentity)
     case device(DeviceNumber)
   }
 
@@ -23,23 +23,18 @@ struct Footing {
   init(_ opened: OpenDevice, _ range: Range<UInt64>) {
     self.range = range
     place = .device(opened.number)
-    if opened.number.major == UserspaceDeviceMapper.fileMajor {
-      if let file = Self.file(opened.text) { place = file }
+    if case .file(let identity) = opened.identity, !identity.isBlockDevice {
+      place = .file(identity)
     } else if opened.number.major == 7 {
       let folder = "/sys/dev/block/\(opened.number)/loop"
-      guard let path = WholeFile.systemText("\(folder)/backing_file"), let file = Self.file(path)
+      guard let path = WholeFile.systemText("\(folder)/backing_file"),
+        let file = FileIdentity(path: path)
       else { return }
       let shift = WholeFile.systemText("\(folder)/offset").flatMap { UInt64($0) } ?? 0
       let start = range.lowerBound &+ shift
-      place = file
+      place = .file(file)
       self.range = start..<max(start, range.upperBound &+ shift)
     }
-  }
-
-  private static func file(_ path: String) -> Place? {
-    var info = stat()
-    guard stat(path, &info) == 0 else { return nil }
-    return .file(device: UInt64(info.st_dev), inode: UInt64(info.st_ino))
   }
 }
 

@@ -1,3 +1,4 @@
+import DataPath
 import DeviceMapper
 
 /// A table with its running targets.

@@ -1,9 +1,9 @@
 public import BlockIO
-import DataPath
+public import DataPath
 import Glibc
 
 // A userspace device below another.
-extension MappedDevice: DiskBelow {
+extension MappedDevice: Disk {
   private func fault(_ operation: BlockIOError.Operation, _ offset: UInt64) -> BlockIOError {
     BlockIOError(operation, path: name, offset: offset, code: EIO)
   }

@@ -1,16 +1,18 @@
-import DataPath
+public import DataPath
 public import DeviceMapper
 
 /// An open device of a target. Call `close` once for each time it was opened.
 public final class OpenDevice {
-  /// Its number. A file gets a number with major 0.
+  /// Its number. A disk that is no block device gets a number with major 0.
   public let number: DeviceNumber
   /// The name under which it was first opened.
   public let text: String
   /// Where its requests go.
-  public let destination: any DiskBelow
+  public let destination: any Disk
   /// The same, without the protocol's indirection.
   let direct: BlockDestination
+  /// The identity of a disk; nil for a userspace device.
+  let identity: DiskIdentity?
   /// The userspace device, if it is one.
   let mapped: MappedDevice?
   /// The number of times it is open.
@@ -18,13 +20,14 @@ public final class OpenDevice {
   private let closed: (OpenDevice) -> Void
 
   init(
-    number: DeviceNumber, text: String, destination: any DiskBelow,
+    number: DeviceNumber, text: String, destination: any Disk, identity: DiskIdentity? = nil,
     mapped: MappedDevice? = nil, closed: @escaping (OpenDevice) -> Void
   ) {
     self.number = number
     self.text = text
     self.destination = destination
     direct = destination
+    self.identity = identity
     self.mapped = mapped
     self.closed = closed
   }

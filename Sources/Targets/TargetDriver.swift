@@ -123,7 +123,7 @@ public class TargetDriver: RequestOwner {
   /// the `count` bytes it is.
   final func forEachPlace(
     _ operation: BlockIOError.Operation, _ count: Int, at offset: UInt64,
-    _ body: (_ below: any DiskBelow, _ part: Range<Int>, _ place: UInt64)
+    _ body: (_ below: any Disk, _ part: Range<Int>, _ place: UInt64)
       throws(BlockIOError) -> Void
   ) throws(BlockIOError) {
     var done = 0

@@ -27,7 +27,7 @@ public final class UserspaceDeviceMapper {
   public static let major: UInt32 = 254
   /// The version of the kernel's driver that it follows.
   public static let driverVersion = "4.47.0"
-  /// The major number of files, which no device has.
+  /// The major number of files and other disks that are no block devices, which no device has.
   static let fileMajor: UInt32 = 0
 
   let loop: EventLoop
@@ -36,28 +36,21 @@ public final class UserspaceDeviceMapper {
   let parts = RequestPool()
   /// A buffer of zeros for writes; never written to.
   let zeros = AlignedBuffer(count: 1 << 20)
-  private let queue: IOQueue
-  private let worker: BlockingWorker
   /// Whether everything is opened for reading only, whatever tables say.
   public var isReadOnly = false
   /// Called for every event.
   public var eventHappened: ((MappedDevice) -> Void)?
   /// Receives the messages that the kernel would log.
   public var log: (String) -> Void = { _ in }
-  /// Opens a disk; tests replace it.
-  public var openDisk:
-    (_ path: String, _ readOnly: Bool) throws(DeviceOpenError) ->
-      any DiskBelow
+  /// Opens a disk that was found by its name; tests replace it.
+  public var openDisk: (_ found: FoundDisk, _ readOnly: Bool) throws(DeviceOpenError) -> any Disk
 
   var devices: [UInt32: MappedDevice] = [:]
   private var names: [String: UInt32] = [:]
   /// The open devices; the second has those open for writing only.
   private var openDevices: [DeviceNumber: OpenDevice] = [:]
-  private struct FileIdentity: Hashable {
-    var device: UInt64
-    var inode: UInt64
-  }
-  private var files: [FileIdentity: UInt32] = [:]
+  /// The minor numbers of disks without a number of their own.
+  private var files: [DiskIdentity: UInt32] = [:]
   private var nextFile: UInt32 = 1
   /// The number of the last command that waits for an event.
   var lastWaiter: UInt64 = 0
@@ -68,11 +61,10 @@ public final class UserspaceDeviceMapper {
   public init(loop: EventLoop, queue: IOQueue, worker: BlockingWorker) {
     self.loop = loop
     loading = FiberLock(loop)
-    self.queue = queue
-    self.worker = worker
-    openDisk = { (path, readOnly) throws(DeviceOpenError) in
+    let context = DiskContext(loop, queue, worker)
+    openDisk = { (found, readOnly) throws(DeviceOpenError) in
       do throws(BlockIOError) {
-        return try Disk(path: path, readOnly: readOnly, loop: loop, queue: queue, worker: worker)
+        return try found.open(readOnly: readOnly, in: context)
       } catch {
         throw DeviceOpenError(code: error.code, explanation: ["\(error)"])
       }
@@ -250,12 +242,12 @@ public final class UserspaceDeviceMapper {
     return opened
   }
 
-  /// The path by which a device or file was opened for a table; nil for one that is not open, or
+  /// The path or name by which a disk was opened for a table; nil for one that is not open, or
   /// that is a device of this device-mapper.
   public func path(of number: DeviceNumber) -> String? {
-    guard let opened = openDevices[number], opened.mapped == nil,
-      let path = realpath(opened.text, nil)
-    else { return nil }
+    guard let opened = openDevices[number], let identity = opened.identity else { return nil }
+    guard case .file = identity else { return opened.text }
+    guard let path = realpath(opened.text, nil) else { return nil }
     defer { free(path) }
     return String(cString: path)
   }
@@ -270,7 +262,7 @@ public final class UserspaceDeviceMapper {
   }
 
   /// Opens a device named in a table line: `major:minor`, a userspace device by name or by its path
-  /// in /dev/mapper, a block device or a file by path.
+  /// in /dev/mapper, or a disk by a name that `DiskResolver` knows.
   /// - Parameter user: the device of the table, which must not be below itself.
   func open(_ text: String, readOnly: Bool, user: MappedDevice) throws(DeviceOpenError)
     -> OpenDevice
@@ -287,12 +279,12 @@ public final class UserspaceDeviceMapper {
       guard access(path, F_OK) == 0 else {
         throw DeviceOpenError(code: ENXIO, explanation: ["no such device: \(text)"])
       }
-      return try openDisk(at: path, readOnly: readOnly)
+      return try openDisk(named: path, readOnly: readOnly)
     }
     if let mapped = named(text) { return try open(mapped, under: user, readOnly: readOnly) }
     // A path with blanks comes as one word.
-    let path = access(text, F_OK) == 0 ? text : NameMangling.decoded(text)
-    return try openDisk(at: path, readOnly: readOnly)
+    let name = access(text, F_OK) == 0 ? text : NameMangling.decoded(text)
+    return try openDisk(named: name, readOnly: readOnly)
   }
 
   /// The device of this name, or of a path in /dev/mapper, where names may be mangled, or
@@ -355,35 +347,32 @@ public final class UserspaceDeviceMapper {
     return known
   }
 
-  private func openDisk(at path: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
-    var info = stat()
-    guard stat(path, &info) == 0 else {
+  private func openDisk(named text: String, readOnly: Bool) throws(DeviceOpenError) -> OpenDevice {
+    let found: FoundDisk
+    do throws(BlockIOError) {
+      found = try DiskResolver.find(text)
+    } catch {
+      guard error.operation == .find else {
+        throw DeviceOpenError(code: error.code, explanation: ["\(error)"])
+      }
       // The kernel takes text that is not a path for a hexadecimal device number, if it can.
       let digits = "0123456789abcdefABCDEF"
-      let isNumber = path.contains { $0 != "0" } && path.allSatisfy(digits.contains)
-      throw DeviceOpenError(
-        code: isNumber ? ENXIO : ENODEV,
-        explanation: ["cannot find \(path): \(String(cString: strerror(errno)))"])
+      let isNumber = text.contains { $0 != "0" } && text.allSatisfy(digits.contains)
+      throw DeviceOpenError(code: isNumber ? ENXIO : ENODEV, explanation: ["\(error)"])
     }
-    let type = info.st_mode & S_IFMT
-    guard type == S_IFBLK || type == S_IFREG else {
-      throw DeviceOpenError(
-        code: ENOTBLK, explanation: ["\(path) is neither a block device nor a file"])
-    }
-    var number = DeviceNumber(
-      major: UInt32(truncatingIfNeeded: gnu_dev_major(info.st_rdev)),
-      minor: UInt32(truncatingIfNeeded: gnu_dev_minor(info.st_rdev)))
-    let identity = FileIdentity(device: UInt64(info.st_dev), inode: UInt64(info.st_ino))
-    if type == S_IFREG {
-      number = DeviceNumber(major: Self.fileMajor, minor: files[identity] ?? nextFile)
+    var number = DeviceNumber(major: Self.fileMajor, minor: files[found.identity] ?? nextFile)
+    if case .file(let identity) = found.identity, let device = identity.number {
+      number = DeviceNumber(major: device.major, minor: device.minor)
     }
     if let known = openDevices[number] { return try reopen(known, readOnly: readOnly) }
-    let destination = try openDisk(path, readOnly || isReadOnly)
-    if type == S_IFREG {
-      files[identity] = number.minor
+    let destination = try openDisk(found, readOnly || isReadOnly)
+    if number.major == Self.fileMajor {
+      files[found.identity] = number.minor
       nextFile += 1
     }
-    let opened = OpenDevice(number: number, text: path, destination: destination, closed: forget)
+    let opened = OpenDevice(
+      number: number, text: found.name, destination: destination, identity: found.identity,
+      closed: forget)
     openDevices[number] = opened
     opened.users = 1
     return opened

@@ -48,8 +48,8 @@ private final class Bench {
     worker.close()
   }
 
-  func disk(readOnly: Bool = false) throws -> Disk {
-    try Disk(path: path, readOnly: readOnly, loop: loop, queue: queue, worker: worker)
+  func disk(readOnly: Bool = false) throws -> FileDisk {
+    try FileDisk(path: path, readOnly: readOnly, in: DiskContext(loop, queue, worker))
   }
 
   func take(

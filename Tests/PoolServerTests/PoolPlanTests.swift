@@ -101,6 +101,39 @@ struct PoolPlanTests {
     #expect(try plan().notes.contains { $0.contains("grown from 100 to 200 blocks") })
   }
 
+  @Test("A pool in memory is new: its sizes are chosen, and its volumes made")
+  func inMemory() throws {
+    func plan(_ metadata: String, _ data: String, _ volumes: [String]) throws -> PoolPlan {
+      var options = ServeOptions()
+      options.volumes = try volumes.map { try VolumeSpec($0) }
+      return try PoolPlan(options, metadata: metadata, data: data)
+    }
+    let made = try plan("memory:16m", "memory:1g", ["root=1:10g", "again=1:1m", "b=7:1g"])
+    #expect(made.devices.map(\.name) == ["pool", "root", "again", "b"])
+    #expect(made.newThins == [1, 7])
+    #expect(
+      made.devices[0].table[0].description
+        == "0 2097152 thin-pool memory:16m memory:1g 128 819 0 ")
+    #expect(made.notes.count == 1 && made.notes[0].contains("lost at the end"))
+    func cause(_ metadata: String, _ data: String, _ volumes: [String] = []) -> ToolError? {
+      do {
+        _ = try plan(metadata, data, volumes)
+        return nil
+      } catch {
+        return error as? ToolError
+      }
+    }
+    #expect(cause("memory:16m", "memory:1g", ["root=1"])?.message.contains("root=1:SIZE") == true)
+    #expect(cause("memory:16m", data)?.message.contains("needs both") == true)
+    #expect(cause(metadata, "memory:1g")?.message.contains("needs both") == true)
+    #expect(cause("memory:1g", "memory:1g")?.message.contains("memory:1g/data") == true)
+    #expect(cause("mirror:1g", "memory:1g")?.message.contains("no kind of disk") == true)
+    #expect(cause("memory:4k", "memory:1g")?.message.contains("too few") == true)
+    let named = try self.plan { _ in }
+    let schemed = try PoolPlan(ServeOptions(), metadata: "file:" + metadata, data: "file:" + data)
+    #expect(named.devices == schemed.devices)
+  }
+
   @Test("A locked pool is busy, even if its metadata is inconsistent meanwhile")
   func busy() throws {
     let device = try FileDevice(path: metadata, access: .readWrite, exclusive: true)

@@ -2,11 +2,10 @@ import BlockIO
 import DataPath
 import Glibc
 import Simulation
-import Targets
 
 /// A disk in memory that takes its time: requests are carried out in any order, a few in each pass of
 /// the loop. What was written since the last flush is lost by `crash`.
-final class MemoryDisk: BlockDestination, DiskBelow {
+final class MemoryDisk: BlockDestination, Disk {
   private final class Hook: PassHook {
     unowned let disk: MemoryDisk
     init(_ disk: MemoryDisk) { self.disk = disk }

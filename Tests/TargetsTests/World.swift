@@ -41,8 +41,8 @@ final class World {
     mapper.commitIntervalNanoseconds = 3600 * Self.second
     loop.set(watchdog, after: 1800 * Self.second)
     if onFiles { return }
-    mapper.openDisk = { [unowned self] (path, _) throws(DeviceOpenError) in
-      guard let disk = disks[String(path.split(separator: "/").last ?? "")] else {
+    mapper.openDisk = { [unowned self] (found, _) throws(DeviceOpenError) in
+      guard let disk = disks[String(found.name.split(separator: "/").last ?? "")] else {
         throw DeviceOpenError(code: ENODEV)
       }
       return disk

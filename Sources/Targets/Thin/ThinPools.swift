@@ -1,5 +1,5 @@
 public import BlockIO
-import DataPath
+public import DataPath
 import DeviceMapper
 
 /// The pools of a device-mapper, and what holds for all of them.

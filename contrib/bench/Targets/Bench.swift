@@ -41,9 +41,10 @@ final class Bench {
   }
 
   /// A file as a disk, all of it written.
-  func openDisk(_ name: String, bytes: Int) throws -> Disk {
+  func openDisk(_ name: String, bytes: Int) throws -> FileDisk {
     let path = try file(name, bytes: bytes)
-    let disk = try Disk(path: path, readOnly: false, loop: loop, queue: queue, worker: worker)
+    let context = DiskContext(loop, queue, worker)
+    let disk = try FileDisk(path: path, readOnly: false, in: context)
     var info = stat()
     if stat(path, &info) != 0 || info.st_blocks * 512 < bytes { try fill(disk) }
     return disk

@@ -70,10 +70,10 @@ struct FileServer {
     let loop = try EventLoop()
     let queue = try IOQueue(loop)
     let worker = try BlockingWorker(loop)
+    let context = DiskContext(loop, queue, worker)
     let exports = ExportList()
     for path in options.operands.dropFirst() {
-      let disk = try Disk(
-        path: path, readOnly: options.isReadOnly, loop: loop, queue: queue, worker: worker)
+      let disk = try DiskResolver.open(path, readOnly: options.isReadOnly, in: context)
       let name = path.split(separator: "/").last.map(String.init) ?? path
       exports.add(Export(name: name, summary: "the file \(path)", destination: disk))
     }

@@ -1,4 +1,4 @@
-import DeviceMapper
+import BlockIO
 import Testing
 
 @Suite("Sizes of devices")

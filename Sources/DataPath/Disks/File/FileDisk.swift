@@ -2,11 +2,11 @@ public import BlockIO
 import CDMThin
 import Glibc
 
-/// A block device or regular file as a destination.
+/// A block device or regular file.
 ///
 /// Past the page cache (O_DIRECT) its requests go through the queue. Where that is refused (tmpfs) they
 /// are copies in memory, and done on the spot.
-public final class Disk: BlockDestination {
+public final class FileDisk: BlockDestination, Disk {
   private let file: OpenFile
   /// What messages call it.
   public var path: String { file.path }
@@ -22,26 +22,36 @@ public final class Disk: BlockDestination {
   private let sectorBytes: Int
   private var bytes: UInt64
   private let hadName: Bool
+  private let isPrivate: Bool
   private let discardLimits: (most: UInt64, granularity: Int)
 
   /// Opens `path`: a block device exclusively (O_EXCL), a file with a lock (flock), so that nobody
   /// else who asks for either has it.
   /// - Throws: `BlockIOError`; EBUSY where somebody has it.
-  public init(
-    path: String, readOnly: Bool, exclusive: Bool = true, loop: EventLoop, queue: IOQueue,
-    worker: BlockingWorker
+  public convenience init(
+    path: String, readOnly: Bool, exclusive: Bool = true, in context: DiskContext
   ) throws(BlockIOError) {
-    file = try OpenFile(path: path, readOnly: readOnly, exclusive: exclusive)
+    let file = try OpenFile(path: path, readOnly: readOnly, exclusive: exclusive)
+    try self.init(file, readOnly: readOnly, isPrivate: false, in: context)
+  }
+
+  /// Takes over an open file.
+  /// - Parameter isPrivate: whether its descriptor is not given to others (`openDescriptor`).
+  init(_ file: OpenFile, readOnly: Bool, isPrivate: Bool, in context: DiskContext)
+    throws(BlockIOError)
+  {
+    self.file = file
     self.readOnly = readOnly
-    self.queue = queue
-    self.worker = worker
+    self.isPrivate = isPrivate
+    queue = context.queue
+    worker = context.worker
     var sector: Int32 = 512
     if file.isBlockDevice { _ = dmthin_block_device_sector_bytes(file.descriptor, &sector) }
     sectorBytes = Int(sector)
     discardLimits = file.isBlockDevice ? Self.discardLimits(file.descriptor) : (.max, 4096)
     bytes = 0
     hadName = file.hasName()
-    super.init(loop)
+    super.init(context.loop)
     // From here on the descriptor is closed with the disk.
     try updateSize()
   }
@@ -64,8 +74,14 @@ public final class Disk: BlockDestination {
     return (attribute("discard_max_bytes"), Int(clamping: attribute("discard_granularity")))
   }
 
-  /// Looks up the size anew: devices and files can grow while in use.
+  /// Looks up the size again: devices and files can grow while in use.
   public func updateSize() throws(BlockIOError) { bytes = try file.byteCount() }
+
+  /// Looks up the size again, and keeps the present one if the system does not say.
+  public func refreshSize() { do throws(BlockIOError) { try updateSize() } catch {} }
+
+  /// Its own descriptor, unless that is private.
+  public var openDescriptor: Int32? { isPrivate ? nil : descriptor }
 
   /// Looks whether it is still there, with `byteCount` bytes at least.
   /// - Throws: `BlockIOError` with what has happened.

@@ -25,7 +25,8 @@ final class MetadataJudge {
   /// Called every two seconds with the progress of a check: the pool, steps done, and the total.
   private let goesOn: (String, UInt64, UInt64) -> Void
   private let requests = RequestPool()
-  private var worker: BlockingWorker?
+  /// One thread: checks are made one after the other, which bounds their memory.
+  private var workers: Workers?
   private var jobs: [ObjectIdentifier: Job] = [:]
 
   init(
@@ -42,8 +43,8 @@ final class MetadataJudge {
 
   /// Ends the thread. No check may be running.
   func close() {
-    worker?.close()
-    worker = nil
+    workers?.close()
+    workers = nil
   }
 
   /// Leaves a ticket for a pool that was closed cleanly.
@@ -65,12 +66,12 @@ final class MetadataJudge {
       let device = access.pieces.flatMap({
         PiecedDevice($0, path: access.path, byteCount: access.device.byteCount)
       }),
-      let worker = worker ?? (try? BlockingWorker(loop))
+      let workers = workers ?? (try? Workers(loop, threadsMax: 1))
     else {
       job.run(access.device)
       return verdict(conclude(access, job))
     }
-    self.worker = worker
+    self.workers = workers
     jobs[ObjectIdentifier(job)] = job
     let timer = LoopTimer { [unowned self, unowned job] in tell(access, job) }
     job.timer = timer
@@ -83,7 +84,7 @@ final class MetadataJudge {
       jobs[ObjectIdentifier(job)] = nil
       verdict(result)
     }
-    worker.submit(requests.take(.read, offset: 0, byteCount: 0, owner: job)) {
+    workers.submit(requests.take(.read, offset: 0, byteCount: 0, owner: job), lane: 0) {
       job.run(device)
       return 0
     }

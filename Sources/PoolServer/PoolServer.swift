@@ -16,7 +16,7 @@ public final class PoolServer {
   private let note: (String) -> Void
   private let loop: EventLoop
   private let queue: IOQueue
-  private let worker: BlockingWorker
+  private let workers: Workers
   private let mapper: UserspaceDeviceMapper
   private lazy var judge = MetadataJudge(
     loop, care: options.check, tickets: options.tickets.map { CleanTickets(folder: $0) },
@@ -48,12 +48,12 @@ public final class PoolServer {
     do throws(SystemError) {
       loop = try EventLoop()
       queue = try IOQueue(loop)
-      worker = try BlockingWorker(loop)
+      workers = try Workers(loop)
     } catch {
       throw ToolError(.unexpected, "\(error)")
     }
     loop.spinNanoseconds = options.spinMicroseconds * 1000
-    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     mapper.isReadOnly = options.isReadOnly
     mapper.noSpaceTimeoutSeconds = options.noSpaceTimeoutSeconds
     mapper.metadataCacheBlocks = options.metadataCacheBlocks
@@ -358,7 +358,7 @@ public final class PoolServer {
           isRemoving = false
         }
       }
-      return !isRemoving && mapper.all.isEmpty && worker.inFlight == 0 && queue.inFlight == 0
+      return !isRemoving && mapper.all.isEmpty && workers.inFlight == 0 && queue.inFlight == 0
     }
     // What a pool writes in the end is not left half done, however long a disk takes.
     loop.run(until: { !isRemoving })
@@ -366,11 +366,11 @@ public final class PoolServer {
       let names = mapper.all.map(\.name).joined(separator: " ")
       return ToolError(.inUse, "still in use at the end: \(names)")
     }
-    guard worker.inFlight == 0, queue.inFlight == 0 else {
+    guard workers.inFlight == 0, queue.inFlight == 0 else {
       return ToolError(.unexpected, "a disk has not answered for ten seconds")
     }
     judge.close()
-    worker.close()
+    workers.close()
     queue.close()
     guard let name = failed.first else { return nil }
     return ToolError(

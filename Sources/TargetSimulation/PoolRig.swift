@@ -18,7 +18,7 @@ public final class TrialGround {
   /// The loop that runs everything.
   public let loop: EventLoop
   let queue: IOQueue
-  let worker: BlockingWorker
+  let workers: Workers
   private let folder: TemporaryFolder
   private static let names = ["meta", "data", "origin"]
 
@@ -26,7 +26,7 @@ public final class TrialGround {
   public init() throws {
     loop = try EventLoop()
     queue = try IOQueue(loop)
-    worker = try BlockingWorker(loop)
+    workers = try Workers(loop)
     folder = try TemporaryFolder("dmthin-trial")
     for name in Self.names {
       let descriptor = open(path(name), O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
@@ -37,7 +37,7 @@ public final class TrialGround {
 
   deinit {
     queue.close()
-    worker.close()
+    workers.close()
   }
 
   func path(_ name: String) -> String { "\(folder.path)/\(name)" }
@@ -61,7 +61,7 @@ final class PoolRig {
     self.disks = disks
     self.shape = shape
     loop = ground.loop
-    mapper = UserspaceDeviceMapper(loop: loop, queue: ground.queue, worker: ground.worker)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: ground.queue, workers: ground.workers)
     // The result must depend on the seed, not on time.
     mapper.commitIntervalNanoseconds = 0
     mapper.noSpaceTimeoutSeconds = 0

@@ -6,7 +6,7 @@ import Glibc
 
 // Example of use:
 //
-//   let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+//   let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
 //   mapper.create(DeviceCreation(name: "pool", table: [line])) { result in ... }
 //   let volume = try mapper.open("vol", readOnly: false)   // counts as open until volume.close()
 //   volume.destination.submit(request)
@@ -57,11 +57,11 @@ public final class UserspaceDeviceMapper {
   /// The state that target types share among their targets.
   private(set) var kept: [ObjectIdentifier: any MapperKept] = [:]
 
-  /// A device-mapper without devices; its disks use `queue` and `worker`.
-  public init(loop: EventLoop, queue: IOQueue, worker: BlockingWorker) {
+  /// A device-mapper without devices; its disks use `queue` and `workers`.
+  public init(loop: EventLoop, queue: IOQueue, workers: Workers) {
     self.loop = loop
     loading = FiberLock(loop)
-    let context = DiskContext(loop, queue, worker)
+    let context = DiskContext(loop, queue, workers)
     openDisk = { (found, readOnly) throws(DeviceOpenError) in
       do throws(BlockIOError) {
         return try found.open(readOnly: readOnly, in: context)

@@ -108,12 +108,12 @@ struct BlankDiskTests {
 
   init() throws {
     loop = try EventLoop()
-    context = DiskContext(loop, try IOQueue(loop), try BlockingWorker(loop))
+    context = DiskContext(loop, try IOQueue(loop), try Workers(loop))
   }
 
   private func close() {
     context.queue.close()
-    context.worker.close()
+    context.workers.close()
   }
 
   private func perform(

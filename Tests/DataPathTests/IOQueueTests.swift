@@ -18,7 +18,7 @@ private final class Recorder: RequestOwner {
 private final class Bench {
   let loop: EventLoop
   let queue: IOQueue
-  let worker: BlockingWorker
+  let workers: Workers
   let path: String
   private let folder: ScratchFolder
   let pages: Int
@@ -28,7 +28,7 @@ private final class Bench {
   init(pages: Int, folder: String = "/var/tmp") throws {
     loop = try EventLoop()
     queue = try IOQueue(loop)
-    worker = try BlockingWorker(loop)
+    workers = try Workers(loop)
     self.pages = pages
     self.folder = try ScratchFolder(in: folder)
     path = self.folder.file("pages")
@@ -45,11 +45,11 @@ private final class Bench {
 
   deinit {
     queue.close()
-    worker.close()
+    workers.close()
   }
 
   func disk(readOnly: Bool = false) throws -> FileDisk {
-    try FileDisk(path: path, readOnly: readOnly, in: DiskContext(loop, queue, worker))
+    try FileDisk(path: path, readOnly: readOnly, in: DiskContext(loop, queue, workers))
   }
 
   func take(

@@ -21,14 +21,14 @@ private final class Fixture {
   let door: ControlDoor
   let path: String
   private let queue: IOQueue
-  private let worker: BlockingWorker
+  private let workers: Workers
 
   init() throws {
     folder = try ScratchFolder()
     loop = try EventLoop()
     queue = try IOQueue(loop)
-    worker = try BlockingWorker(loop)
-    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    workers = try Workers(loop)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     volumes = VolumeExports(mapper, loop)
     path = folder.file("control")
     door = try ControlDoor(path: path, loop, mapper, volumes)
@@ -38,7 +38,7 @@ private final class Fixture {
   deinit {
     door.close()
     mapper.removeAll()
-    worker.close()
+    workers.close()
     queue.close()
   }
 

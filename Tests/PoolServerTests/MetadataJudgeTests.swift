@@ -38,8 +38,8 @@ struct MetadataJudgeTests {
   func pieces() throws {
     let folder = try ScratchFolder()
     let loop = try EventLoop()
-    let (queue, worker) = (try IOQueue(loop), try BlockingWorker(loop))
-    let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    let (queue, workers) = (try IOQueue(loop), try Workers(loop))
+    let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     let judge = MetadataJudge(
       loop, care: .full, tickets: nil, note: { _ in }, goesOn: { _, _, _ in })
     var judged: (access: PoolMetadataAccess, pieces: [DescriptorPiece])?
@@ -89,7 +89,7 @@ struct MetadataJudgeTests {
     #expect(throws: BlockIOError.self) { try device.read(into: mine.bytes, at: (2 << 20) - 4096) }
     mapper.removeAll()
     judge.close()
-    worker.close()
+    workers.close()
     queue.close()
   }
 }

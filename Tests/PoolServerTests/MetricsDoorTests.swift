@@ -20,8 +20,8 @@ struct MetricsDoorTests {
   init() throws {
     folder = try ScratchFolder()
     loop = try EventLoop()
-    let (queue, worker) = (try IOQueue(loop), try BlockingWorker(loop))
-    let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    let (queue, workers) = (try IOQueue(loop), try Workers(loop))
+    let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     let exports = exports
     let server = BlockServer(loop, exports: exports)
     self.mapper = mapper

@@ -213,7 +213,7 @@ struct DegradedPoolTests {
   @Test("writes are committed after a while without a flush")
   func periodicCommit() throws {
     let world = try World()
-    let usual = UserspaceDeviceMapper(loop: world.loop, queue: world.queue, worker: world.worker)
+    let usual = UserspaceDeviceMapper(loop: world.loop, queue: world.queue, workers: world.workers)
     #expect(usual.commitIntervalNanoseconds == World.second)
     world.mapper.commitIntervalNanoseconds = World.second
     try world.makePool(dataBytes: 16 * block)

@@ -14,7 +14,7 @@ struct PoolHasFailed: Error {}
 final class World {
   let loop: EventLoop
   let queue: IOQueue
-  let worker: BlockingWorker
+  let workers: Workers
   let mapper: UserspaceDeviceMapper
   let dm: UserspaceBackend
   let folder: ScratchFolder
@@ -32,8 +32,8 @@ final class World {
   init(onFiles: Bool = false) throws {
     loop = try EventLoop()
     queue = try IOQueue(loop)
-    worker = try BlockingWorker(loop)
-    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    workers = try Workers(loop)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     dm = UserspaceBackend(mapper, loop: loop)
     folder = try ScratchFolder()
     mapper.log = { [unowned self] in log.append($0) }
@@ -55,7 +55,7 @@ final class World {
     for _ in 0..<10 { loop.pass() }
     for disk in disks.values { disk.close() }
     queue.close()
-    worker.close()
+    workers.close()
   }
 
   /// Adds a disk, and returns the path by which tables name it.

@@ -9,7 +9,7 @@ final class UserspaceWorld: PoolWorld {
   private let folder: String
   private let loop: EventLoop
   private let queue: IOQueue
-  private let worker: BlockingWorker
+  private let workers: Workers
   private let mapper: UserspaceDeviceMapper
   private let userspace: UserspaceBackend
   private let requests = RequestPool()
@@ -19,8 +19,8 @@ final class UserspaceWorld: PoolWorld {
     self.folder = folder
     loop = try EventLoop()
     queue = try IOQueue(loop)
-    worker = try BlockingWorker(loop)
-    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    workers = try Workers(loop)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     userspace = UserspaceBackend(mapper, loop: loop)
     mapper.log = { [unowned self] in said.append($0) }
   }
@@ -61,7 +61,7 @@ final class UserspaceWorld: PoolWorld {
     mapper.removeAll()
     for _ in 0..<100 { loop.pass() }
     queue.close()
-    worker.close()
+    workers.close()
   }
 
   // MARK: - I/O

@@ -53,12 +53,12 @@ public struct DiskContext {
   /// Reads, writes and flushes.
   public let queue: IOQueue
   /// Calls that wait.
-  public let worker: BlockingWorker
+  public let workers: Workers
 
   /// The loop with its queue and its threads.
-  public init(_ loop: EventLoop, _ queue: IOQueue, _ worker: BlockingWorker) {
+  public init(_ loop: EventLoop, _ queue: IOQueue, _ workers: Workers) {
     self.loop = loop
     self.queue = queue
-    self.worker = worker
+    self.workers = workers
   }
 }

@@ -10,7 +10,7 @@ import Targets
 final class Bench {
   let loop: EventLoop
   let queue: IOQueue
-  let worker: BlockingWorker
+  let workers: Workers
   let mapper: UserspaceDeviceMapper
   private let folder: String
   private let bytes: Int
@@ -18,8 +18,8 @@ final class Bench {
   init(_ folder: String, bytes: Int) throws {
     loop = try EventLoop()
     queue = try IOQueue(loop)
-    worker = try BlockingWorker(loop)
-    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, worker: worker)
+    workers = try Workers(loop)
+    mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     self.folder = folder
     self.bytes = bytes
   }
@@ -27,7 +27,7 @@ final class Bench {
   deinit {
     for _ in 0..<10 { loop.pass() }
     queue.close()
-    worker.close()
+    workers.close()
   }
 
   private func file(_ name: String, bytes: Int) throws -> String {
@@ -43,7 +43,7 @@ final class Bench {
   /// A file as a disk, all of it written.
   func openDisk(_ name: String, bytes: Int) throws -> FileDisk {
     let path = try file(name, bytes: bytes)
-    let context = DiskContext(loop, queue, worker)
+    let context = DiskContext(loop, queue, workers)
     let disk = try FileDisk(path: path, readOnly: false, in: context)
     var info = stat()
     if stat(path, &info) != 0 || info.st_blocks * 512 < bytes { try fill(disk) }

@@ -69,8 +69,8 @@ struct FileServer {
     }
     let loop = try EventLoop()
     let queue = try IOQueue(loop)
-    let worker = try BlockingWorker(loop)
-    let context = DiskContext(loop, queue, worker)
+    let workers = try Workers(loop)
+    let context = DiskContext(loop, queue, workers)
     let exports = ExportList()
     for path in options.operands.dropFirst() {
       let disk = try DiskResolver.open(path, readOnly: options.isReadOnly, in: context)
@@ -91,7 +91,7 @@ struct FileServer {
     print("serving")
     fflush(nil)
     loop.run()
-    worker.close()
+    workers.close()
     queue.close()
   }
 }

@@ -17,7 +17,7 @@ public final class FileDisk: BlockDestination, Disk {
   /// The open descriptor, which stays the disk's.
   public var descriptor: Int32 { file.descriptor }
   private let queue: IOQueue
-  private let worker: BlockingWorker
+  private let workers: Workers
   private let readOnly: Bool
   private let sectorBytes: Int
   private var bytes: UInt64
@@ -44,7 +44,7 @@ public final class FileDisk: BlockDestination, Disk {
     self.readOnly = readOnly
     self.isPrivate = isPrivate
     queue = context.queue
-    worker = context.worker
+    workers = context.workers
     var sector: Int32 = 512
     if file.isBlockDevice { _ = dmthin_block_device_sector_bytes(file.descriptor, &sector) }
     sectorBytes = Int(sector)
@@ -146,7 +146,8 @@ public final class FileDisk: BlockDestination, Disk {
       let (file, flags) = (file, request.pointee.flags)
       let (offset, count) = (request.pointee.offset, request.pointee.byteCount)
       let isDiscard = operation == .discard
-      worker.submit(request) {
+      // Calls of one disk stay in order.
+      workers.submit(request, lane: Int(descriptor)) {
         Self.clear(file, offset, count, isDiscard: isDiscard, flags)
       }
     }
@@ -171,7 +172,7 @@ public final class FileDisk: BlockDestination, Disk {
     }
   }
 
-  /// Discards or zeroes a range; on the worker's thread. Returns the error number.
+  /// Discards or zeroes a range; on a thread of its own. Returns the error number.
   private static func clear(
     _ file: OpenFile, _ offset: UInt64, _ count: Int, isDiscard: Bool, _ flags: BlockFlags
   ) -> Int32 {

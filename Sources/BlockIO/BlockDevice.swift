@@ -16,7 +16,7 @@ public protocol BlockDevice: AnyObject {
   /// Writes several pieces, ascending by offset, in any order; returns when all are written. After a failure
   /// any of them may be.
   func write(_ pieces: [BlockPiece]) throws(BlockIOError)
-  /// Returns when everything written is durable.
+  /// Returns when everything written is durable; see `Flush`.
   func flush() throws(BlockIOError)
 }
 

@@ -1,5 +1,3 @@
-import Glibc
-
 /// A block device or a regular file.
 public final class FileDevice: BlockDevice {
   /// The access requested.
@@ -51,10 +49,6 @@ public final class FileDevice: BlockDevice {
     try file.write(buffer, at: offset)
   }
 
-  /// Returns once everything written is durable.
-  public func flush() throws(BlockIOError) {
-    while fsync(file.descriptor) != 0 {
-      if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }
-    }
-  }
+  /// Makes finished writes durable; see `Flush`.
+  public func flush() throws(BlockIOError) { try file.flush() }
 }

@@ -117,6 +117,7 @@ final class FileReplacement {
     throw BlockIOError(.replace, path: path, code: errno)
   }
 
+  /// Owner and mode are to be durable too, which a `Flush` leaves out.
   private func sync(_ descriptor: Int32, _ path: String) throws(BlockIOError) {
     while fsync(descriptor) != 0 {
       if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }

@@ -12,6 +12,8 @@ public struct OpenFile: Sendable {
   public let isBlockDevice: Bool
   /// Whether the page cache is bypassed (O_DIRECT).
   public let isDirect: Bool
+  /// Whether it was opened for reading only.
+  public let isReadOnly: Bool
   /// Whether it holds a lock (flock), which `close` releases.
   private let isLocked: Bool
 
@@ -29,6 +31,7 @@ public struct OpenFile: Sendable {
       throw BlockIOError(.open, path: path, code: ENOTBLK)
     }
     isBlockDevice = type == S_IFBLK
+    isReadOnly = readOnly
     var flags = O_CLOEXEC | (readOnly ? O_RDONLY : O_RDWR)
     // O_EXCL without O_CREAT has a meaning for block devices only.
     if exclusive && isBlockDevice { flags |= O_EXCL }
@@ -54,12 +57,13 @@ public struct OpenFile: Sendable {
     self.path = path
   }
 
-  /// Takes over a descriptor as a regular file.
+  /// Takes over a descriptor, open for writing, as a regular file.
   public init(adopting fd: Int32, path: String) {
     descriptor = fd
     self.path = path
     isBlockDevice = false
     isDirect = false
+    isReadOnly = false
     isLocked = false
   }
 
@@ -207,6 +211,13 @@ public struct OpenFile: Sendable {
         ? dmthin_pwrite_dsync(descriptor, start, count, Int64(place))
         : pwrite(descriptor, start, count, place)
     }
+  }
+
+  /// Makes finished writes durable; see `Flush`.
+  public func flush() throws(BlockIOError) {
+    if isReadOnly { return }
+    let code = Flush.perform(descriptor)
+    if code != 0 { throw BlockIOError(.flush, path: path, code: code) }
   }
 
   /// Repeats a call that may transfer only a part, until `count` bytes are done.

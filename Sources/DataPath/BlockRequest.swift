@@ -1,8 +1,10 @@
+import BlockIO
+
 /// What a request asks for.
 public enum BlockOperation: UInt8, Sendable {
   case read
   case write
-  /// Everything acknowledged before is durable when this is.
+  /// Everything that ended before this was submitted is durable when this ends; see `Flush`.
   case flush
   /// The bytes are of no use any more.
   case discard
@@ -17,7 +19,7 @@ public struct BlockFlags: OptionSet, Sendable {
   /// Flags of bits.
   public init(rawValue: UInt8) { self.rawValue = rawValue }
 
-  /// Durable when it completes (force unit access).
+  /// Durable when it completes (force unit access); see `Flush`.
   public static var durable: BlockFlags { BlockFlags(rawValue: 1) }
   /// `writeZeroes` keeps the space allocated.
   public static var keepAllocated: BlockFlags { BlockFlags(rawValue: 2) }

@@ -1,3 +1,4 @@
+import BlockIO
 import CDMThin
 import Claio
 import Glibc
@@ -148,8 +149,7 @@ public final class IOQueue: PassHook {
     guard averageAlone < flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
     _ = waiting.takeFirst()
     let start = EventLoop.now()
-    let status = fdatasync(Int32(truncatingIfNeeded: request.pointee.context2))
-    let code = status == 0 ? 0 : errno
+    let code = Flush.perform(Int32(truncatingIfNeeded: request.pointee.context2))
     let taken = min(EventLoop.now() &- start, 8 * flushQuickNanoseconds)
     averageAlone = averageAlone &- averageAlone / 8 &+ taken / 8
     submitted += 1

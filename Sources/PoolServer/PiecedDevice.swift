@@ -74,6 +74,6 @@ final class PiecedDevice: BlockDevice {
     throw BlockIOError(.write, path: path, offset: offset, code: EROFS)
   }
 
-  /// Does nothing, because nothing was written.
+  /// Does nothing, because nothing was written; see `Flush`.
   func flush() throws(BlockIOError) {}
 }

@@ -58,7 +58,7 @@ final class AwaitedIO: RequestOwner {
 }
 
 extension OpenDevice {
-  /// Returns when everything acknowledged before is durable.
+  /// Returns when everything that had ended before is durable; see `Flush`.
   func flush(_ requests: RequestPool) throws(BlockIOError) {
     let io = AwaitedIO(direct, path: text, requests)
     io.send(.flush)

@@ -249,6 +249,34 @@ struct IOQueueTests {
     #expect(!disk.isHole(16 * page..<17 * page))
   }
 
+  @Test(
+    "A flush of a disk that was opened for reading ends at once, without an error or a system call",
+    arguments: ["/var/tmp", "/dev/shm"])
+  func readOnlyFlush(folder: String) throws {
+    let bench = try Bench(pages: 2, folder: folder)
+    let disk = try bench.disk(readOnly: true)
+    for _ in 0..<3 { disk.submit(bench.take(.flush, page: 0, pages: 0, nil)) }
+    #expect(bench.recorder.ended.isEmpty)
+    bench.finish(3)
+    #expect(bench.recorder.ended.map(\.error) == [0, 0, 0])
+    #expect(bench.queue.submitted == 0)
+    let device = try FileDevice(path: bench.path, access: .readOnly, exclusive: true)
+    try device.flush()
+  }
+
+  @Test("A flush reports the error of the system, and zeroing can be durable")
+  func durableZeroes() throws {
+    #expect(Flush.perform(-1) == EBADF)
+    let bench = try Bench(pages: 4)
+    let disk = try bench.disk()
+    let zeroes = bench.take(.writeZeroes, page: 1, nil)
+    zeroes.pointee.flags = [.durable, .keepAllocated]
+    disk.submit(zeroes)
+    disk.submit(bench.take(.flush, page: 0, pages: 0, nil))
+    bench.finish(2)
+    #expect(bench.recorder.ended.allSatisfy { $0.error == 0 })
+  }
+
   @Test("A request beyond the end, and a write to what was opened for reading, are refused")
   func refusals() throws {
     let bench = try Bench(pages: 2)

@@ -193,8 +193,7 @@ public final class FileDisk: BlockDestination, Disk {
       guard !isDiscard else { return errno }
       do throws(BlockIOError) { try writeZeroes(file, offset, count) } catch { return error.code }
     }
-    if flags.contains(.durable) && fdatasync(descriptor) != 0 { return errno }
-    return 0
+    return flags.contains(.durable) ? Flush.perform(descriptor) : 0
   }
 
   private static func writeZeroes(_ file: OpenFile, _ offset: UInt64, _ count: Int)

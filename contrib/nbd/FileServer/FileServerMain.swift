@@ -1,6 +1,6 @@
-// nbd-file SOCKET FILE... : serves plain files and devices, for tests and benchmarks of the server
-// alone. Options before the socket: --tcp ADDRESS:PORT, --read-only, --psk FILE, --cert FILE --key
-// FILE [--ca FILE], --require-tls.
+// nbd-file SOCKET DISK... : serves files, devices and other disks, for tests and benchmarks of the
+// server alone. Options before the socket: --tcp ADDRESS:PORT, --read-only, --psk FILE, --cert FILE
+// --key FILE [--ca FILE], --require-tls.
 import BlockIO
 import BlockServer
 import CDMThin

@@ -38,7 +38,7 @@ let package = Package(
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
-    library("DataPath", ["CDMThin", "Claio", "BlockIO"]),
+    library("DataPath", ["CDMThin", "BlockIO"]),
     library("BlockServer", ["BlockIO", "CDMThin", "Cgnutls", "DataPath"]),
     library("ServerSimulation", ["BlockServer", "CDMThin", "DataPath", "Simulation"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
@@ -133,7 +133,7 @@ let package = Package(
       ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation", "TestSupport"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
-    tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath", "TestSupport"]),
+    tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath", "Simulation", "TestSupport"]),
     tests(
       "TargetsTests",
       [

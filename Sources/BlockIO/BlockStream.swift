@@ -1,4 +1,3 @@
-import Claio
 import Glibc
 
 /// Reads many 4 KiB blocks in the requested order, with a queue of requests in flight so that the
@@ -15,10 +14,9 @@ public final class BlockStream {
   private let device: any BlockDevice
   private let deviceBlocks: UInt64
   private let buffer: AlignedBuffer
-  private var context: io_context_t?
-  private let control: UnsafeMutablePointer<iocb>
-  private let submission: UnsafeMutablePointer<UnsafeMutablePointer<iocb>?>
-  private let events: UnsafeMutablePointer<io_event>
+  private let engine: (any IOEngine)?
+  private let vectors: UnsafeMutablePointer<iovec>
+  private let completions: UnsafeMutablePointer<IOCompletion>
   private var slots: [Slot]
 
   /// The result for a block that the device does not have; its request is never submitted.
@@ -38,22 +36,18 @@ public final class BlockStream {
     self.device = device
     deviceBlocks = device.byteCount / UInt64(Self.blockBytes)
     buffer = AlignedBuffer(count: depth * chunkBlocks * Self.blockBytes)
-    control = .allocate(capacity: depth)
-    control.initialize(repeating: iocb(), count: depth)
-    submission = .allocate(capacity: depth)
-    submission.initialize(repeating: nil, count: depth)
-    events = .allocate(capacity: depth)
-    events.initialize(repeating: io_event(), count: depth)
+    vectors = .allocate(capacity: depth)
+    vectors.initialize(repeating: iovec(), count: depth)
+    completions = .allocate(capacity: depth)
+    completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: depth)
     slots = Array(repeating: Slot(), count: depth)
-    // Without a context, for example because the system's limit is reached, reads are synchronous.
-    if device.descriptor == nil || io_setup(Int32(depth), &context) != 0 { context = nil }
+    // Without an engine, for example because the system's limit is reached, reads are synchronous.
+    engine = device.descriptor == nil ? nil : try? AIOEngine(depth: depth)
   }
 
   deinit {
-    if let context { io_destroy(context) }
-    control.deallocate()
-    submission.deallocate()
-    events.deallocate()
+    vectors.deallocate()
+    completions.deallocate()
   }
 
   /// Reads every block that `next` returns, and passes it to `body` in that order.
@@ -91,7 +85,7 @@ public final class BlockStream {
       while filled > 0 {
         if slots[head].result == nil {
           if delivered > 0 && !ended { break }
-          reap(minimum: 1)
+          reap()
           continue
         }
         let slot = slots[head]
@@ -138,7 +132,7 @@ public final class BlockStream {
 
   private func submit(first: Int, count: Int) {
     guard count > 0 else { return }
-    guard let context, let descriptor = device.descriptor else {
+    guard let engine, let descriptor = device.descriptor else {
       for i in 0..<count where slots[(first + i) % depth].result == nil {
         slots[(first + i) % depth].result = -Int(EIO)
       }
@@ -148,40 +142,27 @@ public final class BlockStream {
     for i in 0..<count {
       let index = (first + i) % depth
       guard slots[index].result == nil else { continue }
-      io_prep_pread(
-        control + index, descriptor, bytes(ofSlot: index).baseAddress,
-        slots[index].blockCount * Self.blockBytes,
-        Int64(
-          clamping: device.descriptorOffset + slots[index].start * UInt64(Self.blockBytes)))
-      control[index].data = UnsafeMutableRawPointer(bitPattern: index + 1)
-      submission[queued] = control + index
+      vectors[index] = iovec(
+        iov_base: bytes(ofSlot: index).baseAddress,
+        iov_len: slots[index].blockCount * Self.blockBytes)
+      engine.prepare(
+        index, .read, descriptor: descriptor, vectors + index, count: 1,
+        offset: device.descriptorOffset + slots[index].start * UInt64(Self.blockBytes))
       queued += 1
     }
-    var done = 0
-    while done < queued {
-      let n = io_submit(context, queued - done, submission + done)
-      if n > 0 {
-        done += Int(n)
-        continue
-      }
-      if n == -EINTR { continue }
-      // The requests that were not queued are read one by one by deliver(), which reports errors.
-      for i in done..<queued {
-        let index = Int(bitPattern: submission[i]?.pointee.data) - 1
-        slots[index].result = -Int(EIO)
-      }
-      return
+    while queued > 0 {
+      let sent = engine.send()
+      guard sent > 0 else { break }
+      queued -= sent
     }
+    // The requests that were not sent are read one by one by deliver(), which reports errors.
+    while let index = engine.takeUnsent() { slots[index].result = -Int(EIO) }
   }
 
-  private func reap(minimum: Int) {
-    guard let context else { return }
-    let n = io_getevents(context, minimum, depth, events, nil)
-    guard n > 0 else { return }
-    for i in 0..<Int(n) {
-      let index = Int(bitPattern: events[i].data) - 1
-      slots[index].result = Int(bitPattern: UInt(events[i].res))
-    }
+  private func reap() {
+    guard let engine else { return }
+    let count = engine.take(completions, max: depth, waits: true)
+    for i in 0..<count { slots[completions[i].slot].result = completions[i].result }
   }
 
   private func deliver<E: Error>(
@@ -214,7 +195,7 @@ public final class BlockStream {
   /// buffer.
   private func drain(from head: Int, count: Int) {
     for i in 0..<count {
-      while slots[(head + i) % depth].result == nil { reap(minimum: 1) }
+      while slots[(head + i) % depth].result == nil { reap() }
     }
   }
 }

@@ -1,13 +1,12 @@
 import BlockIO
 import CDMThin
-import Claio
 import Glibc
 
-/// Reads, writes and flushes through libaio, sent in one batch per pass of the loop. Requests that
+/// Reads, writes and flushes through an engine, sent in one batch per pass of the loop. Requests that
 /// follow each other on disk, in the order in which they came, go as one.
 ///
-/// Invariant: a slot is in use from `io_submit` to its completion; `inFlight` counts them. Requests
-/// beyond the number of slots wait in `waiting`.
+/// Invariant: a slot is in use from `prepare` to its completion; `inFlight` counts those that were sent.
+/// Requests beyond the number of slots wait in `waiting`.
 public final class IOQueue: PassHook {
   private static let depth = 256
   /// With more on their way than this, completions come close enough together without spinning.
@@ -27,13 +26,12 @@ public final class IOQueue: PassHook {
   }
 
   private let loop: EventLoop
-  private var context: io_context_t?
-  private let readsRing: Bool
-  private let controls: UnsafeMutablePointer<iocb>
+  private var engine: (any IOEngine)?
   private let vectors: UnsafeMutablePointer<iovec>
   private let slots: UnsafeMutablePointer<Slot>
-  private let batch: UnsafeMutablePointer<UnsafeMutablePointer<iocb>?>
-  private let events: UnsafeMutablePointer<io_event>
+  /// The slots of the batch, in its order.
+  private let batch: UnsafeMutablePointer<Int>
+  private let completions: UnsafeMutablePointer<IOCompletion>
   private var freeSlot = 0
   private var waiting = RequestQueue()
   private var source: Source?
@@ -49,6 +47,8 @@ public final class IOQueue: PassHook {
   private var averageAlone: UInt64 = 0
   /// Flushes that take longer are left to another thread.
   var flushQuickNanoseconds: UInt64 = 500_000
+  /// Flushes a descriptor on the spot; tests replace it.
+  var flushNow: (_ descriptor: Int32) -> Int32 = Flush.perform
   /// Requests sent so far, for those who measure.
   public private(set) var submitted: UInt64 = 0
   /// System calls that it took to send them.
@@ -63,31 +63,39 @@ public final class IOQueue: PassHook {
     override func ready(_ events: EventLoop.Events) { _ = queue.reap() }
   }
 
-  /// A queue on `loop`; one is enough for all disks.
+  /// A queue on `loop`, over libaio; one is enough for all disks.
   /// - Throws: `SystemError` where the system gives no context or descriptor.
-  public init(_ loop: EventLoop) throws(SystemError) {
-    var context: io_context_t?
-    let status = io_setup(Int32(Self.depth), &context)
-    guard status == 0, let context else { throw SystemError("io_setup", -status) }
+  public convenience init(_ loop: EventLoop) throws(SystemError) {
+    try self.init(loop) { (event) throws(SystemError) in
+      do throws(AIOEngine.Refused) {
+        return try AIOEngine(depth: Self.depth, event: event)
+      } catch {
+        throw SystemError("io_setup", error.code)
+      }
+    }
+  }
+
+  /// A queue over an engine of `depth` slots, which is given the eventfd that it has to count completions with.
+  init(
+    _ loop: EventLoop, _ makeEngine: (_ event: Int32) throws(SystemError) -> any IOEngine
+  ) throws(SystemError) {
     let descriptor = dmthin_eventfd()
-    guard descriptor >= 0 else {
-      let code = errno
-      io_destroy(context)
-      throw SystemError("eventfd", code)
+    guard descriptor >= 0 else { throw SystemError("eventfd", errno) }
+    do throws(SystemError) {
+      engine = try makeEngine(descriptor)
+    } catch {
+      Glibc.close(descriptor)
+      throw error
     }
     self.loop = loop
-    self.context = context
-    readsRing = dmthin_aio_ring_is_known(UnsafeRawPointer(context)) != 0
-    controls = .allocate(capacity: Self.depth)
-    controls.initialize(repeating: iocb(), count: Self.depth)
     vectors = .allocate(capacity: Self.depth * Self.partsMax)
     vectors.initialize(repeating: iovec(), count: Self.depth * Self.partsMax)
     slots = .allocate(capacity: Self.depth)
     slots.initialize(repeating: Slot(), count: Self.depth)
     batch = .allocate(capacity: Self.depth)
-    batch.initialize(repeating: nil, count: Self.depth)
-    events = .allocate(capacity: Self.depth)
-    events.initialize(repeating: io_event(), count: Self.depth)
+    batch.initialize(repeating: 0, count: Self.depth)
+    completions = .allocate(capacity: Self.depth)
+    completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: Self.depth)
     super.init()
     for index in 0..<Self.depth {
       slots[index].nextFree = index + 1 < Self.depth ? index + 1 : -1
@@ -103,23 +111,21 @@ public final class IOQueue: PassHook {
   public func close() {
     precondition(inFlight == 0 && waiting.isEmpty, "requests are in flight")
     loop.remove(self)
+    engine = nil
     if let source {
       loop.remove(source)
       Glibc.close(source.descriptor)
     }
     source = nil
-    if let context { io_destroy(context) }
-    context = nil
   }
 
   deinit {
-    if let context { io_destroy(context) }
+    engine = nil
     if let source { Glibc.close(source.descriptor) }
-    controls.deallocate()
     vectors.deallocate()
     slots.deallocate()
     batch.deallocate()
-    events.deallocate()
+    completions.deallocate()
   }
 
   // MARK: - Sending
@@ -149,7 +155,7 @@ public final class IOQueue: PassHook {
     guard averageAlone < flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
     _ = waiting.takeFirst()
     let start = EventLoop.now()
-    let code = Flush.perform(Int32(truncatingIfNeeded: request.pointee.context2))
+    let code = flushNow(Int32(truncatingIfNeeded: request.pointee.context2))
     let taken = min(EventLoop.now() &- start, 8 * flushQuickNanoseconds)
     averageAlone = averageAlone &- averageAlone / 8 &+ taken / 8
     submitted += 1
@@ -159,6 +165,7 @@ public final class IOQueue: PassHook {
 
   /// Fills slots from what waits; returns how many.
   private func prepare() -> Int {
+    guard let engine else { return 0 }
     var prepared = 0
     while freeSlot >= 0, let request = waiting.takeFirst() {
       let index = freeSlot
@@ -187,9 +194,11 @@ public final class IOQueue: PassHook {
       slots[index].first = request
       slots[index].last = last
       slots[index].bytes = bytes
-      fill(controls + index, request, parts, count, bytes)
-      controls[index].data = UnsafeMutableRawPointer(bitPattern: index + 1)
-      batch[prepared] = controls + index
+      engine.prepare(
+        index, Self.call(request.pointee),
+        descriptor: Int32(truncatingIfNeeded: request.pointee.context2), parts, count: count,
+        offset: request.pointee.offset)
+      batch[prepared] = index
       prepared += 1
     }
     return prepared
@@ -208,45 +217,35 @@ public final class IOQueue: PassHook {
     part.iov_base.map { $0 + part.iov_len } == next.pointee.buffer
   }
 
-  private func fill(
-    _ control: UnsafeMutablePointer<iocb>, _ request: RequestPointer,
-    _ parts: UnsafeMutablePointer<iovec>, _ count: Int, _ bytes: Int
-  ) {
-    let descriptor = Int32(truncatingIfNeeded: request.pointee.context2)
-    let offset = Int64(clamping: request.pointee.offset)
-    switch (request.pointee.operation, count) {
-    case (.read, 1): io_prep_pread(control, descriptor, parts[0].iov_base, bytes, offset)
-    case (.read, _): io_prep_preadv(control, descriptor, parts, Int32(count), offset)
-    case (.write, 1): io_prep_pwrite(control, descriptor, parts[0].iov_base, bytes, offset)
-    case (.write, _): io_prep_pwritev(control, descriptor, parts, Int32(count), offset)
-    default: io_prep_fdsync(control, descriptor)
+  private static func call(_ request: BlockRequest) -> IOOperation {
+    switch request.operation {
+    case .read: .read
+    case .write: request.flags.contains(.durable) ? .durableWrite : .write
+    default: .flush
     }
-    if request.pointee.operation == .write, request.pointee.flags.contains(.durable) {
-      control.pointee.aio_rw_flags = .init(truncatingIfNeeded: dmthin_rwf_dsync)
-    }
-    if let source { io_set_eventfd(control, source.descriptor) }
   }
 
   /// Sends what was prepared; false if the system takes no more for now.
   private func send(_ prepared: Int) -> Bool {
+    guard let engine else { return false }
     var done = 0
     while done < prepared {
-      let n = io_submit(context, prepared - done, batch + done)
+      let sent = engine.send()
       submissions += 1
-      if n > 0 {
-        noteSent(done, done + Int(n))
-        done += Int(n)
-        submitted += UInt64(n)
+      if sent > 0 {
+        noteSent(done, done + sent)
+        done += sent
+        submitted += UInt64(sent)
         continue
       }
-      if n == -EINTR { continue }
-      if n == -EAGAIN, inFlight > 0 {
+      if sent == -Int(EAGAIN), inFlight > 0 {
         // Sent again when something has come back.
-        putBack(from: done, to: prepared)
+        putBack()
         return false
       }
       // The first of the rest is refused: it ends, others may be taken.
-      end(Int(bitPattern: batch[done]?.pointee.data) - 1, result: n == 0 ? -Int(EIO) : Int(n))
+      guard let refused = engine.takeUnsent() else { return false }
+      end(refused, result: sent)
       done += 1
     }
     return true
@@ -256,17 +255,16 @@ public final class IOQueue: PassHook {
     inFlight += end - start
     let time = inFlight <= Self.spinDepthMax ? EventLoop.now() : 0
     for i in start..<end {
-      let index = Int(bitPattern: batch[i]?.pointee.data) - 1
+      let index = batch[i]
       slots[index].sentTime = time
       if slots[index].first?.pointee.operation == .flush { flushesInFlight += 1 }
     }
   }
 
-  /// Undoes the preparation, last first, so that the order stays.
-  private func putBack(from start: Int, to end: Int) {
+  /// Undoes the preparation of what was not sent, so that the order stays.
+  private func putBack() {
     var all = RequestQueue()
-    for i in start..<end {
-      let index = Int(bitPattern: batch[i]?.pointee.data) - 1
+    while let index = engine?.takeUnsent() {
       var part = slots[index].first
       while let request = part {
         part = request == slots[index].last ? nil : request.pointee.next
@@ -274,7 +272,7 @@ public final class IOQueue: PassHook {
       }
       release(index)
     }
-    while let request = waiting.takeFirst() { all.append(request) }
+    all.append(contentsOf: waiting.takeAll())
     waiting = all
   }
 
@@ -303,33 +301,24 @@ public final class IOQueue: PassHook {
 
   /// Takes completions that the kernel has left in memory.
   public override func poll() -> Bool {
-    guard readsRing, inFlight > 0, let context,
-      dmthin_aio_ring_has_events(UnsafeRawPointer(context)) != 0
-    else { return false }
+    guard inFlight > 0, let engine, engine.hasCompletions else { return false }
     return reap() > 0
   }
 
   /// Hands out what has completed; returns how many.
   private func reap() -> Int {
-    guard let context else { return 0 }
+    guard let engine else { return 0 }
     var total = 0
     while inFlight > 0 {
-      var count = 0
-      if readsRing {
-        count = Int(
-          dmthin_aio_ring_take(UnsafeMutableRawPointer(context), events, Int32(Self.depth)))
-      } else {
-        var none = timespec()
-        count = Int(io_getevents(context, 0, Self.depth, events, &none))
-      }
+      let count = engine.take(completions, max: Self.depth, waits: false)
       guard count > 0 else { break }
       reapTime = EventLoop.now()
       inFlight -= count
       total += count
       for i in 0..<count {
-        let index = Int(bitPattern: events[i].data) - 1
+        let index = completions[i].slot
         if slots[index].first?.pointee.operation == .flush { flushesInFlight -= 1 }
-        end(index, result: Int(Int64(bitPattern: UInt64(events[i].res))))
+        end(index, result: completions[i].result)
       }
     }
     return total

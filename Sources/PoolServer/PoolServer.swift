@@ -136,10 +136,10 @@ public final class PoolServer {
   private func rescue(_ serving: RescueServing) throws(ToolError) {
     let exports = RescueExports(
       serving, loop, note: note,
-      openDisk: { [loop, queue, worker] (path, exclusive) throws(BlockIOError) in
-        try Disk(
-          path: path, readOnly: true, exclusive: exclusive, loop: loop, queue: queue, worker: worker
-        )
+      openDisk: { [loop, queue, workers] (name, exclusive) throws(BlockIOError) in
+        try FileDisk(
+          path: DiskName(name).path ?? name, readOnly: true, exclusive: exclusive,
+          in: DiskContext(loop, queue, workers))
       })
     for export in try exports.make(options.volumes) where !volumes.exports.add(export) {
       throw ToolError(.refused, "a volume cannot be called '\(export.name)'")

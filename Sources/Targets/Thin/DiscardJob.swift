@@ -34,6 +34,8 @@ final class DiscardJob: RequestOwner {
   /// Those of them that are to be discarded after a commit.
   private var uncommitted: [Range<UInt64>] = []
   private var waitsForCommit = false
+  /// In the midst of a step, which may wait for metadata: it goes on by itself.
+  private var isStepping = false
   private let isZeroing: Bool
   private var failure: Int32 = 0
   private let passesDown: Bool
@@ -60,6 +62,8 @@ final class DiscardJob: RequestOwner {
 
   /// Called by the worker.
   func step() {
+    isStepping = true
+    defer { isStepping = false }
     // Where nothing can be changed, discards do nothing.
     guard pool.mode < .outOfMetadataSpace else {
       return end(isZeroing || pool.mode == .fail ? EIO : failure)
@@ -151,7 +155,7 @@ final class DiscardJob: RequestOwner {
   }
 
   private func goOn() {
-    guard pending == 0, !waitsForCommit else { return }
+    guard pending == 0, !waitsForCommit, !isStepping else { return }
     pool.discards.append(self)
     pool.schedule()
   }

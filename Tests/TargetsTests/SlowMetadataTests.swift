@@ -224,6 +224,23 @@ struct SlowMetadataTests {
     try slow.wait { discards.allSatisfy(\.isDone) }
   }
 
+  @Test("a discard that is passed down while the rest of it waits for metadata ends once")
+  func passedDownMeanwhile() throws {
+    // After each run, what is looked up for the next one has to be read again.
+    let slow = try SlowWorld(2)
+    let world = slow.world
+    try world.makeThin(1, bytes: 1024 * block)
+    for number in 0..<3 {
+      #expect(try world.write("thin1", at: 20 * number * block, pattern(number, 512)) == 0)
+    }
+    try slow.reopen([1], bytes: 1024 * block)
+    let discard = try slow.start("discard", .discard, "thin1", at: 0, count: 1024 * block)
+    try slow.wait { discard.isDone }
+    #expect(discard.error == 0)
+    // What ends twice is in the loop's queue for ever, and nothing else ends.
+    #expect(try world.write("thin1", at: 0, pattern(0, 512)) == 0)
+  }
+
   @Test("look-ups that miss are read together: 32 take no longer than one takes for each level")
   func together() throws {
     let slow = try slowWorld()

@@ -199,6 +199,7 @@ struct OutputTests {
     "CDMThin/program.c": "/dev/null for closed descriptors",
     "CDMThin/system.c": "files without a name",
     "Commands/Console.swift": "standard output, checked by InputChecks",
+    "DataPath/Disks/Memory/MemoryKind.swift": "a file in memory, without a name",
     "Commands/OutputChecks.swift": "/dev/null for an error output that is an input",
     "KernelDeviceMapper/KernelDeviceMapper+KernelOnly.swift": "for reading",
     "KernelDeviceMapper/KernelDeviceMapper+Lists.swift": "/dev/mapper/control",

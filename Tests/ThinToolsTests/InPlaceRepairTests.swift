@@ -18,14 +18,21 @@ import ThinTools
     return options
   }()
 
-  /// Damaged pools of which something can be saved.
+  /// Damaged pools of which something can be saved; small ones, since each is repaired very often.
   private func pools(_ count: Int) throws -> [(what: String, device: MemoryDevice)] {
     let first = seed()
+    var history = PoolHistory.Kind(
+      "small", metadataBlocks: 150...250, commits: 4...8, operations: 1...8, window: 100...100)
+    history.snapshots = 100
     var found: [(what: String, device: MemoryDevice)] = []
-    for n in 0..<UInt64(4 * count) where found.count < count {
-      let trial = try RepairTrial(seed: first &+ n)
-      guard (try? repair(trial.device, to: nil, options: Self.options)) != nil else { continue }
-      found.append(("seed \(first &+ n): \(trial.damage)", trial.device))
+    for n in 0..<UInt64(16 * count) where found.count < count {
+      var random = SplitMix64(seed: first &+ n)
+      let device = try PoolHistory(history, seed: first &+ n).device
+      let lost = found.count % 2 == 0 ? 0 : UInt64.random(in: 1..<60, using: &random)
+      device.edit(lost)[100] ^= 1
+      device.keep()
+      guard (try? repair(device, to: nil, options: Self.options)) != nil else { continue }
+      found.append(("seed \(first &+ n): block \(lost) lost", device))
     }
     return found
   }

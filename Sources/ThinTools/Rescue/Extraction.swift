@@ -139,9 +139,8 @@ public final class Extraction {
 
   /// Reads everything that is not in the image yet.
   /// - Parameter retries: passes over sectors that could not be read.
-  /// - Throws: `ToolError` if the image cannot be written, or the data device fails in another way than
-  ///   by bad
-  ///   sectors. What was done is in the map that was saved last.
+  /// - Throws: `ToolError` if the image cannot be written, or the data device fails in another way than by
+  ///   bad sectors. What was done is in the map that was saved last.
   public func run(retries: Int = 0) throws(ToolError) {
     do throws(ToolError) {
       try reopen()

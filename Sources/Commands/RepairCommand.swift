@@ -249,8 +249,8 @@ public enum RepairCommand: Command {
       ("$ -i damaged.bin -o repaired.bin --report loss.txt", "Repair a copy, and keep the report."),
       ("$ -i /dev/vg/pool_tmeta -o /dev/vg/repaired", "Repair onto another logical volume."),
       (
-        "$ --in-place --save-undo /root/old /dev/mapper/vg-pool_tmeta",
-        "Repair a device where it is; $ --apply-undo /root/old /dev/mapper/vg-pool_tmeta takes that back."
+        "$ --in-place --save-undo /var/tmp/old /dev/mapper/vg-pool_tmeta",
+        "Repair a device where it is; $ --apply-undo /var/tmp/old /dev/mapper/vg-pool_tmeta takes that back."
       ),
       ("lvconvert --repair vg/pool", "The same through lvm2, which swaps the result in."),
     ],

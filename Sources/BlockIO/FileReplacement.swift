@@ -79,13 +79,8 @@ final class FileReplacement {
   /// - Throws: `BlockIOError`; the old file is unchanged, unless the message says otherwise.
   func commit() throws(BlockIOError) {
     if isCopied { return try copy() }
-    if let old {
-      // The owner first, because changing it clears bits of the mode. Without permission the owner
-      // is not kept.
-      _ = fchown(descriptor, old.info.st_uid, old.info.st_gid)
-      fchmod(descriptor, old.info.st_mode & 0o777)
-    }
-    try sync(descriptor, path)
+    if let old { Self.keepOwner(old.info, descriptor) }
+    try Self.sync(descriptor, path)
     if temporaryName == nil { temporaryName = try named() }
     let name = temporaryName ?? ""
     guard rename(name, path) == 0 else {
@@ -95,6 +90,19 @@ final class FileReplacement {
       throw BlockIOError(.replace, path: path, code: code)
     }
     temporaryName = nil
+    try Self.sync(folder: folder)
+  }
+
+  /// Gives a file the owner and the mode of the one whose place it takes.
+  static func keepOwner(_ old: stat, _ descriptor: Int32) {
+    // The owner first, because changing it clears bits of the mode. Without permission the owner is not
+    // kept.
+    _ = fchown(descriptor, old.st_uid, old.st_gid)
+    fchmod(descriptor, old.st_mode & 0o777)
+  }
+
+  /// Makes the names in a folder durable.
+  static func sync(folder: String) throws(BlockIOError) {
     let place = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     // A folder that is writable but not readable cannot be synced.
     guard place >= 0 else { return }
@@ -118,7 +126,7 @@ final class FileReplacement {
   }
 
   /// Owner and mode are to be durable too, which a `Flush` leaves out.
-  private func sync(_ descriptor: Int32, _ path: String) throws(BlockIOError) {
+  static func sync(_ descriptor: Int32, _ path: String) throws(BlockIOError) {
     while fsync(descriptor) != 0 {
       if errno != EINTR { throw BlockIOError(.flush, path: path, code: errno) }
     }
@@ -151,6 +159,6 @@ final class FileReplacement {
     guard ftruncate(old.descriptor, count) == 0 else {
       throw BlockIOError(.write, path: path, code: errno)
     }
-    try sync(old.descriptor, path)
+    try Self.sync(old.descriptor, path)
   }
 }

@@ -213,6 +213,18 @@ public struct OpenFile: Sendable {
     }
   }
 
+  /// Writes zeros, where the system does not make them.
+  public func writeZeros(_ range: Range<UInt64>) throws(BlockIOError) {
+    let zeros = AlignedBuffer(count: 1 << 20)
+    defer { withExtendedLifetime(zeros) {} }
+    var at = range.lowerBound
+    while at < range.upperBound {
+      let count = Int(min(range.upperBound - at, UInt64(zeros.bytes.count)))
+      try write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: at)
+      at += UInt64(count)
+    }
+  }
+
   /// Makes finished writes durable; see `Flush`.
   public func flush() throws(BlockIOError) {
     if isReadOnly { return }

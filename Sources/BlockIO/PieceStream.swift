@@ -1,4 +1,3 @@
-import Claio
 import Glibc
 
 /// Reads long pieces of a device in the requested order, several at a time, so that neither the device nor
@@ -29,8 +28,9 @@ public final class PieceStream {
 
   private let device: any BlockDevice
   private let buffer = AlignedBuffer(count: depth * bytesMax)
-  private var context: io_context_t?
-  private let control: UnsafeMutablePointer<iocb>
+  private let engine: AIOEngine?
+  private let vectors: UnsafeMutablePointer<iovec>
+  private let completions: UnsafeMutablePointer<IOCompletion>
   private var pieces = [Piece](
     repeating: Piece(offset: 0, byteCount: 0, tag: 0), count: PieceStream.depth)
   /// Bytes read or a negative error number; nil while in flight.
@@ -39,15 +39,17 @@ public final class PieceStream {
   /// A stream over `device`, for one `read` at a time.
   public init(_ device: any BlockDevice) {
     self.device = device
-    control = .allocate(capacity: Self.depth)
-    control.initialize(repeating: iocb(), count: Self.depth)
-    // Without a context, for example because the system's limit is reached, pieces are read one by one.
-    if device.descriptor == nil || io_setup(Int32(Self.depth), &context) != 0 { context = nil }
+    vectors = .allocate(capacity: Self.depth)
+    vectors.initialize(repeating: iovec(), count: Self.depth)
+    completions = .allocate(capacity: Self.depth)
+    completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: Self.depth)
+    // Without an engine, for example because the system's limit is reached, pieces are read one by one.
+    engine = device.descriptor == nil ? nil : try? AIOEngine(depth: Self.depth)
   }
 
   deinit {
-    if let context { io_destroy(context) }
-    control.deallocate()
+    vectors.deallocate()
+    completions.deallocate()
   }
 
   /// Reads every piece that `next` returns, and passes it to `body` in that order.
@@ -92,23 +94,19 @@ public final class PieceStream {
     pieces[slot] = piece
     // Read when it is its turn, unless it can be queued.
     results[slot] = 0
-    guard let context, let descriptor = device.descriptor else { return }
-    io_prep_pread(
-      control + slot, descriptor, bytes(slot).baseAddress, piece.byteCount,
-      Int64(clamping: device.descriptorOffset + piece.offset))
-    control[slot].data = UnsafeMutableRawPointer(bitPattern: slot + 1)
-    var queued: UnsafeMutablePointer<iocb>? = control + slot
-    var status: Int32
-    repeat { status = io_submit(context, 1, &queued) } while status == -EINTR
-    if status == 1 { results[slot] = nil }
+    guard let engine, let descriptor = device.descriptor else { return }
+    vectors[slot] = iovec(iov_base: bytes(slot).baseAddress, iov_len: piece.byteCount)
+    engine.prepare(
+      slot, .read, descriptor: descriptor, vectors + slot, count: 1,
+      offset: device.descriptorOffset + piece.offset)
+    if engine.send() == 1 { results[slot] = nil } else { _ = engine.takeUnsent() }
   }
 
   private func wait(for slot: Int) {
-    guard let context else { return }
+    guard let engine else { return }
     while results[slot] == nil {
-      var event = io_event()
-      guard io_getevents(context, 1, 1, &event, nil) == 1 else { continue }
-      results[Int(bitPattern: event.data) - 1] = Int(bitPattern: UInt(event.res))
+      let count = engine.take(completions, max: Self.depth, waits: true)
+      for i in 0..<count { results[completions[i].slot] = completions[i].result }
     }
   }
 

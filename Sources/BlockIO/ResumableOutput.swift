@@ -207,49 +207,25 @@ public final class ResumableOutput {
     while at < range.upperBound {
       let count = min(range.upperBound - at, 1 << 30)
       if dmthin_block_device_zero(file.descriptor, at, count) != 0 {
-        try writeZeros(at..<(at + count))
+        try file.writeZeros(at..<(at + count))
       }
       at += count
     }
   }
 
-  private func writeZeros(_ range: Range<UInt64>) throws(BlockIOError) {
-    let zeros = AlignedBuffer(count: 1 << 20)
-    var at = range.lowerBound
-    while at < range.upperBound {
-      let count = Int(min(range.upperBound - at, UInt64(zeros.bytes.count)))
-      try file.write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: at)
-      at += UInt64(count)
-    }
-  }
-
   /// Returns once everything written is durable.
   public func flush() throws(BlockIOError) {
-    while fsync(file.descriptor) != 0 {
-      if errno != EINTR { throw BlockIOError(.flush, path: file.path, code: errno) }
-    }
+    try FileReplacement.sync(file.descriptor, file.path)
   }
 
   /// Gives a file its name, durably, in place of an old one, whose mode and owner it gets.
   public func commit() throws(BlockIOError) {
+    if let old { FileReplacement.keepOwner(old.info, file.descriptor) }
     try flush()
     guard !isBlockDevice else { return }
-    if let old {
-      // The owner first, because changing it clears bits of the mode.
-      _ = fchown(file.descriptor, old.info.st_uid, old.info.st_gid)
-      fchmod(file.descriptor, old.info.st_mode & 0o777)
-    }
     guard rename(unfinished, place) == 0 else {
       throw BlockIOError(.replace, path: path, code: errno)
     }
-    let folder = OutputPath.folder(of: place)
-    let descriptor = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    // A folder that is writable but not readable cannot be synced.
-    guard descriptor >= 0 else { return }
-    defer { close(descriptor) }
-    // Some file systems do not support syncing a folder.
-    if fsync(descriptor) != 0 && errno != EINVAL {
-      throw BlockIOError(.flush, path: folder, code: errno)
-    }
+    try FileReplacement.sync(folder: OutputPath.folder(of: place))
   }
 }

@@ -113,20 +113,8 @@ struct ExtractText {
     try json.beginArray()
     for job in jobs { try write(job, &json) }
     try json.endArray()
-    try json.key("left_out")
-    try json.beginArray()
-    for device in index.report.leftOut {
-      try json.beginObject()
-      try json.member("device", device.id)
-      try json.member("root", device.root)
-      try json.member("mapped_blocks", device.mapped)
-      try json.endObject()
-    }
-    try json.endArray()
-    try json.key("notes")
-    try json.beginArray()
-    for note in notes { try json.value(note) }
-    try json.endArray()
+    try json.member("left_out", index.report.leftOut)
+    try json.member("notes", notes)
     try json.endObject()
     try json.finish()
   }

@@ -113,16 +113,7 @@ struct RepairText {
     try json.beginArray()
     for device in report.devices { try write(device, &json) }
     try json.endArray()
-    try json.key("left_out")
-    try json.beginArray()
-    for device in report.leftOut {
-      try json.beginObject()
-      try json.member("device", device.id)
-      try json.member("root", device.root)
-      try json.member("mapped_blocks", device.mapped)
-      try json.endObject()
-    }
-    try json.endArray()
+    try json.member("left_out", report.leftOut)
     try json.key("unclear")
     try json.beginArray()
     for part in report.unclear {
@@ -138,10 +129,7 @@ struct RepairText {
       try json.endObject()
     }
     try json.endArray()
-    try json.key("notes")
-    try json.beginArray()
-    for note in report.notes { try json.value(note) }
-    try json.endArray()
+    try json.member("notes", report.notes)
     try json.endObject()
     try json.finish()
   }
@@ -168,5 +156,29 @@ struct RepairText {
     try json.endArray()
     try json.member("more_ranges", UInt64(device.unsaidRanges))
     try json.endObject()
+  }
+}
+
+extension JSONWriter {
+  /// Devices that a repair, or a rescue, leaves out.
+  mutating func member(_ name: String, _ devices: [RepairReport.LeftOut]) throws(BlockIOError) {
+    try key(name)
+    try beginArray()
+    for device in devices {
+      try beginObject()
+      try member("device", device.id)
+      try member("root", device.root)
+      try member("mapped_blocks", device.mapped)
+      try endObject()
+    }
+    try endArray()
+  }
+
+  /// Sentences.
+  mutating func member(_ name: String, _ lines: [String]) throws(BlockIOError) {
+    try key(name)
+    try beginArray()
+    for line in lines { try value(line) }
+    try endArray()
   }
 }

@@ -129,7 +129,7 @@ extension ServeCommand {
       OptionSpec(
         "rescue",
         help: """
-          Serve what can be read of a pool, whatever is damaged, read-only. --metadata may be a file of \
+          Serve read-only what can be read of a damaged pool. --metadata may be a file of \
           thin_metadata_pack. The options from here to --nr-data-blocks are for this.
           """,
         conflicts: [

@@ -9,9 +9,9 @@ enum RepairTrials: Trials {
   static let name = "repair"
   static let usage = "[--count N] [--seed N] [--compared N] [--each 1] [FOLDER...]"
   static let summary = """
-    Repairs N pools (2000) that have lost one block, or up to ten. Whatever is lost, nothing may
-    be wrong that the report does not call doubtful. Of a pool of which one block is lost,
-    everything has to be saved whose leaf is not lost; if that block was in a tree of devices or
+    Repairs N pools (2000) that have lost one block, or up to ten. A wrong mapping that the report
+    does not call doubtful is a failure, for any kind of damage. Of a pool that has lost one block,
+    a repair has to save every mapping whose leaf is left; if that block was in a tree of devices or
     the superblock, the report may call what is missing doubtful. FOLDERs hold other thin_repair
     programs, which get the first --compared pools as well (all): none of them may save more
     right mappings. --each 1 prints a line for each pool that is not saved as a whole, and

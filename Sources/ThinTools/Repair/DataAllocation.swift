@@ -56,8 +56,7 @@ struct DataAllocation {
   func count(of block: UInt64) -> UInt32? {
     let per = UInt64(Limits.entriesPerBitmap)
     guard let bitmap = bitmaps[block / per] else { return nil }
-    let entry = Int(block % per)
-    let count = UInt32(Bitmap.swapped(bitmap.bytes[entry / 4] >> UInt8(entry % 4 * 2) & 3))
+    let count = bitmap.count(Int(block % per))
     return count < 3 ? count : overflow?[block] ?? .max
   }
 }

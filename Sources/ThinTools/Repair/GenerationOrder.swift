@@ -166,7 +166,10 @@ struct GenerationOrder: ~Copyable {
     var bytes: [UInt8]
 
     /// Whether the count of an entry is above zero.
-    func isUsed(_ entry: Int) -> Bool { bytes[entry / 4] >> UInt8(entry % 4 * 2) & 3 != 0 }
+    func isUsed(_ entry: Int) -> Bool { pair(entry) != 0 }
+    /// The count of an entry; 3 stands for three and more.
+    func count(_ entry: Int) -> UInt32 { UInt32(Bitmap.swapped(pair(entry))) }
+    private func pair(_ entry: Int) -> UInt8 { bytes[entry / 4] >> UInt8(entry % 4 * 2) & 3 }
   }
 
   mutating func index(_ block: UInt64) -> Index? {

@@ -29,9 +29,8 @@ struct MetadataAllocation {
   /// where nothing is known.
   func count(of block: UInt64) -> UInt32 {
     let region = Int(block / UInt64(Limits.entriesPerBitmap))
-    let entry = Int(block % UInt64(Limits.entriesPerBitmap))
-    guard region < regions.count, let byte = regions[region]?.bytes[entry / 4] else { return 0 }
-    let count = UInt32(Bitmap.swapped(byte >> UInt8(entry % 4 * 2) & 3))
+    guard region < regions.count, let bitmap = regions[region] else { return 0 }
+    let count = bitmap.count(Int(block % UInt64(Limits.entriesPerBitmap)))
     return count < 3 ? count : max(3, overflow[block] ?? 3)
   }
 }

@@ -111,7 +111,7 @@ private struct Salvage: ~Copyable {
   private mutating func withoutDeviceTree(_ log: SalvageLog) -> DumpSource? {
     let tried = SalvageLog()
     var salvager = ofSuperblock()
-    salvager.earlier = earlierTrees(
+    salvager.known.earlier = earlierTrees(
       of: salvager.details, besides: superblock.metadataSpaceMap.bitmapRoot)
     let saved = finish(salvager, tried)
     guard !saved.devices.isEmpty else { return nil }
@@ -221,7 +221,10 @@ private struct Salvage: ~Copyable {
         scan.latestGeneration(besides: latest.roots.generation),
         scan.likeliestRoots(preferring: superblock),
       ]
-      for case let other? in others {
+      var last = latest.roots
+      for case let other? in others
+      where (other.mappingRoot, other.detailsRoot) != (last.mappingRoot, last.detailsRoot) {
+        last = other
         let tried = SalvageLog()
         let source = use(other, isCertain: false, tried)
         let saved = tried.report.savedCount
@@ -254,10 +257,10 @@ private struct Salvage: ~Copyable {
     var salvager = salvager(found, limit: limit)
     // Both roots are 0 where neither is known.
     let isOther = isLost || roots.mappingRoot != superblock.mappingRoot
-    salvager.isDoubtful = isOther && !(isCertain ?? self.isCertain(roots))
-    salvager.mayLackSnapshot = roots.index.map { scan.holdsSnapshot($0) } ?? false
+    salvager.known.isDoubtful = isOther && !(isCertain ?? self.isCertain(roots))
+    salvager.known.mayLackSnapshot = roots.index.map { scan.holdsSnapshot($0) } ?? false
     if roots.isDamaged {
-      salvager.earlier = earlierTrees(of: salvager.details, besides: roots.generation)
+      salvager.known.earlier = earlierTrees(of: salvager.details, besides: roots.generation)
     }
     return finish(salvager, ofOther: true, index: roots.index, log)
   }
@@ -338,10 +341,12 @@ private struct Salvage: ~Copyable {
       index = ownIndex()
       if index == nil {
         index = scan.lostIndex(at: superblock.metadataSpaceMap.bitmapRoot)
-        salvager.isAllocationGuessed = true
+        salvager.known.isAllocationGuessed = true
       }
     }
-    if !salvager.hasAllDevices { salvager.history = history(of: salvager.details.keys, index) }
+    if !salvager.hasAllDevices {
+      salvager.known.history = history(of: salvager.details.keys, index)
+    }
     complete(&salvager, ofOther: ofOther, index: index, tried)
     let leaves = salvager.isSound ? [] : earlierLeaves(salvager, ofOther: ofOther, index: index)
     if leaves.isEmpty {
@@ -351,11 +356,7 @@ private struct Salvage: ~Copyable {
       let patched = BlockReader(PatchedDevice(reader.device, leaves))
       salvager = Salvager(
         patched, before.superblock, dataBlockCount: before.dataBlockCount, progress)
-      salvager.isDoubtful = before.isDoubtful
-      salvager.earlier = before.earlier
-      salvager.history = before.history
-      salvager.mayLackSnapshot = before.mayLackSnapshot
-      salvager.isAllocationGuessed = before.isAllocationGuessed
+      salvager.known = before.known
       salvager.rebuilt = leaves
       complete(&salvager, ofOther: ofOther, index: index, log)
     }

@@ -68,7 +68,7 @@ extension Salvager {
       lacking: lacking())
     // Of a metadata snapshot that is not whole something may be lost as well, which fits as well.
     adoption.isDoubtful =
-      log.report.snapshot == .dropped || mayLackSnapshot || isAllocationGuessed
+      log.report.snapshot == .dropped || known.mayLackSnapshot || known.isAllocationGuessed
     adoption.run(search.found(.mappings), choice: options.choice)
     adopted = adoption.adopted
     if !hasAllDevices { takeEarlierTrees(log) }
@@ -143,7 +143,7 @@ extension Salvager {
       && trees.reduce(0) { $0 + Int($1.missing) } <= lost.count
     let matching = RootMatching(
       lost.map { ($0.key, $0.value) }, trees, emptyRoots: search.emptyRoots(),
-      earlier: earlier,
+      earlier: known.earlier,
       isOnlyLoss: isOnlyLoss)
     for (id, root) in matching.roots.sorted(by: { $0.key < $1.key }) {
       roots[id] = root
@@ -161,7 +161,7 @@ extension Salvager {
   private mutating func takeEarlierTrees(_ log: SalvageLog) {
     for (id, details) in details.sorted(by: { $0.key < $1.key })
     where roots[id] == nil && details.mappedBlocks > 0 {
-      for root in history?.roots(of: id) ?? [] {
+      for root in known.history?.roots(of: id) ?? [] {
         walkMappings([root])
         let summary = forest.verify(.mappings, root: root)
         guard summary.isSound, summary.leafEntries > 0 else { continue }

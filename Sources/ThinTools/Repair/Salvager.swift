@@ -17,6 +17,21 @@ import ThinMetadata
 /// - A device that a sound part of the details tree does not list has been deleted, and its data
 ///   blocks may be other devices' now: it stays away.
 struct Salvager {
+  /// What is known of a generation from outside of it.
+  struct Known {
+    /// Whether it may not be the latest.
+    var isDoubtful = false
+    /// The trees that devices had before the last commit, or some time before, where that is known.
+    var earlier: EarlierTrees?
+    /// Roots that devices had, where the tree of devices is damaged.
+    var history: DeviceHistory?
+    /// Whether there may be a metadata snapshot that is not read.
+    var mayLackSnapshot = false
+    /// Whether the metadata index is lost, and what is in use is known from a bitmap that looks like one of
+    /// its.
+    var isAllocationGuessed = false
+  }
+
   let reader: BlockReader
   let superblock: Superblock
   /// Mappings to this data block and above are impossible.
@@ -37,18 +52,10 @@ struct Salvager {
   var adopted: [UInt64: [OrphanAdoption.Child]] = [:]
   /// Devices whose mapping tree is a guess.
   var doubtful: Set<UInt64> = []
-  /// Whether all of it is of a generation that may not be the latest.
-  var isDoubtful = false
+  /// What the rest of the device tells.
+  var known = Known()
   /// Leaves that were lost and are made of what earlier generations had in their place.
   var rebuilt: [EarlierMappings.Leaf] = []
-  /// The trees that devices had before the last commit, or some time before, where that is known.
-  var earlier: EarlierTrees?
-  /// Roots that devices had, where the tree of devices is damaged.
-  var history: DeviceHistory?
-  /// Whether there may be a metadata snapshot that is not read.
-  var mayLackSnapshot = false
-  /// Whether the metadata index is lost, and what is in use is known from a bitmap that looks like one of its.
-  var isAllocationGuessed = false
   /// The metadata snapshot, where it is whole.
   var snapshot: HeldSnapshot?
   /// Ids of which the details tree may have told before it was damaged.
@@ -226,7 +233,9 @@ struct Salvager {
       var report = RepairReport.Device(id: id, saved: usable)
       report.rangesMax = options.rangesMax
       report.expected = details[id]?.mappedBlocks
-      if isDoubtful || doubtful.contains(id) { report.add(.doubtful, 0..<UInt64.max, block: root) }
+      if known.isDoubtful || doubtful.contains(id) {
+        report.add(.doubtful, 0..<UInt64.max, block: root)
+      }
       if !summary.isSound { reportLoss(id, root, &report, log) }
       if !rebuilt.isEmpty { reportRebuilt(id, root, &report, log) }
       if details[id] == nil {

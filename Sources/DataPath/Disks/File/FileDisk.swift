@@ -191,22 +191,12 @@ public final class FileDisk: BlockDestination, Disk {
     }
     if status != 0 {
       guard !isDiscard else { return errno }
-      do throws(BlockIOError) { try writeZeroes(file, offset, count) } catch { return error.code }
+      do throws(BlockIOError) {
+        try file.writeZeros(offset..<(offset + UInt64(count)))
+      } catch {
+        return error.code
+      }
     }
     return flags.contains(.durable) ? Flush.perform(descriptor) : 0
-  }
-
-  private static func writeZeroes(_ file: OpenFile, _ offset: UInt64, _ count: Int)
-    throws(BlockIOError)
-  {
-    let zeros = AlignedBuffer(count: 1 << 20)
-    defer { withExtendedLifetime(zeros) {} }
-    var done = 0
-    while done < count {
-      let part = UnsafeRawBufferPointer(
-        rebasing: UnsafeRawBufferPointer(zeros.bytes)[0..<min(count - done, zeros.bytes.count)])
-      try file.write(part, at: offset + UInt64(done))
-      done += part.count
-    }
   }
 }

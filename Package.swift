@@ -38,9 +38,11 @@ let package = Package(
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
     library("BlockIO", ["CDMThin", "Claio"]),
-    library("DataPath", ["CDMThin", "BlockIO"]),
-    library("BlockServer", ["BlockIO", "CDMThin", "Cgnutls", "DataPath"]),
-    library("ServerSimulation", ["BlockServer", "CDMThin", "DataPath", "Simulation"]),
+    library("EventLoop", ["CDMThin", "BlockIO"]),
+    library("DataPath", ["CDMThin", "BlockIO", "EventLoop"]),
+    library("BlockServer", ["BlockIO", "CDMThin", "Cgnutls", "DataPath", "EventLoop"]),
+    library(
+      "ServerSimulation", ["BlockServer", "CDMThin", "DataPath", "EventLoop", "Simulation"]),
     library("PersistentData", ["ThinFormat", "BlockIO"]),
     library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
     library(
@@ -59,19 +61,20 @@ let package = Package(
     library(
       "Targets",
       [
-        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "PersistentData", "ThinFormat",
-        "ThinMetadata",
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "EventLoop", "PersistentData",
+        "ThinFormat", "ThinMetadata",
       ]),
     library("ServerControl", ["BlockIO", "CDMThin", "DeviceMapper"]),
     library(
       "PoolServer",
       [
-        "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "PersistentData",
-        "PoolManager", "ServerControl", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
+        "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "EventLoop",
+        "PersistentData", "PoolManager", "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
+        "ThinTools",
       ]),
     library(
       "TargetSimulation",
-      ["BlockIO", "DataPath", "DeviceMapper", "Simulation", "Targets", "ThinTools"]),
+      ["BlockIO", "DataPath", "DeviceMapper", "EventLoop", "Simulation", "Targets", "ThinTools"]),
     library(
       "Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
@@ -95,8 +98,8 @@ let package = Package(
     .executableTarget(
       name: "pool-script",
       dependencies: [
-        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "KernelDeviceMapper", "PersistentData",
-        "Simulation", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
+        "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "EventLoop", "KernelDeviceMapper",
+        "PersistentData", "Simulation", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
       ],
       path: "contrib/PoolScripts", swiftSettings: settings),
     .executableTarget(
@@ -105,8 +108,8 @@ let package = Package(
     .executableTarget(
       name: "trials",
       dependencies: [
-        "BlockIO", "BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation",
-        "TargetSimulation", "ThinFormat", "ThinTools",
+        "BlockIO", "BlockServer", "CDMThin", "DataPath", "EventLoop", "ServerSimulation",
+        "Simulation", "TargetSimulation", "ThinFormat", "ThinTools",
       ],
       path: "contrib/TrialProgram", swiftSettings: settings),
     .executableTarget(
@@ -115,10 +118,13 @@ let package = Package(
       swiftSettings: settings),
     .executableTarget(
       name: "bench-targets",
-      dependencies: ["BlockIO", "CDMThin", "DataPath", "DeviceMapper", "Simulation", "Targets"],
+      dependencies: [
+        "BlockIO", "CDMThin", "DataPath", "DeviceMapper", "EventLoop", "Simulation", "Targets",
+      ],
       path: "contrib/bench/Targets", swiftSettings: settings),
     .executableTarget(
-      name: "nbd-file", dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath"],
+      name: "nbd-file",
+      dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath", "EventLoop"],
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(
       name: "dmthin",
@@ -130,14 +136,20 @@ let package = Package(
       swiftSettings: settings),
     tests(
       "BlockServerTests",
-      ["BlockServer", "CDMThin", "DataPath", "ServerSimulation", "Simulation", "TestSupport"]),
+      [
+        "BlockServer", "CDMThin", "DataPath", "EventLoop", "ServerSimulation", "Simulation",
+        "TestSupport",
+      ]),
+    tests("EventLoopTests", ["CDMThin", "EventLoop", "TestSupport"]),
     tests("ThinFormatTests", ["CDMThin", "ThinFormat", "BlockIO", "TestSupport", "Simulation"]),
     tests("DeviceMapperTests", ["DeviceMapper", "Simulation"]),
-    tests("DataPathTests", ["CDMThin", "BlockIO", "DataPath", "Simulation", "TestSupport"]),
+    tests(
+      "DataPathTests",
+      ["CDMThin", "BlockIO", "DataPath", "EventLoop", "Simulation", "TestSupport"]),
     tests(
       "TargetsTests",
       [
-        "Targets", "DataPath", "BlockIO", "DeviceMapper", "ThinMetadata", "ThinTools",
+        "Targets", "DataPath", "BlockIO", "DeviceMapper", "EventLoop", "ThinMetadata", "ThinTools",
         "ThinFormat", "Simulation", "TargetSimulation", "TestSupport",
       ]),
     tests(
@@ -172,7 +184,7 @@ let package = Package(
     tests(
       "PoolServerTests",
       [
-        "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper",
+        "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "EventLoop",
         "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets",
         "TestSupport", "ThinMetadata", "ThinTools",
       ]),

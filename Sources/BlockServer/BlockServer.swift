@@ -1,6 +1,7 @@
 import BlockIO
 import CDMThin
 public import DataPath
+public import EventLoop
 import Glibc
 
 /// Serves exports by NBD, on the thread of an event loop.

@@ -1,4 +1,5 @@
 import DataPath
+import EventLoop
 import Glibc
 
 /// One client. Bytes come in by `fill`, are understood by `process`, and replies leave by `flush`.

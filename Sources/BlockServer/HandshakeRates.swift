@@ -1,4 +1,5 @@
 import DataPath
+import EventLoop
 import Glibc
 
 /// How many handshakes of TLS begin, of each source: each takes milliseconds of the server's one thread.

@@ -1,4 +1,5 @@
 import DataPath
+import EventLoop
 
 /// Who does how much in a pass of the loop. What is beyond that is done in later passes, in turn, so that
 /// nobody waits for others for longer than a few milliseconds.

@@ -1,3 +1,4 @@
+public import EventLoop
 import Glibc
 
 /// Where block requests go: a disk, or a userspace target over others. All of it belongs to one

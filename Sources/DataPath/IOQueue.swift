@@ -1,5 +1,6 @@
 import BlockIO
 import CDMThin
+public import EventLoop
 import Glibc
 
 /// Reads, writes and flushes through an engine, sent in one batch per pass of the loop. Requests that

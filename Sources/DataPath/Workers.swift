@@ -1,4 +1,5 @@
 import CDMThin
+public import EventLoop
 import Glibc
 
 /// Threads for calls that wait and have no queue of their own (discards, zeroing), so that the loop does

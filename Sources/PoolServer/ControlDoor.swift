@@ -1,7 +1,7 @@
-import BlockServer
 import CDMThin
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 import PoolManager
 import ServerControl

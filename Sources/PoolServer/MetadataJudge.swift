@@ -1,6 +1,7 @@
 import BlockIO
 import CDMThin
 import DataPath
+import EventLoop
 import Glibc
 import Targets
 import ThinTools

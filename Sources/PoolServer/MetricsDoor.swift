@@ -1,5 +1,5 @@
-import BlockServer
 import DataPath
+import EventLoop
 import Glibc
 import ServerControl
 

@@ -1,4 +1,5 @@
 import BlockServer
+import DataPath
 import DeviceMapper
 import Targets
 

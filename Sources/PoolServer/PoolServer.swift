@@ -3,6 +3,7 @@ import BlockServer
 import CDMThin
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 import PoolManager
 import ServerControl
@@ -251,7 +252,7 @@ public final class PoolServer {
         }
       }
       place = "signals"
-      try watchSignals()
+      signals = try SignalSource([SIGTERM, SIGINT, SIGHUP], loop) { [unowned self] in stop() }
     } catch {
       let cause: ToolError.Cause =
         switch error.code {
@@ -269,16 +270,6 @@ public final class PoolServer {
     } catch {
       throw ToolError(.refused, "LISTEN_FDS: \(error)")
     }
-  }
-
-  private func watchSignals() throws(SystemError) {
-    var mask: UInt64 = 0
-    for signal in [SIGTERM, SIGINT, SIGHUP] { mask |= 1 << UInt64(signal) }
-    let descriptor = dmthin_signal_descriptor(mask)
-    guard descriptor >= 0 else { throw SystemError("signalfd", errno) }
-    let source = SignalSource(descriptor: descriptor) { [unowned self] in stop() }
-    signals = source
-    try loop.add(source, .readable)
   }
 
   private func announce() {
@@ -337,10 +328,8 @@ public final class PoolServer {
   private func giveBack() -> ToolError? {
     control?.close()
     metrics?.close()
-    if let signals {
-      loop.remove(signals)
-      close(signals.descriptor)
-    }
+    signals?.close()
+    signals = nil
     var failed: [String] = []
     var isCommitting = true
     loop.begin { [self] in
@@ -390,19 +379,5 @@ public final class PoolServer {
         }
       }
     }.map(\.name)
-  }
-}
-
-/// Signals that end the process.
-private final class SignalSource: EventSource {
-  private let body: () -> Void
-
-  init(descriptor: Int32, _ body: @escaping () -> Void) {
-    self.body = body
-    super.init(descriptor: descriptor)
-  }
-
-  override func ready(_ events: EventLoop.Events) {
-    while dmthin_next_signal(descriptor) >= 0 { body() }
   }
 }

@@ -1,6 +1,7 @@
 import BlockIO
 import BlockServer
 import DataPath
+import EventLoop
 import Glibc
 import PoolManager
 import ThinMetadata

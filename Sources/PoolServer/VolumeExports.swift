@@ -1,5 +1,5 @@
-import BlockServer
 import DataPath
+import EventLoop
 import Targets
 
 /// Updates the exports to follow the devices: every device with a table is exported, except pools

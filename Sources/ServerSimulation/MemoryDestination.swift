@@ -1,4 +1,5 @@
 public import DataPath
+public import EventLoop
 import Glibc
 import Simulation
 

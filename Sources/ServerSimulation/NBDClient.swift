@@ -1,6 +1,6 @@
 public import BlockServer
 import CDMThin
-public import DataPath
+public import EventLoop
 import Glibc
 
 /// A scripted client of the NBD protocol, valid or not, on the same thread as the server. For tests

@@ -1,6 +1,7 @@
 import BlockIO
-public import DataPath
+import DataPath
 import DeviceMapper
+public import EventLoop
 import Glibc
 import Simulation
 import Targets

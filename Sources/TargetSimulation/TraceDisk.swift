@@ -1,5 +1,6 @@
 import BlockIO
 public import DataPath
+public import EventLoop
 import Glibc
 import Simulation
 

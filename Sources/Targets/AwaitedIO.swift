@@ -1,5 +1,6 @@
 import BlockIO
 import DataPath
+import EventLoop
 import Glibc
 
 /// Requests of one who waits for them: the code is set aside meanwhile (`EventLoop.begin`).

@@ -1,6 +1,7 @@
 import BlockIO
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 
 /// Bytes of a file or disk to which a device ultimately maps.

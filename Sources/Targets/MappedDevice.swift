@@ -1,5 +1,6 @@
 public import DataPath
 public import DeviceMapper
+import EventLoop
 import Glibc
 
 /// A device of the userspace device-mapper. Splits requests over the targets of its live table.

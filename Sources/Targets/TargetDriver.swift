@@ -1,6 +1,7 @@
 import BlockIO
 public import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 
 /// A running target of a table.

@@ -1,5 +1,6 @@
-public import DataPath
+import DataPath
 public import DeviceMapper
+public import EventLoop
 import Glibc
 
 /// A backend over a `UserspaceDeviceMapper`, for callers outside its loop: commands that wait run

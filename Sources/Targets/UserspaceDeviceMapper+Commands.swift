@@ -1,5 +1,6 @@
 import DataPath
 public import DeviceMapper
+import EventLoop
 import Glibc
 
 // The driver's commands.

@@ -2,6 +2,7 @@ import BlockIO
 import CDMThin
 public import DataPath
 public import DeviceMapper
+public import EventLoop
 import Glibc
 
 // Example of use:

@@ -1,6 +1,7 @@
 import BlockServer
 import CDMThin
 import DataPath
+import EventLoop
 import Glibc
 import ServerSimulation
 import Simulation

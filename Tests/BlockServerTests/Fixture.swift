@@ -1,5 +1,6 @@
 import BlockServer
 import DataPath
+import EventLoop
 import ServerSimulation
 import Simulation
 

@@ -1,5 +1,6 @@
 import BlockIO
 import CDMThin
+import EventLoop
 import Glibc
 import Simulation
 import TestSupport

@@ -1,4 +1,5 @@
 import CDMThin
+import EventLoop
 import Glibc
 import TestSupport
 import Testing

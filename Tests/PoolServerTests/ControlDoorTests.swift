@@ -1,6 +1,7 @@
 import CDMThin
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 import PoolManager
 import ServerControl

@@ -2,6 +2,7 @@ import BlockServer
 import CDMThin
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 import Targets
 import TestSupport

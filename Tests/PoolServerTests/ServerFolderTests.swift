@@ -1,9 +1,8 @@
+import EventLoop
 import Glibc
 import ServerControl
 import TestSupport
 import Testing
-
-@testable import BlockServer
 
 @Suite("Folders of servers")
 struct ServerFolderTests {

@@ -1,5 +1,6 @@
 import BlockIO
 import DataPath
+import EventLoop
 import Glibc
 import Simulation
 

@@ -1,5 +1,6 @@
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 import Simulation
 import Targets

@@ -1,5 +1,6 @@
 import DataPath
 import DeviceMapper
+import EventLoop
 import Targets
 import Testing
 import ThinTools

@@ -1,5 +1,6 @@
 import BlockServer
 import DataPath
+import EventLoop
 import Glibc
 import ServerSimulation
 import Simulation

@@ -1,4 +1,5 @@
 public import BlockIO
+public import EventLoop
 
 /// What tables and callers may name as a device: a disk of any kind, or a device of the same
 /// device-mapper.

@@ -1,6 +1,7 @@
 import BlockIO
 import DataPath
 import DeviceMapper
+import EventLoop
 
 extension TargetType {
   /// Delays reads, writes and flushes.

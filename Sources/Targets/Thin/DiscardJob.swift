@@ -1,4 +1,5 @@
 import DataPath
+import EventLoop
 import Glibc
 import PersistentData
 import ThinFormat

@@ -1,6 +1,7 @@
 import BlockIO
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 import PersistentData
 import ThinFormat

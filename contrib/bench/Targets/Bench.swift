@@ -2,6 +2,7 @@ import BlockIO
 import CDMThin
 import DataPath
 import DeviceMapper
+import EventLoop
 import Glibc
 import Simulation
 import Targets

@@ -6,6 +6,7 @@
 import BlockIO
 import CDMThin
 import DataPath
+import EventLoop
 import Glibc
 import Targets
 

@@ -5,22 +5,11 @@ import BlockIO
 import BlockServer
 import CDMThin
 import DataPath
+import EventLoop
 import Glibc
 
 @main
 struct FileServer {
-  private final class Signals: EventSource {
-    let body: () -> Void
-    init(descriptor: Int32, _ body: @escaping () -> Void) {
-      self.body = body
-      super.init(descriptor: descriptor)
-    }
-    override func ready(_ events: EventLoop.Events) {
-      while dmthin_next_signal(descriptor) >= 0 {}
-      body()
-    }
-  }
-
   struct Options {
     var tcp: String?
     var isReadOnly = false
@@ -85,12 +74,11 @@ struct FileServer {
         try server.add(listener)
       }
     }
-    let signals = dmthin_signal_descriptor(1 << UInt64(SIGTERM) | 1 << UInt64(SIGINT))
-    try loop.add(
-      Signals(descriptor: signals) { server.stop { loop.stop() } }, .readable)
+    let signals = try SignalSource([SIGTERM, SIGINT], loop) { server.stop { loop.stop() } }
     print("serving")
     fflush(nil)
     loop.run()
+    signals.close()
     workers.close()
     queue.close()
   }

@@ -1,5 +1,6 @@
 public import BlockIO
 import CDMThin
+import EventLoop
 import Glibc
 
 /// A block device or regular file.

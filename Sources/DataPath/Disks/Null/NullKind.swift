@@ -1,4 +1,5 @@
 import BlockIO
+import EventLoop
 import Glibc
 
 extension DiskKind {

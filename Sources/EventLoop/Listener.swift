@@ -1,9 +1,8 @@
 import BlockIO
 import CDMThin
-public import DataPath
 import Glibc
 
-/// A socket that connections come in by.
+/// A socket that accepts connections.
 public final class Listener {
   /// What messages call it: a path, or an address with its port.
   public let name: String
@@ -22,7 +21,7 @@ public final class Listener {
 
   /// What a client connects to: the full path of a unix socket, also of one that was passed, or else the
   /// name.
-  var address: String {
+  public var address: String {
     var address = sockaddr_un()
     var length = socklen_t(MemoryLayout<sockaddr_un>.size)
     let isUnix =
@@ -42,7 +41,7 @@ public final class Listener {
 
   /// Stops listening; a unix socket's file is removed if it is still the listener's own.
   public func close() {
-    // Closed twice, it could be somebody else's descriptor the second time.
+    // Closed twice, the number could be another descriptor's the second time.
     guard !isClosed else { return }
     isClosed = true
     file?.remove()
@@ -52,9 +51,9 @@ public final class Listener {
 
   // MARK: - Unix sockets
 
-  /// Listens on a unix socket at `path`, for its owner alone. A socket of root's or this user's that
-  /// nobody listens on any more is replaced.
-  /// - Throws: `SystemError`; EADDRINUSE where somebody listens, or there is something else.
+  /// Listens on a unix socket at `path`, for its owner alone. A socket of root's or this user's on which
+  /// no process listens is replaced.
+  /// - Throws: `SystemError`; EADDRINUSE if another process listens, or the file is no socket.
   public static func unix(path: String) throws(SystemError) -> Listener {
     let place = try SocketFile.Place(path)
     let fd = try open(AF_UNIX)
@@ -144,17 +143,17 @@ public final class Listener {
     return status == 0 ? UInt16(bigEndian: address.sin6_port) : 0
   }
 
-  // MARK: - Sockets that are there
+  // MARK: - Sockets of the service manager
 
   /// The sockets that the service manager passed (LISTEN_FDS), none where it passed none to this
   /// process.
-  /// - Throws: `SystemError` where one does not listen: it would be ready for ever, and bring nobody.
+  /// - Throws: `SystemError` where one does not listen: it would be ready for ever, without a connection.
   public static func passed() throws(SystemError) -> [Listener] {
     guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
       let text = getenv("LISTEN_FDS"), let count = Int32(String(cString: text)),
       (1...256).contains(count)
     else { return [] }
-    // Not for those whom this process starts.
+    // Not for the programs that this process starts.
     unsetenv("LISTEN_PID")
     unsetenv("LISTEN_FDS")
     var listeners: [Listener] = []
@@ -181,7 +180,8 @@ public final class Listener {
     guard status == 0 else { throw SystemError(call, errno) }
   }
 
-  static func set(_ fd: Int32, _ level: Int32, _ option: Int32) {
+  /// Sets an option of a socket to 1.
+  public static func set(_ fd: Int32, _ level: Int32, _ option: Int32) {
     var one: Int32 = 1
     setsockopt(fd, level, option, &one, socklen_t(MemoryLayout<Int32>.size))
   }

@@ -1,4 +1,4 @@
-import DataPath
+import EventLoop
 import Testing
 
 @Suite("Code that waits while its loop goes on")

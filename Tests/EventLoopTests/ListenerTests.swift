@@ -1,10 +1,9 @@
 import CDMThin
-import DataPath
 import Glibc
 import TestSupport
 import Testing
 
-@testable import BlockServer
+@testable import EventLoop
 
 @Suite("Listeners")
 struct ListenerTests {

@@ -1,6 +1,6 @@
 import CDMThin
 
-/// Code with a stack of its own, so that it can wait for I/O in the midst of a call while its loop goes on.
+/// Code with a stack of its own, so that it can wait for I/O inside a call while its loop goes on.
 /// It runs on the loop's thread, and nothing else does while it runs: it needs no locks, only care at
 /// the places where it waits.
 final class Fiber {
@@ -9,7 +9,7 @@ final class Fiber {
 
   private var handle: OpaquePointer?
   private var body: (() -> Void)?
-  /// Whether there is something left of its body.
+  /// Whether its body has not ended.
   var isBusy: Bool { body != nil || isRunning }
   private var isRunning = false
 
@@ -74,8 +74,8 @@ public final class Pause {
   }
 }
 
-/// Keeps code that waits from others: one has it at a time, in the order in which they asked. Who has it
-/// can take it again, and gives it as often.
+/// Admits one piece of code that waits at a time, in the order in which they asked. Code that has the lock
+/// can take it again, and gives it back as often.
 public final class FiberLock {
   private let loop: EventLoop
   private var owner: Fiber?

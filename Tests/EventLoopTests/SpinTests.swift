@@ -1,9 +1,8 @@
-import BlockIO
 import CDMThin
 import Glibc
 import Testing
 
-@testable import DataPath
+@testable import EventLoop
 
 /// Expects something that its tests bring about, or does not.
 private final class Expecting: PassHook {
@@ -100,29 +99,5 @@ struct SpinTests {
       count += 1
     }
     #expect(count == 100)
-  }
-
-  @Test("completed requests are returned without polling, however many follow each other")
-  func finished() throws {
-    final class Chain: RequestOwner {
-      var length = 0
-      override func requestDone(_ request: RequestPointer) { length += 1 }
-    }
-    final class Maker: PassHook {
-      var body: () -> Void = {}
-      override func endOfPass() { body() }
-    }
-    let loop = try EventLoop()
-    let (hook, maker, chain, pool) = (Expecting(), Maker(), Chain(), RequestPool())
-    loop.add(hook)
-    loop.add(maker)
-    loop.spinNanoseconds = 1_000_000_000
-    maker.body = {
-      guard chain.length < 200 else { return }
-      loop.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: chain))
-    }
-    loop.run(within: 600_000_000_000, until: { chain.length >= 200 })
-    #expect(chain.length >= 200)
-    #expect(hook.polls == 0)
   }
 }

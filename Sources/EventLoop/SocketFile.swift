@@ -1,6 +1,5 @@
 import BlockIO
 import CDMThin
-import DataPath
 import Glibc
 
 /// The file of a unix socket that was made here. It is named relative to its folder, which stays the same
@@ -51,8 +50,8 @@ final class SocketFile {
       return SocketFile(self, info)
     }
 
-    /// Removes a socket on which nobody listens any more.
-    /// - Throws: `SystemError`, EADDRINUSE, where there is anything else.
+    /// Removes a socket on which no process listens.
+    /// - Throws: `SystemError`, EADDRINUSE, if the file is anything else.
     func removeStale() throws(SystemError) {
       guard let info = folder.status(name) else { return }
       guard info.st_mode & S_IFMT == S_IFSOCK else {

@@ -1,11 +1,10 @@
 import CDMThin
-public import DataPath
 import Glibc
 
-/// Takes the connections that come in by a listener.
+/// Accepts the connections of a listener.
 ///
-/// Where the system has no descriptor or memory for another one, the listener is left alone for a tenth
-/// of a second: it would be told of again at once, for as long as nothing is freed.
+/// Where the system has no descriptor or memory for another one, the listener is not watched for a tenth
+/// of a second: it would be ready again at once, for as long as nothing is freed.
 public final class AcceptingDoor: EventSource {
   /// Connections taken in a pass of the loop, so that others get their turn.
   private static let connectionsPerPassMax = 64
@@ -19,7 +18,7 @@ public final class AcceptingDoor: EventSource {
   var accept: (Int32) -> Int32 = dmthin_accept
 
   /// What a client connects to.
-  var address: String { listener.address }
+  public var address: String { listener.address }
 
   /// A door at `listener`, which is the door's then, until `close`. `letIn` is given each connection: a
   /// stream socket that does not block, and that it has to close.
@@ -34,7 +33,7 @@ public final class AcceptingDoor: EventSource {
     try loop.add(self, .readable)
   }
 
-  /// Takes who has come; called from the loop.
+  /// Accepts the connections that wait; called from the loop.
   public override func ready(_ events: EventLoop.Events) {
     for _ in 0..<Self.connectionsPerPassMax {
       let fd = accept(descriptor)
@@ -49,7 +48,7 @@ public final class AcceptingDoor: EventSource {
     }
   }
 
-  /// Lets nobody in any more, and closes the listener.
+  /// Accepts no more connections, and closes the listener.
   public func close() {
     loop.remove(self)
     loop.cancel(pause)

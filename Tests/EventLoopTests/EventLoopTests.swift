@@ -1,5 +1,5 @@
 import CDMThin
-import DataPath
+import EventLoop
 import Glibc
 import Testing
 
@@ -72,41 +72,5 @@ struct EventLoopTests {
     loop.run(within: 600_000_000_000, until: { isOver })
     #expect(EventLoop.now() - start >= 30_000_000)
     #expect(loop.passes < 10)
-  }
-
-  @Test("Timers and sources get their turn even if completions never cease")
-  func endless() throws {
-    final class Chain: RequestOwner {
-      let (loop, pool) = (try? EventLoop(), RequestPool())
-      var isOver = false
-      override func requestDone(_ request: RequestPointer) {
-        pool.give(request)
-        if !isOver { go() }
-      }
-      func go() { loop?.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: self)) }
-    }
-    let chain = Chain()
-    let loop = try #require(chain.loop)
-    let timer = LoopTimer { [unowned chain] in chain.isOver = true }
-    loop.set(timer, after: 1_000_000)
-    chain.go()
-    loop.run(within: 600_000_000_000, until: { chain.isOver })
-    #expect(chain.isOver)
-    loop.pass()
-  }
-
-  @Test("A request completed within a call is returned outside of it")
-  func finishing() throws {
-    final class Owner: RequestOwner {
-      var isDone = false
-      override func requestDone(_ request: RequestPointer) { isDone = true }
-    }
-    let loop = try EventLoop()
-    let pool = RequestPool()
-    let owner = Owner()
-    loop.finishLater(pool.take(.flush, offset: 0, byteCount: 0, owner: owner), EIO)
-    #expect(!owner.isDone)
-    loop.run(within: 600_000_000_000, until: { owner.isDone })
-    #expect(owner.isDone)
   }
 }

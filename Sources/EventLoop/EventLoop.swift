@@ -1,9 +1,9 @@
 import CDMThin
 import Glibc
 
-/// A descriptor that a loop watches. Subclasses say what happens when it is ready.
+/// A descriptor that a loop watches. Subclasses define what happens when it is ready.
 open class EventSource {
-  /// The descriptor; whoever opened it closes it, after `EventLoop.remove`.
+  /// The descriptor. The code that opened it closes it, after `EventLoop.remove`.
   public let descriptor: Int32
   fileprivate var index = -1
   fileprivate var generation: UInt32 = 0
@@ -15,11 +15,12 @@ open class EventSource {
   open func ready(_ events: EventLoop.Events) {}
 }
 
-/// Something with work to do once per pass of the loop: whatever came up in the pass goes out in
-/// one batch.
+/// Something with work to do once per pass of the loop: what came up in the pass goes out in one batch.
 open class PassHook {
   /// A hook, to be added to a loop.
   public init() {}
+  /// The start of a pass; called only for the loop's start hook.
+  open func startOfPass() {}
   /// The end of a pass.
   open func endOfPass() {}
   /// Whether `poll` can be expected to find something within so many nanoseconds, so that the loop
@@ -44,12 +45,12 @@ public final class LoopTimer {
   public var isSet: Bool { deadline != .max }
 }
 
-/// The data path's one thread: waits for descriptors and timers, and does what they ask for.
+/// The one thread of I/O: waits for descriptors and timers, and calls what belongs to them.
 ///
-/// A pass: finished requests are handed to their owners, hooks send what has come up (`IOQueue` its
-/// batch, connections their replies), then the loop waits. Where a hook expects something within
-/// `spinNanoseconds` it looks for that, for as long, before it sleeps: being woken can take longer than
-/// a fast disk does.
+/// A pass: the start hook hands out what was finished, code that waited goes on, hooks send what has come
+/// up (a queue its batch, connections their replies), then the loop waits. Where a hook expects something
+/// within `spinNanoseconds` it looks for that, for as long, before it sleeps: being woken can take longer
+/// than a fast disk does.
 public final class EventLoop {
   /// Why a descriptor is ready, or shall be watched.
   public struct Events: OptionSet, Sendable {
@@ -61,7 +62,7 @@ public final class EventLoop {
     public static var readable: Events { Events(rawValue: dmthin_epollin) }
     /// There is room to write.
     public static var writable: Events { Events(rawValue: dmthin_epollout) }
-    /// Only changes are told.
+    /// Only changes are reported.
     public static var edge: Events { Events(rawValue: dmthin_epollet) }
     /// An error, or the other side has gone; always watched.
     public static var closed: Events {
@@ -84,7 +85,12 @@ public final class EventLoop {
   /// Timers whose time has come, to be called in this pass.
   private var dueTimers: [LoopTimer] = []
   private var nextDeadline: UInt64 = .max
-  private var finished = RequestQueue()
+  /// Kept here, and read without reference counting by who leaves work for it.
+  private var startHookOwned: PassHook?
+  /// The hook that is called at the start of each pass, if there is one: that of the block path, which
+  /// hands out finished requests. It is set once and stays as long as the loop.
+  @exclusivity(unchecked)
+  public private(set) unowned(unsafe) var startHook: PassHook?
   /// Code that may wait: what runs now, what goes on in this pass, and stacks without any.
   var fiber: Fiber?
   private var woken: [Fiber] = []
@@ -154,17 +160,17 @@ public final class EventLoop {
   /// Calls a hook at the end of each pass, in the order in which they were added.
   public func add(_ hook: PassHook) { hooks.append(hook) }
 
-  /// Calls a hook no more.
+  /// Stops calling a hook.
   public func remove(_ hook: PassHook) { hooks.removeAll { $0 === hook } }
 
-  /// Has a timer called once, `nanoseconds` from now; one that was set is set anew.
+  /// Calls a timer once, `nanoseconds` from now. The earlier time of one that was set no longer applies.
   public func set(_ timer: LoopTimer, after nanoseconds: UInt64) {
     if !timer.isSet { timers.append(timer) }
     timer.deadline = time &+ nanoseconds
     nextDeadline = min(nextDeadline, timer.deadline)
   }
 
-  /// Has a timer not called.
+  /// Cancels a timer.
   public func cancel(_ timer: LoopTimer) {
     timer.isDue = false
     guard timer.isSet else { return }
@@ -172,7 +178,7 @@ public final class EventLoop {
     timers.removeAll { $0 === timer }
   }
 
-  /// Nanoseconds of the monotonic clock, for those who measure.
+  /// Nanoseconds of the monotonic clock, for measurements.
   public static func now() -> UInt64 {
     var time = timespec()
     clock_gettime(CLOCK_MONOTONIC, &time)
@@ -183,17 +189,18 @@ public final class EventLoop {
   /// skipped.
   public var time: UInt64 { Self.now() &+ skipped }
 
-  /// Has it be later by so many nanoseconds, so that tests see what happens after a minute without
+  /// Moves that clock ahead by so many nanoseconds, so that tests see what happens after a minute without
   /// waiting for it, and have time limits that no busy machine reaches.
   public func skip(_ nanoseconds: UInt64) { skipped &+= nanoseconds }
 
-  // MARK: - Requests
-
-  /// Ends a request and tells its owner in this pass or the next, not from within this call.
-  public func finishLater(_ request: RequestPointer, _ errorNumber: Int32 = 0) {
-    request.pointee.errorNumber = errorNumber
-    finished.append(request)
+  /// Calls a hook at the start of each pass too, before anything else.
+  public func setStartHook(_ hook: PassHook) {
+    precondition(startHookOwned == nil, "a loop has one start hook")
+    startHookOwned = hook
+    startHook = hook
   }
+
+  // MARK: - Passes
 
   /// Code that waits goes on in this pass.
   func wake(_ fiber: Fiber) {
@@ -202,7 +209,7 @@ public final class EventLoop {
   }
 
   /// Has hooks called once more before the loop sleeps: what one hook does may be work for those
-  /// before it, and work can come up while nothing is to be told.
+  /// before it, and work can come up without an event.
   public func passAgain() { isAnotherPassDue = true }
 
   // MARK: - Running
@@ -246,20 +253,16 @@ public final class EventLoop {
     dispatch(timeout: timeout())
   }
 
-  /// Hands out finished requests and calls hooks until nothing more comes of it.
+  /// Calls hooks, and has code go on that was woken, until nothing more comes of it.
   private func settle() {
     passes &+= 1
     var rounds = 0
     repeat {
       isAnotherPassDue = false
-      // What these end in turn is for the next round. The loop can be run from within them.
-      var left = finished.count
-      while left > 0, let request = finished.takeFirst() {
-        left -= 1
-        request.pointee.owner.requestDone(request)
-      }
+      // What it ends in turn is for the next round. The loop can be run from within it.
+      startHook?.startOfPass()
       // As many as wait now: one that wakes another each time would keep the hooks waiting.
-      left = woken.count
+      var left = woken.count
       while left > 0, !woken.isEmpty {
         left -= 1
         goOn(woken.removeFirst())
@@ -267,12 +270,12 @@ public final class EventLoop {
       for hook in hooks { hook.endOfPass() }
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.
-    } while (!finished.isEmpty || !woken.isEmpty || isAnotherPassDue) && rounds < 64
+    } while (!woken.isEmpty || isAnotherPassDue) && rounds < 64
   }
 
   /// Looks for completions for a while; true if something was dealt with.
   private func spin() -> Bool {
-    guard finished.isEmpty, woken.isEmpty, !isAnotherPassDue,
+    guard woken.isEmpty, !isAnotherPassDue,
       hooks.contains(where: { $0.expects(within: spinNanoseconds) })
     else { return false }
     var now = time
@@ -295,7 +298,7 @@ public final class EventLoop {
   }
 
   private func timeout() -> Int32 {
-    if !finished.isEmpty || !woken.isEmpty || isAnotherPassDue || !dueTimers.isEmpty { return 0 }
+    if !woken.isEmpty || isAnotherPassDue || !dueTimers.isEmpty { return 0 }
     guard nextDeadline != .max else { return -1 }
     let now = time
     guard nextDeadline > now else { return 0 }
@@ -346,22 +349,4 @@ public final class EventLoop {
     }
     return fired
   }
-}
-
-/// A system call that failed, by name.
-public struct SystemError: Error, Equatable, Sendable, CustomStringConvertible {
-  /// The call.
-  public let call: String
-  /// The error number.
-  public let code: Int32
-  /// What is to be said instead of the call and the system's words, where more is known.
-  public let sentence: String?
-  /// A failure.
-  public init(_ call: String, _ code: Int32, sentence: String? = nil) {
-    self.call = call
-    self.code = code
-    self.sentence = sentence
-  }
-  /// The sentence, or the call and the system's words.
-  public var description: String { sentence ?? "\(call): \(String(cString: strerror(code)))" }
 }

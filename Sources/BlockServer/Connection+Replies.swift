@@ -7,7 +7,7 @@ extension Connection {
 
   /// The destination is done with a request.
   func complete(_ request: RequestPointer) {
-    let index = Int(request.pointee.context)
+    let index = Int(request.pointee.tag)
     inFlight -= 1
     guard phase != .ended else {
       release(index)

@@ -244,7 +244,6 @@ extension Connection {
     request.pointee.offset = header.offset
     request.pointee.byteCount = header.length
     request.pointee.buffer = buffer
-    request.pointee.context = UInt64(slot)
   }
 
   /// Hands a request to the destination.

@@ -86,7 +86,7 @@ struct SlotTable {
     (slots + made).initialize(to: Slot())
     (requests + made).initialize(
       to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: owner))
-    requests[made].context = UInt64(made)
+    requests[made].tag = UInt32(truncatingIfNeeded: made)
     firstFree = made
     made += 1
   }

@@ -39,8 +39,10 @@ public struct BlockRequest {
   public var flags: BlockFlags
   /// How it ended: 0, or an error number.
   public var errorNumber: Int32 = 0
-  /// For whoever splits it: parts on their way.
+  /// The number of parts that are not done, for the layer that splits it.
   public var pending: Int32 = 0
+  /// The file or device that an `IOQueue` sends it to. No other layer uses it.
+  var descriptor: Int32 = -1
   /// First byte.
   public var offset: UInt64
   /// Bytes; 0 for a flush.
@@ -53,10 +55,10 @@ public struct BlockRequest {
   public var parent: RequestPointer?
   /// For whoever holds it in a list; one at a time.
   public var next: RequestPointer?
-  /// The owner's own.
-  public var context: UInt64 = 0
-  /// The owner's own.
-  public var context2: UInt64 = 0
+  /// Which of its requests it is to the layer that made it. No other layer changes it.
+  public var tag: UInt32 = 0
+  /// What the target that has it keeps in it, of that target's own type.
+  public var state = StateOfRequest()
 
   /// A request; whoever makes one outside of a pool keeps it in place until it is done.
   public init(
@@ -74,6 +76,26 @@ public struct BlockRequest {
 
   /// The byte after the last.
   @inlinable public var end: UInt64 { offset &+ UInt64(truncatingIfNeeded: byteCount) }
+}
+
+/// What a target keeps in a request for as long as it has it. No other layer sees or changes it, so that a
+/// request can pass through layers that each keep something. All bits are zero in a new request.
+public protocol RequestState: BitwiseCopyable {}
+
+/// Memory in a request for a state of at most 16 bytes.
+public struct StateOfRequest {
+  @usableFromInline var words: (UInt64, UInt64) = (0, 0)
+
+  init() {}
+
+  /// The state, which is of the type that the request's target has for it.
+  @inlinable public subscript<State: RequestState>(_ type: State.Type) -> State {
+    get { withUnsafeBytes(of: words) { $0.loadUnaligned(as: State.self) } }
+    set {
+      precondition(MemoryLayout<State>.size <= 16, "a state has at most 16 bytes")
+      withUnsafeMutableBytes(of: &words) { $0.storeBytes(of: newValue, as: State.self) }
+    }
+  }
 }
 
 /// Who sent a request.

@@ -133,7 +133,7 @@ public final class IOQueue: PassHook {
 
   /// Takes a read, write or flush of `descriptor`, whose offset is that on disk.
   public func submit(_ request: RequestPointer, descriptor: Int32) {
-    request.pointee.context2 = UInt64(truncatingIfNeeded: Int(descriptor))
+    request.pointee.descriptor = descriptor
     waiting.append(request)
   }
 
@@ -156,7 +156,7 @@ public final class IOQueue: PassHook {
     guard averageAlone < flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
     _ = waiting.takeFirst()
     let start = EventLoop.now()
-    let code = flushNow(Int32(truncatingIfNeeded: request.pointee.context2))
+    let code = flushNow(request.pointee.descriptor)
     let taken = min(EventLoop.now() &- start, 8 * flushQuickNanoseconds)
     averageAlone = averageAlone &- averageAlone / 8 &+ taken / 8
     submitted += 1
@@ -197,7 +197,7 @@ public final class IOQueue: PassHook {
       slots[index].bytes = bytes
       engine.prepare(
         index, Self.call(request.pointee),
-        descriptor: Int32(truncatingIfNeeded: request.pointee.context2), parts, count: count,
+        descriptor: request.pointee.descriptor, parts, count: count,
         offset: request.pointee.offset)
       batch[prepared] = index
       prepared += 1
@@ -206,7 +206,7 @@ public final class IOQueue: PassHook {
   }
 
   private func canFollow(_ last: RequestPointer, _ next: RequestPointer) -> Bool {
-    guard last.pointee.context2 == next.pointee.context2 else { return false }
+    guard last.pointee.descriptor == next.pointee.descriptor else { return false }
     if last.pointee.operation == .flush { return next.pointee.operation == .flush }
     let isData = next.pointee.operation == .read || next.pointee.operation == .write
     return isData && last.pointee.operation == next.pointee.operation
@@ -354,7 +354,7 @@ public final class IOQueue: PassHook {
   /// A short transfer is one that met the end of the file, or an error part way, which the rest tells
   /// when it is tried: done on the spot, as it happens next to never.
   private func rest(_ request: BlockRequest, _ begun: Int) -> Int32 {
-    let descriptor = Int32(truncatingIfNeeded: request.context2)
+    let descriptor = request.descriptor
     var done = begun
     while done < request.byteCount {
       guard let memory = request.buffer else { return EIO }

@@ -155,7 +155,7 @@ public final class MappedDevice: BlockDestination {
     for driver in live.drivers {
       for index in 0..<driver.flushCount {
         let piece = part(of: request, driver)
-        piece.pointee.context = UInt64(index)
+        piece.pointee.tag = UInt32(truncatingIfNeeded: index)
         driver.map(piece)
       }
     }

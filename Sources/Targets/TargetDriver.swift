@@ -7,8 +7,9 @@ import Glibc
 /// A running target of a table.
 ///
 /// A request arrives as a part: a copy whose `parent` is the device's request and whose owner is
-/// the driver. It has at most `requestBytesMax` bytes, and its offset is one of the device. The
-/// driver completes it with `finishLater`, or sends it on with another offset, but never completes
+/// the driver. It has at most `requestBytesMax` bytes, and its offset is one of the device; the `tag` of a
+/// flush is its number among `flushCount`. A driver that keeps something in parts has a `RequestState` of its
+/// own. The driver completes it with `finishLater`, or sends it on with another offset, but never completes
 /// it within `map`. A completed part goes back through `done`.
 public class TargetDriver: RequestOwner {
   /// Its type.

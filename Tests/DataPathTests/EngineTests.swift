@@ -137,7 +137,7 @@ private final class Rig: RequestOwner {
   }
 
   override func requestDone(_ request: RequestPointer) {
-    ended[request.pointee.context] = request.pointee.errorNumber
+    ended[UInt64(request.pointee.tag)] = request.pointee.errorNumber
     requests.give(request)
   }
 
@@ -157,7 +157,7 @@ private final class Rig: RequestOwner {
     let request = requests.take(
       operation, offset: UInt64(page * pageBytes), byteCount: operation == .flush ? 0 : pageBytes,
       buffer: operation == .flush ? nil : buffer.baseAddress, flags: flags, owner: self)
-    request.pointee.context = number
+    request.pointee.tag = UInt32(number)
     queue.submit(request, descriptor: 99)
     return number
   }

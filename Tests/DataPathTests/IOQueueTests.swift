@@ -67,8 +67,38 @@ private final class Bench {
   }
 }
 
+private struct Kept: RequestState, Equatable {
+  var first: UInt64
+  var second: UInt32
+  var isLast: Bool
+}
+
 @Suite("Requests through libaio")
 struct IOQueueTests {
+  @Test("The owner's and the target's fields of a request come back as they were, merged or alone")
+  func kept() throws {
+    let bench = try Bench(pages: 8)
+    let disk = try bench.disk()
+    let buffer = AlignedBuffer(count: 8 * 4096)
+    var sent: [RequestPointer] = []
+    for page in [0, 1, 2, 5] {
+      let request = bench.take(.read, page: page, buffer.bytes.baseAddress.map { $0 + page * 4096 })
+      #expect(request.pointee.state[Kept.self] == Kept(first: 0, second: 0, isLast: false))
+      request.pointee.tag = .max - UInt32(page)
+      request.pointee.state[Kept.self] = Kept(
+        first: .max - UInt64(page), second: .max, isLast: page == 5)
+      sent.append(request)
+      disk.submit(request)
+    }
+    bench.finish(4)
+    for (page, request) in zip([0, 1, 2, 5], sent) {
+      #expect(request.pointee.tag == .max - UInt32(page))
+      let kept = Kept(first: .max - UInt64(page), second: .max, isLast: page == 5)
+      #expect(request.pointee.state[Kept.self] == kept)
+    }
+    #expect(MemoryLayout<BlockRequest>.size <= 96)
+  }
+
   @Test("Neighbouring reads share a request, and each gets its own bytes")
   func merging() throws {
     let bench = try Bench(pages: 64)

@@ -8,9 +8,9 @@ import Testing
 
 /// Counts the requests that have ended.
 private final class Ends: RequestOwner {
-  var errors: [UInt64: Int32] = [:]
+  var errors: [UInt32: Int32] = [:]
   override func requestDone(_ request: RequestPointer) {
-    errors[request.pointee.context] = request.pointee.errorNumber
+    errors[request.pointee.tag] = request.pointee.errorNumber
   }
 }
 
@@ -86,7 +86,7 @@ struct WorkersTests {
 
   private func submit(_ value: Int, lane: Int, waits: Bool = false) {
     let request = requests.take(.discard, offset: 0, byteCount: 0, owner: ends)
-    request.pointee.context = UInt64(value)
+    request.pointee.tag = UInt32(value)
     workers.submit(request, lane: lane) { [record] in
       record.begin(lane)
       if waits { record.wait() }
@@ -111,7 +111,7 @@ struct WorkersTests {
     #expect(ends.errors[1] == nil && ends.errors[2] == nil && workers.inFlight == 2)
     record.release(1)
     finish { ends.errors.count == 50 }
-    for value in 1...50 { #expect(ends.errors[UInt64(value)] == Int32(value % 7)) }
+    for value in 1...50 { #expect(ends.errors[UInt32(value)] == Int32(value % 7)) }
     #expect(workers.inFlight == 0)
   }
 

@@ -10,11 +10,24 @@ extension TargetType {
   }
 }
 
+private struct PartState: RequestState {
+  /// When it goes down, in nanoseconds of the loop's time.
+  var deadline: UInt64
+  /// Its place in the order in which all came.
+  var order: UInt64
+}
+
+extension BlockRequest {
+  fileprivate var delayed: PartState {
+    get { state[PartState.self] }
+    set { state[PartState.self] = newValue }
+  }
+}
+
 /// Delays requests before they go down, each kind to its own device.
 ///
-/// Invariants: requests of a kind wait equally long, so that each queue is in the order of deadlines; a
-/// request's `context` is its deadline and `context2` its place in the order in which all came. While any
-/// wait the timer is set for the earliest.
+/// Invariants: requests of a kind wait equally long, so that each queue is in the order of deadlines. While
+/// any wait the timer is set for the earliest.
 private final class DelayDriver: TargetDriver {
   /// A kind of requests.
   private final class Kind {
@@ -87,15 +100,17 @@ private final class DelayDriver: TargetDriver {
     guard mayDelay, kind.milliseconds > 0 else { return kind.below.submit(part) }
     let nanoseconds = UInt64(kind.milliseconds) &* 1_000_000
     count &+= 1
-    part.pointee.context = loop.time &+ nanoseconds
-    part.pointee.context2 = count
+    let deadline = loop.time &+ nanoseconds
+    part.pointee.delayed = PartState(deadline: deadline, order: count)
     kind.waiting.append(part)
-    if timer?.isSet != true || part.pointee.context < timerDeadline { setTimer() }
+    if timer?.isSet != true || deadline < timerDeadline { setTimer() }
   }
 
   private func setTimer() {
     let heads = [reads.waiting.first, writes.waiting.first, flushes.waiting.first]
-    guard let timer, let first = heads.compactMap({ $0?.pointee.context }).min() else { return }
+    guard let timer, let first = heads.compactMap({ $0?.pointee.delayed.deadline }).min() else {
+      return
+    }
     timerDeadline = first
     let now = loop.time
     loop.set(timer, after: first > now ? first - now : 0)
@@ -104,8 +119,10 @@ private final class DelayDriver: TargetDriver {
   /// Sends down the requests that are due, in the order of their arrival.
   private func release(until time: UInt64) {
     func order(_ kind: Kind) -> UInt64 {
-      guard let part = kind.waiting.first, part.pointee.context <= time else { return .max }
-      return part.pointee.context2
+      guard let part = kind.waiting.first, part.pointee.delayed.deadline <= time else {
+        return .max
+      }
+      return part.pointee.delayed.order
     }
     while true {
       let (read, write, flush) = (order(reads), order(writes), order(flushes))

@@ -11,6 +11,18 @@ extension TargetType {
   }
 }
 
+private struct PartState: RequestState {
+  /// A byte of this read is corrupted on completion.
+  var isCorrupted = false
+}
+
+extension BlockRequest {
+  fileprivate var flakey: PartState {
+    get { state[PartState.self] }
+    set { state[PartState.self] = newValue }
+  }
+}
+
 /// Maps to sectors of another device, and alternately works and fails, in whole seconds since the
 /// table was loaded.
 ///
@@ -30,9 +42,6 @@ private final class FlakeyDriver: TargetDriver {
     static let durable: UInt32 = 1 << 17
     static let write: UInt32 = 1
   }
-
-  /// In the `context` of a read: a byte of it is corrupted on completion.
-  private static var isCorrupted: UInt64 { 1 }
 
   private let target: FlakeyTarget
   private let source: OpenDevice
@@ -108,13 +117,13 @@ private final class FlakeyDriver: TargetDriver {
   // MARK: - I/O
 
   override func map(_ part: RequestPointer) {
-    part.pointee.context = 0
+    part.pointee.flakey = PartState()
     switch fate(part.pointee.operation, part.pointee.flags) {
     case .normal: break
     case .dropped: return finishLater(part)
     case .failed: return finishLater(part, EIO)
     case .corrupted where part.pointee.operation == .read:
-      part.pointee.context = Self.isCorrupted
+      part.pointee.flakey.isCorrupted = true
     case .corrupted:
       guard let bytes = part.pointee.buffer else { return finishLater(part, EIO) }
       let copy = corruptedCopy(bytes, part.pointee.byteCount)
@@ -126,7 +135,7 @@ private final class FlakeyDriver: TargetDriver {
   }
 
   override func requestDone(_ part: RequestPointer) {
-    if part.pointee.context == Self.isCorrupted, part.pointee.errorNumber == 0 {
+    if part.pointee.flakey.isCorrupted, part.pointee.errorNumber == 0 {
       corrupt(part.pointee.buffer, part.pointee.byteCount)
     }
     if !copies.isEmpty { copies[part] = nil }

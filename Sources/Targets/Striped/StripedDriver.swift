@@ -9,6 +9,18 @@ extension TargetType {
   }
 }
 
+/// Which stripe a part goes to.
+private struct PartState: RequestState {
+  var stripe: UInt32
+}
+
+extension BlockRequest {
+  fileprivate var striped: PartState {
+    get { state[PartState.self] }
+    set { state[PartState.self] = newValue }
+  }
+}
+
 /// Chunks from several devices in turn.
 private final class StripedDriver: TargetDriver {
   private let chunk: UInt64
@@ -49,13 +61,14 @@ private final class StripedDriver: TargetDriver {
   override func map(_ part: RequestPointer) {
     switch part.pointee.operation {
     case .flush:
-      // The device stored the number of this flush here.
-      let stripe = Int(truncatingIfNeeded: part.pointee.context)
+      // One for each stripe.
+      let stripe = Int(part.pointee.tag)
+      part.pointee.striped = PartState(stripe: part.pointee.tag)
       stripes[stripe].device.direct.submit(part)
     case .discard: discard(part)
     default:
       let (stripe, offset) = split(part.pointee.offset - startByte)
-      part.pointee.context = UInt64(stripe)
+      part.pointee.striped = PartState(stripe: UInt32(truncatingIfNeeded: stripe))
       part.pointee.offset = stripes[stripe].sector &* 512 &+ offset
       stripes[stripe].device.direct.submit(part)
     }
@@ -73,7 +86,7 @@ private final class StripedDriver: TargetDriver {
     for (index, (stripe, range)) in ranges.enumerated() {
       let isLast = index == ranges.count - 1
       let piece = isLast ? part : device.another(part, owner: self)
-      piece.pointee.context = UInt64(stripe)
+      piece.pointee.striped = PartState(stripe: UInt32(truncatingIfNeeded: stripe))
       piece.pointee.offset = stripes[stripe].sector &* 512 &+ range.lowerBound
       piece.pointee.byteCount = Int(clamping: range.upperBound - range.lowerBound)
       stripes[stripe].device.direct.submit(piece)
@@ -91,7 +104,7 @@ private final class StripedDriver: TargetDriver {
 
   override func requestDone(_ part: RequestPointer) {
     let error = part.pointee.errorNumber
-    let stripe = Int(truncatingIfNeeded: part.pointee.context)
+    let stripe = Int(part.pointee.striped.stripe)
     if error != 0, error != EOPNOTSUPP, stripe < errors.count {
       // The kernel identifies stripes by their devices, so stripes on one device share its errors.
       let number = stripes[stripe].device.number

@@ -45,9 +45,9 @@ final class DiscardJob: RequestOwner {
     pool = driver.pool
     thin = driver.thin
     // What is zeroed reads as zeros or as before if the power fails, what is discarded as anything.
-    isZeroing = part.pointee.context == ThinDriver.isZeroing
+    isZeroing = part.pointee.thin.isZeroing
     passesDown = pool.passesDiscardsDown && (!isZeroing || pool.data.discardsToZeroes)
-    part.pointee.context = 0
+    part.pointee.thin = ThinPartState()
     self.part = part
     self.cell = cell
     next = cell.blocks.lowerBound
@@ -212,7 +212,7 @@ final class DiscardJob: RequestOwner {
   private func end(_ code: Int32) {
     release()
     if code == 0 && part.pointee.flags.contains(.durable) && pool.mode < .outOfMetadataSpace {
-      part.pointee.context = ThinDriver.isWritten
+      part.pointee.thin = ThinPartState(isWritten: true)
       pool.flushWaiters.append(part)
       pool.schedule()
     } else {

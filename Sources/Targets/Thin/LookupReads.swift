@@ -15,7 +15,7 @@ import ThinMetadata
 final class LookupReads: RequestOwner {
   /// What looks something up for others than a read or write.
   private struct Look {
-    var attempts: UInt64 = 0
+    var attempts: UInt32 = 0
     let body: () throws(PoolError) -> Void
     let ready: () -> Void
   }
@@ -27,7 +27,7 @@ final class LookupReads: RequestOwner {
   }
 
   /// After so many blocks that were gone when the request was mapped anew, it is not left to chance.
-  static let attemptsMax: UInt64 = 40
+  static let attemptsMax: UInt32 = 40
   private static let buffersKept = 64
 
   private unowned let pool: ThinPool

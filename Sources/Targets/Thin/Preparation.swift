@@ -206,7 +206,7 @@ final class Preparation: RequestOwner {
     var written = parts.takeAll()
     while let part = written.takeFirst() {
       if code == 0 && part.pointee.flags.contains(.durable) {
-        part.pointee.context = ThinDriver.isWritten
+        part.pointee.thin = ThinPartState(isWritten: true)
         pool.flushWaiters.append(part)
         pool.schedule()
       } else {

@@ -41,15 +41,15 @@ extension ThinDriver {
   /// A write for which a data block is needed.
   private func prepare(_ part: RequestPointer, _ block: UInt64, _ state: BlockState) {
     _ = pool.lock(thin, block)
-    part.pointee.context = state.rawValue
+    part.pointee.thin = ThinPartState(found: state)
     pool.provision(part)
   }
 
   /// Takes a data block for a write whose block is locked. Called with the metadata's lock.
   func provision(_ part: RequestPointer) {
     let block = block(of: part)
-    let state = BlockState(rawValue: part.pointee.context)
-    part.pointee.context = 0
+    let state = part.pointee.thin.found
+    part.pointee.thin = ThinPartState()
     guard let cell = pool.cell(thin.id, block) else { return finishLater(part, EIO) }
     switch pool.mode == .outOfDataSpace ? .noSpace : pool.allocate() {
     case .block(let newBlock) where newBlock < pool.dataBlockLimit:
@@ -141,7 +141,7 @@ extension ThinDriver {
       piece.pointee.offset = startByte + at
       piece.pointee.byteCount = Int(stop - at)
       piece.pointee.operation = isUnmapping ? .discard : .write
-      piece.pointee.context = isUnmapping ? Self.isZeroing : 0
+      piece.pointee.thin = ThinPartState(isZeroing: isUnmapping)
       piece.pointee.buffer = zeros.bytes.baseAddress
       map(piece)
       at = stop

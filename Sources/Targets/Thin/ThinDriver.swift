@@ -13,17 +13,36 @@ extension TargetType {
   }
 }
 
+/// What a part of a thin device carries along.
+struct ThinPartState: RequestState {
+  /// Where its block was when a data block was asked for.
+  var found = BlockState.unmapped
+  /// How often what a look at its block takes was read and thrown out of memory again.
+  var attempts: UInt32 = 0
+  /// Its epoch in `allIO` plus one; 0 for none.
+  var epoch: UInt8 = 0
+  /// The same in `sharedReads`.
+  var sharedEpoch: UInt8 = 0
+  /// Its data is on the data device already.
+  var isWritten = false
+  /// A discard that is for zeros.
+  var isZeroing = false
+}
+
+extension BlockRequest {
+  /// Of parts whose owner is a `ThinDriver` only.
+  var thin: ThinPartState {
+    get { state[ThinPartState.self] }
+    set { state[ThinPartState.self] = newValue }
+  }
+}
+
 /// The target `thin`.
 ///
 /// A read or write of blocks that are mapped, and for a write not shared, goes on to the data device
 /// as it came, as far as the data blocks follow each other, at the price of one look into the cache
 /// for each block. Everything else is `ThinDriver+Slow.swift`.
 final class ThinDriver: TargetDriver {
-  /// In a part's `context`: its data is on the data device already.
-  static var isWritten: UInt64 { 1 << 63 }
-  /// In the `context` of a discard: it is for zeros.
-  static var isZeroing: UInt64 { 1 << 62 }
-
   let pool: ThinPool
   let thin: OpenThin
   let origin: OpenDevice?
@@ -169,8 +188,8 @@ final class ThinDriver: TargetDriver {
         block, try pool.metadata.inMemory { () throws(PoolError) in try look(block) })
     } catch .absent {
       let piece = piece(of: part, from: at, to: stop, begin, end)
-      piece.pointee.context2 &+= 1
-      if piece.pointee.context2 > LookupReads.attemptsMax {
+      piece.pointee.thin.attempts &+= 1
+      if piece.pointee.thin.attempts > LookupReads.attemptsMax {
         lookInTurn(piece, block)
       } else {
         pool.lookups.waitForBlock(piece)
@@ -188,7 +207,7 @@ final class ThinDriver: TargetDriver {
 
   /// Looks a block up and keeps others from throwing out of memory what that takes.
   private func lookInTurn(_ part: RequestPointer, _ block: UInt64) {
-    part.pointee.context2 = 0
+    part.pointee.thin.attempts = 0
     pool.change { [self] in
       do throws(PoolError) {
         thin.cache.set(block, try look(block))
@@ -214,10 +233,11 @@ final class ThinDriver: TargetDriver {
 
   /// Sends a part to the data device.
   private func issue(_ part: RequestPointer, _ offset: UInt64, isShared: Bool) {
-    var context = UInt64(truncatingIfNeeded: pool.allIO.enter() + 1)
+    var state = ThinPartState()
+    state.epoch = UInt8(truncatingIfNeeded: pool.allIO.enter() + 1)
     // A write is here only if the block is not shared.
-    if isShared { context |= UInt64(truncatingIfNeeded: pool.sharedReads.enter() + 1) << 8 }
-    part.pointee.context = context
+    if isShared { state.sharedEpoch = UInt8(truncatingIfNeeded: pool.sharedReads.enter() + 1) }
+    part.pointee.thin = state
     part.pointee.offset = offset
     if part.pointee.flags.contains(.durable), part.pointee.operation == .write,
       !commitsFirst(part)
@@ -241,10 +261,10 @@ final class ThinDriver: TargetDriver {
   }
 
   override func requestDone(_ part: RequestPointer) {
-    let context = part.pointee.context & ~(Self.isWritten | Self.isZeroing)
-    if context != 0 {
-      pool.allIO.leave(Int(truncatingIfNeeded: context & 0xff) - 1)
-      if context >> 8 != 0 { pool.sharedReads.leave(Int(truncatingIfNeeded: context >> 8) - 1) }
+    let state = part.pointee.thin
+    if state.epoch != 0 {
+      pool.allIO.leave(Int(state.epoch) - 1)
+      if state.sharedEpoch != 0 { pool.sharedReads.leave(Int(state.sharedEpoch) - 1) }
     }
     if part.pointee.errorNumber != 0 && part.pointee.operation == .write {
       pool.noteWrite(part.pointee.errorNumber)

@@ -291,7 +291,7 @@ extension ThinPool {
     var waiting = committing.takeAll()
     while let part = waiting.takeFirst() {
       let isToBeWritten =
-        part.pointee.operation == .write && part.pointee.context & ThinDriver.isWritten == 0
+        part.pointee.operation == .write && !part.pointee.thin.isWritten
       if code == 0 && isToBeWritten {
         data.submit(part)
       } else {

@@ -159,12 +159,12 @@ final class Client: RequestOwner {
     let request = pool.take(
       row.writes ? .write : .read, offset: place * UInt64(row.bytes), byteCount: row.bytes,
       buffer: buffers.bytes.baseAddress.map { $0 + slot * row.bytes }, owner: self)
-    request.pointee.context = UInt64(slot)
+    request.pointee.tag = UInt32(truncatingIfNeeded: slot)
     destination.submit(request)
   }
 
   override func requestDone(_ request: RequestPointer) {
-    let slot = Int(request.pointee.context)
+    let slot = Int(request.pointee.tag)
     let operation = request.pointee.operation
     if request.pointee.errorNumber != 0 { error = request.pointee.errorNumber }
     pool.give(request)
@@ -172,7 +172,7 @@ final class Client: RequestOwner {
     count += 1
     if row.flushes, operation == .write {
       let flush = pool.take(.flush, offset: 0, byteCount: 0, owner: self)
-      flush.pointee.context = UInt64(slot)
+      flush.pointee.tag = UInt32(truncatingIfNeeded: slot)
       inFlight += 1
       count -= 1
       destination.submit(flush)

@@ -33,7 +33,7 @@ public final class BlockServer: PassHook {
   /// Bytes in `zeroes`.
   static let zeroBytes = 1 << 20
 
-  /// Scratch memory of whoever is at work.
+  /// Scratch memory of the connection that is at work.
   let runs = UnsafeMutablePointer<Run>.allocate(capacity: runsMax)
   let vectors = UnsafeMutablePointer<iovec>.allocate(capacity: vectorsMax)
 
@@ -42,12 +42,12 @@ public final class BlockServer: PassHook {
   /// What is received, until it is understood.
   let scratch = UnsafeMutableRawPointer.allocate(
     byteCount: Connection.receiveBytes, alignment: 4096)
-  /// Zeros, which nobody writes to.
+  /// Zeros, which are only read.
   private(set) lazy var zeroes = AlignedBuffer(count: Self.zeroBytes)
 
   let loop: EventLoop
   let turns: Turns
-  let buffers: BufferPool
+  let buffers: ServerBuffers
   private let handshakes: HandshakeRates
   /// Bytes in buffers of all connections.
   public var bytesInUse: Int { bytesCharged }
@@ -87,7 +87,7 @@ public final class BlockServer: PassHook {
     share = limits.bytes / 2 / max(1, limits.connections)
     self.security = security
     turns = Turns(loop)
-    buffers = BufferPool(bytesMax: limits.bytes)
+    buffers = ServerBuffers(bytesMax: limits.bytes)
     handshakes = HandshakeRates(loop)
     super.init()
     runs.initialize(repeating: Run(count: 0, isZero: false), count: Self.runsMax)
@@ -191,7 +191,7 @@ public final class BlockServer: PassHook {
 
   public override func endOfPass() {
     if !dirty.isEmpty {
-      // Whoever gets something to send meanwhile is for the next time.
+      // A connection that gets something to send meanwhile has its turn in the next pass.
       swap(&dirty, &sending)
       for connection in sending { connection.flush() }
       sending.removeAll(keepingCapacity: true)
@@ -284,8 +284,8 @@ public final class BlockServer: PassHook {
 
   private var deadline: UInt64?
 
-  /// Stops: nobody is let in any more, what is under way ends, for up to `nanoseconds`, and
-  /// connections are closed. `done` is called from the loop when all of them are.
+  /// Stops: refuses new connections, completes what is in progress for up to `nanoseconds`, and closes
+  /// connections. Calls `done` from the loop when all of them are closed.
   public func stop(within nanoseconds: UInt64 = 5_000_000_000, done: @escaping () -> Void) {
     guard !isStopping else { return }
     isStopping = true

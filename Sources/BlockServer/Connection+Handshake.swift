@@ -17,7 +17,7 @@ extension Connection {
   }
 
   /// Sends words of the handshake at the end of the pass; nothing more is understood before they have
-  /// been sent, so that nobody can have the server pile them up.
+  /// been sent, so that no client can have the server pile them up.
   private func say(_ writer: WireWriter) {
     greeting.append(contentsOf: writer.bytes)
     markDirty()
@@ -243,7 +243,7 @@ extension Connection {
     guard server.security.isOffered else {
       return reply(code, .unsupported, message: "this server has no TLS")
     }
-    // What came before counts for nothing, and what came along may be somebody else's.
+    // What came before counts for nothing, and what came along may be another sender's.
     guard start == end else { return drop() }
     isStructured = false
     contextExport = nil

@@ -197,9 +197,9 @@ extension Connection {
   func planPieces(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) {
     let count = runs(export, offset, length, max: BlockServer.runsMax)
     // It is not worth waiting for.
-    guard count > 1, server.hasRoom(BufferPool.bytesMin, used: bytesInUse), let table,
+    guard count > 1, server.hasRoom(ServerBuffers.bytesMin, used: bytesInUse), let table,
       let buffer = table.slots[index].buffer,
-      let plan = server.buffers.take(BufferPool.bytesMin)
+      let plan = server.buffers.take(ServerBuffers.bytesMin)
     else { return }
     table.slots[index].plan = plan
     charge(index, plan.count)

@@ -67,10 +67,10 @@ extension Connection {
   private func bytesNeeded(_ header: Header) -> Int {
     guard header.length > 0 else { return 0 }
     switch header.command {
-    case Nbd.Command.read, Nbd.Command.write: return BufferPool.bytes(for: header.length)
+    case Nbd.Command.read, Nbd.Command.write: return ServerBuffers.bytes(for: header.length)
     case Nbd.Command.blockStatus:
       let isSingle = header.flags & Nbd.CommandFlag.onlyOne != 0
-      return isSingle ? 0 : BufferPool.bytes(for: 8 * BlockServer.statesMax)
+      return isSingle ? 0 : ServerBuffers.bytes(for: 8 * BlockServer.statesMax)
     case Nbd.Command.trim, Nbd.Command.writeZeroes: return bytesOfParts(header)
     default: return 0
     }
@@ -196,7 +196,7 @@ extension Connection {
       server.tally.writes += 1
       server.tally.bytesWritten += UInt64(header.length)
       // Large payloads are best received where they belong: little of them comes with the header.
-      receiveLimit = header.length >= 64 << 10 ? BufferPool.bytesMin : Self.receiveBytes
+      receiveLimit = header.length >= 64 << 10 ? ServerBuffers.bytesMin : Self.receiveBytes
       prepare(slot, .write, header, buffer.bytes)
       payloadSlot = slot
       payloadReceived = 0
@@ -337,7 +337,7 @@ extension Connection {
   // MARK: - Buffers
 
   /// A buffer for a slot. Where there is no memory the slot is answered so, and nil returned.
-  func takeBuffer(_ slot: Int, _ count: Int) -> BufferPool.Buffer? {
+  func takeBuffer(_ slot: Int, _ count: Int) -> ServerBuffers.Buffer? {
     // A copy: a change through the property is an access that is checked when the program runs.
     guard let table, let buffer = server.buffers.take(count) else {
       replyError(slot, Refusal(.noMemory, "out of memory"))

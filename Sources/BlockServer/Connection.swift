@@ -42,7 +42,7 @@ final class Connection: RequestOwner {
   // What was received and not yet understood: `received[start..<end]`. While the connection is at work
   // that is memory of the server's; what is left over goes to a buffer that is just large enough.
   var received: UnsafeMutableRawPointer
-  private var leftover: BufferPool.Buffer?
+  private var leftover: ServerBuffers.Buffer?
   var start = 0
   var end = 0
   /// How much to receive at once: little where payloads follow that go to buffers of their own.
@@ -150,7 +150,7 @@ final class Connection: RequestOwner {
     }
     let isHungUp = !events.isDisjoint(with: .closed)
     if phase != .ended, isHungUp, !events.contains(.readable) || !isReading {
-      // Nobody is there any more who could read a reply.
+      // No client is left that could read a reply.
       close(dropped: false)
     }
     updateInterest()
@@ -244,7 +244,7 @@ final class Connection: RequestOwner {
     }
     // It has a buffer of its own, which is no larger than it has to be.
     if let leftover, received == leftover.bytes,
-      leftover.count == BufferPool.bytes(for: count)
+      leftover.count == ServerBuffers.bytes(for: count)
     {
       return
     }

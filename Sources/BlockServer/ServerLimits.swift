@@ -8,7 +8,7 @@ public struct ServerLimits: Sendable {
   /// the largest request fits in half of it. The other half is shared out evenly: what a connection has
   /// within its share it need not wait for, whatever the others hold.
   public var bytes = 160 << 20
-  /// Bytes in buffers of one connection; one request of any size is taken all the same.
+  /// Bytes in buffers of one connection; one request of any size is taken in spite of it.
   public var bytesPerConnection = 64 << 20
   /// How long a client may take until it has chosen an export, in nanoseconds.
   public var handshakeNanoseconds: UInt64 = 20_000_000_000

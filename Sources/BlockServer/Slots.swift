@@ -32,8 +32,8 @@ struct Slot {
   var vectors: UnsafeMutablePointer<iovec>?
   var vectorCount = 0
   /// What has to go back to the pool.
-  var buffer: BufferPool.Buffer?
-  var plan: BufferPool.Buffer?
+  var buffer: ServerBuffers.Buffer?
+  var plan: ServerBuffers.Buffer?
   /// Bytes of these.
   var charged = 0
   /// The next slot that is free, or whose reply follows.

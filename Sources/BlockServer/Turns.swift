@@ -1,8 +1,8 @@
 import DataPath
 import EventLoop
 
-/// Who does how much in a pass of the loop. What is beyond that is done in later passes, in turn, so that
-/// nobody waits for others for longer than a few milliseconds.
+/// Limits the work in a pass of the loop. What is beyond the limit is done in later passes, in turn, so that
+/// no client waits for others for longer than a few milliseconds.
 ///
 /// Work is counted in units, which are about a microsecond each.
 final class Turns {

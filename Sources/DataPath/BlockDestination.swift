@@ -5,10 +5,10 @@ import Glibc
 /// event loop and its thread.
 ///
 /// `submit` takes ranges within `byteCount` and multiples of `logicalBlockBytes`, with buffers
-/// aligned to that; whoever takes requests from outside checks first. It never waits, and tells the
-/// owner later, never from within `submit`.
+/// aligned to that; a front end checks its clients' requests first. It never waits, and calls the owner
+/// later, never from within `submit`.
 open class BlockDestination: RequestOwner {
-  /// What a range of the destination holds, for those who want to skip what is not there.
+  /// What a range of the destination holds, so that a reader can skip what is not there.
   public struct Extent: Equatable, Sendable {
     /// First byte.
     public var offset: UInt64
@@ -33,7 +33,7 @@ open class BlockDestination: RequestOwner {
     }
   }
 
-  /// The loop that tells owners of their requests.
+  /// The loop that hands requests back to their owners.
   public final let loop: EventLoop
 
   /// A destination of requests of `loop`'s thread.
@@ -61,7 +61,7 @@ open class BlockDestination: RequestOwner {
   /// Whether nothing may be written.
   open var isReadOnly: Bool { false }
 
-  /// Takes a request. What is not said otherwise takes none: they end with EOPNOTSUPP.
+  /// Takes a request. By default it ends with EOPNOTSUPP.
   open func submit(_ request: RequestPointer) { loop.finishLater(request, EOPNOTSUPP) }
 
   /// Whether all of `range` (bytes) is known to read as zeros, without reading it: a hole in a file.

@@ -27,7 +27,7 @@ public struct BlockFlags: OptionSet, Sendable {
   static var alone: BlockFlags { BlockFlags(rawValue: 4) }
 }
 
-/// A request lives in a `RequestPool`, and moves by pointer: from whoever takes it from the pool,
+/// A request lives in a `RequestPool`, and moves by pointer: from the owner, which takes it from the pool,
 /// through `BlockDestination.submit`, back by `RequestOwner.requestDone`, into the pool.
 public typealias RequestPointer = UnsafeMutablePointer<BlockRequest>
 
@@ -47,20 +47,20 @@ public struct BlockRequest {
   public var offset: UInt64
   /// Bytes; 0 for a flush.
   public var byteCount: Int
-  /// The data of reads and writes, 512-byte aligned at least. Nobody but the owner frees it.
+  /// The data of reads and writes, 512-byte aligned at least. Only the owner frees it.
   public var buffer: UnsafeMutableRawPointer?
-  /// Who is told when it is done. Outlives the request.
+  /// Gets it back when it is done. Outlives the request.
   public unowned(unsafe) var owner: RequestOwner
-  /// For whoever splits: what this is a part of.
+  /// The request that this is a part of, for the layer that splits.
   public var parent: RequestPointer?
-  /// For whoever holds it in a list; one at a time.
+  /// The next in a list, for the layer that has it; one list at a time.
   public var next: RequestPointer?
   /// Which of its requests it is to the layer that made it. No other layer changes it.
   public var tag: UInt32 = 0
   /// What the target that has it keeps in it, of that target's own type.
   public var state = StateOfRequest()
 
-  /// A request; whoever makes one outside of a pool keeps it in place until it is done.
+  /// A request. One that is made outside of a pool stays in place until it is done.
   public init(
     operation: BlockOperation, flags: BlockFlags, offset: UInt64, byteCount: Int,
     buffer: UnsafeMutableRawPointer? = nil, owner: RequestOwner, parent: RequestPointer? = nil
@@ -98,17 +98,17 @@ public struct StateOfRequest {
   }
 }
 
-/// Who sent a request.
+/// The sender of a request.
 open class RequestOwner {
   /// An owner.
   public init() {}
-  /// The request is done; `errorNumber` says how. It is the owner's again.
+  /// The request is done, with the result `errorNumber`. It is the owner's again.
   open func requestDone(_ request: RequestPointer) {}
 }
 
 extension UnsafeMutablePointer where Pointee == BlockRequest {
-  /// Ends the request and tells its owner, at once. Only where the owner does not expect to be
-  /// still in `submit`: otherwise it is `EventLoop.finishLater` that ends it.
+  /// Ends the request and calls its owner at once. Only where the owner cannot still be in `submit`; there
+  /// `EventLoop.finishLater` ends it.
   @inlinable public func finish(_ errorNumber: Int32 = 0) {
     pointee.errorNumber = errorNumber
     pointee.owner.requestDone(self)
@@ -173,14 +173,14 @@ public final class RequestPool {
     slabs.append(slab)
     for index in 0..<Self.slabCount {
       (slab + index).initialize(
-        to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: Self.nobody))
+        to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: Self.unused))
       (slab + index).pointee.next = free
       free = slab + index
     }
   }
 
-  /// Owns requests that nobody has taken.
-  private nonisolated(unsafe) static let nobody = RequestOwner()
+  /// Owns requests that are not in use.
+  private nonisolated(unsafe) static let unused = RequestOwner()
 }
 
 /// Requests in the order in which they came, linked by `next`.

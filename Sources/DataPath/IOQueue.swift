@@ -27,7 +27,8 @@ public final class IOQueue: PassHook {
   }
 
   private let loop: EventLoop
-  private var engine: (any IOEngine)?
+  /// Constant, so that a use of it counts no reference.
+  private let engine: any IOEngine
   private let vectors: UnsafeMutablePointer<iovec>
   private let slots: UnsafeMutablePointer<Slot>
   /// The slots of the batch, in its order.
@@ -50,7 +51,7 @@ public final class IOQueue: PassHook {
   var flushQuickNanoseconds: UInt64 = 500_000
   /// Flushes a descriptor on the spot; tests replace it.
   var flushNow: (_ descriptor: Int32) -> Int32 = Flush.perform
-  /// Requests sent so far, for those who measure.
+  /// Requests sent so far, for measurements.
   public private(set) var submitted: UInt64 = 0
   /// System calls that it took to send them.
   public private(set) var submissions: UInt64 = 0
@@ -76,7 +77,7 @@ public final class IOQueue: PassHook {
     }
   }
 
-  /// A queue over an engine of `depth` slots, which is given the eventfd that it has to count completions with.
+  /// A queue over an engine of `depth` slots, which counts completions with the eventfd that it gets.
   init(
     _ loop: EventLoop, _ makeEngine: (_ event: Int32) throws(SystemError) -> any IOEngine
   ) throws(SystemError) {
@@ -112,7 +113,6 @@ public final class IOQueue: PassHook {
   public func close() {
     precondition(inFlight == 0 && waiting.isEmpty, "requests are in flight")
     loop.remove(self)
-    engine = nil
     if let source {
       loop.remove(source)
       Glibc.close(source.descriptor)
@@ -121,7 +121,6 @@ public final class IOQueue: PassHook {
   }
 
   deinit {
-    engine = nil
     if let source { Glibc.close(source.descriptor) }
     vectors.deallocate()
     slots.deallocate()
@@ -166,7 +165,6 @@ public final class IOQueue: PassHook {
 
   /// Fills slots from what waits; returns how many.
   private func prepare() -> Int {
-    guard let engine else { return 0 }
     var prepared = 0
     while freeSlot >= 0, let request = waiting.takeFirst() {
       let index = freeSlot
@@ -228,7 +226,6 @@ public final class IOQueue: PassHook {
 
   /// Sends what was prepared; false if the system takes no more for now.
   private func send(_ prepared: Int) -> Bool {
-    guard let engine else { return false }
     var done = 0
     while done < prepared {
       let sent = engine.send()
@@ -265,7 +262,7 @@ public final class IOQueue: PassHook {
   /// Undoes the preparation of what was not sent, so that the order stays.
   private func putBack() {
     var all = RequestQueue()
-    while let index = engine?.takeUnsent() {
+    while let index = engine.takeUnsent() {
       var part = slots[index].first
       while let request = part {
         part = request == slots[index].last ? nil : request.pointee.next
@@ -302,13 +299,12 @@ public final class IOQueue: PassHook {
 
   /// Takes completions that the kernel has left in memory.
   public override func poll() -> Bool {
-    guard inFlight > 0, let engine, engine.hasCompletions else { return false }
+    guard inFlight > 0, engine.hasCompletions else { return false }
     return reap() > 0
   }
 
   /// Hands out what has completed; returns how many.
   private func reap() -> Int {
-    guard let engine else { return 0 }
     var total = 0
     while inFlight > 0 {
       let count = engine.take(completions, max: Self.depth, waits: false)

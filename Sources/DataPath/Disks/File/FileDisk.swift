@@ -26,9 +26,9 @@ public final class FileDisk: BlockDestination, Disk {
   private let isPrivate: Bool
   private let discardLimits: (most: UInt64, granularity: Int)
 
-  /// Opens `path`: a block device exclusively (O_EXCL), a file with a lock (flock), so that nobody
-  /// else who asks for either has it.
-  /// - Throws: `BlockIOError`; EBUSY where somebody has it.
+  /// Opens `path`: a block device exclusively (O_EXCL), a file with a lock (flock), so that no
+  /// other program that asks for either has it.
+  /// - Throws: `BlockIOError`; EBUSY if another program has it.
   public convenience init(
     path: String, readOnly: Bool, exclusive: Bool = true, in context: DiskContext
   ) throws(BlockIOError) {

@@ -3,8 +3,8 @@ import CDMThin
 import Glibc
 
 extension DiskKind {
-  /// `memory:SIZE`, a file of memory that no path leads to. Its blocks take memory when they are written, until
-  /// they are discarded or it is closed.
+  /// `memory:SIZE`, a file of memory that no path leads to. Its blocks take memory when they are written,
+  /// until they are discarded or it is closed.
   static let memory = DiskKind(
     "memory", form: "SIZE[/NAME]",
     summary: "bytes in memory that begin as zeros and are lost at the end, to try things out"

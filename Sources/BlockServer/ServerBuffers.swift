@@ -3,13 +3,13 @@ import Glibc
 /// Page-aligned buffers for payloads, in sizes that are powers of two. Those that come back are kept
 /// for the next request, up to a limit; the rest goes back to the system by and by, which takes a few
 /// microseconds for each.
-final class BufferPool {
+final class ServerBuffers {
   /// A buffer and which size it has.
   struct Buffer {
     let bytes: UnsafeMutableRawPointer
     fileprivate let order: Int
     /// Its size.
-    var count: Int { BufferPool.bytesMin << order }
+    var count: Int { ServerBuffers.bytesMin << order }
   }
 
   private struct FreeList {
@@ -33,7 +33,7 @@ final class BufferPool {
   private var keptBytes = 0
   /// Whether any are kept for the next request.
   var keepsAny: Bool { keptBytes > 0 }
-  /// The least that was kept since the last `trim`: nobody has needed it.
+  /// The least that was kept since the last `trim`: it was not needed.
   private var unusedBytes = 0
 
   /// No buffers yet.
@@ -96,7 +96,7 @@ final class BufferPool {
     for _ in 0..<Self.releasesMax.pass where keepsTooMuch { dropFromFullest() }
   }
 
-  /// Gives back to the system some of what nobody has needed since the last call. Called from time to time.
+  /// Gives back to the system some of what was not needed since the last call. Called from time to time.
   func trim() {
     let target = max(0, keptBytes - min(unusedBytes, Self.trimBytesMax))
     for _ in 0..<Self.releasesMax.trim where keptBytes > target { dropFromFullest() }

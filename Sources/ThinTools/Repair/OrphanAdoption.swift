@@ -15,7 +15,8 @@ public enum OrphanChoice: String, Sendable, CaseIterable {
 ///
 /// An orphan is put into a hole whose range of keys has its own, which is deeper than it, whose devices lack
 /// as many mappings as it has, and where nothing else stands. It must not fit elsewhere, unless it is missed
-/// so often; and no other orphan may fit in the same place.
+/// so often; and no other orphan may fit in the same place. Where several places or orphans fit, the one counts
+/// to which an earlier tree of the device led; what is adopted by that is doubtful.
 struct OrphanAdoption {
   /// What stands in the place of a lost node.
   struct Child: Equatable {
@@ -52,6 +53,8 @@ struct OrphanAdoption {
   private var lacking: [UInt64: UInt64]
   /// Whether what is found may be something else's that is lost as well.
   var isDoubtful = false
+  /// What trees of mappings led to earlier, where that is known.
+  var earlier: EarlierNodes?
   /// What was put in the place of lost nodes, by their block, in ascending order of keys.
   private(set) var adopted: [UInt64: [Child]] = [:]
   /// Orphans that were not put anywhere though they fit.
@@ -74,8 +77,21 @@ struct OrphanAdoption {
   mutating func run(_ orphans: [Orphan], choice: OrphanChoice) {
     var left = orphans
     // A subtree before its own parts, which fit wherever it fits.
-    for height in Set(orphans.map(\.extent.height)).sorted(by: >) {
-      while place(&left, height) {}
+    let heights = Set(orphans.map(\.extent.height)).sorted(by: >)
+    for height in heights {
+      while place(&left, height, isDoubtful: isDoubtful, where: { _, _ in true }) {}
+    }
+    if let earlier {
+      for height in heights {
+        while place(
+          &left, height, isDoubtful: true,
+          where: { hole, orphan in
+            hole.owners.contains {
+              earlier.led($0, to: orphan.block, orphan.extent.firstKey, orphan.extent.lastKey)
+            }
+          })
+        {}
+      }
     }
     if choice != .none {
       left.sort {
@@ -98,12 +114,17 @@ struct OrphanAdoption {
     }
   }
 
-  /// Puts those of a height that belong into one place for certain; returns whether there were any.
-  private mutating func place(_ left: inout [Orphan], _ height: Int) -> Bool {
+  /// Puts those of a height that belong into one place of those that `fits` allows; returns whether there were
+  /// any.
+  private mutating func place(
+    _ left: inout [Orphan], _ height: Int, isDoubtful: Bool, where fits: (Hole, Orphan) -> Bool
+  ) -> Bool {
     let holes = self.holes()
     guard !holes.isEmpty else { return false }
     let rivals = left.indices.filter { left[$0].missing > 0 && left[$0].extent.height == height }
-    let places = rivals.map { i in holes.indices.filter { isFree(holes[$0], left[i].extent) } }
+    let places = rivals.map { i in
+      holes.indices.filter { isFree(holes[$0], left[i].extent) && fits(holes[$0], left[i]) }
+    }
     var byHole: [Int: [Int]] = [:]
     for (i, fitting) in zip(rivals, places) {
       for hole in fitting { byHole[hole, default: []].append(i) }

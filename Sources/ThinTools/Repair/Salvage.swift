@@ -344,8 +344,9 @@ private struct Salvage: ~Copyable {
         salvager.known.isAllocationGuessed = true
       }
     }
-    if !salvager.hasAllDevices {
-      salvager.known.history = history(of: salvager.details.keys, index)
+    if !salvager.isSound {
+      let ids = Set(salvager.details.keys).union(salvager.roots.keys)
+      salvager.known.history = history(of: ids, index)
     }
     complete(&salvager, ofOther: ofOther, index: index, tried)
     let leaves = salvager.isSound ? [] : earlierLeaves(salvager, ofOther: ofOther, index: index)

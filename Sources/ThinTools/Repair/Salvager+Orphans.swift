@@ -69,9 +69,10 @@ extension Salvager {
     // Of a metadata snapshot that is not whole something may be lost as well, which fits as well.
     adoption.isDoubtful =
       log.report.snapshot == .dropped || known.mayLackSnapshot || known.isAllocationGuessed
+    adoption.earlier = known.history.map { EarlierNodes(reader, $0) }
     adoption.run(search.found(.mappings), choice: options.choice)
     adopted = adoption.adopted
-    if !hasAllDevices { takeEarlierTrees(log) }
+    takeEarlierTrees(log)
     for unclear in adoption.unclear { say(unclear, log) }
   }
 
@@ -93,7 +94,7 @@ extension Salvager {
     for (id, root) in roots.sorted(by: { $0.key < $1.key }) {
       forest.forEachHole(.mappings, root: root) { found in
         // A root of which nothing is known is a leaf where the device has no more than one holds.
-        let isLeaf = found.height.map { $0 == 1 } ?? (details[id]?.mappedBlocks ?? .max <= ofLeaf)
+        let isLeaf = found.height.map { $0 == 1 } ?? (mappedOnce(id) <= ofLeaf)
         guard found.isUnusable, !found.isAdopted, isLeaf else { return true }
         var hole =
           holes[found.block]
@@ -105,6 +106,30 @@ extension Salvager {
       }
     }
     return holes.values.sorted { $0.block < $1.block }
+  }
+
+  /// Mappings that a device has by its details; where those are lost, that the latest tree that is left of
+  /// it had; the largest number where nothing is known.
+  private func mappedOnce(_ id: UInt64) -> UInt64 {
+    if let details = details[id] { return details.mappedBlocks }
+    for root in known.history?.roots(of: id) ?? [] {
+      var mapped: UInt64?
+      try? reader.withNode(root, of: .mappings) { node in
+        mapped = node.isLeaf ? UInt64(node.entryCount) : .max
+      }
+      if let mapped { return mapped }
+    }
+    return .max
+  }
+
+  /// Whether nothing of a tree but its place is known.
+  private func isLost(_ root: UInt64) -> Bool {
+    var isLost = false
+    forest.forEachHole(.mappings, root: root) { hole in
+      isLost = hole.block == root && hole.isUnusable && !hole.isAdopted
+      return false
+    }
+    return isLost
   }
 
   /// Entries of a device's leaves that can be used.
@@ -157,19 +182,23 @@ extension Salvager {
     walkMappings(matching.roots.values.sorted())
   }
 
-  /// Gives devices whose tree is not found the latest one that is left of those that they had.
+  /// Gives devices whose tree is not found, or lost but for its place, the latest one that is left of those
+  /// that they had. One that was a leaf is made of what several generations had in its place instead.
   private mutating func takeEarlierTrees(_ log: SalvageLog) {
-    for (id, details) in details.sorted(by: { $0.key < $1.key })
-    where roots[id] == nil && details.mappedBlocks > 0 {
-      for root in known.history?.roots(of: id) ?? [] {
+    guard let history = known.history else { return }
+    let ofLeaf = UInt64(BtreeNodeRecord.entriesMax(valueSize: TreeKind.mappings.valueSize))
+    for id in Set(details.keys).union(roots.keys).sorted() where details[id]?.mappedBlocks != 0 {
+      if let root = roots[id], !isLost(root) || mappedOnce(id) <= ofLeaf { continue }
+      for root in history.roots(of: id) where root != roots[id] {
         walkMappings([root])
         let summary = forest.verify(.mappings, root: root)
         guard summary.isSound, summary.leafEntries > 0 else { continue }
         roots[id] = root
         doubtful.insert(id)
+        let expected = details[id].map { " of \($0.mappedBlocks)" } ?? ""
         log.say(
           "thin device \(id): its mapping tree is not found; one that it had earlier is taken, with "
-            + "\(summary.leafEntries) of \(details.mappedBlocks) mappings (block \(root))")
+            + "\(summary.leafEntries)\(expected) mappings (block \(root))")
         break
       }
     }

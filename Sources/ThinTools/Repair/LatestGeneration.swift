@@ -96,6 +96,53 @@ extension RootScan {
     return false
   }
 
+  /// The generation that differs least from what a superblock's data space map counts as used, of those that lie
+  /// before its own; nil where that map is lost, or no generation is left. For a superblock whose trees are lost.
+  mutating func nearest(to superblock: Superblock) -> Roots? {
+    _ = scannedKinds()
+    progress.begin("Looking for the generation before", total: 0)
+    let own = superblock.metadataSpaceMap.bitmapRoot
+    // The allocator goes round the device.
+    func age(_ block: UInt64) -> UInt64 {
+      block <= own ? own - block : own + reader.blockCount - block
+    }
+    let data = DataAllocation(reader, superblock.dataSpaceMap)
+    var order = GenerationOrder(reader, indexBlocks: indexBlocks)
+    var best: (roots: Roots, difference: UInt64)?
+    for block in indexBlocks.sorted(by: { age($0) < age($1) }).prefix(Self.candidatesMax) {
+      guard let index = order.index(block), let roots = left(of: index),
+        roots.isComplete || roots.isDamaged, roots.time <= superblock.time,
+        roots.transactionID <= superblock.transactionID &+ 1,
+        let difference = difference(of: roots, from: data, superblock.dataSpaceMap)
+      else { continue }
+      if difference < best?.difference ?? .max { best = (roots, difference) }
+    }
+    return best?.roots
+  }
+
+  /// Data blocks that are used by one of a generation's mappings and a data space map and not by the other;
+  /// nil where the map tells nothing of any.
+  private func difference(of roots: Roots, from data: DataAllocation, _ map: SpaceMapRoot)
+    -> UInt64?
+  {
+    let limit = min(map.blockCount, reader.blockCount * UInt64(Limits.entriesPerBitmap))
+    var devices: [UInt64] = []
+    TreeReader(reader, .devices).forEachReadable(root: roots.mappingRoot, fault: { _ in }) {
+      devices.append($0.value64($1))
+    }
+    var seen = Bitset(limit: limit)
+    var (used, free): (UInt64, UInt64) = (0, 0)
+    let forest = TreeForest(reader, counts: ReferenceCounts(blockCount: reader.blockCount))
+    forest.walk(.mappings, roots: devices.sorted()) { _, node in
+      for i in 0..<node.entryCount {
+        let block = Mapping(rawValue: node.value64(i)).dataBlock
+        guard block < limit, seen.insert(block), let count = data.count(of: block) else { continue }
+        if count > 0 { used += 1 } else { free += 1 }
+      }
+    }
+    return used + free > 0 ? free + (map.allocated - min(map.allocated, used)) : nil
+  }
+
   /// What is left of a generation: all of it, or what damage has left; nil where it was written over.
   private mutating func left(of index: GenerationOrder.Index) -> Roots? {
     if let whole = latestWhole(of: [index]), whole.isComplete { return whole }
@@ -223,7 +270,8 @@ extension RootScan {
     return lost
   }
 
-  /// The roots of both trees, each where there is only one, besides those of metadata snapshots.
+  /// The roots of both trees, each where there is only one, besides those of metadata snapshots. Where there
+  /// are several, it is the one with the most devices: a leaf of mappings can look like a small tree of devices.
   private mutating func tops(
     _ kinds: (devices: [UInt64], details: [UInt64]), _ used: borrowing Bitset
   ) -> (devices: UInt64?, details: UInt64?) {
@@ -237,13 +285,31 @@ extension RootScan {
     for held in held where used.contains(held.block) {
       heldRoots.formUnion([held.mappingRoot, held.detailsRoot])
     }
-    func top(_ nodes: [UInt64]) -> UInt64? {
+    func tops(_ nodes: [UInt64]) -> [UInt64] {
       let all = nodes.filter { !referenced.contains($0) }
       let own = all.filter { !heldRoots.contains($0) }
-      let tops = own.isEmpty ? all : own
-      return tops.count == 1 ? tops[0] : nil
+      return own.isEmpty ? all : own
     }
-    return (top(nodes.devices), top(nodes.details))
+    return (
+      largest(.devices, of: tops(nodes.devices)), largest(.details, of: tops(nodes.details))
+    )
+  }
+
+  /// The only one of `roots`, or the one whose tree has more devices than that of any other.
+  private mutating func largest(_ kind: TreeKind, of roots: [UInt64]) -> UInt64? {
+    guard roots.count > 1 else { return roots.first }
+    var found: (root: UInt64, count: Int)?
+    var second = 0
+    for root in roots.prefix(Self.candidatesMax) {
+      let count = deviceCount(kind, root)
+      if count > found?.count ?? -1 {
+        second = found?.count ?? 0
+        found = (root, count)
+      } else {
+        second = max(second, count)
+      }
+    }
+    return found.flatMap { $0.count > second ? $0.root : nil }
   }
 
   /// Counts what a damaged generation holds; returns false where it contradicts itself.

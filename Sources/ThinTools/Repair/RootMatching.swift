@@ -9,12 +9,14 @@ import ThinFormat
 /// that cannot have become of the one that a device had then is another's (`EarlierTrees`). What is left after
 /// that is a guess, and the devices are doubtful: each gets the tree that has most in common with its earlier
 /// one, and of those that were not there, the earlier device the tree with the later mappings, as an origin that
-/// went on beside its snapshots.
+/// went on beside its snapshots. Where nothing is known of that generation, a root that only one of them had in any other
+/// one (`DeviceHistory`) is given to that device.
 struct RootMatching {
   /// Root by device.
   private(set) var roots: [UInt64: UInt64] = [:]
   /// Devices of which that is a guess.
   private(set) var doubtful: Set<UInt64> = []
+  private let history: DeviceHistory?
   private var left: [Orphan]
   private var rest: [(id: UInt64, details: DeviceDetails)] = []
 
@@ -23,11 +25,13 @@ struct RootMatching {
   ///   - trees: to which something led that is lost.
   ///   - emptyRoots: trees without a mapping, each as often as something led to it.
   ///   - earlier: the trees of an earlier generation.
+  ///   - history: the roots that devices had in any generation.
   ///   - isOnlyLoss: whether all trees are those of devices.
   init(
     _ devices: [(id: UInt64, details: DeviceDetails)], _ trees: [Orphan], emptyRoots: [UInt64],
-    earlier: EarlierTrees?, isOnlyLoss: Bool
+    earlier: EarlierTrees?, history: DeviceHistory?, isOnlyLoss: Bool
   ) {
+    self.history = history
     left = trees
     var empty = emptyRoots[...]
     var byCount: [UInt64: [(id: UInt64, details: DeviceDetails)]] = [:]
@@ -85,6 +89,7 @@ struct RootMatching {
     if !isOnlyTree, let earlier {
       matchByKinship(&open, fitting, earlier, isFull: places == devices.count)
     }
+    if !isOnlyTree, let history { matchByHistory(&open, fitting, history) }
     let rest = fitting.filter { left[$0].missing > 0 }
     for device in open {
       guard let i = rest.first(where: { left[$0].missing > 0 }) else {
@@ -92,6 +97,28 @@ struct RootMatching {
         continue
       }
       assign(device.id, i, isDoubtful: !isCertain || !isOnlyTree)
+    }
+  }
+
+  /// Gives devices trees that they had before and no other had, and takes them out of `open`.
+  private mutating func matchByHistory(
+    _ open: inout [(id: UInt64, details: DeviceDetails)], _ trees: [Int], _ history: DeviceHistory
+  ) {
+    var owners: [UInt64: Int] = [:]
+    for device in open {
+      for root in history.roots(of: device.id) { owners[root, default: 0] += 1 }
+    }
+    var places: [UInt64: Int] = [:]
+    for i in trees where owners[left[i].block] ?? 0 <= Int(left[i].missing) {
+      places[left[i].block] = i
+    }
+    open.removeAll { device in
+      let root = history.roots(of: device.id).first {
+        places[$0].map { left[$0].missing > 0 } ?? false
+      }
+      guard let root, let i = places[root] else { return false }
+      assign(device.id, i, isDoubtful: true)
+      return true
     }
   }
 

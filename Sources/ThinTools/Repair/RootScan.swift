@@ -497,6 +497,17 @@ struct RootScan: ~Copyable {
 
   // MARK: - Candidates
 
+  /// Devices that what is left of a tree of devices or of details names.
+  mutating func deviceCount(_ kind: TreeKind, _ root: UInt64) -> Int {
+    guard entriesRead < Self.entriesReadMax else { return 0 }
+    var count = 0
+    TreeReader(reader, kind).forEachReadable(root: root, fault: { _ in }) { node, i in
+      if node.key(i) <= Limits.deviceIDMax { count += 1 }
+    }
+    entriesRead += count
+    return count
+  }
+
   private mutating func deviceTree(_ root: UInt64) -> Candidate? {
     guard entriesRead < Self.entriesReadMax else { return nil }
     var candidate = Candidate(root: root)

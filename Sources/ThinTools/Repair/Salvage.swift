@@ -193,8 +193,11 @@ private struct Salvage: ~Copyable {
 
   /// The latest generation that is left; or where none is, the most recent roots that fit together.
   private mutating func likeliest(_ log: SalvageLog) throws(ToolError) -> DumpSource {
-    if !scan.hasRoot(of: superblock), let latest = scan.latest() {
-      return rest(of: latest, log)
+    if !scan.hasRoot(of: superblock) {
+      if !isLost, let nearest = scan.nearest(to: superblock) {
+        return rest(of: RootScan.Latest(roots: nearest, isCertain: false), log)
+      }
+      if let latest = scan.latest() { return rest(of: latest, log) }
     }
     let roots = scan.likeliestRoots(preferring: superblock)
     if !isLost, hasDeviceTree, roots?.mappingRoot != superblock.mappingRoot {
@@ -288,6 +291,10 @@ private struct Salvage: ~Copyable {
     }
     if roots.mappingRoot == superblock.mappingRoot, roots.detailsRoot == superblock.detailsRoot {
       log.say("Using the generation at block \(block), which is the superblock's: \(devices).")
+    } else if !hasDeviceTree, !hasDetails {
+      log.say(
+        "Using the generation at block \(block): \(devices). That of the superblock is lost, and so is "
+          + "what was committed between the two.")
     } else {
       log.say(
         "Using the generation at block \(block): \(devices). The superblock leads to another, of "

@@ -168,7 +168,7 @@ extension Salvager {
       && trees.reduce(0) { $0 + Int($1.missing) } <= lost.count
     let matching = RootMatching(
       lost.map { ($0.key, $0.value) }, trees, emptyRoots: search.emptyRoots(),
-      earlier: known.earlier,
+      earlier: known.earlier, history: known.history,
       isOnlyLoss: isOnlyLoss)
     for (id, root) in matching.roots.sorted(by: { $0.key < $1.key }) {
       roots[id] = root

@@ -190,12 +190,13 @@ struct RootScan: ~Copyable {
     return deviceLeaves
   }
 
-  /// Whether a generation has a metadata snapshot.
+  /// The blocks of a generation's metadata snapshots: one, or none, unless more were left.
   /// - Parameter index: its metadata index.
-  mutating func holdsSnapshot(_ index: GenerationOrder.Index) -> Bool {
+  mutating func snapshots(of index: GenerationOrder.Index) -> [UInt64] {
+    _ = scannedKinds()
     var order = GenerationOrder(reader)
     let used = order.blocksInUse(index)
-    return held.contains { used.contains($0.block) }
+    return held.map(\.block).filter { used.contains($0) }
   }
 
   /// Leaves of the index tree of a generation's data space map.

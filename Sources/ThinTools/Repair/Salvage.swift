@@ -261,7 +261,10 @@ private struct Salvage: ~Copyable {
     // Both roots are 0 where neither is known.
     let isOther = isLost || roots.mappingRoot != superblock.mappingRoot
     salvager.known.isDoubtful = isOther && !(isCertain ?? self.isCertain(roots))
-    salvager.known.mayLackSnapshot = roots.index.map { scan.holdsSnapshot($0) } ?? false
+    for block in roots.index.map({ scan.snapshots(of: $0) }) ?? []
+    where !salvager.account(forSnapshotAt: block) {
+      salvager.known.mayLackSnapshot = true
+    }
     if roots.isDamaged {
       salvager.known.earlier = earlierTrees(of: salvager.details, besides: roots.generation)
     }

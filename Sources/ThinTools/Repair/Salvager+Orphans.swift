@@ -19,27 +19,15 @@ extension Salvager {
     log.report.snapshot = .dropped
     do throws(MetadataError) {
       let view = try MetadataView(reader.device, source: .metadataSnapshot)
-      let facts = self.facts
-      // Leaves that it shares with the pool's trees have been met, and so have their devices' roots.
-      var roots: [UInt64] = []
-      forest.walk(.devices, roots: [view.superblock.mappingRoot]) { block, node in
-        facts.addRoots(block, node)
-        for i in 0..<node.entryCount { roots.append(node.value64(i)) }
-      }
-      _ = forest.verify(.devices, root: view.superblock.mappingRoot)
-      forest.walk(.details, roots: [view.superblock.detailsRoot]) { facts.addDetails($0, $1) }
-      _ = forest.verify(.details, root: view.superblock.detailsRoot)
-      walkMappings(roots.sorted())
-      for root in roots { _ = forest.verify(.mappings, root: root) }
+      walk(view)
       let devices = try view.devices()
       let made = Set(rebuilt.map(\.block))
       let isWhole = devices.allSatisfy { device in
-        let summary = forest.verify(.mappings, root: device.root)
         var isOwn = true
         forest.forEachUsableLeaf(.mappings, root: device.root) {
           if made.contains($0) { isOwn = false }
         }
-        return isOwn && summary.isSound && summary.leafEntries == device.details.mappedBlocks
+        return isOwn && isSound(device)
       }
       guard isWhole else { return log.say("The metadata snapshot is not whole; it is dropped.") }
       log.report.snapshot = .kept
@@ -47,6 +35,38 @@ extension Salvager {
     } catch {
       log.say("The metadata snapshot is not whole; it is dropped. \(error)")
     }
+  }
+
+  /// Reads the metadata snapshot at a block, so that what it leads to does not pass for what lost nodes led to.
+  /// - Returns: whether it is whole.
+  func account(forSnapshotAt block: UInt64) -> Bool {
+    guard let view = try? MetadataView(reader.device, source: .metadataSnapshotAt(block)) else {
+      return false
+    }
+    walk(view)
+    return (try? view.devices())?.allSatisfy { isSound($0) } ?? false
+  }
+
+  /// Reads the trees of a metadata snapshot.
+  private func walk(_ view: MetadataView) {
+    let facts = self.facts
+    // Leaves that it shares with the pool's trees have been met, and so have their devices' roots.
+    var roots: [UInt64] = []
+    forest.walk(.devices, roots: [view.superblock.mappingRoot]) { block, node in
+      facts.addRoots(block, node)
+      for i in 0..<node.entryCount { roots.append(node.value64(i)) }
+    }
+    _ = forest.verify(.devices, root: view.superblock.mappingRoot)
+    forest.walk(.details, roots: [view.superblock.detailsRoot]) { facts.addDetails($0, $1) }
+    _ = forest.verify(.details, root: view.superblock.detailsRoot)
+    walkMappings(roots.sorted())
+    for root in roots { _ = forest.verify(.mappings, root: root) }
+  }
+
+  /// Whether all mappings of a device are there.
+  private func isSound(_ device: ThinDevice) -> Bool {
+    let summary = forest.verify(.mappings, root: device.root)
+    return summary.isSound && summary.leafEntries == device.details.mappedBlocks
   }
 
   /// Puts back what lost nodes led to, as far as a space map tells.

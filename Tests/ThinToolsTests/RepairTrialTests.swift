@@ -1,0 +1,24 @@
+import Simulation
+import Testing
+
+/// Pools from `contrib/trials repair` that lost several blocks, of which less was saved once than could be.
+@Suite("Repair of pools that lost several blocks")
+struct RepairTrialTests {
+  @Test(
+    "what is left of the mappings is found, and what is not certain is called doubtful",
+    arguments: [
+      // A leaf of mappings looks like a tree of devices.
+      (606, saved: 98, right: 98),
+      // Subtrees fit the trees of two devices; one of them led to them earlier.
+      (703, saved: 3909, right: 4103),
+      // Of the generations before the lost one, the data space map tells which was the last.
+      (31065, saved: 541, right: 564),
+      // The root of a device and all details are lost.
+      (700034, saved: 1047, right: 1205),
+    ] as [(seed: UInt64, saved: Int, right: Int)])
+  func several(seed: UInt64, saved: Int, right: Int) throws {
+    let (score, _) = try #require(RepairTrial(seed: seed).run())
+    #expect(score.saved >= saved && score.right >= right)
+    #expect(score.wrong == score.doubtfulWrong)
+  }
+}

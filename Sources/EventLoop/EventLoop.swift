@@ -98,6 +98,8 @@ public final class EventLoop {
   private var isStopping = false
   private var isAnotherPassDue = false
   private var skipped: UInt64 = 0
+  /// Where the monotonic clock was when time was stopped.
+  private var heldTime: UInt64?
   /// No spinning before this.
   private var spinAgainTime: UInt64 = 0
 
@@ -185,13 +187,17 @@ public final class EventLoop {
     return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
   }
 
-  /// Nanoseconds of the clock that timers and time limits go by: the monotonic one, and what was
-  /// skipped.
-  public var time: UInt64 { Self.now() &+ skipped }
+  /// Nanoseconds of the clock that timers and time limits go by: the monotonic one, unless it was stopped,
+  /// and what was skipped.
+  public var time: UInt64 { (heldTime ?? Self.now()) &+ skipped }
 
   /// Moves that clock ahead by so many nanoseconds, so that tests see what happens after a minute without
   /// waiting for it, and have time limits that no busy machine reaches.
   public func skip(_ nanoseconds: UInt64) { skipped &+= nanoseconds }
+
+  /// Stops that clock, so that only `skip` moves it, and the results of tests do not depend on how busy the
+  /// machine is. The limit of `run(within:until:)` goes by the monotonic clock anyway.
+  public func holdTime() { heldTime = Self.now() }
 
   /// Calls a hook at the start of each pass too, before anything else.
   public func setStartHook(_ hook: PassHook) {
@@ -231,10 +237,10 @@ public final class EventLoop {
 
   /// The same, but for no longer than `nanoseconds`.
   public func run(within nanoseconds: UInt64, until condition: () -> Bool) {
-    let end = time &+ nanoseconds
+    let end = Self.now() &+ nanoseconds
     let timer = LoopTimer {}
     set(timer, after: nanoseconds)
-    run(until: { condition() || time >= end })
+    run(until: { condition() || Self.now() >= end })
     cancel(timer)
   }
 
@@ -275,7 +281,7 @@ public final class EventLoop {
 
   /// Looks for completions for a while; true if something was dealt with.
   private func spin() -> Bool {
-    guard woken.isEmpty, !isAnotherPassDue,
+    guard woken.isEmpty, !isAnotherPassDue, heldTime == nil,
       hooks.contains(where: { $0.expects(within: spinNanoseconds) })
     else { return false }
     var now = time

@@ -14,7 +14,7 @@ final class ControlDoor {
   /// The most bytes of requests and answers, of all connections.
   private static let bytesMax = 8 << 20
   /// The time limit for receiving a request and for sending an answer, in nanoseconds.
-  private let stallNanoseconds: UInt64
+  private static let stallNanoseconds: UInt64 = 30_000_000_000
   private static let tickNanoseconds: UInt64 = 1_000_000_000
 
   let loop: EventLoop
@@ -37,13 +37,11 @@ final class ControlDoor {
 
   init(
     path: String, _ loop: EventLoop, _ mapper: UserspaceDeviceMapper, _ volumes: VolumeExports,
-    connectionsMax: Int = 64, stallNanoseconds: UInt64 = 30_000_000_000,
-    listeners: @escaping () -> [String] = { [] }
+    connectionsMax: Int = 64, listeners: @escaping () -> [String] = { [] }
   ) throws(SystemError) {
     self.loop = loop
     self.listeners = listeners
     self.connectionsMax = connectionsMax
-    self.stallNanoseconds = stallNanoseconds
     self.mapper = mapper
     self.volumes = volumes
     runFolder = RunFolder(control: path)
@@ -103,7 +101,7 @@ final class ControlDoor {
   private func tick() {
     let now = loop.time
     for connection in connections where connection.isStuck {
-      if now &- connection.lastProgress > stallNanoseconds { connection.close() }
+      if now &- connection.lastProgress > Self.stallNanoseconds { connection.close() }
     }
     if !connections.isEmpty { loop.set(tickTimer, after: Self.tickNanoseconds) }
   }

@@ -16,6 +16,7 @@ final class Fixture {
     limits: ServerLimits = ServerLimits()
   ) throws {
     loop = try EventLoop()
+    loop.holdTime()
     volume = MemoryDestination(loop, byteCount: byteCount, seed: seed)
     exports.add(
       Export(

@@ -24,17 +24,16 @@ private final class Fixture {
   private let queue: IOQueue
   private let workers: Workers
 
-  /// - Parameter stallSeconds: of the loop's time, which goes on while the test waits for a processor.
-  init(stallSeconds: UInt64 = 600) throws {
+  init() throws {
     folder = try ScratchFolder()
     loop = try EventLoop()
+    loop.holdTime()
     queue = try IOQueue(loop)
     workers = try Workers(loop)
     mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     volumes = VolumeExports(mapper, loop)
     path = folder.file("control")
-    door = try ControlDoor(
-      path: path, loop, mapper, volumes, stallNanoseconds: stallSeconds * 1_000_000_000)
+    door = try ControlDoor(path: path, loop, mapper, volumes)
     mapper.eventHappened = { [unowned door] in door.happened(.event, $0) }
   }
 
@@ -236,7 +235,7 @@ struct ControlDoorTests {
     half.send(Array("hello\tver".utf8))
     let greeted = fixture.client()
     for _ in 0..<3 {
-      fixture.loop.skip(310_000_000_000)
+      fixture.loop.skip(15_500_000_000)
       fixture.loop.pass()
     }
     #expect(silent.isClosed() && half.isClosed())
@@ -482,7 +481,7 @@ struct ControlDoorTests {
     for _ in 0..<40 { deaf.send("list") }
     let idle = fixture.client()
     for _ in 0..<3 {
-      fixture.loop.skip(310_000_000_000)
+      fixture.loop.skip(15_500_000_000)
       fixture.loop.pass()
     }
     #expect(half.isClosed())

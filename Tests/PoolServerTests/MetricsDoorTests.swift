@@ -21,6 +21,7 @@ struct MetricsDoorTests {
   init() throws {
     folder = try ScratchFolder()
     loop = try EventLoop()
+    loop.holdTime()
     let (queue, workers) = (try IOQueue(loop), try Workers(loop))
     let mapper = UserspaceDeviceMapper(loop: loop, queue: queue, workers: workers)
     let exports = exports

@@ -186,7 +186,7 @@ let package = Package(
       [
         "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "EventLoop",
         "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets",
-        "TestSupport", "ThinMetadata", "ThinTools",
+        "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
       ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),
     tests("KernelTests", ["DeviceMapper", "Targets", "TestSupport"]),

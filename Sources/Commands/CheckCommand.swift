@@ -1,4 +1,5 @@
 import BlockIO
+import ThinFormat
 public import ThinTools
 
 /// A parsed `thin_check` command line.
@@ -22,9 +23,9 @@ public struct CheckRequest: Equatable, Sendable {
     options.clearNeedsCheck = arguments.has("clear-needs-check-flag")
     options.autoRepair = arguments.has("auto-repair")
     options.metadataSnapshot = arguments.has("metadata-snap")
-    options.metadataSnapshotBlock = arguments.number("metadata-snap")
-    options.mappingRoot = arguments.number("override-mapping-root")
-    options.detailsRoot = arguments.number("override-details-root")
+    options.metadataSnapshotBlock = arguments.metadataBlock("metadata-snap")
+    options.mappingRoot = arguments.metadataBlock("override-mapping-root")
+    options.detailsRoot = arguments.metadataBlock("override-details-root")
     isJSON = arguments.has("json")
     isQuiet = arguments.has("quiet")
     isStrict = arguments.has("strict")

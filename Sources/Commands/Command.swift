@@ -79,9 +79,14 @@ extension OptionSpec {
 }
 
 extension ParsedArguments {
+  /// The value of an option that names a metadata block.
+  func metadataBlock(_ option: String) -> MetadataBlock? {
+    number(option).map { MetadataBlock($0) }
+  }
+
   /// The state of the pool that `--metadata-snap` selects.
   var source: MetadataView.Source {
-    if let block = number("metadata-snap") { return .metadataSnapshotAt(block) }
+    if let block = metadataBlock("metadata-snap") { return .metadataSnapshotAt(block) }
     return has("metadata-snap") ? .metadataSnapshot : .current
   }
 

@@ -1,4 +1,5 @@
 import BlockIO
+import ThinFormat
 import ThinMetadata
 import ThinTools
 
@@ -24,12 +25,12 @@ enum DeltaCommand: Command {
   private static func side(_ arguments: ParsedArguments, _ number: String) throws(UsageError)
     -> DeltaSide
   {
-    if let root = arguments.number("root\(number)") { return .root(root) }
+    if let root = arguments.metadataBlock("root\(number)") { return .root(root) }
     guard let id = arguments.number("thin\(number)") ?? arguments.number("snap\(number)") else {
       throw UsageError(
         "'--thin\(number) <DEV_ID>' or '--root\(number) <BLOCKNR>' is missing")
     }
-    return .thin(id)
+    return .thin(ThinID(id))
   }
 
   private static func sides(_ number: String, _ which: String) -> [OptionSpec] {

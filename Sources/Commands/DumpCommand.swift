@@ -1,5 +1,6 @@
 import BlockIO
 import CDMThin
+import ThinFormat
 public import ThinMetadata
 public import ThinTools
 
@@ -48,7 +49,7 @@ public enum DumpCommand: Command {
     options.format = request.format
     options.source = request.source
     options.skipMappings = request.skipMappings
-    options.deviceIDs = request.deviceIDs.map { Set($0) }
+    options.deviceIDs = request.deviceIDs.map { ids in Set(ids.map { ThinID($0) }) }
     options.repair = request.repair
     options.generation = request.generation
     options.overrides = request.overrides

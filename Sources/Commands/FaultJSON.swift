@@ -8,12 +8,12 @@ extension JSONWriter {
     try member("kind", fault.kind)
     if let tree = fault.tree { try member("tree", tree.identifier) }
     if let map = fault.spaceMap { try member("space_map", map.rawValue) }
-    if let block = fault.block { try member("block", block) }
-    if let parent = fault.parent { try member("parent", parent) }
+    if let block = fault.block { try member("block", block.rawValue) }
+    if let parent = fault.parent { try member("parent", parent.rawValue) }
     if let entry = fault.entry { try member("entry", entry) }
     if let expected = fault.expected { try member("expected", expected) }
     if let found = fault.found { try member("found", found) }
-    if let device = fault.device { try member("device", device) }
+    if let device = fault.device { try member("device", device.rawValue) }
     if !fault.ranges.isEmpty {
       try key("ranges")
       try beginArray()

@@ -40,7 +40,7 @@ enum PoolCreateThinCommand: PoolVerb {
   static let liveOptions = ["activate", "size"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    for id in numbers[0]...numbers[1] { try pool.createThin(id) }
+    for id in numbers[0]...numbers[1] { try pool.createThin(ThinID(id)) }
   }
 
   static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
@@ -78,7 +78,7 @@ enum PoolCreateSnapshotCommand: PoolVerb {
   static let operands = [deviceOperand, PoolOperand(name: "ORIGIN", max: Limits.deviceIDMax)]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    try pool.createSnapshot(numbers[0], origin: numbers[1])
+    try pool.createSnapshot(ThinID(numbers[0]), origin: ThinID(numbers[1]))
   }
 
   static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
@@ -113,7 +113,7 @@ enum PoolDeleteCommand: PoolVerb {
   static let liveOptions = ["deactivate"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    for id in numbers[0]...numbers[1] { try pool.delete(id) }
+    for id in numbers[0]...numbers[1] { try pool.delete(ThinID(id)) }
   }
 
   static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {

@@ -22,7 +22,9 @@ enum PoolSnapshotCommand: Command {
         throw UsageError("'--activate' is for active pools, and \(path) is metadata at rest")
       }
       try PoolAtRest.change(path) { pool throws(PoolError) in
-        for volume in volumes { try pool.createSnapshot(volume.new, origin: volume.origin) }
+        for volume in volumes {
+          try pool.createSnapshot(ThinID(volume.new), origin: ThinID(volume.origin))
+        }
       }
       PoolAtRest.recordOrigins(path, console) { $0.inherit(volumes) }
     }

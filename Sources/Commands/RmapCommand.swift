@@ -1,4 +1,5 @@
 import BlockIO
+import ThinFormat
 import ThinMetadata
 import ThinTools
 
@@ -10,7 +11,7 @@ enum RmapCommand: Command {
     options.source = arguments.source
     for text in arguments.texts("region") {
       guard case .success(let region) = region(text) else { continue }
-      options.regions.append(region)
+      options.regions.append(Range(region))
     }
     try InputChecks.requireMetadata(path)
     return try InputChecks.explaining(path) {
@@ -25,15 +26,15 @@ enum RmapCommand: Command {
           row throws(BlockIOError) in
           try sink.write(upTo: 256) { line in
             line.append("data ")
-            line.append(decimal: row.dataBegin)
+            line.append(decimal: row.dataBegin.rawValue)
             line.append("..")
-            line.append(decimal: row.dataEnd)
+            line.append(decimal: row.dataEnd.rawValue)
             line.append(" -> thin(")
-            line.append(decimal: row.id)
+            line.append(decimal: row.id.rawValue)
             line.append(") ")
-            line.append(decimal: row.virtualBegin)
+            line.append(decimal: row.virtualBegin.rawValue)
             line.append("..")
-            line.append(decimal: row.virtualEnd)
+            line.append(decimal: row.virtualEnd.rawValue)
             line.append("\n")
           }
         }
@@ -54,15 +55,15 @@ enum RmapCommand: Command {
       try sink.write(upTo: 256) { line in
         line.append(comma)
         line.append("{\"data_begin\":")
-        line.append(decimal: row.dataBegin)
+        line.append(decimal: row.dataBegin.rawValue)
         line.append(",\"data_end\":")
-        line.append(decimal: row.dataEnd)
+        line.append(decimal: row.dataEnd.rawValue)
         line.append(",\"dev_id\":")
-        line.append(decimal: row.id)
+        line.append(decimal: row.id.rawValue)
         line.append(",\"begin\":")
-        line.append(decimal: row.virtualBegin)
+        line.append(decimal: row.virtualBegin.rawValue)
         line.append(",\"end\":")
-        line.append(decimal: row.virtualEnd)
+        line.append(decimal: row.virtualEnd.rawValue)
         line.append("}")
       }
     }

@@ -1,3 +1,4 @@
+import ThinFormat
 public import ThinTools
 
 /// One finding of a diagnosis.
@@ -48,7 +49,7 @@ extension FaultFields {
   /// A metadata block.
   static func block(_ kind: String, _ block: UInt64) -> FaultFields {
     var fields = FaultFields(kind)
-    fields.block = block
+    fields.block = MetadataBlock(block)
     return fields
   }
 }

@@ -153,13 +153,13 @@ public struct PoolInspection {
     do throws(MetadataError) {
       let view = try MetadataView(metadata, source: .current)
       guard isForReading else {
-        return try view.deviceDetails().map { UInt32(truncatingIfNeeded: $0.0) }
+        return try view.deviceDetails().map { UInt32(truncatingIfNeeded: $0.id.rawValue) }
       }
       let (roots, faults) = view.readableDeviceRoots()
       for fault in faults {
         notes.append("damaged: \(fault); the thin devices in it are not served")
       }
-      return roots.compactMap { UInt32(exactly: $0.id) }
+      return roots.compactMap { UInt32(exactly: $0.id.rawValue) }
     } catch {
       throw Self.damaged(metadata.path, "\(error)")
     }
@@ -175,16 +175,17 @@ public struct PoolInspection {
   /// Sectors of a thin device up to the end of its last mapped block, because its size is not
   /// recorded. For reading, up to the first damage.
   mutating func mappedSectors(_ id: UInt32) throws(ToolError) -> UInt64 {
-    let last: UInt64?
+    let last: VirtualBlock?
     let fault: PoolError?
+    let thin = ThinID(UInt64(id))
     do throws(PoolError) {
       let pool =
         isForReading
         ? try PoolMetadata.openForReading(metadata) : try PoolMetadata.open(metadata)
-      guard try pool.hasDevice(UInt64(id)) else { throw .notFound }
+      guard try pool.hasDevice(thin) else { throw .notFound }
       (last, fault) =
         isForReading
-        ? try pool.highestReadable(UInt64(id)) : (try pool.highestMapped(UInt64(id)), nil)
+        ? try pool.highestReadable(thin) : (try pool.highestMapped(thin), nil)
     } catch {
       if error == .notFound {
         throw ToolError(
@@ -201,6 +202,7 @@ public struct PoolInspection {
     guard let last else {
       throw ToolError(.refused, "thin device \(id) has no mapped blocks, and its size is not known")
     }
-    return min(last, DeviceSize.sectorsMax / blockSectors - 1) * blockSectors + blockSectors
+    return min(last.rawValue, DeviceSize.sectorsMax / blockSectors - 1) * blockSectors
+      + blockSectors
   }
 }

@@ -50,7 +50,7 @@ public struct BlockCatalogue: Sendable {
       try walk(superblock.mappingRoot, .devices, reader)
       let listing = MetadataView(
         reader: reader, superblock: superblock, number: 0, dataBlockCount: view.dataBlockCount)
-      for device in try listing.deviceRoots() { try walk(device.root, .mappings, reader) }
+      for device in try listing.deviceRoots() { try walk(device.root.rawValue, .mappings, reader) }
     }
     let data = view.superblock.dataSpaceMap
     try walk(data.bitmapRoot, .spaceMapIndex, reader)

@@ -109,13 +109,13 @@ public struct CrashTrial {
 
   /// Leaves only a few free metadata blocks in a pool.
   private static func fill(_ pool: PoolMetadata) throws {
-    var id: UInt64 = 1
+    var id: ThinID = 1
     while pool.freeMetadataBlocks > 14 {
       if try !pool.hasDevice(id) {
         try pool.createThin(id)
         try pool.commit()
       }
-      id += 1
+      id = id + 1
     }
   }
 
@@ -175,7 +175,7 @@ public struct CrashTrial {
     guard continues, report.isClean else { return nil }
     // The next transaction must work too.
     let pool = try PoolMetadata.open(device)
-    let id = (1...).first { (try? pool.hasDevice($0)) == false } ?? 1
+    let id: ThinID = (1...).first { (try? pool.hasDevice($0)) == false } ?? 1
     do throws(PoolError) {
       try pool.createThin(id)
       try pool.commit()

@@ -94,7 +94,9 @@ public struct DamageTrial {
       let isContent = !damage.isResealed && damage.action != .truncate && damage.role != .superblock
       // Of two exchanged blocks, one may be unreachable below the other.
       let changed = Set(device.changedBlocks)
-      let isNamed = report.findings.contains { $0.block.map(changed.contains) ?? false }
+      let isNamed = report.findings.contains { finding in
+        finding.block.map { changed.contains($0.rawValue) } ?? false
+      }
       return isContent && !isNamed && !changed.isEmpty ? .reportedElsewhere : .reported
     }
     if let text = try? dumpText(device), text == baseline { return .cleanAndUnchanged }

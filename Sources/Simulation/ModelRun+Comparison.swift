@@ -13,7 +13,7 @@ extension ModelRun {
     var transactionID: UInt64
     var dataBlockCount: UInt64
     var isHeld: Bool
-    var devices: [UInt64: DeviceDetails]
+    var devices: [ThinID: DeviceDetails]
   }
 
   func summary(of state: ModelState) -> Summary {
@@ -24,7 +24,7 @@ extension ModelRun {
 
   func readBack() throws -> Summary {
     let view = try MetadataView(device, source: .current)
-    var devices: [UInt64: DeviceDetails] = [:]
+    var devices: [ThinID: DeviceDetails] = [:]
     for device in try view.devices() { devices[device.id] = device.details }
     return Summary(
       time: view.superblock.time, transactionID: view.superblock.transactionID,
@@ -64,7 +64,7 @@ extension ModelRun {
   }
 
   private func compare(
-    _ source: MetadataView.Source, _ expected: [UInt64: ModelState.Device], _ ids: Set<UInt64>?
+    _ source: MetadataView.Source, _ expected: [ThinID: ModelState.Device], _ ids: Set<ThinID>?
   ) throws {
     let view = try MetadataView(device, source: source)
     let devices = try view.devices()
@@ -76,7 +76,7 @@ extension ModelRun {
       try expect(device.details == model.details, "details of \(device.id) in \(source)")
       var found = 0
       var wrong: UInt64?
-      try TreeReader(view.reader, .mappings).forEach(root: device.root) { node, i in
+      try TreeReader(view.reader, .mappings).forEach(root: device.root.rawValue) { node, i in
         found += 1
         if model.mappings[node.key(i)] != node.value64(i) { wrong = wrong ?? node.key(i) }
       }
@@ -92,7 +92,7 @@ extension ModelRun {
   private func compareCounts(_ everything: Bool) throws {
     for _ in 0..<(everything ? 64 : 8) {
       let block = UInt64.random(in: 0..<state.dataBlockCount, using: &random)
-      let count = Int(try pool.dataCount(block))
+      let count = Int(try pool.dataCount(DataBlock(block)))
       let references = state.references[block] ?? 0
       try expect(
         count <= references && (count > 0) == (references > 0),

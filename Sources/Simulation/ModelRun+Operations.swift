@@ -28,14 +28,13 @@ extension ModelRun {
     }
   }
 
-  func anyDevice() -> UInt64 { state.devices.keys.sorted().randomElement(using: &random) ?? 0 }
+  func anyDevice() -> ThinID { state.devices.keys.sorted().randomElement(using: &random) ?? 0 }
 
-  private func newID() -> UInt64 {
+  private func newID() -> ThinID {
     while true {
-      let id =
+      let id = ThinID(
         UInt64.random(in: 0...Limits.deviceIDMax, using: &random)
-        >> UInt64.random(
-          in: 0...20, using: &random)
+          >> UInt64.random(in: 0...20, using: &random))
       if state.devices[id] == nil { return id }
     }
   }
@@ -53,13 +52,13 @@ extension ModelRun {
   }
 
   /// - Returns: false if the transaction was aborted, or no data block was left.
-  func write(_ id: UInt64, _ block: UInt64) throws -> Bool {
+  func write(_ id: ThinID, _ block: UInt64) throws -> Bool {
     let expected = state.lookup(id, block)
     var data: UInt64?
     var isFull = false
     let done = try attempt { () throws(PoolError) in
       do throws(PoolError) {
-        data = try pool.provision(id, block)
+        data = try pool.provision(id, VirtualBlock(block))?.rawValue
       } catch .dataFull {
         isFull = true
       }
@@ -94,25 +93,27 @@ extension ModelRun {
   private func look() throws {
     let id = anyDevice()
     let range = anyRange()
-    let found = try pool.lookup(id, range.lowerBound)
+    let found = try pool.lookup(id, VirtualBlock(range.lowerBound))
     let expected = state.lookup(id, range.lowerBound)
     try expect(
-      found?.dataBlock == expected?.dataBlock && found?.isShared == expected?.isShared,
+      found?.dataBlock.rawValue == expected?.dataBlock && found?.isShared == expected?.isShared,
       "device \(id), block \(range.lowerBound): \(String(describing: found))")
-    let run = try pool.nextRun(id, range)
+    let run = try pool.nextRun(id, Range(range))
     let expectedRun = nextRun(id, range)
     try expect(
-      run?.virtualBlocks == expectedRun?.virtualBlocks && run?.dataBlock == expectedRun?.dataBlock
+      run?.virtualBlocks.rawValues == expectedRun?.virtualBlocks
+        && run?.dataBlock.rawValue == expectedRun?.dataBlock
         && run?.isShared == expectedRun?.isShared,
       "device \(id), \(range): run \(String(describing: run))")
     try expect(
-      try pool.highestMapped(id) == state.devices[id]?.mappings.keys.max(), "highest of \(id)")
+      try pool.highestMapped(id)?.rawValue == state.devices[id]?.mappings.keys.max(),
+      "highest of \(id)")
     try expect(try pool.details(of: id) == state.devices[id]?.details, "details of \(id)")
     try expect(pool.hasChanged(id) == changed.contains(id), "whether \(id) was changed")
     count("look")
   }
 
-  private func nextRun(_ id: UInt64, _ range: Range<UInt64>) -> (
+  private func nextRun(_ id: ThinID, _ range: Range<UInt64>) -> (
     virtualBlocks: Range<UInt64>, dataBlock: UInt64, isShared: Bool
   )? {
     guard let first = range.first(where: { state.devices[id]?.mappings[$0] != nil }),
@@ -134,9 +135,9 @@ extension ModelRun {
     let isMapped = range.contains { state.devices[id]?.mappings[$0] != nil }
     let done = try attempt { () throws(PoolError) in
       if passesDown {
-        try pool.discardPassingDown(id, range)
+        try pool.discardPassingDown(id, Range(range))
       } else {
-        try pool.remove(id, range)
+        try pool.remove(id, Range(range))
       }
     }
     guard done else { return }
@@ -247,7 +248,7 @@ extension ModelRun {
     }
     try expectError(.invalid("")) { () throws(PoolError) in try pool.delete(none) }
     try expectError(.invalid("")) { () throws(PoolError) in
-      try pool.createThin(Limits.deviceIDMax + 1)
+      try pool.createThin(.max + 1)
     }
     try expectError(.invalid("")) { () throws(PoolError) in _ = try pool.lookup(none, 0) }
     try expectError(.invalid("")) { () throws(PoolError) in
@@ -287,8 +288,9 @@ extension ModelRun {
     changed.insert(0)
     for block in 0..<options.virtualBlocks { _ = try write(0, block) }
     try commit()
-    var ids: [UInt64] = [0]
-    for n in 1...UInt64(max(1, times)) {
+    var ids: [ThinID] = [0]
+    for number in 1...UInt64(max(1, times)) {
+      let n = ThinID(number)
       operationCount += 1
       let origin =
         Int.random(in: 0..<4, using: &random) > 0 ? 0 : ids.randomElement(using: &random) ?? 0
@@ -302,8 +304,8 @@ extension ModelRun {
       ids.append(n)
       let target = Bool.random(using: &random) ? n : 0
       _ = try write(target, UInt64.random(in: 0..<options.virtualBlocks, using: &random))
-      if n % 10 == 0 { try commit() }
-      if n == UInt64(times / 2) {
+      if number % 10 == 0 { try commit() }
+      if number == UInt64(times / 2) {
         try commit()
         try pool.reserveMetadataSnapshot()
         state.reserve()

@@ -42,9 +42,9 @@ public final class ModelRun {
   var state = ModelState()
   /// The state of the last commit.
   var committed = ModelState()
-  var openCounts: [UInt64: Int] = [:]
+  var openCounts: [ThinID: Int] = [:]
   /// Devices changed in this transaction.
-  var changed: Set<UInt64> = []
+  var changed: Set<ThinID> = []
   private var commitCount = 0
   /// The number of consecutive times that metadata was full.
   var fullCount = 0

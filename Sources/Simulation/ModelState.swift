@@ -8,9 +8,9 @@ struct ModelState {
     var details: DeviceDetails
   }
 
-  var devices: [UInt64: Device] = [:]
+  var devices: [ThinID: Device] = [:]
   /// The devices of the metadata snapshot.
-  var held: [UInt64: Device]?
+  var held: [ThinID: Device]?
   var time: UInt32 = 0
   var transactionID: UInt64 = 0
   var dataBlockCount: UInt64 = 0
@@ -32,13 +32,13 @@ struct ModelState {
     for raw in device.mappings.values { release(Mapping(rawValue: raw).dataBlock) }
   }
 
-  mutating func create(_ id: UInt64) {
+  mutating func create(_ id: ThinID) {
     devices[id] = Device(
       details: DeviceDetails(
         mappedBlocks: 0, transactionID: transactionID, creationTime: time, snapshottedTime: time))
   }
 
-  mutating func snapshot(_ id: UInt64, of origin: UInt64) {
+  mutating func snapshot(_ id: ThinID, of origin: ThinID) {
     guard var copy = devices[origin] else { return }
     time += 1
     devices[origin]?.details.snapshottedTime = time
@@ -49,11 +49,11 @@ struct ModelState {
     refer(to: copy)
   }
 
-  mutating func delete(_ id: UInt64) {
+  mutating func delete(_ id: ThinID) {
     if let device = devices.removeValue(forKey: id) { release(device) }
   }
 
-  mutating func map(_ id: UInt64, _ virtualBlock: UInt64, to dataBlock: UInt64) {
+  mutating func map(_ id: ThinID, _ virtualBlock: UInt64, to dataBlock: UInt64) {
     refer(to: dataBlock)
     let raw = Mapping(dataBlock: dataBlock, time: time).rawValue
     if let old = devices[id]?.mappings.updateValue(raw, forKey: virtualBlock) {
@@ -63,7 +63,7 @@ struct ModelState {
     }
   }
 
-  mutating func unmap(_ id: UInt64, _ range: Range<UInt64>) {
+  mutating func unmap(_ id: ThinID, _ range: Range<UInt64>) {
     for block in range {
       guard let old = devices[id]?.mappings.removeValue(forKey: block) else { continue }
       release(Mapping(rawValue: old).dataBlock)
@@ -82,7 +82,7 @@ struct ModelState {
   }
 
   /// The mapping of a block of a device, and whether a snapshot of the device was taken since.
-  func lookup(_ id: UInt64, _ virtualBlock: UInt64) -> (dataBlock: UInt64, isShared: Bool)? {
+  func lookup(_ id: ThinID, _ virtualBlock: UInt64) -> (dataBlock: UInt64, isShared: Bool)? {
     guard let device = devices[id], let raw = device.mappings[virtualBlock] else { return nil }
     let mapping = Mapping(rawValue: raw)
     return (mapping.dataBlock, device.details.snapshottedTime > mapping.time)

@@ -54,7 +54,7 @@ public struct PoolHistory {
   private let kind: Kind
   private var random: SplitMix64
   private var pool: PoolMetadata
-  private var ids: [UInt64] = []
+  private var ids: [ThinID] = []
   private let window: UInt64
 
   /// The history made from a seed.
@@ -114,7 +114,7 @@ public struct PoolHistory {
   }
 
   private mutating func create() throws {
-    let id = below(1000)
+    let id = ThinID(below(1000))
     guard !ids.contains(id) else { return }
     try pool.createThin(id)
     ids.append(id)
@@ -130,7 +130,7 @@ public struct PoolHistory {
     if ids.count > 1 {
       try delete()
     } else if let id = ids.first {
-      try pool.remove(id, 0..<window)
+      try pool.remove(id, 0..<VirtualBlock(window))
     }
   }
 
@@ -142,20 +142,20 @@ public struct PoolHistory {
     }
     guard let id = ids.randomElement(using: &random) else { return }
     if isNext(kind.discards) {
-      let first = below(window)
-      try pool.remove(id, first..<(first + 1 + below(kind.run)))
+      let first = VirtualBlock(below(window))
+      try pool.remove(id, first..<(first + (1 + below(kind.run))))
     } else if isNext(kind.creations) {
       try create()
     } else if isNext(kind.snapshots) {
-      let new = below(1000)
+      let new = ThinID(below(1000))
       guard !ids.contains(new) else { return }
       try pool.createSnapshot(new, origin: id)
       ids.append(new)
     } else if isNext(kind.deletions) {
       try delete()
     } else {
-      let first = below(window)
-      for block in first..<(first + 1 + below(kind.run)) {
+      let first = VirtualBlock(below(window))
+      for block in first..<(first + (1 + below(kind.run))) {
         guard pool.freeDataBlocks > 0, pool.freeMetadataBlocks > 40 else { return }
         do throws(PoolError) { try pool.provision(id, block) } catch .dataFull { return }
       }

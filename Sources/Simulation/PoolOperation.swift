@@ -11,9 +11,9 @@ public enum PoolOperation: String, CaseIterable, Sendable {
   /// always the same one, commit included.
   func prepare(_ run: ModelRun) throws -> (PoolMetadata) throws(PoolError) -> Void {
     let device = run.anyDevice()
-    let free = (1...).first { run.state.devices[$0] == nil } ?? 1
+    let free: ThinID = (1...).first { run.state.devices[$0] == nil } ?? 1
     let blocks = (0..<40).map { _ in
-      UInt64.random(in: 0..<run.options.virtualBlocks, using: &run.random)
+      VirtualBlock(UInt64.random(in: 0..<run.options.virtualBlocks, using: &run.random))
     }
     let first = blocks[0]
     let id = run.state.transactionID

@@ -1,4 +1,5 @@
 public import PersistentData
+public import ThinFormat
 public import ThinMetadata
 
 // The metadata operations of a thin-pool target for requests of its devices.
@@ -7,7 +8,9 @@ extension PoolMetadata {
   /// shared.
   /// - Returns: the new data block; nil if none was needed.
   @discardableResult
-  public func provision(_ id: UInt64, _ virtualBlock: UInt64) throws(PoolError) -> UInt64? {
+  public func provision(_ id: ThinID, _ virtualBlock: VirtualBlock) throws(PoolError)
+    -> DataBlock?
+  {
     if let found = try lookup(id, virtualBlock), !found.isShared { return nil }
     let data = try allocateDataBlock()
     try insert(id, virtualBlock, dataBlock: data)
@@ -16,13 +19,14 @@ extension PoolMetadata {
 
   /// Discards virtual blocks and their data blocks, which keep a reference until they are discarded
   /// on the data device.
-  public func discardPassingDown(_ id: UInt64, _ range: Range<UInt64>) throws(PoolError) {
-    var passedDown: [Range<UInt64>] = []
+  public func discardPassingDown(_ id: ThinID, _ range: Range<VirtualBlock>)
+    throws(PoolError)
+  {
+    var passedDown: [Range<DataBlock>] = []
     var next = range.lowerBound
     while let run = try nextRun(id, next..<range.upperBound) {
       try remove(id, run.virtualBlocks)
-      let length = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
-      let blocks = run.dataBlock..<(run.dataBlock + length)
+      let blocks = run.dataBlock..<(run.dataBlock + run.virtualBlocks.length)
       try incrementData(blocks)
       passedDown.append(blocks)
       next = run.virtualBlocks.upperBound

@@ -175,7 +175,7 @@ public struct RepairTrial {
     for (id, root) in try view.deviceRoots() {
       var mappings: [UInt64: UInt64] = [:]
       var sound: Set<UInt64> = []
-      try LeafSequence(view.reader, stream: BlockStream(device)).forEach(root: root) {
+      try LeafSequence(view.reader, stream: BlockStream(device)).forEach(root: root.rawValue) {
         leaf throws(TreeFault) in
         try? view.reader.withNode(leaf, of: .mappings) { node in
           for i in 0..<node.entryCount {
@@ -184,8 +184,8 @@ public struct RepairTrial {
           }
         }
       }
-      truth[id] = mappings
-      intact[id] = sound
+      truth[id.rawValue] = mappings
+      intact[id.rawValue] = sound
     }
     for (block, bytes) in kept {
       bytes.withUnsafeBytes { device.edit(block).copyMemory(from: $0) }
@@ -212,15 +212,16 @@ public struct RepairTrial {
     guard let view = try? MetadataView(output, source: .current),
       let roots = try? view.deviceRoots()
     else { return score }
-    for (id, root) in roots {
+    for (thin, root) in roots {
+      let id = thin.rawValue
       let ranges =
         report?.devices.first { $0.id == id }?.ranges.filter { $0.kind == .doubtful } ?? []
       try? view.forEachRun(of: root) { run in
         for i in 0..<run.length {
-          let block = run.virtualBlock + i
+          let block = run.virtualBlock.rawValue + i
           let isDoubtful = ranges.contains { $0.begin <= block && block < $0.end ?? .max }
           if isDoubtful { score.doubtful += 1 }
-          if truth[id]?[block] == run.dataBlock + i {
+          if truth[id]?[block] == run.dataBlock.rawValue + i {
             score.right += 1
             if intact[id]?.contains(block) == true { score.saved += 1 }
           } else {

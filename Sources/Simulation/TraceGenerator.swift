@@ -1,3 +1,4 @@
+import ThinFormat
 import ThinMetadata
 
 /// Makes traces of pool operations that the kernel accepts, each from a seed alone. The possible
@@ -398,7 +399,7 @@ public final class TraceGenerator {
       // before it commits by itself, which must not happen halfway through the discard.
       try commit()
       var block = position()
-      while try replayer.pool?.lookup(id, block) != nil {
+      while try replayer.pool?.lookup(ThinID(id), VirtualBlock(block)) != nil {
         block = (block + 1 + below(window)) % Self.virtualBlocks
       }
       guard try write(id, block) else { return }

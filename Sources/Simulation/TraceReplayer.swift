@@ -102,26 +102,27 @@ public final class TraceReplayer {
   private func operate(
     _ pool: PoolMetadata, _ verb: Substring, _ number: (Int) throws -> UInt64
   ) throws {
+    func thin(_ i: Int) throws -> ThinID { ThinID(try number(i)) }
     switch verb {
-    case "create": try message(pool) { try pool.createThin(try number(0)) }
+    case "create": try message(pool) { try pool.createThin(try thin(0)) }
     case "snap":
-      try message(pool) { try pool.createSnapshot(try number(0), origin: try number(1)) }
-    case "delete": try message(pool) { try pool.delete(try number(0)) }
+      try message(pool) { try pool.createSnapshot(try thin(0), origin: try thin(1)) }
+    case "delete": try message(pool) { try pool.delete(try thin(0)) }
     case "trans":
       try message(pool) {
         try pool.setTransactionID(pool.superblock.transactionID, try number(1))
       }
     case "reserve": try message(pool) { try pool.reserveMetadataSnapshot() }
     case "release": try message(pool) { try pool.releaseMetadataSnapshot() }
-    case "open": try pool.openDevice(try number(0))
-    case "close": try pool.closeDevice(try number(0))
-    case "w1": try pool.provision(try number(0), try number(1))
+    case "open": try pool.openDevice(try thin(0))
+    case "close": try pool.closeDevice(try thin(0))
+    case "w1": try pool.provision(try thin(0), VirtualBlock(try number(1)))
     case "rm":
-      let first = try number(1)
-      try pool.remove(try number(0), first..<(first + (try number(2))))
+      let first = VirtualBlock(try number(1))
+      try pool.remove(try thin(0), first..<(first + (try number(2))))
     case "pd":
-      let first = try number(1)
-      try pool.discardPassingDown(try number(0), first..<(first + (try number(2))))
+      let first = VirtualBlock(try number(1))
+      try pool.discardPassingDown(try thin(0), first..<(first + (try number(2))))
     case "commit": try pool.commit()
     default: throw BadLine(description: "'\(verb)' is not an operation")
     }

@@ -1,6 +1,6 @@
 import BlockIO
 public import PersistentData
-import ThinFormat
+public import ThinFormat
 
 /// A run of virtual blocks with the same relation between two thin devices.
 @frozen public struct DifferenceRun: Equatable, Sendable {
@@ -19,17 +19,19 @@ import ThinFormat
   /// How the two devices map the blocks.
   public var kind: Kind
   /// First virtual block.
-  public var virtualBlock: UInt64
+  public var virtualBlock: VirtualBlock
   /// The number of blocks, at least 1.
   public var length: UInt64
   /// The left device's data block of the first one; 0 if it maps none.
-  public var left: UInt64
+  public var left: DataBlock
   /// The right device's data block of the first one; 0 if it maps none.
-  public var right: UInt64
+  public var right: DataBlock
 
   /// A run with these values.
   @inlinable
-  public init(kind: Kind, virtualBlock: UInt64, length: UInt64, left: UInt64, right: UInt64) {
+  public init(
+    kind: Kind, virtualBlock: VirtualBlock, length: UInt64, left: DataBlock, right: DataBlock
+  ) {
     self.kind = kind
     self.virtualBlock = virtualBlock
     self.length = length
@@ -81,13 +83,15 @@ public struct MappingDifference: ~Copyable {
   ///   leaves.
   /// - Throws: `TreeFault` if the first path of a tree is unusable.
   public init(
-    _ view: MetadataView, left: UInt64, right: UInt64, includesSame: Bool, rule: RunRule
+    _ view: MetadataView, left: MetadataBlock, right: MetadataBlock, includesSame: Bool,
+    rule: RunRule
   ) throws(TreeFault) {
     stream = BlockStream(view.reader.device)
     dataBlockCount = view.dataBlockCount
     self.rule = rule
     leaves = try LeafDifference(
-      view.reader, stream: stream, left: left, right: right, listsCommon: includesSame)
+      view.reader, stream: stream, left: left.rawValue, right: right.rawValue,
+      listsCommon: includesSame)
   }
 
   /// Calls `body` with every run, by ascending virtual blocks, until it returns false.
@@ -172,13 +176,14 @@ public struct MappingDifference: ~Copyable {
       let rightKey = r < rights.count ? rights[r].key : .max
       let key = min(leftKey, rightKey)
       guard key < end else { break }
-      var found = DifferenceRun(kind: .same, virtualBlock: key, length: 1, left: 0, right: 0)
+      var found = DifferenceRun(
+        kind: .same, virtualBlock: VirtualBlock(key), length: 1, left: 0, right: 0)
       if leftKey == key {
-        found.left = lefts[l].dataBlock
+        found.left = DataBlock(lefts[l].dataBlock)
         l += 1
       }
       if rightKey == key {
-        found.right = rights[r].dataBlock
+        found.right = DataBlock(rights[r].dataBlock)
         r += 1
       }
       if leftKey != rightKey {

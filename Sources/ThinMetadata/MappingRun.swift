@@ -5,9 +5,9 @@ public import ThinFormat
 /// A run of mappings: consecutive virtual blocks on consecutive data blocks, of the same time.
 @frozen public struct MappingRun: Equatable, Sendable {
   /// First virtual block.
-  public var virtualBlock: UInt64
+  public var virtualBlock: VirtualBlock
   /// Data block of the first virtual block.
-  public var dataBlock: UInt64
+  public var dataBlock: DataBlock
   /// The number of blocks, at least 1.
   public var length: UInt64
   /// The pool's time when the mappings were made.
@@ -15,7 +15,7 @@ public import ThinFormat
 
   /// A run with these values.
   @inlinable
-  public init(virtualBlock: UInt64, dataBlock: UInt64, length: UInt64, time: UInt32) {
+  public init(virtualBlock: VirtualBlock, dataBlock: DataBlock, length: UInt64, time: UInt32) {
     self.virtualBlock = virtualBlock
     self.dataBlock = dataBlock
     self.length = length
@@ -26,6 +26,8 @@ public import ThinFormat
 /// Joins the mappings of one device, given in key order, into runs as long as possible:
 ///
 ///     if !joiner.extend(key, dataBlock, time), let run = joiner.begin(key, dataBlock, time) { use(run) }
+///
+/// It takes the integers of a leaf, since every mapping goes through it.
 @frozen public struct RunJoiner {
   @usableFromInline var start: UInt64 = 0
   /// The next virtual block of the run; without a run a number that no mapping has.
@@ -67,7 +69,8 @@ public import ThinFormat
     guard hasRun else { return nil }
     let length = next &- start
     let run = MappingRun(
-      virtualBlock: start, dataBlock: nextData &- length, length: length, time: time)
+      virtualBlock: VirtualBlock(start), dataBlock: DataBlock(nextData &- length),
+      length: length, time: time)
     self = RunJoiner()
     return run
   }

@@ -1,6 +1,6 @@
 import BlockIO
 public import PersistentData
-import ThinFormat
+public import ThinFormat
 
 extension MetadataView {
   /// Calls `body` with every mapping run of the thin device whose mapping tree is at `root`, by
@@ -15,7 +15,7 @@ extension MetadataView {
   /// Internal nodes are read a level at a time, and many leaves together, in key order. Memory: a
   /// list of leaves to read (256 KiB), and that of `LeafSequence`.
   /// - Throws: `TreeFault` at the first damage. The runs before it are correct.
-  public func forEachRun(of root: UInt64, _ body: (MappingRun) -> Void) throws(TreeFault) {
+  public func forEachRun(of root: MetadataBlock, _ body: (MappingRun) -> Void) throws(TreeFault) {
     let leaves = BlockStream(reader.device)
     let planMax = 1 << 15
     var plan: [UInt64] = []
@@ -46,7 +46,7 @@ extension MetadataView {
         })
       plan.removeAll(keepingCapacity: true)
     }
-    try LeafSequence(reader, stream: BlockStream(reader.device)).forEach(root: root) {
+    try LeafSequence(reader, stream: BlockStream(reader.device)).forEach(root: root.rawValue) {
       leaf throws(TreeFault) in
       plan.append(leaf)
       if plan.count == planMax { try read() }

@@ -4,15 +4,15 @@ public import ThinFormat
 
 /// A thin device in the metadata.
 public struct ThinDevice: Equatable, Sendable {
-  /// Device id, 0 to 16,777,215.
-  public var id: UInt64
+  /// Its id.
+  public var id: ThinID
   /// Root of its mapping tree.
-  public var root: UInt64
+  public var root: MetadataBlock
   /// Its details.
   public var details: DeviceDetails
 
   /// A device with these values.
-  public init(id: UInt64, root: UInt64, details: DeviceDetails) {
+  public init(id: ThinID, root: MetadataBlock, details: DeviceDetails) {
     self.id = id
     self.root = root
     self.details = details
@@ -22,15 +22,15 @@ public struct ThinDevice: Equatable, Sendable {
 /// Why the devices of a pool cannot be listed.
 public enum MetadataError: Error, Equatable, Sendable, CustomStringConvertible {
   /// A superblock is unusable.
-  case superblock(block: UInt64, BlockProblem)
+  case superblock(block: MetadataBlock, BlockProblem)
   /// A tree is damaged.
   case tree(TreeFault)
   /// A device is in only one of the two trees.
-  case deviceMismatch(id: UInt64, inDetails: Bool)
+  case deviceMismatch(id: ThinID, inDetails: Bool)
   /// There is no metadata snapshot.
   case noMetadataSnapshot
   /// The metadata snapshot is not at the requested block.
-  case otherMetadataSnapshot(named: UInt64, held: UInt64)
+  case otherMetadataSnapshot(named: MetadataBlock, held: MetadataBlock)
 
   /// One line for users.
   public var description: String {
@@ -62,7 +62,7 @@ public struct MetadataView {
   /// The superblock at block 0, the same as `superblock` unless this is a metadata snapshot.
   public let live: Superblock
   /// The block of `superblock`: 0, or that of a metadata snapshot.
-  public let superblockNumber: UInt64
+  public let superblockNumber: MetadataBlock
   /// Data blocks of the pool. A metadata snapshot does not have the number, so it comes from the
   /// live superblock.
   public let dataBlockCount: UInt64
@@ -74,7 +74,7 @@ public struct MetadataView {
     /// The held metadata snapshot.
     case metadataSnapshot
     /// The held metadata snapshot, if it is at this block.
-    case metadataSnapshotAt(UInt64)
+    case metadataSnapshotAt(MetadataBlock)
   }
 
   /// Reads the superblock of `source`.
@@ -86,13 +86,14 @@ public struct MetadataView {
       superblock = live
       superblockNumber = 0
     case .metadataSnapshot:
-      superblockNumber = live.metadataSnapshot
+      superblockNumber = MetadataBlock(live.metadataSnapshot)
       superblock = try Self.readSnapshot(reader, live)
     case .metadataSnapshotAt(let block):
-      guard live.metadataSnapshot == block || live.metadataSnapshot == 0 else {
-        throw .otherMetadataSnapshot(named: block, held: live.metadataSnapshot)
+      let held = MetadataBlock(live.metadataSnapshot)
+      guard held == block || held == 0 else {
+        throw .otherMetadataSnapshot(named: block, held: held)
       }
-      superblockNumber = live.metadataSnapshot
+      superblockNumber = MetadataBlock(live.metadataSnapshot)
       superblock = try Self.readSnapshot(reader, live)
     }
     self.live = live
@@ -101,7 +102,7 @@ public struct MetadataView {
 
   /// A view of a `superblock` that was found in another way than by reading block 0.
   public init(
-    reader: BlockReader, superblock: Superblock, number: UInt64, dataBlockCount: UInt64
+    reader: BlockReader, superblock: Superblock, number: MetadataBlock, dataBlockCount: UInt64
   ) {
     self.reader = reader
     self.superblock = superblock
@@ -115,16 +116,16 @@ public struct MetadataView {
     throws(MetadataError) -> Superblock
   {
     guard live.metadataSnapshot != 0 else { throw .noMetadataSnapshot }
-    return try readSuperblock(reader, live.metadataSnapshot)
+    return try readSuperblock(reader, MetadataBlock(live.metadataSnapshot))
   }
 
-  private static func readSuperblock(_ reader: BlockReader, _ block: UInt64)
+  private static func readSuperblock(_ reader: BlockReader, _ block: MetadataBlock)
     throws(MetadataError) -> Superblock
   {
     do throws(BlockProblem) {
-      return try reader.withBlock(block) { bytes throws(BlockProblem) in
+      return try reader.withBlock(block.rawValue) { bytes throws(BlockProblem) in
         do throws(FormatError) {
-          return try Superblock(validating: bytes, number: block)
+          return try Superblock(validating: bytes, number: block.rawValue)
         } catch {
           throw .format(error)
         }
@@ -142,11 +143,11 @@ public struct MetadataView {
   }
 
   /// Device id and root of every entry of the device tree, ids ascending.
-  public func deviceRoots() throws(MetadataError) -> [(id: UInt64, root: UInt64)] {
-    var roots: [(id: UInt64, root: UInt64)] = []
+  public func deviceRoots() throws(MetadataError) -> [(id: ThinID, root: MetadataBlock)] {
+    var roots: [(id: ThinID, root: MetadataBlock)] = []
     try wrapped { () throws(TreeFault) in
       try TreeReader(reader, .devices).forEach(root: superblock.mappingRoot) { node, i in
-        roots.append((node.key(i), node.value64(i)))
+        roots.append((ThinID(node.key(i)), MetadataBlock(node.value64(i))))
       }
     }
     return roots
@@ -154,24 +155,26 @@ public struct MetadataView {
 
   /// Device id and root of every readable entry of the device tree, ids ascending, and the faults
   /// of the unreadable nodes.
-  public func readableDeviceRoots() -> (roots: [(id: UInt64, root: UInt64)], faults: [TreeFault]) {
-    var roots: [(id: UInt64, root: UInt64)] = []
+  public func readableDeviceRoots() -> (
+    roots: [(id: ThinID, root: MetadataBlock)], faults: [TreeFault]
+  ) {
+    var roots: [(id: ThinID, root: MetadataBlock)] = []
     var faults: [TreeFault] = []
     TreeReader(reader, .devices).forEachReadable(
       root: superblock.mappingRoot, fault: { faults.append($0) }
     ) { node, i in
-      roots.append((node.key(i), node.value64(i)))
+      roots.append((ThinID(node.key(i)), MetadataBlock(node.value64(i))))
     }
     return (roots, faults)
   }
 
   /// Device id and details of every entry of the details tree, ids ascending.
-  public func deviceDetails() throws(MetadataError) -> [(id: UInt64, details: DeviceDetails)] {
-    var result: [(id: UInt64, details: DeviceDetails)] = []
+  public func deviceDetails() throws(MetadataError) -> [(id: ThinID, details: DeviceDetails)] {
+    var result: [(id: ThinID, details: DeviceDetails)] = []
     try wrapped { () throws(TreeFault) in
       try TreeReader(reader, .details).forEach(root: superblock.detailsRoot) { node, i in
         result.append(
-          (node.key(i), DeviceDetails(decoding: node.bytes, at: node.valueOffset(i))))
+          (ThinID(node.key(i)), DeviceDetails(decoding: node.bytes, at: node.valueOffset(i))))
       }
     }
     return result

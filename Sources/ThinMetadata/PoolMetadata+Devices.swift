@@ -3,16 +3,16 @@ public import ThinFormat
 
 // Devices: creation, snapshots, deletion, opening and closing.
 extension PoolMetadata {
-  private func checkID(_ id: UInt64) throws(PoolError) {
-    guard id <= Limits.deviceIDMax else {
-      throw .invalid("device id \(id): expected at most \(Limits.deviceIDMax)")
+  private func checkID(_ id: ThinID) throws(PoolError) {
+    guard id <= .max else {
+      throw .invalid("device id \(id): expected at most \(ThinID.max)")
     }
   }
 
   /// Whether the device exists.
-  public func hasDevice(_ id: UInt64) throws(PoolError) -> Bool {
+  public func hasDevice(_ id: ThinID) throws(PoolError) -> Bool {
     if isForReading {
-      return try deviceTree.lookup64(root: superblock.mappingRoot, key: id) != nil
+      return try deviceTree.lookup64(root: superblock.mappingRoot, key: id.rawValue) != nil
     }
     if records[id] != nil { return true }
     return try readDetails(id) != nil
@@ -20,7 +20,7 @@ extension PoolMetadata {
 
   /// Makes a device without mappings.
   /// - Throws: `.exists`.
-  public func createThin(_ id: UInt64) throws(PoolError) {
+  public func createThin(_ id: ThinID) throws(PoolError) {
     try changing { () throws(PoolError) in
       try checkID(id)
       guard try !hasDevice(id) else { throw .exists }
@@ -35,7 +35,7 @@ extension PoolMetadata {
   /// - Throws: `.exists`, `.notFound` for the origin, and `.invalid` if the pool's time has reached
   ///   the largest that fits a mapping: with one more, the kernel's packing would corrupt every
   ///   data block mapped afterwards.
-  public func createSnapshot(_ id: UInt64, origin: UInt64) throws(PoolError) {
+  public func createSnapshot(_ id: ThinID, origin: ThinID) throws(PoolError) {
     try changing { () throws(PoolError) in
       try checkID(id)
       guard superblock.time < Limits.timeMax else {
@@ -44,7 +44,8 @@ extension PoolMetadata {
             + "made in this pool")
       }
       guard try !hasDevice(id) else { throw .exists }
-      guard let root = try deviceTree.lookup64(root: superblock.mappingRoot, key: origin) else {
+      guard let root = try deviceTree.lookup64(root: superblock.mappingRoot, key: origin.rawValue)
+      else {
         throw .invalid("origin \(origin) does not exist")
       }
       guard try hasDevice(origin) else {
@@ -64,26 +65,27 @@ extension PoolMetadata {
 
   /// Deletes a device that is not open.
   /// - Throws: `.busy`, or `.invalid` if it does not exist.
-  public func delete(_ id: UInt64) throws(PoolError) {
+  public func delete(_ id: ThinID) throws(PoolError) {
     try changing { () throws(PoolError) in
       guard try hasDevice(id) else { throw .invalid("device \(id) does not exist") }
       guard try record(id).openCount == 0 else { throw .busy }
       records[id] = nil
       // Details are written at commit: a device made in this transaction has none yet.
       if try readDetails(id) != nil {
-        superblock.detailsRoot = try detailsTree.remove(root: superblock.detailsRoot, key: id)
+        superblock.detailsRoot = try detailsTree.remove(
+          root: superblock.detailsRoot, key: id.rawValue)
       }
-      superblock.mappingRoot = try deviceTree.remove(root: superblock.mappingRoot, key: id)
+      superblock.mappingRoot = try deviceTree.remove(root: superblock.mappingRoot, key: id.rawValue)
     }
   }
 
-  func insertDevice(_ id: UInt64, root: UInt64) throws(PoolError) {
-    superblock.mappingRoot = try deviceTree.insert(root: superblock.mappingRoot, key: id) {
+  func insertDevice(_ id: ThinID, root: UInt64) throws(PoolError) {
+    superblock.mappingRoot = try deviceTree.insert(root: superblock.mappingRoot, key: id.rawValue) {
       $0.storeBytes(of: root.littleEndian, as: UInt64.self)
     }.root
   }
 
-  private func addRecord(_ id: UInt64) {
+  private func addRecord(_ id: ThinID) {
     let details = DeviceDetails(
       mappedBlocks: 0, transactionID: superblock.transactionID,
       creationTime: superblock.time, snapshottedTime: superblock.time)
@@ -92,7 +94,7 @@ extension PoolMetadata {
   }
 
   /// The record of a device, read from disk if necessary.
-  func record(_ id: UInt64) throws(PoolError) -> Record {
+  func record(_ id: ThinID) throws(PoolError) -> Record {
     if let known = records[id] { return known }
     guard let details = try readDetails(id) else { throw .invalid("device \(id) does not exist") }
     recordsMade += 1
@@ -102,7 +104,7 @@ extension PoolMetadata {
   }
 
   /// Opens a device. It cannot be deleted until it has been closed as often as opened.
-  public func openDevice(_ id: UInt64) throws(PoolError) {
+  public func openDevice(_ id: ThinID) throws(PoolError) {
     if isForReading {
       guard try hasDevice(id) else { throw .invalid("device \(id) does not exist") }
       return
@@ -112,7 +114,7 @@ extension PoolMetadata {
   }
 
   /// Closes a device that was opened.
-  public func closeDevice(_ id: UInt64) throws(PoolError) {
+  public func closeDevice(_ id: ThinID) throws(PoolError) {
     if isForReading { return }
     guard let record = records[id], record.openCount > 0 else {
       throw .invalid("device \(id) is not open")
@@ -121,14 +123,14 @@ extension PoolMetadata {
   }
 
   /// The details of a device, including changes of this transaction.
-  public func details(of id: UInt64) throws(PoolError) -> DeviceDetails {
+  public func details(of id: ThinID) throws(PoolError) -> DeviceDetails {
     if let known = records[id] { return known.details }
     guard let details = try readDetails(id) else { throw .invalid("device \(id) does not exist") }
     return details
   }
 
   /// Whether a device was changed in this transaction.
-  public func hasChanged(_ id: UInt64) -> Bool {
+  public func hasChanged(_ id: ThinID) -> Bool {
     records[id]?.isChanged ?? false
   }
 }

@@ -32,7 +32,7 @@ public final class PoolMetadata {
   /// Whether an operation failed halfway, so that only `abort` is possible.
   public internal(set) var hasFailed = false
   /// Records by device id.
-  var records: [UInt64: Record] = [:]
+  var records: [ThinID: Record] = [:]
   var recordsMade: UInt64 = 0
   private var isInService = false
   /// Whether something is being changed, so that nothing can be looked up beside it.
@@ -204,7 +204,9 @@ public final class PoolMetadata {
       try beforeCommit()
       let changed = records.filter { $0.value.isChanged }
       for (id, record) in changed.sorted(by: { $0.value.number > $1.value.number }) {
-        superblock.detailsRoot = try detailsTree.insert(root: superblock.detailsRoot, key: id) {
+        superblock.detailsRoot = try detailsTree.insert(
+          root: superblock.detailsRoot, key: id.rawValue
+        ) {
           record.details.encode(
             into: UnsafeMutableRawBufferPointer(start: $0, count: DeviceDetails.byteCount), at: 0)
         }.root
@@ -275,18 +277,20 @@ public final class PoolMetadata {
   }
 
   /// What was not in memory.
-  public var absent: (block: UInt64, kind: BlockKind) { cache.absent }
+  public var absent: (block: MetadataBlock, kind: BlockKind) {
+    (MetadataBlock(cache.absent.block), cache.absent.kind)
+  }
 
   /// Notes that the caller reads `absent`, while other things happen here; `endReading` follows.
-  public func beginReading(_ block: UInt64) { cache.beginReading(block) }
+  public func beginReading(_ block: MetadataBlock) { cache.beginReading(block.rawValue) }
 
   /// Takes in what was read, unless the block came here or was changed meanwhile. Nil: it could not be read.
   /// - Throws: where the contents are not those of such a block.
   public func endReading(
-    _ block: UInt64, _ kind: BlockKind, _ bytes: UnsafeMutableRawBufferPointer?
+    _ block: MetadataBlock, _ kind: BlockKind, _ bytes: UnsafeMutableRawBufferPointer?
   )
     throws(PoolError)
-  { try cache.endReading(block, kind, bytes) }
+  { try cache.endReading(block.rawValue, kind, bytes) }
 
   /// Whether more is in memory than is kept between operations.
   public var isOverLimit: Bool { cache.isOverLimit }
@@ -294,8 +298,8 @@ public final class PoolMetadata {
   /// Brings that down. Making room may write.
   public func trim() throws(PoolError) { try looking {} }
 
-  func readDetails(_ id: UInt64) throws(PoolError) -> DeviceDetails? {
-    try detailsTree.lookup(root: superblock.detailsRoot, key: id) {
+  func readDetails(_ id: ThinID) throws(PoolError) -> DeviceDetails? {
+    try detailsTree.lookup(root: superblock.detailsRoot, key: id.rawValue) {
       DeviceDetails(
         decoding: RawSpan(
           _unsafeBytes: UnsafeRawBufferPointer(start: $0, count: DeviceDetails.byteCount)))

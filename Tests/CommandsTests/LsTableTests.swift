@@ -1,4 +1,5 @@
 import Testing
+import ThinFormat
 import ThinTools
 
 @testable import Commands
@@ -66,7 +67,8 @@ import ThinTools
   @Test("numbers from damaged metadata print as a dash, and do not trap")
   func hostile() throws {
     let row = LsRow(
-      deviceID: .max, mapped: .max, exclusive: .max, shared: 1 << 60, highest: .max,
+      deviceID: ThinID(.max), mapped: .max, exclusive: .max, shared: 1 << 60,
+      highest: VirtualBlock(.max),
       transaction: .max, createTime: .max, snapTime: .max)
     let table = LsTable(fields: [], hasHeaders: false, dataBlockSectors: .max)
     for field in LsField.allCases {
@@ -74,7 +76,7 @@ import ThinTools
       #expect(text == "-" || UInt64(text) != nil, "\(field) \(text)")
     }
     #expect(table.cell(.highestByte, row) == "-" && table.cell(.mapped, row) == "-")
-    let edge = LsRow(deviceID: 1, highest: (1 << 48) - 1)
+    let edge = LsRow(deviceID: 1, highest: VirtualBlock(1 << 48 - 1))
     let blocks = LsTable(fields: [], hasHeaders: false, dataBlockSectors: 128)
     #expect(blocks.cell(.highestByte, edge) == String(UInt64.max))
     #expect(LsField.highestBlock.number(edge, dataBlockSectors: 0) == (1 << 48) - 1)

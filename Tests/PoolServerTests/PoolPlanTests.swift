@@ -4,6 +4,7 @@ import Glibc
 import PoolManager
 import TestSupport
 import Testing
+import ThinFormat
 import ThinMetadata
 import ThinTools
 
@@ -25,8 +26,8 @@ struct PoolPlanTests {
     try pool.resizeData(to: 100)
     // Blocks are allocated from those free at the last commit.
     try pool.commit()
-    for id in [1, 2, 3] as [UInt64] { try pool.createThin(id) }
-    for (id, block) in [(1, 2), (1, 6), (3, 0)] as [(UInt64, UInt64)] {
+    for id in [1, 2, 3] as [ThinID] { try pool.createThin(id) }
+    for (id, block) in [(1, 2), (1, 6), (3, 0)] as [(ThinID, VirtualBlock)] {
       try pool.openDevice(id)
       try pool.insert(id, block, dataBlock: try pool.allocateDataBlock())
       try pool.closeDevice(id)

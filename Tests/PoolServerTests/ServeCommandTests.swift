@@ -5,6 +5,7 @@ import PoolManager
 import PoolServer
 import TestSupport
 import Testing
+import ThinFormat
 import ThinMetadata
 import ThinTools
 

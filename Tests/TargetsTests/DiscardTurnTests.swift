@@ -4,6 +4,7 @@ import EventLoop
 import Simulation
 import Targets
 import Testing
+import ThinFormat
 import ThinMetadata
 import ThinTools
 
@@ -20,7 +21,8 @@ struct DiscardTurnTests {
     try pool.createThin(1)
     try pool.openDevice(1)
     for number in 0..<count {
-      try pool.insert(1, number * step, dataBlock: try pool.allocateDataBlock())
+      try pool.insert(
+        1, VirtualBlock(number * step), dataBlock: try pool.allocateDataBlock())
     }
     try pool.commit()
     var bytes = zeros(4 << 20)

@@ -6,6 +6,7 @@ import Simulation
 import Targets
 import TestSupport
 import Testing
+import ThinFormat
 import ThinMetadata
 
 private let block = blockBytes
@@ -19,7 +20,7 @@ struct DoubtfulMetadataTests {
     let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
     try pool.resizeData(to: 16)
     try pool.commit()
-    for id in [1, 2] as [UInt64] {
+    for id in [1, 2] as [ThinID] {
       try pool.createThin(id)
       try pool.openDevice(id)
       try pool.insert(id, 0, dataBlock: try pool.allocateDataBlock())

@@ -32,7 +32,7 @@ private final class CountingDevice: BlockDevice {
 /// A pool of snapshots of snapshots, and what each device maps.
 private struct Family {
   let device = MemoryDevice(byteCount: 4096 * 4096)
-  var mappings: [UInt64: [UInt64: UInt64]] = [:]
+  var mappings: [ThinID: [VirtualBlock: DataBlock]] = [:]
   private let pool: PoolMetadata
   private var random: SplitMix64
 
@@ -46,8 +46,9 @@ private struct Family {
     // A tree of one leaf, of two levels, or of three, by seed.
     let size = sizes.randomElement(using: &random) ?? 0
     try write(0, runs: size / 10, of: 1...20)
-    for id in 1...UInt64.random(in: 1...4, using: &random) {
-      let origin = UInt64.random(in: 0..<id, using: &random)
+    for number in 1...UInt64.random(in: 1...4, using: &random) {
+      let id = ThinID(number)
+      let origin = ThinID(.random(in: 0..<number, using: &random))
       try pool.createSnapshot(id, origin: origin)
       mappings[id] = mappings[origin]
       for changed in [id, origin] where Bool.random(using: &random) {
@@ -61,11 +62,12 @@ private struct Family {
     try pool.commit()
   }
 
-  private mutating func write(_ id: UInt64, runs: Int, of lengths: ClosedRange<UInt64>) throws {
+  private mutating func write(_ id: ThinID, runs: Int, of lengths: ClosedRange<UInt64>) throws {
     let window = UInt64(max(10, runs * 30))
     for _ in 0..<runs {
       let first = UInt64.random(in: 0..<window, using: &random)
-      for block in first..<first + .random(in: lengths, using: &random) {
+      for number in first..<first + .random(in: lengths, using: &random) {
+        let block = VirtualBlock(number)
         if let found = try pool.lookup(id, block), !found.isShared { continue }
         let data = try pool.allocateDataBlock()
         try pool.insert(id, block, dataBlock: data)
@@ -74,9 +76,9 @@ private struct Family {
     }
   }
 
-  private mutating func discard(_ id: UInt64) throws {
-    let first = UInt64.random(in: 0..<2000, using: &random)
-    let range = first..<first + .random(in: 1...600, using: &random)
+  private mutating func discard(_ id: ThinID) throws {
+    let first = VirtualBlock(.random(in: 0..<2000, using: &random))
+    let range = first..<first + UInt64.random(in: 1...600, using: &random)
     try pool.remove(id, range)
     mappings[id] = mappings[id]?.filter { !range.contains($0.key) }
   }
@@ -84,7 +86,7 @@ private struct Family {
 
 @Suite struct MappingDifferenceTests {
   private func runs(
-    _ device: any BlockDevice, _ left: UInt64, _ right: UInt64, same: Bool,
+    _ device: any BlockDevice, _ left: ThinID, _ right: ThinID, same: Bool,
     _ rule: MappingDifference.RunRule
   ) throws -> [DifferenceRun] {
     let view = try MetadataView(device, source: .current)
@@ -110,7 +112,7 @@ private struct Family {
       for (id, root) in try view.deviceRoots() {
         var found: [MappingRun] = []
         try view.forEachRun(of: root) { found.append($0) }
-        var blocks: [UInt64: UInt64] = [:]
+        var blocks: [VirtualBlock: DataBlock] = [:]
         for run in found {
           for i in 0..<run.length { blocks[run.virtualBlock + i] = run.dataBlock + i }
         }
@@ -127,12 +129,12 @@ private struct Family {
   }
 
   /// The runs as single blocks.
-  private func blocks(_ runs: [DifferenceRun], withData: Bool) -> [UInt64: DifferenceRun] {
-    var result: [UInt64: DifferenceRun] = [:]
+  private func blocks(_ runs: [DifferenceRun], withData: Bool) -> [VirtualBlock: DifferenceRun] {
+    var result: [VirtualBlock: DifferenceRun] = [:]
     for run in runs {
       for i in 0..<run.length {
         var block = run
-        block.virtualBlock += i
+        block.virtualBlock = run.virtualBlock + i
         block.length = 1
         block.left = withData && run.kind != .rightOnly ? run.left + i : 0
         block.right = withData && run.kind != .leftOnly ? run.right + i : 0
@@ -142,10 +144,10 @@ private struct Family {
     return result
   }
 
-  private func expected(_ left: [UInt64: UInt64], _ right: [UInt64: UInt64], withData: Bool)
-    -> [UInt64: DifferenceRun]
-  {
-    var result: [UInt64: DifferenceRun] = [:]
+  private func expected(
+    _ left: [VirtualBlock: DataBlock], _ right: [VirtualBlock: DataBlock], withData: Bool
+  ) -> [VirtualBlock: DifferenceRun] {
+    var result: [VirtualBlock: DifferenceRun] = [:]
     for key in left.merging(right, uniquingKeysWith: { a, _ in a }).keys {
       let kind: DifferenceRun.Kind =
         switch (left[key], right[key]) {
@@ -202,7 +204,7 @@ private struct Family {
     try pool.commit()
     try pool.createThin(1)
     for block in 0..<UInt64(50_000) {
-      try pool.insert(1, block, dataBlock: pool.allocateDataBlock())
+      try pool.insert(1, VirtualBlock(block), dataBlock: pool.allocateDataBlock())
     }
     try pool.createSnapshot(2, origin: 1)
     try pool.insert(2, 30_000, dataBlock: pool.allocateDataBlock())
@@ -263,7 +265,7 @@ private struct Family {
           do throws(TreeFault) {
             var difference = try MappingDifference(
               view, left: left, right: right, includesSame: true, rule: .dataBlocks)
-            var last: UInt64 = 0
+            var last: VirtualBlock = 0
             try difference.forEachRun {
               #expect($0.virtualBlock >= last)
               last = $0.virtualBlock + $0.length

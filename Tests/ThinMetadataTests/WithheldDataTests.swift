@@ -1,6 +1,7 @@
 import PersistentData
 import Simulation
 import Testing
+import ThinFormat
 import ThinMetadata
 import ThinTools
 
@@ -54,7 +55,7 @@ struct WithheldDataTests {
   )
   func withholding() throws {
     let (_, pool) = try pool(2)
-    for block in 0..<2 as Range<UInt64> {
+    for block in 0..<2 as Range<VirtualBlock> {
       try pool.insert(1, block, dataBlock: try pool.allocateDataBlock())
     }
     try pool.commit()

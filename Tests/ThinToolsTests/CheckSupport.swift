@@ -36,7 +36,8 @@ extension CheckReport {
     _ severity: Finding.Severity, _ text: String, block: UInt64? = nil
   ) -> Bool {
     findings.contains {
-      $0.severity == severity && $0.message.contains(text) && (block == nil || $0.block == block)
+      $0.severity == severity && $0.message.contains(text)
+        && (block == nil || $0.block?.rawValue == block)
     }
   }
 

@@ -61,7 +61,7 @@ import ThinTools
         #expect(
           found.map { "\($0.deviceID ?? 0) \($0.virtualBlocks ?? 0..<0)" }.sorted()
             == expected.sorted())
-        #expect(found.allSatisfy { $0.block == block && $0.severity == .fatal })
+        #expect(found.allSatisfy { $0.block?.rawValue == block && $0.severity == .fatal })
         for finding in found { #expect(finding.message.contains("\(block)")) }
         pool.device.revert()
       }

@@ -2,6 +2,7 @@ import BlockIO
 import Glibc
 import TestSupport
 import Testing
+import ThinFormat
 import ThinMetadata
 import ThinTools
 

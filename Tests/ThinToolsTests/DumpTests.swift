@@ -59,12 +59,12 @@ import ThinTools
     let device = try MemoryDevice(contentsOf: Pools.path("snapshots-of-snapshots"))
     let all = try DumpedPool(xml: dumped(device))
     for id in all.devices.keys {
-      let one = try DumpedPool(xml: dumped(device) { $0.deviceIDs = [id] })
+      let one = try DumpedPool(xml: dumped(device) { $0.deviceIDs = [ThinID(id)] })
       #expect(one.devices == all.devices.filter { $0.key == id })
     }
     let known = try #require(all.devices.keys.first)
     let error = #expect(throws: ToolError.self) {
-      try dumped(device) { $0.deviceIDs = [9_999_999, known, 9_999_998] }
+      try dumped(device) { $0.deviceIDs = [9_999_999, ThinID(known), 9_999_998] }
     }
     #expect(error?.cause == .refused && error?.message.contains("9999998, 9999999;") == true)
     let bare = try DumpedPool(xml: dumped(device) { $0.skipMappings = true })
@@ -75,13 +75,14 @@ import ThinTools
   @Test("the block given with -m must be that of the snapshot, which the error names")
   func snapshotBlock() throws {
     let device = try MemoryDevice(contentsOf: Pools.path("held-metadata-snapshot"))
-    let held = device.superblock.metadataSnapshot
+    let held = MetadataBlock(device.superblock.metadataSnapshot)
     try #require(held != 0)
     let live = try dumped(device)
     let snapshot = try dumped(device) { $0.source = .metadataSnapshot }
     #expect(snapshot != live)
     #expect(try dumped(device) { $0.source = .metadataSnapshotAt(held) } == snapshot)
-    for block: UInt64 in [0, 1, held - 1, held + 1, .max] {
+    for number: UInt64 in [0, 1, held.rawValue - 1, held.rawValue + 1, .max] {
+      let block = MetadataBlock(number)
       let error = #expect(throws: ToolError.self) {
         try dumped(device) { $0.source = .metadataSnapshotAt(block) }
       }

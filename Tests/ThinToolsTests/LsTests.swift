@@ -19,15 +19,16 @@ import ThinTools
 
   private func expect(_ rows: [LsRow], _ model: DumpedPool) {
     let exclusive = model.exclusiveCounts
-    #expect(rows.map(\.deviceID) == model.devices.keys.sorted())
+    #expect(rows.map(\.deviceID.rawValue) == model.devices.keys.sorted())
     var different: [String] = []
     for row in rows {
-      let device = model.devices[row.deviceID]
+      let id = row.deviceID.rawValue
+      let device = model.devices[id]
       let mappings = device?.mappings ?? [:]
       let expected = LsRow(
-        deviceID: row.deviceID, mapped: UInt64(mappings.count), exclusive: exclusive[row.deviceID],
-        shared: UInt64(mappings.count) - (exclusive[row.deviceID] ?? 0),
-        highest: mappings.keys.max(),
+        deviceID: row.deviceID, mapped: UInt64(mappings.count), exclusive: exclusive[id],
+        shared: UInt64(mappings.count) - (exclusive[id] ?? 0),
+        highest: mappings.keys.max().map { VirtualBlock($0) },
         transaction: device?.attributes["transaction"].flatMap { UInt64($0) } ?? 0,
         createTime: device?.attributes["creation_time"].flatMap { UInt64($0) } ?? 0,
         snapTime: device?.attributes["snap_time"].flatMap { UInt64($0) } ?? 0)

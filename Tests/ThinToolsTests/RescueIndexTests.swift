@@ -160,7 +160,7 @@ import ThinMetadata
         #expect(try mappings(index, device, blocks: 100).mapped == truth(held)[device.id])
         #expect(device.isWhole)
       }
-      let other = pool.superblock.metadataSnapshot + 1
+      let other = MetadataBlock(pool.superblock.metadataSnapshot) + 1
       #expect(throws: ToolError.self) {
         try self.index(pool.device) { $0.source = .metadataSnapshotAt(other) }
       }

@@ -161,9 +161,9 @@ import ThinTools
       try pool.resizeData(to: 5000)
       try pool.commit()
       for i in 0..<UInt64.random(in: 0...20, using: &random) {
-        if i % 4 == 0 { try pool.createThin(5000 + i) }
+        if i % 4 == 0 { try pool.createThin(ThinID(5000 + i)) }
         for _ in 0..<UInt64.random(in: 0...3, using: &random) {
-          try pool.provision(5000, .random(in: 0..<1000, using: &random))
+          try pool.provision(5000, VirtualBlock(.random(in: 0..<1000, using: &random)))
         }
         try pool.commit()
       }

@@ -99,7 +99,7 @@ struct StateReport {
     return try view.devices().map { device in
       var digest = Digest()
       var mappings: [(UInt64, UInt64)] = []
-      try TreeReader(view.reader, .mappings).forEach(root: device.root) { node, i in
+      try TreeReader(view.reader, .mappings).forEach(root: device.root.rawValue) { node, i in
         mappings.append((node.key(i), Mapping(rawValue: node.value64(i)).dataBlock))
       }
       for (block, dataBlock) in mappings {

@@ -99,9 +99,9 @@ final class DiscardJob: RequestOwner {
 
   private func removeSome() throws(PoolError) {
     let stop = min(cell.blocks.upperBound, next + Self.blocksPerRemoval)
-    let before = try pool.metadata.details(of: thin.id).mappedBlocks
-    try pool.metadata.remove(thin.id, next..<stop)
-    let removed = before &- (try pool.metadata.details(of: thin.id).mappedBlocks)
+    let before = try pool.metadata.details(of: ThinID(thin.id)).mappedBlocks
+    try pool.metadata.remove(ThinID(thin.id), Range(next..<stop))
+    let removed = before &- (try pool.metadata.details(of: ThinID(thin.id)).mappedBlocks)
     next = stop
     pool.discardUnits += Self.units.unmap + Int(clamping: removed) / Self.units.each
     pool.changed()
@@ -118,7 +118,7 @@ final class DiscardJob: RequestOwner {
       }
       let count = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
       let blocks = run.dataBlock..<(run.dataBlock + count)
-      try pool.metadata.remove(thin.id, run.virtualBlocks)
+      try pool.metadata.remove(ThinID(thin.id), Range(run.virtualBlocks))
       pool.discardUnits += Self.units.unmap + Int(clamping: count) / Self.units.each
       pool.changed()
       next = run.virtualBlocks.upperBound
@@ -133,7 +133,8 @@ final class DiscardJob: RequestOwner {
     virtualBlocks: Range<UInt64>, dataBlock: UInt64, isShared: Bool
   )? {
     do throws(PoolError) {
-      return try pool.metadata.nextRun(thin.id, range)
+      guard let run = try pool.metadata.nextRun(ThinID(thin.id), Range(range)) else { return nil }
+      return (run.virtualBlocks.rawValues, run.dataBlock.rawValue, run.isShared)
     } catch {
       // What could not be written is another matter.
       if pool.metadata.hasFailed { throw error }
@@ -174,7 +175,7 @@ final class DiscardJob: RequestOwner {
       var end = at + 1
       while end < blocks.upperBound, try isNobodys(end, mayBeShared) { end += 1 }
       if end <= pool.dataBlockLimit {
-        try pool.metadata.withholdData(at..<end)
+        try pool.metadata.withholdData(Range(at..<end))
         withheld.append(at..<end)
         if mayBeShared { uncommitted.append(at..<end) } else { discard(at..<end) }
       }
@@ -193,7 +194,7 @@ final class DiscardJob: RequestOwner {
 
   private func isNobodys(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
     if !mayBeShared { return true }
-    return try pool.metadata.dataCount(block) == 0
+    return try pool.metadata.dataCount(DataBlock(block)) == 0
   }
 
   /// A discard that was passed down has ended; whether it did anything does not matter.

@@ -116,11 +116,12 @@ final class LookupReads: RequestOwner {
 
   /// Reads the block that has just been missed, unless it is being read already; says which one it is.
   private func read() -> UInt64 {
-    let (block, kind) = pool.metadata.absent
+    let (absent, kind) = pool.metadata.absent
+    let block = absent.rawValue
     if reads[block] != nil { return block }
     let buffer = buffers.popLast() ?? AlignedBuffer(count: Limits.blockBytes)
     reads[block] = Read(kind: kind, buffer: buffer)
-    pool.metadata.beginReading(block)
+    pool.metadata.beginReading(absent)
     pool.metadataOpened.direct.submit(
       pool.requests.take(
         .read, offset: block * UInt64(Limits.blockBytes), byteCount: Limits.blockBytes,
@@ -136,7 +137,7 @@ final class LookupReads: RequestOwner {
     var failure: PoolError?
     do throws(PoolError) {
       try pool.metadata.endReading(
-        block, read.kind, code == 0 ? read.buffer.bytes : nil)
+        MetadataBlock(block), read.kind, code == 0 ? read.buffer.bytes : nil)
     } catch {
       failure = error
     }

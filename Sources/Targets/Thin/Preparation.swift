@@ -3,6 +3,7 @@ import DataPath
 import EventLoop
 import Glibc
 import PersistentData
+import ThinFormat
 import ThinMetadata
 
 /// Makes a new data block of a thin device ready, and then its mapping: zeros, a copy of a shared
@@ -191,8 +192,9 @@ final class Preparation: RequestOwner {
       return end(isNoRoom(error) ? error : EIO)
     }
     do throws(PoolError) {
-      try pool.metadata.claimDataBlock(newBlock)
-      try pool.metadata.insert(thin.id, block, dataBlock: newBlock)
+      try pool.metadata.claimDataBlock(DataBlock(newBlock))
+      try pool.metadata.insert(
+        ThinID(thin.id), VirtualBlock(block), dataBlock: DataBlock(newBlock))
     } catch {
       pool.operationFailed("insert", error)
       pool.restore(newBlock..<(newBlock + 1))

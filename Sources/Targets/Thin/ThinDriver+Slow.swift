@@ -2,6 +2,7 @@ import BlockIO
 import DataPath
 import Glibc
 import PersistentData
+import ThinFormat
 import ThinMetadata
 
 // What is not simply a mapped block of one's own. Parts have their offset on the thin device here.
@@ -88,7 +89,7 @@ extension ThinDriver {
 
   func flush(_ part: RequestPointer) {
     guard pool.filesAreThere(), !thin.isAborted else { return finishLater(part, EIO) }
-    if pool.metadata.hasChanged(thin.id) {
+    if pool.metadata.hasChanged(ThinID(thin.id)) {
       pool.flushWaiters.append(part)
       pool.schedule()
     } else {
@@ -156,8 +157,8 @@ extension ThinDriver {
     let blocks = blocksOfOneLook(bytes.lowerBound, bytes.upperBound)
     var isMapped = false
     let look = { [self] () throws(PoolError) in
-      let run = try pool.metadata.nextRun(thin.id, blocks)
-      isMapped = run?.virtualBlocks.lowerBound == blocks.lowerBound
+      let run = try pool.metadata.nextRun(ThinID(thin.id), Range(blocks))
+      isMapped = run?.virtualBlocks.lowerBound.rawValue == blocks.lowerBound
     }
     pool.lookups.look(look) { [self] in
       guard !isMapped, let origin, bytes.lowerBound < originBytes else { return ready() }
@@ -186,9 +187,9 @@ extension ThinDriver {
       do throws(PoolError) {
         if pool.metadata.isChanging { throw .busy }
         let run = try pool.metadata.inMemory { () throws(PoolError) in
-          try pool.metadata.nextRun(thin.id, blocks)
+          try pool.metadata.nextRun(ThinID(thin.id), Range(blocks))
         }
-        let mapped = run?.virtualBlocks ?? blocks.upperBound..<blocks.upperBound
+        let mapped = run?.virtualBlocks.rawValues ?? blocks.upperBound..<blocks.upperBound
         let gap = at..<max(at, min(end, mapped.lowerBound * blockBytes))
         guard unmappedExtents(gap, body) else { return false }
         let data =

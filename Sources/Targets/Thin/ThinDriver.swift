@@ -223,12 +223,15 @@ final class ThinDriver: TargetDriver {
 
   /// What the metadata says of a block.
   func look(_ block: UInt64) throws(PoolError) -> BlockState {
-    guard let found = try pool.metadata.lookup(thin.id, block) else { return .unmapped }
-    guard found.dataBlock < pool.dataBlockLimit else {
-      throw .inconsistent("data block \(found.dataBlock) is beyond the data device")
+    guard let found = try pool.metadata.lookup(ThinID(thin.id), VirtualBlock(block)) else {
+      return .unmapped
     }
-    try pool.requireCounted(found.dataBlock)
-    return BlockState(dataBlock: found.dataBlock, isShared: found.isShared)
+    let dataBlock = found.dataBlock.rawValue
+    guard dataBlock < pool.dataBlockLimit else {
+      throw .inconsistent("data block \(dataBlock) is beyond the data device")
+    }
+    try pool.requireCounted(dataBlock)
+    return BlockState(dataBlock: dataBlock, isShared: found.isShared)
   }
 
   /// Sends a part to the data device.
@@ -254,7 +257,7 @@ final class ThinDriver: TargetDriver {
       finishLater(part, EIO)
       return false
     }
-    guard pool.metadata.hasChanged(thin.id) else { return true }
+    guard pool.metadata.hasChanged(ThinID(thin.id)) else { return true }
     pool.flushWaiters.append(part)
     pool.schedule()
     return false
@@ -315,8 +318,8 @@ final class ThinDriver: TargetDriver {
     do throws(PoolError) {
       let (mapped, highest) = try pool.metadataLock.with { () throws(PoolError) in
         (
-          try pool.metadata.details(of: thin.id).mappedBlocks,
-          try pool.metadata.highestMapped(thin.id)
+          try pool.metadata.details(of: ThinID(thin.id)).mappedBlocks,
+          try pool.metadata.highestMapped(ThinID(thin.id))?.rawValue
         )
       }
       let sectors = pool.blockBytes / 512

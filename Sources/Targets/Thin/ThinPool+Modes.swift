@@ -4,6 +4,7 @@ import DeviceMapper
 import EventLoop
 import Glibc
 import PersistentData
+import ThinFormat
 import ThinMetadata
 
 // What becomes of a pool when something fails or runs out.
@@ -115,7 +116,7 @@ extension ThinPool {
   private func abort() {
     guard mode < .readOnly else { return }
     for thin in thins.values {
-      if metadata.hasChanged(thin.id) { thin.isAborted = true }
+      if metadata.hasChanged(ThinID(thin.id)) { thin.isAborted = true }
       thin.cache.forgetAll()
     }
     isDirty = false
@@ -172,7 +173,7 @@ extension ThinPool {
     }
     let block: UInt64
     do throws(PoolError) {
-      block = try metadata.reserveDataBlock()
+      block = try metadata.reserveDataBlock().rawValue
     } catch .dataFull {
       setMode(.outOfDataSpace)
       return .noSpace
@@ -190,7 +191,7 @@ extension ThinPool {
 
   /// Data blocks that were reserved or withheld are free again, if nothing refers to them.
   func restore(_ blocks: Range<UInt64>) {
-    metadata.restoreData(blocks)
+    metadata.restoreData(Range(blocks))
     // Whoever waits for space is told by a commit.
     if mode == .outOfDataSpace { changed() }
   }

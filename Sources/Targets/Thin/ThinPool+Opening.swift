@@ -10,7 +10,7 @@ extension ThinPool {
   /// Looks at a mapping of metadata that nobody has checked: a data block that is counted as free is
   /// going to be another device's.
   func requireCounted(_ dataBlock: UInt64) throws(PoolError) {
-    guard isDoubtful, try metadata.isFreeData(dataBlock) else { return }
+    guard isDoubtful, try metadata.isFreeData(DataBlock(dataBlock)) else { return }
     throw .inconsistent("data block \(dataBlock) is mapped, and counted as free")
   }
 

@@ -241,8 +241,8 @@ final class ThinPool: RequestOwner, DeviceKept {
   /// Opens a thin device for a target of `blockCount` blocks.
   func openThin(_ id: UInt64, blockCount: UInt64) throws(PoolError) -> OpenThin {
     try metadataLock.with { () throws(PoolError) in
-      guard try metadata.hasDevice(id) else { throw .notFound }
-      try metadata.openDevice(id)
+      guard try metadata.hasDevice(ThinID(id)) else { throw .notFound }
+      try metadata.openDevice(ThinID(id))
     }
     let thin = thins[id] ?? OpenThin(id: id, blockCount: blockCount, mapper.thinPools.mappingMemory)
     thin.users += 1
@@ -252,7 +252,7 @@ final class ThinPool: RequestOwner, DeviceKept {
 
   func closeThin(_ thin: OpenThin) {
     // A device that went with an aborted transaction is not open any more: nothing to close.
-    do throws(PoolError) { try metadata.closeDevice(thin.id) } catch {}
+    do throws(PoolError) { try metadata.closeDevice(ThinID(thin.id)) } catch {}
     thin.users -= 1
     if thin.users == 0 { thins[thin.id] = nil }
   }

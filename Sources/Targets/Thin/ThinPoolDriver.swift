@@ -314,16 +314,17 @@ final class ThinPoolDriver: TargetDriver {
   private func perform(_ message: ThinPoolMessage) throws(PoolError) {
     let metadata = pool.metadata
     switch message {
-    case .createThin(let id): try metadata.createThin(UInt64(id))
+    case .createThin(let id): try metadata.createThin(ThinID(UInt64(id)))
     case .createSnapshot(let id, let origin):
-      if try metadata.hasDevice(UInt64(id)) { throw .exists }
-      guard try metadata.hasDevice(UInt64(origin)) else { throw .notFound }
-      try metadata.createSnapshot(UInt64(id), origin: UInt64(origin))
+      if try metadata.hasDevice(ThinID(UInt64(id))) { throw .exists }
+      guard try metadata.hasDevice(ThinID(UInt64(origin))) else { throw .notFound }
+      try metadata.createSnapshot(
+        ThinID(UInt64(id)), origin: ThinID(UInt64(origin)))
       // What was its own is shared now.
       pool.thins[UInt64(origin)]?.cache.forgetAll()
     case .delete(let id):
-      guard try metadata.hasDevice(UInt64(id)) else { throw .notFound }
-      try metadata.delete(UInt64(id))
+      guard try metadata.hasDevice(ThinID(UInt64(id))) else { throw .notFound }
+      try metadata.delete(ThinID(UInt64(id)))
     case .setTransactionID(let current, let new): try metadata.setTransactionID(current, new)
     case .reserveMetadataSnapshot:
       guard metadata.superblock.metadataSnapshot == 0 else { throw .busy }

@@ -78,9 +78,9 @@ extension Checker {
     let forest = TreeForest(view.reader, counts: counts)
     counts.increment(0)
     var states = [view.superblock]
-    let held = view.superblock.metadataSnapshot
+    let held = MetadataBlock(view.superblock.metadataSnapshot)
     if held != 0, let snapshot = try? MetadataView(device, source: .metadataSnapshotAt(held)) {
-      counts.increment(held)
+      counts.increment(held.rawValue)
       states.append(snapshot.superblock)
     }
     forest.walk(.details, roots: states.map(\.detailsRoot)) { _, _ in }

@@ -1,3 +1,4 @@
+public import ThinFormat
 import ThinMetadata
 
 /// The options of `check`. The command decides which may be combined.
@@ -9,11 +10,11 @@ public struct CheckOptions: Equatable, Sendable {
   /// Check the trees of the metadata snapshot, possibly of an active pool, but no space maps.
   public var metadataSnapshot = false
   /// The required block of the metadata snapshot; nil for any.
-  public var metadataSnapshotBlock: UInt64?
+  public var metadataSnapshotBlock: MetadataBlock?
   /// Block to use as root of the device tree.
-  public var mappingRoot: UInt64?
+  public var mappingRoot: MetadataBlock?
   /// Block to use as root of the details tree.
-  public var detailsRoot: UInt64?
+  public var detailsRoot: MetadataBlock?
   /// Clear the needs-check flag if nothing fatal was found, after repairing leaks.
   public var clearNeedsCheck = false
   /// Repair leaks and clear the needs-check flag.

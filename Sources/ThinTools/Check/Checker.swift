@@ -98,7 +98,7 @@ final class Checker {
   private func checkSuperblock() {
     let superblock = view.superblock
     let reader = view.reader
-    let block = view.superblockNumber
+    let block = view.superblockNumber.rawValue
     if superblock.time > Limits.timeMax {
       add(Finding(.superblockTime(found: superblock.time, block: block)))
     }
@@ -127,15 +127,15 @@ final class Checker {
 
   private struct Trees {
     var superblock: Superblock
-    var number: UInt64
+    var number: MetadataBlock
     var isSnapshot: Bool
   }
 
   private func checkTrees() {
     metadataCounts.increment(0)
     var main = view.superblock
-    if let root = options.mappingRoot { main.mappingRoot = root }
-    if let root = options.detailsRoot { main.detailsRoot = root }
+    if let root = options.mappingRoot { main.mappingRoot = root.rawValue }
+    if let root = options.detailsRoot { main.detailsRoot = root.rawValue }
     var states = [Trees(superblock: main, number: view.superblockNumber, isSnapshot: false)]
     if !options.metadataSnapshot, let snapshot = heldSnapshot() { states.append(snapshot) }
 
@@ -152,11 +152,11 @@ final class Checker {
 
   /// The trees of the metadata snapshot, which belong to the pool's metadata.
   private func heldSnapshot() -> Trees? {
-    let block = view.superblock.metadataSnapshot
+    let block = MetadataBlock(view.superblock.metadataSnapshot)
     guard block != 0 else { return nil }
     do throws(MetadataError) {
       let snapshot = try MetadataView(device, source: .metadataSnapshotAt(block))
-      metadataCounts.increment(block)
+      metadataCounts.increment(block.rawValue)
       return Trees(superblock: snapshot.superblock, number: block, isSnapshot: true)
     } catch {
       treesAreSound = false
@@ -208,7 +208,7 @@ final class Checker {
     if !state.isSnapshot { report.deviceCount = max(roots.count, known.count) }
     var next = 0
     for device in roots {
-      if device.id > Limits.deviceIDMax {
+      if device.id > .max {
         add(Finding(.deviceID(device: device.id), inMetadataSnapshot: state.isSnapshot))
       }
       while next < known.count && known[next].id < device.id { next += 1 }
@@ -219,7 +219,7 @@ final class Checker {
   }
 
   /// Requires that the device tree and the details tree have the same devices.
-  private func compare(_ roots: [UInt64], _ details: [UInt64], _ state: Trees) {
+  private func compare(_ roots: [ThinID], _ details: [ThinID], _ state: Trees) {
     var r = 0
     var d = 0
     while r < roots.count || d < details.count {
@@ -238,7 +238,7 @@ final class Checker {
     }
   }
 
-  private func check(_ details: DeviceDetails, of id: UInt64, _ state: Trees) {
+  private func check(_ details: DeviceDetails, of id: ThinID, _ state: Trees) {
     let poolTime = state.superblock.time
     for (isCreation, time) in [(true, details.creationTime), (false, details.snapshottedTime)]
     where time > poolTime {
@@ -250,15 +250,16 @@ final class Checker {
   }
 
   private func checkMappings(
-    _ id: UInt64, _ root: UInt64, _ details: DeviceDetails?, _ state: Trees
+    _ id: ThinID, _ root: MetadataBlock, _ details: DeviceDetails?, _ state: Trees
   ) {
-    let summary = forest.verify(.mappings, root: root)
+    let summary = forest.verify(.mappings, root: root.rawValue)
     if !summary.isSound {
       var left = 100
-      forest.forEachLostRange(.mappings, root: root) { block, range in
+      forest.forEachLostRange(.mappings, root: root.rawValue) { block, range in
         add(
           Finding(
-            .mappingsLost(device: id, range, block: block), inMetadataSnapshot: state.isSnapshot))
+            .mappingsLost(device: id, Range(range), block: MetadataBlock(block)),
+            inMetadataSnapshot: state.isSnapshot))
         left -= 1
         return left > 0
       }

@@ -20,17 +20,17 @@ extension Finding {
       return .init(inDetails ? "no_mapping_tree" : "no_device_details", device: device)
     case .deviceID(let device):
       return .init(
-        "device_id", device: device, expected: UInt64(Limits.deviceIDMax), found: device)
+        "device_id", device: device, expected: ThinID.max.rawValue, found: device.rawValue)
     case .deviceTime(let device, let isCreation, let found, let poolTime):
       return .init(
         isCreation ? "device_creation_time" : "device_snapshot_time", device: device,
         expected: UInt64(poolTime), found: UInt64(found))
     case .mappingsLost(let device, let range, let block):
-      var fields = FaultFields("mappings_lost", block: block, device: device)
+      var fields = FaultFields("mappings_lost", block: block.rawValue, device: device)
       fields.ranges = [
         FaultFields.BlockRange(
-          begin: range.lowerBound,
-          length: range.upperBound == .max ? nil : range.upperBound - range.lowerBound)
+          begin: range.lowerBound.rawValue,
+          length: range.upperBound.rawValue == .max ? nil : range.length)
       ]
       return fields
     case .mappingCount(let device, let expected, let found):
@@ -44,11 +44,11 @@ extension Finding {
     case .indexBeyondEnd(let block, let count):
       return .init("beyond_end", .metadata, block: block, expected: count &- 1, found: block)
     case .index(let problem, let block):
-      var fields = FaultFields(problem, block: block)
+      var fields = FaultFields(problem, block: MetadataBlock(block))
       fields.spaceMap = .metadata
       return fields
     case .bitmap(let map, _, let problem, let block):
-      var fields = FaultFields(problem, block: block)
+      var fields = FaultFields(problem, block: MetadataBlock(block))
       fields.spaceMap = map
       return fields
     case .indexEntry(let map, let expected, let found):
@@ -77,12 +77,12 @@ extension Finding {
 
 extension FaultFields {
   fileprivate init(
-    _ kind: String, _ map: SpaceMapName? = nil, block: UInt64? = nil, device: UInt64? = nil,
+    _ kind: String, _ map: SpaceMapName? = nil, block: UInt64? = nil, device: ThinID? = nil,
     expected: UInt64? = nil, found: UInt64? = nil
   ) {
     self.init(kind, expected: expected, found: found)
     spaceMap = map
-    self.block = block
+    self.block = block.map { MetadataBlock($0) }
     self.device = device
   }
 

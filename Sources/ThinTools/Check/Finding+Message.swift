@@ -23,14 +23,14 @@ extension Finding: CustomStringConvertible {
     case .deviceMismatch(let device, let inDetails):
       "\(MetadataError.deviceMismatch(id: device, inDetails: inDetails))\(state)"
     case .deviceID(let device):
-      "thin device \(device)\(state): expected an id of at most \(Limits.deviceIDMax)"
+      "thin device \(device)\(state): expected an id of at most \(ThinID.max)"
     case .deviceTime(let device, let isCreation, let found, let poolTime):
       // Harmless: the kernel takes more mappings for shared than really are.
       "thin device \(device)\(state): \(isCreation ? "creation" : "snapshot") time \(found), "
         + "expected at most the pool's time \(poolTime)"
     case .mappingsLost(let device, let range, let block):
       "thin device \(device)\(state): virtual blocks \(range.lowerBound).."
-        + (range.upperBound == .max ? "end" : "\(range.upperBound - 1)")
+        + (range.upperBound.rawValue == .max ? "end" : "\(range.upperBound.rawValue - 1)")
         + " are affected by the damage at block \(block)"
     case .mappingCount(let device, let expected, let found):
       "thin device \(device)\(state) has unexpected number of mappings, expected \(expected), "

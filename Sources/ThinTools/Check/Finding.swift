@@ -1,5 +1,5 @@
 public import PersistentData
-import ThinFormat
+public import ThinFormat
 public import ThinMetadata
 
 /// One finding of a check.
@@ -26,11 +26,11 @@ public struct Finding: Equatable, Sendable {
   }
 
   /// The metadata block concerned.
-  public var block: UInt64? { fields.block }
+  public var block: MetadataBlock? { fields.block }
   /// The thin device concerned.
-  public var deviceID: UInt64? { fields.device }
+  public var deviceID: ThinID? { fields.device }
   /// Virtual blocks of that device that are concerned.
-  public var virtualBlocks: Range<UInt64>? {
+  public var virtualBlocks: Range<VirtualBlock>? {
     if case .mappingsLost(_, let range, _) = problem { range } else { nil }
   }
 }
@@ -47,18 +47,18 @@ extension Finding {
     /// The data space map has more blocks than the metadata could hold bitmaps for.
     case dataSpaceMapSize(found: UInt64, max: UInt64, block: UInt64)
     /// The metadata snapshot is unreadable.
-    case metadataSnapshot(MetadataError, block: UInt64)
+    case metadataSnapshot(MetadataError, block: MetadataBlock)
     /// A thin device is in only one of the two trees of devices.
-    case deviceMismatch(device: UInt64, inDetails: Bool)
+    case deviceMismatch(device: ThinID, inDetails: Bool)
     /// A thin device's id has more bits than the format has room for.
-    case deviceID(device: UInt64)
+    case deviceID(device: ThinID)
     /// A time of a device's details is above the pool's.
-    case deviceTime(device: UInt64, isCreation: Bool, found: UInt32, poolTime: UInt32)
+    case deviceTime(device: ThinID, isCreation: Bool, found: UInt32, poolTime: UInt32)
     /// Virtual blocks of a device are affected by damage at a block. The range ends with `.max` if
     /// it extends to the end.
-    case mappingsLost(device: UInt64, Range<UInt64>, block: UInt64)
+    case mappingsLost(device: ThinID, Range<VirtualBlock>, block: MetadataBlock)
     /// The number of mappings in a device's details differs from that of its tree.
-    case mappingCount(device: UInt64, expected: UInt64, found: UInt64)
+    case mappingCount(device: ThinID, expected: UInt64, found: UInt64)
     /// Reference counts were not compared, because trees are damaged.
     case countsNotCompared
     /// The index of the metadata space map lies beyond the end.

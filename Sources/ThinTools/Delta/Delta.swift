@@ -1,14 +1,14 @@
 public import BlockIO
 import PersistentData
-import ThinFormat
+public import ThinFormat
 public import ThinMetadata
 
 /// A side of a comparison.
 public enum DeltaSide: Equatable, Sendable {
   /// The thin device with this id.
-  case thin(UInt64)
+  case thin(ThinID)
   /// The mapping tree whose root is this metadata block.
-  case root(UInt64)
+  case root(MetadataBlock)
 }
 
 /// The options of `delta`.
@@ -39,14 +39,14 @@ public func delta(
   _ device: any BlockDevice, _ options: DeltaOptions, to sink: ByteSink, progress: Progress
 ) throws(ToolError) {
   let view: MetadataView
-  let roots: [(id: UInt64, root: UInt64)]
+  let roots: [(id: ThinID, root: MetadataBlock)]
   do throws(MetadataError) {
     view = try MetadataView(device, source: options.source)
     roots = try view.deviceRoots()
   } catch {
     throw ToolError(error)
   }
-  func root(_ side: DeltaSide) throws(ToolError) -> UInt64 {
+  func root(_ side: DeltaSide) throws(ToolError) -> MetadataBlock {
     switch side {
     case .root(let block): return block
     case .thin(let id):
@@ -145,7 +145,7 @@ private struct DeltaWriter {
       line.append("    <")
       line.append(run.kind.element)
       line.append(" begin=\"")
-      line.append(decimal: run.virtualBlock)
+      line.append(decimal: run.virtualBlock.rawValue)
       line.append("\" length=\"")
       line.append(decimal: run.length)
       line.append("\"/>\n")
@@ -155,15 +155,15 @@ private struct DeltaWriter {
   private func range(_ run: DifferenceRun) throws(BlockIOError) {
     try sink.write(upTo: 160) { line in
       line.append("      <range begin=\"")
-      line.append(decimal: run.virtualBlock)
+      line.append(decimal: run.virtualBlock.rawValue)
       if run.kind == .different {
         line.append("\" left_data_begin=\"")
-        line.append(decimal: run.left)
+        line.append(decimal: run.left.rawValue)
         line.append("\" right_data_begin=\"")
-        line.append(decimal: run.right)
+        line.append(decimal: run.right.rawValue)
       } else {
         line.append("\" data_begin=\"")
-        line.append(decimal: run.kind == .rightOnly ? run.right : run.left)
+        line.append(decimal: (run.kind == .rightOnly ? run.right : run.left).rawValue)
       }
       line.append("\" length=\"")
       line.append(decimal: run.length)

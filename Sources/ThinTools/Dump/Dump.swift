@@ -1,6 +1,6 @@
 public import BlockIO
 import PersistentData
-import ThinFormat
+public import ThinFormat
 public import ThinMetadata
 
 /// The options of `dump`.
@@ -12,7 +12,7 @@ public struct DumpOptions: Equatable, Sendable {
   /// Whether to leave out the mappings.
   public var skipMappings = false
   /// The devices to dump; nil for all.
-  public var deviceIDs: Set<UInt64>?
+  public var deviceIDs: Set<ThinID>?
   /// Whether to salvage damaged metadata.
   public var repair = false
   /// The generation that a repair takes; nil for the superblock's, or for a whole one that is
@@ -84,13 +84,13 @@ public func dump(
 
 /// The devices with these ids. All must exist, because a dump without one of them would look
 /// complete.
-private func chosen(_ ids: Set<UInt64>?, of devices: [ThinDevice]) throws(ToolError)
+private func chosen(_ ids: Set<ThinID>?, of devices: [ThinDevice]) throws(ToolError)
   -> [ThinDevice]
 {
   guard let ids else { return devices }
   let found = devices.filter { ids.contains($0.id) }
   guard found.count < ids.count else { return found }
-  func list(_ ids: [UInt64]) -> String {
+  func list(_ ids: [ThinID]) -> String {
     ids.prefix(20).map { "\($0)" }.joined(separator: ", ") + (ids.count > 20 ? ", ..." : "")
   }
   let missing = list(ids.subtracting(found.map(\.id)).sorted())
@@ -158,9 +158,9 @@ struct DumpSource {
   func forEachLeaf(of device: ThinDevice, _ body: (UInt64) -> Void) throws(ToolError) {
     do throws(TreeFault) {
       if let salvaged {
-        salvaged.forEachUsableLeaf(.mappings, root: device.root, body)
+        salvaged.forEachUsableLeaf(.mappings, root: device.root.rawValue, body)
       } else {
-        try leaves.forEach(root: device.root) { leaf throws(TreeFault) in body(leaf) }
+        try leaves.forEach(root: device.root.rawValue) { leaf throws(TreeFault) in body(leaf) }
       }
     } catch {
       throw ToolError(error, advice: "With --repair, what is usable can be dumped.")

@@ -100,7 +100,7 @@ struct DumpWriter: PoolSink {
     }
   }
 
-  func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(ToolError) {
+  func beginDevice(_ id: ThinID, _ details: DeviceDetails) throws(ToolError) {
     switch format {
     case .xml:
       try write(
@@ -137,14 +137,14 @@ struct DumpWriter: PoolSink {
         case .xml:
           if run.length == 1 {
             line.append("    <single_mapping origin_block=\"")
-            line.append(decimal: run.virtualBlock)
+            line.append(decimal: run.virtualBlock.rawValue)
             line.append("\" data_block=\"")
-            line.append(decimal: run.dataBlock)
+            line.append(decimal: run.dataBlock.rawValue)
           } else {
             line.append("    <range_mapping origin_begin=\"")
-            line.append(decimal: run.virtualBlock)
+            line.append(decimal: run.virtualBlock.rawValue)
             line.append("\" data_begin=\"")
-            line.append(decimal: run.dataBlock)
+            line.append(decimal: run.dataBlock.rawValue)
             line.append("\" length=\"")
             line.append(decimal: run.length)
           }
@@ -153,13 +153,13 @@ struct DumpWriter: PoolSink {
           line.append("\"/>\n")
         case .humanReadable:
           line.append("    (")
-          line.append(decimal: run.virtualBlock)
+          line.append(decimal: run.virtualBlock.rawValue)
           line.append("..")
-          line.append(decimal: run.virtualBlock &+ run.length &- 1)
+          line.append(decimal: run.virtualBlock.rawValue &+ run.length &- 1)
           line.append(") -> (")
-          line.append(decimal: run.dataBlock)
+          line.append(decimal: run.dataBlock.rawValue)
           line.append("..")
-          line.append(decimal: run.dataBlock &+ run.length &- 1)
+          line.append(decimal: run.dataBlock.rawValue &+ run.length &- 1)
           line.append("), ")
           line.append(decimal: UInt64(run.time))
           line.append("\n")

@@ -14,7 +14,7 @@ protocol PoolSink {
   func begin(_ header: DumpHeader) throws(ToolError)
   func beginDefinition(_ name: UInt64) throws(ToolError)
   func endDefinition() throws(ToolError)
-  func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(ToolError)
+  func beginDevice(_ id: ThinID, _ details: DeviceDetails) throws(ToolError)
   func endDevice() throws(ToolError)
   /// Inserts the mappings of a definition here.
   func reference(_ name: UInt64) throws(ToolError)
@@ -47,7 +47,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
   /// The most events of a device that are kept for others with the same root.
   private var listMax: Int { 64 }
   /// The number of times that each root was seen, where two stands for more.
-  private var timesSeen: [UInt64: Int] = [:]
+  private var timesSeen: [MetadataBlock: Int] = [:]
   private var devices: [ThinDevice] = []
   private var joiner = RunJoiner()
   private var order = LeafOrder()
@@ -105,7 +105,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
     self.devices = devices
     progress.begin("Writing devices", total: devices.reduce(0) { $0 &+ $1.details.mappedBlocks })
     // Snapshots without later writes have the same root, and mostly one short list.
-    var lists: [UInt64: [Event]] = [:]
+    var lists: [MetadataBlock: [Event]] = [:]
     for (i, device) in devices.enumerated() {
       plan.append(.beginDevice(i))
       if let list = lists[device.root] {

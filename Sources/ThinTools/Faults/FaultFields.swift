@@ -35,9 +35,9 @@ public struct FaultFields: Equatable, Sendable {
   /// The space map with the fault: `data` or `metadata`.
   public var spaceMap: SpaceMapName?
   /// The metadata block with the fault.
-  public var block: UInt64?
+  public var block: MetadataBlock?
   /// The block that points at that one.
-  public var parent: UInt64?
+  public var parent: MetadataBlock?
   /// The index of the entry in the block, from 0.
   public var entry: UInt64?
   /// The expected value; for a limit, the largest or smallest allowed value.
@@ -45,7 +45,7 @@ public struct FaultFields: Equatable, Sendable {
   /// The found value.
   public var found: Value?
   /// The id of the affected thin device.
-  public var device: UInt64?
+  public var device: ThinID?
   /// Affected blocks: virtual blocks if `device` is set, otherwise blocks of `spaceMap`.
   public var ranges: [BlockRange] = []
   /// The system's error number.
@@ -88,12 +88,12 @@ extension FaultFields {
     self.init("system_error")
     systemError = error.code
     if error.operation == .read || error.operation == .write, let offset = error.offset {
-      block = offset / UInt64(Limits.blockBytes)
+      block = MetadataBlock(offset / UInt64(Limits.blockBytes))
     }
   }
 
   /// The facts of a block of the wrong format.
-  public init(_ error: FormatError, block: UInt64) {
+  public init(_ error: FormatError, block: MetadataBlock) {
     switch error {
     case .checksum(_, let expected, let found):
       self.init("checksum", expected: UInt64(expected), found: UInt64(found))
@@ -114,11 +114,11 @@ extension FaultFields {
   }
 
   /// The facts of an unusable block.
-  public init(_ problem: BlockProblem, block: UInt64) {
+  public init(_ problem: BlockProblem, block: MetadataBlock) {
     switch problem {
     case .io(let error): self.init(error)
     case .format(let error): self.init(error, block: block)
-    case .beyondEnd(let count): self.init("beyond_end", expected: count &- 1, found: block)
+    case .beyondEnd(let count): self.init("beyond_end", expected: count &- 1, found: block.rawValue)
     }
     self.block = block
   }
@@ -126,7 +126,7 @@ extension FaultFields {
   /// The facts of a damaged tree.
   public init(_ fault: TreeFault) {
     switch fault.problem {
-    case .unusable(let problem): self.init(problem, block: fault.block)
+    case .unusable(let problem): self.init(problem, block: MetadataBlock(fault.block))
     case .pointsBeyondEnd(let entry, let child, let count):
       self.init("points_beyond_end", expected: count &- 1, found: child)
       self.entry = UInt64(entry)
@@ -150,8 +150,8 @@ extension FaultFields {
       ranges = [BlockRange(begin: virtual, length: 1)]
     }
     tree = fault.tree
-    block = fault.block
-    parent = fault.parent
+    block = MetadataBlock(fault.block)
+    parent = fault.parent.map { MetadataBlock($0) }
   }
 
   /// The facts of unreadable metadata.
@@ -164,14 +164,15 @@ extension FaultFields {
       device = id
     case .noMetadataSnapshot: self.init("no_metadata_snapshot")
     case .otherMetadataSnapshot(let named, let held):
-      self.init("other_metadata_snapshot", expected: held, found: named)
+      self.init(
+        "other_metadata_snapshot", expected: held.rawValue, found: named.rawValue)
     }
   }
 
   /// The facts of an operation that a pool refused or failed.
   public init(_ error: PoolError) {
     switch error {
-    case .block(let block, let problem): self.init(problem, block: block)
+    case .block(let block, let problem): self.init(problem, block: MetadataBlock(block))
     case .io(let error): self.init(error)
     case .metadataFull: self.init("metadata_full")
     case .dataFull: self.init("data_full")
@@ -196,7 +197,7 @@ extension FaultFields {
       }
     case .metadata(let error): self.init(error)
     case .tree(let fault): self.init(fault)
-    case .block(let block, let error): self.init(error, block: block)
+    case .block(let block, let error): self.init(error, block: MetadataBlock(block))
     case .pool(let error): self.init(error)
     case .command(let code):
       self.init("device_mapper")

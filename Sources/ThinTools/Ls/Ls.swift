@@ -68,14 +68,16 @@ public func listDevices(
 }
 
 /// The last virtual block of a mapping tree; nil if it is empty.
-private func highestMapped(_ reader: BlockReader, root: UInt64) throws(TreeFault) -> UInt64? {
-  var block = root
+private func highestMapped(_ reader: BlockReader, root: MetadataBlock)
+  throws(TreeFault) -> VirtualBlock?
+{
+  var block = root.rawValue
   for _ in 0..<Limits.treeLevelsMax {
     do throws(BlockProblem) {
-      var highest: UInt64?
+      var highest: VirtualBlock?
       let next = try reader.withNode(block, of: .mappings) { node throws(BlockProblem) -> UInt64? in
         guard node.entryCount > 0 else { return nil }
-        if node.isLeaf { highest = node.key(node.entryCount - 1) }
+        if node.isLeaf { highest = VirtualBlock(node.key(node.entryCount - 1)) }
         return node.isLeaf ? nil : node.value64(node.entryCount - 1)
       }
       guard let next else { return highest }
@@ -123,8 +125,9 @@ private struct ExclusiveCounter: ~Copyable {
     progress.begin("Reading mappings", total: devices.reduce(0) { $0 &+ $1.details.mappedBlocks })
     var rootsByHeight: [Int: [UInt64]] = [:]
     for (i, device) in devices.enumerated() {
-      claim(device.root, for: UInt32(i + 1))
-      rootsByHeight[heights[device.root] ?? 1, default: []].append(device.root)
+      let root = device.root.rawValue
+      claim(root, for: UInt32(i + 1))
+      rootsByHeight[heights[root] ?? 1, default: []].append(root)
     }
     var level = Bitset(limit: reader.blockCount)
     for root in rootsByHeight[top] ?? [] { level.insert(root) }
@@ -146,11 +149,12 @@ private struct ExclusiveCounter: ~Copyable {
   private func findHeights() throws(TreeFault) -> [UInt64: Int] {
     var heights: [UInt64: Int] = [:]
     for device in devices {
-      guard device.root < reader.blockCount else {
+      let root = device.root.rawValue
+      guard root < reader.blockCount else {
         throw TreeFault(
-          .mappings, block: device.root, .unusable(.beyondEnd(blockCount: reader.blockCount)))
+          .mappings, block: root, .unusable(.beyondEnd(blockCount: reader.blockCount)))
       }
-      heights[device.root] = 1
+      heights[root] = 1
     }
     // The blocks at the current depth, and their roots.
     var frontier = heights.keys.map { (root: $0, block: $0) }

@@ -1,9 +1,10 @@
 public import BlockIO
+public import ThinFormat
 
 /// The facts about a thin device. Numbers come from disk and may have any value.
 public struct LsRow: Equatable, Sendable {
   /// The device's id.
-  public var deviceID: UInt64
+  public var deviceID: ThinID
   /// Mapped blocks; nil if not counted.
   public var mapped: UInt64?
   /// Mapped blocks that no other device maps; nil if not counted.
@@ -11,7 +12,7 @@ public struct LsRow: Equatable, Sendable {
   /// Mapped blocks that other devices map too; nil if not counted.
   public var shared: UInt64?
   /// The last mapped block; nil if there is none, or if it was not looked for.
-  public var highest: UInt64?
+  public var highest: VirtualBlock?
   /// Transaction id at the device's creation.
   public var transaction: UInt64
   /// The pool's time when the device was created.
@@ -21,8 +22,9 @@ public struct LsRow: Equatable, Sendable {
 
   /// A device.
   public init(
-    deviceID: UInt64, mapped: UInt64? = nil, exclusive: UInt64? = nil, shared: UInt64? = nil,
-    highest: UInt64? = nil, transaction: UInt64 = 0, createTime: UInt64 = 0, snapTime: UInt64 = 0
+    deviceID: ThinID, mapped: UInt64? = nil, exclusive: UInt64? = nil, shared: UInt64? = nil,
+    highest: VirtualBlock? = nil, transaction: UInt64 = 0, createTime: UInt64 = 0,
+    snapTime: UInt64 = 0
   ) {
     self.deviceID = deviceID
     self.mapped = mapped
@@ -141,14 +143,14 @@ public enum LsField: String, CaseIterable, Sendable {
   public func number(_ row: LsRow, dataBlockSectors: UInt32) -> UInt64? {
     let blocks: UInt64?
     switch quantity {
-    case .device: return row.deviceID
+    case .device: return row.deviceID.rawValue
     case .transaction: return row.transaction
     case .createTime: return row.createTime
     case .snapTime: return row.snapTime
     case .mapped: blocks = row.mapped
     case .exclusive: blocks = row.exclusive
     case .shared: blocks = row.shared
-    case .highest: blocks = row.highest
+    case .highest: blocks = row.highest?.rawValue
     }
     guard let blocks else { return nil }
     let scale: UInt64 =

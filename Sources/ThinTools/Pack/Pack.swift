@@ -27,7 +27,7 @@ public func pack(
   try writer.begin(blockCount)
   var wanted: TreeForest?
   if source != .current { wanted = try snapshotNodes(device, source) }
-  let snapshot = try source == .current ? nil : view(device, source).superblockNumber
+  let snapshot = try source == .current ? nil : view(device, source).superblockNumber.rawValue
   progress.begin("Packing", total: blockCount)
   var next: UInt64 = 0
   var failure: ToolError?

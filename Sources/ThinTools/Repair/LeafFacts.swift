@@ -66,18 +66,18 @@ final class LeafFacts {
   /// - Returns: the devices whose snapshot time was raised, with the former one.
   func protectSharedBlocks(
     _ devices: inout [ThinDevice], _ forest: TreeForest, _ reader: BlockReader
-  ) -> [(id: UInt64, before: UInt32)] {
+  ) -> [(id: ThinID, before: UInt32)] {
     for device in devices {
-      forest.forEachUsableLeaf(.mappings, root: device.root) { block in
+      forest.forEachUsableLeaf(.mappings, root: device.root.rawValue) { block in
         if let reached = leaves[block]?.reached, reached < 2 { leaves[block]?.reached += 1 }
       }
     }
     let counts = countReferences(of: leaves.filter { $0.value.reached > 0 }.keys, forest.stream)
-    var raised: [(id: UInt64, before: UInt32)] = []
+    var raised: [(id: ThinID, before: UInt32)] = []
     for i in devices.indices {
       let before = devices[i].details.snapshottedTime
       var needed = before
-      forest.forEachUsableLeaf(.mappings, root: devices[i].root) { block in
+      forest.forEachUsableLeaf(.mappings, root: devices[i].root.rawValue) { block in
         guard let leaf = leaves[block], leaf.latestTime >= needed else { return }
         if leaf.reached > 1 {
           needed = leaf.latestTime + 1

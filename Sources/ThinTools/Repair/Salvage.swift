@@ -171,7 +171,9 @@ private struct Salvage: ~Copyable {
   mutating func generation(at block: UInt64, _ log: SalvageLog) throws(ToolError)
     -> DumpSource
   {
-    if let held = try? MetadataView(reader.device, source: .metadataSnapshotAt(block)).superblock {
+    if let held = try? MetadataView(
+      reader.device, source: .metadataSnapshotAt(MetadataBlock(block))
+    ).superblock {
       var base = held
       base.dataSpaceMap.blockCount = superblock.dataSpaceMap.blockCount
       base.metadataSnapshot = 0

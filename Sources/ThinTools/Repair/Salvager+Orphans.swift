@@ -24,7 +24,7 @@ extension Salvager {
       let made = Set(rebuilt.map(\.block))
       let isWhole = devices.allSatisfy { device in
         var isOwn = true
-        forest.forEachUsableLeaf(.mappings, root: device.root) {
+        forest.forEachUsableLeaf(.mappings, root: device.root.rawValue) {
           if made.contains($0) { isOwn = false }
         }
         return isOwn && isSound(device)
@@ -65,7 +65,7 @@ extension Salvager {
 
   /// Whether all mappings of a device are there.
   private func isSound(_ device: ThinDevice) -> Bool {
-    let summary = forest.verify(.mappings, root: device.root)
+    let summary = forest.verify(.mappings, root: device.root.rawValue)
     return summary.isSound && summary.leafEntries == device.details.mappedBlocks
   }
 

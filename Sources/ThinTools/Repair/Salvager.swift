@@ -256,7 +256,7 @@ struct Salvager {
         device.mappedBlocks = usable
       }
       log.report.devices.append(report)
-      devices.append(ThinDevice(id: id, root: root, details: device))
+      devices.append(ThinDevice(id: ThinID(id), root: MetadataBlock(root), details: device))
     }
     return devices
   }

@@ -129,7 +129,7 @@ public final class RescueIndex {
     if options.source != .current {
       do throws(MetadataError) {
         salvaging.generation = .block(
-          try MetadataView(device, source: options.source).superblockNumber)
+          try MetadataView(device, source: options.source).superblockNumber.rawValue)
       } catch {
         throw ToolError(error)
       }

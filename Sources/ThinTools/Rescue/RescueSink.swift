@@ -56,10 +56,11 @@ final class RescueSink: PoolSink {
     self.slice = nil
   }
 
-  func beginDevice(_ id: UInt64, _ details: DeviceDetails) {
+  func beginDevice(_ id: ThinID, _ details: DeviceDetails) {
     begin(.device)
     var device = RescueDevice(
-      reports.removeValue(forKey: id) ?? RepairReport.Device(id: id, saved: details.mappedBlocks))
+      reports.removeValue(forKey: id.rawValue)
+        ?? RepairReport.Device(id: id.rawValue, saved: details.mappedBlocks))
     device.slices = slices.count..<slices.count
     self.device = device
   }
@@ -100,22 +101,23 @@ final class RescueSink: PoolSink {
   }
 
   func run(_ run: MappingRun) throws(ToolError) {
-    guard run.virtualBlock >= reached else { throw outOfOrder(run.virtualBlock) }
+    let first = run.virtualBlock.rawValue
+    guard first >= reached else { throw outOfOrder(first) }
     // No device reaches that far: what is mapped there cannot be addressed.
-    guard run.virtualBlock < blocksMax else { return }
-    let length = min(run.length, blocksMax - run.virtualBlock)
+    guard first < blocksMax else { return }
+    let length = min(run.length, blocksMax - first)
     let number = runs.count
     do throws(BlockIOError) {
       try runs.append(
-        RescueRun(virtualBlock: run.virtualBlock, dataBlock: run.dataBlock, length: length))
+        RescueRun(virtualBlock: first, dataBlock: run.dataBlock.rawValue, length: length))
     } catch {
       throw ToolError(error)
     }
     if slice == nil {
-      slice = RescueSlice(firstVirtual: run.virtualBlock, firstRun: number, runCount: 0)
+      slice = RescueSlice(firstVirtual: first, firstRun: number, runCount: 0)
     }
     slice?.runCount += 1
-    reached = run.virtualBlock + length
+    reached = first + length
     mapped += length
   }
 }

@@ -21,9 +21,9 @@ struct RestorerSink: PoolSink {
 
   func endDefinition() throws(ToolError) { try restorer.endDef() }
 
-  func beginDevice(_ id: UInt64, _ details: DeviceDetails) throws(ToolError) {
+  func beginDevice(_ id: ThinID, _ details: DeviceDetails) throws(ToolError) {
     var device = PoolXmlDevice()
-    device.id = id
+    device.id = id.rawValue
     device.mappedBlocks = details.mappedBlocks
     device.transactionID = details.transactionID
     device.creationTime = details.creationTime
@@ -38,7 +38,8 @@ struct RestorerSink: PoolSink {
   func run(_ run: MappingRun) throws(ToolError) {
     try restorer.mapping(
       PoolXmlMapping(
-        thinBegin: run.virtualBlock, dataBegin: run.dataBlock, length: run.length, time: run.time))
+        thinBegin: run.virtualBlock.rawValue, dataBegin: run.dataBlock.rawValue,
+        length: run.length, time: run.time))
   }
 
   func beginSnapshot(_ superblock: Superblock) { restorer.beginSnapshot(superblock) }

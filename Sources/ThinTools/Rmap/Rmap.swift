@@ -1,12 +1,12 @@
 public import BlockIO
 import PersistentData
-import ThinFormat
+public import ThinFormat
 public import ThinMetadata
 
 /// The options of `reverseMap`.
 public struct RmapOptions: Equatable, Sendable {
   /// The data blocks to list; empty for all. Ranges may overlap.
-  public var regions: [Range<UInt64>] = []
+  public var regions: [Range<DataBlock>] = []
   /// The state of the pool to read.
   public var source = MetadataView.Source.current
 
@@ -17,15 +17,15 @@ public struct RmapOptions: Equatable, Sendable {
 /// A run of data blocks that maps to a run of virtual blocks of one device.
 public struct RmapRow: Equatable, Sendable {
   /// The first data block.
-  public var dataBegin: UInt64
+  public var dataBegin: DataBlock
   /// One above the last data block.
-  public var dataEnd: UInt64
+  public var dataEnd: DataBlock
   /// The thin device.
-  public var id: UInt64
+  public var id: ThinID
   /// The virtual block of the first data block.
-  public var virtualBegin: UInt64
+  public var virtualBegin: VirtualBlock
   /// One above the last virtual block.
-  public var virtualEnd: UInt64 { virtualBegin + (dataEnd - dataBegin) }
+  public var virtualEnd: VirtualBlock { virtualBegin + (dataBegin..<dataEnd).length }
 }
 
 /// Lists the virtual blocks and the thin devices of each data block, one row for each device that
@@ -42,14 +42,14 @@ public func reverseMap(
   _ body: (RmapRow) throws(BlockIOError) -> Void
 ) throws(ToolError) {
   let view: MetadataView
-  let roots: [(id: UInt64, root: UInt64)]
+  let roots: [(id: ThinID, root: MetadataBlock)]
   do throws(MetadataError) {
     view = try MetadataView(device, source: options.source)
     roots = try view.deviceRoots()
   } catch {
     throw ToolError(error)
   }
-  var rmap = Rmap(view, options.regions, progress)
+  var rmap = Rmap(view, options.regions.map(\.rawValues), progress)
   try rmap.findOwners(roots)
   for window in try rmap.windows() { try rmap.emit(window, body) }
   try rmap.finish(body)
@@ -72,7 +72,7 @@ private struct Rmap: ~Copyable {
   private let progress: Progress
   /// In ascending order, without overlaps.
   private let regions: [Range<UInt64>]
-  private var ids: [UInt64] = []
+  private var ids: [ThinID] = []
   private var sets = OwnerSets()
   /// The set of devices that have a leaf, by block.
   private let ownersOf: ZeroedArray<UInt32>
@@ -106,7 +106,7 @@ private struct Rmap: ~Copyable {
 
   // MARK: - Owners of leaves
 
-  mutating func findOwners(_ roots: [(id: UInt64, root: UInt64)]) throws(ToolError) {
+  mutating func findOwners(_ roots: [(id: ThinID, root: MetadataBlock)]) throws(ToolError) {
     progress.begin("Finding leaves", total: UInt64(roots.count))
     ids = roots.map(\.id)
     last = Array(repeating: -1, count: ids.count)
@@ -115,7 +115,7 @@ private struct Rmap: ~Copyable {
     for (owner, root) in roots.enumerated() {
       progress.advance()
       do throws(TreeFault) {
-        try list.forEach(root: root.root) { leaf throws(TreeFault) in
+        try list.forEach(root: root.root.rawValue) { leaf throws(TreeFault) in
           guard leaf < end else {
             throw TreeFault(.mappings, block: leaf, .unusable(.beyondEnd(blockCount: end)))
           }
@@ -240,7 +240,7 @@ private struct Rmap: ~Copyable {
     for (n, key) in keys.enumerated() {
       let run = runs[Int(isNarrow ? key & (1 << 21 - 1) : key)]
       sets.forEach(run.owners) { add(run, owner: Int($0)) }
-      if n & 4095 == 4095 { try handOn(before: run.data, body) }
+      if n & 4095 == 4095 { try handOn(before: DataBlock(run.data), body) }
     }
   }
 
@@ -250,21 +250,21 @@ private struct Rmap: ~Copyable {
     let place = last[owner] - gone
     if place >= 0 {
       let row = rows[place]
-      if row.dataEnd == run.data, row.virtualEnd == run.virtual {
-        rows[place].dataEnd += UInt64(run.length)
+      if row.dataEnd.rawValue == run.data, row.virtualEnd.rawValue == run.virtual {
+        rows[place].dataEnd = row.dataEnd + UInt64(run.length)
         return
       }
     }
     last[owner] = gone + rows.count
     rows.append(
       RmapRow(
-        dataBegin: run.data, dataEnd: run.data + UInt64(run.length), id: ids[owner],
-        virtualBegin: run.virtual))
+        dataBegin: DataBlock(run.data), dataEnd: DataBlock(run.data + UInt64(run.length)),
+        id: ids[owner], virtualBegin: VirtualBlock(run.virtual)))
   }
 
   /// Passes on rows that no run from `data` on can extend, up to the first that one may.
   private mutating func handOn(
-    before data: UInt64, _ body: (RmapRow) throws(BlockIOError) -> Void
+    before data: DataBlock, _ body: (RmapRow) throws(BlockIOError) -> Void
   ) throws(ToolError) {
     while done < rows.count {
       let begin = rows[done].dataBegin
@@ -290,6 +290,6 @@ private struct Rmap: ~Copyable {
   }
 
   mutating func finish(_ body: (RmapRow) throws(BlockIOError) -> Void) throws(ToolError) {
-    try handOn(before: .max, body)
+    try handOn(before: DataBlock(.max), body)
   }
 }

@@ -35,7 +35,7 @@ enum EngineBenchMain {
 
   /// Allocates and maps blocks, with a commit every 10,000.
   private static func map(
-    _ pool: PoolMetadata, _ count: Int, _ place: (Int) -> (device: UInt64, block: UInt64)
+    _ pool: PoolMetadata, _ count: Int, _ place: (Int) -> (device: ThinID, block: VirtualBlock)
   ) throws {
     for i in 0..<count {
       let (device, block) = place(i)
@@ -54,7 +54,7 @@ enum EngineBenchMain {
         let count = 500_000
         let pool = try pool(metadataBlocks: 200_000, dataBlocks: UInt64(count))
         for id in 0..<devices {
-          try pool.createThin(UInt64(id))
+          try pool.createThin(ThinID(UInt64(id)))
           if id % 1000 == 999 { try pool.commit() }
         }
         try pool.commit()
@@ -62,7 +62,7 @@ enum EngineBenchMain {
         var order = Array(0..<count)
         if random { order.shuffle(using: &generator) }
         let place = { (i: Int) in
-          (UInt64(order[i] % devices), UInt64(order[i] / devices))
+          (ThinID(UInt64(order[i] % devices)), VirtualBlock(UInt64(order[i] / devices)))
         }
         let start = now()
         try map(pool, count, place)
@@ -91,17 +91,17 @@ enum EngineBenchMain {
       try pool.createThin(0)
       try pool.commit()
       var start = now()
-      try map(pool, count) { (0, UInt64($0)) }
+      try map(pool, count) { (0, VirtualBlock(UInt64($0))) }
       let insert = now() - start
       start = now()
       for id in 1...100 {
-        try pool.createSnapshot(UInt64(id), origin: 0)
+        try pool.createSnapshot(ThinID(UInt64(id)), origin: 0)
         try pool.commit()
       }
       let snapshot = (now() - start) / 100
       start = now()
       for id in 1...100 {
-        try pool.delete(UInt64(id))
+        try pool.delete(ThinID(UInt64(id)))
         try pool.commit()
       }
       let delete = (now() - start) / 100

@@ -40,7 +40,9 @@ extension Salvager {
   /// Reads the metadata snapshot at a block, so that what it leads to does not pass for what lost nodes led to.
   /// - Returns: whether it is whole.
   func account(forSnapshotAt block: UInt64) -> Bool {
-    guard let view = try? MetadataView(reader.device, source: .metadataSnapshotAt(block)) else {
+    guard
+      let view = try? MetadataView(reader.device, source: .metadataSnapshotAt(MetadataBlock(block)))
+    else {
       return false
     }
     walk(view)

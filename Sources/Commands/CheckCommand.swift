@@ -48,7 +48,8 @@ public enum CheckCommand: Command {
   static func runEngine(_ request: CheckRequest, console: Console) throws -> Int32 {
     let device = try device(request)
     warnOfSize(device, console)
-    let report = try check(device, options: request.options, progress: console.makeProgress())
+    let report = try ThinCheck.run(
+      device, options: request.options, progress: console.makeProgress())
     if request.isJSON {
       try printJSON(report, console)
     } else {

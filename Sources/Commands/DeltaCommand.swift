@@ -16,7 +16,8 @@ enum DeltaCommand: Command {
       let device = try FileDevice(
         path: path, access: .readOnly, exclusive: options.source == .current)
       warnOfSize(device, console)
-      try delta(device, options, to: console.output, progress: console.makeProgress())
+      try ThinDelta.run(
+        device, options: options, to: console.output, progress: console.makeProgress())
       return ExitStatus.ok.rawValue
     }
   }

@@ -57,7 +57,7 @@ public enum DumpCommand: Command {
       path: request.input, access: .readOnly, exclusive: request.source == .current)
     warnOfSize(device, console)
     let output = try output(request)
-    try dump(
+    try ThinDump.run(
       device, to: output?.sink ?? console.output, options: options,
       progress: console.makeProgress(), onLoss: { console.warning($0) })
     try output?.commit()

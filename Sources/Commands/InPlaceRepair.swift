@@ -27,7 +27,7 @@ enum InPlaceRepair {
       console.warning(
         "\(undo) is there: what a repair has done to \(request.input) is taken back first")
     }
-    return try repairInPlace(
+    return try ThinRepair.runInPlace(
       device, options: request.options, kept: kept, progress: console.makeProgress(),
       onSize: onSize
     ) { write throws(ToolError) in
@@ -104,7 +104,7 @@ enum InPlaceRepair {
     try InputChecks.requireInput(undo)
     try InputChecks.requireOutput(device)
     let kept = try FileDevice(path: undo, access: .readOnly, exclusive: false)
-    let outcome = try undoRepair(
+    let outcome = try ThinRepair.undo(
       of: open(device, reading: [undo]), from: kept, progress: console.makeProgress())
     switch outcome {
     case .restored(let blocks):

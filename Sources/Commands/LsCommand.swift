@@ -35,7 +35,7 @@ public enum LsCommand: Command {
     let device = try FileDevice(
       path: request.input, access: .readOnly, exclusive: request.source == .current)
     warnOfSize(device, console)
-    let result = try listDevices(device, options: options, progress: console.makeProgress())
+    let result = try ThinLs.run(device, options: options, progress: console.makeProgress())
     try printDevices(
       result.rows, dataBlockSectors: result.dataBlockSectors, request: request, console: console)
     return ExitStatus.ok.rawValue

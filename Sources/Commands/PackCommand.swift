@@ -19,7 +19,7 @@ enum PackCommand: Command {
     } catch {
       throw ToolError(error)
     }
-    let result = try pack(
+    let result = try ThinPack.run(
       device, source: arguments.source, to: output.sink, progress: console.makeProgress())
     try output.commit()
     if result.unsoundCount > 0 {

@@ -51,7 +51,7 @@ public enum RepairCommand: Command {
       warnOfSize(device, console)
       let output = try output(request)
       if let output { warnOfSize(output, console) }
-      result = try repair(
+      result = try ThinRepair.run(
         device, to: output, options: request.options, progress: console.makeProgress(),
         onSize: { say(output?.path ?? "the input", $0, $1) },
         onNotice: { console.warning($0) })

@@ -40,7 +40,7 @@ public enum RestoreCommand: Command {
     options.keepsOld = request.keepsOld
     let progress = console.makeProgress()
     try input.keep(for: device, options: &options, progress: progress)
-    let result = try restore(
+    let result = try ThinRestore.run(
       xml: input.descriptor, path: request.input, to: device, options: options,
       progress: progress, xmlByteCount: input.byteCount, onNotice: { console.warning($0) })
     for warning in result.warnings { console.warning(warning) }

@@ -58,7 +58,7 @@ final class RestoreInput {
     let path = path
     var count: UInt64 = 0
     do throws(ToolError) {
-      try judge(
+      try ThinRestore.judge(
         xml: descriptor, path: path, for: output, options: options, progress: progress
       ) { (bytes: UnsafeRawBufferPointer) throws(ToolError) in
         guard UInt64(bytes.count) <= Self.pipeBytesMax - count else {

@@ -22,7 +22,7 @@ enum RmapCommand: Command {
         try writeJSON(device, options, console)
       } else {
         let sink = console.output
-        try reverseMap(device, options, progress: console.makeProgress()) {
+        try ThinRmap.run(device, options: options, progress: console.makeProgress()) {
           row throws(BlockIOError) in
           try sink.write(upTo: 256) { line in
             line.append("data ")
@@ -49,7 +49,8 @@ enum RmapCommand: Command {
     let sink = console.output
     try sink.write("{\"runs\":[")
     var isFirst = true
-    try reverseMap(device, options, progress: console.makeProgress()) { row throws(BlockIOError) in
+    try ThinRmap.run(device, options: options, progress: console.makeProgress()) {
+      row throws(BlockIOError) in
       let comma: StaticString = isFirst ? "" : ","
       isFirst = false
       try sink.write(upTo: 256) { line in

@@ -34,7 +34,7 @@ public struct PoolAtRest {
     findings += try dataFindings(superblock)
     var options = CheckOptions()
     options.skipMappings = !checksAll
-    let report = try check(device, options: options, progress: progress)
+    let report = try ThinCheck.run(device, options: options, progress: progress)
     findings += damage(report)
     if let newer = report.newerGeneration, let diagnosis = stale(newer) {
       findings.append(diagnosis)

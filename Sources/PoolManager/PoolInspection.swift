@@ -137,7 +137,7 @@ public struct PoolInspection {
     }
     var options = CheckOptions()
     options.skipMappings = true
-    let report = try check(metadata, options: options, progress: Progress())
+    let report = try ThinCheck.run(metadata, options: options, progress: Progress())
     guard !report.isDamaged else {
       let first = report.findings.first?.message ?? "it is damaged"
       throw ToolError(

@@ -161,7 +161,7 @@ private final class Job: RequestOwner, @unchecked Sendable {
       pthread_mutex_unlock(lock)
     }
     result = Result { () throws(ToolError) in
-      try check(device, options: CheckOptions(), progress: progress)
+      try ThinCheck.run(device, options: CheckOptions(), progress: progress)
     }
   }
 

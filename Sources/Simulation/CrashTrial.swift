@@ -90,14 +90,14 @@ public struct CrashTrial {
       act = {
         var options = CheckOptions()
         options.autoRepair = true
-        _ = try check($0, options: options, progress: Progress())
+        _ = try ThinCheck.run($0, options: options, progress: Progress())
       }
     case .restore, .restoreInPlace:
       if kind == .restoreInPlace { try Self.fill(run.pool) }
       let other = try ModelRun.smallPool(seed: ~seed)
       let xml = DumpText()
       _ = try xml(other.device)
-      act = { _ = try ThinTools.restore(xml: xml.descriptor, path: "xml", to: $0) }
+      act = { _ = try ThinRestore.run(xml: xml.descriptor, path: "xml", to: $0) }
     }
     device = run.device
     device.keep()
@@ -161,7 +161,7 @@ public struct CrashTrial {
   private func judge(_ accepted: ArraySlice<[UInt8]?>, continues: Bool) throws -> String? {
     let report: CheckReport
     do {
-      report = try check(device, options: CheckOptions(), progress: Progress())
+      report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
     } catch {
       return accepted.contains(nil) ? nil : "\(error)"
     }
@@ -182,7 +182,7 @@ public struct CrashTrial {
     } catch {
       return error == .metadataFull ? nil : "the next transaction: \(error)"
     }
-    let after = try check(device, options: CheckOptions(), progress: Progress())
+    let after = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
     return after.isClean ? nil : "after the next transaction: \(after.findings.prefix(3))"
   }
 }

@@ -60,33 +60,36 @@ public struct DamageTrial {
 
   /// Whatever these report about a damaged image, they must end and must not trap.
   private func runOtherTools(_ device: MemoryDevice) {
-    try? dump(device, to: nowhere.sink, options: DumpOptions(), progress: Progress())
+    try? ThinDump.run(device, to: nowhere.sink, options: DumpOptions(), progress: Progress())
     var salvaging = DumpOptions()
     salvaging.repair = true
     salvaging.overrides.dataBlockSectors = 128
-    try? dump(device, to: nowhere.sink, options: salvaging, progress: Progress())
+    try? ThinDump.run(device, to: nowhere.sink, options: salvaging, progress: Progress())
     var repairing = RepairOptions()
     repairing.salvage = SalvageOptions()
     repairing.salvage.overrides.dataBlockSectors = 128
     repairing.salvage.choice = .newest
-    _ = try? repair(device, to: MemoryDevice(byteCount: Int(device.byteCount)), options: repairing)
-    _ = try? pack(device, source: .current, to: nowhere.sink, progress: Progress())
+    _ = try? ThinRepair.run(
+      device, to: MemoryDevice(byteCount: Int(device.byteCount)), options: repairing)
+    _ = try? ThinPack.run(device, source: .current, to: nowhere.sink, progress: Progress())
     if hasSnapshot {
-      _ = try? pack(device, source: .metadataSnapshot, to: nowhere.sink, progress: Progress())
+      _ = try? ThinPack.run(
+        device, source: .metadataSnapshot, to: nowhere.sink, progress: Progress())
     }
-    try? reverseMap(device, RmapOptions(), progress: Progress()) { _ in }
+    try? ThinRmap.run(device, options: RmapOptions(), progress: Progress()) { _ in }
     var listing = LsOptions()
     listing.countsExclusive = true
     listing.findsHighest = true
-    _ = try? listDevices(device, options: listing, progress: Progress())
+    _ = try? ThinLs.run(device, options: listing, progress: Progress())
     guard hasSnapshot else { return }
     var options = CheckOptions()
     options.metadataSnapshot = true
-    _ = try? check(device, options: options, progress: Progress())
+    _ = try? ThinCheck.run(device, options: options, progress: Progress())
   }
 
   private func judge(_ damage: Damage, _ device: MemoryDevice) -> Outcome {
-    guard let report = try? check(device, options: CheckOptions(), progress: Progress()) else {
+    guard let report = try? ThinCheck.run(device, options: CheckOptions(), progress: Progress())
+    else {
       return .reported
     }
     if !report.isDamaged && !report.isClean { return mend(damage, device) }
@@ -106,8 +109,8 @@ public struct DamageTrial {
   private func mend(_ damage: Damage, _ device: MemoryDevice) -> Outcome {
     var options = CheckOptions()
     options.autoRepair = true
-    _ = try? check(device, options: options, progress: Progress())
-    guard let report = try? check(device, options: CheckOptions(), progress: Progress()),
+    _ = try? ThinCheck.run(device, options: options, progress: Progress())
+    guard let report = try? ThinCheck.run(device, options: CheckOptions(), progress: Progress()),
       !report.isDamaged, report.leakCount == 0, !report.findings.contains(where: \.isMendable)
     else { return .badlyMended }
     if let text = try? dumpText(device), withoutFlag(text) == withoutFlag(baseline) {

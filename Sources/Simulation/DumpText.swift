@@ -20,7 +20,7 @@ final class DumpText {
     ftruncate(descriptor, 0)
     lseek(descriptor, 0, SEEK_SET)
     let sink = ByteSink(descriptor: descriptor, path: "memory")
-    try dump(device, to: sink, options: DumpOptions(), progress: Progress())
+    try ThinDump.run(device, to: sink, options: DumpOptions(), progress: Progress())
     let size = Int(lseek(descriptor, 0, SEEK_END))
     lseek(descriptor, 0, SEEK_SET)
     return [UInt8](unsafeUninitializedCapacity: size) { buffer, count in

@@ -80,7 +80,7 @@ public struct FaultTrial {
       return false
     }
     try expect(faulty.wasMet && isInputOutput(problem), "\(problem)")
-    let report = try check(device, options: CheckOptions(), progress: Progress())
+    let report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
     try expect(report.isClean, "\(report.findings.prefix(3))")
     let left = try dumpText.state(of: device)
     try expect(left == before || left == after, "neither the old state nor the new")
@@ -103,7 +103,7 @@ public struct FaultTrial {
       try body(pool)
       try expect(
         try dumpText.state(of: device) == after, "the second try has another result than the first")
-      let report = try check(device, options: CheckOptions(), progress: Progress())
+      let report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
       try expect(report.isClean, "after the second try: \(report.findings.prefix(3))")
     }
     return true

@@ -37,7 +37,7 @@ extension ModelRun {
   ///   changed last are compared.
   func compare(everything: Bool) throws {
     if everything {
-      let report = try check(device, options: CheckOptions(), progress: Progress())
+      let report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
       try expect(report.isClean, "the check says: \(report.findings.prefix(3))")
     }
     let found = try readBack()

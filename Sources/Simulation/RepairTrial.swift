@@ -197,8 +197,8 @@ public struct RepairTrial {
     let output = MemoryDevice(byteCount: Int(device.byteCount))
     var options = RepairOptions()
     options.salvage.overrides.dataBlockSectors = Self.dataBlockSectors
-    guard let result = try? repair(device, to: output, options: options),
-      let report = try? check(output, options: CheckOptions(), progress: Progress()),
+    guard let result = try? ThinRepair.run(device, to: output, options: options),
+      let report = try? ThinCheck.run(output, options: CheckOptions(), progress: Progress()),
       !report.isDamaged
     else { return nil }
     return (score(output, result.report), result.report)

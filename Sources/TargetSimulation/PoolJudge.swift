@@ -17,7 +17,7 @@ struct PoolJudge {
   static func check(_ metadata: [UInt8]) throws -> CheckReport {
     let device = MemoryDevice(byteCount: metadata.count)
     try metadata.withUnsafeBytes { try device.write($0, at: 0) }
-    return try ThinTools.check(device, options: CheckOptions(), progress: Progress())
+    return try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
   }
 
   /// - Parameter goesOn: whether the pool is also written to, deactivated and checked again.

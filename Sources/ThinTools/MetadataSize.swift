@@ -42,7 +42,7 @@ public struct MetadataSizeEstimate: Equatable, Sendable {
     }
     let needed = max(
       estimate, Self.smallest(dataBlocks: dataBlocks, devices: devicesMax),
-      restoreBytesMin / UInt64(Limits.blockBytes))
+      ThinRestore.bytesMin / UInt64(Limits.blockBytes))
     isLimited = needed > Limits.metadataBlocksMax
     blocks = min(needed, Limits.metadataBlocksMax)
   }

@@ -33,7 +33,7 @@ func dmthin(_ arguments: [String]) -> (status: Int32, output: String, errors: St
 
   private func expectClean() throws {
     let device = try FileDevice(path: path, access: .readOnly, exclusive: false)
-    let report = try check(device, options: CheckOptions(), progress: Progress())
+    let report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
     #expect(report.isClean, "\(report.findings)")
   }
 

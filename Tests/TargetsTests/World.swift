@@ -281,7 +281,7 @@ final class World {
     try metadata.withUnsafeBytes { bytes in
       try device.write(bytes, at: 0)
     }
-    return try ThinTools.check(device, options: CheckOptions(), progress: .init())
+    return try ThinCheck.run(device, options: CheckOptions(), progress: .init())
   }
 }
 

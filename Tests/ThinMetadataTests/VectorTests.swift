@@ -40,7 +40,7 @@ import ThinTools
       }
     }
     #expect(at == vector.expected.count)
-    let report = try check(replayer.device, options: CheckOptions(), progress: Progress())
+    let report = try ThinCheck.run(replayer.device, options: CheckOptions(), progress: Progress())
     #expect(report.isClean, "\(report.findings)")
   }
 

@@ -18,7 +18,7 @@ struct WithheldDataTests {
   }
 
   private func check(_ device: MemoryDevice) throws -> CheckReport {
-    try ThinTools.check(device, options: CheckOptions(), progress: Progress())
+    try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
   }
 
   private func expectNoneFree(_ pool: PoolMetadata) {

@@ -13,7 +13,7 @@ func checked(_ device: any BlockDevice, _ change: (inout CheckOptions) -> Void =
 {
   var options = CheckOptions()
   change(&options)
-  return try check(device, options: options, progress: Progress())
+  return try ThinCheck.run(device, options: options, progress: Progress())
 }
 
 /// What `thin_dump --repair` saves of `device`, and the messages that it prints.
@@ -118,7 +118,7 @@ func dumped(
   change(&options)
   let fd = dmthin_memory_file("dump")
   defer { close(fd) }
-  try dump(
+  try ThinDump.run(
     device, to: ByteSink(descriptor: fd, path: "memory"), options: options, progress: Progress(),
     onLoss: onLoss)
   let size = Int(lseek(fd, 0, SEEK_END))

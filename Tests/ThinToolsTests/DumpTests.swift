@@ -102,7 +102,7 @@ import ThinTools
       let device = try MemoryDevice(contentsOf: Pools.path(name))
       let full = try TextOutput(path: "/dev/full")
       let error = #expect(throws: ToolError.self) {
-        try dump(device, to: full.sink, options: DumpOptions(), progress: Progress())
+        try ThinDump.run(device, to: full.sink, options: DumpOptions(), progress: Progress())
       }
       guard case .system(let failed)? = error?.cause else {
         Issue.record("\(String(describing: error))")

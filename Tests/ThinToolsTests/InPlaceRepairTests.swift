@@ -31,7 +31,7 @@ import ThinTools
       let lost = found.count % 2 == 0 ? 0 : UInt64.random(in: 1..<60, using: &random)
       device.edit(lost)[100] ^= 1
       device.keep()
-      guard (try? repair(device, to: nil, options: Self.options)) != nil else { continue }
+      guard (try? ThinRepair.run(device, to: nil, options: Self.options)) != nil else { continue }
       found.append(("seed \(first &+ n): block \(lost) lost", device))
     }
     return found
@@ -53,7 +53,8 @@ import ThinTools
 
   /// Repairs a device where it is, as the command does.
   private func repaired(_ device: any BlockDevice, kept: (any BlockDevice)? = nil) throws {
-    _ = try repairInPlace(device, options: Self.options, kept: kept) { write throws(ToolError) in
+    _ = try ThinRepair.runInPlace(device, options: Self.options, kept: kept) {
+      write throws(ToolError) in
       do {
         let output = try TextOutput(path: file)
         try write(output.sink)
@@ -81,7 +82,7 @@ import ThinTools
           let image = copy(before)
           try recording.replay(cut, survivors, on: image, &random)
           let other = copy(image)
-          _ = try undoRepair(of: image, from: kept)
+          _ = try ThinRepair.undo(of: image, from: kept)
           #expect(isEqual(image, before), "\(what): cut \(cut), \(survivors)")
           try repaired(other, kept: kept)
           #expect(isEqual(other, after), "\(what): cut \(cut), \(survivors)")
@@ -99,14 +100,14 @@ import ThinTools
       let after = copy(device)
       let kept = try MemoryDevice(contentsOf: file)
       let recording = RecordingDevice(device)
-      #expect(try undoRepair(of: recording, from: kept) != .nothingToDo)
+      #expect(try ThinRepair.undo(of: recording, from: kept) != .nothingToDo)
       #expect(isEqual(device, before))
-      #expect(try undoRepair(of: device, from: kept) == .nothingToDo)
+      #expect(try ThinRepair.undo(of: device, from: kept) == .nothingToDo)
       for cut in 0...recording.steps.count {
         for survivors in RecordingDevice.Survivors.allCases {
           let image = copy(after)
           try recording.replay(cut, survivors, on: image, &random)
-          _ = try undoRepair(of: image, from: kept)
+          _ = try ThinRepair.undo(of: image, from: kept)
           #expect(isEqual(image, before), "\(what): cut \(cut), \(survivors)")
         }
       }
@@ -128,7 +129,7 @@ import ThinTools
         let result = Result { try repaired(faulty) }
         guard faulty.wasMet else { break }
         #expect(throws: ToolError.self, "\(what): \(operation) \(after)") { try result.get() }
-        _ = try undoRepair(of: image, from: kept)
+        _ = try ThinRepair.undo(of: image, from: kept)
         #expect(isEqual(image, before), "\(what): \(operation) \(after)")
       }
     }
@@ -141,7 +142,7 @@ import ThinTools
     let recording = RecordingDevice(device)
     var stepsBefore: Int?
     #expect(throws: ToolError.self) {
-      _ = try repairInPlace(recording, options: Self.options) { _ throws(ToolError) in
+      _ = try ThinRepair.runInPlace(recording, options: Self.options) { _ throws(ToolError) in
         stepsBefore = recording.steps.count
         throw ToolError(.outOfSpace, "no room")
       }
@@ -159,7 +160,7 @@ import ThinTools
     func expectRefused(_ device: MemoryDevice) {
       device.keep()
       let error = #expect(throws: ToolError.self) {
-        _ = try undoRepair(of: device, from: kept)
+        _ = try ThinRepair.undo(of: device, from: kept)
       }
       #expect(error?.cause == .refused)
       #expect(device.changedBlocks.isEmpty)
@@ -187,7 +188,7 @@ import ThinTools
     let blocks = kept.byteCount / 4096
     func expectRefused(_ what: String) {
       let error = #expect(throws: ToolError.self, "\(what)") {
-        _ = try undoRepair(of: device, from: kept)
+        _ = try ThinRepair.undo(of: device, from: kept)
       }
       #expect(error?.cause == .refused || error?.cause == .damaged, "\(what)")
       #expect(device.changedBlocks.isEmpty, "\(what)")
@@ -201,6 +202,6 @@ import ThinTools
       kept.truncate(blocks: Int(count))
       expectRefused("cut to \(count) blocks")
     }
-    _ = try undoRepair(of: device, from: kept)
+    _ = try ThinRepair.undo(of: device, from: kept)
   }
 }

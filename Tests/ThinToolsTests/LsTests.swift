@@ -14,7 +14,7 @@ import ThinTools
     options.source = source
     options.countsExclusive = true
     options.findsHighest = true
-    return try listDevices(device, options: options, progress: Progress()).rows
+    return try ThinLs.run(device, options: options, progress: Progress()).rows
   }
 
   private func expect(_ rows: [LsRow], _ model: DumpedPool) {

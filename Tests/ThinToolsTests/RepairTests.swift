@@ -17,7 +17,7 @@ import ThinTools
     let output = MemoryDevice(byteCount: Int(blocks.map { $0 * 4096 } ?? device.byteCount))
     var options = RepairOptions()
     change(&options)
-    return (output, try repair(device, to: output, options: options))
+    return (output, try ThinRepair.run(device, to: output, options: options))
   }
 
   private func isEqual(_ a: MemoryDevice, _ b: MemoryDevice) -> Bool {
@@ -77,7 +77,7 @@ import ThinTools
     small.keep()
     var said: (UInt64, UInt64)?
     let error = #expect(throws: ToolError.self) {
-      try repair(pool, to: small, options: RepairOptions(), onSize: { said = ($0, $1) })
+      try ThinRepair.run(pool, to: small, options: RepairOptions(), onSize: { said = ($0, $1) })
     }
     #expect(error?.cause == .outOfSpace)
     #expect(error?.message.contains("and \(needed) are needed") == true)
@@ -94,7 +94,7 @@ import ThinTools
     for leaf in [first, next, other] { pool.device.wipe(leaf.block) }
     pool.device.keep()
     var options = RepairOptions()
-    let result = try repair(pool.device, to: nil, options: options)
+    let result = try ThinRepair.run(pool.device, to: nil, options: options)
     #expect(pool.device.changedBlocks.isEmpty)
     let device = try #require(result.report.devices.first { $0.id == root.key })
     // Where an earlier generation had something in a leaf's place, its range is doubtful.
@@ -111,7 +111,9 @@ import ThinTools
     #expect(!device.isWhole && !result.report.isWhole)
     #expect(device.expected.map { $0 > device.saved } == true)
     options.keepsOld = true
-    #expect(throws: ToolError.self) { try repair(pool.device, to: pool.device, options: options) }
+    #expect(throws: ToolError.self) {
+      try ThinRepair.run(pool.device, to: pool.device, options: options)
+    }
   }
 
   @Test("a damaged metadata snapshot is dropped, and that is said")
@@ -133,7 +135,7 @@ import ThinTools
     let before = try model(output)
     var options = RepairOptions()
     options.keepsOld = true
-    _ = try repair(pool, to: output, options: options)
+    _ = try ThinRepair.run(pool, to: output, options: options)
     #expect(try model(output) == model(pool))
     #expect(try checked(output).isClean)
     let full = MemoryDevice(byteCount: 310 * 4096)
@@ -142,12 +144,12 @@ import ThinTools
     #expect(try model(full).devices == before.devices)
     let multiLevel = try PoolUnderTest("multi-level").device
     let error = #expect(throws: ToolError.self) {
-      try repair(multiLevel, to: full, options: options)
+      try ThinRepair.run(multiLevel, to: full, options: options)
     }
     #expect(error?.cause == .precious)
     #expect(try model(full).devices == before.devices)
     var notices: [String] = []
-    _ = try repair(
+    _ = try ThinRepair.run(
       PoolUnderTest("multi-level").device, to: full, options: RepairOptions(),
       onNotice: { notices.append($0) })
     #expect(notices.count == 1)
@@ -160,7 +162,7 @@ import ThinTools
     pool.wipe(0)
     let output = MemoryDevice(byteCount: 1 << 20)
     let error = #expect(throws: ToolError.self) {
-      try repair(pool, to: output, options: RepairOptions())
+      try ThinRepair.run(pool, to: output, options: RepairOptions())
     }
     #expect(error?.message.contains("--data-block-size") == true)
     #expect(output.changedBlocks.isEmpty)

@@ -127,7 +127,9 @@ import ThinMetadata
       var repairing = RepairOptions()
       repairing.salvage = salvage
       let output = MemoryDevice(byteCount: Int(trial.device.byteCount) * 2)
-      guard let result = try? repair(trial.device, to: output, options: repairing) else { continue }
+      guard let result = try? ThinRepair.run(trial.device, to: output, options: repairing) else {
+        continue
+      }
       compared += 1
       let repaired = truth(DumpedPool(xml: try dumped(output)))
       let index = try index(trial.device) { $0.salvage = salvage }
@@ -263,7 +265,7 @@ import ThinMetadata
   private func packed() throws -> [UInt8] {
     let path = folder.file("pack")
     let output = try TextOutput(path: path)
-    _ = try pack(pool.device, source: .current, to: output.sink, progress: Progress())
+    _ = try ThinPack.run(pool.device, source: .current, to: output.sink, progress: Progress())
     try output.commit()
     return try contents(of: path)
   }

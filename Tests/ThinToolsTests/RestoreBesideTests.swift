@@ -80,7 +80,7 @@ struct RestoreBesideTests {
     var lines: [String] = []
     let fd = textFile(Array(pool(2, mapped: 8000).utf8))
     defer { close(fd) }
-    let result = try ThinTools.restore(
+    let result = try ThinRestore.run(
       xml: fd, path: "pool.xml", to: device, onNotice: { lines.append($0) })
     #expect(lines.count == 1 && lines[0].contains("given up"))
     let image = try PoolImage(device)

@@ -33,7 +33,7 @@ func restore(
 ) throws(ToolError) -> RestoreResult {
   let fd = textFile(Array(xml.utf8))
   defer { close(fd) }
-  return try restore(xml: fd, path: "pool.xml", to: device, options: options)
+  return try ThinRestore.run(xml: fd, path: "pool.xml", to: device, options: options)
 }
 
 /// The error of restoring `xml`, and whether the superblock is zero afterwards.

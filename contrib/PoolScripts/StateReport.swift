@@ -21,7 +21,7 @@ struct StateReport {
         lines.append("metadata snapshot:")
         lines += try Self.dump(device, .metadataSnapshot)
       }
-      let report = try check(device, options: CheckOptions(), progress: Progress())
+      let report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
       lines.append(
         "check: \(report.fatalCount) fatal, \(report.leakCount) leaks, "
           + "\(report.minorCount) minor\(report.needsCheck ? ", needs check" : "")")
@@ -38,7 +38,7 @@ struct StateReport {
     let sink = ByteSink(descriptor: descriptor, path: "memory")
     var options = DumpOptions()
     options.source = source
-    try ThinTools.dump(device, to: sink, options: options, progress: Progress())
+    try ThinDump.run(device, to: sink, options: options, progress: Progress())
     let size = Int(lseek(descriptor, 0, SEEK_END))
     let bytes = [UInt8](unsafeUninitializedCapacity: size) { buffer, count in
       count = max(0, pread(descriptor, buffer.baseAddress, size, 0))

@@ -1,7 +1,7 @@
 public import ThinFormat
 import ThinMetadata
 
-/// The options of `check`. The command decides which may be combined.
+/// The options of `ThinCheck`. The command decides which may be combined.
 public struct CheckOptions: Equatable, Sendable {
   /// Check only the superblock.
   public var superblockOnly = false

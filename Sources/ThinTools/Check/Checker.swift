@@ -3,22 +3,25 @@ import PersistentData
 import ThinFormat
 import ThinMetadata
 
-/// Checks a pool's metadata against all rules of the format that do not need the data device, and
-/// against its redundancy: reference counts are computed from the trees and compared with both
-/// space maps.
-///
-/// Nothing read is trusted. Memory: that of `NodeTable`, that of `ReferenceCounts` for both
-/// devices, and 24 bytes per thin device.
-///
-/// - Parameter device: opened for writing when `options.mayWrite`.
-/// - Throws: `ToolError` if the superblock is unusable, a requested metadata snapshot does not
-///   exist, or writing fails. Damage is reported, not thrown.
-public func check(
-  _ device: any BlockDevice, options: CheckOptions, progress: Progress
-) throws(ToolError) -> CheckReport {
-  let checker = try Checker(device, options, progress)
-  try checker.run()
-  return checker.report
+/// `thin_check`.
+public enum ThinCheck {
+  /// Checks a pool's metadata against all rules of the format that do not need the data device, and
+  /// against its redundancy: reference counts are computed from the trees and compared with both
+  /// space maps.
+  ///
+  /// Nothing read is trusted. Memory: that of `NodeTable`, that of `ReferenceCounts` for both
+  /// devices, and 24 bytes per thin device.
+  ///
+  /// - Parameter device: opened for writing when `options.mayWrite`.
+  /// - Throws: `ToolError` if the superblock is unusable, a requested metadata snapshot does not
+  ///   exist, or writing fails. Damage is reported, not thrown.
+  public static func run(
+    _ device: any BlockDevice, options: CheckOptions, progress: Progress
+  ) throws(ToolError) -> CheckReport {
+    let checker = try Checker(device, options, progress)
+    try checker.run()
+    return checker.report
+  }
 }
 
 /// One run of the check.

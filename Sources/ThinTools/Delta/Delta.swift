@@ -11,7 +11,7 @@ public enum DeltaSide: Equatable, Sendable {
   case root(MetadataBlock)
 }
 
-/// The options of `delta`.
+/// The options of `ThinDelta`.
 public struct DeltaOptions: Equatable, Sendable {
   /// The first side, usually the older one.
   public var left: DeltaSide
@@ -29,60 +29,63 @@ public struct DeltaOptions: Equatable, Sendable {
   }
 }
 
-/// Writes the differences between the mappings of two thin devices, in the format of the original
 /// `thin_delta`.
-///
-/// Mappings are compared by data block. The mappings of a run of virtual blocks have the same
-/// relation; with `listsDataBlocks` their data blocks are consecutive too.
-/// - Throws: `ToolError`: `refused` for a device that does not exist, and the first damage.
-public func delta(
-  _ device: any BlockDevice, _ options: DeltaOptions, to sink: ByteSink, progress: Progress
-) throws(ToolError) {
-  let view: MetadataView
-  let roots: [(id: ThinID, root: MetadataBlock)]
-  do throws(MetadataError) {
-    view = try MetadataView(device, source: options.source)
-    roots = try view.deviceRoots()
-  } catch {
-    throw ToolError(error)
-  }
-  func root(_ side: DeltaSide) throws(ToolError) -> MetadataBlock {
-    switch side {
-    case .root(let block): return block
-    case .thin(let id):
-      guard let found = roots.first(where: { $0.id == id }) else {
-        throw ToolError(
-          .refused, "there is no thin device \(id); thin_ls lists all thin devices")
-      }
-      return found.root
+public enum ThinDelta {
+  /// Writes the differences between the mappings of two thin devices, in the format of the original
+  /// `thin_delta`.
+  ///
+  /// Mappings are compared by data block. The mappings of a run of virtual blocks have the same
+  /// relation; with `listsDataBlocks` their data blocks are consecutive too.
+  /// - Throws: `ToolError`: `refused` for a device that does not exist, and the first damage.
+  public static func run(
+    _ device: any BlockDevice, options: DeltaOptions, to sink: ByteSink, progress: Progress
+  ) throws(ToolError) {
+    let view: MetadataView
+    let roots: [(id: ThinID, root: MetadataBlock)]
+    do throws(MetadataError) {
+      view = try MetadataView(device, source: options.source)
+      roots = try view.deviceRoots()
+    } catch {
+      throw ToolError(error)
     }
-  }
-  let (left, right) = (try root(options.left), try root(options.right))
-  progress.begin("Comparing", total: 0)
-  var writer = DeltaWriter(sink: sink, listsDataBlocks: options.listsDataBlocks)
-  var failure: BlockIOError?
-  do throws(TreeFault) {
-    var difference = try MappingDifference(
-      view, left: left, right: right, includesSame: true,
-      rule: options.listsDataBlocks ? .dataBlocks : .virtualBlocks)
-    writer.prepare(
-      DumpHeader(view.superblock, dataBlockCount: view.dataBlockCount, SuperblockOverrides()),
-      options)
-    try difference.forEachRun { run in
-      progress.advance()
-      do throws(BlockIOError) {
-        try writer.run(run)
-        return true
-      } catch {
-        failure = error
-        return false
+    func root(_ side: DeltaSide) throws(ToolError) -> MetadataBlock {
+      switch side {
+      case .root(let block): return block
+      case .thin(let id):
+        guard let found = roots.first(where: { $0.id == id }) else {
+          throw ToolError(
+            .refused, "there is no thin device \(id); thin_ls lists all thin devices")
+        }
+        return found.root
       }
     }
-  } catch {
-    throw ToolError(error, advice: "Run thin_check to see everything that is wrong.")
+    let (left, right) = (try root(options.left), try root(options.right))
+    progress.begin("Comparing", total: 0)
+    var writer = DeltaWriter(sink: sink, listsDataBlocks: options.listsDataBlocks)
+    var failure: BlockIOError?
+    do throws(TreeFault) {
+      var difference = try MappingDifference(
+        view, left: left, right: right, includesSame: true,
+        rule: options.listsDataBlocks ? .dataBlocks : .virtualBlocks)
+      writer.prepare(
+        DumpHeader(view.superblock, dataBlockCount: view.dataBlockCount, SuperblockOverrides()),
+        options)
+      try difference.forEachRun { run in
+        progress.advance()
+        do throws(BlockIOError) {
+          try writer.run(run)
+          return true
+        } catch {
+          failure = error
+          return false
+        }
+      }
+    } catch {
+      throw ToolError(error, advice: "Run thin_check to see everything that is wrong.")
+    }
+    if let failure { throw ToolError(failure) }
+    try written { () throws(BlockIOError) in try writer.end() }
   }
-  if let failure { throw ToolError(failure) }
-  try written { () throws(BlockIOError) in try writer.end() }
 }
 
 /// Writes the XML of a comparison.

@@ -3,7 +3,7 @@ import PersistentData
 public import ThinFormat
 public import ThinMetadata
 
-/// The options of `dump`.
+/// The options of `ThinDump`.
 public struct DumpOptions: Equatable, Sendable {
   /// Format of the output.
   public var format = DumpFormat.xml
@@ -46,40 +46,43 @@ public struct SuperblockOverrides: Equatable, Sendable {
   public init() {}
 }
 
-/// Writes a pool's metadata as text.
-///
-/// Memory: that of `LeafSequence` and `SharedRuns`, independent of the number of mappings; for a
-/// repair also that of `TreeForest`.
-/// - Parameter onLoss: receives a line for everything that a repair cannot save.
-/// - Throws: `ToolError`, with `.refused` before anything is written if the pool does not have a
-///   requested device, and with `.inputOutput` if the output fails. The output is then incomplete,
-///   which its missing last line shows.
-public func dump(
-  _ device: any BlockDevice, to sink: ByteSink, options: DumpOptions, progress: Progress,
-  onLoss: (String) -> Void = { _ in }
-) throws(ToolError) {
-  let pool: DumpSource
-  if options.repair {
-    let log = SalvageLog()
-    defer { for line in log.lines { onLoss(line) } }
-    pool = try salvage(device, options: options.salvage, progress: progress, log: log)
-  } else {
-    pool = try DumpSource(device, options)
-  }
-  let writer = DumpWriter(sink: sink, format: options.format)
-  let devices = try chosen(options.deviceIDs, of: pool.devices)
-  if options.skipMappings {
-    try writer.begin(pool.header)
-    for device in devices {
-      try writer.beginDevice(device.id, device.details)
-      try writer.endDevice()
+/// `thin_dump`.
+public enum ThinDump {
+  /// Writes a pool's metadata as text.
+  ///
+  /// Memory: that of `LeafSequence` and `SharedRuns`, independent of the number of mappings; for a
+  /// repair also that of `TreeForest`.
+  /// - Parameter onLoss: receives a line for everything that a repair cannot save.
+  /// - Throws: `ToolError`, with `.refused` before anything is written if the pool does not have a
+  ///   requested device, and with `.inputOutput` if the output fails. The output is then incomplete,
+  ///   which its missing last line shows.
+  public static func run(
+    _ device: any BlockDevice, to sink: ByteSink, options: DumpOptions, progress: Progress,
+    onLoss: (String) -> Void = { _ in }
+  ) throws(ToolError) {
+    let pool: DumpSource
+    if options.repair {
+      let log = SalvageLog()
+      defer { for line in log.lines { onLoss(line) } }
+      pool = try salvage(device, options: options.salvage, progress: progress, log: log)
+    } else {
+      pool = try DumpSource(device, options)
     }
-    try writer.end()
-  } else {
-    var dumper = Dumper(pool, writer, progress)
-    try dumper.write(pool.header, devices)
+    let writer = DumpWriter(sink: sink, format: options.format)
+    let devices = try chosen(options.deviceIDs, of: pool.devices)
+    if options.skipMappings {
+      try writer.begin(pool.header)
+      for device in devices {
+        try writer.beginDevice(device.id, device.details)
+        try writer.endDevice()
+      }
+      try writer.end()
+    } else {
+      var dumper = Dumper(pool, writer, progress)
+      try dumper.write(pool.header, devices)
+    }
+    try written { () throws(BlockIOError) in try sink.flush() }
   }
-  try written { () throws(BlockIOError) in try sink.flush() }
 }
 
 /// The devices with these ids. All must exist, because a dump without one of them would look

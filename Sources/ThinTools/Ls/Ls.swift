@@ -3,7 +3,7 @@ import PersistentData
 import ThinFormat
 public import ThinMetadata
 
-/// The options of `listDevices`.
+/// The options of `ThinLs`.
 public struct LsOptions: Equatable, Sendable {
   /// The state of the pool to read.
   public var source = MetadataView.Source.current
@@ -16,7 +16,7 @@ public struct LsOptions: Equatable, Sendable {
   public init() {}
 }
 
-/// The result of `listDevices`.
+/// The result of `ThinLs`.
 public struct LsResult: Equatable, Sendable {
   /// Data block size in sectors.
   public var dataBlockSectors: UInt32
@@ -24,47 +24,50 @@ public struct LsResult: Equatable, Sendable {
   public var rows: [LsRow]
 }
 
-/// Lists a pool's thin devices and their use of space.
-///
-/// A mapped block is exclusive if exactly one mapping of one device refers to it, among the devices
-/// of the state that is read: a held metadata snapshot shares nothing.
-/// - Throws: `ToolError` at the first damage.
-public func listDevices(
-  _ device: any BlockDevice, options: LsOptions, progress: Progress
-) throws(ToolError) -> LsResult {
-  let view: MetadataView
-  let devices: [ThinDevice]
-  do throws(MetadataError) {
-    view = try MetadataView(device, source: options.source)
-    devices = try view.devices()
-  } catch {
-    throw ToolError(error)
-  }
-  var rows = devices.map {
-    LsRow(
-      deviceID: $0.id, mapped: $0.details.mappedBlocks,
-      transaction: $0.details.transactionID, createTime: UInt64($0.details.creationTime),
-      snapTime: UInt64($0.details.snapshottedTime))
-  }
-  do throws(TreeFault) {
-    if options.countsExclusive {
-      var counter = ExclusiveCounter(view, devices, progress)
-      try counter.run()
-      for i in 0..<rows.count {
-        let exclusive = min(counter.exclusive[i], devices[i].details.mappedBlocks)
-        rows[i].exclusive = exclusive
-        rows[i].shared = devices[i].details.mappedBlocks - exclusive
-      }
+/// `thin_ls`.
+public enum ThinLs {
+  /// Lists a pool's thin devices and their use of space.
+  ///
+  /// A mapped block is exclusive if exactly one mapping of one device refers to it, among the devices
+  /// of the state that is read: a held metadata snapshot shares nothing.
+  /// - Throws: `ToolError` at the first damage.
+  public static func run(
+    _ device: any BlockDevice, options: LsOptions, progress: Progress
+  ) throws(ToolError) -> LsResult {
+    let view: MetadataView
+    let devices: [ThinDevice]
+    do throws(MetadataError) {
+      view = try MetadataView(device, source: options.source)
+      devices = try view.devices()
+    } catch {
+      throw ToolError(error)
     }
-    if options.findsHighest {
-      for i in 0..<rows.count {
-        rows[i].highest = try highestMapped(view.reader, root: devices[i].root)
-      }
+    var rows = devices.map {
+      LsRow(
+        deviceID: $0.id, mapped: $0.details.mappedBlocks,
+        transaction: $0.details.transactionID, createTime: UInt64($0.details.creationTime),
+        snapTime: UInt64($0.details.snapshottedTime))
     }
-  } catch {
-    throw ToolError(error, advice: "Run thin_check to see everything that is wrong.")
+    do throws(TreeFault) {
+      if options.countsExclusive {
+        var counter = ExclusiveCounter(view, devices, progress)
+        try counter.run()
+        for i in 0..<rows.count {
+          let exclusive = min(counter.exclusive[i], devices[i].details.mappedBlocks)
+          rows[i].exclusive = exclusive
+          rows[i].shared = devices[i].details.mappedBlocks - exclusive
+        }
+      }
+      if options.findsHighest {
+        for i in 0..<rows.count {
+          rows[i].highest = try highestMapped(view.reader, root: devices[i].root)
+        }
+      }
+    } catch {
+      throw ToolError(error, advice: "Run thin_check to see everything that is wrong.")
+    }
+    return LsResult(dataBlockSectors: view.superblock.dataBlockSectors, rows: rows)
   }
-  return LsResult(dataBlockSectors: view.superblock.dataBlockSectors, rows: rows)
 }
 
 /// The last virtual block of a mapping tree; nil if it is empty.

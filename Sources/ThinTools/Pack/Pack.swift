@@ -13,45 +13,48 @@ public struct PackResult: Equatable, Sendable {
   public var unreadable: [UInt64] = []
 }
 
-/// Writes every block of a metadata device that is not zero to `sink`, compressed. `unpack` and the
-/// original tools restore the device from it. For a metadata snapshot, writes only its blocks and
-/// the superblock.
-///
-/// Memory: some megabytes for a chunk; for a metadata snapshot that of `TreeForest`.
-/// - Throws: `ToolError` if the metadata snapshot does not exist, or a write fails.
-public func pack(
-  _ device: any BlockDevice, source: MetadataView.Source, to sink: ByteSink, progress: Progress
-) throws(ToolError) -> PackResult {
-  let blockCount = device.byteCount / UInt64(Limits.blockBytes)
-  var writer = PackWriter(sink)
-  try writer.begin(blockCount)
-  var wanted: TreeForest?
-  if source != .current { wanted = try snapshotNodes(device, source) }
-  let snapshot = try source == .current ? nil : view(device, source).superblockNumber.rawValue
-  progress.begin("Packing", total: blockCount)
-  var next: UInt64 = 0
-  var failure: ToolError?
-  var result = PackResult()
-  BlockStream(device).read(
-    next: { () -> UInt64? in
-      while failure == nil, next < blockCount {
-        defer { next += 1 }
-        if let wanted, next != 0, next != snapshot, !wanted.knows(next) { continue }
-        return next
-      }
-      return nil
-    },
-    body: { block, bytes, error in
-      progress.advance()
-      guard failure == nil else { return }
-      guard error == nil else { return result.unreadable.append(block) }
-      do throws(ToolError) { try writer.add(block, bytes) } catch { failure = error }
-    })
-  if let failure { throw failure }
-  try writer.end()
-  result.blockCount = writer.blockCount
-  result.unsoundCount = writer.unsoundCount
-  return result
+/// `thin_metadata_pack`; `PackedFile` is what unpacks.
+public enum ThinPack {
+  /// Writes every block of a metadata device that is not zero to `sink`, compressed. `PackedFile` and the
+  /// original tools restore the device from it. For a metadata snapshot, writes only its blocks and
+  /// the superblock.
+  ///
+  /// Memory: some megabytes for a chunk; for a metadata snapshot that of `TreeForest`.
+  /// - Throws: `ToolError` if the metadata snapshot does not exist, or a write fails.
+  public static func run(
+    _ device: any BlockDevice, source: MetadataView.Source, to sink: ByteSink, progress: Progress
+  ) throws(ToolError) -> PackResult {
+    let blockCount = device.byteCount / UInt64(Limits.blockBytes)
+    var writer = PackWriter(sink)
+    try writer.begin(blockCount)
+    var wanted: TreeForest?
+    if source != .current { wanted = try snapshotNodes(device, source) }
+    let snapshot = try source == .current ? nil : view(device, source).superblockNumber.rawValue
+    progress.begin("Packing", total: blockCount)
+    var next: UInt64 = 0
+    var failure: ToolError?
+    var result = PackResult()
+    BlockStream(device).read(
+      next: { () -> UInt64? in
+        while failure == nil, next < blockCount {
+          defer { next += 1 }
+          if let wanted, next != 0, next != snapshot, !wanted.knows(next) { continue }
+          return next
+        }
+        return nil
+      },
+      body: { block, bytes, error in
+        progress.advance()
+        guard failure == nil else { return }
+        guard error == nil else { return result.unreadable.append(block) }
+        do throws(ToolError) { try writer.add(block, bytes) } catch { failure = error }
+      })
+    if let failure { throw failure }
+    try writer.end()
+    result.blockCount = writer.blockCount
+    result.unsoundCount = writer.unsoundCount
+    return result
+  }
 }
 
 private func view(_ device: any BlockDevice, _ source: MetadataView.Source) throws(ToolError)

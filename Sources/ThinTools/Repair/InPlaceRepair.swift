@@ -9,91 +9,93 @@ public enum UndoOutcome: Equatable, Sendable {
   case nothingToDo
 }
 
-/// Makes sound metadata of what can be saved of a pool's, on the device where it is.
-///
-/// Nothing is written to the device before the result is made, fits, and every block that it overwrites is
-/// kept, with what tells this device from others. Then the device's first block is zeroed, the others are
-/// written, and the first last, with a flush between each: whenever that is interrupted, `undoRepair` gives
-/// back the old device, and another call with what was kept does that and repairs it anew.
-///
-/// Memory: `repair`'s.
-/// - Parameters:
-///   - kept: what an earlier call on this device has kept, where it was interrupted; nil otherwise.
-///   - keep: gets what writes the blocks; returns when they are durable.
-///   - onSize: gets the blocks needed and the blocks that there are, before anything is written.
-/// - Throws: as `repair` and `undoRepair` do, and where a block that is to be overwritten cannot be read.
-public func repairInPlace(
-  _ device: any BlockDevice, options: RepairOptions, kept: (any BlockDevice)? = nil,
-  progress: Progress = Progress(),
-  onSize: (_ needed: UInt64, _ available: UInt64) -> Void = { _, _ in },
-  keep: (_ write: (ByteSink) throws(BlockIOError) -> Void) throws(ToolError) -> Void
-) throws(ToolError) -> RepairResult {
-  if let kept { _ = try undoRepair(of: device, from: kept, progress: progress) }
-  return try repair(device, options: options, progress: progress, onSize: onSize) {
-    scratch, needed throws(ToolError) in
-    try keep { sink throws(BlockIOError) in
-      do throws(BlockIOError) {
-        try UndoFile.write(device, needed, replacedBy: scratch, to: sink, progress)
-      } catch {
-        guard error.operation == .read, error.path == device.path else { throw error }
-        throw BlockIOError(
-          .read, path: error.path, offset: error.offset, code: error.code,
-          detail:
-            "\(error.reason). What cannot be read cannot be kept, so that nothing was written: repair "
-            + "to another device")
+extension ThinRepair {
+  /// Makes sound metadata of what can be saved of a pool's, on the device where it is.
+  ///
+  /// Nothing is written to the device before the result is made, fits, and every block that it overwrites is
+  /// kept, with what tells this device from others. Then the device's first block is zeroed, the others are
+  /// written, and the first last, with a flush between each: whenever that is interrupted, `undo` gives
+  /// back the old device, and another call with what was kept does that and repairs it anew.
+  ///
+  /// Memory: `run`'s.
+  /// - Parameters:
+  ///   - kept: what an earlier call on this device has kept, where it was interrupted; nil otherwise.
+  ///   - keep: gets what writes the blocks; returns when they are durable.
+  ///   - onSize: gets the blocks needed and the blocks that there are, before anything is written.
+  /// - Throws: as `run` and `undo` do, and where a block that is to be overwritten cannot be read.
+  public static func runInPlace(
+    _ device: any BlockDevice, options: RepairOptions, kept: (any BlockDevice)? = nil,
+    progress: Progress = Progress(),
+    onSize: (_ needed: UInt64, _ available: UInt64) -> Void = { _, _ in },
+    keep: (_ write: (ByteSink) throws(BlockIOError) -> Void) throws(ToolError) -> Void
+  ) throws(ToolError) -> RepairResult {
+    if let kept { _ = try undo(of: device, from: kept, progress: progress) }
+    return try repair(device, options: options, progress: progress, onSize: onSize) {
+      scratch, needed throws(ToolError) in
+      try keep { sink throws(BlockIOError) in
+        do throws(BlockIOError) {
+          try UndoFile.write(device, needed, replacedBy: scratch, to: sink, progress)
+        } catch {
+          guard error.operation == .read, error.path == device.path else { throw error }
+          throw BlockIOError(
+            .read, path: error.path, offset: error.offset, code: error.code,
+            detail:
+              "\(error.reason). What cannot be read cannot be kept, so that nothing was written: repair "
+              + "to another device")
+        }
       }
     }
   }
-}
 
-/// Takes a repair in place back: every block that it overwrote is again what it was.
-///
-/// Nothing is written before the file was found whole and the device found to be the one that was repaired,
-/// in every block what it was before the repair or what the repair wrote. It may be interrupted, and repeated.
-/// - Parameter kept: what `repairInPlace` has kept.
-/// - Throws: `refused` where the file is none, or the device is another or was written to since; `damaged`
-///   where the file is not whole; `system` where reading or writing failed.
-public func undoRepair(
-  of device: any BlockDevice, from kept: any BlockDevice, progress: Progress = Progress()
-) throws(ToolError) -> UndoOutcome {
-  let file = try UndoFile(kept, progress)
-  guard device.byteCount == file.deviceBytes else {
-    throw ToolError(
-      .refused,
-      "\(device.path) is another device than \(kept.path) was kept of: it has \(device.byteCount) bytes, "
-        + "that one had \(file.deviceBytes)")
-  }
-  let bytes = UInt64(Limits.blockBytes)
-  progress.begin("Comparing the device", total: device.byteCount / bytes)
-  let (now, old) = (
-    AlignedBuffer(count: Limits.blockBytes), AlignedBuffer(count: Limits.blockBytes)
-  )
-  var changed: [UInt64] = []
-  for block in 0..<file.keptCount {
-    progress.advance()
-    try file.readKept(block, into: old)
-    // A block that cannot be read may be written all the same.
-    guard (try? device.read(into: now.bytes, at: block * bytes)) != nil else {
+  /// Takes a repair in place back: every block that it overwrote is again what it was.
+  ///
+  /// Nothing is written before the file was found whole and the device found to be the one that was repaired,
+  /// in every block what it was before the repair or what the repair wrote. It may be interrupted, and repeated.
+  /// - Parameter kept: what `runInPlace` has kept.
+  /// - Throws: `refused` where the file is none, or the device is another or was written to since; `damaged`
+  ///   where the file is not whole; `system` where reading or writing failed.
+  public static func undo(
+    of device: any BlockDevice, from kept: any BlockDevice, progress: Progress = Progress()
+  ) throws(ToolError) -> UndoOutcome {
+    let file = try UndoFile(kept, progress)
+    guard device.byteCount == file.deviceBytes else {
+      throw ToolError(
+        .refused,
+        "\(device.path) is another device than \(kept.path) was kept of: it has \(device.byteCount) bytes, "
+          + "that one had \(file.deviceBytes)")
+    }
+    let bytes = UInt64(Limits.blockBytes)
+    progress.begin("Comparing the device", total: device.byteCount / bytes)
+    let (now, old) = (
+      AlignedBuffer(count: Limits.blockBytes), AlignedBuffer(count: Limits.blockBytes)
+    )
+    var changed: [UInt64] = []
+    for block in 0..<file.keptCount {
+      progress.advance()
+      try file.readKept(block, into: old)
+      // A block that cannot be read may be written all the same.
+      guard (try? device.read(into: now.bytes, at: block * bytes)) != nil else {
+        changed.append(block)
+        continue
+      }
+      if now.bytes.elementsEqual(old.bytes) { continue }
+      guard file.mayBe(block, now: now.bytes, kept: old.bytes) else {
+        throw otherDevice(
+          device, kept, "block \(block) is neither what it was nor what the repair wrote")
+      }
       changed.append(block)
-      continue
     }
-    if now.bytes.elementsEqual(old.bytes) { continue }
-    guard file.mayBe(block, now: now.bytes, kept: old.bytes) else {
-      throw otherDevice(
-        device, kept, "block \(block) is neither what it was nor what the repair wrote")
+    guard UndoFile.rest(of: device, from: file.keptCount, progress) == file.restDigest else {
+      throw otherDevice(device, kept, "what the repair did not touch is not what it was")
     }
-    changed.append(block)
+    guard !changed.isEmpty else { return .nothingToDo }
+    do throws(BlockIOError) {
+      try restore(changed, of: device, from: file, old)
+    } catch {
+      throw ToolError(error)
+    }
+    return .restored(blocks: file.keptCount)
   }
-  guard UndoFile.rest(of: device, from: file.keptCount, progress) == file.restDigest else {
-    throw otherDevice(device, kept, "what the repair did not touch is not what it was")
-  }
-  guard !changed.isEmpty else { return .nothingToDo }
-  do throws(BlockIOError) {
-    try restore(changed, of: device, from: file, old)
-  } catch {
-    throw ToolError(error)
-  }
-  return .restored(blocks: file.keptCount)
 }
 
 private func otherDevice(_ device: any BlockDevice, _ kept: any BlockDevice, _ what: String)

@@ -25,31 +25,34 @@ public struct RepairResult: Equatable, Sendable {
   public var transactionID: UInt64
 }
 
-/// Makes sound metadata of what can be saved of a pool's.
-///
-/// What is saved is what `dump` with `repair` saves, without an XML between, and in addition the metadata
-/// snapshot, if it is whole. The flag that asks for a check is cleared. The result is made in a temporary
-/// file first: its size is known before the output is touched, and a damaged pool is read once. What the
-/// output holds is treated as `restore` treats it.
-///
-/// Memory: `dump`'s for a repair, and `restore`'s.
-/// - Parameters:
-///   - output: nil where nothing is to be written; then the result is for an output of `device`'s size.
-///   - onSize: gets the blocks needed and the blocks that there are, before anything is written.
-///   - onNotice: gets a line before old metadata is given up.
-/// - Throws: `damaged` where nothing can be saved, `output` where the output is too small or `keepsOld`
-///   forbids it, `inputOutput` where a system call failed.
-public func repair(
-  _ device: any BlockDevice, to output: (any BlockDevice)?, options: RepairOptions,
-  progress: Progress = Progress(),
-  onSize: (_ needed: UInt64, _ available: UInt64) -> Void = { _, _ in },
-  onNotice: (String) -> Void = { _ in }
-) throws(ToolError) -> RepairResult {
-  if let output { try requireRoom(output) }
-  let (repair, result) = try made(device, for: output ?? device, options, progress)
-  onSize(repair.needed, repair.available)
-  if output != nil { try repair.putInPlace(onNotice) }
-  return result
+/// `thin_repair`.
+public enum ThinRepair {
+  /// Makes sound metadata of what can be saved of a pool's.
+  ///
+  /// What is saved is what `ThinDump` with `repair` saves, without an XML between, and in addition the metadata
+  /// snapshot, if it is whole. The flag that asks for a check is cleared. The result is made in a temporary
+  /// file first: its size is known before the output is touched, and a damaged pool is read once. What the
+  /// output holds is treated as `ThinRestore` treats it.
+  ///
+  /// Memory: `ThinDump`'s for a repair, and `ThinRestore`'s.
+  /// - Parameters:
+  ///   - output: nil where nothing is to be written; then the result is for an output of `device`'s size.
+  ///   - onSize: gets the blocks needed and the blocks that there are, before anything is written.
+  ///   - onNotice: gets a line before old metadata is given up.
+  /// - Throws: `damaged` where nothing can be saved, `output` where the output is too small or `keepsOld`
+  ///   forbids it, `inputOutput` where a system call failed.
+  public static func run(
+    _ device: any BlockDevice, to output: (any BlockDevice)?, options: RepairOptions,
+    progress: Progress = Progress(),
+    onSize: (_ needed: UInt64, _ available: UInt64) -> Void = { _, _ in },
+    onNotice: (String) -> Void = { _ in }
+  ) throws(ToolError) -> RepairResult {
+    if let output { try requireRoom(output) }
+    let (repair, result) = try made(device, for: output ?? device, options, progress)
+    onSize(repair.needed, repair.available)
+    if output != nil { try repair.putInPlace(onNotice) }
+    return result
+  }
 }
 
 /// The same over the damaged metadata itself.
@@ -90,7 +93,7 @@ private func made(
   return (repair, result)
 }
 
-/// One run of `repair`: what was salvaged, on its way to the output.
+/// One run of `ThinRepair`: what was salvaged, on its way to the output.
 private struct Repair {
   private let pool: DumpSource
   private let output: any BlockDevice

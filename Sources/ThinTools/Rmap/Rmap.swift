@@ -3,7 +3,7 @@ import PersistentData
 public import ThinFormat
 public import ThinMetadata
 
-/// The options of `reverseMap`.
+/// The options of `ThinRmap`.
 public struct RmapOptions: Equatable, Sendable {
   /// The data blocks to list; empty for all. Ranges may overlap.
   public var regions: [Range<DataBlock>] = []
@@ -28,34 +28,37 @@ public struct RmapRow: Equatable, Sendable {
   public var virtualEnd: VirtualBlock { virtualBegin + (dataBegin..<dataEnd).length }
 }
 
-/// Lists the virtual blocks and the thin devices of each data block, one row for each device that
-/// shares it.
-///
-/// Leaves are read in disk order, once for each million and a half of runs that they hold. Rows are
-/// sorted by their first data block, then their last one, then the device.
-///
-/// Memory: about 64 MiB for runs, four bytes for each metadata block, eight for each leaf of the
-/// largest device, and 40 for each row that begins within a longer one.
-/// - Throws: `ToolError` at the first damage; the rows before it are correct.
-public func reverseMap(
-  _ device: any BlockDevice, _ options: RmapOptions, progress: Progress,
-  _ body: (RmapRow) throws(BlockIOError) -> Void
-) throws(ToolError) {
-  let view: MetadataView
-  let roots: [(id: ThinID, root: MetadataBlock)]
-  do throws(MetadataError) {
-    view = try MetadataView(device, source: options.source)
-    roots = try view.deviceRoots()
-  } catch {
-    throw ToolError(error)
+/// `thin_rmap`.
+public enum ThinRmap {
+  /// Lists the virtual blocks and the thin devices of each data block, one row for each device that
+  /// shares it.
+  ///
+  /// Leaves are read in disk order, once for each million and a half of runs that they hold. Rows are
+  /// sorted by their first data block, then their last one, then the device.
+  ///
+  /// Memory: about 64 MiB for runs, four bytes for each metadata block, eight for each leaf of the
+  /// largest device, and 40 for each row that begins within a longer one.
+  /// - Throws: `ToolError` at the first damage; the rows before it are correct.
+  public static func run(
+    _ device: any BlockDevice, options: RmapOptions, progress: Progress,
+    _ body: (RmapRow) throws(BlockIOError) -> Void
+  ) throws(ToolError) {
+    let view: MetadataView
+    let roots: [(id: ThinID, root: MetadataBlock)]
+    do throws(MetadataError) {
+      view = try MetadataView(device, source: options.source)
+      roots = try view.deviceRoots()
+    } catch {
+      throw ToolError(error)
+    }
+    var rmap = Rmap(view, options.regions.map(\.rawValues), progress)
+    try rmap.findOwners(roots)
+    for window in try rmap.windows() { try rmap.emit(window, body) }
+    try rmap.finish(body)
   }
-  var rmap = Rmap(view, options.regions.map(\.rawValues), progress)
-  try rmap.findOwners(roots)
-  for window in try rmap.windows() { try rmap.emit(window, body) }
-  try rmap.finish(body)
 }
 
-/// One execution of `reverseMap`.
+/// One execution of `ThinRmap`.
 private struct Rmap: ~Copyable {
   /// A run of one leaf.
   private struct Run {

@@ -64,7 +64,9 @@ final class Connection: RequestOwner {
   var greeting: [UInt8] = []
   var greetingSent = 0
 
-  // Requests.
+  /// Slots of its requests. None of its methods calls code that could reach it again, so that accesses need
+  /// not be watched: there are a dozen for each request.
+  @exclusivity(unchecked)
   var table: SlotTable?
   /// The write whose payload is being received, and how much of it there is.
   var payloadSlot = -1

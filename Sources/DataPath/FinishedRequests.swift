@@ -3,6 +3,8 @@ public import EventLoop
 /// The finished requests of a loop, which hands them to their owners at the start of its passes.
 final class FinishedRequests: PassHook {
   private unowned(unsafe) let loop: EventLoop
+  /// No access to it lasts while other code runs, so that none needs to be watched for others.
+  @exclusivity(unchecked)
   private var queue = RequestQueue()
 
   /// Becomes the loop's start hook.

@@ -12,26 +12,30 @@ public struct Bitset: ~Copyable {
 
   deinit { words.deallocate() }
 
-  /// Whether `block` is a member.
-  /// - Precondition: it is below the limit.
+  /// Whether `block` is a member. A number beyond the limit, as a damaged node may hold, is none.
   public func contains(_ block: UInt64) -> Bool {
-    words[Int(block >> 6)] >> (block & 63) & 1 == 1
+    let word = Int(block >> 6)
+    return word < wordCount && words[word] >> (block & 63) & 1 == 1
   }
 
   /// Adds `block`. Returns whether it was new.
   /// - Precondition: it is below the limit.
   @discardableResult
   public mutating func insert(_ block: UInt64) -> Bool {
+    let word = Int(block >> 6)
+    precondition(word < wordCount)
     let bit: UInt64 = 1 << (block & 63)
-    let old = words[Int(block >> 6)]
-    words[Int(block >> 6)] = old | bit
+    let old = words[word]
+    words[word] = old | bit
     return old & bit == 0
   }
 
   /// Removes `block`.
   /// - Precondition: it is below the limit.
   public mutating func remove(_ block: UInt64) {
-    words[Int(block >> 6)] &= ~(1 << (block & 63))
+    let word = Int(block >> 6)
+    precondition(word < wordCount)
+    words[word] &= ~(1 << (block & 63))
   }
 
   /// Empties the set.

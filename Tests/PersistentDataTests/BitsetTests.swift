@@ -26,4 +26,11 @@ import Testing
       }
     }
   }
+
+  @Test("no number beyond the limit is a member", arguments: [1, 64, 100, 1000])
+  func beyondLimit(_ limit: UInt64) {
+    var bits = Bitset(limit: limit)
+    for block in 0..<limit { bits.insert(block) }
+    for block in [limit + 64, 1 << 35, 1 << 63, .max] { #expect(!bits.contains(block)) }
+  }
 }

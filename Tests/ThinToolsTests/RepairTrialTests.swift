@@ -21,4 +21,11 @@ struct RepairTrialTests {
     #expect(score.saved >= saved && score.right >= right)
     #expect(score.wrong == score.doubtfulWrong)
   }
+
+  @Test("a child beyond the device is no lost block of a generation")
+  func childBeyondDevice() throws {
+    // A node of another generation passes for the tree of devices, and a child of it is block 35701915658.
+    let (score, _) = try #require(RepairTrial(seed: 265_282_135).run())
+    #expect(score.wrong == score.doubtfulWrong)
+  }
 }

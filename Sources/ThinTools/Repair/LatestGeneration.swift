@@ -332,9 +332,10 @@ extension RootScan {
       if expected != summary.leafEntries { return false }
     }
     for fault in faults {
-      guard case .unusable = fault.problem, !isSoundBlock.contains(fault.block) else {
-        return false
-      }
+      // A child beyond the device is no lost block: it was never this generation's.
+      guard case .unusable = fault.problem, fault.block < reader.blockCount,
+        !isSoundBlock.contains(fault.block)
+      else { return false }
       unusable += 1
     }
     for details in details.values {

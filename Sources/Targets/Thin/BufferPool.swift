@@ -45,7 +45,7 @@ final class BufferPool {
 
   func give(_ buffer: AlignedBuffer) { free.append(buffer) }
 
-  /// Gives back what nobody uses now, but a few.
+  /// Frees buffers that are not in use, but a few.
   func trim() {
     while free.count > 4 {
       _ = free.popLast()

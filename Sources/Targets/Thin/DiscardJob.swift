@@ -6,8 +6,8 @@ import ThinFormat
 import ThinMetadata
 
 /// Unmaps whole blocks of a thin device, when everything that was under way has ended. With passdown
-/// the data blocks that nobody else has are discarded too, and nobody gets them before that is done. They
-/// are kept from others in memory alone, so that commits have them as free and a crash leaves no leaks.
+/// the data blocks that no other device has are discarded too, and no write gets them before that is done.
+/// They are withheld in memory alone, so that commits have them as free and a crash leaves no leaks.
 ///
 /// Blocks that were shared are discarded after the next commit only: until then another device that
 /// has just given such a block up gets it back if the power fails, and wants what was in it.
@@ -16,10 +16,8 @@ import ThinMetadata
 /// together, so that others have their turn. What is done is counted in units of about a microsecond: by
 /// the clock the same load would not do the same twice.
 final class DiscardJob: RequestOwner {
-  /// What all discards of a pool do in a pass of the loop.
-  static let unitsPerPass = 500
   /// What it takes to look for a run of blocks, to unmap one, and how many waiting requests take a unit to
-  /// be looked at anew, or blocks that are merely unmapped.
+  /// be looked at again, or blocks that are merely unmapped.
   private static let units = (look: 2, unmap: 8, each: 4)
   private static let blocksPerStep: UInt64 = 4096
   /// The same where nothing is passed down, and blocks need not be found first.
@@ -30,12 +28,12 @@ final class DiscardJob: RequestOwner {
   private let cell: Cell
   private var next: UInt64
   private var pending = 0
-  /// Data blocks that nobody gets.
+  /// Data blocks that no write gets.
   private var withheld: [Range<UInt64>] = []
   /// Those of them that are to be discarded after a commit.
   private var uncommitted: [Range<UInt64>] = []
   private var waitsForCommit = false
-  /// In the midst of a step, which may wait for metadata: it goes on by itself.
+  /// During a step, which may wait for metadata: it goes on by itself.
   private var isStepping = false
   private let isZeroing: Bool
   private var failure: Int32 = 0
@@ -56,8 +54,7 @@ final class DiscardJob: RequestOwner {
 
   func begin() {
     pool.allIO.afterAll {
-      self.pool.discards.append(self)
-      self.pool.schedule()
+      self.pool.discards.goOn(self)
     }
   }
 
@@ -87,14 +84,12 @@ final class DiscardJob: RequestOwner {
     }
     if !uncommitted.isEmpty {
       waitsForCommit = true
-      pool.discardsAfterCommit.append(self)
-      pool.isCommitDue = true
-      pool.schedule()
+      pool.discards.waitForCommit(self)
+      pool.committer.ask()
     }
     if pending > 0 || waitsForCommit { return }
     if next >= cell.blocks.upperBound && withheld.isEmpty { return end(failure) }
-    pool.discards.append(self)
-    pool.schedule()
+    pool.discards.goOn(self)
   }
 
   private func removeSome() throws(PoolError) {
@@ -103,7 +98,7 @@ final class DiscardJob: RequestOwner {
     try pool.metadata.remove(ThinID(thin.id), Range(next..<stop))
     let removed = before &- (try pool.metadata.details(of: ThinID(thin.id)).mappedBlocks)
     next = stop
-    pool.discardUnits += Self.units.unmap + Int(clamping: removed) / Self.units.each
+    pool.discards.spend(Self.units.unmap + Int(clamping: removed) / Self.units.each)
     pool.changed()
   }
 
@@ -111,7 +106,7 @@ final class DiscardJob: RequestOwner {
     let stop = min(cell.blocks.upperBound, next + Self.blocksPerStep)
     guard next < stop else { return }
     repeat {
-      pool.discardUnits += Self.units.look
+      pool.discards.spend(Self.units.look)
       guard let run = try find(next..<stop) else {
         next = max(next, stop)
         break
@@ -119,15 +114,15 @@ final class DiscardJob: RequestOwner {
       let count = run.virtualBlocks.upperBound - run.virtualBlocks.lowerBound
       let blocks = run.dataBlock..<(run.dataBlock + count)
       try pool.metadata.remove(ThinID(thin.id), Range(run.virtualBlocks))
-      pool.discardUnits += Self.units.unmap + Int(clamping: count) / Self.units.each
+      pool.discards.spend(Self.units.unmap + Int(clamping: count) / Self.units.each)
       pool.changed()
       next = run.virtualBlocks.upperBound
       try passDown(blocks, mayBeShared: run.isShared)
       pool.lookups.retry()
-    } while next < stop && pool.canDiscardMore
+    } while next < stop && pool.discards.mayDoMore
   }
 
-  /// What cannot be read is left as it is, as the kernel does it: nobody relies on a discard. Zeros
+  /// What cannot be read is left as it is, as the kernel does it: no client relies on a discard. Zeros
   /// are another matter.
   private func find(_ range: Range<UInt64>) throws(PoolError) -> (
     virtualBlocks: Range<UInt64>, dataBlock: UInt64, isShared: Bool
@@ -158,22 +153,21 @@ final class DiscardJob: RequestOwner {
 
   private func goOn() {
     guard pending == 0, !waitsForCommit, !isStepping else { return }
-    pool.discards.append(self)
-    pool.schedule()
+    pool.discards.goOn(self)
   }
 
-  /// Withholds and discards `blocks`; if they may have been shared, those of them that nobody has any
+  /// Withholds and discards `blocks`; if they may have been shared, those of them that no device has any
   /// more, and after a commit. The others can have a reference by a metadata snapshot, which needs no
   /// data: then they are discarded too.
   private func passDown(_ blocks: Range<UInt64>, mayBeShared: Bool) throws(PoolError) {
     var at = blocks.lowerBound
     while at < blocks.upperBound {
-      guard try isNobodys(at, mayBeShared) else {
+      guard try isUnused(at, mayBeShared) else {
         at += 1
         continue
       }
       var end = at + 1
-      while end < blocks.upperBound, try isNobodys(end, mayBeShared) { end += 1 }
+      while end < blocks.upperBound, try isUnused(end, mayBeShared) { end += 1 }
       if end <= pool.dataBlockLimit {
         try pool.metadata.withholdData(Range(at..<end))
         withheld.append(at..<end)
@@ -192,7 +186,7 @@ final class DiscardJob: RequestOwner {
         owner: self))
   }
 
-  private func isNobodys(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
+  private func isUnused(_ block: UInt64, _ mayBeShared: Bool) throws(PoolError) -> Bool {
     if !mayBeShared { return true }
     return try pool.metadata.dataCount(DataBlock(block)) == 0
   }
@@ -214,12 +208,11 @@ final class DiscardJob: RequestOwner {
     release()
     if code == 0 && part.pointee.flags.contains(.durable) && pool.mode < .outOfMetadataSpace {
       part.pointee.thin = ThinPartState(isWritten: true)
-      pool.flushWaiters.append(part)
-      pool.schedule()
+      pool.committer.wait(part)
     } else {
       pool.loop.finishLater(part, code)
     }
     // Very many requests may have waited.
-    pool.discardUnits += pool.unlock(cell) / Self.units.each
+    pool.discards.spend(pool.unlock(cell) / Self.units.each)
   }
 }

@@ -8,8 +8,8 @@ import ThinMetadata
 
 /// Look-ups that need blocks of metadata which are not in memory: of clients' reads and writes, and of others
 /// (`look`). Reads each block once for all that wait for it, and many at a time; then the look-ups are tried
-/// again, and come as far as the next block that is missing. Those that come while the metadata is being changed
-/// wait for the end of that change.
+/// again, and come as far as the next block that is missing. Those that come while the metadata is being
+/// changed wait for the end of that change.
 ///
 /// Memory: 4 KiB for each block that is being read; there are no more of them than requests under way.
 final class LookupReads: RequestOwner {
@@ -26,7 +26,7 @@ final class LookupReads: RequestOwner {
     var looks: [Look] = []
   }
 
-  /// After so many blocks that were gone when the request was mapped anew, it is not left to chance.
+  /// After so many blocks that were gone when the request was mapped again, it is not left to chance.
   static let attemptsMax: UInt32 = 40
   private static let buffersKept = 64
 
@@ -37,11 +37,13 @@ final class LookupReads: RequestOwner {
   private var looksBehindChange: [Look] = []
   /// The pool is being closed.
   private var isClosed = false
+  /// The metadata in memory is going to be brought under its limit.
+  private var isTrimming = false
   private var lastRead: Pause?
 
   init(_ pool: ThinPool) { self.pool = pool }
 
-  /// Has `part` mapped anew when nothing is being changed any more.
+  /// Has `part` mapped again when nothing is being changed any more.
   func waitForChange(_ part: RequestPointer) { behindChange.append(part) }
 
   /// Whether something waits for the end of a change.
@@ -50,8 +52,8 @@ final class LookupReads: RequestOwner {
   /// The metadata can be looked at.
   func changeEnded() {
     guard isAwaited else { return }
-    // Not from here: this is in the midst of an operation.
-    pool.schedule()
+    // Not from here: this is inside an operation.
+    pool.worker.schedule()
   }
 
   /// Looks up what waited for the end of a change, if nothing is being changed now. Called between two
@@ -108,7 +110,7 @@ final class LookupReads: RequestOwner {
     pause.wait()
   }
 
-  /// Has `part` mapped anew when the block is there that its look-up has just missed.
+  /// Has `part` mapped again when the block is there that its look-up has just missed.
   func waitForBlock(_ part: RequestPointer) {
     let block = read()
     reads[block]?.waiting.append(part)
@@ -157,7 +159,22 @@ final class LookupReads: RequestOwner {
       if failure == nil { perform(look) } else { look.ready() }
     }
     if reads.isEmpty { lastRead.take()?.end() }
-    if pool.metadata.isOverLimit { pool.trimMetadata() }
+    if pool.metadata.isOverLimit { trim() }
+  }
+
+  /// Has the metadata in memory come back under its limit.
+  private func trim() {
+    guard !isTrimming else { return }
+    isTrimming = true
+    pool.change { [self, pool] in
+      isTrimming = false
+      guard !pool.metadata.hasFailed, pool.mode < .readOnly || pool.mapper.isReadOnly else {
+        return
+      }
+      do throws(PoolError) { try pool.metadata.trim() } catch {
+        pool.operationFailed("trim", error)
+      }
+    }
   }
 }
 
@@ -167,20 +184,5 @@ extension ThinPool {
     guard let driver = part.pointee.owner as? ThinDriver else { return }
     noteDamage(driver.thin.id, driver.block(of: part), error)
     loop.finishLater(part, EIO)
-  }
-
-  /// Has the metadata in memory come back under its limit.
-  func trimMetadata() {
-    guard !isTrimming else { return }
-    isTrimming = true
-    change {
-      self.isTrimming = false
-      guard !self.metadata.hasFailed, self.mode < .readOnly || self.mapper.isReadOnly else {
-        return
-      }
-      do throws(PoolError) { try self.metadata.trim() } catch {
-        self.operationFailed("trim", error)
-      }
-    }
   }
 }

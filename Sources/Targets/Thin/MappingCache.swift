@@ -3,7 +3,7 @@ import Glibc
 /// What is known of the mappings of one thin device, so that a mapped block costs no walk through
 /// trees. Direct-mapped: a block has one place, and the last one that came keeps it.
 ///
-/// Invariant: an entry is there only while nothing waits on its block, so that whoever finds one
+/// Invariant: an entry is there only while nothing waits on its block, so that code that finds one
 /// needs to ask no further.
 /// Memory: 16 bytes an entry, 65,536 of them at most (1 MiB), of which untouched pages cost nothing. No cache
 /// gets more than an eighth of what the budget of all has left, but for the smallest, of 64.

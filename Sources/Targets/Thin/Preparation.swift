@@ -83,11 +83,7 @@ final class Preparation: RequestOwner {
       late.append(part)
     default: parts.append(part)
     }
-    if let buffer = pool.buffers.take() {
-      goOn(with: buffer)
-    } else {
-      pool.waitingForBuffer.append(self)
-    }
+    pool.preparations.giveBuffer(to: self)
   }
 
   /// Takes a write into the block, if that is still possible.
@@ -118,8 +114,7 @@ final class Preparation: RequestOwner {
       submit(.read, device.direct, offset + position, memory, Int(count))
     default:
       phase = .gathering
-      pool.unsent.append(self)
-      pool.schedule()
+      pool.preparations.sendLater(self)
     }
   }
 
@@ -168,10 +163,10 @@ final class Preparation: RequestOwner {
       return write(buffer)
     }
     if error == 0 && position < total { return piece() }
-    if let buffer { pool.giveBuffer(buffer) }
+    if let buffer { pool.preparations.takeBack(buffer) }
     buffer = nil
     if case .dataBlock = source, error == 0 {
-      // The old block can be another device's soon: nobody may still be reading it.
+      // The old block can be another device's soon: no read of it may be under way.
       pool.sharedReads.afterAll { self.finish() }
     } else {
       finish()
@@ -181,8 +176,7 @@ final class Preparation: RequestOwner {
   /// The block has its contents, or cannot have them; the worker goes on.
   private func finish() {
     phase = .done
-    pool.prepared.append(self)
-    pool.schedule()
+    pool.preparations.finish(self)
   }
 
   /// Makes the mapping. Called by the worker.
@@ -209,8 +203,7 @@ final class Preparation: RequestOwner {
     while let part = written.takeFirst() {
       if code == 0 && part.pointee.flags.contains(.durable) {
         part.pointee.thin = ThinPartState(isWritten: true)
-        pool.flushWaiters.append(part)
-        pool.schedule()
+        pool.committer.wait(part)
       } else {
         pool.loop.finishLater(part, code)
       }
@@ -225,18 +218,9 @@ final class Preparation: RequestOwner {
 }
 
 extension ThinPool {
-  /// A buffer is free again; whoever waits for one gets it.
-  func giveBuffer(_ buffer: AlignedBuffer) {
-    if waitingForBuffer.isEmpty {
-      buffers.give(buffer)
-    } else {
-      waitingForBuffer.removeFirst().goOn(with: buffer)
-    }
-  }
-
   /// Keeps a mapping in mind, unless something is being done to its block again.
   func noteMapping(_ thin: OpenThin, _ block: UInt64, _ dataBlock: UInt64) {
-    guard cell(thin.id, block) == nil, dataBlock < dataBlockLimit else { return }
+    guard cells.find(thin.id, block) == nil, dataBlock < dataBlockLimit else { return }
     thin.cache.set(block, BlockState(dataBlock: dataBlock, isShared: false))
   }
 }

@@ -15,7 +15,7 @@ extension ThinDriver {
     if part.pointee.operation == .read { return readUnmapped(part) }
     switch pool.mode {
     case .write: prepare(part, block, state)
-    case .outOfDataSpace: pool.waitForSpace(part, self)
+    case .outOfDataSpace: waitForSpace(part)
     default: finishLater(part, EIO)
     }
   }
@@ -41,7 +41,7 @@ extension ThinDriver {
 
   /// A write for which a data block is needed.
   private func prepare(_ part: RequestPointer, _ block: UInt64, _ state: BlockState) {
-    _ = pool.lock(thin, block)
+    _ = pool.cells.lock(thin, block)
     part.pointee.thin = ThinPartState(found: state)
     pool.provision(part)
   }
@@ -51,18 +51,18 @@ extension ThinDriver {
     let block = block(of: part)
     let state = part.pointee.thin.found
     part.pointee.thin = ThinPartState()
-    guard let cell = pool.cell(thin.id, block) else { return finishLater(part, EIO) }
+    guard let cell = pool.cells.find(thin.id, block) else { return finishLater(part, EIO) }
     switch pool.mode == .outOfDataSpace ? .noSpace : pool.allocate() {
     case .block(let newBlock) where newBlock < pool.dataBlockLimit:
       let preparation = Preparation(
         self, cell, block: block, newBlock: newBlock, source: source(block, state, newBlock))
-      cell.preparation = preparation
+      cell.keep(preparation)
       preparation.begin(part)
       return
     case .block(let newBlock):
       pool.restore(newBlock..<(newBlock + 1))
       finishLater(part, EIO)
-    case .noSpace: pool.waitForSpace(part, self)
+    case .noSpace: waitForSpace(part)
     case .failed: finishLater(part, EIO)
     }
     pool.unlock(cell)
@@ -79,9 +79,9 @@ extension ThinDriver {
     }
     guard pool.isZeroing else { return .nothing }
     // A hole has its zeros already. Where several blocks are made ready at once, writing them whole is
-    // quicker all the same: they follow each other, and a file system gets one extent for all.
+    // quicker in spite of that: they follow each other, and a file system gets one extent for all.
     let start = newBlock &* pool.blockBytes
-    return pool.cells.count == 1 && pool.data.isHole(start..<start &+ pool.blockBytes)
+    return pool.cells.hasOneBlock && pool.data.isHole(start..<start &+ pool.blockBytes)
       ? .nothing : .zeros
   }
 
@@ -90,8 +90,7 @@ extension ThinDriver {
   func flush(_ part: RequestPointer) {
     guard pool.filesAreThere(), !thin.isAborted else { return finishLater(part, EIO) }
     if pool.metadata.hasChanged(ThinID(thin.id)) {
-      pool.flushWaiters.append(part)
-      pool.schedule()
+      pool.committer.wait(part)
     } else {
       pool.data.submit(part)
     }
@@ -106,17 +105,17 @@ extension ThinDriver {
     let first = pool.block(of: begin + pool.blockBytes - 1)
     let last = pool.block(of: end)
     guard first < last else { return finishLater(part) }
-    if let cell = pool.cell(thin.id, first..<last) {
-      cell.waiters.append(part)
+    if let cell = pool.cells.find(thin.id, first..<last) {
+      cell.wait(part)
       return
     }
-    let cell = pool.lock(thin, first..<last)
+    let cell = pool.cells.lock(thin, first..<last)
     let job = DiscardJob(self, part, cell)
-    cell.discard = job
+    cell.keep(job)
     job.begin()
   }
 
-  /// Whole blocks are unmapped where that reads as zeros and nobody wants their space; the rest is
+  /// Whole blocks are unmapped where that reads as zeros and their space is not to be kept; the rest is
   /// written.
   func writeZeroes(_ part: RequestPointer) {
     guard pool.mode < .outOfMetadataSpace else { return finishLater(part, EIO) }

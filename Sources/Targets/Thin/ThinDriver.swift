@@ -49,7 +49,7 @@ final class ThinDriver: TargetDriver {
   /// Bytes of the origin, as of the last resume.
   var originBytes: UInt64
   /// Writes that wait for space.
-  var held = RequestQueue()
+  private var held = RequestQueue()
   private let below: OpenDevice
   private let id: UInt32
 
@@ -69,7 +69,7 @@ final class ThinDriver: TargetDriver {
     id = target.id
     originBytes = origin?.direct.byteCount ?? 0
     // It stays while the metadata is looked at.
-    pool.users += 1
+    pool.use()
     do throws(PoolError) {
       thin = try pool.openThin(
         UInt64(target.id), blockCount: context.line.length / (pool.blockBytes / 512) + 1)
@@ -85,11 +85,11 @@ final class ThinDriver: TargetDriver {
       throw TargetError("Unable to activate thin device while pool is suspended")
     }
     super.init(context)
-    pool.drivers.append(self)
+    pool.thins.add(self)
   }
 
   override func close() {
-    pool.drivers.removeAll { $0 === self }
+    pool.thins.remove(self)
     pool.closeThin(thin)
     pool.release()
     super.close()
@@ -174,9 +174,8 @@ final class ThinDriver: TargetDriver {
     _ part: RequestPointer, _ block: UInt64, at: UInt64, _ begin: UInt64, _ stop: UInt64,
     _ end: UInt64
   ) -> UInt64 {
-    if let cell = pool.cell(thin.id, block) {
-      let piece = piece(of: part, from: at, to: stop, begin, end)
-      if cell.preparation?.merge(piece) != true { cell.waiters.append(piece) }
+    if let cell = pool.cells.find(thin.id, block) {
+      cell.add(piece(of: part, from: at, to: stop, begin, end))
       return stop
     }
     if pool.metadata.isChanging {
@@ -258,8 +257,7 @@ final class ThinDriver: TargetDriver {
       return false
     }
     guard pool.metadata.hasChanged(ThinID(thin.id)) else { return true }
-    pool.flushWaiters.append(part)
-    pool.schedule()
+    pool.committer.wait(part)
     return false
   }
 
@@ -285,17 +283,34 @@ final class ThinDriver: TargetDriver {
     extents(in: range, body)
   }
 
-  // MARK: - Suspend and resume
+  // MARK: - Writes that wait for space
 
-  override func pushBack() {
-    var all = held.takeAll()
-    while let part = all.takeFirst() { device.park(part) }
+  /// A write needs a block, and the pool has none.
+  func waitForSpace(_ part: RequestPointer) {
+    if pool.space.failsWrites {
+      finishLater(part, ENOSPC)
+    } else {
+      held.append(part)
+    }
   }
 
   /// Tries writes again that waited for space.
   func retryHeld() {
     var all = held.takeAll()
     while let part = all.takeFirst() { map(part) }
+  }
+
+  /// Ends writes that waited for space.
+  func failHeld(_ code: Int32) {
+    var all = held.takeAll()
+    while let part = all.takeFirst() { finishLater(part, code) }
+  }
+
+  // MARK: - Suspend and resume
+
+  override func pushBack() {
+    var all = held.takeAll()
+    while let part = all.takeFirst() { device.park(part) }
   }
 
   override func preresume() throws(TargetError) {

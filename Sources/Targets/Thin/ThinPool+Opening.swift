@@ -7,20 +7,19 @@ import ThinFormat
 import ThinMetadata
 
 extension ThinPool {
-  /// Looks at a mapping of metadata that nobody has checked: a data block that is counted as free is
+  /// Looks at a mapping of metadata that was not checked: a data block that is counted as free is
   /// going to be another device's.
   func requireCounted(_ dataBlock: UInt64) throws(PoolError) {
-    guard isDoubtful, try metadata.isFreeData(DataBlock(dataBlock)) else { return }
+    guard modes.isDoubtful, try metadata.isFreeData(DataBlock(dataBlock)) else { return }
     throw .inconsistent("data block \(dataBlock) is mapped, and counted as free")
   }
 
   /// A look-up has failed: said of the first few blocks.
   func noteDamage(_ thin: UInt64, _ block: UInt64, _ error: PoolError) {
-    isVetted = false
-    damageNoted += 1
-    guard damageNoted <= 10 else { return }
+    let count = modes.noteDamage()
+    guard count <= 10 else { return }
     mapper.log("\(device.name): block \(block) of thin device \(thin) cannot be found: \(error)")
-    if damageNoted == 10 { mapper.log("\(device.name): what else cannot be found is not listed") }
+    if count == 10 { mapper.log("\(device.name): what else cannot be found is not listed") }
   }
 
   /// Opens metadata, or formats it.
@@ -69,7 +68,6 @@ extension ThinPool {
   /// Whether its last commit is all there is to it, of metadata that was found sound and of which nothing
   /// has failed.
   var isClosedCleanly: Bool {
-    isVetted && !isDirty && !needsCheck && !hasLostFile && mode != .fail && mode != .readOnly
-      && !metadata.hasFailed
+    modes.isSound && !committer.isDirty && !metadata.hasFailed
   }
 }

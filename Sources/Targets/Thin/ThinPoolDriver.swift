@@ -31,7 +31,7 @@ final class ThinPoolDriver: TargetDriver {
     dataBelow = try context.device(.data)
     try context.device.mapper.thinPools.requireOwn(metadata, dataBelow, of: context.device)
     pool = try Self.find(context.device, metadata, dataBelow, request)
-    pool.users += 1
+    pool.use()
     super.init(context)
   }
 
@@ -53,10 +53,7 @@ final class ThinPoolDriver: TargetDriver {
       return pool
     }
     guard device.pool == nil else { throw TargetError("different pool cannot replace a pool") }
-    let pool = try ThinPool(device, metadata: metadata, data: data, target)
-    // Until a resume, what is asked for is all that is known.
-    pool.features = target.features
-    return pool
+    return try ThinPool(device, metadata: metadata, data: data, target)
   }
 
   private var data: BlockDestination { dataBelow.direct }
@@ -91,34 +88,19 @@ final class ThinPoolDriver: TargetDriver {
   // MARK: - Suspend and resume
 
   override func presuspend(noFlush: Bool, _ ready: @escaping () -> Void) {
-    var devices: [MappedDevice] = []
-    for driver in pool.drivers where !devices.contains(where: { $0 === driver.device }) {
-      devices.append(driver.device)
-    }
-    pool.heldDevices += devices
-    var waiting = devices.count + 1
-    let oneReady = {
-      waiting -= 1
-      if waiting == 0 { ready() }
-    }
-    for device in devices { device.hold(oneReady) }
-    oneReady()
+    pool.thins.holdDevices(ready)
   }
 
-  override func postsuspend() {
-    if let timer = pool.noSpaceTimer { loop.cancel(timer) }
-    _ = pool.commitNow()
-    pool.isSuspended = true
-  }
+  override func postsuspend() { pool.suspend() }
 
   /// Has the metadata judged where the pool is about to be written to for the first time.
   override func prepare(_ ready: @escaping (DeviceMapperError?) -> Void) {
-    guard let judge = pool.pools.judgeMetadata, wantsWriting, !pool.isVetted, !pool.isDoubtful
+    guard let judge = pool.pools.judgeMetadata, wantsWriting, pool.modes.needsVerdict
     else { return ready(nil) }
     judge(pool.access) { [self] verdict in
       switch verdict {
-      case .sound: pool.isVetted = true
-      case .unknown: pool.isDoubtful = true
+      case .sound: pool.modes.noteSound()
+      case .unknown: pool.modes.noteUnchecked()
       case .refused(let lines):
         for line in lines { pool.mapper.log("\(device.name): \(line)") }
         return ready(pool.mapper.error(.resume, device, EUCLEAN, lines))
@@ -129,7 +111,7 @@ final class ThinPoolDriver: TargetDriver {
 
   /// Whether the pool is going to be written to when this table comes in.
   private var wantsWriting: Bool {
-    !request.features.contains(.readOnly) && !device.mapper.isReadOnly && !pool.needsCheck
+    !request.features.contains(.readOnly) && !device.mapper.isReadOnly && !pool.modes.needsCheck
       && pool.mode != .fail
   }
 
@@ -159,34 +141,24 @@ final class ThinPoolDriver: TargetDriver {
       var hasGrown = try growData()
       if try growMetadata() { hasGrown = true }
       if hasGrown { _ = pool.commitNow() }
-      let blocks = pool.metadata.metadataBlockCount
-      pool.metadataReserve = min(4096, blocks / 10)
+      pool.metadataSpace.setReserve(of: pool.metadata.metadataBlockCount)
     } catch {
-      // A pool that has failed can be resumed all the same, so that it can be taken away.
+      // A pool that has failed can be resumed in spite of that, so that it can be taken away.
       if pool.mode != .fail { throw error }
     }
   }
 
   private func bind() {
-    pool.features = request.features
-    pool.lowWaterBlocks = request.lowWaterBlocks
     if wantsPassdown, let reason = whyNoPassdown {
       device.mapper.log(
         "Data device (\(dataBelow.text)) \(reason): Disabling discard passdown.")
     }
-    pool.passesDiscardsDown = passesDiscardsDown
-    pool.dataOpened = dataBelow
-    pool.data = data
-    pool.dataBlockLimit = min(dataBelow.direct.byteCount / pool.blockBytes, Limits.dataBlocksMax)
-    pool.failsWithoutSpace = request.features.contains(.errorIfNoSpace)
+    pool.bind(request, dataBelow, passesDiscardsDown: passesDiscardsDown)
     guard isFresh else { return }
     isFresh = false
     pool.setMode(
       request.features.contains(.readOnly) || device.mapper.isReadOnly ? .readOnly : .write)
-    if pool.mode == .write {
-      pool.isRetryDue = true
-      pool.schedule()
-    }
+    if pool.mode == .write { pool.thins.retryLater() }
   }
 
   /// Whether the pool has more data blocks now.
@@ -219,7 +191,7 @@ final class ThinPoolDriver: TargetDriver {
     _ body: () throws(PoolError) -> Void
   ) throws(TargetError) -> Bool {
     guard blocks > known, pool.mode < .readOnly else { return false }
-    if pool.needsCheck {
+    if pool.modes.needsCheck {
       device.mapper.log("\(device.name): unable to grow the \(what) device until repaired.")
       return false
     }
@@ -233,14 +205,7 @@ final class ThinPoolDriver: TargetDriver {
     }
   }
 
-  override func resume() {
-    pool.isSuspended = false
-    pool.isDetached = false
-    pool.isLowWaterSignalled = false
-    if pool.mode == .outOfDataSpace { pool.armNoSpaceTimer() }
-    pool.releaseDevices()
-    pool.schedule()
-  }
+  override func resume() { pool.resume() }
 
   override func close() {
     pool.release()
@@ -283,9 +248,9 @@ final class ThinPoolDriver: TargetDriver {
     details.discards =
       request.features.contains(.ignoreDiscard)
       ? .ignored : passesDown ? .passedDown : .notPassedDown
-    let fails = isFresh ? request.features.contains(.errorIfNoSpace) : pool.failsWithoutSpace
+    let fails = isFresh ? request.features.contains(.errorIfNoSpace) : pool.space.failsWrites
     details.noSpace = fails ? .error : .queue
-    details.needsCheck = pool.needsCheck
+    details.needsCheck = pool.modes.needsCheck
     return ThinPoolStatus.working(details).parameters
   }
 
@@ -321,7 +286,7 @@ final class ThinPoolDriver: TargetDriver {
       try metadata.createSnapshot(
         ThinID(UInt64(id)), origin: ThinID(UInt64(origin)))
       // What was its own is shared now.
-      pool.thins[UInt64(origin)]?.cache.forgetAll()
+      pool.thins.noteSnapshot(of: UInt64(origin))
     case .delete(let id):
       guard try metadata.hasDevice(ThinID(UInt64(id))) else { throw .notFound }
       try metadata.delete(ThinID(UInt64(id)))

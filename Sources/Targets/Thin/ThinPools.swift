@@ -35,7 +35,7 @@ extension UserspaceDeviceMapper {
     get { thinPools.noSpaceTimeoutSeconds }
     set { thinPools.noSpaceTimeoutSeconds = newValue }
   }
-  /// How long changes stay uncommitted while nobody asks for it; 0: for ever. Nanoseconds.
+  /// How long changes stay uncommitted while no client asks for it; 0: for ever. Nanoseconds.
   public var commitIntervalNanoseconds: UInt64 {
     get { thinPools.commitIntervalNanoseconds }
     set { thinPools.commitIntervalNanoseconds = newValue }
@@ -51,14 +51,14 @@ extension UserspaceDeviceMapper {
     get { thinPools.judgeMetadata }
     set { thinPools.judgeMetadata = newValue }
   }
-  /// Told of the metadata of a pool that has ended well, while nobody else can have it yet.
+  /// Called with the metadata of a pool that has ended well, while no other program can have it yet.
   public var poolClosed: ((PoolMetadataAccess) -> Void)? {
     get { thinPools.poolClosed }
     set { thinPools.poolClosed = newValue }
   }
 }
 
-/// The metadata of a pool, for whoever judges it before it is written to for the first time, or keeps a
+/// The metadata of a pool, for code that judges it before it is written to for the first time, or keeps a
 /// note of it when it has been closed.
 public struct PoolMetadataAccess {
   /// The pool's name.

@@ -133,6 +133,23 @@ struct SlowMetadataTests {
     try slow.start("other", .read, "other", at: slow.now % 8 * block, count: 512)
   }
 
+  @Test("new blocks of a write follow each other, whichever of them had been looked up")
+  func orderOfNewBlocks() throws {
+    let slow = try SlowWorld()
+    let world = slow.world
+    try world.makeThin(1, bytes: 16 * block)
+    try slow.reopen([1], bytes: 16 * block)
+    try slow.start("read", .read, "thin1", at: 2 * block, count: 512)
+    try slow.wait { slow.latencies["read"]?.count == 1 }
+    // Allocating the first block has to wait for the space map, and the look-up of the second for that.
+    let bytes = pattern(1, 3 * block)
+    let write = try slow.start("write", .write, "thin1", bytes)
+    try slow.wait { write.isDone }
+    #expect(write.error == 0)
+    let isInOrder = world.disks["data"].map { Array($0.bytes[0..<(3 * block)]) } == bytes
+    #expect(isInOrder)
+  }
+
   @Test(
     "look-ups, commits, new blocks, snapshots, deletion, discards and growth do not delay other requests"
   )

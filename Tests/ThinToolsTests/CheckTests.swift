@@ -26,7 +26,7 @@ import ThinTools
     // A few: contrib/trials damage does thousands, where every tool is tried in a release build.
     "no random damage is missed, none is reported elsewhere, and nothing traps",
     arguments: [
-      ("held-metadata-snapshot", 80), ("snapshots-of-snapshots", 80), ("multi-level", 12),
+      ("held-metadata-snapshot", 30), ("snapshots-of-snapshots", 30), ("multi-level", 5),
     ])
   func damageTrials(_ pool: String, _ count: UInt64) throws {
     let trial = try DamageTrial(image: Pools.path(pool))

@@ -74,6 +74,8 @@ final class ThinPool: DeviceKept {
   private var hasWorkWaited = false
   /// Writes that need a data block; their blocks are locked.
   private var unprovisioned = RequestQueue()
+  /// Memory for the next turn of them.
+  private var spareTurn: [Unprovisioned] = []
   private var isProvisioning = false
 
   /// Opens metadata, or formats it if its first block is zero.
@@ -262,6 +264,13 @@ final class ThinPool: DeviceKept {
   /// Writes that get a data block before others have their turn.
   private static let provisionedAtOnce = 64
 
+  /// A write that needs a data block, with its place.
+  private struct Unprovisioned {
+    var id: UInt64
+    var offset: UInt64
+    var part: RequestPointer
+  }
+
   /// Gives a data block to a write that needs one, in its turn: at once, if the metadata's lock is free.
   func provision(_ part: RequestPointer) {
     unprovisioned.append(part)
@@ -270,18 +279,31 @@ final class ThinPool: DeviceKept {
     loop.begin { [self] in
       while !unprovisioned.isEmpty {
         metadataLock.take()
-        var left = Self.provisionedAtOnce
-        while left > 0, let part = unprovisioned.takeFirst(),
-          let driver = part.pointee.owner as? ThinDriver
-        {
-          driver.provision(part)
+        var turn = nextTurn()
+        for write in turn {
+          (write.part.pointee.owner as? ThinDriver)?.provision(write.part)
           lookups.retry()
-          left -= 1
         }
+        turn.removeAll(keepingCapacity: true)
+        spareTurn = turn
         metadataLock.give()
       }
       isProvisioning = false
     }
+  }
+
+  /// The writes that get their data blocks next, by device and place, as the kernel's worker has them: those
+  /// whose look-ups had to wait come to the queue after others of the same request.
+  private func nextTurn() -> [Unprovisioned] {
+    var turn = spareTurn
+    spareTurn = []
+    while turn.count < Self.provisionedAtOnce, let part = unprovisioned.takeFirst(),
+      let driver = part.pointee.owner as? ThinDriver
+    {
+      turn.append(Unprovisioned(id: driver.thin.id, offset: part.pointee.offset, part: part))
+    }
+    if turn.count > 1 { turn.sort { ($0.id, $0.offset) < ($1.id, $1.offset) } }
+    return turn
   }
 }
 

@@ -20,13 +20,23 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
 }
 
+// What a product needs, so that a program that uses it can name every type in its interface.
+let metadata = ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata"]
+let blockPath = ["EventLoop", "DataPath"]
+
 let package = Package(
   name: "dmthin",
   products: [
     .executable(name: "thin-tools", targets: ["thin-tools"]),
     .executable(name: "dmthin", targets: ["dmthin"]),
-    .library(
-      name: "ThinMetadata", targets: ["ThinFormat", "BlockIO", "PersistentData", "ThinMetadata"]),
+    // Documentation/libraries has a page for each.
+    .library(name: "ThinMetadata", targets: metadata),
+    .library(name: "ThinTools", targets: metadata + ["ThinTools"]),
+    .library(name: "DeviceMapper", targets: ["DeviceMapper"]),
+    .library(name: "KernelDeviceMapper", targets: ["DeviceMapper", "KernelDeviceMapper"]),
+    .library(name: "DataPath", targets: ["BlockIO"] + blockPath),
+    .library(name: "Targets", targets: metadata + blockPath + ["DeviceMapper", "Targets"]),
+    .library(name: "BlockServer", targets: ["BlockIO"] + blockPath + ["BlockServer"]),
   ],
   targets: [
     .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
@@ -186,6 +196,13 @@ let package = Package(
       [
         "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "EventLoop",
         "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets",
+        "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
+      ]),
+    // The code of the pages in Documentation/libraries.
+    tests(
+      "LibraryTests",
+      [
+        "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "EventLoop", "Targets",
         "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
       ]),
     tests("InteropTests", ["TestSupport", "Simulation", "ThinFormat"]),

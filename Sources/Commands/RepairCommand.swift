@@ -188,8 +188,8 @@ public enum RepairCommand: Command {
         "save-undo", value: .required(placeholder: "FILE", .path),
         help: """
           With --in-place: a regular file, not on DEVICE, that gets the blocks that are overwritten, and is \
-          durable before the first of them is. Where it is there from an interrupted repair of DEVICE, that is \
-          taken back first.
+          durable before the first of them is. Where it exists from an interrupted repair of DEVICE, that \
+          repair is undone first.
           """),
       OptionSpec(
         "apply-undo", value: .required(placeholder: "FILE", .path),
@@ -237,8 +237,8 @@ public enum RepairCommand: Command {
       PositionalSpec(
         "DEVICE",
         help: """
-          With --in-place and --apply-undo, the metadata device or file. Otherwise ignored: older versions of \
-          lvm2 give one.
+          With --in-place and --apply-undo, the metadata device or file. Otherwise ignored: older versions \
+          of lvm2 give one.
           """, isRequired: false)
     ],
     examples: [

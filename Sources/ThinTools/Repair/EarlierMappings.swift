@@ -1,11 +1,11 @@
 import PersistentData
 import ThinFormat
 
-/// Makes lost leaves of mapping trees anew, of what earlier generations had in their place.
+/// Makes new leaves for lost ones of mapping trees, of what earlier generations had in their place.
 ///
-/// A mapping of an earlier generation is taken where the data space map counts its data block more often than
-/// the leaves that are left name it: then a lost leaf named it. That it was this one, and for the same virtual
-/// block, is likely and not certain.
+/// A mapping of an earlier generation is taken where the data space map counts its data block more often
+/// than the leaves that are left name it: then a lost leaf named it. That it was this one, and for the same
+/// virtual block, is likely and not certain.
 ///
 /// Memory: a leaf's mappings for each lost leaf.
 struct EarlierMappings: ~Copyable {
@@ -18,7 +18,7 @@ struct EarlierMappings: ~Copyable {
     var owners: [UInt64]
   }
 
-  /// A leaf that is made anew.
+  /// A leaf that takes the place of a lost one.
   struct Leaf: Equatable {
     var block: UInt64
     /// Virtual blocks that the lost one had.

@@ -15,7 +15,7 @@ extension ThinRepair {
   /// Nothing is written to the device before the result is made, fits, and every block that it overwrites is
   /// kept, with what tells this device from others. Then the device's first block is zeroed, the others are
   /// written, and the first last, with a flush between each: whenever that is interrupted, `undo` gives
-  /// back the old device, and another call with what was kept does that and repairs it anew.
+  /// back the old device, and another call with what was kept does that and repairs it again.
   ///
   /// Memory: `run`'s.
   /// - Parameters:
@@ -49,8 +49,9 @@ extension ThinRepair {
 
   /// Takes a repair in place back: every block that it overwrote is again what it was.
   ///
-  /// Nothing is written before the file was found whole and the device found to be the one that was repaired,
-  /// in every block what it was before the repair or what the repair wrote. It may be interrupted, and repeated.
+  /// Nothing is written before the file was found whole and the device found to be the one that was
+  /// repaired, in every block what it was before the repair or what the repair wrote. It may be interrupted,
+  /// and repeated.
   /// - Parameter kept: what `runInPlace` has kept.
   /// - Throws: `refused` where the file is none, or the device is another or was written to since; `damaged`
   ///   where the file is not whole; `system` where reading or writing failed.
@@ -73,7 +74,7 @@ extension ThinRepair {
     for block in 0..<file.keptCount {
       progress.advance()
       try file.readKept(block, into: old)
-      // A block that cannot be read may be written all the same.
+      // A block that cannot be read may still be written.
       guard (try? device.read(into: now.bytes, at: block * bytes)) != nil else {
         changed.append(block)
         continue
@@ -107,7 +108,8 @@ private func otherDevice(_ device: any BlockDevice, _ kept: any BlockDevice, _ w
       + "\(what). Nothing was written")
 }
 
-/// Writes kept blocks back. Until the last of all, the first block, nothing on the device passes for metadata.
+/// Writes kept blocks back. Until the last of all, the first block, nothing on the device passes for
+/// metadata.
 private func restore(
   _ blocks: [UInt64], of device: any BlockDevice, from file: UndoFile, _ buffer: AlignedBuffer
 ) throws(BlockIOError) {

@@ -68,7 +68,8 @@ extension RootScan {
   }
 
   /// Whether one of the generations that something followed may have been the latest. Where a transaction
-  /// replaces everything, the rest of an older generation that lies behind a later one looks as if it followed.
+  /// replaces everything, the rest of an older generation that lies behind a later one looks as if it
+  /// followed.
   private mutating func mayHaveBeenLast(
     _ followers: [(last: UInt64, next: UInt64)],
     besides best: (index: GenerationOrder.Index, roots: Roots), _ succession: Succession,
@@ -96,8 +97,9 @@ extension RootScan {
     return false
   }
 
-  /// The generation that differs least from what a superblock's data space map counts as used, of those that lie
-  /// before its own; nil where that map is lost, or no generation is left. For a superblock whose trees are lost.
+  /// The generation that differs least from what a superblock's data space map counts as used, of those that
+  /// lie before its own; nil where that map is lost, or no generation is left. For a superblock whose trees
+  /// are lost.
   mutating func nearest(to superblock: Superblock) -> Roots? {
     _ = scannedKinds()
     progress.begin("Looking for the generation before", total: 0)
@@ -149,8 +151,9 @@ extension RootScan {
     return remains(of: index) ?? latestWhole(of: [index])
   }
 
-  /// Whether the index block of a generation that followed may be lost: a block is not sound in which it would
-  /// lie. The allocator takes every free block, so that this is before the next index block that is left.
+  /// Whether the index block of a generation that followed may be lost: a block is not sound in which it
+  /// would lie. The allocator takes every free block, so that this is before the next index block that is
+  /// left.
   private func mayHaveLostFollower(
     _ last: GenerationOrder.Index, _ order: inout GenerationOrder
   ) -> Bool {
@@ -233,7 +236,7 @@ extension RootScan {
   // MARK: - Damaged generations
 
   /// The roots of a generation some of whose blocks are lost; nil where none is, or where what is left
-  /// contradicts itself, as where blocks were freed and written anew.
+  /// contradicts itself, as where blocks were freed and used again.
   private mutating func remains(of index: GenerationOrder.Index) -> Roots? {
     let kinds = scannedKinds()
     var order = GenerationOrder(reader)
@@ -271,7 +274,8 @@ extension RootScan {
   }
 
   /// The roots of both trees, each where there is only one, besides those of metadata snapshots. Where there
-  /// are several, it is the one with the most devices: a leaf of mappings can look like a small tree of devices.
+  /// are several, it is the one with the most devices: a leaf of mappings can look like a small tree of
+  /// devices.
   private mutating func tops(
     _ kinds: (devices: [UInt64], details: [UInt64]), _ used: borrowing Bitset
   ) -> (devices: UInt64?, details: UInt64?) {

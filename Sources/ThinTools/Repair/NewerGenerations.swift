@@ -13,7 +13,7 @@ public struct NewerGeneration: Equatable, Sendable {
     case newer
     /// The places of blocks do not tell which is newer.
     case uncertain
-    /// It is older by all appearances, but the places of blocks would allow that it is newer.
+    /// It is probably older, but the places of blocks would allow that it is newer.
     case unlikely
     /// It is one transaction newer: a crash before the superblock was written leaves that, too.
     case interrupted
@@ -45,8 +45,7 @@ public struct NewerGeneration: Equatable, Sendable {
       "The superblock may be an old one: which is newer, its generation or another whole one \(what), "
         + "cannot be told."
     case .unlikely:
-      "The superblock's generation is the newest by all appearances, but another whole one \(what), could "
-        + "be newer."
+      "The superblock's generation is probably the newest, but another whole one \(what), could be newer."
     case .interrupted:
       "One transaction after the superblock's is on the device, whole but for its superblock, as a "
         + "crash leaves it, \(what)."
@@ -108,7 +107,7 @@ struct NewerGenerations: ~Copyable {
       mappingRoot: superblock.mappingRoot, detailsRoot: superblock.detailsRoot,
       time: superblock.time, transactionID: superblock.transactionID, candidates: 0)
     let succession = Succession(reader)
-    // Where blocks of its own were written anew it has what is later, and proves nothing.
+    // Where its own blocks were used again it has what is later, and proves nothing.
     guard succession.latestTime(of: own) <= superblock.time else { return found }
     guard succession.canFollow(found.roots, own) else { return nil }
     // Media that failed explain what is lost just as well, if its own can be the later one.

@@ -15,8 +15,8 @@ public enum OrphanChoice: String, Sendable, CaseIterable {
 ///
 /// An orphan is put into a hole whose range of keys has its own, which is deeper than it, whose devices lack
 /// as many mappings as it has, and where nothing else stands. It must not fit elsewhere, unless it is missed
-/// so often; and no other orphan may fit in the same place. Where several places or orphans fit, the one counts
-/// to which an earlier tree of the device led; what is adopted by that is doubtful.
+/// so often; and no other orphan may fit in the same place. Where several places or orphans fit, the one
+/// counts to which an earlier tree of the device led; what is adopted by that is doubtful.
 struct OrphanAdoption {
   /// What stands in the place of a lost node.
   struct Child: Equatable {
@@ -114,8 +114,8 @@ struct OrphanAdoption {
     }
   }
 
-  /// Puts those of a height that belong into one place of those that `fits` allows; returns whether there were
-  /// any.
+  /// Puts those of a height that belong into one place of those that `fits` allows; returns whether there
+  /// were any.
   private mutating func place(
     _ left: inout [Orphan], _ height: Int, isDoubtful: Bool, where fits: (Hole, Orphan) -> Bool
   ) -> Bool {

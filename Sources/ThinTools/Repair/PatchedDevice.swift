@@ -2,7 +2,7 @@ import BlockIO
 import Glibc
 import ThinFormat
 
-/// A device some of whose blocks read as leaves that were made anew. It is never written to.
+/// A device some of whose blocks read as leaves that were made for them. It is never written to.
 ///
 /// Memory: a block for each leaf.
 final class PatchedDevice: BlockDevice {

@@ -29,10 +29,10 @@ public struct RepairResult: Equatable, Sendable {
 public enum ThinRepair {
   /// Makes sound metadata of what can be saved of a pool's.
   ///
-  /// What is saved is what `ThinDump` with `repair` saves, without an XML between, and in addition the metadata
-  /// snapshot, if it is whole. The flag that asks for a check is cleared. The result is made in a temporary
-  /// file first: its size is known before the output is touched, and a damaged pool is read once. What the
-  /// output holds is treated as `ThinRestore` treats it.
+  /// What is saved is what `ThinDump` with `repair` saves, without an XML between, and in addition the
+  /// metadata snapshot, if it is whole. The flag that asks for a check is cleared. The result is made in a
+  /// temporary file first: its size is known before the output is touched, and a damaged pool is read once.
+  /// What the output holds is treated as `ThinRestore` treats it.
   ///
   /// Memory: `ThinDump`'s for a repair, and `ThinRestore`'s.
   /// - Parameters:

@@ -1,8 +1,8 @@
 /// What a repair saved of each thin device, and what it did not.
 public struct RepairReport: Equatable, Sendable {
-  /// Virtual blocks of a device of which there is something to say.
+  /// Virtual blocks of a device that are lost, doubtful or adopted.
   public struct Range: Equatable, Sendable {
-    /// What there is to say.
+    /// What happened to the blocks.
     public enum Kind: String, Sendable, CaseIterable {
       /// What was mapped here is lost.
       case lost
@@ -12,7 +12,7 @@ public struct RepairReport: Equatable, Sendable {
       case adopted
     }
 
-    /// What there is to say.
+    /// What happened to the blocks.
     public var kind: Kind
     /// The first virtual block.
     public var begin: UInt64

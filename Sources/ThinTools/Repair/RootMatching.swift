@@ -3,14 +3,15 @@ import ThinFormat
 
 /// Tells which mapping tree is which device's, where the tree of devices is lost and the details are not.
 ///
-/// A device has as many mappings as its details say. Where several devices have as many, and their trees are
-/// not one and the same, an earlier tree of devices helps: a root that was a device's then and is in use
-/// still is that device's, if every one of these devices was there already and no other had it too; and a tree
-/// that cannot have become of the one that a device had then is another's (`EarlierTrees`). What is left after
-/// that is a guess, and the devices are doubtful: each gets the tree that has most in common with its earlier
-/// one, and of those that were not there, the earlier device the tree with the later mappings, as an origin that
-/// went on beside its snapshots. Where nothing is known of that generation, a root that only one of them had in any other
-/// one (`DeviceHistory`) is given to that device.
+/// A device has as many mappings as its details say. Where several devices have the same number, and their
+/// trees are not one and the same, an earlier tree of devices helps: a root that was a device's then and is
+/// still in use is that device's, if each of these devices was there already and no other had it too; and a
+/// tree that cannot have become of the one that a device had then is another's (`EarlierTrees`).
+///
+/// The rest is a guess, and the devices are doubtful. Each gets the tree that has most in common with its
+/// earlier one; of those that were not there, the earlier device gets the tree with the later mappings, as an
+/// origin that went on beside its snapshots. Where nothing is known of that generation, a root that only one
+/// of them had in any other one (`DeviceHistory`) is given to that device.
 struct RootMatching {
   /// Root by device.
   private(set) var roots: [UInt64: UInt64] = [:]
@@ -46,7 +47,7 @@ struct RootMatching {
     for (count, devices) in byCount.sorted(by: { $0.key > $1.key }) {
       match(devices, count, earlier, isOnlyLoss)
     }
-    // What is damaged has fewer; of one device and one tree that are left it is certain all the same.
+    // What is damaged has fewer; of one device and one tree that are left it is certain even so.
     rest.sort { $0.details.mappedBlocks > $1.details.mappedBlocks }
     for device in rest {
       guard

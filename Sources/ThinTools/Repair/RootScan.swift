@@ -56,7 +56,7 @@ struct RootScan: ~Copyable {
   /// Entries read of candidates in all. A sound device has few; one made to have every node lead
   /// to every other would keep us for ever.
   private static let entriesReadMax = 1 << 26
-  /// Pairs looked at of one generation, and of all where generations cannot be told apart.
+  /// Pairs looked at of one generation, and of all where generations cannot be distinguished.
   private static let pairsMax = 4096
   /// Generations that nothing follows which are looked at.
   private static let endsMax = 16
@@ -155,7 +155,7 @@ struct RootScan: ~Copyable {
   }
 
   /// Whether a generation that uses these blocks has every leaf of mappings in them, and no other than
-  /// metadata snapshots have: where one was freed and written anew, the rest may fit together still.
+  /// metadata snapshots have: where one was freed and used again, the rest may still fit together.
   private func isComplete(
     _ pair: Pair, _ heldRoots: [UInt64], _ used: borrowing Bitset, _ trees: MappingTrees
   ) -> Bool {
@@ -231,7 +231,7 @@ struct RootScan: ~Copyable {
   }
 
   /// Whether two generations have a leaf in common, or a mapping in the first leaves: where a pool was
-  /// made anew over an older one, the two need not have anything.
+  /// made over an older one, the two need not have anything.
   func haveCommonContent(_ a: UInt64, _ b: UInt64) -> Bool {
     let trees = MappingTrees(reader)
     trees.walk([a, b])
@@ -330,7 +330,7 @@ struct RootScan: ~Copyable {
       pair.devices.root == superblock.mappingRoot || pair.details.root == superblock.detailsRoot
     }
     var found = pairs(devices, byIDs, superblock)
-    // Only a hint: nodes of earlier generations point at blocks that were used anew.
+    // Only a hint: nodes of earlier generations point at blocks that were used again.
     func isTop(_ pair: Pair) -> Bool {
       !referenced.contains(pair.devices.root) && !referenced.contains(pair.details.root)
     }

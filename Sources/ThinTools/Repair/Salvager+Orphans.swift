@@ -37,7 +37,8 @@ extension Salvager {
     }
   }
 
-  /// Reads the metadata snapshot at a block, so that what it leads to does not pass for what lost nodes led to.
+  /// Reads the metadata snapshot at a block, so that what it leads to does not pass for what lost nodes led
+  /// to.
   /// - Returns: whether it is whole.
   func account(forSnapshotAt block: UInt64) -> Bool {
     guard

@@ -16,7 +16,7 @@ enum TrialsMain {
     ]
   }
 
-  static func main() throws {
+  static func main() {
     dmthin_begin_program()
     var words = CommandLine.arguments.dropFirst()
     let name = words.popFirst() ?? ""
@@ -32,7 +32,12 @@ enum TrialsMain {
       print("usage: trials \(kind.name) \(kind.usage)\n\n\(kind.summary)")
       return
     }
-    exit(try kind.run(Array(words)) ? 0 : 1)
+    do {
+      exit(try kind.run(Array(words)) ? 0 : 1)
+    } catch {
+      print("trials: \(error)")
+      exit(2)
+    }
   }
 
   private static func printHelp() {

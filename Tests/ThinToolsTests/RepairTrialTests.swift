@@ -15,6 +15,8 @@ struct RepairTrialTests {
       (31065, saved: 541, right: 564),
       // The root of a device and all details are lost.
       (700034, saved: 1047, right: 1205),
+      // The only mapping of a device is of data block 0, and looks like an entry of the tree of devices.
+      (76_225_808, saved: 12, right: 12),
     ] as [(seed: UInt64, saved: Int, right: Int)])
   func several(seed: UInt64, saved: Int, right: Int) throws {
     let (score, _) = try #require(RepairTrial(seed: seed).run())

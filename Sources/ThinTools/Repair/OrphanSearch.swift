@@ -108,7 +108,9 @@ final class OrphanSearch {
       found.latestTime = max(found.latestTime, mapping.time)
     }
     guard isDevices || isMappings else { return }
-    found.kind = isDevices ? .devices : .mappings
+    // A single mapping of data block 0 looks like a device, too. Only the root of the tree of devices can
+    // have so few entries, and that is named by the superblock.
+    found.kind = isDevices && !(isMappings && node.entryCount == 1) ? .devices : .mappings
     nodes[block] = found
   }
 

@@ -17,6 +17,8 @@ struct RepairTrialTests {
       (700034, saved: 1047, right: 1205),
       // The only mapping of a device is of data block 0, and looks like an entry of the tree of devices.
       (76_225_808, saved: 12, right: 12),
+      // A tree of the metadata snapshot, which is not whole, is all that is left for a device.
+      (4_401_475, saved: 9668, right: 9668),
     ] as [(seed: UInt64, saved: Int, right: Int)])
   func several(seed: UInt64, saved: Int, right: Int) throws {
     let (score, _) = try #require(RepairTrial(seed: seed).run())

@@ -89,14 +89,17 @@ extension Salvager {
     var adoption = OrphanAdoption(
       .mappings, forest, roots: roots.sorted { $0.key < $1.key }.map { ($0.key, $0.value) },
       lacking: lacking())
-    // Of a metadata snapshot that is not whole something may be lost as well, which fits as well.
-    adoption.isDoubtful =
-      log.report.snapshot == .dropped || known.mayLackSnapshot || known.isAllocationGuessed
+    adoption.isDoubtful = mayBeOfSnapshot(log)
     adoption.earlier = known.history.map { EarlierNodes(reader, $0) }
     adoption.run(search.found(.mappings), choice: options.choice)
     adopted = adoption.adopted
     takeEarlierTrees(log)
     for unclear in adoption.unclear { say(unclear, log) }
+  }
+
+  /// Whether something that is found may be of a metadata snapshot that is not whole, and fit as well.
+  private func mayBeOfSnapshot(_ log: SalvageLog) -> Bool {
+    log.report.snapshot == .dropped || known.mayLackSnapshot || known.isAllocationGuessed
   }
 
   /// How many mappings each device has less than its details say, where those are left.
@@ -187,7 +190,8 @@ extension Salvager {
     guard !lost.isEmpty else { return }
     let trees = search.found(.mappings)
     let isOnlyLoss =
-      roots.values.allSatisfy { forest.verify(.mappings, root: $0).isSound }
+      !mayBeOfSnapshot(log)
+      && roots.values.allSatisfy { forest.verify(.mappings, root: $0).isSound }
       && trees.reduce(0) { $0 + Int($1.missing) } <= lost.count
     let matching = RootMatching(
       lost.map { ($0.key, $0.value) }, trees, emptyRoots: search.emptyRoots(),

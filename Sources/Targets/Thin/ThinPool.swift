@@ -264,8 +264,9 @@ final class ThinPool: DeviceKept {
   /// Writes that get a data block before others have their turn.
   private static let provisionedAtOnce = 64
 
-  /// A write that needs a data block, with its place.
+  /// A write that needs a data block, with its owner and its place.
   private struct Unprovisioned {
+    unowned(unsafe) var driver: ThinDriver
     var id: UInt64
     var offset: UInt64
     var part: RequestPointer
@@ -281,7 +282,7 @@ final class ThinPool: DeviceKept {
         metadataLock.take()
         var turn = nextTurn()
         for write in turn {
-          (write.part.pointee.owner as? ThinDriver)?.provision(write.part)
+          write.driver.provision(write.part)
           lookups.retry()
         }
         turn.removeAll(keepingCapacity: true)
@@ -300,7 +301,9 @@ final class ThinPool: DeviceKept {
     while turn.count < Self.provisionedAtOnce, let part = unprovisioned.takeFirst(),
       let driver = part.pointee.owner as? ThinDriver
     {
-      turn.append(Unprovisioned(id: driver.thin.id, offset: part.pointee.offset, part: part))
+      turn.append(
+        Unprovisioned(
+          driver: driver, id: driver.thin.id, offset: part.pointee.offset, part: part))
     }
     if turn.count > 1 { turn.sort { ($0.id, $0.offset) < ($1.id, $1.offset) } }
     return turn

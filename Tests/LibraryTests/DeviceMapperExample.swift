@@ -22,12 +22,10 @@ struct DeviceMapperExample {
   func example() throws {
     let host = try ExampleHost()
     defer { host.close() }
-    let mapper = UserspaceDeviceMapper(loop: host.loop, queue: host.queue, workers: host.workers)
-    let backend = UserspaceBackend(mapper, loop: host.loop)
-    try makeVolume(backend)
+    let backend = try makeVolume(host)
     #expect(try summary(ofPool: "pool", backend) == "pool: 0 % of 1024 data blocks in use, rw")
     #expect(try summary(ofPool: "volume", backend) == nil)
     #expect(try summary(ofPool: "nothing", backend) == nil)
-    mapper.removeAll()
+    backend.mapper.removeAll()
   }
 }

@@ -8,16 +8,21 @@ import Glibc
 // count. That would come in the middle of things. So a change that comes more than half a second after the
 // worker's last commit is followed by a flush at once: whether the kernel commits by itself or for the flush,
 // it is one commit right after the change, and a `commit` in NAME.done. After that there is a second for what
-// follows. Before every commit the superblock is looked at: should the kernel have committed nevertheless
-// (this machine stood still), the trace is started again. What was committed shows in the superblock, because
-// every change moves the roots of the space maps.
+// follows.
+//
+// None of this depends on how busy the machine is. The worker carries out one change after the other, so a
+// change that has ended within the second shows that there was no commit after the one before it: the kernel
+// can only have committed right after the last change, where a flush makes the same commit. What ends later
+// is looked at. If the superblock is still the old one, a flush follows at once. If not, the commit may have
+// come before the change or after it, and the trace is started again. Every commit of a change shows in the
+// superblock, because every change moves the roots of the space maps.
 //
 // The devices: metadata on a loop device over a file in memory, which can grow and whose blocks can be read
 // past the device. Data on dm-zero, which keeps nothing; if the trace discards with passdown (`pd`), on zram,
 // which knows discards and has them done when it is asked: on other devices they complete in an order that
 // is not always the same, with which the left-over bytes of metadata blocks vary.
 
-/// The kernel committed where it should not have: to be tried again.
+/// The kernel may have committed where it should not have: to be tried again.
 private struct IsLate: Error {}
 
 /// A pool of the kernel that a trace is played on.
@@ -26,8 +31,10 @@ private final class KernelPool {
   static let blockBytes: UInt64 = 128 * 512
   /// Virtual blocks of a thin device.
   static let thinBlocks: UInt64 = (1 << 28) + (1 << 16)
-  /// Seconds after a worker's commit in which it does not commit.
-  static let safeSeconds = 0.5
+  /// Seconds after a worker's commit in which an operation may begin, and in which it has to end to be sure
+  /// that the worker has not committed again. The kernel's figure is 1; its clock has ticks.
+  static let beginSeconds = 0.5
+  static let endSeconds = 0.75
   /// Long before anything.
   static let never = -1e9
 
@@ -37,6 +44,8 @@ private final class KernelPool {
   let meta: String
   let data: String
   let passesDown: Bool
+  /// Whether changes are committed before each operation that is no change: then that can take its time.
+  let commitsFirst: Bool
   /// Makes the metadata device larger, to so many blocks.
   let enlarge: (UInt64) throws -> Void
   /// Copies the metadata under a label.
@@ -47,13 +56,15 @@ private final class KernelPool {
   private var thins: [UInt64: RigFile] = [:]
   /// Devices with changes that no commit has yet.
   private var touched: Set<UInt64> = []
-  /// When the worker committed.
+  /// When the worker committed, or a moment before that, and when the last change began.
   private var lastCommit = never
+  private var lastChange = never
   private var superblock: [UInt8] = []
   private let page = UnsafeMutableRawBufferPointer.allocate(byteCount: 4096, alignment: 4096)
 
   init(
     _ kernel: KernelCalls, file: RigFile, meta: String, data: String, passesDown: Bool,
+    commitsFirst: Bool = false,
     enlarge: @escaping (UInt64) throws -> Void = { _ in },
     dump: @escaping (String) throws -> Void = { _ in }
   ) {
@@ -62,6 +73,7 @@ private final class KernelPool {
     self.meta = meta
     self.data = data
     self.passesDown = passesDown
+    self.commitsFirst = commitsFirst
     self.enlarge = enlarge
     self.dump = dump
     page.initializeMemory(as: UInt8.self, repeating: 0)
@@ -76,64 +88,68 @@ private final class KernelPool {
     return Array(buffer)
   }
 
-  /// The kernel must not have committed since the last time that is known.
-  private func requireNoCommit() throws {
-    if !touched.isEmpty, try readSuperblock() != superblock { throw IsLate() }
-  }
-
   private var isTouchedOpen: Bool { touched.allSatisfy { thins[$0] != nil } }
 
-  /// Returns whether there was something to commit.
-  private func flush() throws -> Bool {
-    if isTouchedOpen {
+  /// Whether it is too late now to be sure that the worker has not committed by itself.
+  private func isAfter(_ seconds: Double) -> Bool { now() > lastCommit + seconds }
+
+  /// Commits what has changed. The worker may have done so itself, after the last change.
+  private func commit() throws {
+    guard !touched.isEmpty else { return }
+    let start = now()
+    let isByWorker = isTouchedOpen
+    let isDone = try readSuperblock() != superblock
+    if isByWorker {
       for id in touched.sorted() { try thins[id]?.sync() }
     } else {
       // Of what was written before a device was closed, a flush of another one knows nothing.
       try kernel.suspend("pool")
       try kernel.resume("pool")
-      lastCommit = Self.never
     }
     touched = []
-    let new = try readSuperblock()
-    defer { superblock = new }
-    return new != superblock
+    superblock = try readSuperblock()
+    lastCommit = !isByWorker ? Self.never : isDone ? lastChange : start
   }
 
-  private func commit() throws {
+  private func commitNow() throws {
     guard !touched.isEmpty else { return }
-    try requireNoCommit()
-    let start = now()
-    let isByWorker = isTouchedOpen
-    if try flush(), isByWorker { lastCommit = start }
+    try commit()
+    done.append("commit")
   }
 
   /// A write or discard, with what has to be done about commits.
   private func change(_ line: String, _ id: UInt64, _ body: (RigFile) throws -> Void) throws {
-    if !touched.isEmpty, now() > lastCommit + Self.safeSeconds {
-      try commit()
-      done.append("commit")
-    }
-    let start = now()
-    let isStale = start > lastCommit + Self.safeSeconds
+    if isAfter(Self.beginSeconds) { try commitNow() }
     // It consists of several steps of the worker, which can commit between them.
-    if isStale, line.hasPrefix("pd") {
+    let isInSteps = line.hasPrefix("pd")
+    if isInSteps, isAfter(Self.beginSeconds) {
       if lastCommit < 0 { throw RigError("'\(line)' has to follow a write and its commit") }
       throw IsLate()
     }
     guard let thin = thins[id] else { throw RigError("device \(id) is not open") }
+    let hadChanges = !touched.isEmpty
+    lastChange = now()
     try body(thin)
     touched.insert(id)
     done.append(line)
-    guard isStale else { return }
-    if try flush() { lastCommit = start }
-    done.append("commit")
+    guard isAfter(Self.endSeconds) else { return }
+    if isInSteps { throw IsLate() }
+    if hadChanges, try readSuperblock() != superblock { throw IsLate() }
+    try commitNow()
+  }
+
+  /// Something that is no write or discard, and that leaves nothing to commit.
+  private func settle(_ body: () throws -> Void) throws {
+    if commitsFirst || isAfter(Self.beginSeconds) { try commitNow() }
+    let hadChanges = !touched.isEmpty
+    try body()
+    if hadChanges, isAfter(Self.endSeconds) { throw IsLate() }
+    touched = []
+    superblock = try readSuperblock()
   }
 
   private func message(_ text: String) throws {
-    try requireNoCommit()
-    try kernel.message("pool", text)
-    touched = []
-    superblock = try readSuperblock()
+    try settle { try kernel.message("pool", text) }
   }
 
   private func tableParameters() -> String {
@@ -202,7 +218,6 @@ private final class KernelPool {
       let minor = number.split(separator: ":")[1]
       thins[n[0]] = try RigFile("/dev/dm-\(minor)", O_RDWR | dmthin_o_direct)
     case "close":
-      try requireNoCommit()
       guard thins.removeValue(forKey: n[0]) != nil else {
         throw RigError("device \(n[0]) is not open")
       }
@@ -213,19 +228,16 @@ private final class KernelPool {
       touched = []
       lastCommit = Self.never
     case "grow", "growboth":
-      try requireNoCommit()
-      if verb == "growboth" { try enlarge(n[0]) }
-      try kernel.load(
-        "pool", sectors: sectors(n[n.count - 1]), "thin-pool", tableParameters())
-      try kernel.suspend("pool")
-      try kernel.resume("pool")
-      superblock = try readSuperblock()
-      touched = []
+      try settle {
+        if verb == "growboth" { try enlarge(n[0]) }
+        try kernel.load(
+          "pool", sectors: sectors(n[n.count - 1]), "thin-pool", tableParameters())
+        try kernel.suspend("pool")
+        try kernel.resume("pool")
+      }
     case "unload":
-      try requireNoCommit()
-      try kernel.remove("pool")
+      try settle { try kernel.remove("pool") }
       pool = nil
-      touched = []
     default: throw RigError("'\(line)' is no operation")
     }
   }
@@ -322,7 +334,7 @@ func playTraces(in folder: String) throws {
   for name in names.sorted() {
     let lines = try readLines("\(folder)/\(name).ops")
     var status = "late"
-    for attempt in 1...5 {
+    for attempt in 1...25 {
       let start = now()
       do {
         let done = try play(lines, kernel) { file, label in
@@ -352,7 +364,7 @@ func playTurn(on path: String, trace: String) throws {
   let data = try kernel.create("zero", sectors: 1 << 40, "zero", "")
   let pool = KernelPool(
     kernel, file: device, meta: KernelCalls.number(UInt64(about.st_rdev)), data: data,
-    passesDown: false)
+    passesDown: false, commitsFirst: true)
   let result = Result {
     for line in try readLines(trace) where !line.hasPrefix("meta") { try pool.run(line) }
   }

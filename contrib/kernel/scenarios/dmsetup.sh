@@ -30,10 +30,11 @@ d() { # ARGUMENT...
     if "$program" "$@" >&3 2>&4 <"$input"; then :; else echo "[$?]" >&3; fi
 }
 # The text after a summary or a list of fields differs between programs; cookies and times change
-# each time.
+# each time, and how many intervals were missed depends on how busy the machine is.
 protocol() { # FILE
     sed -e '/^Usage:/,/^\(\[\|[0-9]* \$\)/{/^\[/b;/^[0-9]* \$/b;d}' -e '/^Mapped Device Name Fields/,/^  ?  /d' \
-        -e '/^Fields:/,/^$/d' -e '/^ $/d' -e 's/0x0*[dD]4[dD][0-9a-fA-F]\{4\}/COOKIE/g' \
+        -e '/^Fields:/,/^$/d' -e '/^WARNING: Try increasing --interval/d' -e '/^ $/d' \
+        -e 's/0x0*[dD]4[dD][0-9a-fA-F]\{4\}/COOKIE/g' \
         -e 's/\(COOKIE *\)[0-9]* /\1SET /' -e 's/value 223[0-9]\{6\}/value COOKIE/' \
         -e 's/[A-Z][a-z][a-z] [A-Z][a-z][a-z] [ 0-9][0-9] [0-9:]\{8\} 20[0-9][0-9]/TIME/g' "$1"
 }

@@ -81,7 +81,7 @@ must dd if=/dev/zero of=$meta bs=4096 count=1 conv=notrunc 2>/tmp/log
 "$dmthin" serve --rescue --data-block-size 128 --metadata $meta --data /dev/mapper/disk --volume t1=1:60m \
     --socket /tmp/s 2>/tmp/log &
 server=$!
-for _ in $(seq 200); do
+for _ in $(seq 2400); do
     grep -q '^serving' /tmp/log && break
     sleep 0.05
 done

@@ -20,7 +20,7 @@ serve() { # VOLUME...
     # shellcheck disable=SC2086  # words
     "$dmthin" serve --metadata $meta --data $data --socket /tmp/s $arguments 2>/tmp/log &
     server=$!
-    for _ in $(seq 200); do
+    for _ in $(seq 2400); do
         grep -q '^serving' /tmp/log && return
         sleep 0.05
     done

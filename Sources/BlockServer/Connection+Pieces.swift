@@ -38,10 +38,10 @@ extension Connection {
     if slot.writesZeroes { request.pointee.flags = [] }
     request.pointee.offset = slot.next
     request.pointee.byteCount = Int(end - slot.next)
-    request.pointee.buffer =
+    request.pointee.memory = RequestMemory(
       slot.writesZeroes
-      ? server.zeroes.bytes.baseAddress
-      : slot.buffer.map { $0.bytes + Int(slot.next - slot.offset) }
+        ? server.zeroes.bytes.baseAddress
+        : slot.buffer.map { $0.bytes + Int(slot.next - slot.offset) })
     table.slots[index].next = end
     spend(Int((end - slot.next) >> 20) + 1)
     submit(index, export)

@@ -243,7 +243,7 @@ extension Connection {
       operation == .write && header.flags & Nbd.CommandFlag.fua != 0 ? .durable : []
     request.pointee.offset = header.offset
     request.pointee.byteCount = header.length
-    request.pointee.buffer = buffer
+    request.pointee.memory = RequestMemory(buffer)
   }
 
   /// Hands a request to the destination.

@@ -48,28 +48,28 @@ public struct BlockRequest {
   /// Bytes; 0 for a flush.
   public var byteCount: Int
   /// The data of reads and writes, 512-byte aligned at least. Only the owner frees it.
-  public var buffer: UnsafeMutableRawPointer?
+  public var memory: RequestMemory
+  /// Which of its requests it is to the layer that made it. No other layer changes it.
+  public var tag: UInt32 = 0
   /// Gets it back when it is done. Outlives the request.
   public unowned(unsafe) var owner: RequestOwner
   /// The request that this is a part of, for the layer that splits.
   public var parent: RequestPointer?
   /// The next in a list, for the layer that has it; one list at a time.
   public var next: RequestPointer?
-  /// Which of its requests it is to the layer that made it. No other layer changes it.
-  public var tag: UInt32 = 0
   /// What the target that has it keeps in it, of that target's own type.
   public var state = StateOfRequest()
 
   /// A request. One that is made outside of a pool stays in place until it is done.
   public init(
     operation: BlockOperation, flags: BlockFlags, offset: UInt64, byteCount: Int,
-    buffer: UnsafeMutableRawPointer? = nil, owner: RequestOwner, parent: RequestPointer? = nil
+    memory: RequestMemory = RequestMemory(), owner: RequestOwner, parent: RequestPointer? = nil
   ) {
     self.operation = operation
     self.flags = flags
     self.offset = offset
     self.byteCount = byteCount
-    self.buffer = buffer
+    self.memory = memory
     self.owner = owner
     self.parent = parent
   }
@@ -133,11 +133,21 @@ public final class RequestPool {
     for slab in slabs { slab.deallocate() }
   }
 
-  /// A request for `owner`.
+  /// A request for `owner`, with its data in one piece.
   public func take(
     _ operation: BlockOperation, offset: UInt64, byteCount: Int,
     buffer: UnsafeMutableRawPointer? = nil, flags: BlockFlags = [], owner: RequestOwner,
     parent: RequestPointer? = nil
+  ) -> RequestPointer {
+    take(
+      operation, offset: offset, byteCount: byteCount, memory: RequestMemory(buffer),
+      flags: flags, owner: owner, parent: parent)
+  }
+
+  /// A request for `owner`.
+  public func take(
+    _ operation: BlockOperation, offset: UInt64, byteCount: Int, memory: RequestMemory,
+    flags: BlockFlags = [], owner: RequestOwner, parent: RequestPointer? = nil
   ) -> RequestPointer {
     if free == nil { grow() }
     guard let request = free else { preconditionFailure("a slab has requests") }
@@ -145,7 +155,7 @@ public final class RequestPool {
     taken += 1
     request.initialize(
       to: BlockRequest(
-        operation: operation, flags: flags, offset: offset, byteCount: byteCount, buffer: buffer,
+        operation: operation, flags: flags, offset: offset, byteCount: byteCount, memory: memory,
         owner: owner, parent: parent))
     return request
   }

@@ -12,8 +12,8 @@ public final class IOQueue: PassHook {
   private static let depth = 256
   /// With more on their way than this, completions come close enough together without spinning.
   private static let spinDepthMax = 4
-  /// Most parts of a merged request, and its most bytes.
-  private static let partsMax = 32
+  /// Most pieces of memory of a merged request, and its most bytes. A request by itself can have more.
+  private static let piecesMax = 32
   private static let bytesMax = 1 << 20
 
   private struct Slot {
@@ -90,8 +90,8 @@ public final class IOQueue: PassHook {
       throw error
     }
     self.loop = loop
-    vectors = .allocate(capacity: Self.depth * Self.partsMax)
-    vectors.initialize(repeating: iovec(), count: Self.depth * Self.partsMax)
+    // Not touched before a slot needs them: 512 KiB.
+    vectors = .allocate(capacity: Self.depth * RequestMemory.piecesMax)
     slots = .allocate(capacity: Self.depth)
     slots.initialize(repeating: Slot(), count: Self.depth)
     batch = .allocate(capacity: Self.depth)
@@ -168,23 +168,19 @@ public final class IOQueue: PassHook {
     var prepared = 0
     while freeSlot >= 0, let request = waiting.takeFirst() {
       let index = freeSlot
+      let pieces = vectors + index * RequestMemory.piecesMax
+      var count = 0
+      guard add(request, to: pieces, &count, max: RequestMemory.piecesMax) else {
+        loop.finishLater(request, EINVAL)
+        continue
+      }
       freeSlot = slots[index].nextFree
-      let parts = vectors + index * Self.partsMax
-      var count = 1
       var bytes = request.pointee.byteCount
-      parts[0] = iovec(iov_base: request.pointee.buffer, iov_len: bytes)
       var last = request
       while let next = waiting.first, canFollow(last, next),
-        bytes + next.pointee.byteCount <= Self.bytesMax
+        bytes + next.pointee.byteCount <= Self.bytesMax,
+        add(next, to: pieces, &count, max: Self.piecesMax)
       {
-        if extends(parts[count - 1], next) {
-          parts[count - 1].iov_len += next.pointee.byteCount
-        } else if count < Self.partsMax {
-          parts[count] = iovec(iov_base: next.pointee.buffer, iov_len: next.pointee.byteCount)
-          count += 1
-        } else {
-          break
-        }
         _ = waiting.takeFirst()
         last.pointee.next = next
         last = next
@@ -195,7 +191,7 @@ public final class IOQueue: PassHook {
       slots[index].bytes = bytes
       engine.prepare(
         index, Self.call(request.pointee),
-        descriptor: request.pointee.descriptor, parts, count: count,
+        descriptor: request.pointee.descriptor, pieces, count: count,
         offset: request.pointee.offset)
       batch[prepared] = index
       prepared += 1
@@ -212,8 +208,27 @@ public final class IOQueue: PassHook {
       && last.pointee.end == next.pointee.offset
   }
 
-  private func extends(_ part: iovec, _ next: RequestPointer) -> Bool {
-    part.iov_base.map { $0 + part.iov_len } == next.pointee.buffer
+  /// Adds a request's memory to a slot's; false, with nothing added, where that has more than `max` pieces.
+  private func add(
+    _ request: RequestPointer, to pieces: UnsafeMutablePointer<iovec>, _ count: inout Int, max: Int
+  ) -> Bool {
+    let (memory, bytes) = (request.pointee.memory, request.pointee.byteCount)
+    guard memory.isOnePiece else {
+      guard count + memory.pieceCount(bytes) <= max else { return false }
+      memory.forEachPiece(bytes) {
+        pieces[count] = iovec(iov_base: $0.baseAddress, iov_len: $0.count)
+        count += 1
+      }
+      return true
+    }
+    if count > 0, pieces[count - 1].end == memory.start {
+      pieces[count - 1].iov_len += bytes
+      return true
+    }
+    guard count < max else { return false }
+    pieces[count] = iovec(iov_base: memory.start, iov_len: bytes)
+    count += 1
+    return true
   }
 
   private static func call(_ request: BlockRequest) -> IOOperation {
@@ -353,18 +368,24 @@ public final class IOQueue: PassHook {
     let descriptor = request.descriptor
     var done = begun
     while done < request.byteCount {
-      guard let memory = request.buffer else { return EIO }
-      let (left, place) = (request.byteCount - done, Int64(clamping: request.offset) + Int64(done))
+      let place = Int64(clamping: request.offset) + Int64(done)
+      let piece = request.memory.advanced(by: done).firstPiece(request.byteCount - done)
+      guard let memory = piece.baseAddress else { return EIO }
       let n =
         request.operation == .read
-        ? pread(descriptor, memory + done, left, Int(place))
+        ? pread(descriptor, memory, piece.count, Int(place))
         : request.flags.contains(.durable)
-          ? dmthin_pwrite_dsync(descriptor, memory + done, left, place)
-          : pwrite(descriptor, memory + done, left, Int(place))
+          ? dmthin_pwrite_dsync(descriptor, memory, piece.count, place)
+          : pwrite(descriptor, memory, piece.count, Int(place))
       if n < 0 && errno == EINTR { continue }
       guard n > 0 else { return n < 0 ? errno : EIO }
       done += n
     }
     return 0
   }
+}
+
+extension iovec {
+  /// The byte behind the last.
+  fileprivate var end: UnsafeMutableRawPointer? { iov_base.map { $0 + iov_len } }
 }

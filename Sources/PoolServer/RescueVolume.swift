@@ -57,19 +57,19 @@ final class RescueVolume: BlockDestination {
     request.pointee.pending = 1
     var offset = begin
     while offset < end, request.pointee.errorNumber == 0, let extent = next(offset, end) {
-      let buffer = request.pointee.buffer.map { $0 + Int(offset - begin) }
+      let memory = request.pointee.memory.advanced(by: Int(offset - begin))
       offset = extent.end
       let count = Int(extent.byteCount)
       switch extent.kind {
-      case .data(let byte): send(request, disk, dataOffset + byte, count, buffer)
+      case .data(let byte): send(request, disk, dataOffset + byte, count, memory)
       case .lost, .beyond:
-        if lostAsZeroes { zero(buffer, count) } else { request.pointee.errorNumber = EIO }
+        if lostAsZeroes { memory.zero(count) } else { request.pointee.errorNumber = EIO }
       case .hole:
         let below =
           origin.map { min(extent.end, max($0.byteCount, extent.offset)) } ?? extent.offset
         let there = Int(below - extent.offset)
-        if let origin, there > 0 { send(request, origin, extent.offset, there, buffer) }
-        zero(buffer.map { $0 + there }, count - there)
+        if let origin, there > 0 { send(request, origin, extent.offset, there, memory) }
+        memory.advanced(by: there).zero(count - there)
       }
     }
     if offset < end, request.pointee.errorNumber == 0 { request.pointee.errorNumber = EIO }
@@ -77,18 +77,14 @@ final class RescueVolume: BlockDestination {
     if request.pointee.pending == 0 { loop.finishLater(request, request.pointee.errorNumber) }
   }
 
-  private func zero(_ buffer: UnsafeMutableRawPointer?, _ count: Int) {
-    buffer?.initializeMemory(as: UInt8.self, repeating: 0, count: count)
-  }
-
   private func send(
     _ request: RequestPointer, _ disk: BlockDestination, _ offset: UInt64, _ count: Int,
-    _ buffer: UnsafeMutableRawPointer?
+    _ memory: RequestMemory
   ) {
     request.pointee.pending += 1
     disk.submit(
       requests.take(
-        .read, offset: offset, byteCount: count, buffer: buffer, owner: self, parent: request))
+        .read, offset: offset, byteCount: count, memory: memory, owner: self, parent: request))
   }
 
   override func requestDone(_ part: RequestPointer) {

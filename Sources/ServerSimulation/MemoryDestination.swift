@@ -88,14 +88,15 @@ public final class MemoryDestination: BlockDestination {
     case .flush: flushes += 1
     case .read:
       bytes.withUnsafeBytes { source in
-        guard let from = source.baseAddress, let buffer = request.pointee.buffer else { return }
-        buffer.copyMemory(from: from + start, byteCount: range.count)
+        if let from = source.baseAddress {
+          request.pointee.memory.copy(from: from + start, range.count)
+        }
       }
     case .write:
       lastFlags = request.pointee.flags
-      guard let buffer = request.pointee.buffer else { return EINVAL }
-      bytes.replaceSubrange(
-        range, with: UnsafeRawBufferPointer(start: buffer, count: range.count))
+      bytes.withUnsafeMutableBytes { target in
+        if let to = target.baseAddress { request.pointee.memory.copy(to: to + start, range.count) }
+      }
       allocate(range)
     case .writeZeroes, .discard:
       guard takesZeroes || request.pointee.operation == .discard else { return EOPNOTSUPP }

@@ -53,6 +53,8 @@ final class PoolRig {
   /// The metadata, data and external origin disks.
   let disks: [TraceDisk]
   private let requests = RequestPool()
+  /// Cuts requests' data into pieces.
+  private var scatter = SplitMix64(seed: 1)
   private let shape: PoolShape
   /// The messages that the kernel would log.
   private(set) var log: [String] = []
@@ -191,6 +193,8 @@ final class PoolRig {
     fileprivate(set) var error: Int32 = 0
     /// The data to write, or the data read.
     let buffer: AlignedBuffer
+    /// Where it is while the request is under way.
+    fileprivate var data: ScatteredData?
     fileprivate var opened: OpenDevice?
     private let requests: RequestPool
 
@@ -202,6 +206,8 @@ final class PoolRig {
     override func requestDone(_ request: RequestPointer) {
       error = request.pointee.errorNumber
       requests.give(request)
+      data?.put(into: buffer)
+      data = nil
       opened?.close()
       opened = nil
       isDone = true
@@ -221,10 +227,14 @@ final class PoolRig {
       throw TrialFailure("opening \(name): \(error)")
     }
     if operation == .write { fill(outcome.buffer.bytes) }
+    if hasData {
+      outcome.data = ScatteredData(byteCount: sectors.count * 512, unit: 512, &scatter)
+      outcome.data?.take(from: outcome.buffer)
+    }
     outcome.opened?.destination.submit(
       requests.take(
         operation, offset: UInt64(sectors.lowerBound * 512), byteCount: sectors.count * 512,
-        buffer: hasData ? outcome.buffer.bytes.baseAddress : nil, flags: flags, owner: outcome))
+        memory: outcome.data?.memory ?? RequestMemory(), flags: flags, owner: outcome))
     return outcome
   }
 }

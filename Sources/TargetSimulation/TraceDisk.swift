@@ -135,13 +135,15 @@ public final class TraceDisk: BlockDestination, Disk {
     case .read:
       guard !fails else { return EIO }
       bytes.withUnsafeBytes {
-        UnsafeMutableRawBufferPointer(start: request.buffer, count: count)
-          .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[offset..<(offset + count)]))
+        if let from = $0.baseAddress { request.memory.copy(from: from + offset, count) }
       }
       return 0
     case .write:
-      let data = UnsafeRawBufferPointer(start: request.buffer, count: count)
-      store(Array(data), at: offset, isDurable: request.flags.contains(.durable), fails)
+      let data = [UInt8](unsafeUninitializedCapacity: count) { data, filled in
+        if let to = data.baseAddress { request.memory.copy(to: to, count) }
+        filled = count
+      }
+      store(data, at: offset, isDurable: request.flags.contains(.durable), fails)
     case .flush:
       if !fails { trace?.append(.flush(disk: number, before: position)) }
     case .discard:

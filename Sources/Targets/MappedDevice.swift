@@ -145,7 +145,8 @@ public final class MappedDevice: BlockDestination {
       let piece = part(of: request, driver)
       piece.pointee.offset = at
       piece.pointee.byteCount = Int(truncatingIfNeeded: stop - at)
-      piece.pointee.buffer = request.pointee.buffer.map { $0 + Int(truncatingIfNeeded: at - first) }
+      piece.pointee.memory = request.pointee.memory.advanced(
+        by: Int(truncatingIfNeeded: at - first))
       driver.map(piece)
       at = stop
     }
@@ -167,7 +168,7 @@ public final class MappedDevice: BlockDestination {
     request.pointee.pending += 1
     return parts.take(
       request.pointee.operation, offset: request.pointee.offset,
-      byteCount: request.pointee.byteCount, buffer: request.pointee.buffer,
+      byteCount: request.pointee.byteCount, memory: request.pointee.memory,
       flags: request.pointee.flags, owner: owner, parent: request)
   }
 
@@ -177,7 +178,7 @@ public final class MappedDevice: BlockDestination {
     part.pointee.parent?.pointee.pending += 1
     return parts.take(
       part.pointee.operation, offset: part.pointee.offset, byteCount: part.pointee.byteCount,
-      buffer: part.pointee.buffer, flags: part.pointee.flags, owner: owner,
+      memory: part.pointee.memory, flags: part.pointee.flags, owner: owner,
       parent: part.pointee.parent)
   }
 

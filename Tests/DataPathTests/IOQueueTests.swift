@@ -118,6 +118,69 @@ struct IOQueueTests {
     #expect(bench.queue.submitted == 2)
   }
 
+  @Test(
+    "requests in many pieces go by themselves or merged with neighbours, and each gets its own bytes"
+  )
+  func scattered() throws {
+    let bench = try Bench(pages: 256)
+    let disk = try bench.disk()
+    let buffer = AlignedBuffer(count: 257 * 4096)
+    let base = try #require(buffer.bytes.baseAddress)
+    // Page N at place 255 - N: no two pieces follow each other in memory.
+    let pieces = UnsafeMutablePointer<RequestMemory.Piece>.allocate(capacity: 256)
+    defer { pieces.deallocate() }
+    for page in 0..<256 {
+      (pieces + page).initialize(to: .init(start: base + (255 - page) * 4096, byteCount: 4096))
+    }
+    func submit(_ operation: BlockOperation, _ range: Range<Int>) {
+      disk.submit(
+        bench.requests.take(
+          operation, offset: UInt64(range.lowerBound) * 4096, byteCount: range.count * 4096,
+          memory: RequestMemory(pieces: pieces + range.lowerBound), owner: bench.recorder))
+    }
+    // The most that one may have; then some that are merged as far as 32 pieces go.
+    submit(.read, 0..<128)
+    for page in stride(from: 128, to: 256, by: 4) { submit(.read, page..<(page + 4)) }
+    bench.finish(33)
+    #expect(bench.recorder.ended.allSatisfy { $0.error == 0 })
+    #expect(bench.queue.submitted == 1 + 128 / 32)
+    for page in 0..<256 {
+      #expect(buffer.bytes[(255 - page) * 4096] == UInt8(page))
+      buffer.bytes[(255 - page) * 4096] = ~UInt8(page)
+    }
+    submit(.write, 0..<128)
+    submit(.write, 128..<256)
+    // One piece more than there may be.
+    submit(.read, 0..<129)
+    bench.finish(36)
+    #expect(bench.recorder.ended.filter { $0.error != 0 }.map(\.error) == [EINVAL])
+    let written = try contents(of: bench.path)
+    for page in 0..<256 { #expect(written[page * 4096] == ~UInt8(page)) }
+  }
+
+  @Test("a short read in pieces is gone on with in the piece in which it ended")
+  func shortRead() throws {
+    let bench = try Bench(pages: 3)
+    let disk = try bench.disk()
+    try #require(truncate(bench.path, 3 * 4096 - 1024) == 0)
+    let buffer = AlignedBuffer(count: 4 * 4096)
+    let base = try #require(buffer.bytes.baseAddress)
+    let pieces = [2, 0].map { RequestMemory.Piece(start: base + $0 * 4096, byteCount: 4096) }
+    pieces.withUnsafeBufferPointer { pieces in
+      disk.submit(
+        bench.requests.take(
+          .read, offset: 4096, byteCount: 8192,
+          memory: RequestMemory(pieces: pieces.baseAddress.unsafelyUnwrapped),
+          owner: bench.recorder))
+      bench.finish(1)
+    }
+    // Beyond its end the file has nothing: the request fails, with what there is in its place.
+    #expect(bench.recorder.ended.map(\.error) == [EIO])
+    let found = [8192, 12_287, 0, 3071].map { (at: Int) -> UInt8 in buffer.bytes[at] }
+    #expect(found == [1, 1, 2, 2] as [UInt8])
+    #expect(buffer.bytes[3072] == 0)
+  }
+
   @Test("Of merged requests, only those fail that would fail alone")
   func isolation() throws {
     let bench = try Bench(pages: 2)

@@ -113,18 +113,12 @@ final class MemoryDisk: BlockDestination, Disk {
     switch request.operation {
     case .read:
       bytes.withUnsafeBytes {
-        request.buffer?.copyMemory(
-          from: $0.baseAddress.unsafelyUnwrapped + offset, byteCount: request.byteCount)
+        request.memory.copy(
+          from: $0.baseAddress.unsafelyUnwrapped + offset, request.byteCount)
       }
     case .write:
-      guard let buffer = request.buffer else { return EIO }
-      store(UnsafeRawBufferPointer(start: buffer, count: request.byteCount), at: offset)
-      if request.flags.contains(.durable) {
-        durable.withUnsafeMutableBytes {
-          ($0.baseAddress.unsafelyUnwrapped + offset).copyMemory(
-            from: buffer, byteCount: request.byteCount)
-        }
-      }
+      store(request, at: offset, in: &bytes)
+      if request.flags.contains(.durable) { store(request, at: offset, in: &durable) }
     case .flush: durable = bytes
     case .discard:
       // Discarded parts may read as anything.
@@ -135,11 +129,9 @@ final class MemoryDisk: BlockDestination, Disk {
     return 0
   }
 
-  private func store(_ buffer: UnsafeRawBufferPointer, at offset: Int) {
+  private func store(_ request: BlockRequest, at offset: Int, in bytes: inout [UInt8]) {
     bytes.withUnsafeMutableBytes {
-      if let from = buffer.baseAddress {
-        ($0.baseAddress.unsafelyUnwrapped + offset).copyMemory(from: from, byteCount: buffer.count)
-      }
+      request.memory.copy(to: $0.baseAddress.unsafelyUnwrapped + offset, request.byteCount)
     }
   }
 

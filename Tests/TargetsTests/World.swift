@@ -4,6 +4,7 @@ import DeviceMapper
 import EventLoop
 import Glibc
 import Simulation
+import TargetSimulation
 import Targets
 import TestSupport
 import Testing
@@ -21,6 +22,8 @@ final class World {
   let folder: ScratchFolder
   var disks: [String: MemoryDisk] = [:]
   private let requests = RequestPool()
+  /// Cuts requests' data into pieces.
+  private var scatter = SplitMix64(seed: 1)
   static let second: UInt64 = 1_000_000_000
   /// Stops a test whose command or request does not end.
   private let watchdog = LoopTimer {
@@ -195,6 +198,8 @@ final class World {
     var bytes: [UInt8] = []
     var keep: OpenDevice?
     let buffer: AlignedBuffer
+    /// Where the data is while the request is under way.
+    fileprivate var data: ScatteredData?
     unowned let world: World
     init(_ world: World, _ count: Int) {
       self.world = world
@@ -202,6 +207,8 @@ final class World {
     }
     override func requestDone(_ request: RequestPointer) {
       error = request.pointee.errorNumber
+      data?.put(into: buffer)
+      data = nil
       if request.pointee.operation == .read {
         bytes = Array(UnsafeRawBufferPointer(buffer.bytes)[0..<request.pointee.byteCount])
       }
@@ -219,14 +226,19 @@ final class World {
   ) throws -> Outcome {
     let opened = try mapper.open(device, readOnly: true)
     let size = bytes.isEmpty ? count : bytes.count
-    let outcome = Outcome(self, operation == .read || operation == .write ? size : 0)
+    let hasData = operation == .read || operation == .write
+    let outcome = Outcome(self, hasData ? size : 0)
     outcome.keep = opened
     if operation == .write { outcome.buffer.bytes.copyBytes(from: bytes) }
+    if hasData {
+      let unit = opened.destination.logicalBlockBytes
+      outcome.data = ScatteredData(byteCount: size, unit: unit, &scatter)
+      outcome.data?.take(from: outcome.buffer)
+    }
     opened.destination.submit(
       requests.take(
         operation, offset: UInt64(offset), byteCount: size,
-        buffer: operation == .read || operation == .write ? outcome.buffer.bytes.baseAddress : nil,
-        flags: flags, owner: outcome))
+        memory: outcome.data?.memory ?? RequestMemory(), flags: flags, owner: outcome))
     return outcome
   }
 

@@ -100,17 +100,16 @@ private final class FlakeyDriver: TargetDriver {
   }
 
   /// Corrupts the byte, if it is within `count` bytes.
-  private func corrupt(_ bytes: UnsafeMutableRawPointer?, _ count: Int) {
-    guard let corruption = target.corruption, let bytes, Int(corruption.byte) <= count else {
-      return
-    }
-    bytes.storeBytes(of: corruption.value, toByteOffset: Int(corruption.byte) - 1, as: UInt8.self)
+  private func corrupt(_ memory: RequestMemory, _ count: Int) {
+    guard let corruption = target.corruption, Int(corruption.byte) <= count else { return }
+    memory.advanced(by: Int(corruption.byte) - 1).firstPiece(1).baseAddress?
+      .storeBytes(of: corruption.value, as: UInt8.self)
   }
 
-  private func corruptedCopy(_ bytes: UnsafeRawPointer, _ count: Int) -> AlignedBuffer {
+  private func corruptedCopy(_ memory: RequestMemory, _ count: Int) -> AlignedBuffer {
     let copy = AlignedBuffer(count: (count + 4095) / 4096 * 4096)
-    copy.bytes.baseAddress?.copyMemory(from: bytes, byteCount: count)
-    corrupt(copy.bytes.baseAddress, count)
+    if let place = copy.bytes.baseAddress { memory.copy(to: place, count) }
+    corrupt(RequestMemory(copy.bytes.baseAddress), count)
     return copy
   }
 
@@ -125,9 +124,8 @@ private final class FlakeyDriver: TargetDriver {
     case .corrupted where part.pointee.operation == .read:
       part.pointee.flakey.isCorrupted = true
     case .corrupted:
-      guard let bytes = part.pointee.buffer else { return finishLater(part, EIO) }
-      let copy = corruptedCopy(bytes, part.pointee.byteCount)
-      part.pointee.buffer = copy.bytes.baseAddress
+      let copy = corruptedCopy(part.pointee.memory, part.pointee.byteCount)
+      part.pointee.memory = RequestMemory(copy.bytes.baseAddress)
       copies[part] = copy
     }
     if part.pointee.operation != .flush { part.pointee.offset &+= shift }
@@ -136,7 +134,7 @@ private final class FlakeyDriver: TargetDriver {
 
   override func requestDone(_ part: RequestPointer) {
     if part.pointee.flakey.isCorrupted, part.pointee.errorNumber == 0 {
-      corrupt(part.pointee.buffer, part.pointee.byteCount)
+      corrupt(part.pointee.memory, part.pointee.byteCount)
     }
     if !copies.isEmpty { copies[part] = nil }
     done(part)

@@ -69,7 +69,7 @@ final class Preparation: RequestOwner {
       parts.append(part)
       phase = .writing
       position = total
-      submit(.write, pool.data, start, part.pointee.buffer, part.pointee.byteCount)
+      submit(.write, pool.data, start, part.pointee.memory, part.pointee.byteCount)
       return
     }
     switch source {
@@ -103,7 +103,7 @@ final class Preparation: RequestOwner {
 
   /// The next piece: read, or sent at the end of the pass, when more may have come for it.
   private func piece() {
-    let memory = buffer?.bytes.baseAddress
+    let memory = RequestMemory(buffer?.bytes.baseAddress)
     switch source {
     case .dataBlock(let old):
       phase = .reading
@@ -131,24 +131,24 @@ final class Preparation: RequestOwner {
     while let write = part {
       let lower = max(piece.lowerBound, write.pointee.offset)
       let upper = min(piece.upperBound, write.pointee.end)
-      if lower < upper, let memory = buffer.bytes.baseAddress, let from = write.pointee.buffer {
-        memcpy(
-          memory + Int(lower - piece.lowerBound), from + Int(lower - write.pointee.offset),
-          Int(upper - lower))
+      if lower < upper, let memory = buffer.bytes.baseAddress {
+        write.pointee.memory.advanced(by: Int(lower - write.pointee.offset))
+          .copy(to: memory + Int(lower - piece.lowerBound), Int(upper - lower))
       }
       part = write.pointee.next
     }
     phase = .writing
-    submit(.write, pool.data, start + position, buffer.bytes.baseAddress, pieceBytes)
+    submit(
+      .write, pool.data, start + position, RequestMemory(buffer.bytes.baseAddress), pieceBytes)
     position += UInt64(piece.count)
   }
 
   private func submit(
     _ operation: BlockOperation, _ destination: BlockDestination, _ offset: UInt64,
-    _ memory: UnsafeMutableRawPointer?, _ count: Int
+    _ memory: RequestMemory, _ count: Int
   ) {
     destination.submit(
-      pool.requests.take(operation, offset: offset, byteCount: count, buffer: memory, owner: self))
+      pool.requests.take(operation, offset: offset, byteCount: count, memory: memory, owner: self))
   }
 
   override func requestDone(_ request: RequestPointer) {

@@ -24,15 +24,14 @@ extension ThinDriver {
   private func readUnmapped(_ part: RequestPointer) {
     let begin = part.pointee.offset - startByte
     let count = UInt64(part.pointee.byteCount)
-    guard let buffer = part.pointee.buffer else { return finishLater(part, EIO) }
     guard let origin else {
-      memset(buffer, 0, Int(count))
+      part.pointee.memory.zero(Int(count))
       return finishLater(part)
     }
     var there = begin < originBytes ? min(count, originBytes - begin) : 0
     // Where nothing can be provisioned the kernel does not look where the origin ends.
     if pool.mode != .write { there = count }
-    if there < count { memset(buffer + Int(there), 0, Int(count - there)) }
+    part.pointee.memory.advanced(by: Int(there)).zero(Int(count - there))
     guard there > 0 else { return finishLater(part) }
     part.pointee.offset = begin
     part.pointee.byteCount = Int(there)
@@ -142,7 +141,7 @@ extension ThinDriver {
       piece.pointee.byteCount = Int(stop - at)
       piece.pointee.operation = isUnmapping ? .discard : .write
       piece.pointee.thin = ThinPartState(isZeroing: isUnmapping)
-      piece.pointee.buffer = zeros.bytes.baseAddress
+      piece.pointee.memory = RequestMemory(zeros.bytes.baseAddress)
       map(piece)
       at = stop
     }

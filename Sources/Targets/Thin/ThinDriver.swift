@@ -164,7 +164,8 @@ final class ThinDriver: TargetDriver {
     let piece = to == end ? part : device.another(part, owner: self)
     piece.pointee.offset = startByte &+ from
     piece.pointee.byteCount = Int(truncatingIfNeeded: to &- from)
-    piece.pointee.buffer = part.pointee.buffer.map { $0 + Int(truncatingIfNeeded: from &- begin) }
+    piece.pointee.memory = part.pointee.memory.advanced(
+      by: Int(truncatingIfNeeded: from &- begin))
     return piece
   }
 

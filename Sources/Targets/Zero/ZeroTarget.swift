@@ -25,9 +25,7 @@ private final class ZeroDriver: TargetDriver {
   override var takesDiscards: Bool { false }
 
   override func map(_ part: RequestPointer) {
-    if part.pointee.operation == .read, let buffer = part.pointee.buffer {
-      memset(buffer, 0, part.pointee.byteCount)
-    }
+    if part.pointee.operation == .read { part.pointee.memory.zero(part.pointee.byteCount) }
     finishLater(part, part.pointee.operation == .discard ? EOPNOTSUPP : 0)
   }
 

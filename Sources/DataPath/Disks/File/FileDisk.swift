@@ -156,21 +156,24 @@ public final class FileDisk: BlockDestination, Disk {
 
   /// A read or write through the page cache; returns the error number.
   private func copy(_ request: RequestPointer) -> Int32 {
-    let bytes = UnsafeMutableRawBufferPointer(
-      start: request.pointee.buffer, count: request.pointee.byteCount)
-    let offset = request.pointee.offset
-    do throws(BlockIOError) {
-      if request.pointee.operation == .read {
-        try file.read(into: bytes, at: offset)
-      } else {
-        try file.write(
-          UnsafeRawBufferPointer(bytes), at: offset,
-          durable: request.pointee.flags.contains(.durable))
+    var code: Int32 = 0
+    var offset = request.pointee.offset
+    request.pointee.memory.forEachPiece(request.pointee.byteCount) { piece in
+      guard code == 0 else { return }
+      do throws(BlockIOError) {
+        if request.pointee.operation == .read {
+          try file.read(into: piece, at: offset)
+        } else {
+          try file.write(
+            UnsafeRawBufferPointer(piece), at: offset,
+            durable: request.pointee.flags.contains(.durable))
+        }
+      } catch {
+        code = error.code == 0 ? EIO : error.code
       }
-      return 0
-    } catch {
-      return error.code == 0 ? EIO : error.code
+      offset += UInt64(piece.count)
     }
+    return code
   }
 
   /// Discards or zeroes a range; on a thread of its own. Returns the error number.

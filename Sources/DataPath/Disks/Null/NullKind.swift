@@ -43,10 +43,7 @@ final class NullDisk: BlockDestination, Disk {
       UInt64(clamping: request.pointee.byteCount))
     if overflow || end > bytes { return loop.finishLater(request, EIO) }
     if readOnly, operation != .read { return loop.finishLater(request, EROFS) }
-    if operation == .read {
-      request.pointee.buffer?.initializeMemory(
-        as: UInt8.self, repeating: 0, count: request.pointee.byteCount)
-    }
+    if operation == .read { request.pointee.memory.zero(request.pointee.byteCount) }
     loop.finishLater(request)
   }
 }

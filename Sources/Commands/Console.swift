@@ -1,4 +1,5 @@
 public import BlockIO
+import CDMThin
 public import DeviceMapper
 import Glibc
 public import ThinTools
@@ -166,8 +167,4 @@ final class ProgressMeter {
 }
 
 /// Nanoseconds of the system's monotonic clock.
-public func monotonicNanoseconds() -> UInt64 {
-  var time = timespec()
-  clock_gettime(CLOCK_MONOTONIC, &time)
-  return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-}
+public func monotonicNanoseconds() -> UInt64 { dmthin_monotonic_nanoseconds() }

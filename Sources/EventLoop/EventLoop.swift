@@ -181,11 +181,7 @@ public final class EventLoop {
   }
 
   /// Nanoseconds of the monotonic clock, for measurements.
-  public static func now() -> UInt64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
-  }
+  public static func now() -> UInt64 { dmthin_monotonic_nanoseconds() }
 
   /// Nanoseconds of the clock that timers and time limits go by: the monotonic one, unless it was stopped,
   /// and what was skipped.

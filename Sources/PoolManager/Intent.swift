@@ -1,3 +1,4 @@
+import BlockIO
 import DeviceMapper
 
 /// A change that must not be left incomplete. The verb writes it to a file before it begins, and
@@ -106,13 +107,11 @@ struct Intent: Equatable {
     return true
   }
 
-  /// A hash of a table (FNV-1a). Different tables share one only by a rare chance.
+  /// A digest of a table. Different tables share one only by a rare chance.
   static func digest(of table: [TableLine]) -> UInt64 {
-    var hash: UInt64 = 0xcbf2_9ce4_8422_2325
-    for line in table {
-      for byte in "\(line)\n".utf8 { hash = (hash ^ UInt64(byte)) &* 0x100_0000_01b3 }
-    }
-    return hash
+    var digest = Digest()
+    for line in table { digest.add(contentsOf: "\(line)\n".utf8) }
+    return digest.value
   }
 }
 

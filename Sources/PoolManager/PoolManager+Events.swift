@@ -1,3 +1,4 @@
+import CDMThin
 import DeviceMapper
 import Glibc
 public import ThinTools
@@ -78,9 +79,7 @@ public final class PoolWatch {
   }
 
   private func monotonicMilliseconds() -> Int64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return Int64(time.tv_sec) * 1000 + Int64(time.tv_nsec) / 1_000_000
+    Int64(dmthin_monotonic_nanoseconds() / 1_000_000)
   }
 }
 

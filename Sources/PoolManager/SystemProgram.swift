@@ -33,11 +33,7 @@ public enum SystemProgram {
   }
 
   /// The monotonic clock, in milliseconds.
-  private static func now() -> Int {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec * 1000 + time.tv_nsec / 1_000_000
-  }
+  private static func now() -> Int { Int(dmthin_monotonic_nanoseconds() / 1_000_000) }
 
   private static func start(_ arguments: [String], output: Int32) -> pid_t? {
     var actions = posix_spawn_file_actions_t()

@@ -161,11 +161,7 @@ struct RescueExports {
     }
   }
 
-  private static func seconds() -> Int {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec
-  }
+  private static func seconds() -> UInt64 { EventLoop.now() / 1_000_000_000 }
 
   /// Commands that show what is served.
   static func commands(_ exports: [Export], sockets: [String]) -> [String] {

@@ -56,9 +56,6 @@ public struct ServerFolder: Sendable {
   public func ownFolder(pool: String) -> String {
     // A socket's path has at most 108 bytes.
     let isPlain = pool.utf8.count <= 48 && !pool.hasPrefix(".")
-    let digest = pool.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) {
-      ($0 ^ UInt64($1)) &* 0x100_0000_01b3
-    }
-    return "\(path)/\(isPlain ? pool : String(digest, radix: 16)).served"
+    return "\(path)/\(isPlain ? pool : String(Digest(pool.utf8).value, radix: 16)).served"
   }
 }

@@ -119,8 +119,4 @@ private func residentPeakKiB(_ child: pid_t) -> Int {
   return line.split(whereSeparator: { $0 == " " || $0 == "\t" }).compactMap { Int($0) }.first ?? 0
 }
 
-private func now() -> Double {
-  var time = timespec()
-  clock_gettime(CLOCK_MONOTONIC, &time)
-  return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-}
+private func now() -> Double { Double(dmthin_monotonic_nanoseconds()) / 1e9 }

@@ -103,7 +103,7 @@ func fillPattern(_ buffer: UnsafeMutableRawBufferPointer, tag: UInt64, sector: I
 }
 
 /// A digest that is cheap to compute in the rig.
-struct Digest {
+struct ScriptDigest {
   private(set) var value: UInt64 = 0x1234_5678_9ABC_DEF1
 
   mutating func add(_ bytes: UnsafeRawBufferPointer) {

@@ -1,3 +1,4 @@
+import CDMThin
 import DeviceMapper
 import Glibc
 
@@ -115,11 +116,7 @@ final class ScriptPlayer {
     }
   }
 
-  private var now: UInt64 {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-  }
+  private var now: UInt64 { dmthin_monotonic_nanoseconds() }
 
   private func checkTime() throws(PlayerError) {
     let since = addsCommits ? workerCommit : dirtySince
@@ -319,7 +316,7 @@ final class ScriptPlayer {
     if result == EOPNOTSUPP { isDirty = wasDirty }
     tell(errorName(result))
     if request.kind == .read && result == 0 {
-      var digest = Digest()
+      var digest = ScriptDigest()
       digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<request.byteCount]))
       tell(digest.text)
     }

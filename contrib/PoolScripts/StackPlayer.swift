@@ -173,7 +173,7 @@ final class StackPlayer {
     let result = world.perform(request)
     tell(errorName(result))
     guard request.kind == .read, result == 0 else { return }
-    var digest = Digest()
+    var digest = ScriptDigest()
     digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<request.byteCount]))
     tell(digest.text)
   }

@@ -97,7 +97,7 @@ struct StateReport {
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: blockBytes, alignment: 4096)
     defer { buffer.deallocate() }
     return try view.devices().map { device in
-      var digest = Digest()
+      var digest = ScriptDigest()
       var mappings: [(UInt64, UInt64)] = []
       try TreeReader(view.reader, .mappings).forEach(root: device.root.rawValue) { node, i in
         mappings.append((node.key(i), Mapping(rawValue: node.value64(i)).dataBlock))
@@ -123,7 +123,7 @@ struct StateReport {
     while true {
       let count = read(fd, buffer.baseAddress, buffer.count)
       guard count > 0 else { return lines }
-      var digest = Digest()
+      var digest = ScriptDigest()
       digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<count]))
       lines.append("data block \(lines.count): \(digest.text)")
     }

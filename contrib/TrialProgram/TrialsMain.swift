@@ -83,11 +83,7 @@ extension Trials {
 }
 
 /// Seconds by a clock that only goes forward.
-func now() -> Double {
-  var time = timespec()
-  clock_gettime(CLOCK_MONOTONIC, &time)
-  return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-}
+func now() -> Double { Double(dmthin_monotonic_nanoseconds()) / 1e9 }
 
 /// Has a signal tell during which trial it came.
 enum Watch {

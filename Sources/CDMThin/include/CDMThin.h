@@ -14,6 +14,7 @@
 #include "Fiber.h"
 #include "Program.h"
 #include "Sockets.h"
+#include "Time.h"
 
 /// CRC-32C (Castagnoli, reflected) over `count` bytes, starting from register value `seed`,
 /// without the final inversion.

@@ -163,11 +163,11 @@ public struct CleanTickets: Sendable {
     return ([boot, instance] + [4, 6, 11, 13].map { String(words[$0]) }).joined(separator: " ")
   }
 
-  /// FNV-1a of the first metadata block.
+  /// A digest of the first metadata block.
   private static func superblockDigest(_ descriptor: Int32) -> UInt64? {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
     guard pread(descriptor, buffer.bytes.baseAddress, Limits.blockBytes, 0) == Limits.blockBytes
     else { return nil }
-    return buffer.bytes.reduce(0xcbf2_9ce4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
+    return Digest(buffer.bytes).value
   }
 }

@@ -42,14 +42,15 @@ struct RootScan: ~Copyable {
     var root: UInt64
     var deviceCount = 0
     /// Stands for the device ids, in order, so that a candidate costs no memory for each.
-    var idsDigest: UInt64 = 0xCBF2_9CE4_8422_2325
+    var ids = Digest()
+    var idsDigest: UInt64 { ids.value }
     var mapped: UInt64 = 0
     var time: UInt32 = 0
     var transactionID: UInt64 = 0
 
     mutating func add(_ id: UInt64) {
       deviceCount += 1
-      idsDigest = (idsDigest ^ id) &* 0x100_0000_01B3
+      ids.add(id)
     }
   }
 

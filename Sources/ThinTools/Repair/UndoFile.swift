@@ -37,13 +37,6 @@ struct UndoFile {
 
   // MARK: - Digests
 
-  /// Stands for blocks, in their order.
-  struct Digest {
-    private(set) var value: UInt64 = 0xCBF2_9CE4_8422_2325
-
-    mutating func add(_ sum: UInt32) { value = (value ^ UInt64(sum)) &* 0x100_0000_01B3 }
-  }
-
   static func sum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
     bytes.baseAddress.map { dmthin_crc32c(0xFFFF_FFFF, $0, bytes.count) } ?? 0
   }
@@ -61,7 +54,7 @@ struct UndoFile {
       },
       body: { _, span, failure in
         progress.advance()
-        digest.add(failure == nil ? span.withUnsafeBytes { sum($0) } : unreadable)
+        digest.add(UInt64(failure == nil ? span.withUnsafeBytes { sum($0) } : unreadable))
       })
     return digest.value
   }
@@ -102,13 +95,13 @@ struct UndoFile {
             toByteOffset: Int(i) * tableBytes + 4 * sector, as: UInt32.self)
         }
       }
-      digest.add(sum(UnsafeRawBufferPointer(buffer.bytes)))
+      digest.add(UInt64(sum(UnsafeRawBufferPointer(buffer.bytes))))
       try sink.write(UnsafeRawBufferPointer(buffer.bytes))
       next += inBlock
     }
     for block in 0..<count {
       try device.read(into: piece.bytes, at: block * bytes)
-      digest.add(sum(UnsafeRawBufferPointer(piece.bytes)))
+      digest.add(UInt64(sum(UnsafeRawBufferPointer(piece.bytes))))
       try sink.write(UnsafeRawBufferPointer(piece.bytes))
       progress.advance()
     }
@@ -157,7 +150,7 @@ struct UndoFile {
     progress.begin("Reading what was kept", total: blocks)
     for block in 1..<(blocks - 1) {
       try Self.read(file, buffer, block)
-      digest.add(Self.sum(UnsafeRawBufferPointer(buffer.bytes)))
+      digest.add(UInt64(Self.sum(UnsafeRawBufferPointer(buffer.bytes))))
       progress.advance()
       guard block <= Self.tableBlocks(keptCount) else { continue }
       for i in 0..<(Limits.blockBytes / 4) {

@@ -1,4 +1,5 @@
 public import BlockIO
+import CDMThin
 import Glibc
 
 /// Where the bytes of an extraction go. Beyond what is written and zeroed, a new one reads as zeros.
@@ -26,7 +27,8 @@ public struct ExtractionPlan: Equatable, Sendable {
   /// Ranges of the image that are lost, the first thousand.
   public var lost: [RescueExtent] = []
   /// A digest of where every byte comes from.
-  public var digest: UInt64 = 0xcbf2_9ce4_8422_2325
+  public var digest: UInt64 { places.value }
+  private var places = Digest()
 
   /// The plan of a device.
   /// - Throws: `BlockIOError` if the index is in a temporary file, and cannot be read.
@@ -64,9 +66,7 @@ public struct ExtractionPlan: Equatable, Sendable {
     }
     if extent.isLost, lost.count < 1000 { lost.append(extent) }
     for number in [kind, place, extent.offset, extent.byteCount] {
-      for shift in stride(from: UInt64(0), to: 64, by: 8) {
-        digest = (digest ^ (number >> shift & 0xff)) &* 0x100_0000_01b3
-      }
+      for shift in stride(from: UInt64(0), to: 64, by: 8) { places.add(number >> shift & 0xff) }
     }
   }
 }
@@ -95,7 +95,7 @@ public final class Extraction {
   private static let partsMax = 1 << 20
   /// Bytes written between two maps that are saved.
   private static let bytesBetweenMaps: UInt64 = 256 << 20
-  private static let secondsBetweenMaps = 15
+  private static let nanosecondsBetweenMaps: UInt64 = 15_000_000_000
 
   private var layout: RescueLayout
   private let data: any BlockDevice
@@ -114,7 +114,7 @@ public final class Extraction {
   private var unsavedBytes: UInt64 = 0
   /// The pieces that are being read, in order.
   private var waiting: [RescueExtent] = []
-  private var lastSave = Extraction.seconds()
+  private var lastSave = dmthin_monotonic_nanoseconds()
   private let buffer = AlignedBuffer(count: PieceStream.bytesMax)
 
   /// An extraction.
@@ -180,12 +180,6 @@ public final class Extraction {
       place = extent.end
       if case .data = extent.kind { try body(extent) }
     }
-  }
-
-  private static func seconds() -> Int {
-    var time = timespec()
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec
   }
 
   // MARK: - Long pieces
@@ -394,7 +388,8 @@ public final class Extraction {
 
   private func saveSometimes() throws(ToolError) {
     guard
-      unsavedBytes >= mapInterval || Self.seconds() - lastSave >= Self.secondsBetweenMaps
+      unsavedBytes >= mapInterval
+        || dmthin_monotonic_nanoseconds() - lastSave >= Self.nanosecondsBetweenMaps
     else { return }
     try checkpoint()
   }
@@ -403,7 +398,7 @@ public final class Extraction {
     do throws(BlockIOError) { try output.flush() } catch { throw ToolError(error) }
     try save(map)
     unsavedBytes = 0
-    lastSave = Self.seconds()
+    lastSave = dmthin_monotonic_nanoseconds()
   }
 
   /// Passes on errors other than those of bad sectors: every further read would fail too.

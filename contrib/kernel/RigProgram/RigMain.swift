@@ -105,11 +105,7 @@ func numbers(_ line: String) throws -> [UInt64] {
 }
 
 /// Seconds by a clock that only goes forward.
-func now() -> Double {
-  var time = timespec()
-  clock_gettime(CLOCK_MONOTONIC, &time)
-  return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
-}
+func now() -> Double { Double(dmthin_monotonic_nanoseconds()) / 1e9 }
 
 // Written by the one thread there is.
 nonisolated(unsafe) private var output: [UInt8] = []

@@ -1,0 +1,20 @@
+/// The hash FNV-1a of 64 bits: for short names, and to notice changes. It is no protection against those who
+/// want two things to have the same one.
+public struct Digest: Equatable, Sendable {
+  /// The hash of what was added.
+  public private(set) var value: UInt64 = 0xcbf2_9ce4_8422_2325
+
+  /// The hash of nothing.
+  public init() {}
+
+  /// The hash of bytes.
+  public init(_ bytes: some Sequence<UInt8>) { add(contentsOf: bytes) }
+
+  /// Adds a byte, or as one a larger number.
+  public mutating func add(_ word: UInt64) { value = (value ^ word) &* 0x100_0000_01b3 }
+
+  /// Adds bytes.
+  public mutating func add(contentsOf bytes: some Sequence<UInt8>) {
+    for byte in bytes { add(UInt64(byte)) }
+  }
+}

@@ -29,6 +29,7 @@ let package = Package(
   products: [
     .executable(name: "thin-tools", targets: ["thin-tools"]),
     .executable(name: "dmthin", targets: ["dmthin"]),
+    .executable(name: "dmthin-server", targets: ["dmthin-server"]),
     // Documentation/libraries has a page for each.
     .library(name: "ThinMetadata", targets: metadata),
     .library(name: "ThinTools", targets: metadata + ["ThinTools"]),
@@ -43,7 +44,7 @@ let package = Package(
     .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
     .systemLibrary(name: "Czlib", providers: [.apt(["zlib1g-dev"])]),
     .systemLibrary(name: "Cgetopt"),
-    .target(name: "Cgnutls"),
+    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
     .systemLibrary(name: "Cdevmapper", providers: [.apt(["libdevmapper-dev"])]),
     .target(name: "CDMThin"),
     library("ThinFormat", ["CDMThin"]),
@@ -95,8 +96,16 @@ let package = Package(
         "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
     library(
+      "ServerProgram",
+      [
+        "CDMThin", "Commands", "DataPath", "DeviceMapper", "PoolManager", "Targets", "ThinTools",
+      ]),
+    library(
       "ServeCommands",
-      ["BlockServer", "Commands", "DeviceMapper", "PoolManager", "PoolServer", "ThinTools"]),
+      [
+        "BlockServer", "Commands", "DeviceMapper", "PoolManager", "PoolServer", "ServerProgram",
+        "ThinTools",
+      ]),
     .executableTarget(
       name: "thin-tools", dependencies: ["CDMThin", "Commands"], swiftSettings: settings),
     .executableTarget(
@@ -138,7 +147,10 @@ let package = Package(
       path: "contrib/nbd/FileServer", swiftSettings: settings),
     .executableTarget(
       name: "dmthin",
-      dependencies: ["CDMThin", "Commands", "KernelDeviceMapper", "ServeCommands"],
+      dependencies: ["CDMThin", "Commands", "KernelDeviceMapper", "ServerProgram"],
+      swiftSettings: settings),
+    .executableTarget(
+      name: "dmthin-server", dependencies: ["CDMThin", "Commands", "ServeCommands"],
       swiftSettings: settings),
     .target(
       name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],

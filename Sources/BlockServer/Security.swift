@@ -54,20 +54,12 @@ public final class TLSCredentials {
   fileprivate let verifiesClients: Bool
   fileprivate let warnings: [String]
 
-  /// Has the library, without which no other function of it may be called.
-  private static func findLibrary() throws(TLSError) {
-    if let fault = dmthin_find_gnutls() {
-      throw TLSError(description: "TLS needs GnuTLS: \(String(cString: fault))")
-    }
-  }
-
   /// A certificate and its key, both in PEM files. With `clientAuthority`, a file of certificates,
   /// clients have to have one that these have signed.
   /// - Throws: `TLSError` where a file cannot be used.
   public init(
     certificate: String, key: String, clientAuthority: String? = nil
   ) throws(TLSError) {
-    try Self.findLibrary()
     var credentials: gnutls_certificate_credentials_t?
     let status = gnutls_certificate_allocate_credentials(&credentials)
     guard status == 0, let credentials else { throw TLSError("certificates", status) }
@@ -105,7 +97,6 @@ public final class TLSCredentials {
   /// Keys that client and server share: a file of `NAME:HEX` lines, as `psktool` makes it.
   /// - Throws: `TLSError` where the file cannot be used.
   public init(sharedKeys path: String) throws(TLSError) {
-    try Self.findLibrary()
     var credentials: gnutls_psk_server_credentials_t?
     let status = gnutls_psk_allocate_server_credentials(&credentials)
     guard status == 0, let credentials else { throw TLSError("shared keys", status) }

@@ -3,18 +3,9 @@ import CDMThin
 import DataPath
 import EventLoop
 import Glibc
+import PoolManager
 import Targets
 import ThinTools
-
-/// When to check metadata before serving it for writing.
-public enum MetadataCare: String, CaseIterable, Sendable {
-  /// Checked, unless a server left it sound and it was not written since.
-  case auto
-  /// Always checked.
-  case full
-  /// Never checked.
-  case none
-}
 
 /// Checks metadata before a pool is served for writing, on its own thread so that clients of other
 /// pools do not wait. Keeps tickets for pools that were closed cleanly.

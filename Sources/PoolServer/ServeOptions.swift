@@ -8,13 +8,6 @@ import ThinTools
 
 /// The options of `dmthin serve`.
 public struct ServeOptions {
-  /// The target types allowed in tables.
-  public static let targets = TargetType.all.map(\.name)
-
-  /// The kinds of disks that can be named in place of a path, such as `memory:SIZE`, each with a
-  /// description.
-  public static let disks = DiskKind.all.map { "\($0.form), \($0.summary)" }
-
   /// The origin of the pool.
   public enum Source: Equatable, Sendable {
     /// Its metadata and data: names of disks, mostly paths of devices or files.

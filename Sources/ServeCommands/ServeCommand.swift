@@ -3,13 +3,17 @@ public import Commands
 import DeviceMapper
 import PoolManager
 import PoolServer
+import ServerProgram
 import ThinTools
 
-/// The commands of this target.
+/// The commands of the server program.
 public var serveCommands: [any Command.Type] { [ServeCommand.self] }
 
-/// `dmthin serve`.
+/// `dmthin serve`, as the server program does it.
 public enum ServeCommand: Command {
+  /// See `ServeSpec`.
+  public static var spec: CommandSpec { ServeSpec.spec }
+
   /// Serves until a signal ends the process.
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")

@@ -2,7 +2,7 @@ import CDMThin
 import Commands
 import Glibc
 import KernelDeviceMapper
-import ServeCommands
+import ServerProgram
 
 /// All commands, in one program.
 @main
@@ -16,6 +16,6 @@ struct DmthinMain {
       runMain(
         arguments: CommandLine.arguments,
         commands: Dispatcher.metadataCommands + Dispatcher.deviceMapperCommands
-          + Dispatcher.poolCommands + serveCommands, console: console))
+          + Dispatcher.poolCommands + [ServeLauncher.self], console: console))
   }
 }

@@ -3,6 +3,7 @@ import DataPath
 import DeviceMapper
 import EventLoop
 import Glibc
+import PoolManager
 import Targets
 import TestSupport
 import Testing

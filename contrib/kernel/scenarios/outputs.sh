@@ -117,7 +117,7 @@ for row in dump restore $rows; do
         dump) cell dump server 75 - m thin_dump -o m m0 ;;
         *) cell $row server 75 - m write $row m ;;
     esac
-    grep -q "dmthin (process $server)" said || [ $row = format ] || fail "$row does not name the server: $(cat said)"
+    grep -q "dmthin-server (process $server)" said || [ $row = format ] || fail "$row does not name the server: $(cat said)"
 done
 [ "$served" = "$(bytes m)" ] || fail "what is served has changed"
 kill $server

@@ -1,8 +1,16 @@
 public import Commands
+import DataPath
 import DeviceMapper
-import PoolServer
+import PoolManager
+import Targets
 
-extension ServeCommand {
+/// The command line of `dmthin serve`, for the program that takes it and the one that runs the server.
+public enum ServeSpec {
+  /// The target types allowed in tables.
+  private static let targets = TargetType.all.map(\.name).sorted()
+  /// The kinds of disks that can be named in place of a path, such as `memory:SIZE`, each with a description.
+  private static let disks = DiskKind.all.map { "\($0.form), \($0.summary)" }
+
   /// Options, operands, help and exit statuses of the command.
   public static let spec = CommandSpec(
     name: "serve", fieldName: "dmthin-serve",
@@ -22,7 +30,7 @@ extension ServeCommand {
       """,
       """
       In place of a path, --metadata, --data and table lines accept a kind of disk: \
-      \(ServeOptions.disks.joined(separator: "; ")). A pool whose two disks begin with zeros is new, \
+      \(disks.joined(separator: "; ")). A pool whose two disks begin with zeros is new, \
       and its --volumes are made. For a file whose name looks like that, give ./ before it.
       """,
       """
@@ -85,7 +93,7 @@ extension ServeCommand {
       help: """
         Devices to make instead, in the format of dmsetup --concise: \
         name,uuid,minor,flags,table;... or one per line. Targets are \
-        \(ServeOptions.targets.sorted().joined(separator: ", ")).
+        \(targets.joined(separator: ", ")).
         """, conflicts: ["volume", "features", "low-water", "name"]),
     .volume(
       """

@@ -12,9 +12,22 @@ let settings: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
-func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-  .target(name: name, dependencies: dependencies, swiftSettings: settings)
+/// A target in a folder, whose name is the target's.
+func library(_ folder: String, _ dependencies: [Target.Dependency]) -> Target {
+  .target(
+    name: name(folder), dependencies: dependencies, path: folder, swiftSettings: settings)
 }
+
+func program(_ folder: String, _ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(name: name, dependencies: dependencies, path: folder, swiftSettings: settings)
+}
+
+func system(_ folder: String, _ package: String? = nil) -> Target {
+  .systemLibrary(
+    name: name(folder), path: folder, providers: package.map { [.apt([$0])] })
+}
+
+func name(_ folder: String) -> String { String(folder.split(separator: "/").last ?? "") }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .testTarget(name: name, dependencies: dependencies, swiftSettings: settings)
@@ -40,122 +53,108 @@ let package = Package(
     .library(name: "BlockServer", targets: ["BlockIO"] + blockPath + ["BlockServer"]),
   ],
   targets: [
-    .systemLibrary(name: "Claio", providers: [.apt(["libaio-dev"])]),
-    .systemLibrary(name: "Cexpat", providers: [.apt(["libexpat1-dev"])]),
-    .systemLibrary(name: "Czlib", providers: [.apt(["zlib1g-dev"])]),
-    .systemLibrary(name: "Cgetopt"),
-    .systemLibrary(name: "Cgnutls", providers: [.apt(["libgnutls28-dev"])]),
-    .systemLibrary(name: "Cdevmapper", providers: [.apt(["libdevmapper-dev"])]),
-    .target(name: "CDMThin"),
-    library("ThinFormat", ["CDMThin"]),
-    library("BlockIO", ["CDMThin", "Claio"]),
-    library("EventLoop", ["CDMThin", "BlockIO"]),
-    library("DataPath", ["CDMThin", "BlockIO", "EventLoop"]),
-    library("BlockServer", ["BlockIO", "CDMThin", "Cgnutls", "DataPath", "EventLoop"]),
+    system("Sources/System/Claio", "libaio-dev"),
+    system("Sources/System/Cexpat", "libexpat1-dev"),
+    system("Sources/System/Czlib", "zlib1g-dev"),
+    system("Sources/System/Cgetopt"),
+    system("Sources/System/Cgnutls", "libgnutls28-dev"),
+    system("Sources/System/Cdevmapper", "libdevmapper-dev"),
+    .target(name: "CDMThin", path: "Sources/System/CDMThin"),
+    library("Sources/Metadata/ThinFormat", ["CDMThin"]),
+    library("Sources/System/BlockIO", ["CDMThin", "Claio"]),
+    library("Sources/System/EventLoop", ["CDMThin", "BlockIO"]),
+    library("Sources/BlockPath/DataPath", ["CDMThin", "BlockIO", "EventLoop"]),
     library(
-      "ServerSimulation", ["BlockServer", "CDMThin", "DataPath", "EventLoop", "Simulation"]),
-    library("PersistentData", ["ThinFormat", "BlockIO"]),
-    library("ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
+      "Sources/FrontEnds/BlockServer", ["BlockIO", "CDMThin", "Cgnutls", "DataPath", "EventLoop"]),
     library(
-      "ThinTools",
+      "Tests/Simulation/ServerSimulation",
+      ["BlockServer", "CDMThin", "DataPath", "EventLoop", "Simulation"]),
+    library("Sources/Metadata/PersistentData", ["ThinFormat", "BlockIO"]),
+    library("Sources/Metadata/ThinMetadata", ["ThinFormat", "BlockIO", "PersistentData"]),
+    library(
+      "Sources/Metadata/ThinTools",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat", "Czlib",
       ]),
-    library("DeviceMapper", []),
-    library("KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
+    library("Sources/Control/DeviceMapper", []),
+    library("Sources/Control/KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),
     library(
-      "PoolManager",
+      "Sources/Control/PoolManager",
       [
         "CDMThin", "DeviceMapper", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata",
         "ThinTools",
       ]),
     library(
-      "Targets",
+      "Sources/Mapper/Targets",
       [
         "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "EventLoop", "PersistentData",
         "ThinFormat", "ThinMetadata",
       ]),
-    library("ServerControl", ["BlockIO", "CDMThin", "DeviceMapper"]),
+    library("Sources/Control/ServerControl", ["BlockIO", "CDMThin", "DeviceMapper"]),
     library(
-      "PoolServer",
+      "Sources/Server/PoolServer",
       [
         "CDMThin", "BlockIO", "BlockServer", "DataPath", "DeviceMapper", "EventLoop",
         "PersistentData", "PoolManager", "ServerControl", "Targets", "ThinFormat", "ThinMetadata",
         "ThinTools",
       ]),
     library(
-      "TargetSimulation",
+      "Tests/Simulation/TargetSimulation",
       ["BlockIO", "DataPath", "DeviceMapper", "EventLoop", "Simulation", "Targets", "ThinTools"]),
     library(
-      "Simulation",
+      "Tests/Simulation/Simulation",
       ["CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools"]),
     library(
-      "Commands",
+      "Sources/Commands/Commands",
       [
         "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "ThinTools",
         "DeviceMapper", "PoolManager", "ServerControl", "Cgetopt",
       ]),
     library(
-      "ServerProgram",
+      "Sources/Commands/ServerProgram",
       [
         "CDMThin", "Commands", "DataPath", "DeviceMapper", "PoolManager", "Targets", "ThinTools",
       ]),
     library(
-      "ServeCommands",
+      "Sources/Commands/ServeCommands",
       [
         "BlockServer", "Commands", "DeviceMapper", "PoolManager", "PoolServer", "ServerProgram",
         "ThinTools",
       ]),
-    .executableTarget(
-      name: "thin-tools", dependencies: ["CDMThin", "Commands"], swiftSettings: settings),
-    .executableTarget(
-      name: "bench-engine",
-      dependencies: [
+    program("Sources/Programs/thin-tools", "thin-tools", ["CDMThin", "Commands"]),
+    program(
+      "contrib/bench/Engine", "bench-engine",
+      [
         "CDMThin", "Simulation", "BlockIO", "PersistentData", "ThinFormat", "ThinMetadata",
-      ],
-      path: "contrib/bench/Engine", swiftSettings: settings),
-    .executableTarget(
-      name: "pool-script",
-      dependencies: [
+      ]),
+    program(
+      "contrib/PoolScripts", "pool-script",
+      [
         "CDMThin", "BlockIO", "DataPath", "DeviceMapper", "EventLoop", "KernelDeviceMapper",
         "PersistentData", "Simulation", "Targets", "ThinFormat", "ThinMetadata", "ThinTools",
-      ],
-      path: "contrib/PoolScripts", swiftSettings: settings),
-    .executableTarget(
-      name: "rig", dependencies: ["CDMThin", "Simulation"], path: "contrib/kernel/RigProgram",
-      swiftSettings: settings),
-    .executableTarget(
-      name: "trials",
-      dependencies: [
+      ]),
+    program("contrib/kernel/RigProgram", "rig", ["CDMThin", "Simulation"]),
+    program(
+      "contrib/TrialProgram", "trials",
+      [
         "BlockIO", "BlockServer", "CDMThin", "DataPath", "EventLoop", "ServerSimulation",
         "Simulation", "TargetSimulation", "ThinFormat", "ThinTools",
-      ],
-      path: "contrib/TrialProgram", swiftSettings: settings),
-    .executableTarget(
-      name: "bench-limit", dependencies: ["BlockIO", "CDMThin", "ThinFormat"],
-      path: "contrib/bench/Limit",
-      swiftSettings: settings),
-    .executableTarget(
-      name: "bench-targets",
-      dependencies: [
+      ]),
+    program("contrib/bench/Limit", "bench-limit", ["BlockIO", "CDMThin", "ThinFormat"]),
+    program(
+      "contrib/bench/Targets", "bench-targets",
+      [
         "BlockIO", "CDMThin", "DataPath", "DeviceMapper", "EventLoop", "Simulation", "Targets",
-      ],
-      path: "contrib/bench/Targets", swiftSettings: settings),
-    .executableTarget(
-      name: "nbd-file",
-      dependencies: ["BlockIO", "BlockServer", "CDMThin", "DataPath", "EventLoop"],
-      path: "contrib/nbd/FileServer", swiftSettings: settings),
-    .executableTarget(
-      name: "dmthin",
-      dependencies: ["CDMThin", "Commands", "KernelDeviceMapper", "ServerProgram"],
-      swiftSettings: settings),
-    .executableTarget(
-      name: "dmthin-server", dependencies: ["CDMThin", "Commands", "ServeCommands"],
-      swiftSettings: settings),
-    .target(
-      name: "TestSupport", dependencies: ["CDMThin", "Simulation", "ThinFormat"],
-      path: "Tests/TestSupport",
-      swiftSettings: settings),
+      ]),
+    program(
+      "contrib/nbd/FileServer", "nbd-file",
+      ["BlockIO", "BlockServer", "CDMThin", "DataPath", "EventLoop"]),
+    program(
+      "Sources/Programs/dmthin", "dmthin",
+      ["CDMThin", "Commands", "KernelDeviceMapper", "ServerProgram"]),
+    program(
+      "Sources/Programs/dmthin-server", "dmthin-server", ["CDMThin", "Commands", "ServeCommands"]),
+    library("Tests/TestSupport", ["CDMThin", "Simulation", "ThinFormat"]),
     tests(
       "BlockServerTests",
       [

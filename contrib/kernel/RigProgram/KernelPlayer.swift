@@ -1,7 +1,8 @@
 import CDMThin
 import Glibc
 
-// Has the kernel carry out traces of pool operations, as Sources/Simulation/TraceReplayer.swift lists them.
+// Has the kernel carry out traces of pool operations, as Tests/Simulation/Simulation/TraceReplayer.swift
+// lists them.
 //
 // When the kernel commits. A write or discard is carried out by the pool's worker, which commits of its own
 // accord if something has changed and its last commit was more than a second ago; commits of messages do not

@@ -206,8 +206,9 @@ let package = Package(
       "PoolServerTests",
       [
         "BlockIO", "BlockServer", "CDMThin", "Commands", "DataPath", "DeviceMapper", "EventLoop",
-        "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "Simulation", "Targets",
-        "TestSupport", "ThinFormat", "ThinMetadata", "ThinTools",
+        "PoolManager", "PoolServer", "ServeCommands", "ServerControl", "ServerSimulation",
+        "Simulation", "TargetSimulation", "Targets", "TestSupport", "ThinFormat", "ThinMetadata",
+        "ThinTools",
       ]),
     // The code of the pages in Documentation/libraries.
     tests(

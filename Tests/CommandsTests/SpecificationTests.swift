@@ -196,8 +196,17 @@ import ThinTools
         "--skip-mappings", "in"))
     #expect(full.source == .metadataSnapshotAt(5) && full.format == .humanReadable)
     #expect(full.deviceIDs == [3, 1] && full.output == "out" && full.skipMappings)
-    #expect(full.overrides.dataBlockSectors == 128 && full.overrides.dataBlockCount == 9)
-    #expect(full.overrides.transactionID == 2)
+    let overrides = full.salvage.overrides
+    #expect(overrides.dataBlockSectors == 128 && overrides.dataBlockCount == 9)
+    #expect(overrides.transactionID == 2)
+    #expect(plain.salvage == SalvageOptions())
+    let salvage = DumpRequest(
+      try parsed(DumpCommand.spec, "-r", "--prefer", "oldest", "--include-deleted", "in")
+    ).salvage
+    #expect(salvage.choice == .oldest && salvage.includesDeleted)
+    for option in ["--prefer=oldest", "--include-deleted", "--generation=newest"] {
+      #expect(runCommand("thin_dump", option, "/dev/null").errors.contains("goes with --repair"))
+    }
     #expect(DumpRequest(try parsed(DumpCommand.spec, "-m", "in")).source == .metadataSnapshot)
     #expect(throws: UsageError.self) { try DumpCommand.spec.parse(["-r", "-m=5", "in"]) }
   }

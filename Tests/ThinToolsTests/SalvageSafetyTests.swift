@@ -34,7 +34,7 @@ import ThinTools
     let device = try sharingPool(time: time, mapped: mapped)
     device.wipe(device.superblock.detailsRoot)
     device.wipe(0)
-    let (xml, _, pool) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
+    let (xml, _, pool) = try salvaged(device) { $0.salvage.overrides.dataBlockSectors = 128 }
     #expect(pool.devices.count == 2)
     #expect(writesThatHurt(pool).isEmpty)
     let copy = MemoryDevice(byteCount: 64 * 4096)
@@ -105,7 +105,7 @@ import ThinTools
     let (_, said, pool) = try salvaged(device)
     #expect(pool.attributes["transaction"] == "3")
     #expect(said.contains { $0.contains("transaction id 1") })
-    let (_, _, raised) = try salvaged(device) { $0.overrides.transactionID = 9 }
+    let (_, _, raised) = try salvaged(device) { $0.salvage.overrides.transactionID = 9 }
     #expect(raised.attributes["transaction"] == "9")
   }
 
@@ -113,7 +113,7 @@ import ThinTools
   func dataSizeGiven() throws {
     let device = try sharingPool()
     device.changeSuperblock { $0.dataSpaceMap.blockCount = 50 }
-    let (_, said, pool) = try salvaged(device) { $0.overrides.dataBlockCount = 1000 }
+    let (_, said, pool) = try salvaged(device) { $0.salvage.overrides.dataBlockCount = 1000 }
     #expect(pool.attributes["nr_data_blocks"] == "1000")
     #expect(pool.devices.values.allSatisfy { $0.mappings.count == 100 })
     #expect(!said.contains { $0.contains("beyond") })
@@ -146,7 +146,7 @@ import ThinTools
       }
       guard
         let (xml, _, pool) = try? salvaged(
-          history.device, { $0.overrides.dataBlockSectors = 128 })
+          history.device, { $0.salvage.overrides.dataBlockSectors = 128 })
       else { continue }
       let what = "seed \(first &+ n), trial \(trial): \(done)"
       #expect(writesThatHurt(pool).isEmpty, "\(what)")

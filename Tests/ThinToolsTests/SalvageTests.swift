@@ -67,8 +67,8 @@ import ThinTools
     where block == 0 || pool.catalogue.roles[block] == nil { pool.device.wipe(block) }
     #expect(throws: ToolError.self) { try salvaged(pool.device) }
     let (xml, losses, _) = try salvaged(pool.device) {
-      $0.overrides.dataBlockSectors = superblock.dataBlockSectors
-      $0.overrides.dataBlockCount = superblock.dataSpaceMap.blockCount
+      $0.salvage.overrides.dataBlockSectors = superblock.dataBlockSectors
+      $0.salvage.overrides.dataBlockCount = superblock.dataSpaceMap.blockCount
     }
     #expect(DumpedPool(xml: xml).devices == before.devices)
     #expect(!losses.isEmpty, "what was guessed is said")
@@ -82,7 +82,7 @@ import ThinTools
       let history = try PoolHistory(Histories.kinds[index], seed: seed)
       let before = DumpedPool(xml: try dumped(history.device))
       history.device.wipe(0)
-      let (xml, _, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
+      let (xml, _, _) = try salvaged(history.device) { $0.salvage.overrides.dataBlockSectors = 128 }
       #expect(
         DumpedPool(xml: xml).devices == before.devices,
         "\(Histories.kinds[index].name), seed \(seed)")
@@ -96,7 +96,9 @@ import ThinTools
     let last = try #require(history.superblocks.last?.mappingRoot)
     history.device.edit(last)[100] ^= 1
     history.device.wipe(0)
-    let (xml, losses, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
+    let (xml, losses, _) = try salvaged(history.device) {
+      $0.salvage.overrides.dataBlockSectors = 128
+    }
     #expect(DumpedPool(xml: xml).devices == before.devices)
     #expect(losses.contains { $0.contains("of which some are lost") }, "\(losses)")
   }
@@ -110,7 +112,9 @@ import ThinTools
     let details = try #require(history.superblocks.last?.detailsRoot)
     history.device.edit(details)[100] ^= 1
     history.device.wipe(0)
-    let (_, losses, _) = try salvaged(history.device) { $0.overrides.dataBlockSectors = 128 }
+    let (_, losses, _) = try salvaged(history.device) {
+      $0.salvage.overrides.dataBlockSectors = 128
+    }
     #expect(losses.contains { $0.contains("device tree at block \(before)") }, "\(losses)")
   }
 
@@ -146,7 +150,7 @@ import ThinTools
     let before = try dumped(device)
     #expect(try salvaged(device).xml == before)
     device.wipe(0)
-    let (xml, _, _) = try salvaged(device) { $0.overrides.dataBlockSectors = 128 }
+    let (xml, _, _) = try salvaged(device) { $0.salvage.overrides.dataBlockSectors = 128 }
     #expect(DumpedPool(xml: xml).devices == DumpedPool(xml: before).devices)
   }
 }

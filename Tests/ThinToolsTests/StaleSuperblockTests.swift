@@ -124,16 +124,16 @@ import ThinTools
     let (_, said, saved) = try salvaged(device)
     #expect(saved.devices == newest.devices)
     #expect(said.contains { $0.contains("--generation superblock") })
-    #expect(try salvaged(device) { $0.generation = .superblock }.pool == stale)
-    #expect(try salvaged(device) { $0.generation = .newest }.pool.devices == newest.devices)
+    #expect(try salvaged(device) { $0.salvage.generation = .superblock }.pool == stale)
+    #expect(try salvaged(device) { $0.salvage.generation = .newest }.pool.devices == newest.devices)
     let between = superblocks[10]
     let chosen = try salvaged(device) {
-      $0.generation = .block(between.metadataSpaceMap.bitmapRoot)
+      $0.salvage.generation = .block(between.metadataSpaceMap.bitmapRoot)
     }
     device.changeSuperblock { $0 = between }
     #expect(try chosen.pool.devices == DumpedPool(xml: dumped(device)).devices)
     #expect(throws: ToolError.self) {
-      try salvaged(device) { $0.generation = .block(between.mappingRoot) }
+      try salvaged(device) { $0.salvage.generation = .block(between.mappingRoot) }
     }
   }
 

@@ -95,7 +95,10 @@ extension ParsedArguments {
     var overrides = SuperblockOverrides()
     overrides.dataBlockSectors = number("data-block-size").map { UInt32(clamping: $0) }
     overrides.dataBlockCount = number("nr-data-blocks")
-    overrides.transactionID = number("transaction-id")
+    // A rescue has no use for it.
+    if takes("transaction-id") {
+      overrides.transactionID = number("transaction-id")
+    }
     return overrides
   }
 }

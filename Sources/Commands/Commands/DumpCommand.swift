@@ -20,10 +20,8 @@ public struct DumpRequest: Equatable, Sendable {
   public var skipMappings: Bool
   /// Devices to dump, in the order given; nil for all.
   public var deviceIDs: [UInt64]?
-  /// The generation that a repair takes; nil for the superblock's, or a newer one.
-  public var generation: Generation?
-  /// Values that replace or raise those of the superblock.
-  public var overrides: SuperblockOverrides
+  /// What a repair takes, and values that replace or raise those of the superblock.
+  public var salvage: SalvageOptions
   /// Whether the output may be a block device.
   public var ontoDevice: Bool
 
@@ -35,8 +33,7 @@ public struct DumpRequest: Equatable, Sendable {
     source = arguments.source
     skipMappings = arguments.has("skip-mappings")
     deviceIDs = arguments.has("dev-id") ? arguments.numbers("dev-id") : nil
-    generation = arguments.text("generation").flatMap { Generation($0) }
-    overrides = arguments.overrides
+    salvage = arguments.salvage
     ontoDevice = arguments.has("onto-device")
   }
 }
@@ -51,8 +48,7 @@ public enum DumpCommand: Command {
     options.skipMappings = request.skipMappings
     options.deviceIDs = request.deviceIDs.map { ids in Set(ids.map { ThinID($0) }) }
     options.repair = request.repair
-    options.generation = request.generation
-    options.overrides = request.overrides
+    options.salvage = request.salvage
     let device = try FileDevice(
       path: request.input, access: .readOnly, exclusive: request.source == .current)
     warnOfSize(device, console)
@@ -87,8 +83,10 @@ public enum DumpCommand: Command {
   public static func run(_ arguments: ParsedArguments, console: Console) throws -> Int32 {
     console.isQuiet = arguments.has("quiet")
     let request = DumpRequest(arguments)
-    guard request.repair || request.generation == nil else {
-      throw UsageError("'--generation <GENERATION>' goes with --repair")
+    if !request.repair,
+      let option = ["generation", "prefer", "include-deleted"].first(where: arguments.has)
+    {
+      throw UsageError("'--\(option)' goes with --repair")
     }
     try InputChecks.requireMetadata(request.input)
     return try InputChecks.explaining(request.input) {
@@ -152,6 +150,8 @@ public enum DumpCommand: Command {
       whose metadata index or metadata snapshot is at this block, as messages name it. Default: \
       the superblock's, unless a whole one is certain to be newer.
       """, conflicts: ["metadata-snap"]),
+    .prefer("With --repair: ", conflicts: ["metadata-snap"]),
+    .includeDeleted("With --repair: ", conflicts: ["metadata-snap"]),
     .metadataSnapshot("Dump the pool's metadata snapshot; works while the pool is active."),
     OptionSpec("skip-mappings", help: "Leave out the mappings."),
     OptionSpec(

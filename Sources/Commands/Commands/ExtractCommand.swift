@@ -48,13 +48,7 @@ extension ParsedArguments {
   public var rescue: RescueOptions {
     var options = RescueOptions()
     options.source = source
-    options.salvage.generation = text("generation").flatMap { Generation($0) }
-    options.salvage.overrides.dataBlockSectors = number("data-block-size").map {
-      UInt32(clamping: $0)
-    }
-    options.salvage.overrides.dataBlockCount = number("nr-data-blocks")
-    options.salvage.includesDeleted = has("include-deleted")
-    options.salvage.choice = text("prefer").flatMap { OrphanChoice(rawValue: $0) } ?? .none
+    options.salvage = salvage
     return options
   }
 
@@ -79,20 +73,7 @@ extension OptionSpec {
       Read the superblock's generation, the newest that is whole, or the one whose metadata index or \
       metadata snapshot is at this block. Default: the superblock's, unless a whole one is newer for certain.
       """, conflicts: ["metadata-snap"]),
-    OptionSpec(
-      "prefer",
-      value: .required(placeholder: "WHICH", .choice(OrphanChoice.allCases.map(\.rawValue))),
-      help: """
-        What is done with parts of mapping trees that fit into a device, but not for certain: newest \
-        and oldest take those with the later or earlier mappings first, as doubtful; none leaves them \
-        out. Default: none.
-        """),
-    OptionSpec(
-      "include-deleted",
-      help: """
-        Include devices that the tree of devices has and the details do not list. They have been \
-        deleted, and what they map may be other devices' by now.
-        """),
+    .prefer(), .includeDeleted(),
     .dataBlockSize("Data block size in sectors of 512 bytes, where the superblock has lost it."),
     .dataBlockCount("Data blocks of the pool; used where it is more than the metadata says."),
   ]

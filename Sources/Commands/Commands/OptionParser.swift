@@ -52,6 +52,9 @@ public struct ParsedArguments: Sendable {
     values[option.name, default: []].append(value)
   }
 
+  /// Whether the command has an option of this name.
+  func takes(_ name: String) -> Bool { spec.option(named: name) != nil }
+
   /// Whether the option was given, with or without a value.
   public func has(_ name: String) -> Bool {
     assert(spec.option(named: name) != nil, "unknown option \(name)")

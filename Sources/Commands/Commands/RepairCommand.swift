@@ -23,11 +23,7 @@ public struct RepairRequest: Equatable, Sendable {
     output = arguments.has("dry-run") ? nil : arguments.text("output")
     report = arguments.text("report")
     isJSON = arguments.has("json")
-    options.salvage.generation = arguments.text("generation").flatMap { Generation($0) }
-    options.salvage.overrides = arguments.overrides
-    options.salvage.includesDeleted = arguments.has("include-deleted")
-    options.salvage.choice =
-      arguments.text("prefer").flatMap { OrphanChoice(rawValue: $0) } ?? .none
+    options.salvage = arguments.salvage
     options.keepsOld = arguments.has("keep-old")
   }
 }
@@ -207,21 +203,7 @@ public enum RepairCommand: Command {
         metadata snapshot is at this block, as messages name it. Default: the superblock's, unless a whole \
         one is newer for certain.
         """),
-      OptionSpec(
-        "prefer",
-        value: .required(
-          placeholder: "WHICH", .choice(OrphanChoice.allCases.map(\.rawValue))),
-        help: """
-          What is done with parts of mapping trees that a lost node led to and that fit into a device, but \
-          not for certain: newest and oldest take those with the later or earlier mappings first and \
-          report them as doubtful, none leaves them out and names them. Default: none.
-          """),
-      OptionSpec(
-        "include-deleted",
-        help: """
-          Include devices that the tree of devices has and the details do not list. Such have been \
-          deleted, and what they map may be other devices' by now.
-          """),
+      .prefer(), .includeDeleted(),
       OptionSpec(
         "keep-old",
         help: """

@@ -63,7 +63,7 @@ public struct DamageTrial {
     try? ThinDump.run(device, to: nowhere.sink, options: DumpOptions(), progress: Progress())
     var salvaging = DumpOptions()
     salvaging.repair = true
-    salvaging.overrides.dataBlockSectors = 128
+    salvaging.salvage.overrides.dataBlockSectors = 128
     try? ThinDump.run(device, to: nowhere.sink, options: salvaging, progress: Progress())
     var repairing = RepairOptions()
     repairing.salvage = SalvageOptions()

@@ -15,22 +15,11 @@ public struct DumpOptions: Equatable, Sendable {
   public var deviceIDs: Set<ThinID>?
   /// Whether to salvage damaged metadata.
   public var repair = false
-  /// The generation that a repair takes; nil for the superblock's, or for a whole one that is
-  /// certainly newer.
-  public var generation: Generation?
-  /// Values to use instead of the superblock's.
-  public var overrides = SuperblockOverrides()
+  /// What a repair takes. Its overrides also apply without one.
+  public var salvage = SalvageOptions()
 
   /// Everything, as XML.
   public init() {}
-
-  /// The options of the salvage.
-  var salvage: SalvageOptions {
-    var salvage = SalvageOptions()
-    salvage.generation = generation
-    salvage.overrides = overrides
-    return salvage
-  }
 }
 
 /// Values from the user in place of those that a damaged superblock or dump has lost.
@@ -127,7 +116,7 @@ struct DumpSource {
       reader = view.reader
       header = DumpHeader(
         view.superblock, dataBlockCount: view.dataBlockCount,
-        options.overrides)
+        options.salvage.overrides)
       dataBlockCount = view.dataBlockCount
       devices =
         options.skipMappings

@@ -19,11 +19,20 @@ struct RepairTrialTests {
       (76_225_808, saved: 12, right: 12),
       // A tree of the metadata snapshot, which is not whole, is all that is left for a device.
       (4_401_475, saved: 9668, right: 9668),
+      // Trees of devices of which nothing is left fit into the place of a lost leaf.
+      (51_011_781, saved: 114, right: 114),
     ] as [(seed: UInt64, saved: Int, right: Int)])
   func several(seed: UInt64, saved: Int, right: Int) throws {
     let (score, _) = try #require(RepairTrial(seed: seed).run())
     #expect(score.saved >= saved && score.right >= right)
     #expect(score.wrong == score.doubtfulWrong)
+  }
+
+  @Test("a generation of before the last activation is not taken for a newer one")
+  func activated() throws {
+    // The first transaction after the activation was so large that its index block lies behind the last one.
+    let (score, _) = try #require(RepairTrial(seed: 51_003_833).run())
+    #expect(score.saved == score.intact && score.doubtful == 0)
   }
 
   @Test("a child beyond the device is no lost block of a generation")

@@ -146,8 +146,9 @@ extension GenerationOrder {
     {
       return (next, true)
     }
-    guard let next = firstIndex(from: 1, freeIn: last), next.block < last.block else { return nil }
-    if change(last, next, .aroundEnd) != nil { return (next, true) }
+    guard let next = firstIndex(from: 1, freeIn: last) else { return nil }
+    if next.block < last.block, change(last, next, .aroundEnd) != nil { return (next, true) }
+    // A first transaction after an activation can be so large that its index block comes behind the last.
     return change(last, next, .fromStart) != nil ? (next, false) : nil
   }
 

@@ -89,7 +89,7 @@ extension Salvager {
     var adoption = OrphanAdoption(
       .mappings, forest, roots: roots.sorted { $0.key < $1.key }.map { ($0.key, $0.value) },
       lacking: lacking())
-    adoption.isDoubtful = mayBeOfSnapshot(log)
+    adoption.isDoubtful = mayBeOfSnapshot(log) || mayLackRoots()
     adoption.earlier = known.history.map { EarlierNodes(reader, $0) }
     adoption.run(search.found(.mappings), choice: options.choice)
     adopted = adoption.adopted
@@ -100,6 +100,12 @@ extension Salvager {
   /// Whether something that is found may be of a metadata snapshot that is not whole, and fit as well.
   private func mayBeOfSnapshot(_ log: SalvageLog) -> Bool {
     log.report.snapshot == .dropped || known.mayLackSnapshot || known.isAllocationGuessed
+  }
+
+  /// Whether there may be a device whose root is not known for certain: what is found may be that.
+  private func mayLackRoots() -> Bool {
+    !hasAllDevices
+      && (!hasAllDetails || !doubtful.isEmpty || details.keys.contains { roots[$0] == nil })
   }
 
   /// How many mappings each device has less than its details say, where those are left.
@@ -190,7 +196,7 @@ extension Salvager {
     guard !lost.isEmpty else { return }
     let trees = search.found(.mappings)
     let isOnlyLoss =
-      !mayBeOfSnapshot(log)
+      !mayBeOfSnapshot(log) && hasAllDetails
       && roots.values.allSatisfy { forest.verify(.mappings, root: $0).isSound }
       && trees.reduce(0) { $0 + Int($1.missing) } <= lost.count
     let matching = RootMatching(

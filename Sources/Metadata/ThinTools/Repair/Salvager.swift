@@ -46,8 +46,9 @@ struct Salvager {
   let facts = DeviceFacts()
   var roots: [UInt64: UInt64] = [:]
   var details: [UInt64: DeviceDetails] = [:]
-  /// Whether the tree of devices is sound.
+  /// Whether the tree of devices is sound, and that of their details.
   var hasAllDevices = true
+  private(set) var hasAllDetails = true
   /// What was put in the place of lost nodes of mapping trees.
   var adopted: [UInt64: [OrphanAdoption.Child]] = [:]
   /// Devices whose mapping tree is a guess.
@@ -118,7 +119,8 @@ struct Salvager {
     hasAllDevices = isSound
     roots = facts.usableRoots(forest, root: superblock.mappingRoot)
     forest.walk(.details, roots: [superblock.detailsRoot]) { facts.addDetails($0, $1) }
-    if !forest.verify(.details, root: superblock.detailsRoot).isSound { isSound = false }
+    hasAllDetails = forest.verify(.details, root: superblock.detailsRoot).isSound
+    isSound = isSound && hasAllDetails
     readDetails()
   }
 

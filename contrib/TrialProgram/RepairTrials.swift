@@ -10,9 +10,10 @@ enum RepairTrials: Trials {
   static let usage = "[--count N] [--seed N] [--compared N] [--each 1] [FOLDER...]"
   static let summary = """
     Repairs N pools (2000) that have lost one block, or up to ten. A wrong mapping that the report
-    does not call doubtful is a failure, for any kind of damage. Of a pool that has lost one block,
-    a repair has to save every mapping whose leaf is left; if that block was in a tree of devices or
-    the superblock, the report may call what is missing doubtful. FOLDERs hold other thin_repair
+    does not call doubtful is a failure, for any kind of damage; so is a check that calls the
+    superblock an old one before anything is lost. Of a pool that has lost one block, a repair has
+    to save every mapping whose leaf is left; if that block was in a tree of devices or the
+    superblock, the report may call what is missing doubtful. FOLDERs hold other thin_repair
     programs, which get the first --compared pools as well (all): none of them may save more
     right mappings. --each 1 prints a line for each pool that is not saved as a whole, and
     what the repair says of it.
@@ -92,6 +93,7 @@ enum RepairTrials: Trials {
           score, with: try folders.map { try peerScore(trial, of: $0) }, folders)
       }
       rows[trial.kind] = row
+      if trial.isCalledOld { faults.append("its superblock was called an old one before") }
       if !faults.isEmpty { failures += 1 }
       if !faults.isEmpty && failures <= 40 || isEach && (!faults.isEmpty || !score.isWhole) {
         print(

@@ -58,6 +58,8 @@ public struct RepairTrial {
   public let damage: String
   /// The metadata device.
   public let device: MemoryDevice
+  /// Whether the superblock was called an old one before anything was lost, which it never is.
+  public private(set) var isCalledOld = false
   /// Data blocks are of so many sectors.
   public static var dataBlockSectors: UInt32 { 128 }
 
@@ -171,6 +173,8 @@ public struct RepairTrial {
     var kept: [UInt64: [UInt8]] = [:]
     for block in lost { kept[block] = Array(device.peek(block)) }
     device.revert()
+    let report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
+    isCalledOld = report.newerGeneration?.age.isNewer == true
     let view = try MetadataView(device, source: .current)
     for (id, root) in try view.deviceRoots() {
       var mappings: [UInt64: UInt64] = [:]

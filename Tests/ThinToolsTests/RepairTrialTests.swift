@@ -19,6 +19,8 @@ struct RepairTrialTests {
       (76_225_808, saved: 12, right: 12),
       // A tree of the metadata snapshot, which is not whole, is all that is left for a device.
       (4_401_475, saved: 9668, right: 9668),
+      // Without a superblock, an older generation that lies behind the latest looks as if it had followed.
+      (79_536_065, saved: 1308, right: 1308),
       // Trees of devices of which nothing is left fit into the place of a lost leaf.
       (51_011_781, saved: 114, right: 114),
     ] as [(seed: UInt64, saved: Int, right: Int)])

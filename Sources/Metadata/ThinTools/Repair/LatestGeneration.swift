@@ -17,6 +17,8 @@ extension RootScan {
   /// Generations without their index block that are looked for, and free blocks where each is.
   private static var followersMax: Int { 4 }
   private static var freeMax: Int { 4096 }
+  /// Generations side by side of which one that is complete is looked for.
+  private static var turnTries: Int { 8 }
 
   /// The latest generation of which something is left, as far as the order of blocks, times and transactions
   /// tell; nil where no generation is left.
@@ -30,10 +32,11 @@ extension RootScan {
     var order = GenerationOrder(reader, indexBlocks: indexBlocks)
     let likely = order.latest(of: indexBlocks)
     let ends = order.ends()
+    let turn = lastBeforeOlder(&order).map { [$0] } ?? []
     var candidates: [(index: GenerationOrder.Index, roots: Roots)] = []
     var hasLikely = false
     var seen: Set<UInt64> = []
-    for (place, index) in (likely + ends.certain + ends.doubtful).enumerated()
+    for (place, index) in (likely + turn + ends.certain + ends.doubtful).enumerated()
     where candidates.count < Self.candidatesMax && (place >= likely.count || !hasLikely) {
       guard seen.insert(index.block).inserted, let roots = left(of: index) else { continue }
       candidates.append((index, roots))
@@ -65,6 +68,39 @@ extension RootScan {
       && !mayHaveLostFollower(best.index, &order)
       && !mayHaveBeenLast(ends.followers, besides: best, succession, &order)
     return Latest(roots: best.roots, isCertain: isCertain)
+  }
+
+  /// The last generation before those that lie behind it and are older: there are such where the last of all
+  /// is of an earlier time than the first. Nil where it is not, or where too little is left.
+  private mutating func lastBeforeOlder(_ order: inout GenerationOrder) -> GenerationOrder.Index? {
+    let indexes = indexBlocks.compactMap { order.index($0) }
+    let bitmapsMax = indexes.reduce(0) { max($0, $1.bitmaps.count) }
+    // One of fewer bitmaps is from before the metadata grew.
+    let all = indexes.filter { $0.bitmaps.count == bitmapsMax }
+    guard let first = complete(all, all.indices),
+      let last = complete(all, all.indices.reversed()), first.age > last.age
+    else { return nil }
+    var (best, end) = (first.place, last.place)
+    while best + 1 < end {
+      let middle = best + (end - best) / 2
+      guard
+        let found = complete(all, middle..<end) ?? complete(all, (best + 1..<middle).reversed())
+      else { break }
+      if found.age >= first.age { best = found.place } else { end = found.place }
+    }
+    return all[best]
+  }
+
+  /// The first complete one of a few generations: its place, time and transaction.
+  private mutating func complete(_ all: [GenerationOrder.Index], _ places: some Sequence<Int>)
+    -> (place: Int, age: (UInt32, UInt64))?
+  {
+    for place in places.prefix(Self.turnTries) {
+      if let roots = latestWhole(of: [all[place]]), roots.isComplete {
+        return (place, (roots.time, roots.transactionID))
+      }
+    }
+    return nil
   }
 
   /// Whether one of the generations that something followed may have been the latest. Where a transaction

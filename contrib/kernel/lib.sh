@@ -21,6 +21,7 @@
 #     thin_discard NAME FIRST COUNT    thin_discards NAME <lines "FIRST COUNT"
 #     thin_mapped NAME                 (number of mapped blocks)
 #     lvm_configure DISKS [LINE...]    lvm2 for disks whose names begin with DISKS; LINEs go to its section "global"
+#     await COMMAND...                 see contrib/await.sh
 #     quietly COMMAND...               shows its output only if it fails
 set -eu
 
@@ -28,6 +29,7 @@ set -eu
 rig_dir=${DMTHIN_RIG:?is set in the rig only: start this script with contrib/kernel/run}
 # Does in one process what a process each would make slow; contrib/kernel/programs builds it.
 rig=$DMTHIN_PROGRAMS/rig
+. "$rig_dir/../await.sh"
 block_sectors=128
 
 # The kernel explains a refused table or message only in its log.

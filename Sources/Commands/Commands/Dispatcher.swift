@@ -211,12 +211,7 @@ public struct Dispatcher {
   }
 
   private func save(_ text: String, as path: String) throws(ToolError) {
-    let output: TextOutput
-    do throws(OutputError) {
-      output = try TextOutput(path: path)
-    } catch {
-      throw ToolError(error)
-    }
+    let output = try InputChecks.textOutput(path)
     do throws(BlockIOError) {
       try output.sink.write(text)
       try output.commit()

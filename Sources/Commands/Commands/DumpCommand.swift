@@ -72,11 +72,7 @@ public enum DumpCommand: Command {
     rules.inputs = [request.input]
     rules.mayBeDevice = request.ontoDevice
     rules.isPrecious = InputChecks.preciousContent
-    do throws(OutputError) {
-      return try TextOutput(path: path, rules)
-    } catch {
-      throw ToolError(error)
-    }
+    return try InputChecks.textOutput(path, rules)
   }
 
   /// Checks the kind of the input before the engine opens it.

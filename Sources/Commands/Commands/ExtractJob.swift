@@ -124,12 +124,7 @@ final class ExtractJob {
     var rules = TextOutput.Rules()
     rules.inputs = inputs + [path].compactMap(\.self)
     rules.isPrecious = InputChecks.preciousContent
-    let text: TextOutput
-    do throws(OutputError) {
-      text = try TextOutput(path: mapPath, rules)
-    } catch {
-      throw ToolError(error)
-    }
+    let text = try InputChecks.textOutput(mapPath, rules)
     guard text.isAside else {
       throw ToolError(.unsuitable(.output), "\(mapPath) is not a regular file, as a map must be")
     }

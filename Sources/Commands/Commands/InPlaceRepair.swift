@@ -63,12 +63,7 @@ enum InPlaceRepair {
   ) throws(ToolError) {
     var rules = TextOutput.Rules()
     rules.inputs = [device]
-    let output: TextOutput
-    do throws(OutputError) {
-      output = try TextOutput(path: undo, rules)
-    } catch {
-      throw ToolError(error)
-    }
+    let output = try InputChecks.textOutput(undo, rules)
     guard output.isAside else {
       throw ToolError(
         .precious, "\(undo) is no regular file: what is kept has to be put in place as a whole")

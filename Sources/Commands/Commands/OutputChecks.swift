@@ -5,6 +5,17 @@ import ThinTools
 
 // Checks that protect valuable files from being overwritten.
 extension InputChecks {
+  /// The output of a command at a path.
+  static func textOutput(_ path: String, _ rules: TextOutput.Rules = TextOutput.Rules())
+    throws(ToolError) -> TextOutput
+  {
+    do throws(OutputError) {
+      return try TextOutput(path: path, rules)
+    } catch {
+      throw ToolError(error)
+    }
+  }
+
   /// Requires that a file is neither the standard output nor the error output: `thin_check m >m`,
   /// `2>>m`.
   static func requireOtherThanStandardOutput(_ path: String) throws(ToolError) {

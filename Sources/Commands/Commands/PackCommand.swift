@@ -13,12 +13,7 @@ enum PackCommand: Command {
     var rules = TextOutput.Rules()
     rules.inputs = [input]
     if !arguments.has("force") { rules.isPrecious = InputChecks.preciousContent }
-    let output: TextOutput
-    do throws(OutputError) {
-      output = try TextOutput(path: arguments.text("output") ?? "", rules)
-    } catch {
-      throw ToolError(error)
-    }
+    let output = try InputChecks.textOutput(arguments.text("output") ?? "", rules)
     let result = try ThinPack.run(
       device, source: arguments.source, to: output.sink, progress: console.makeProgress())
     try output.commit()

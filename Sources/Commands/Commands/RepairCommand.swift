@@ -91,11 +91,7 @@ public enum RepairCommand: Command {
     var rules = TextOutput.Rules()
     rules.inputs = [request.input] + [request.output, request.undo].compactMap(\.self)
     rules.isPrecious = InputChecks.preciousContent
-    do throws(OutputError) {
-      return try TextOutput(path: path, rules)
-    } catch {
-      throw ToolError(error)
-    }
+    return try InputChecks.textOutput(path, rules)
   }
 
   /// Looks at input and output before the engine does.

@@ -1,5 +1,5 @@
-/// The hash FNV-1a of 64 bits: for short names, and to notice changes. It is no protection against those who
-/// want two things to have the same one.
+/// Hashes bytes by FNV-1a with 64 bits: for short names, and to notice changes. Anyone can make two inputs
+/// with the same hash, so nothing that has to be secure may depend on it.
 public struct Digest: Equatable, Sendable {
   /// The hash of what was added.
   public private(set) var value: UInt64 = 0xcbf2_9ce4_8422_2325

@@ -108,8 +108,7 @@ cell dump other-metadata 73 kept m thin_dump -o m flagged
 cp m0 m; truncate -s 64M served.data
 dmthin serve --socket s --metadata m --data served.data --volume v=1:64m >log 2>&1 &
 server=$!
-for turn in $(seq 1200); do grep -q ^serving log && break; sleep .1; done
-grep -q ^serving log || fail "no server: $(cat log)"
+await grep -q ^serving log || fail "no server: $(cat log)"
 bytes() { md5sum <"$1"; }
 served=$(bytes m)
 for row in dump restore $rows; do

@@ -81,10 +81,7 @@ must dd if=/dev/zero of=$meta bs=4096 count=1 conv=notrunc 2>/tmp/log
 "$dmthin" serve --rescue --data-block-size 128 --metadata $meta --data /dev/mapper/disk --volume t1=1:60m \
     --socket /tmp/s 2>/tmp/log &
 server=$!
-for _ in $(seq 2400); do
-    grep -q '^serving' /tmp/log && break
-    sleep 0.05
-done
+await grep -q '^serving' /tmp/log || fail "the server does not come up: $(cat /tmp/log)"
 grep -q '^next: nbd-client -unix /tmp/s -N t1 /dev/nbd0 -readonly$' /tmp/log || fail "$(cat /tmp/log)"
 must nbd-client -unix /tmp/s -N t1 /dev/nbd0 -readonly >/tmp/nbd 2>&1
 must mount -o ro,noload /dev/nbd0 /mnt

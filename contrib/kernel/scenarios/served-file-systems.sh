@@ -20,11 +20,7 @@ serve() { # VOLUME...
     # shellcheck disable=SC2086  # words
     "$dmthin" serve --metadata $meta --data $data --socket /tmp/s $arguments 2>/tmp/log &
     server=$!
-    for _ in $(seq 2400); do
-        grep -q '^serving' /tmp/log && return
-        sleep 0.05
-    done
-    fail "the server does not come up: $(cat /tmp/log)"
+    await grep -q '^serving' /tmp/log || fail "the server does not come up: $(cat /tmp/log)"
 }
 served() { # how it ends
     local status=0

@@ -73,31 +73,33 @@ extension RootScan {
   /// The last generation before those that lie behind it and are older: there are such where the last of all
   /// is of an earlier time than the first. Nil where it is not, or where too little is left.
   private mutating func lastBeforeOlder(_ order: inout GenerationOrder) -> GenerationOrder.Index? {
-    let indexes = indexBlocks.compactMap { order.index($0) }
-    let bitmapsMax = indexes.reduce(0) { max($0, $1.bitmaps.count) }
-    // One of fewer bitmaps is from before the metadata grew.
-    let all = indexes.filter { $0.bitmaps.count == bitmapsMax }
-    guard let first = complete(all, all.indices),
-      let last = complete(all, all.indices.reversed()), first.age > last.age
+    let places = indexBlocks.indices
+    guard var best = complete(places, &order), let last = complete(places.reversed(), &order),
+      best.age > last.age
     else { return nil }
-    var (best, end) = (first.place, last.place)
-    while best + 1 < end {
-      let middle = best + (end - best) / 2
+    let first = best.age
+    var end = last.place
+    while best.place + 1 < end {
+      let middle = best.place + (end - best.place) / 2
       guard
-        let found = complete(all, middle..<end) ?? complete(all, (best + 1..<middle).reversed())
+        let found = complete(middle..<end, &order)
+          ?? complete((best.place + 1..<middle).reversed(), &order)
       else { break }
-      if found.age >= first.age { best = found.place } else { end = found.place }
+      if found.age >= first { best = found } else { end = found.place }
     }
-    return all[best]
+    return best.index
   }
 
-  /// The first complete one of a few generations: its place, time and transaction.
-  private mutating func complete(_ all: [GenerationOrder.Index], _ places: some Sequence<Int>)
-    -> (place: Int, age: (UInt32, UInt64))?
+  /// The first complete one of the generations in a few places among the index blocks, and its age: metadata
+  /// only grows, and so do times and transactions.
+  private mutating func complete(_ places: some Sequence<Int>, _ order: inout GenerationOrder)
+    -> (place: Int, index: GenerationOrder.Index, age: (Int, UInt32, UInt64))?
   {
     for place in places.prefix(Self.turnTries) {
-      if let roots = latestWhole(of: [all[place]]), roots.isComplete {
-        return (place, (roots.time, roots.transactionID))
+      if let index = order.index(indexBlocks[place]), let roots = latestWhole(of: [index]),
+        roots.isComplete
+      {
+        return (place, index, (index.bitmaps.count, roots.time, roots.transactionID))
       }
     }
     return nil

@@ -39,6 +39,14 @@ struct RepairTrialTests {
     #expect(score.saved == score.intact && score.doubtful == 0)
   }
 
+  @Test("an earlier generation whose follower was overwritten is not taken for a newer one")
+  func followerOverwritten() throws {
+    let trial = try RepairTrial(seed: 71_000_718)
+    #expect(!trial.isCalledOld)
+    let (score, _) = try #require(trial.run())
+    #expect(score.saved == score.intact && score.doubtful == 0)
+  }
+
   @Test("a child beyond the device is no lost block of a generation")
   func childBeyondDevice() throws {
     // A node of another generation passes for the tree of devices, and a child of it is block 35701915658.

@@ -119,20 +119,46 @@ extension GenerationOrder {
   }
 
   private mutating func circle(_ generations: [Index]) -> GenerationChain.End {
-    var most = (at: 0, changes: 0)
-    var all = 0
-    for (i, last) in generations.enumerated() {
-      let next = generations[(i + 1) % generations.count]
-      guard
-        let change = change(last, next, .between) ?? change(last, next, .fromStart)
-          ?? change(last, next, .aroundEnd)
-      else { continue }
-      let changes = difference(change)
-      all += changes
-      if changes > most.changes { most = (i, changes) }
+    var links = links(generations)
+    links.append(changes(generations[generations.count - 1], generations[0]))
+    var newest = 0
+    for i in links.indices where links[i] > links[newest] { newest = i }
+    let isClear = generations.count > 2 && isTurn(links[newest], of: links)
+    return .circle(newest: newest, isClear: isClear)
+  }
+
+  /// Whether what follows the first generation is perhaps what is left of the oldest ones: an activation can
+  /// have overwritten what followed the last of them, so that they end like the newest. The first link then
+  /// has about all changes that the others have together, which a single transaction seldom has.
+  mutating func mayBeginWithTurn(_ generations: [Index]) -> Bool {
+    let links = links(generations)
+    guard let first = links.first, first == links.max() else { return false }
+    let others = links.reduce(0, +) - first
+    // Of a few transactions, one is often as large as the others together.
+    return links.count > 3 ? isTurn(first, of: links) : first >= 5 * others
+  }
+
+  /// Whether the largest of all links leads from the newest generation to the oldest.
+  private func isTurn(_ largest: Int, of links: [Int]) -> Bool {
+    10 * largest >= 6 * (links.reduce(0, +) - largest)
+  }
+
+  /// What changed from each generation to the next.
+  private mutating func links(_ generations: [Index]) -> [Int] {
+    var links: [Int] = []
+    for (last, next) in zip(generations, generations.dropFirst()) {
+      links.append(changes(last, next))
     }
-    let isClear = generations.count > 2 && 10 * most.changes >= 6 * (all - most.changes)
-    return .circle(newest: most.at, isClear: isClear)
+    return links
+  }
+
+  /// How much changed from one generation to the next; 0 where that cannot be told.
+  private mutating func changes(_ last: Index, _ next: Index) -> Int {
+    guard
+      let change = change(last, next, .between) ?? change(last, next, .fromStart)
+        ?? change(last, next, .aroundEnd)
+    else { return 0 }
+    return difference(change)
   }
 
   /// The generation that follows, if there is one.

@@ -78,8 +78,9 @@ public struct NewerGeneration: Equatable, Sendable {
 /// - where the metadata has an index block behind the end that the superblock gives it;
 /// - where what follows is of a later time or transaction than the superblock says;
 /// - where two generations or more follow, one after the other, that have something in common with the
-///   superblock's, and nothing follows them. A single one proves nothing: a crash just before the
-///   superblock was written leaves that.
+///   superblock's, and nothing follows them, unless the first differs from the superblock's by about as much
+///   as all that follow it together. A single one proves nothing: a crash just before the superblock was
+///   written leaves that.
 struct NewerGenerations: ~Copyable {
   /// A generation, and what is known of its age.
   struct Found {
@@ -189,7 +190,9 @@ struct NewerGenerations: ~Copyable {
       let place = generations.firstIndex(where: { $0.block == last.generation })
     else { return nil }
     if place == 1 { return Found(roots: last, age: .interrupted) }
-    guard last.isComplete, scan.haveCommonContent(superblock.mappingRoot, last.mappingRoot) else {
+    guard last.isComplete, scan.haveCommonContent(superblock.mappingRoot, last.mappingRoot),
+      isLater(last) || !order.mayBeginWithTurn(generations)
+    else {
       return Found(roots: last, age: .uncertain)
     }
     let ends = scan.completeEnds()

@@ -55,7 +55,7 @@ let package = Package(
   targets: [
     system("Sources/System/Claio", "libaio-dev"),
     system("Sources/System/Cexpat", "libexpat1-dev"),
-    system("Sources/System/Czlib", "zlib1g-dev"),
+    system("Sources/System/Cdeflate", "libdeflate-dev"),
     system("Sources/System/Cgetopt"),
     system("Sources/System/Cgnutls", "libgnutls28-dev"),
     system("Sources/System/Cdevmapper", "libdevmapper-dev"),
@@ -74,7 +74,7 @@ let package = Package(
     library(
       "Sources/Metadata/ThinTools",
       [
-        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat", "Czlib",
+        "CDMThin", "ThinFormat", "BlockIO", "PersistentData", "ThinMetadata", "Cexpat", "Cdeflate",
       ]),
     library("Sources/Control/DeviceMapper", []),
     library("Sources/Control/KernelDeviceMapper", ["CDMThin", "Cdevmapper", "DeviceMapper"]),

@@ -21,25 +21,42 @@ enum RmapCommand: Command {
       if arguments.has("json") {
         try writeJSON(device, options, console)
       } else {
-        let sink = console.output
-        try ThinRmap.run(device, options: options, progress: console.makeProgress()) {
-          row throws(BlockIOError) in
-          try sink.write(upTo: 256) { line in
-            line.append("data ")
-            line.append(decimal: row.dataBegin.rawValue)
-            line.append("..")
-            line.append(decimal: row.dataEnd.rawValue)
-            line.append(" -> thin(")
-            line.append(decimal: row.id.rawValue)
-            line.append(") ")
-            line.append(decimal: row.virtualBegin.rawValue)
-            line.append("..")
-            line.append(decimal: row.virtualEnd.rawValue)
-            line.append("\n")
-          }
-        }
+        try writeText(device, options, console)
       }
       return ExitStatus.ok.rawValue
+    }
+  }
+
+  private static func writeText(_ device: FileDevice, _ options: RmapOptions, _ console: Console)
+    throws
+  {
+    let sink = console.output
+    // What devices that share a run have in common is made once.
+    var begin = TextPiece()
+    var end = TextPiece()
+    try ThinRmap.run(device, options: options, progress: console.makeProgress()) {
+      run, ids throws(BlockIOError) in
+      begin.make { text in
+        text.append("data ")
+        text.append(decimal: run.dataBegin.rawValue)
+        text.append("..")
+        text.append(decimal: run.dataEnd.rawValue)
+        text.append(" -> thin(")
+      }
+      end.make { text in
+        text.append(") ")
+        text.append(decimal: run.virtualBegin.rawValue)
+        text.append("..")
+        text.append(decimal: run.virtualEnd.rawValue)
+        text.append("\n")
+      }
+      for i in ids.indices {
+        try sink.write(upTo: 256) { line in
+          line.append(begin)
+          line.append(decimal: ids[i].rawValue)
+          line.append(end)
+        }
+      }
     }
   }
 
@@ -50,22 +67,24 @@ enum RmapCommand: Command {
     try sink.write("{\"runs\":[")
     var isFirst = true
     try ThinRmap.run(device, options: options, progress: console.makeProgress()) {
-      row throws(BlockIOError) in
-      let comma: StaticString = isFirst ? "" : ","
-      isFirst = false
-      try sink.write(upTo: 256) { line in
-        line.append(comma)
-        line.append("{\"data_begin\":")
-        line.append(decimal: row.dataBegin.rawValue)
-        line.append(",\"data_end\":")
-        line.append(decimal: row.dataEnd.rawValue)
-        line.append(",\"dev_id\":")
-        line.append(decimal: row.id.rawValue)
-        line.append(",\"begin\":")
-        line.append(decimal: row.virtualBegin.rawValue)
-        line.append(",\"end\":")
-        line.append(decimal: row.virtualEnd.rawValue)
-        line.append("}")
+      run, ids throws(BlockIOError) in
+      for i in ids.indices {
+        let comma: StaticString = isFirst ? "" : ","
+        isFirst = false
+        try sink.write(upTo: 256) { line in
+          line.append(comma)
+          line.append("{\"data_begin\":")
+          line.append(decimal: run.dataBegin.rawValue)
+          line.append(",\"data_end\":")
+          line.append(decimal: run.dataEnd.rawValue)
+          line.append(",\"dev_id\":")
+          line.append(decimal: ids[i].rawValue)
+          line.append(",\"begin\":")
+          line.append(decimal: run.virtualBegin.rawValue)
+          line.append(",\"end\":")
+          line.append(decimal: run.virtualEnd.rawValue)
+          line.append("}")
+        }
       }
     }
     try sink.write("]}\n")

@@ -97,23 +97,69 @@ public final class ByteSink {
     position += text.utf8CodeUnitCount
   }
 
+  /// Appends text made before.
+  @inlinable @inline(__always)
+  public mutating func append(_ piece: borrowing TextPiece) {
+    position.update(from: piece.memory, count: piece.count)
+    position += piece.count
+  }
+
   /// Appends a number in decimal digits.
   @inlinable
   public mutating func append(decimal value: UInt64) {
-    var digits = 1
-    var rest = value
-    while rest >= 10 {
-      digits += 1
-      rest /= 10
-    }
-    rest = value
+    let digits = Self.digits(of: value)
     var at = position + digits
     position = at
-    repeat {
-      at -= 1
-      let quotient = rest / 10
-      at.pointee = UInt8(truncatingIfNeeded: 48 &+ (rest &- quotient &* 10))
+    var rest = value
+    while rest >= 100 {
+      let quotient = rest / 100
+      at -= 2
+      Self.put(Int(truncatingIfNeeded: rest &- quotient &* 100), at)
       rest = quotient
-    } while rest > 0
+    }
+    if rest >= 10 {
+      Self.put(Int(truncatingIfNeeded: rest), at - 2)
+    } else {
+      (at - 1).pointee = UInt8(truncatingIfNeeded: 48 &+ rest)
+    }
+  }
+
+  /// Two digits.
+  @inlinable @inline(__always)
+  static func put(_ number: Int, _ at: UnsafeMutablePointer<UInt8>) {
+    let tens = (number &* 103) >> 10
+    at[0] = UInt8(truncatingIfNeeded: 48 &+ tens)
+    at[1] = UInt8(truncatingIfNeeded: 48 &+ number &- 10 &* tens)
+  }
+
+  /// How many digits a number has.
+  @inlinable @inline(__always)
+  static func digits(of value: UInt64) -> Int {
+    var digits = 1
+    var rest = value
+    while rest >= 10000 {
+      digits += 4
+      rest /= 10000
+    }
+    return digits + (rest >= 1000 ? 3 : rest >= 100 ? 2 : rest >= 10 ? 1 : 0)
+  }
+}
+
+/// A short piece of text that is written many times.
+public struct TextPiece: ~Copyable {
+  @usableFromInline let memory: UnsafeMutablePointer<UInt8>
+  @usableFromInline var count = 0
+
+  /// An empty piece.
+  public init() { memory = .allocate(capacity: 128) }
+
+  deinit { memory.deallocate() }
+
+  /// Replaces the text by what `body` writes, at most 128 bytes.
+  @inlinable @inline(__always)
+  public mutating func make(_ body: (inout ByteCursor) -> Void) {
+    var cursor = ByteCursor(at: memory)
+    body(&cursor)
+    count = cursor.position - memory
   }
 }

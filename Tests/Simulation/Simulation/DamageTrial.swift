@@ -76,7 +76,7 @@ public struct DamageTrial {
       _ = try? ThinPack.run(
         device, source: .metadataSnapshot, to: nowhere.sink, progress: Progress())
     }
-    try? ThinRmap.run(device, options: RmapOptions(), progress: Progress()) { _ in }
+    try? ThinRmap.run(device, options: RmapOptions(), progress: Progress()) { _, _ in }
     var listing = LsOptions()
     listing.countsExclusive = true
     listing.findsHighest = true

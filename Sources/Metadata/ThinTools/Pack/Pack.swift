@@ -89,13 +89,12 @@ private struct PackWriter {
   private let sink: ByteSink
   private var chunks: UInt64 = 0
   private var sum: UInt32 = 0xFFFF_FFFF
+  private let compressor = Compressor()
   private var packer = BlockPacker()
   private var packed = 0
   private var raw: [UInt8] = []
   private(set) var blockCount: UInt64 = 0
   private(set) var unsoundCount: UInt64 = 0
-  /// The lowest compression level at which files are about as small as those of the original tool.
-  private static var level: Int32 { 5 }
 
   init(_ sink: ByteSink) { self.sink = sink }
 
@@ -130,14 +129,14 @@ private struct PackWriter {
 
   private mutating func writeChunk() throws(ToolError) {
     guard packed > 0 else { return }
-    try writeChunk(Zlib.deflated(packer.bytes, level: Self.level))
+    try writeChunk(compressor.compressed(packer.bytes))
     packer.removeAll()
     packed = 0
   }
 
   private mutating func writeRaw() throws(ToolError) {
     guard !raw.isEmpty else { return }
-    try writeOwn(PackFormat.rawBlocks, Zlib.deflated(raw, level: Self.level))
+    try writeOwn(PackFormat.rawBlocks, compressor.compressed(raw))
     raw.removeAll(keepingCapacity: true)
   }
 

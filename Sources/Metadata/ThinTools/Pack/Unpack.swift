@@ -5,6 +5,7 @@ import ThinFormat
 public final class PackedFile {
   private let file: OpenFile
   private let byteCount: UInt64
+  private let decompressor = Decompressor()
   /// Blocks of the device that was packed.
   public let blockCount: UInt64
   /// Whether the file has the end mark, which shows that it is complete.
@@ -84,7 +85,8 @@ public final class PackedFile {
     _ chunk: [UInt8], _ at: UInt64, sumBefore: UInt32, _ chunks: UInt64,
     _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
   ) throws(ToolError) {
-    guard let (content, used) = Zlib.inflated(chunk[...], countMax: PackFormat.chunkBytesMax) else {
+    guard let (content, used) = decompressor.content(chunk[...], countMax: PackFormat.chunkBytesMax)
+    else {
       throw damage(at, "its compressed stream is damaged")
     }
     let rest = chunk[used...]
@@ -118,7 +120,7 @@ public final class PackedFile {
       isMarked = true
     case PackFormat.rawBlocks:
       let size = 8 + Limits.blockBytes
-      guard let (content, _) = Zlib.inflated(rest, countMax: PackFormat.chunkBytesMax),
+      guard let (content, _) = decompressor.content(rest, countMax: PackFormat.chunkBytesMax),
         content.count % size == 0
       else { throw damage(at, "its compressed stream is damaged") }
       for start in stride(from: 0, to: content.count, by: size) {

@@ -9,39 +9,45 @@ public struct RmapOptions: Equatable, Sendable {
   public var regions: [Range<DataBlock>] = []
   /// The state of the pool to read.
   public var source = MetadataView.Source.current
+  /// The runs of mappings that are kept in memory at once, 16 bytes each.
+  public var runsMax = 3 << 20
 
   /// Lists all data blocks of the pool.
   public init() {}
 }
 
-/// A run of data blocks that maps to a run of virtual blocks of one device.
-public struct RmapRow: Equatable, Sendable {
+/// A run of data blocks that maps to a run of virtual blocks.
+public struct RmapRun: Equatable, Sendable {
   /// The first data block.
   public var dataBegin: DataBlock
   /// One above the last data block.
   public var dataEnd: DataBlock
-  /// The thin device.
-  public var id: ThinID
   /// The virtual block of the first data block.
   public var virtualBegin: VirtualBlock
   /// One above the last virtual block.
   public var virtualEnd: VirtualBlock { virtualBegin + (dataBegin..<dataEnd).length }
+
+  init(_ data: Range<UInt64>, virtual: UInt64) {
+    (dataBegin, dataEnd) = (DataBlock(data.lowerBound), DataBlock(data.upperBound))
+    virtualBegin = VirtualBlock(virtual)
+  }
 }
 
 /// `thin_rmap`.
 public enum ThinRmap {
-  /// Lists the virtual blocks and the thin devices of each data block, one row for each device that
-  /// shares it.
+  /// Lists the virtual blocks and the thin devices of each data block.
   ///
-  /// Leaves are read in disk order, once for each million and a half of runs that they hold. Rows are
-  /// sorted by their first data block, then their last one, then the device.
+  /// Leaves are read in disk order: once where they hold at most a million and a half of runs, and else
+  /// once more for each three million. Every run that `body` gets is a row for each of the devices,
+  /// ascending, that it gets with it. Rows are sorted by their first data block, then their last one, then
+  /// the device.
   ///
-  /// Memory: about 64 MiB for runs, four bytes for each metadata block, eight for each leaf of the
-  /// largest device, and 40 for each row that begins within a longer one.
+  /// Memory: about 54 MiB for runs, four bytes for each metadata block, eight for each leaf of the
+  /// largest device, and that of `RowJoiner` for rows that begin within a longer one.
   /// - Throws: `ToolError` at the first damage; the rows before it are correct.
   public static func run(
     _ device: any BlockDevice, options: RmapOptions, progress: Progress,
-    _ body: (RmapRow) throws(BlockIOError) -> Void
+    _ body: (RmapRun, Span<ThinID>) throws(BlockIOError) -> Void
   ) throws(ToolError) {
     let view: MetadataView
     let roots: [(id: ThinID, root: MetadataBlock)]
@@ -52,43 +58,23 @@ public enum ThinRmap {
       throw ToolError(error)
     }
     var rmap = Rmap(view, options.regions.map(\.rawValues), progress)
-    try rmap.findOwners(roots)
-    for window in try rmap.windows() { try rmap.emit(window, body) }
-    try rmap.finish(body)
+    try rmap.findOwners(roots.map(\.root))
+    try rmap.emit(ids: roots.map(\.id), runsMax: options.runsMax, body)
   }
 }
 
 /// One execution of `ThinRmap`.
 private struct Rmap: ~Copyable {
-  /// A run of one leaf.
-  private struct Run {
-    var data: UInt64
-    var virtual: UInt64
-    var length: UInt32
-    var owners: UInt32
-  }
-
-  private static let runsMax = 3 << 19
-  private static let bucketsMax: UInt64 = 1 << 16
   private let view: MetadataView
   private let stream: BlockStream
   private let progress: Progress
-  /// In ascending order, without overlaps.
+  /// In ascending order, without overlaps, within the data device.
   private let regions: [Range<UInt64>]
-  private var ids: [ThinID] = []
   private var sets = OwnerSets()
   /// The set of devices that have a leaf, by block.
   private let ownersOf: ZeroedArray<UInt32>
   private var leaves: Bitset
   private var leafCount: UInt64 = 0
-  /// Rows that may still grow, or wait for such a row before them.
-  private var rows: [RmapRow] = []
-  /// The number of rows in `rows` that were passed on.
-  private var done = 0
-  /// The position of the last row of each device, counted from the first row of all.
-  private var last: [Int] = []
-  /// The number of rows removed from `rows`.
-  private var gone = 0
 
   init(_ view: MetadataView, _ regions: [Range<UInt64>], _ progress: Progress) {
     self.view = view
@@ -96,29 +82,29 @@ private struct Rmap: ~Copyable {
     stream = BlockStream(view.reader.device)
     ownersOf = ZeroedArray(count: Int(view.reader.blockCount))
     leaves = Bitset(limit: view.reader.blockCount)
+    let all = 0..<view.dataBlockCount
     var joined: [Range<UInt64>] = []
     for region in regions.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+      let region = region.clamped(to: all)
       if let last = joined.last, region.lowerBound <= last.upperBound {
         joined[joined.count - 1] = last.lowerBound..<max(last.upperBound, region.upperBound)
       } else {
         joined.append(region)
       }
     }
-    self.regions = regions.isEmpty ? [0..<view.dataBlockCount] : joined
+    self.regions = regions.isEmpty ? [all] : joined
   }
 
   // MARK: - Owners of leaves
 
-  mutating func findOwners(_ roots: [(id: ThinID, root: MetadataBlock)]) throws(ToolError) {
+  mutating func findOwners(_ roots: [MetadataBlock]) throws(ToolError) {
     progress.begin("Finding leaves", total: UInt64(roots.count))
-    ids = roots.map(\.id)
-    last = Array(repeating: -1, count: ids.count)
     let list = LeafSequence(view.reader, stream: BlockStream(view.reader.device))
     let end = view.reader.blockCount
     for (owner, root) in roots.enumerated() {
       progress.advance()
       do throws(TreeFault) {
-        try list.forEach(root: root.root.rawValue) { leaf throws(TreeFault) in
+        try list.forEach(root: root.rawValue) { leaf throws(TreeFault) in
           guard leaf < end else {
             throw TreeFault(.mappings, block: leaf, .unusable(.beyondEnd(blockCount: end)))
           }
@@ -133,31 +119,32 @@ private struct Rmap: ~Copyable {
 
   // MARK: - Runs
 
-  /// Ranges of data blocks in which few enough runs begin to be kept in memory.
-  func windows() throws(ToolError) -> [Range<UInt64>] {
-    guard let first = regions.first, let last = regions.last else { return [] }
-    let all = first.lowerBound..<max(first.lowerBound, last.upperBound)
-    let perLeaf = UInt64(BtreeNodeRecord.entriesMax(valueSize: TreeKind.mappings.valueSize))
-    guard leafCount * perLeaf > UInt64(Self.runsMax) else { return [all] }
-    let width = max(1, view.dataBlockCount / Self.bucketsMax + 1)
-    var counts = [UInt32](repeating: 0, count: Int(view.dataBlockCount / width) + 1)
-    progress.begin("Counting runs", total: leafCount)
-    try forEachRun(in: all) { counts[Int($0.data / width)] += 1 }
-    var windows: [Range<UInt64>] = []
-    var (begin, sum) = (all.lowerBound, 0)
-    for (bucket, count) in counts.enumerated() {
-      if sum + Int(count) > Self.runsMax, sum > 0 {
-        let end = UInt64(bucket) * width
-        windows.append(begin..<end)
-        (begin, sum) = (end, 0)
+  /// Passes on all rows.
+  func emit(
+    ids: [ThinID], runsMax: Int, _ body: (RmapRun, Span<ThinID>) throws(BlockIOError) -> Void
+  ) throws(ToolError) {
+    guard let first = regions.first, let last = regions.last else { return }
+    let all = first.lowerBound..<last.upperBound
+    var table = RunTable(dataBlockCount: view.dataBlockCount, runsMax: runsMax)
+    progress.begin("Reading mappings", total: leafCount)
+    try forEachRun(in: all) { table.count($0) }
+    var rows = RowJoiner(ids: ids, sets: sets)
+    let windows = table.windows(of: all)
+    for (number, window) in windows.enumerated() {
+      if windows.count > 1 {
+        progress.begin(
+          "Reading mappings, part \(number + 1) of \(windows.count)", total: leafCount)
       }
-      sum += Int(count)
+      try table.forEach(
+        in: window, changed: ToolError(.unexpected, "The metadata changed while it was read."),
+        read: { add throws(ToolError) in try forEachRun(in: window, add) },
+        { run throws(ToolError) in try rows.add(run, body) })
     }
-    return windows + [begin..<max(begin, all.upperBound)]
+    try rows.finish(body)
   }
 
   /// Calls `body` with the runs of all leaves that begin in `window`.
-  private func forEachRun(in window: Range<UInt64>, _ body: (Run) -> Void) throws(ToolError) {
+  private func forEachRun(in window: Range<UInt64>, _ body: (LeafRun) -> Void) throws(ToolError) {
     let (dataBlockCount, ownersOf, regions) = (view.dataBlockCount, ownersOf, regions)
     var from: UInt64 = 0
     do throws(TreeFault) {
@@ -191,9 +178,9 @@ private struct Rmap: ~Copyable {
             Self.clip(data..<(data + UInt64(end - i)), to: regions) { part in
               guard window.contains(part.lowerBound) else { return }
               body(
-                Run(
+                LeafRun(
                   data: part.lowerBound, virtual: key + (part.lowerBound - data),
-                  length: UInt32(part.upperBound - part.lowerBound), owners: owners))
+                  length: part.upperBound - part.lowerBound, owners: owners))
             }
             i = end
           }
@@ -217,82 +204,5 @@ private struct Rmap: ~Copyable {
       body(range.clamped(to: regions[low]))
       low += 1
     }
-  }
-
-  // MARK: - Rows
-
-  mutating func emit(
-    _ window: Range<UInt64>, _ body: (RmapRow) throws(BlockIOError) -> Void
-  ) throws(ToolError) {
-    progress.begin("Reading mappings", total: leafCount)
-    var runs: [Run] = []
-    try forEachRun(in: window) { runs.append($0) }
-    // Twenty-one bits for the position, and the rest for the data block.
-    var keys = [UInt64]()
-    keys.reserveCapacity(runs.count)
-    let isNarrow = runs.count < 1 << 21 && window.upperBound - window.lowerBound < 1 << 42
-    if isNarrow {
-      for (i, run) in runs.enumerated() {
-        keys.append((run.data - window.lowerBound) << 21 | UInt64(i))
-      }
-      keys.sort()
-    } else {
-      runs.sort { $0.data < $1.data }
-      keys = (0..<UInt64(runs.count)).map { $0 }
-    }
-    for (n, key) in keys.enumerated() {
-      let run = runs[Int(isNarrow ? key & (1 << 21 - 1) : key)]
-      sets.forEach(run.owners) { add(run, owner: Int($0)) }
-      if n & 4095 == 4095 { try handOn(before: DataBlock(run.data), body) }
-    }
-  }
-
-  /// Extends the last row of a device, or adds one.
-  @inline(__always)
-  private mutating func add(_ run: Run, owner: Int) {
-    let place = last[owner] - gone
-    if place >= 0 {
-      let row = rows[place]
-      if row.dataEnd.rawValue == run.data, row.virtualEnd.rawValue == run.virtual {
-        rows[place].dataEnd = row.dataEnd + UInt64(run.length)
-        return
-      }
-    }
-    last[owner] = gone + rows.count
-    rows.append(
-      RmapRow(
-        dataBegin: DataBlock(run.data), dataEnd: DataBlock(run.data + UInt64(run.length)),
-        id: ids[owner], virtualBegin: VirtualBlock(run.virtual)))
-  }
-
-  /// Passes on rows that no run from `data` on can extend, up to the first that one may.
-  private mutating func handOn(
-    before data: DataBlock, _ body: (RmapRow) throws(BlockIOError) -> Void
-  ) throws(ToolError) {
-    while done < rows.count {
-      let begin = rows[done].dataBegin
-      guard begin < data else { break }
-      var end = done
-      while end < rows.count, rows[end].dataBegin == begin, rows[end].dataEnd < data { end += 1 }
-      if end < rows.count, rows[end].dataBegin == begin { break }
-      if end - done > 1 {
-        rows[done..<end].sort {
-          ($0.dataEnd, $0.id, $0.virtualBegin) < ($1.dataEnd, $1.id, $1.virtualBegin)
-        }
-      }
-      while done < end {
-        let row = rows[done]
-        try written { () throws(BlockIOError) in try body(row) }
-        done += 1
-      }
-    }
-    guard done > 1 << 15 || done == rows.count else { return }
-    rows.removeFirst(done)
-    gone += done
-    done = 0
-  }
-
-  mutating func finish(_ body: (RmapRow) throws(BlockIOError) -> Void) throws(ToolError) {
-    try handOn(before: DataBlock(.max), body)
   }
 }

@@ -1,0 +1,62 @@
+import Cdeflate
+
+/// Compresses whole chunks as zlib streams.
+final class Compressor {
+  /// Files are a little smaller than those of the original tool.
+  private static let level: Int32 = 6
+  private let compressor: OpaquePointer
+
+  init() {
+    guard let compressor = libdeflate_alloc_compressor(Self.level) else {
+      fatalError("out of memory")
+    }
+    self.compressor = compressor
+  }
+
+  deinit { libdeflate_free_compressor(compressor) }
+
+  /// `bytes` compressed.
+  func compressed(_ bytes: [UInt8]) -> [UInt8] {
+    let bound = libdeflate_zlib_compress_bound(compressor, bytes.count)
+    return [UInt8](unsafeUninitializedCapacity: bound) { out, count in
+      bytes.withUnsafeBufferPointer { source in
+        count = libdeflate_zlib_compress(
+          compressor, source.baseAddress, source.count, out.baseAddress, bound)
+      }
+      precondition(count > 0, "the bound is enough for every stream")
+    }
+  }
+}
+
+/// Reads zlib streams.
+final class Decompressor {
+  private static let firstCount = 1 << 20
+  private let decompressor: OpaquePointer
+
+  init() {
+    guard let decompressor = libdeflate_alloc_decompressor() else { fatalError("out of memory") }
+    self.decompressor = decompressor
+  }
+
+  deinit { libdeflate_free_decompressor(decompressor) }
+
+  /// The content of the stream at the start of `bytes`, and the stream's length; nil if it is damaged,
+  /// truncated, or holds more than `countMax` bytes.
+  func content(_ bytes: ArraySlice<UInt8>, countMax: Int) -> (content: [UInt8], used: Int)? {
+    bytes.withUnsafeBufferPointer { source in
+      var room = min(Self.firstCount, countMax)
+      while true {
+        var used = 0
+        var result = LIBDEFLATE_BAD_DATA
+        let content = [UInt8](unsafeUninitializedCapacity: room) { out, count in
+          result = libdeflate_zlib_decompress_ex(
+            decompressor, source.baseAddress, source.count, out.baseAddress, room, &used, &count)
+          if result != LIBDEFLATE_SUCCESS { count = 0 }
+        }
+        if result == LIBDEFLATE_SUCCESS { return (content, used) }
+        guard result == LIBDEFLATE_INSUFFICIENT_SPACE, room < countMax else { return nil }
+        room = min(4 * room, countMax)
+      }
+    }
+  }
+}

@@ -10,7 +10,7 @@ public struct RmapOptions: Equatable, Sendable {
   /// The state of the pool to read.
   public var source = MetadataView.Source.current
   /// The runs of mappings that are kept in memory at once, 16 bytes each.
-  public var runsMax = 3 << 20
+  public var runsMax = 2_800_000
 
   /// Lists all data blocks of the pool.
   public init() {}
@@ -37,12 +37,12 @@ public struct RmapRun: Equatable, Sendable {
 public enum ThinRmap {
   /// Lists the virtual blocks and the thin devices of each data block.
   ///
-  /// Leaves are read in disk order: once where they hold at most a million and a half of runs, and else
-  /// once more for each three million. Every run that `body` gets is a row for each of the devices,
+  /// Leaves are read in disk order: once where they hold at most 1.4 million runs, and else
+  /// once more for each 2.8 million. Every run that `body` gets is a row for each of the devices,
   /// ascending, that it gets with it. Rows are sorted by their first data block, then their last one, then
   /// the device.
   ///
-  /// Memory: about 54 MiB for runs, four bytes for each metadata block, eight for each leaf of the
+  /// Memory: about 51 MiB for runs, four bytes for each metadata block, eight for each leaf of the
   /// largest device, and that of `RowJoiner` for rows that begin within a longer one.
   /// - Throws: `ToolError` at the first damage; the rows before it are correct.
   public static func run(

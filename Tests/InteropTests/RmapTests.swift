@@ -10,25 +10,9 @@ import Testing
     -> [String]
   {
     let model = DumpedPool(xml: try run([Tools.path("thin_dump")] + state + [image]).text)
-    var rows: [(begin: UInt64, end: UInt64, id: UInt64, virtual: UInt64)] = []
-    for (id, device) in model.devices {
-      var row: (begin: UInt64, end: UInt64, id: UInt64, virtual: UInt64)?
-      for (virtual, mapping) in device.mappings.sorted(by: { $0.key < $1.key })
-      where regions.isEmpty || regions.contains(where: { $0.contains(mapping.dataBlock) }) {
-        if let last = row, last.end == mapping.dataBlock,
-          last.virtual + (last.end - last.begin) == virtual
-        {
-          row?.end += 1
-        } else {
-          if let row { rows.append(row) }
-          row = (mapping.dataBlock, mapping.dataBlock + 1, id, virtual)
-        }
-      }
-      if let row { rows.append(row) }
-    }
-    rows.sort { ($0.begin, $0.end, $0.id, $0.virtual) < ($1.begin, $1.end, $1.id, $1.virtual) }
-    return rows.map {
-      "data \($0.begin)..\($0.end) -> thin(\($0.id)) \($0.virtual)..\($0.virtual + $0.end - $0.begin)"
+    return model.reverseRows(regions).map { row in
+      "data \(row.data.lowerBound)..\(row.data.upperBound) -> thin(\(row.device)) "
+        + "\(row.virtual)..\(row.virtual + UInt64(row.data.count))"
     }
   }
 

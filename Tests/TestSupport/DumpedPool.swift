@@ -91,3 +91,46 @@ public struct DumpedPool: Equatable, Sendable {
     }
   }
 }
+
+extension DumpedPool {
+  /// A row of `thin_rmap`: data blocks that map to virtual blocks of a device.
+  public struct ReverseRow: Hashable {
+    /// The id of the thin device.
+    public var device: UInt64
+    /// The data blocks.
+    public var data: Range<UInt64>
+    /// The virtual block of the first one.
+    public var virtual: UInt64
+
+    /// A row.
+    public init(device: UInt64, data: Range<UInt64>, virtual: UInt64) {
+      (self.device, self.data, self.virtual) = (device, data, virtual)
+    }
+  }
+
+  /// The rows that the mappings to data blocks of `regions`, or to all if there are none, make: each as long
+  /// as it can be, ordered by begin, end and device.
+  public func reverseRows(_ regions: [Range<UInt64>]) -> [ReverseRow] {
+    var rows: [ReverseRow] = []
+    for (id, device) in devices {
+      var row: ReverseRow?
+      for (virtual, mapping) in device.mappings.sorted(by: { $0.key < $1.key })
+      where regions.isEmpty || regions.contains(where: { $0.contains(mapping.dataBlock) }) {
+        if let last = row, last.data.upperBound == mapping.dataBlock,
+          last.virtual + UInt64(last.data.count) == virtual
+        {
+          row?.data = last.data.lowerBound..<(mapping.dataBlock + 1)
+          continue
+        }
+        if let row { rows.append(row) }
+        row = ReverseRow(
+          device: id, data: mapping.dataBlock..<(mapping.dataBlock + 1), virtual: virtual)
+      }
+      if let row { rows.append(row) }
+    }
+    return rows.sorted {
+      ($0.data.lowerBound, $0.data.upperBound, $0.device, $0.virtual)
+        < ($1.data.lowerBound, $1.data.upperBound, $1.device, $1.virtual)
+    }
+  }
+}

@@ -30,7 +30,6 @@ final class Compressor {
 
 /// Reads zlib streams.
 final class Decompressor {
-  private static let firstCount = 1 << 20
   private let decompressor: OpaquePointer
 
   init() {
@@ -44,19 +43,15 @@ final class Decompressor {
   /// truncated, or holds more than `countMax` bytes.
   func content(_ bytes: ArraySlice<UInt8>, countMax: Int) -> (content: [UInt8], used: Int)? {
     bytes.withUnsafeBufferPointer { source in
-      var room = min(Self.firstCount, countMax)
-      while true {
-        var used = 0
-        var result = LIBDEFLATE_BAD_DATA
-        let content = [UInt8](unsafeUninitializedCapacity: room) { out, count in
-          result = libdeflate_zlib_decompress_ex(
-            decompressor, source.baseAddress, source.count, out.baseAddress, room, &used, &count)
-          if result != LIBDEFLATE_SUCCESS { count = 0 }
-        }
-        if result == LIBDEFLATE_SUCCESS { return (content, used) }
-        guard result == LIBDEFLATE_INSUFFICIENT_SPACE, room < countMax else { return nil }
-        room = min(4 * room, countMax)
+      var used = 0
+      var result = LIBDEFLATE_BAD_DATA
+      // Room that is not used costs no memory: the system gives it page by page.
+      let content = [UInt8](unsafeUninitializedCapacity: countMax) { out, count in
+        result = libdeflate_zlib_decompress_ex(
+          decompressor, source.baseAddress, source.count, out.baseAddress, countMax, &used, &count)
+        if result != LIBDEFLATE_SUCCESS { count = 0 }
       }
+      return result == LIBDEFLATE_SUCCESS ? (content, used) : nil
     }
   }
 }

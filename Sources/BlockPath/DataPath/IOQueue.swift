@@ -38,7 +38,7 @@ public final class IOQueue: PassHook {
   private var waiting = RequestQueue()
   private var source: Source?
   /// Requests that the system has; merged ones count once.
-  public private(set) var inFlight = 0
+  @exclusivity(unchecked) public private(set) var inFlight = 0
   /// Of these, the flushes.
   private var flushesInFlight = 0
   /// How long reads and writes, and flushes, take of late where few are on their way, in nanoseconds.
@@ -52,9 +52,9 @@ public final class IOQueue: PassHook {
   /// Flushes a descriptor on the spot; tests replace it.
   var flushNow: (_ descriptor: Int32) -> Int32 = Flush.perform
   /// Requests sent so far, for measurements.
-  public private(set) var submitted: UInt64 = 0
+  @exclusivity(unchecked) public private(set) var submitted: UInt64 = 0
   /// System calls that it took to send them.
-  public private(set) var submissions: UInt64 = 0
+  @exclusivity(unchecked) public private(set) var submissions: UInt64 = 0
 
   private final class Source: EventSource {
     unowned(unsafe) let queue: IOQueue

@@ -88,11 +88,11 @@ enum UnpackCommand: Command {
     let target = try UnpackTarget(path, input: input, force: arguments.has("force"))
     if target.isDevice {
       // Reads the whole packed file before the old content is overwritten.
-      try packed.forEachBlock(progress: progress) { _, _ in }
+      try packed.forEachRun(progress: progress) { _, _ in }
     }
     try target.begin(packed.blockCount)
-    try packed.forEachBlock(progress: progress) { block, bytes throws(BlockIOError) in
-      try target.write(block, bytes)
+    try packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
+      try target.write(first, bytes)
     }
     if !packed.isMarked {
       console.warning(

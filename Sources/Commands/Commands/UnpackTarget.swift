@@ -74,14 +74,16 @@ final class UnpackTarget {
     withExtendedLifetime(zeros) {}
   }
 
-  /// Writes a block.
-  func write(_ block: UInt64, _ bytes: UnsafeRawBufferPointer) throws(BlockIOError) {
+  /// Writes a run of blocks.
+  func write(_ first: UInt64, _ bytes: UnsafeRawBufferPointer) throws(BlockIOError) {
     guard let device else {
-      try file?.write(bytes, at: block * blockBytes)
+      try file?.write(bytes, at: first * blockBytes)
       return
     }
-    if block == 0 { return superblock.bytes.copyMemory(from: bytes) }
-    try device.write(bytes, at: block * blockBytes)
+    guard first == 0 else { return try device.write(bytes, at: first * blockBytes) }
+    superblock.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[..<Limits.blockBytes]))
+    let rest = UnsafeRawBufferPointer(rebasing: bytes[Limits.blockBytes...])
+    if !rest.isEmpty { try device.write(rest, at: blockBytes) }
   }
 
   /// Makes the result durable and puts it in place.

@@ -12,7 +12,7 @@ public final class BlockServer: PassHook {
   /// What is exported; can change at any time.
   public let exports: ExportList
   /// What clients may take up.
-  public private(set) var limits: ServerLimits
+  @exclusivity(unchecked) public private(set) var limits: ServerLimits
   /// How connections are encrypted.
   public let security: Security
   /// What was done so far.
@@ -64,11 +64,11 @@ public final class BlockServer: PassHook {
   private var doors: [AcceptingDoor] = []
   private var connections: [Connection] = []
   /// Connections with replies to send.
-  private var dirty: [Connection] = []
+  @exclusivity(unchecked) private var dirty: [Connection] = []
   /// Those of them that are being looked after; empty between passes, and kept for its memory.
-  private var sending: [Connection] = []
+  @exclusivity(unchecked) private var sending: [Connection] = []
   /// Connections that wait for others to give buffers back.
-  private var waiting: [Connection] = []
+  @exclusivity(unchecked) private var waiting: [Connection] = []
   /// Connections that have ended, until none of their methods can be running any more.
   private var buried: [Connection] = []
   private var ended: (() -> Void)?

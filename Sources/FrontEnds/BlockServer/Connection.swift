@@ -61,7 +61,7 @@ final class Connection: RequestOwner {
   var listing: (exports: ArraySlice<Export>, option: UInt32)?
 
   // What the handshake has to say.
-  var greeting: [UInt8] = []
+  @exclusivity(unchecked) var greeting: [UInt8] = []
   var greetingSent = 0
 
   /// Slots of its requests. None of its methods calls code that could reach it again, so that accesses need

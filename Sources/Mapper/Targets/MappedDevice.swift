@@ -30,9 +30,9 @@ public final class MappedDevice: BlockDestination {
   var kept: (any DeviceKept)?
 
   /// Whether I/O is suspended.
-  public internal(set) var isSuspended = false
+  @exclusivity(unchecked) public internal(set) var isSuspended = false
   /// Whether it is being suspended, and requests are still pending.
-  public internal(set) var isSuspending = false
+  @exclusivity(unchecked) public internal(set) var isSuspending = false
   /// The number of `hold` calls without `release`.
   private(set) var holds = 0
   var isRemoved = false

@@ -38,7 +38,7 @@ public final class UserspaceDeviceMapper {
   /// A buffer of zeros for writes; never written to.
   let zeros = AlignedBuffer(count: 1 << 20)
   /// Whether everything is opened for reading only, whatever tables say.
-  public var isReadOnly = false
+  @exclusivity(unchecked) public var isReadOnly = false
   /// Called for every event.
   public var eventHappened: ((MappedDevice) -> Void)?
   /// Receives the messages that the kernel would log.

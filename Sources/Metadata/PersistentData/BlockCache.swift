@@ -33,7 +33,7 @@ public final class BlockCache {
   /// The device of the blocks.
   public let device: any BlockDevice
   /// Usable blocks: those of the device, up to the format's limit.
-  public private(set) var blockCount: UInt64
+  @exclusivity(unchecked) public private(set) var blockCount: UInt64
   /// The most blocks kept between operations.
   public let blocksMax: Int
   private var indexes: ZeroedArray<UInt32>
@@ -43,13 +43,18 @@ public final class BlockCache {
   /// The memory of all buffers.
   private var slabs: [AlignedBuffer] = []
   /// Blocks that others read, as long as nothing has changed them.
-  private var reading: Set<UInt64> = []
+  @exclusivity(unchecked) private var reading: Set<UInt64> = []
   /// Nothing is read: what is not here is `absent`.
-  package var isInMemoryOnly = false
+  package var isInMemoryOnly: Bool {
+    get { readsNothing }
+    set { readsNothing = newValue }
+  }
+  private var readsNothing = false
   /// The last block that was not here, and of which kind it is.
+  @exclusivity(unchecked)
   package private(set) var absent: (block: UInt64, kind: BlockKind) = (0, .btreeNode)
   /// Slots without a block.
-  private var spare: [UInt32] = []
+  @exclusivity(unchecked) private var spare: [UInt32] = []
   private var hand = 0
 
   /// A cache of at most `blocksMax` blocks of 4 KiB between operations.
@@ -137,7 +142,7 @@ public final class BlockCache {
   {
     guard block < blockCount else { throw .block(block, .beyondEnd(blockCount: blockCount)) }
     if let known = try known(block, kind) { return known }
-    if isInMemoryOnly {
+    if readsNothing {
       absent = (block, kind)
       throw .absent(block)
     }

@@ -9,11 +9,11 @@ package final class DataSpaceMap: DiskSpaceMap {
     var isDirty: Bool
   }
 
-  private var cached = [Cached?](repeating: nil, count: 64)
-  private var oldCached = [Cached?](repeating: nil, count: 64)
+  @exclusivity(unchecked) private var cached = [Cached?](repeating: nil, count: 64)
+  @exclusivity(unchecked) private var oldCached = [Cached?](repeating: nil, count: 64)
   /// Blocks allocated minus blocks freed in this transaction.
   private(set) var netAllocated: Int64 = 0
-  private var withheld = WithheldBlocks()
+  @exclusivity(unchecked) private var withheld = WithheldBlocks()
 
   /// Blocks free at the last commit, minus those allocated since and those withheld, plus those
   /// freed.

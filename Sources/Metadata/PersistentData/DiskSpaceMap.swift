@@ -7,11 +7,11 @@ package import ThinFormat
 /// blocks of the old one are intact, so that it can still be read.
 package class DiskSpaceMap {
   /// The map in this transaction.
-  package internal(set) var current = SpaceMapRoot()
+  @exclusivity(unchecked) package internal(set) var current = SpaceMapRoot()
   /// The map of the last commit.
-  package internal(set) var old = SpaceMapRoot()
+  @exclusivity(unchecked) package internal(set) var old = SpaceMapRoot()
   /// The start of the search for a free block; it advances across transactions.
-  package var begin: UInt64 = 0
+  @exclusivity(unchecked) package var begin: UInt64 = 0
 
   /// A map to open or format.
   package init() {}

@@ -14,10 +14,10 @@ package final class MetadataSpaceMap: DiskSpaceMap {
 
   /// As in the kernel, the number of changes that fit its ring.
   private static let queueMax = 1024
-  private var index: [IndexEntry] = []
+  @exclusivity(unchecked) private var index: [IndexEntry] = []
   private var oldIndex: [IndexEntry] = []
   private var indexChanged = false
-  private var queue: [Change] = []
+  @exclusivity(unchecked) private var queue: [Change] = []
   private var depth = 0
   private var isBootstrapping = false
   private(set) var allocatedThisTransaction: UInt64 = 0

@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 public import ThinFormat
 
@@ -142,7 +143,7 @@ public final class ReferenceCounts {
       guard let diskBase = disk.baseAddress, disk.count == Bitmap.entriesBytes else {
         return false
       }
-      guard let base = regions[region] else { return disk.allSatisfy { $0 == 0 } }
+      guard let base = regions[region] else { return disk.isAllZero }
       return memcmp(base, diskBase, Bitmap.entriesBytes) == 0
     }
   }

@@ -9,9 +9,9 @@ package final class TransactionManager {
   package let cache: BlockCache
   /// Reference counts of metadata blocks.
   package let spaceMap: MetadataSpaceMap
-  private var shadows: Bitset
+  @exclusivity(unchecked) private var shadows: Bitset
   /// The members of `shadows`, for emptying it without visiting all blocks.
-  private var shadowList: [UInt64] = []
+  @exclusivity(unchecked) private var shadowList: [UInt64] = []
 
   package init(_ cache: BlockCache, _ spaceMap: MetadataSpaceMap) {
     self.cache = cache

@@ -28,17 +28,18 @@ public final class PoolMetadata {
   let dataMap: DataSpaceMap
   private let superblockBuffer = AlignedBuffer(count: Limits.blockBytes)
   /// Counters and roots of the running transaction.
-  public internal(set) var superblock = Superblock()
+  @exclusivity(unchecked) public internal(set) var superblock = Superblock()
   /// Whether an operation failed halfway, so that only `abort` is possible.
-  public internal(set) var hasFailed = false
+  @exclusivity(unchecked) public internal(set) var hasFailed = false
   /// Records by device id.
-  var records: [ThinID: Record] = [:]
+  @exclusivity(unchecked) var records: [ThinID: Record] = [:]
   var recordsMade: UInt64 = 0
   private var isInService = false
   /// Whether something is being changed, so that nothing can be looked up beside it.
-  public private(set) var isChanging = false
+  public var isChanging: Bool { isBeingChanged }
+  @exclusivity(unchecked) private var isBeingChanged = false
   /// Told when that is over.
-  public var hasChangedAll: () -> Void = {}
+  @exclusivity(unchecked) public var hasChangedAll: () -> Void = {}
   /// Whether it is open for look-ups alone.
   public let isForReading: Bool
 
@@ -112,7 +113,7 @@ public final class PoolMetadata {
     do throws(BlockIOError) { try device.read(into: buffer.bytes, at: 0) } catch {
       throw .io(error)
     }
-    return buffer.bytes.allSatisfy { $0 == 0 }
+    return buffer.bytes.isAllZero
   }
 
   private func readSuperblock() throws(PoolError) {
@@ -157,8 +158,8 @@ public final class PoolMetadata {
     guard !hasFailed else { throw .failed }
     guard !isForReading else { throw .invalid("the metadata is open for reading only") }
     isInService = true
-    let isPart = isChanging
-    isChanging = true
+    let isPart = isBeingChanged
+    isBeingChanged = true
     defer { if !isPart { endChange() } }
     do throws(PoolError) {
       let result = try body()
@@ -175,7 +176,7 @@ public final class PoolMetadata {
   }
 
   private func endChange() {
-    isChanging = false
+    isBeingChanged = false
     hasChangedAll()
   }
 
@@ -198,8 +199,8 @@ public final class PoolMetadata {
   public func commit() throws(PoolError) {
     guard !hasFailed else { throw .failed }
     guard isInService else { return }
-    isChanging = true
-    defer { if isChanging { endChange() } }
+    isBeingChanged = true
+    defer { if isBeingChanged { endChange() } }
     do throws(PoolError) {
       try beforeCommit()
       let changed = records.filter { $0.value.isChanged }
@@ -247,7 +248,7 @@ public final class PoolMetadata {
   /// Goes back to the last commit. Open devices stay open, except those that the commit does not
   /// have.
   public func abort() throws(PoolError) {
-    isChanging = true
+    isBeingChanged = true
     defer { endChange() }
     cache.drop()
     tm.forgetShadows()

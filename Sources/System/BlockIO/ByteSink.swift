@@ -7,7 +7,8 @@ public final class ByteSink {
   private let fd: Int32
   @usableFromInline let buffer: UnsafeMutablePointer<UInt8>
   @usableFromInline let capacity = 1 << 18
-  @usableFromInline var used = 0
+  /// Read and set at once each time, never while other code runs.
+  @exclusivity(unchecked) @usableFromInline var used = 0
 
   /// Writes to a descriptor that the caller closes, for example standard output. For a path, use
   /// `TextOutput`.

@@ -182,7 +182,7 @@ public final class ResumableOutput {
     let count = Int(min(UInt64(byteCount), try self.byteCount()))
     let buffer = AlignedBuffer(count: max(4096, (count + 4095) / 4096 * 4096))
     try file.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count]), at: 0)
-    return buffer.bytes.allSatisfy { $0 == 0 }
+    return buffer.bytes.isAllZero
   }
 
   /// Sets the size of a file; what is added is a hole. Does nothing for a device.

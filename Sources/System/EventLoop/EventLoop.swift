@@ -77,13 +77,15 @@ public final class EventLoop {
   static let idleFibersMax = 8
 
   private let epoll: Int32
-  private var sources: [EventSource?] = []
+  @exclusivity(unchecked) private var sources: [EventSource?] = []
   private var freeIndexes: [Int] = []
   private var generation: UInt32 = 0
-  private var hooks: [PassHook] = []
+  @exclusivity(unchecked) private var hooks: [PassHook] = []
+  /// The same, to be called without counting references.
+  @exclusivity(unchecked) private var hookCalls: [Unmanaged<PassHook>] = []
   private var timers: [LoopTimer] = []
   /// Timers whose time has come, to be called in this pass.
-  private var dueTimers: [LoopTimer] = []
+  @exclusivity(unchecked) private var dueTimers: [LoopTimer] = []
   private var nextDeadline: UInt64 = .max
   /// Kept here, and read without reference counting by who leaves work for it.
   private var startHookOwned: PassHook?
@@ -93,8 +95,8 @@ public final class EventLoop {
   public private(set) unowned(unsafe) var startHook: PassHook?
   /// Code that may wait: what runs now, what goes on in this pass, and stacks without any.
   var fiber: Fiber?
-  private var woken: [Fiber] = []
-  var idleFibers: [Fiber] = []
+  @exclusivity(unchecked) private var woken: [Fiber] = []
+  @exclusivity(unchecked) var idleFibers: [Fiber] = []
   private var isStopping = false
   private var isAnotherPassDue = false
   private var skipped: UInt64 = 0
@@ -108,7 +110,8 @@ public final class EventLoop {
   /// A turn of the spinning loop takes a microsecond; one that takes so long was interrupted.
   var preemptionNanoseconds: UInt64 = 40_000
   /// Passes made.
-  public private(set) var passes: UInt64 = 0
+  public var passes: UInt64 { passesMade }
+  private var passesMade: UInt64 = 0
 
   /// - Throws: the error number of the system, as a `SystemError`.
   public init() throws(SystemError) {
@@ -160,10 +163,16 @@ public final class EventLoop {
   // MARK: - Hooks and timers
 
   /// Calls a hook at the end of each pass, in the order in which they were added.
-  public func add(_ hook: PassHook) { hooks.append(hook) }
+  public func add(_ hook: PassHook) {
+    hooks.append(hook)
+    hookCalls.append(.passUnretained(hook))
+  }
 
   /// Stops calling a hook.
-  public func remove(_ hook: PassHook) { hooks.removeAll { $0 === hook } }
+  public func remove(_ hook: PassHook) {
+    hooks.removeAll { $0 === hook }
+    hookCalls = hooks.map { .passUnretained($0) }
+  }
 
   /// Calls a timer once, `nanoseconds` from now. The earlier time of one that was set no longer applies.
   public func set(_ timer: LoopTimer, after nanoseconds: UInt64) {
@@ -257,7 +266,7 @@ public final class EventLoop {
 
   /// Calls hooks, and has code go on that was woken, until nothing more comes of it.
   private func settle() {
-    passes &+= 1
+    passesMade &+= 1
     var rounds = 0
     repeat {
       isAnotherPassDue = false
@@ -269,7 +278,10 @@ public final class EventLoop {
         left -= 1
         goOn(woken.removeFirst())
       }
-      for hook in hooks { hook.endOfPass() }
+      // Those that a hook removes are still there until all were called.
+      let kept = hooks
+      for call in hookCalls { call._withUnsafeGuaranteedRef { $0.endOfPass() } }
+      withExtendedLifetime(kept) {}
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.
     } while (!woken.isEmpty || isAnotherPassDue) && rounds < 64

@@ -80,7 +80,7 @@ public final class FiberLock {
   private let loop: EventLoop
   private var owner: Fiber?
   private var depth = 0
-  private var waiting: [(fiber: Fiber?, pause: Pause)] = []
+  @exclusivity(unchecked) private var waiting: [(fiber: Fiber?, pause: Pause)] = []
 
   /// A lock that is free.
   public init(_ loop: EventLoop) { self.loop = loop }

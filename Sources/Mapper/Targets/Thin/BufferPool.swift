@@ -26,7 +26,7 @@ final class BufferPool {
   private let bufferBytes: Int
   private let budget: MemoryBudget
   private var made = 0
-  private var free: [AlignedBuffer] = []
+  @exclusivity(unchecked) private var free: [AlignedBuffer] = []
 
   init(bufferBytes: Int, _ budget: MemoryBudget) {
     self.bufferBytes = bufferBytes

@@ -47,9 +47,9 @@ final class Cells {
   }
 
   /// Cells of one block, made by writes.
-  private var blocks: [Key: Cell] = [:]
+  @exclusivity(unchecked) private var blocks: [Key: Cell] = [:]
   /// Cells of any number of blocks, made by discards.
-  private var ranges: [Cell] = []
+  @exclusivity(unchecked) private var ranges: [Cell] = []
 
   /// Whether one write alone has its block locked.
   var hasOneBlock: Bool { blocks.count == 1 }

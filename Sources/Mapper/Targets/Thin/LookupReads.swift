@@ -34,7 +34,7 @@ final class LookupReads: RequestOwner {
   private var reads: [UInt64: Read] = [:]
   private var buffers: [AlignedBuffer] = []
   private var behindChange = RequestQueue()
-  private var looksBehindChange: [Look] = []
+  @exclusivity(unchecked) private var looksBehindChange: [Look] = []
   /// The pool is being closed.
   private var isClosed = false
   /// The metadata in memory is going to be brought under its limit.

@@ -6,9 +6,9 @@ import BlockIO
 final class Preparations {
   private let worker: PoolWorker
   private let buffers: BufferPool
-  private var waiting: [Preparation] = []
-  private var unsent: [Preparation] = []
-  private var finished: [Preparation] = []
+  @exclusivity(unchecked) private var waiting: [Preparation] = []
+  @exclusivity(unchecked) private var unsent: [Preparation] = []
+  @exclusivity(unchecked) private var finished: [Preparation] = []
 
   init(_ worker: PoolWorker, _ buffers: BufferPool) {
     self.worker = worker

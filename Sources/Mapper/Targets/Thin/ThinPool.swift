@@ -56,7 +56,7 @@ final class ThinPool: DeviceKept {
   let space: DataSpace
   let thins: OpenThins
   var metadataSpace = MetadataSpace()
-  var modes: PoolModes
+  @exclusivity(unchecked) var modes: PoolModes
   /// Reads and writes of data that are under way; and of them the reads of shared blocks.
   let allIO = DeferredSet()
   let sharedReads = DeferredSet()

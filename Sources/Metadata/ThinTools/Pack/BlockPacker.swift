@@ -3,11 +3,40 @@ import ThinFormat
 /// Packs sound metadata blocks in the format of the original tools: instructions build 64-bit words
 /// from the words before them. Keys and values of nodes are packed in this way, everything else is
 /// stored literally.
-struct BlockPacker {
-  private(set) var bytes: [UInt8] = []
+///
+/// Memory: what the blocks of one chunk take; a block needs twice its size at most where nothing repeats.
+///
+/// Invariant: `end` lies behind the bytes of `blockCount` blocks, each of which took `blockBytesMax` at most.
+struct BlockPacker: ~Copyable {
+  /// More than a block can take: its number, literal bytes with their lengths, and for each of the three
+  /// words that an entry is at most, an instruction and eight bytes. A number is always stored as eight
+  /// bytes, of which what follows overwrites those that do not count.
+  private static let blockBytesMax = 3 * Limits.blockBytes
+
+  private let memory: UnsafeMutablePointer<UInt8>
+  private var end: UnsafeMutablePointer<UInt8>
+  private var blockCount = 0
+
+  /// Without blocks. Memory that is not used is not touched.
+  init() {
+    memory = .allocate(capacity: PackFormat.chunkBlocks * Self.blockBytesMax)
+    end = memory
+  }
+
+  deinit { memory.deallocate() }
+
+  var isEmpty: Bool { blockCount == 0 }
+  /// Whether it has as many blocks as a chunk has.
+  var isFull: Bool { blockCount == PackFormat.chunkBlocks }
+
+  /// The packed blocks, until the next change.
+  var bytes: UnsafeBufferPointer<UInt8> { UnsafeBufferPointer(start: memory, count: end - memory) }
 
   /// Adds a block.
+  /// - Precondition: it is not full.
   mutating func add(_ block: UInt64, _ content: RawSpan, _ kind: BlockKind) {
+    precondition(!isFull)
+    blockCount += 1
     append(block, width: 8)
     guard kind == .btreeNode, let (valueSize, isLeaf) = Self.layout(block, content) else {
       return literal(content, 0..<Limits.blockBytes)
@@ -19,8 +48,7 @@ struct BlockPacker {
     guard valueSize == 8 else { return literal(content, keysEnd..<Limits.blockBytes) }
     if isLeaf {
       // The upper parts are data blocks, the lower ones times.
-      bytes.append(0xB0 | UInt8(count >> 8))
-      bytes.append(UInt8(count & 255))
+      append(0xB0, count)
       words(content, from: keysEnd, count: count) { $0 >> 24 }
       words(content, from: keysEnd, count: count) { $0 & 0xFF_FFFF }
     } else {
@@ -40,29 +68,41 @@ struct BlockPacker {
     return nil
   }
 
-  mutating func removeAll() { bytes.removeAll(keepingCapacity: true) }
+  mutating func removeAll() { (end, blockCount) = (memory, 0) }
+
+  private mutating func append(_ byte: UInt8) {
+    end.pointee = byte
+    end += 1
+  }
 
   private mutating func append(_ value: UInt64, width: Int) {
-    var value = value
-    for _ in 0..<width {
-      bytes.append(UInt8(truncatingIfNeeded: value))
-      value >>= 8
-    }
+    UnsafeMutableRawPointer(end).storeBytes(of: value.littleEndian, as: UInt64.self)
+    end += width
+  }
+
+  /// An instruction with a count of up to 12 bits.
+  private mutating func append(_ code: UInt8, _ count: Int) {
+    append(code | UInt8(count >> 8))
+    append(UInt8(count & 255))
   }
 
   /// Stores bytes literally.
   private mutating func literal(_ content: RawSpan, _ range: Range<Int>) {
     guard !range.isEmpty else { return }
     if range.count < 16 {
-      bytes.append(0x90 | UInt8(range.count))
+      append(0x90 | UInt8(range.count))
     } else if range.count < 256 {
-      bytes.append(0xA1)
+      append(0xA1)
       append(UInt64(range.count), width: 1)
     } else {
-      bytes.append(0xA2)
+      append(0xA2)
       append(UInt64(range.count), width: 2)
     }
-    content.withUnsafeBytes { bytes += $0[range] }
+    content.withUnsafeBytes {
+      UnsafeMutableRawBufferPointer(start: end, count: range.count)
+        .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[range]))
+    }
+    end += range.count
   }
 
   private static func width(_ value: UInt64) -> Int {
@@ -82,29 +122,28 @@ struct BlockPacker {
     guard count > 0 else { return }
     var base = word(0)
     let width = Self.width(base)
-    bytes.append(UInt8(width))
+    append(UInt8(width))
     append(base, width: width)
     var i = 1
     while i < count {
       let value = word(i)
       let delta = value &- base
-      var end = i + 1
+      var stop = i + 1
       var last = value
-      while end < count, end - i < 4095 {
-        let next = word(end)
+      while stop < count, stop - i < 4095 {
+        let next = word(stop)
         guard next &- last == delta else { break }
         last = next
-        end += 1
+        stop += 1
       }
-      let length = end - i
+      let length = stop - i
       if delta == 0 {
         if length < 16 {
-          bytes.append(0x50 | UInt8(length))
+          append(0x50 | UInt8(length))
         } else {
-          bytes.append(0x60 | UInt8(length >> 8))
-          bytes.append(UInt8(length & 255))
+          append(0x60, length)
         }
-        i = end
+        i = stop
         continue
       }
       let isNegative = value < base
@@ -112,20 +151,19 @@ struct BlockPacker {
       if step < 16 {
         if length > 2 {
           if length < 16 {
-            bytes.append(0x70 | UInt8(length))
+            append(0x70 | UInt8(length))
           } else {
-            bytes.append(0x80 | UInt8(length >> 8))
-            bytes.append(UInt8(length & 255))
+            append(0x80, length)
           }
-          bytes.append((isNegative ? 0x30 : 0x10) | UInt8(step))
+          append((isNegative ? 0x30 : 0x10) | UInt8(step))
           base = last
-          i = end
+          i = stop
           continue
         }
-        bytes.append((isNegative ? 0x30 : 0x10) | UInt8(step))
+        append((isNegative ? 0x30 : 0x10) | UInt8(step))
       } else {
         let width = Self.width(step)
-        bytes.append((isNegative ? 0x40 : 0x20) | UInt8(width))
+        append((isNegative ? 0x40 : 0x20) | UInt8(width))
         append(step, width: width)
       }
       base = value

@@ -59,12 +59,19 @@ struct BlockUnpacker {
   }
 
   private mutating func value(_ width: Int) throws(Fault) -> UInt64 {
-    guard [1, 2, 4, 8].contains(width) else { throw fault("a number of \(width) bytes") }
+    guard width == 1 || width == 2 || width == 4 || width == 8 else {
+      throw fault("a number of \(width) bytes")
+    }
     guard width <= bytes.count - at else { throw fault("the end in the middle of a block") }
-    var value: UInt64 = 0
-    for i in 0..<width { value |= UInt64(bytes[at + i]) << UInt64(8 * i) }
-    at += width
-    return value
+    defer { at += width }
+    return bytes.withUnsafeBytes {
+      switch width {
+      case 1: UInt64($0[at])
+      case 2: UInt64(UInt16(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt16.self)))
+      case 4: UInt64(UInt32(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt32.self)))
+      default: UInt64(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt64.self))
+      }
+    }
   }
 
   private func requireSome(_ count: Int) throws(Fault) {
@@ -93,26 +100,25 @@ struct BlockUnpacker {
   ) throws(Fault) {
     let low = Int(code & 15)
     var count = 1
-    var inner: UInt8?
+    var step: UInt8?
     switch code >> 4 {
-    case 0, 1, 2, 3, 4: inner = code
+    case 0, 1, 2, 3, 4: step = code
     case 5: count = low
     case 6: count = low << 8 | Int(try byte())
     case 7, 8:
       count = code >> 4 == 7 ? low : low << 8 | Int(try byte())
-      let step = try byte()
-      guard step >> 4 < 5 else { throw fault("a repetition of instruction \(step)") }
-      inner = step
+      let repeated = try byte()
+      guard repeated >> 4 < 5 else { throw fault("a repetition of instruction \(repeated)") }
+      step = repeated
     default: throw fault("an unknown instruction \(code)")
     }
     try requireSome(count)
     guard 8 * count <= end - place else { throw fault("more than a block") }
-    let start = at
-    for _ in 0..<count {
-      if let inner {
-        at = start
-        try step(inner, &base)
-      }
+    var delta: UInt64 = 0
+    if let step { delta = try self.delta(step, &base) }
+    let stop = place + 8 * count
+    while place < stop {
+      base &+= delta
       let value: UInt64 =
         switch part {
         case .whole: base
@@ -125,13 +131,16 @@ struct BlockUnpacker {
     }
   }
 
-  private mutating func step(_ code: UInt8, _ base: inout UInt64) throws(Fault) {
+  /// What an instruction adds to the word before. One that sets a word sets `base`, and adds nothing.
+  private mutating func delta(_ code: UInt8, _ base: inout UInt64) throws(Fault) -> UInt64 {
     switch code >> 4 {
-    case 0: base = try value(Int(code & 15))
-    case 1: base &+= UInt64(code & 15)
-    case 2: base &+= try value(Int(code & 15))
-    case 3: base &-= UInt64(code & 15)
-    default: base &-= try value(Int(code & 15))
+    case 0:
+      base = try value(Int(code & 15))
+      return 0
+    case 1: return UInt64(code & 15)
+    case 2: return try value(Int(code & 15))
+    case 3: return 0 &- UInt64(code & 15)
+    default: return 0 &- (try value(Int(code & 15)))
     }
   }
 }

@@ -85,13 +85,12 @@ private func snapshotNodes(_ device: any BlockDevice, _ source: MetadataView.Sou
 }
 
 /// Writes the parts of a packed file.
-private struct PackWriter {
+private struct PackWriter: ~Copyable {
   private let sink: ByteSink
   private var chunks: UInt64 = 0
   private var sum: UInt32 = 0xFFFF_FFFF
   private let compressor = Compressor()
   private var packer = BlockPacker()
-  private var packed = 0
   private var raw: [UInt8] = []
   private(set) var blockCount: UInt64 = 0
   private(set) var unsoundCount: UInt64 = 0
@@ -106,12 +105,11 @@ private struct PackWriter {
   }
 
   mutating func add(_ block: UInt64, _ content: RawSpan) throws(ToolError) {
+    if content.isAllZero { return }
     if let kind = BlockHeader.kind(of: content) {
       packer.add(block, content, kind)
-      packed += 1
-      if packed == PackFormat.chunkBlocks { try writeChunk() }
+      if packer.isFull { try writeChunk() }
     } else {
-      guard content.withUnsafeBytes({ $0.contains { $0 != 0 } }) else { return }
       raw += PackFormat.littleEndian([block])
       content.withUnsafeBytes { raw += $0 }
       unsoundCount += 1
@@ -128,15 +126,14 @@ private struct PackWriter {
   }
 
   private mutating func writeChunk() throws(ToolError) {
-    guard packed > 0 else { return }
+    guard !packer.isEmpty else { return }
     try writeChunk(compressor.compressed(packer.bytes))
     packer.removeAll()
-    packed = 0
   }
 
   private mutating func writeRaw() throws(ToolError) {
     guard !raw.isEmpty else { return }
-    try writeOwn(PackFormat.rawBlocks, compressor.compressed(raw))
+    try writeOwn(PackFormat.rawBlocks, raw.withUnsafeBufferPointer { compressor.compressed($0) })
     raw.removeAll(keepingCapacity: true)
   }
 

@@ -6,6 +6,9 @@ public final class PackedFile {
   private let file: OpenFile
   private let byteCount: UInt64
   private let decompressor = Decompressor()
+  /// Blocks that are handed out at once.
+  private static let runMax = 256
+  private let run = AlignedBuffer(count: PackedFile.runMax * Limits.blockBytes)
   /// Blocks of the device that was packed.
   public let blockCount: UInt64
   /// Whether the file has the end mark, which shows that it is complete.
@@ -50,9 +53,10 @@ public final class PackedFile {
     return bytes
   }
 
-  /// Calls `body` with every block, in the order of the file.
+  /// Calls `body` with the number of a block and its contents, and those of blocks that follow it, for all
+  /// blocks in the order of the file. Memory: that of a chunk, 32 MiB at most, and a run of 1 MiB.
   /// - Throws: `damaged` at the first damaged place, or if the file ends too early.
-  public func forEachBlock(
+  public func forEachRun(
     progress: Progress, _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
   ) throws(ToolError) {
     progress.begin("Reading", total: byteCount)
@@ -94,18 +98,49 @@ public final class PackedFile {
       let kind = PackFormat.word(rest.dropFirst(8))
       return try takeOwn(rest.dropFirst(16), kind, at, sumBefore, chunks, body)
     }
-    let block = AlignedBuffer(count: Limits.blockBytes)
     var unpacker = BlockUnpacker(content)
+    var (first, count): (UInt64, Int) = (0, 0)
     while !unpacker.isAtEnd {
-      let number: UInt64
-      do throws(BlockUnpacker.Fault) {
-        number = try unpacker.next(into: block.bytes)
-      } catch {
-        throw damage(at, "byte \(error.at) of its content: \(error.what)")
+      if count == Self.runMax {
+        try give(first, count, body)
+        count = 0
       }
-      try give(number, UnsafeRawBufferPointer(block.bytes), at, body)
+      let number: UInt64
+      do throws(ToolError) {
+        number = try next(&unpacker, into: place(count), at)
+      } catch {
+        // What is sound before it can be used.
+        try give(first, count, body)
+        throw error
+      }
+      if count > 0, number != first + UInt64(count) {
+        try give(first, count, body)
+        place(0).copyMemory(from: UnsafeRawBufferPointer(place(count)))
+        count = 0
+      }
+      if count == 0 { first = number }
+      count += 1
     }
-    withExtendedLifetime(block) {}
+    try give(first, count, body)
+  }
+
+  private func next(
+    _ unpacker: inout BlockUnpacker, into block: UnsafeMutableRawBufferPointer, _ at: UInt64
+  ) throws(ToolError) -> UInt64 {
+    let number: UInt64
+    do throws(BlockUnpacker.Fault) {
+      number = try unpacker.next(into: block)
+    } catch {
+      throw damage(at, "byte \(error.at) of its content: \(error.what)")
+    }
+    try require(number, at)
+    return number
+  }
+
+  /// The place of a block in the run.
+  private func place(_ index: Int) -> UnsafeMutableRawBufferPointer {
+    let start = index * Limits.blockBytes
+    return UnsafeMutableRawBufferPointer(rebasing: run.bytes[start..<start + Limits.blockBytes])
   }
 
   private func takeOwn(
@@ -125,24 +160,28 @@ public final class PackedFile {
       else { throw damage(at, "its compressed stream is damaged") }
       for start in stride(from: 0, to: content.count, by: size) {
         let number = PackFormat.word(content[start...])
-        let bytes = Array(content[(start + 8)..<(start + size)])
-        let block = AlignedBuffer(count: Limits.blockBytes)
-        block.bytes.copyBytes(from: bytes)
-        try give(number, UnsafeRawBufferPointer(block.bytes), at, body)
+        try require(number, at)
+        place(0).copyBytes(from: content[(start + 8)..<(start + size)])
+        try give(number, 1, body)
       }
     default: throw damage(at, "a part of an unknown kind, \(kind)")
     }
   }
 
-  private func give(
-    _ number: UInt64, _ bytes: UnsafeRawBufferPointer, _ at: UInt64,
-    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
-  ) throws(ToolError) {
+  private func require(_ number: UInt64, _ at: UInt64) throws(ToolError) {
     guard number < blockCount else {
       throw damage(at, "block \(number), expected one below \(blockCount)")
     }
-    storedCount += 1
-    try written { () throws(BlockIOError) in try body(number, bytes) }
+  }
+
+  private func give(
+    _ first: UInt64, _ count: Int,
+    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+  ) throws(ToolError) {
+    guard count > 0 else { return }
+    storedCount += UInt64(count)
+    let bytes = UnsafeRawBufferPointer(rebasing: run.bytes[..<(count * Limits.blockBytes)])
+    try written { () throws(BlockIOError) in try body(first, bytes) }
   }
 
   private func damage(_ at: UInt64, _ what: String) -> ToolError {

@@ -16,13 +16,11 @@ final class Compressor {
   deinit { libdeflate_free_compressor(compressor) }
 
   /// `bytes` compressed.
-  func compressed(_ bytes: [UInt8]) -> [UInt8] {
+  func compressed(_ bytes: UnsafeBufferPointer<UInt8>) -> [UInt8] {
     let bound = libdeflate_zlib_compress_bound(compressor, bytes.count)
     return [UInt8](unsafeUninitializedCapacity: bound) { out, count in
-      bytes.withUnsafeBufferPointer { source in
-        count = libdeflate_zlib_compress(
-          compressor, source.baseAddress, source.count, out.baseAddress, bound)
-      }
+      count = libdeflate_zlib_compress(
+        compressor, bytes.baseAddress, bytes.count, out.baseAddress, bound)
       precondition(count > 0, "the bound is enough for every stream")
     }
   }

@@ -410,7 +410,7 @@ struct RootScan: ~Copyable {
         let kind = BlockHeader.kind(of: bytes)
         if let kind, (try? requireSound(bytes, number: block, kind: kind)) != nil {
           isSoundBlock.insert(block)
-        } else if kind == nil, Self.isEmpty(bytes) {
+        } else if kind == nil, bytes.isAllZero {
           isEmptyBlock.insert(block)
         }
         switch kind {
@@ -422,10 +422,6 @@ struct RootScan: ~Copyable {
         default: break
         }
       })
-  }
-
-  private static func isEmpty(_ bytes: RawSpan) -> Bool {
-    bytes.withUnsafeBytes { $0.allSatisfy { $0 == 0 } }
   }
 
   private mutating func take(_ block: UInt64, _ bytes: RawSpan) {

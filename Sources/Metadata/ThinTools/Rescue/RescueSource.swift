@@ -95,8 +95,8 @@ public enum RescueSource {
       }
     }
     do throws(ToolError) {
-      try packed.forEachBlock(progress: progress) { block, bytes throws(BlockIOError) in
-        try write(bytes, block)
+      try packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
+        try write(bytes, first)
       }
     } catch {
       guard case .damaged = error.cause, packed.storedCount > 0 else { throw error }

@@ -23,6 +23,8 @@ struct RepairTrialTests {
       (79_536_065, saved: 1308, right: 1308),
       // Trees of devices of which nothing is left fit into the place of a lost leaf.
       (51_011_781, saved: 114, right: 114),
+      // A tree with a leaf that was made of an earlier generation's has as many mappings as another device.
+      (91_015_550, saved: 10673, right: 11210),
     ] as [(seed: UInt64, saved: Int, right: Int)])
   func several(seed: UInt64, saved: Int, right: Int) throws {
     let (score, _) = try #require(RepairTrial(seed: seed).run())

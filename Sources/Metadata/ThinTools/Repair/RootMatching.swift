@@ -18,6 +18,7 @@ struct RootMatching {
   /// Devices of which that is a guess.
   private(set) var doubtful: Set<UInt64> = []
   private let history: DeviceHistory?
+  private let rebuilt: Set<UInt64>
   private var left: [Orphan]
   private var rest: [(id: UInt64, details: DeviceDetails)] = []
 
@@ -27,12 +28,15 @@ struct RootMatching {
   ///   - emptyRoots: trees without a mapping, each as often as something led to it.
   ///   - earlier: the trees of an earlier generation.
   ///   - history: the roots that devices had in any generation.
+  ///   - rebuilt: those of the trees that have leaves which were made up, to the number that a device
+  ///     lacked: their counts say nothing.
   ///   - isOnlyLoss: whether all trees are those of devices.
   init(
     _ devices: [(id: UInt64, details: DeviceDetails)], _ trees: [Orphan], emptyRoots: [UInt64],
-    earlier: EarlierTrees?, history: DeviceHistory?, isOnlyLoss: Bool
+    rebuilt: Set<UInt64>, earlier: EarlierTrees?, history: DeviceHistory?, isOnlyLoss: Bool
   ) {
     self.history = history
+    self.rebuilt = rebuilt
     left = trees
     var empty = emptyRoots[...]
     var byCount: [UInt64: [(id: UInt64, details: DeviceDetails)]] = [:]
@@ -47,17 +51,32 @@ struct RootMatching {
     for (count, devices) in byCount.sorted(by: { $0.key > $1.key }) {
       match(devices, count, earlier, isOnlyLoss)
     }
-    // What is damaged has fewer; of one device and one tree that are left it is certain even so.
-    rest.sort { $0.details.mappedBlocks > $1.details.mappedBlocks }
-    for device in rest {
-      guard
-        let i = left.indices.filter({
-          left[$0].missing > 0 && left[$0].extent.height > 1 && !left[$0].extent.isSound
-            && left[$0].extent.leafEntries < device.details.mappedBlocks
-        }).max(by: { left[$0].extent.leafEntries < left[$1].extent.leafEntries })
-      else { continue }
-      assign(device.id, i, isDoubtful: rest.count > 1 || !isOnlyLoss)
+    matchDamaged(isOnlyLoss)
+  }
+
+  /// Gives damaged trees to devices whose count no whole tree has. They have fewer mappings; of one device
+  /// and one tree that are left it is certain even so.
+  private mutating func matchDamaged(_ isOnlyLoss: Bool) {
+    var open = rest.sorted { $0.details.mappedBlocks > $1.details.mappedBlocks }
+    let isGuess = open.count > 1 || !isOnlyLoss
+    let damaged = left.indices.filter {
+      left[$0].missing > 0 && left[$0].extent.height > 1 && !isWhole(left[$0])
     }
+    if isGuess, let history { matchByHistory(&open, damaged, history) }
+    for device in open {
+      let fitting = damaged.filter {
+        left[$0].missing > 0 && canBecome(left[$0], device.details.mappedBlocks)
+      }
+      guard let i = fitting.max(by: { left[$0].extent.leafEntries < left[$1].extent.leafEntries })
+      else { continue }
+      assign(device.id, i, isDoubtful: isGuess)
+    }
+  }
+
+  /// Whether a damaged tree can have had so many mappings.
+  private func canBecome(_ tree: Orphan, _ count: UInt64) -> Bool {
+    tree.extent.leafEntries < count
+      || tree.extent.leafEntries == count && rebuilt.contains(tree.block)
   }
 
   private mutating func match(
@@ -65,7 +84,7 @@ struct RootMatching {
     _ isOnlyLoss: Bool
   ) {
     var fitting = left.indices.filter {
-      left[$0].missing > 0 && left[$0].extent.isSound && left[$0].extent.leafEntries == count
+      left[$0].missing > 0 && isWhole(left[$0]) && left[$0].extent.leafEntries == count
     }
     let places = fitting.reduce(0) { $0 + Int(left[$1].missing) }
     fitting.sort {
@@ -114,8 +133,11 @@ struct RootMatching {
       places[left[i].block] = i
     }
     open.removeAll { device in
+      let count = device.details.mappedBlocks
       let root = history.roots(of: device.id).first {
-        places[$0].map { left[$0].missing > 0 } ?? false
+        places[$0].map { i in
+          left[i].missing > 0 && (isWhole(left[i]) || canBecome(left[i], count))
+        } ?? false
       }
       guard let root, let i = places[root] else { return false }
       assign(device.id, i, isDoubtful: true)
@@ -169,6 +191,10 @@ struct RootMatching {
       assign(pair.id, pair.tree, isDoubtful: true)
       open.removeAll { $0.id == pair.id }
     }
+  }
+
+  private func isWhole(_ tree: Orphan) -> Bool {
+    tree.extent.isSound && !rebuilt.contains(tree.block)
   }
 
   private mutating func assign(_ id: UInt64, _ i: Int, isDoubtful: Bool) {

@@ -201,7 +201,7 @@ extension Salvager {
       && trees.reduce(0) { $0 + Int($1.missing) } <= lost.count
     let matching = RootMatching(
       lost.map { ($0.key, $0.value) }, trees, emptyRoots: search.emptyRoots(),
-      earlier: known.earlier, history: known.history,
+      rebuilt: rebuilt(trees), earlier: known.earlier, history: known.history,
       isOnlyLoss: isOnlyLoss)
     for (id, root) in matching.roots.sorted(by: { $0.key < $1.key }) {
       roots[id] = root
@@ -213,6 +213,19 @@ extension Salvager {
     }
     doubtful = matching.doubtful
     walkMappings(matching.roots.values.sorted())
+  }
+
+  /// Those of the trees that have leaves which were lost and are made up.
+  private func rebuilt(_ trees: [Orphan]) -> Set<UInt64> {
+    if rebuilt.isEmpty { return [] }
+    let made = Set(rebuilt.map(\.block))
+    var found: Set<UInt64> = []
+    for tree in trees {
+      forest.forEachUsableLeaf(.mappings, root: tree.block) {
+        if made.contains($0) { found.insert(tree.block) }
+      }
+    }
+    return found
   }
 
   /// Gives devices whose tree is not found, or lost but for its place, the latest one that is left of those

@@ -1,3 +1,4 @@
+import BlockIO
 import Glibc
 import ThinFormat
 
@@ -67,7 +68,7 @@ public enum Recognizer {
   private static func byContents(_ bytes: [UInt8]) -> Recognition {
     let start =
       signatures.first { $0.matches(bytes) }?.name
-      ?? (bytes.prefix(Limits.blockBytes).allSatisfy { $0 == 0 } ? "all zeroes" : nil)
+      ?? (isAllZero(bytes.prefix(Limits.blockBytes)) ? "all zeroes" : nil)
     let sound = soundBlocks(bytes)
     if sound > 0 { return .damagedMetadata(soundBlocks: sound, start: start) }
     if let offset = superblockOffset(bytes) { return .metadataBehind(byteOffset: offset) }
@@ -78,7 +79,11 @@ public enum Recognizer {
     if packed.matches(bytes) { return .packed }
     if let label = LVMLabel(bytes) { return .physicalVolume(label) }
     if let start, start != "all zeroes" { return .other(start) }
-    return bytes.allSatisfy { $0 == 0 } ? .zeros : .unknown
+    return isAllZero(bytes[...]) ? .zeros : .unknown
+  }
+
+  private static func isAllZero(_ bytes: ArraySlice<UInt8>) -> Bool {
+    bytes.withUnsafeBytes { $0.isAllZero }
   }
 
   /// The number of sound metadata blocks in their places, without the first.

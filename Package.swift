@@ -12,14 +12,22 @@ let settings: [SwiftSetting] = [
   .treatAllWarnings(as: .error),
 ]
 
+/// Settings of what is installed: every use of what the compiler cannot prove to be memory-safe is marked
+/// `unsafe`. Tests, trials and benches are read for other things.
+func settings(of folder: String) -> [SwiftSetting] {
+  folder.hasPrefix("Sources/") ? settings + [.strictMemorySafety()] : settings
+}
+
 /// A target in a folder, whose name is the target's.
 func library(_ folder: String, _ dependencies: [Target.Dependency]) -> Target {
   .target(
-    name: name(folder), dependencies: dependencies, path: folder, swiftSettings: settings)
+    name: name(folder), dependencies: dependencies, path: folder,
+    swiftSettings: settings(of: folder))
 }
 
 func program(_ folder: String, _ name: String, _ dependencies: [Target.Dependency]) -> Target {
-  .executableTarget(name: name, dependencies: dependencies, path: folder, swiftSettings: settings)
+  .executableTarget(
+    name: name, dependencies: dependencies, path: folder, swiftSettings: settings(of: folder))
 }
 
 func system(_ folder: String, _ package: String? = nil) -> Target {

@@ -62,7 +62,7 @@ open class BlockDestination: RequestOwner {
   open var isReadOnly: Bool { false }
 
   /// Takes a request. By default it ends with EOPNOTSUPP.
-  open func submit(_ request: RequestPointer) { loop.finishLater(request, EOPNOTSUPP) }
+  open func submit(_ request: RequestPointer) { unsafe loop.finishLater(request, EOPNOTSUPP) }
 
   /// Whether all of `range` (bytes) is known to read as zeros, without reading it: a hole in a file.
   open func isHole(_ range: Range<UInt64>) -> Bool { false }

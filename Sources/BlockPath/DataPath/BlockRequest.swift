@@ -32,7 +32,7 @@ public struct BlockFlags: OptionSet, Sendable {
 public typealias RequestPointer = UnsafeMutablePointer<BlockRequest>
 
 /// One block request.
-public struct BlockRequest {
+@safe public struct BlockRequest {
   /// What is asked for.
   public var operation: BlockOperation
   /// How it is to be done.
@@ -63,15 +63,16 @@ public struct BlockRequest {
   /// A request. One that is made outside of a pool stays in place until it is done.
   public init(
     operation: BlockOperation, flags: BlockFlags, offset: UInt64, byteCount: Int,
-    memory: RequestMemory = RequestMemory(), owner: RequestOwner, parent: RequestPointer? = nil
+    memory: RequestMemory = unsafe RequestMemory(), owner: RequestOwner,
+    parent: RequestPointer? = nil
   ) {
     self.operation = operation
     self.flags = flags
     self.offset = offset
     self.byteCount = byteCount
     self.memory = memory
-    self.owner = owner
-    self.parent = parent
+    unsafe self.owner = owner
+    unsafe self.parent = parent
   }
 
   /// The byte after the last.
@@ -90,10 +91,12 @@ public struct StateOfRequest {
 
   /// The state, which is of the type that the request's target has for it.
   @inlinable public subscript<State: RequestState>(_ type: State.Type) -> State {
-    get { withUnsafeBytes(of: words) { $0.loadUnaligned(as: State.self) } }
+    get { unsafe withUnsafeBytes(of: words) { unsafe $0.loadUnaligned(as: State.self) } }
     set {
       precondition(MemoryLayout<State>.size <= 16, "a state has at most 16 bytes")
-      withUnsafeMutableBytes(of: &words) { $0.storeBytes(of: newValue, as: State.self) }
+      unsafe withUnsafeMutableBytes(of: &words) {
+        unsafe $0.storeBytes(of: newValue, as: State.self)
+      }
     }
   }
 }
@@ -110,17 +113,17 @@ extension UnsafeMutablePointer where Pointee == BlockRequest {
   /// Ends the request and calls its owner at once. Only where the owner cannot still be in `submit`; there
   /// `EventLoop.finishLater` ends it.
   @inlinable public func finish(_ errorNumber: Int32 = 0) {
-    pointee.errorNumber = errorNumber
-    pointee.owner.requestDone(self)
+    unsafe pointee.errorNumber = errorNumber
+    unsafe pointee.owner.requestDone(self)
   }
 }
 
 /// Requests that are not in use. Memory grows to the most that were in use at once, until `trim`.
-public final class RequestPool {
+@safe public final class RequestPool {
   private static let slabCount = 128
   /// Slabs that are kept for the next requests.
   private static let slabsKept = 16
-  private var slabs: [RequestPointer] = []
+  private var slabs: [RequestPointer] = unsafe []
   private var free: RequestPointer?
   /// Requests in use.
   public var inUse: Int { taken }
@@ -130,7 +133,7 @@ public final class RequestPool {
   public init() {}
 
   deinit {
-    for slab in slabs { slab.deallocate() }
+    unsafe slabs.forEach { slab in unsafe slab.deallocate() }
   }
 
   /// A request for `owner`, with its data in one piece.
@@ -139,7 +142,7 @@ public final class RequestPool {
     buffer: UnsafeMutableRawPointer? = nil, flags: BlockFlags = [], owner: RequestOwner,
     parent: RequestPointer? = nil
   ) -> RequestPointer {
-    take(
+    unsafe take(
       operation, offset: offset, byteCount: byteCount, memory: RequestMemory(buffer),
       flags: flags, owner: owner, parent: parent)
   }
@@ -149,43 +152,43 @@ public final class RequestPool {
     _ operation: BlockOperation, offset: UInt64, byteCount: Int, memory: RequestMemory,
     flags: BlockFlags = [], owner: RequestOwner, parent: RequestPointer? = nil
   ) -> RequestPointer {
-    if free == nil { grow() }
-    guard let request = free else { preconditionFailure("a slab has requests") }
-    free = request.pointee.next
+    if unsafe free == nil { grow() }
+    guard let request = unsafe free else { preconditionFailure("a slab has requests") }
+    unsafe free = request.pointee.next
     taken += 1
-    request.initialize(
+    unsafe request.initialize(
       to: BlockRequest(
         operation: operation, flags: flags, offset: offset, byteCount: byteCount, memory: memory,
         owner: owner, parent: parent))
-    return request
+    return unsafe request
   }
 
   /// Gives a request back that is done.
   public func give(_ request: RequestPointer) {
-    request.pointee.next = free
-    free = request
+    unsafe request.pointee.next = free
+    unsafe free = request
     taken -= 1
   }
 
   /// Bytes of memory.
-  public var bytes: Int { slabs.count * Self.slabCount * MemoryLayout<BlockRequest>.stride }
+  public var bytes: Int { unsafe slabs.count * Self.slabCount * MemoryLayout<BlockRequest>.stride }
 
   /// Gives memory back where much was taken and nothing is in use. Called from time to time.
   public func trim() {
-    guard taken == 0, slabs.count > Self.slabsKept else { return }
-    for slab in slabs { slab.deallocate() }
-    slabs = []
-    free = nil
+    guard taken == 0, unsafe slabs.count > Self.slabsKept else { return }
+    unsafe slabs.forEach { slab in unsafe slab.deallocate() }
+    unsafe slabs = []
+    unsafe free = nil
   }
 
   private func grow() {
     let slab = RequestPointer.allocate(capacity: Self.slabCount)
-    slabs.append(slab)
+    unsafe slabs.append(slab)
     for index in 0..<Self.slabCount {
-      (slab + index).initialize(
+      unsafe (slab + index).initialize(
         to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: Self.unused))
-      (slab + index).pointee.next = free
-      free = slab + index
+      unsafe (slab + index).pointee.next = free
+      unsafe free = slab + index
     }
   }
 
@@ -194,7 +197,7 @@ public final class RequestPool {
 }
 
 /// Requests in the order in which they came, linked by `next`.
-public struct RequestQueue {
+@safe public struct RequestQueue {
   /// The oldest.
   public private(set) var first: RequestPointer?
   private var last: RequestPointer?
@@ -204,32 +207,40 @@ public struct RequestQueue {
   /// An empty queue.
   public init() {}
   /// Whether there are none.
-  @inlinable public var isEmpty: Bool { first == nil }
+  @inlinable public var isEmpty: Bool { unsafe first == nil }
 
   /// Adds one at the end.
   public mutating func append(_ request: RequestPointer) {
-    request.pointee.next = nil
-    if let last { last.pointee.next = request } else { first = request }
-    last = request
+    unsafe request.pointee.next = nil
+    if let last = unsafe last {
+      unsafe last.pointee.next = unsafe request
+    } else {
+      unsafe first = unsafe request
+    }
+    unsafe last = request
     count += 1
   }
 
   /// Adds all of another queue at the end.
   public mutating func append(contentsOf other: RequestQueue) {
-    guard let otherFirst = other.first else { return }
-    if let last { last.pointee.next = otherFirst } else { first = otherFirst }
-    last = other.last
+    guard let otherFirst = unsafe other.first else { return }
+    if let last = unsafe last {
+      unsafe last.pointee.next = unsafe otherFirst
+    } else {
+      unsafe first = unsafe otherFirst
+    }
+    unsafe last = other.last
     count += other.count
   }
 
   /// Takes the oldest out.
   public mutating func takeFirst() -> RequestPointer? {
-    guard let request = first else { return nil }
-    first = request.pointee.next
-    if first == nil { last = nil }
-    request.pointee.next = nil
+    guard let request = unsafe first else { return nil }
+    unsafe first = request.pointee.next
+    if unsafe first == nil { unsafe last = nil }
+    unsafe request.pointee.next = nil
     count -= 1
-    return request
+    return unsafe request
   }
 
   /// All of them; the queue is empty then.

@@ -4,12 +4,12 @@ public import EventLoop
 final class FinishedRequests: PassHook {
   private unowned(unsafe) let loop: EventLoop
   /// No access to it lasts while other code runs, so that none needs to be watched for others.
-  @exclusivity(unchecked)
+  @safe @exclusivity(unchecked)
   private var queue = RequestQueue()
 
   /// Becomes the loop's start hook.
   private init(_ loop: EventLoop) {
-    self.loop = loop
+    unsafe self.loop = loop
     super.init()
     loop.setStartHook(self)
   }
@@ -18,30 +18,30 @@ final class FinishedRequests: PassHook {
   @inline(__always)
   static func of(_ loop: EventLoop) -> FinishedRequests {
     guard let hook = loop.startHook else { return FinishedRequests(loop) }
-    return unsafeDowncast(hook, to: FinishedRequests.self)
+    return unsafe unsafeDowncast(hook, to: FinishedRequests.self)
   }
 
   func append(_ request: RequestPointer) {
-    if queue.isEmpty { loop.passAgain() }
-    queue.append(request)
+    if queue.isEmpty { unsafe loop.passAgain() }
+    unsafe queue.append(request)
   }
 
   override func startOfPass() {
     // What these end in turn is for the next round. The loop can be run from within an owner: it deals with
     // the rest of these then.
     var left = queue.count
-    while left > 0, let request = queue.takeFirst() {
+    while left > 0, let request = unsafe queue.takeFirst() {
       left -= 1
-      request.pointee.owner.requestDone(request)
+      unsafe request.pointee.owner.requestDone(request)
     }
-    if !queue.isEmpty { loop.passAgain() }
+    if !queue.isEmpty { unsafe loop.passAgain() }
   }
 }
 
 extension EventLoop {
   /// Ends a request and calls its owner in this pass or the next, not from within this call.
   public func finishLater(_ request: RequestPointer, _ errorNumber: Int32 = 0) {
-    request.pointee.errorNumber = errorNumber
-    FinishedRequests.of(self).append(request)
+    unsafe request.pointee.errorNumber = errorNumber
+    unsafe FinishedRequests.of(self).append(request)
   }
 }

@@ -8,7 +8,7 @@ import Glibc
 ///
 /// Invariant: a slot is in use from `prepare` to its completion; `inFlight` counts those that were sent.
 /// Requests beyond the number of slots wait in `waiting`.
-public final class IOQueue: PassHook {
+@safe public final class IOQueue: PassHook {
   private static let depth = 256
   /// With more on their way than this, completions come close enough together without spinning.
   private static let spinDepthMax = 4
@@ -16,7 +16,7 @@ public final class IOQueue: PassHook {
   private static let piecesMax = 32
   private static let bytesMax = 1 << 20
 
-  private struct Slot {
+  @safe private struct Slot {
     /// What the request consists of, linked by `next`.
     var first: RequestPointer?
     var last: RequestPointer?
@@ -38,7 +38,7 @@ public final class IOQueue: PassHook {
   private var waiting = RequestQueue()
   private var source: Source?
   /// Requests that the system has; merged ones count once.
-  @exclusivity(unchecked) public private(set) var inFlight = 0
+  @safe @exclusivity(unchecked) public private(set) var inFlight = 0
   /// Of these, the flushes.
   private var flushesInFlight = 0
   /// How long reads and writes, and flushes, take of late where few are on their way, in nanoseconds.
@@ -52,17 +52,17 @@ public final class IOQueue: PassHook {
   /// Flushes a descriptor on the spot; tests replace it.
   var flushNow: (_ descriptor: Int32) -> Int32 = Flush.perform
   /// Requests sent so far, for measurements.
-  @exclusivity(unchecked) public private(set) var submitted: UInt64 = 0
+  @safe @exclusivity(unchecked) public private(set) var submitted: UInt64 = 0
   /// System calls that it took to send them.
-  @exclusivity(unchecked) public private(set) var submissions: UInt64 = 0
+  @safe @exclusivity(unchecked) public private(set) var submissions: UInt64 = 0
 
   private final class Source: EventSource {
     unowned(unsafe) let queue: IOQueue
     init(_ queue: IOQueue, descriptor: Int32) {
-      self.queue = queue
+      unsafe self.queue = queue
       super.init(descriptor: descriptor)
     }
-    override func ready(_ events: EventLoop.Events) { _ = queue.reap() }
+    override func ready(_ events: EventLoop.Events) { _ = unsafe queue.reap() }
   }
 
   /// A queue on `loop`, over libaio; one is enough for all disks.
@@ -91,16 +91,16 @@ public final class IOQueue: PassHook {
     }
     self.loop = loop
     // Not touched before a slot needs them: 512 KiB.
-    vectors = .allocate(capacity: Self.depth * RequestMemory.piecesMax)
-    slots = .allocate(capacity: Self.depth)
-    slots.initialize(repeating: Slot(), count: Self.depth)
-    batch = .allocate(capacity: Self.depth)
-    batch.initialize(repeating: 0, count: Self.depth)
-    completions = .allocate(capacity: Self.depth)
-    completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: Self.depth)
+    unsafe vectors = .allocate(capacity: Self.depth * RequestMemory.piecesMax)
+    unsafe slots = .allocate(capacity: Self.depth)
+    unsafe slots.initialize(repeating: Slot(), count: Self.depth)
+    unsafe batch = .allocate(capacity: Self.depth)
+    unsafe batch.initialize(repeating: 0, count: Self.depth)
+    unsafe completions = .allocate(capacity: Self.depth)
+    unsafe completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: Self.depth)
     super.init()
     for index in 0..<Self.depth {
-      slots[index].nextFree = index + 1 < Self.depth ? index + 1 : -1
+      unsafe slots[index].nextFree = index + 1 < Self.depth ? index + 1 : -1
     }
     let source = Source(self, descriptor: descriptor)
     self.source = source
@@ -122,18 +122,18 @@ public final class IOQueue: PassHook {
 
   deinit {
     if let source { Glibc.close(source.descriptor) }
-    vectors.deallocate()
-    slots.deallocate()
-    batch.deallocate()
-    completions.deallocate()
+    unsafe vectors.deallocate()
+    unsafe slots.deallocate()
+    unsafe batch.deallocate()
+    unsafe completions.deallocate()
   }
 
   // MARK: - Sending
 
   /// Takes a read, write or flush of `descriptor`, whose offset is that on disk.
   public func submit(_ request: RequestPointer, descriptor: Int32) {
-    request.pointee.descriptor = descriptor
-    waiting.append(request)
+    unsafe request.pointee.descriptor = descriptor
+    unsafe waiting.append(request)
   }
 
   /// Sends what has come up.
@@ -148,62 +148,62 @@ public final class IOQueue: PassHook {
   /// Flushes on the spot if there is nothing else to do, and it has not been slow of late: libaio has
   /// another thread do it, and both have to be woken.
   private func flushAlone() -> Bool {
-    guard inFlight == 0, waiting.count == 1, let request = waiting.first,
-      request.pointee.operation == .flush
+    guard inFlight == 0, waiting.count == 1, let request = unsafe waiting.first,
+      unsafe request.pointee.operation == .flush
     else { return false }
     flushesAlone &+= 1
     guard averageAlone < flushQuickNanoseconds || flushesAlone & 63 == 0 else { return false }
-    _ = waiting.takeFirst()
+    _ = unsafe waiting.takeFirst()
     let start = EventLoop.now()
-    let code = flushNow(request.pointee.descriptor)
+    let code = unsafe flushNow(request.pointee.descriptor)
     let taken = min(EventLoop.now() &- start, 8 * flushQuickNanoseconds)
     averageAlone = averageAlone &- averageAlone / 8 &+ taken / 8
     submitted += 1
-    loop.finishLater(request, code)
+    unsafe loop.finishLater(request, code)
     return true
   }
 
   /// Fills slots from what waits; returns how many.
   private func prepare() -> Int {
     var prepared = 0
-    while freeSlot >= 0, let request = waiting.takeFirst() {
+    while freeSlot >= 0, let request = unsafe waiting.takeFirst() {
       let index = freeSlot
-      let pieces = vectors + index * RequestMemory.piecesMax
+      let pieces = unsafe vectors + index * RequestMemory.piecesMax
       var count = 0
-      guard add(request, to: pieces, &count, max: RequestMemory.piecesMax) else {
-        loop.finishLater(request, EINVAL)
+      guard unsafe add(request, to: pieces, &count, max: RequestMemory.piecesMax) else {
+        unsafe loop.finishLater(request, EINVAL)
         continue
       }
-      freeSlot = slots[index].nextFree
-      var bytes = request.pointee.byteCount
-      var last = request
-      while let next = waiting.first, canFollow(last, next),
-        bytes + next.pointee.byteCount <= Self.bytesMax,
-        add(next, to: pieces, &count, max: Self.piecesMax)
+      freeSlot = unsafe slots[index].nextFree
+      var bytes = unsafe request.pointee.byteCount
+      var last = unsafe request
+      while let next = unsafe waiting.first, unsafe canFollow(last, next),
+        unsafe bytes + next.pointee.byteCount <= Self.bytesMax,
+        unsafe add(next, to: pieces, &count, max: Self.piecesMax)
       {
-        _ = waiting.takeFirst()
-        last.pointee.next = next
-        last = next
-        bytes += next.pointee.byteCount
+        _ = unsafe waiting.takeFirst()
+        unsafe last.pointee.next = next
+        unsafe last = next
+        unsafe bytes += next.pointee.byteCount
       }
-      slots[index].first = request
-      slots[index].last = last
-      slots[index].bytes = bytes
-      engine.prepare(
+      unsafe slots[index].first = request
+      unsafe slots[index].last = last
+      unsafe slots[index].bytes = bytes
+      unsafe engine.prepare(
         index, Self.call(request.pointee),
         descriptor: request.pointee.descriptor, pieces, count: count,
         offset: request.pointee.offset)
-      batch[prepared] = index
+      unsafe batch[prepared] = index
       prepared += 1
     }
     return prepared
   }
 
   private func canFollow(_ last: RequestPointer, _ next: RequestPointer) -> Bool {
-    guard last.pointee.descriptor == next.pointee.descriptor else { return false }
-    if last.pointee.operation == .flush { return next.pointee.operation == .flush }
-    let isData = next.pointee.operation == .read || next.pointee.operation == .write
-    return isData && last.pointee.operation == next.pointee.operation
+    guard unsafe last.pointee.descriptor == next.pointee.descriptor else { return false }
+    if unsafe last.pointee.operation == .flush { return unsafe next.pointee.operation == .flush }
+    let isData = unsafe next.pointee.operation == .read || next.pointee.operation == .write
+    return unsafe isData && last.pointee.operation == next.pointee.operation
       && last.pointee.flags == next.pointee.flags && !next.pointee.flags.contains(.alone)
       && last.pointee.end == next.pointee.offset
   }
@@ -212,21 +212,21 @@ public final class IOQueue: PassHook {
   private func add(
     _ request: RequestPointer, to pieces: UnsafeMutablePointer<iovec>, _ count: inout Int, max: Int
   ) -> Bool {
-    let (memory, bytes) = (request.pointee.memory, request.pointee.byteCount)
+    let (memory, bytes) = unsafe (request.pointee.memory, request.pointee.byteCount)
     guard memory.isOnePiece else {
       guard count + memory.pieceCount(bytes) <= max else { return false }
-      memory.forEachPiece(bytes) {
-        pieces[count] = iovec(iov_base: $0.baseAddress, iov_len: $0.count)
+      unsafe memory.forEachPiece(bytes) {
+        unsafe pieces[count] = iovec(iov_base: $0.baseAddress, iov_len: $0.count)
         count += 1
       }
       return true
     }
-    if count > 0, pieces[count - 1].end == memory.start {
-      pieces[count - 1].iov_len += bytes
+    if count > 0, unsafe pieces[count - 1].end == memory.start {
+      unsafe pieces[count - 1].iov_len += bytes
       return true
     }
     guard count < max else { return false }
-    pieces[count] = iovec(iov_base: memory.start, iov_len: bytes)
+    unsafe pieces[count] = iovec(iov_base: memory.start, iov_len: bytes)
     count += 1
     return true
   }
@@ -268,9 +268,9 @@ public final class IOQueue: PassHook {
     inFlight += end - start
     let time = inFlight <= Self.spinDepthMax ? EventLoop.now() : 0
     for i in start..<end {
-      let index = batch[i]
-      slots[index].sentTime = time
-      if slots[index].first?.pointee.operation == .flush { flushesInFlight += 1 }
+      let index = unsafe batch[i]
+      unsafe slots[index].sentTime = time
+      if unsafe slots[index].first?.pointee.operation == .flush { flushesInFlight += 1 }
     }
   }
 
@@ -278,10 +278,10 @@ public final class IOQueue: PassHook {
   private func putBack() {
     var all = RequestQueue()
     while let index = engine.takeUnsent() {
-      var part = slots[index].first
-      while let request = part {
-        part = request == slots[index].last ? nil : request.pointee.next
-        all.append(request)
+      var part = unsafe slots[index].first
+      while let request = unsafe part {
+        unsafe part = request == slots[index].last ? nil : request.pointee.next
+        unsafe all.append(request)
       }
       release(index)
     }
@@ -290,7 +290,7 @@ public final class IOQueue: PassHook {
   }
 
   private func release(_ index: Int) {
-    slots[index] = Slot(nextFree: freeSlot)
+    unsafe slots[index] = Slot(nextFree: freeSlot)
     freeSlot = index
   }
 
@@ -322,15 +322,15 @@ public final class IOQueue: PassHook {
   private func reap() -> Int {
     var total = 0
     while inFlight > 0 {
-      let count = engine.take(completions, max: Self.depth, waits: false)
+      let count = unsafe engine.take(completions, max: Self.depth, waits: false)
       guard count > 0 else { break }
       reapTime = EventLoop.now()
       inFlight -= count
       total += count
       for i in 0..<count {
-        let index = completions[i].slot
-        if slots[index].first?.pointee.operation == .flush { flushesInFlight -= 1 }
-        end(index, result: completions[i].result)
+        let index = unsafe completions[i].slot
+        if unsafe slots[index].first?.pointee.operation == .flush { flushesInFlight -= 1 }
+        unsafe end(index, result: completions[i].result)
       }
     }
     return total
@@ -338,27 +338,28 @@ public final class IOQueue: PassHook {
 
   /// Ends what is in a slot, which is free then.
   private func end(_ index: Int, result: Int) {
-    let slot = slots[index]
+    let slot = unsafe slots[index]
     release(index)
-    guard let first = slot.first else { return }
-    note(slot, isFlush: first.pointee.operation == .flush)
-    let whole = result == slot.bytes || (first.pointee.operation == .flush && result == 0)
-    if !whole, first != slot.last {
+    guard let first = unsafe slot.first else { return }
+    unsafe note(slot, isFlush: first.pointee.operation == .flush)
+    let whole = unsafe result == slot.bytes || (first.pointee.operation == .flush && result == 0)
+    if !whole, unsafe first != slot.last {
       // Which part failed is not known: each goes by itself, so that one bad sector costs one.
-      var part: RequestPointer? = first
-      while let request = part {
-        part = request == slot.last ? nil : request.pointee.next
-        request.pointee.flags.insert(.alone)
-        waiting.append(request)
+      var part: RequestPointer? = unsafe first
+      while let request = unsafe part {
+        unsafe part = request == slot.last ? nil : request.pointee.next
+        unsafe request.pointee.flags.insert(.alone)
+        unsafe waiting.append(request)
       }
       return
     }
-    let code = whole ? 0 : result < 0 ? Int32(clamping: -result) : rest(first.pointee, result)
-    var part: RequestPointer? = first
-    while let request = part {
-      part = request == slot.last ? nil : request.pointee.next
-      request.pointee.flags.remove(.alone)
-      loop.finishLater(request, code)
+    let code =
+      unsafe whole ? 0 : result < 0 ? Int32(clamping: -result) : rest(first.pointee, result)
+    var part: RequestPointer? = unsafe first
+    while let request = unsafe part {
+      unsafe part = request == slot.last ? nil : request.pointee.next
+      unsafe request.pointee.flags.remove(.alone)
+      unsafe loop.finishLater(request, code)
     }
   }
 
@@ -369,10 +370,10 @@ public final class IOQueue: PassHook {
     var done = begun
     while done < request.byteCount {
       let place = Int64(clamping: request.offset) + Int64(done)
-      let piece = request.memory.advanced(by: done).firstPiece(request.byteCount - done)
+      let piece = unsafe request.memory.advanced(by: done).firstPiece(request.byteCount - done)
       guard let memory = piece.baseAddress else { return EIO }
       let n =
-        request.operation == .read
+        unsafe request.operation == .read
         ? pread(descriptor, memory, piece.count, Int(place))
         : request.flags.contains(.durable)
           ? dmthin_pwrite_dsync(descriptor, memory, piece.count, place)
@@ -387,5 +388,5 @@ public final class IOQueue: PassHook {
 
 extension iovec {
   /// The byte behind the last.
-  fileprivate var end: UnsafeMutableRawPointer? { iov_base.map { $0 + iov_len } }
+  fileprivate var end: UnsafeMutableRawPointer? { unsafe iov_base.map { unsafe $0 + iov_len } }
 }

@@ -15,8 +15,8 @@ public final class Workers {
   /// The usual number of threads.
   public static let threadsMax = 4
 
-  private final class Shared: @unchecked Sendable {
-    struct Job {
+  @safe private final class Shared: @unchecked Sendable {
+    @safe struct Job {
       var request: RequestPointer
       var body: () -> Int32
     }
@@ -31,7 +31,7 @@ public final class Workers {
     var lanes: [Int: Lane] = [:]
     /// Lanes that have calls and are not busy, in the order of their turns.
     var ready: [Int] = []
-    var done: [(request: RequestPointer, error: Int32)] = []
+    var done: [(request: RequestPointer, error: Int32)] = unsafe []
     /// Lanes that are busy, and so the threads that make calls.
     var busyCount = 0
     var isStopping = false
@@ -41,20 +41,20 @@ public final class Workers {
 
     init(event: Int32) {
       self.event = event
-      pthread_mutex_init(lock, nil)
-      pthread_cond_init(wakeUp, nil)
+      unsafe pthread_mutex_init(lock, nil)
+      unsafe pthread_cond_init(wakeUp, nil)
     }
 
     deinit {
-      pthread_mutex_destroy(lock)
-      pthread_cond_destroy(wakeUp)
-      lock.deallocate()
-      wakeUp.deallocate()
+      unsafe pthread_mutex_destroy(lock)
+      unsafe pthread_cond_destroy(wakeUp)
+      unsafe lock.deallocate()
+      unsafe wakeUp.deallocate()
     }
 
     func with<Result>(_ body: () -> Result) -> Result {
-      pthread_mutex_lock(lock)
-      defer { pthread_mutex_unlock(lock) }
+      unsafe pthread_mutex_lock(lock)
+      defer { unsafe pthread_mutex_unlock(lock) }
       return body()
     }
 
@@ -64,7 +64,7 @@ public final class Workers {
       lane.jobs.append(job)
       if !lane.isBusy && lane.jobs.count - lane.next == 1 { ready.append(number) }
       lanes[number] = lane
-      pthread_cond_signal(wakeUp)
+      unsafe pthread_cond_signal(wakeUp)
       return busyCount + ready.count
     }
 
@@ -92,31 +92,31 @@ public final class Workers {
 
     /// What a thread does: makes calls until it is stopped and none is left.
     func work() {
-      pthread_mutex_lock(lock)
+      unsafe pthread_mutex_lock(lock)
       while true {
         // While stopping, the calls of a busy lane are left to the thread that has it.
-        while ready.isEmpty && !isStopping { pthread_cond_wait(wakeUp, lock) }
+        while ready.isEmpty && !isStopping { unsafe pthread_cond_wait(wakeUp, lock) }
         if ready.isEmpty { break }
         let (job, lane) = take()
-        pthread_mutex_unlock(lock)
+        unsafe pthread_mutex_unlock(lock)
         let error = job.body()
-        pthread_mutex_lock(lock)
+        unsafe pthread_mutex_lock(lock)
         finish(lane)
-        done.append((job.request, error))
+        unsafe done.append((job.request, error))
         var one: UInt64 = 1
-        _ = Glibc.write(event, &one, 8)
+        _ = unsafe Glibc.write(event, &one, 8)
       }
-      pthread_mutex_unlock(lock)
+      unsafe pthread_mutex_unlock(lock)
     }
   }
 
   private final class Source: EventSource {
     unowned(unsafe) let workers: Workers
     init(_ workers: Workers, descriptor: Int32) {
-      self.workers = workers
+      unsafe self.workers = workers
       super.init(descriptor: descriptor)
     }
-    override func ready(_ events: EventLoop.Events) { workers.collect() }
+    override func ready(_ events: EventLoop.Events) { unsafe workers.collect() }
   }
 
   private let loop: EventLoop
@@ -146,47 +146,49 @@ public final class Workers {
   /// EAGAIN if the system has no thread.
   public func submit(_ request: RequestPointer, lane: Int, _ body: @escaping () -> Int32) {
     // The first thread before the first call: if it cannot be started, nothing is left behind.
-    guard !threads.isEmpty || start() else { return loop.finishLater(request, EAGAIN) }
+    guard !threads.isEmpty || start() else { return unsafe loop.finishLater(request, EAGAIN) }
     inFlight += 1
-    let wanted = shared.with { shared.add(Shared.Job(request: request, body: body), lane) }
+    let wanted = shared.with { unsafe shared.add(Shared.Job(request: request, body: body), lane) }
     // If no further thread can be started, the present ones do it later.
     if threads.count < min(wanted, most) { _ = start() }
   }
 
   private func start() -> Bool {
-    let argument = Unmanaged.passRetained(shared)
+    let argument = unsafe Unmanaged.passRetained(shared)
     // Signals are the main thread's.
     var all = sigset_t()
     var old = sigset_t()
-    sigfillset(&all)
-    pthread_sigmask(SIG_BLOCK, &all, &old)
+    unsafe sigfillset(&all)
+    unsafe pthread_sigmask(SIG_BLOCK, &all, &old)
     var thread = pthread_t()
-    let status = pthread_create(
+    let status = unsafe pthread_create(
       &thread, nil,
       { argument in
-        if let argument { Unmanaged<Shared>.fromOpaque(argument).takeRetainedValue().work() }
+        if let argument = unsafe argument {
+          unsafe Unmanaged<Shared>.fromOpaque(argument).takeRetainedValue().work()
+        }
         return nil
-      }, argument.toOpaque())
-    pthread_sigmask(SIG_SETMASK, &old, nil)
-    if status == 0 { threads.append(thread) } else { argument.release() }
+      }, unsafe argument.toOpaque())
+    unsafe pthread_sigmask(SIG_SETMASK, &old, nil)
+    if status == 0 { threads.append(thread) } else { unsafe argument.release() }
     return status == 0
   }
 
   private func collect() {
-    let done = shared.with {
-      let done = shared.done
-      shared.done.removeAll()
-      return done
+    let done = unsafe shared.with {
+      let done = unsafe shared.done
+      unsafe shared.done.removeAll()
+      return unsafe done
     }
-    inFlight -= done.count
-    for (request, error) in done { loop.finishLater(request, error) }
+    unsafe inFlight -= done.count
+    unsafe done.forEach { request, error in unsafe loop.finishLater(request, error) }
   }
 
   /// Waits for the threads to end their calls, and ends them.
   public func close() {
     shared.with {
       shared.isStopping = true
-      pthread_cond_broadcast(shared.wakeUp)
+      unsafe pthread_cond_broadcast(shared.wakeUp)
     }
     for thread in threads { pthread_join(thread, nil) }
     threads = []

@@ -1,5 +1,5 @@
-@preconcurrency import Cgetopt
-@preconcurrency import Glibc
+@unsafe @preconcurrency import Cgetopt
+@unsafe @preconcurrency import Glibc
 import Synchronization
 
 /// One parsed element of a command line.
@@ -68,12 +68,12 @@ struct ArgumentScanner {
 
   private mutating func run() throws(UsageError) {
     let names = CStrings(options.map(\.name))
-    var longs = options.indices.map { index in
-      Cgetopt.option(
+    var longs = unsafe options.indices.map { index in
+      unsafe Cgetopt.option(
         name: names.base[index], has_arg: Self.argumentMode(options[index]), flag: nil,
         val: Self.firstLongCode + Int32(index))
     }
-    longs.append(Cgetopt.option(name: nil, has_arg: 0, flag: nil, val: 0))
+    unsafe longs.append(Cgetopt.option(name: nil, has_arg: 0, flag: nil, val: 0))
     // "-": operands come in order; ":": a missing value is distinguished from an unknown option.
     let shorts = options.reduce(into: "-:") { text, option in
       guard let short = option.short else { return }
@@ -85,7 +85,7 @@ struct ArgumentScanner {
     opterr = 0
     while true {
       let element = base + max(1, Int(optind))
-      let code = getopt_long(
+      let code = unsafe getopt_long(
         Int32(strings.count - base), strings.base + base, shorts, longs, nil)
       if code == -1 {
         for index in base + Int(optind)..<strings.count {
@@ -94,7 +94,7 @@ struct ArgumentScanner {
         }
         return
       }
-      let value = optarg.map { String(cString: $0) }
+      let value = unsafe optarg.map { unsafe String(cString: $0) }
       if code == 1 {
         result.append(.operand(value ?? ""))
         continue
@@ -202,26 +202,26 @@ private func distance(_ left: [UInt8], _ right: [UInt8]) -> Int {
 }
 
 /// An array of C strings that ends with a null pointer, as `argv` does.
-private final class CStrings {
+@safe private final class CStrings {
   let count: Int
   let base: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>
 
   init(_ strings: [String]) {
     count = strings.count
-    base = .allocate(capacity: strings.count + 1)
-    for (index, string) in strings.enumerated() { base[index] = strdup(string) }
-    base[strings.count] = nil
+    unsafe base = .allocate(capacity: strings.count + 1)
+    for (index, string) in strings.enumerated() { unsafe base[index] = unsafe strdup(string) }
+    unsafe base[strings.count] = nil
   }
 
   deinit {
-    for index in 0..<count { free(base[index]) }
-    base.deallocate()
+    for index in 0..<count { unsafe free(base[index]) }
+    unsafe base.deallocate()
   }
 
-  subscript(index: Int) -> String { base[index].map { String(cString: $0) } ?? "" }
+  subscript(index: Int) -> String { unsafe base[index].map { unsafe String(cString: $0) } ?? "" }
 
   func replace(_ index: Int, with string: String) {
-    free(base[index])
-    base[index] = strdup(string)
+    unsafe free(base[index])
+    unsafe base[index] = strdup(string)
   }
 }

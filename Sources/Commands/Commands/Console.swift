@@ -113,7 +113,8 @@ public final class Console {
     text.withUTF8 { utf8 in
       var done = 0
       while done < utf8.count {
-        let n = Glibc.write(errorDescriptor, utf8.baseAddress.map { $0 + done }, utf8.count - done)
+        let n = unsafe Glibc.write(
+          errorDescriptor, utf8.baseAddress.map { unsafe $0 + done }, utf8.count - done)
         if n < 0 && errno == EINTR { continue }
         if n <= 0 { return }
         done += n

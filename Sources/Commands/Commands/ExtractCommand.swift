@@ -182,7 +182,9 @@ enum ExtractCommand: Command {
   private static func jobs(
     _ request: ExtractRequest, _ index: RescueIndex, _ source: ExtractJob.Source
   ) throws(ToolError) -> [ExtractJob] {
-    if let folder = request.folder, !request.isDry, mkdir(folder, 0o700) != 0, errno != EEXIST {
+    if let folder = request.folder, !request.isDry, unsafe mkdir(folder, 0o700) != 0,
+      errno != EEXIST
+    {
       throw ToolError(BlockIOError(.create, path: folder, code: errno))
     }
     var jobs: [ExtractJob] = []

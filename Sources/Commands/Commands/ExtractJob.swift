@@ -101,7 +101,7 @@ final class ExtractJob {
   private var onto: String { "onto: \(path ?? "")" }
 
   private func readMap() throws(ToolError) -> RescueMap? {
-    guard access(mapPath, F_OK) == 0 else { return nil }
+    guard unsafe access(mapPath, F_OK) == 0 else { return nil }
     let bytes: [UInt8]
     do throws(BlockIOError) {
       bytes = try WholeFile.bytes(at: mapPath, upTo: RescueMap.fileBytesMax)

@@ -48,7 +48,7 @@ enum InPlaceRepair {
   /// What an earlier repair has kept; nil where there is nothing.
   private static func interrupted(_ undo: String) throws -> FileDevice? {
     var info = stat()
-    guard stat(undo, &info) == 0, info.st_size > 0 else { return nil }
+    guard unsafe stat(undo, &info) == 0, info.st_size > 0 else { return nil }
     guard info.st_mode & S_IFMT == S_IFREG else {
       throw ToolError(
         .precious, "\(undo) is no regular file: what is kept has to be put in place as a whole")
@@ -81,7 +81,7 @@ enum InPlaceRepair {
     guard let target = FileIdentity(path: device) else { return }
     var info = stat()
     let folder = undo.lastIndex(of: "/").map { String(undo[...$0]) } ?? "."
-    let isThere = stat(undo, &info) == 0 || stat(folder, &info) == 0
+    let isThere = unsafe stat(undo, &info) == 0 || stat(folder, &info) == 0
     guard isThere else { return }
     let number = info.st_dev
     let place = FileIdentity(

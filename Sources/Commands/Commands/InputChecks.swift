@@ -10,11 +10,11 @@ public enum InputChecks {
   /// Requires that the input exists and is a regular file or a block device.
   public static func requireInput(_ path: String) throws(ToolError) {
     var info = stat()
-    guard stat(path, &info) == 0 else {
+    guard unsafe stat(path, &info) == 0 else {
       let code = errno
       if code == ENOENT { throw ToolError(.notFound(.input), "Couldn't find input file '\(path)'") }
       throw ToolError(
-        .unsuitable(.input), "cannot open '\(path)': \(String(cString: strerror(code)))")
+        .unsuitable(.input), unsafe "cannot open '\(path)': \(String(cString: strerror(code)))")
     }
     guard isFileOrDevice(info) else {
       throw ToolError(.unsuitable(.input), "Not a block device or regular file '\(path)'.")
@@ -68,7 +68,7 @@ public enum InputChecks {
   /// Requires that the output exists, is a regular file or a block device, and has room for a pool.
   public static func requireOutput(_ path: String) throws(ToolError) {
     var info = stat()
-    guard stat(path, &info) == 0 else {
+    guard unsafe stat(path, &info) == 0 else {
       let code = errno
       if code == ENOENT {
         throw ToolError(
@@ -76,7 +76,7 @@ public enum InputChecks {
           "Couldn't find output file '\(path)' (create it first: its size is the metadata's)")
       }
       throw ToolError(
-        .unsuitable(.output), "cannot open '\(path)': \(String(cString: strerror(code)))")
+        .unsuitable(.output), unsafe "cannot open '\(path)': \(String(cString: strerror(code)))")
     }
     guard isFileOrDevice(info) else {
       throw ToolError(.unsuitable(.output), "Not a block device or regular file '\(path)'.")
@@ -108,14 +108,14 @@ public enum InputChecks {
   private static func byteCount(_ path: String, _ side: ToolError.Side) throws(ToolError)
     -> UInt64
   {
-    let fd = open(path, O_RDONLY | O_CLOEXEC)
+    let fd = unsafe open(path, O_RDONLY | O_CLOEXEC)
     defer {
       if fd >= 0 { close(fd) }
     }
     let end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END)
     guard end >= 0 else {
       throw ToolError(
-        .unsuitable(side), "cannot open '\(path)': \(String(cString: strerror(errno)))")
+        .unsuitable(side), unsafe "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
     return UInt64(end)
   }

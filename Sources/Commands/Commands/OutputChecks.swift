@@ -24,7 +24,7 @@ extension InputChecks {
     for descriptor: Int32 in [2, 1] where FileIdentity(descriptor: descriptor) == identity {
       if descriptor == 2 {
         // Otherwise this message would be the first to overwrite it.
-        let null = open("/dev/null", O_WRONLY | O_CLOEXEC)
+        let null = unsafe open("/dev/null", O_WRONLY | O_CLOEXEC)
         dup2(null, 2)
         close(null)
       }
@@ -37,7 +37,9 @@ extension InputChecks {
 
   /// The kind of a file whose first block shows that text must not replace it; otherwise nil.
   static func preciousContent(_ firstBlock: [UInt8]) -> String? {
-    firstBlock.withUnsafeBytes { SuperblockRecord.isClaimed(by: RawSpan(_unsafeBytes: $0)) }
+    unsafe firstBlock.withUnsafeBytes {
+      unsafe SuperblockRecord.isClaimed(by: RawSpan(_unsafeBytes: $0))
+    }
       ? "metadata of a thin pool" : nil
   }
 }

@@ -79,7 +79,7 @@ enum UnpackCommand: Command {
     let input = arguments.text("input") ?? ""
     let path = arguments.text("output") ?? ""
     try InputChecks.requireInput(input)
-    let descriptor = open(input, O_RDONLY | O_CLOEXEC)
+    let descriptor = unsafe open(input, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else { throw BlockIOError(.open, path: input, code: errno) }
     let file = OpenFile(adopting: descriptor, path: input)
     defer { file.close() }
@@ -88,11 +88,11 @@ enum UnpackCommand: Command {
     let target = try UnpackTarget(path, input: input, force: arguments.has("force"))
     if target.isDevice {
       // Reads the whole packed file before the old content is overwritten.
-      try packed.forEachRun(progress: progress) { _, _ in }
+      try unsafe packed.forEachRun(progress: progress) { _, _ in }
     }
     try target.begin(packed.blockCount)
-    try packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
-      try target.write(first, bytes)
+    try unsafe packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
+      try unsafe target.write(first, bytes)
     }
     if !packed.isMarked {
       console.warning(

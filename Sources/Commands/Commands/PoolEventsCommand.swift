@@ -58,7 +58,7 @@ enum PoolEventsCommand: Command {
     _ pool: String, _ event: PoolEvent, isJSON: Bool, _ console: Console
   ) throws(BlockIOError) {
     var moment = timespec()
-    clock_gettime(CLOCK_REALTIME, &moment)
+    unsafe clock_gettime(CLOCK_REALTIME, &moment)
     let time = utc(moment.tv_sec)
     guard isJSON else {
       return try console.line("\(time) \(pool) \(event.kind.rawValue): \(event.text)")
@@ -76,10 +76,10 @@ enum PoolEventsCommand: Command {
   /// `2026-01-31T12:00:00Z`.
   private static func utc(_ seconds: Int) -> String {
     var seconds = seconds
-    var parts = tm()
-    gmtime_r(&seconds, &parts)
+    var parts = unsafe tm()
+    unsafe gmtime_r(&seconds, &parts)
     let two = { (value: Int32) in value < 10 ? "0\(value)" : "\(value)" }
-    return "\(parts.tm_year + 1900)-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday))T"
+    return unsafe "\(parts.tm_year + 1900)-\(two(parts.tm_mon + 1))-\(two(parts.tm_mday))T"
       + "\(two(parts.tm_hour)):\(two(parts.tm_min)):\(two(parts.tm_sec))Z"
   }
 

@@ -32,7 +32,7 @@ enum PoolPlace {
   {
     let sites = PoolSites(arguments, console)
     var info = stat()
-    let exists = stat(text, &info) == 0
+    let exists = unsafe stat(text, &info) == 0
     let isFile = exists && info.st_mode & S_IFMT != S_IFBLK
     // Without device-mapper, and for the path of a file, there is no active pool to look for.
     guard console.makeDeviceMapper != nil, !(isFile && text.contains("/")) else {
@@ -82,7 +82,7 @@ enum BackendChoice: Equatable {
   /// Resolves `--backend` and `--control`, or else the environment: a control socket in
   /// DMTHIN_CONTROL has the same effect as `--control`.
   init(backend: String?, control: String?) {
-    let environment = getenv("DMTHIN_CONTROL").map { String(cString: $0) }
+    let environment = unsafe getenv("DMTHIN_CONTROL").map { unsafe String(cString: $0) }
     let path = control ?? environment.flatMap { $0.isEmpty ? nil : $0 }
     switch backend ?? (path == nil ? "auto" : "userspace") {
     case "kernel": self = .kernel

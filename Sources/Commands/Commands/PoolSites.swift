@@ -149,7 +149,7 @@ struct PoolSites {
     -> (PoolSite, StartedServer?)
   {
     let folder = ServerFolder.usual
-    if let common = control ?? folder?.commonControl, access(common, F_OK) == 0 {
+    if let common = control ?? folder?.commonControl, unsafe access(common, F_OK) == 0 {
       let site = server(common)
       if answers(site) { return (site, nil) }
     }
@@ -167,7 +167,7 @@ struct PoolSites {
         .refused, "no folder for a server's sockets is known: set XDG_RUNTIME_DIR or DMTHIN_RUN")
     }
     let own = folder.ownFolder(pool: name)
-    if access("\(own)/control", F_OK) == 0 {
+    if unsafe access("\(own)/control", F_OK) == 0 {
       let site = server("\(own)/control")
       if answers(site) { return (site, nil) }
     }
@@ -184,7 +184,7 @@ struct PoolSites {
     guard console.makeDeviceMapper != nil else { return "this program has no device-mapper" }
     for path in [request.metadata, request.data] {
       var info = stat()
-      if stat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG {
+      if unsafe stat(path, &info) == 0, info.st_mode & S_IFMT == S_IFREG {
         return "\(path) is a file, which the kernel does not accept"
       }
     }

@@ -22,7 +22,7 @@ final class RestoreInput {
     self.path = path
     // Not opened again: it may be a socket, or another user's.
     descriptor =
-      OutputPath(path).ownDescriptor.map { fcntl($0, F_DUPFD_CLOEXEC, 3) }
+      unsafe OutputPath(path).ownDescriptor.map { fcntl($0, F_DUPFD_CLOEXEC, 3) }
       ?? open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else {
       let code = errno
@@ -30,7 +30,7 @@ final class RestoreInput {
       throw ToolError(BlockIOError(.open, path: path, code: code))
     }
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else {
+    guard unsafe fstat(descriptor, &info) == 0 else {
       throw ToolError(BlockIOError(.open, path: path, code: errno))
     }
     switch info.st_mode & S_IFMT {
@@ -58,7 +58,7 @@ final class RestoreInput {
     let path = path
     var count: UInt64 = 0
     do throws(ToolError) {
-      try ThinRestore.judge(
+      try unsafe ThinRestore.judge(
         xml: descriptor, path: path, for: output, options: options, progress: progress
       ) { (bytes: UnsafeRawBufferPointer) throws(ToolError) in
         guard UInt64(bytes.count) <= Self.pipeBytesMax - count else {
@@ -68,7 +68,7 @@ final class RestoreInput {
           )
         }
         do throws(BlockIOError) {
-          try copy.write(bytes, at: count)
+          try unsafe copy.write(bytes, at: count)
         } catch {
           throw ToolError(TemporarySpace.full(error))
         }

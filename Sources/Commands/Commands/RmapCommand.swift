@@ -36,25 +36,25 @@ enum RmapCommand: Command {
     var end = TextPiece()
     try ThinRmap.run(device, options: options, progress: console.makeProgress()) {
       run, ids throws(BlockIOError) in
-      begin.make { text in
-        text.append("data ")
-        text.append(decimal: run.dataBegin.rawValue)
-        text.append("..")
-        text.append(decimal: run.dataEnd.rawValue)
-        text.append(" -> thin(")
+      unsafe begin.make { text in
+        unsafe text.append("data ")
+        unsafe text.append(decimal: run.dataBegin.rawValue)
+        unsafe text.append("..")
+        unsafe text.append(decimal: run.dataEnd.rawValue)
+        unsafe text.append(" -> thin(")
       }
-      end.make { text in
-        text.append(") ")
-        text.append(decimal: run.virtualBegin.rawValue)
-        text.append("..")
-        text.append(decimal: run.virtualEnd.rawValue)
-        text.append("\n")
+      unsafe end.make { text in
+        unsafe text.append(") ")
+        unsafe text.append(decimal: run.virtualBegin.rawValue)
+        unsafe text.append("..")
+        unsafe text.append(decimal: run.virtualEnd.rawValue)
+        unsafe text.append("\n")
       }
       for i in ids.indices {
-        try sink.write(upTo: 256) { line in
-          line.append(begin)
-          line.append(decimal: ids[i].rawValue)
-          line.append(end)
+        try unsafe sink.write(upTo: 256) { line in
+          unsafe line.append(begin)
+          unsafe line.append(decimal: ids[i].rawValue)
+          unsafe line.append(end)
         }
       }
     }
@@ -71,19 +71,19 @@ enum RmapCommand: Command {
       for i in ids.indices {
         let comma: StaticString = isFirst ? "" : ","
         isFirst = false
-        try sink.write(upTo: 256) { line in
-          line.append(comma)
-          line.append("{\"data_begin\":")
-          line.append(decimal: run.dataBegin.rawValue)
-          line.append(",\"data_end\":")
-          line.append(decimal: run.dataEnd.rawValue)
-          line.append(",\"dev_id\":")
-          line.append(decimal: ids[i].rawValue)
-          line.append(",\"begin\":")
-          line.append(decimal: run.virtualBegin.rawValue)
-          line.append(",\"end\":")
-          line.append(decimal: run.virtualEnd.rawValue)
-          line.append("}")
+        try unsafe sink.write(upTo: 256) { line in
+          unsafe line.append(comma)
+          unsafe line.append("{\"data_begin\":")
+          unsafe line.append(decimal: run.dataBegin.rawValue)
+          unsafe line.append(",\"data_end\":")
+          unsafe line.append(decimal: run.dataEnd.rawValue)
+          unsafe line.append(",\"dev_id\":")
+          unsafe line.append(decimal: ids[i].rawValue)
+          unsafe line.append(",\"begin\":")
+          unsafe line.append(decimal: run.virtualBegin.rawValue)
+          unsafe line.append(",\"end\":")
+          unsafe line.append(decimal: run.virtualEnd.rawValue)
+          unsafe line.append("}")
         }
       }
     }

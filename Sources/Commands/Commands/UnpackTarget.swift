@@ -17,7 +17,7 @@ final class UnpackTarget {
 
   init(_ path: String, input: String, force: Bool) throws(ToolError) {
     var info = stat()
-    let isThere = stat(path, &info) == 0
+    let isThere = unsafe stat(path, &info) == 0
     do throws(OutputError) {
       if isThere, info.st_mode & S_IFMT == S_IFBLK {
         device = try MetadataOutput.open(path, reading: [input])
@@ -36,8 +36,10 @@ final class UnpackTarget {
       throw ToolError(.unsuitable(.output), "\(path) is neither a file nor a block device")
     }
     guard let device, !force else { return }
-    do throws(BlockIOError) { try device.read(into: superblock.bytes, at: 0) } catch { return }
-    if let what = InputChecks.preciousContent(Array(superblock.bytes)) {
+    do throws(BlockIOError) { try unsafe device.read(into: superblock.bytes, at: 0) } catch {
+      return
+    }
+    if let what = unsafe InputChecks.preciousContent(Array(superblock.bytes)) {
       throw ToolError(
         .precious, "\(path) holds \(what); with --force it is overwritten")
     }
@@ -49,7 +51,7 @@ final class UnpackTarget {
     do throws(BlockIOError) {
       try file?.setSize(blockCount * blockBytes)
       guard let device else { return }
-      superblock.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+      unsafe superblock.bytes.initializeMemory(as: UInt8.self, repeating: 0)
       try zero(device)
     } catch {
       throw ToolError(error)
@@ -61,13 +63,13 @@ final class UnpackTarget {
       throw BlockIOError(.write, path: device.path, offset: device.byteCount, code: ENOSPC)
     }
     let zeros = AlignedBuffer(count: 256 * Limits.blockBytes)
-    zeros.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+    unsafe zeros.bytes.initializeMemory(as: UInt8.self, repeating: 0)
     var next: UInt64 = 0
     while next < blockCount {
       let count = min(256, blockCount - next)
-      let piece = UnsafeRawBufferPointer(
+      let piece = unsafe UnsafeRawBufferPointer(
         rebasing: zeros.bytes[..<(Int(count) * Limits.blockBytes)])
-      try device.write(piece, at: next * blockBytes)
+      try unsafe device.write(piece, at: next * blockBytes)
       next += count
     }
     try device.flush()
@@ -77,13 +79,14 @@ final class UnpackTarget {
   /// Writes a run of blocks.
   func write(_ first: UInt64, _ bytes: UnsafeRawBufferPointer) throws(BlockIOError) {
     guard let device else {
-      try file?.write(bytes, at: first * blockBytes)
+      try unsafe file?.write(bytes, at: first * blockBytes)
       return
     }
-    guard first == 0 else { return try device.write(bytes, at: first * blockBytes) }
-    superblock.bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[..<Limits.blockBytes]))
-    let rest = UnsafeRawBufferPointer(rebasing: bytes[Limits.blockBytes...])
-    if !rest.isEmpty { try device.write(rest, at: blockBytes) }
+    guard first == 0 else { return try unsafe device.write(bytes, at: first * blockBytes) }
+    unsafe superblock.bytes.copyMemory(
+      from: UnsafeRawBufferPointer(rebasing: bytes[..<Limits.blockBytes]))
+    let rest = unsafe UnsafeRawBufferPointer(rebasing: bytes[Limits.blockBytes...])
+    if unsafe !rest.isEmpty { try unsafe device.write(rest, at: blockBytes) }
   }
 
   /// Makes the result durable and puts it in place.
@@ -92,7 +95,7 @@ final class UnpackTarget {
       try file?.commit()
       guard let device else { return }
       try device.flush()
-      try device.write(UnsafeRawBufferPointer(superblock.bytes), at: 0)
+      try unsafe device.write(UnsafeRawBufferPointer(superblock.bytes), at: 0)
       try device.flush()
     } catch {
       throw ToolError(error)

@@ -121,7 +121,8 @@ public struct BackendSettings: Equatable, Sendable {
   public static func fromEnvironment() throws(DeviceFolder.Invalid) -> BackendSettings {
     var settings = BackendSettings()
     settings.deviceFolder = try .fromEnvironment()
-    if let name = getenv("DM_DEFAULT_NAME_MANGLING_MODE").map({ String(cString: $0) }),
+    if let name = unsafe getenv("DM_DEFAULT_NAME_MANGLING_MODE").map({ unsafe String(cString: $0) }
+    ),
       let mode = NameMangling(name)
     {
       settings.nameMangling = mode

@@ -227,7 +227,7 @@ public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvert
   }
 
   private static func line(_ operation: Operation, _ device: String, _ code: Int32) -> String {
-    "device-mapper: \(operation.rawValue) ioctl on \(device) failed: "
+    unsafe "device-mapper: \(operation.rawValue) ioctl on \(device) failed: "
       + String(cString: strerror(code))
   }
 
@@ -243,7 +243,7 @@ public struct DeviceMapperError: Error, Equatable, Sendable, CustomStringConvert
     case EILSEQ:
       return "the pool's metadata is damaged; check it with: thin_check METADATA"
     case ENODATA: return "no thin device has that id; list them with: thin_ls METADATA"
-    default: return String(cString: strerror(code))
+    default: return unsafe String(cString: strerror(code))
     }
   }
 

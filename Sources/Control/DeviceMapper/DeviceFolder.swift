@@ -34,7 +34,8 @@ public struct DeviceFolder: Hashable, Sendable {
 
   /// The folder in the environment, or else the system's.
   public static func fromEnvironment() throws(Invalid) -> DeviceFolder {
-    guard let text = getenv(variable).map({ String(cString: $0) }), !text.isEmpty else {
+    guard let text = unsafe getenv(variable).map({ unsafe String(cString: $0) }), !text.isEmpty
+    else {
       return system
     }
     return try DeviceFolder(text)

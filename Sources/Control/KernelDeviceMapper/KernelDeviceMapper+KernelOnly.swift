@@ -10,7 +10,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
   {
     // For the driver this is a kind of status.
     let task = try queryTask(Int(DM_DEVICE_STATUS), .status, device)
-    try task.set { dm_task_ima_measurement($0) }
+    try unsafe task.set { unsafe dm_task_ima_measurement($0) }
     guard try runQuery(task, options),
       let info = try task.info(withReadAhead: options.contains(.readAhead))
     else { return nil }
@@ -22,7 +22,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
     _ device: DeviceReference, cylinders: String, heads: String, sectors: String, start: String
   ) throws(DeviceMapperError) {
     let task = try queryTask(Int(DM_DEVICE_SET_GEOMETRY), .setGeometry, device)
-    try task.set { dm_task_set_geometry($0, cylinders, heads, sectors, start) }
+    try unsafe task.set { unsafe dm_task_set_geometry($0, cylinders, heads, sectors, start) }
     try runTask(task)
   }
 
@@ -31,7 +31,7 @@ extension KernelDeviceMapper: KernelOnlyCommands {
   /// See `KernelOnlyCommands`.
   public func createUdevCookie() throws(DeviceMapperError) -> UInt32? {
     var cookie: UInt32 = 0
-    try cookieCall { dm_udev_create_cookie(&cookie) }
+    try cookieCall { unsafe dm_udev_create_cookie(&cookie) }
     return cookie == 0 ? nil : cookie
   }
 
@@ -61,18 +61,18 @@ extension KernelDeviceMapper: KernelOnlyCommands {
   /// See `KernelOnlyCommands`.
   public func udevCookies() throws(DeviceMapperError) -> [UdevCookie] {
     let path = "/proc/sysvipc/sem"
-    guard let file = fopen(path, "re") else {
+    guard let file = unsafe fopen(path, "re") else {
       throw DeviceMapperError(.udevCookie, device: path, code: errno)
     }
-    defer { fclose(file) }
+    defer { unsafe fclose(file) }
     var cookies: [UdevCookie] = []
     var line: UnsafeMutablePointer<CChar>?
     var capacity = 0
-    defer { free(line) }
-    while getline(&line, &capacity, file) > 0 {
-      guard let text = line else { break }
+    defer { unsafe free(line) }
+    while unsafe getline(&line, &capacity, file) > 0 {
+      guard let text = unsafe line else { break }
       // key id perms count uid gid cuid cgid otime ctime; the first line has no numbers.
-      let words = String(cString: text).split { $0 == " " || $0 == "\n" }
+      let words = unsafe String(cString: text).split { $0 == " " || $0 == "\n" }
       guard words.count >= 10, let key = Int32(words[0]).map({ UInt32(bitPattern: $0) }),
         key >> 16 == UdevCookie.magic, let id = Int32(words[1]),
         let operated = Int64(words[8]), let changed = Int64(words[9])

@@ -10,12 +10,13 @@ extension KernelDeviceMapper: DeviceEventSource {
   {
     let task = try queryTask(Int(DM_DEVICE_DEPS), .deps, device)
     guard try runQuery(task, options), let info = try task.info() else { return nil }
-    let devices = task.withHandle { handle -> [DeviceNumber] in
-      guard let deps = dm_task_get_deps(handle) else { return [] }
+    let devices = unsafe task.withHandle { handle -> [DeviceNumber] in
+      guard let deps = unsafe dm_task_get_deps(handle) else { return [] }
       // The numbers follow the count; Swift does not import an open-ended member.
       let bytes = UnsafeRawPointer(deps)
-      return (0..<Int(deps.pointee.count)).map { index in
-        DeviceNumber(encoded: bytes.loadUnaligned(fromByteOffset: 8 + index * 8, as: UInt64.self))
+      return unsafe (0..<Int(deps.pointee.count)).map { index in
+        unsafe DeviceNumber(
+          encoded: bytes.loadUnaligned(fromByteOffset: 8 + index * 8, as: UInt64.self))
       }
     }
     return DeviceDependencies(info: info, devices: devices)
@@ -25,21 +26,21 @@ extension KernelDeviceMapper: DeviceEventSource {
   public func list() throws(DeviceMapperError) -> [DeviceEntry] {
     let task = try queryTask(Int(DM_DEVICE_LIST), .list)
     try runTask(task)
-    return task.withHandle { handle in
-      guard let names = dm_task_get_names(handle) else { return [] }
+    return unsafe task.withHandle { handle in
+      guard let names = unsafe dm_task_get_names(handle) else { return [] }
       var entry = UnsafeRawPointer(names)
       var entries: [DeviceEntry] = []
       while true {
-        let number = entry.loadUnaligned(as: UInt64.self)
+        let number = unsafe entry.loadUnaligned(as: UInt64.self)
         if number == 0 { return entries }
-        let next = entry.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
-        let name = String(cString: (entry + 12).assumingMemoryBound(to: CChar.self))
+        let next = unsafe entry.loadUnaligned(fromByteOffset: 8, as: UInt32.self)
+        let name = unsafe String(cString: (entry + 12).assumingMemoryBound(to: CChar.self))
         entries.append(
           DeviceEntry(
             name: settings.nameMangling.unmangled(name),
             number: DeviceNumber(encoded: number)))
         if next == 0 { return entries }
-        entry += Int(next)
+        unsafe entry += Int(next)
       }
     }
   }
@@ -54,7 +55,7 @@ extension KernelDeviceMapper: DeviceEventSource {
   /// See `DeviceMapperBackend`.
   public func target(_ type: String) throws(DeviceMapperError) -> TargetVersion? {
     let task = try queryTask(Int(DM_DEVICE_GET_TARGET_VERSION), .target)
-    try task.set { dm_task_set_name($0, type) }
+    try unsafe task.set { unsafe dm_task_set_name($0, type) }
     do {
       try runTask(task)
     } catch {
@@ -66,35 +67,35 @@ extension KernelDeviceMapper: DeviceEventSource {
   }
 
   private func versions(_ task: borrowing DeviceTask) -> [TargetVersion] {
-    task.withHandle { handle in
-      guard let first = dm_task_get_versions(handle) else { return [] }
+    unsafe task.withHandle { handle in
+      guard let first = unsafe dm_task_get_versions(handle) else { return [] }
       var entry = UnsafeRawPointer(first)
       var result: [TargetVersion] = []
       while true {
         let number = { (index: Int) in
-          entry.loadUnaligned(fromByteOffset: 4 + index * 4, as: UInt32.self)
+          unsafe entry.loadUnaligned(fromByteOffset: 4 + index * 4, as: UInt32.self)
         }
-        result.append(
+        unsafe result.append(
           TargetVersion(
             name: String(cString: (entry + 16).assumingMemoryBound(to: CChar.self)),
             major: number(0), minor: number(1), patch: number(2)))
-        let next = entry.loadUnaligned(as: UInt32.self)
+        let next = unsafe entry.loadUnaligned(as: UInt32.self)
         if next == 0 { return result }
-        entry += Int(next)
+        unsafe entry += Int(next)
       }
     }
   }
 
   /// See `DeviceMapperBackend`.
   public var libraryVersion: String? {
-    text { dm_get_library_version($0, $1) }
+    unsafe text { unsafe dm_get_library_version($0, $1) }
   }
 
   /// See `DeviceMapperBackend`.
   public func driverVersion() throws(DeviceMapperError) -> String {
     _ = LibraryLog.take()
     errno = 0
-    guard let version = text({ dm_driver_version($0, $1) }) else {
+    guard let version = unsafe text({ unsafe dm_driver_version($0, $1) }) else {
       let code = errno
       let messages = LibraryLog.take().filter { $0.level <= 4 }.map(\.text)
       throw DeviceMapperError(
@@ -131,16 +132,16 @@ extension KernelDeviceMapper: DeviceEventSource {
   /// See `DeviceMapperBackend`.
   public func blockDeviceName(_ number: DeviceNumber, prefersMapped: Bool) -> String? {
     defer { _ = LibraryLog.take() }
-    return text {
-      dm_device_get_name(number.major, number.minor, prefersMapped ? 0 : 1, $0, $1)
+    return unsafe text {
+      unsafe dm_device_get_name(number.major, number.minor, prefersMapped ? 0 : 1, $0, $1)
     }
   }
 
   private func text(_ body: (UnsafeMutablePointer<CChar>, Int) -> Int32) -> String? {
-    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4096) { buffer in
-      buffer.initialize(repeating: 0)
-      guard let base = buffer.baseAddress, body(base, buffer.count) != 0 else { return nil }
-      return String(cString: base)
+    unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 4096) { buffer in
+      unsafe buffer.initialize(repeating: 0)
+      guard let base = buffer.baseAddress, unsafe body(base, buffer.count) != 0 else { return nil }
+      return unsafe String(cString: base)
     }
   }
 
@@ -153,7 +154,7 @@ extension KernelDeviceMapper: DeviceEventSource {
     if control < 0 {
       // The library creates the node if it is missing.
       _ = try driverVersion()
-      control = open(controlPath, O_RDWR | O_CLOEXEC)
+      control = unsafe open(controlPath, O_RDWR | O_CLOEXEC)
     }
     guard control >= 0, dmthin_dm_arm_events(control) == 0 else {
       throw DeviceMapperError(.wait, device: controlPath, code: errno)
@@ -163,7 +164,7 @@ extension KernelDeviceMapper: DeviceEventSource {
   /// See `DeviceMapperBackend`.
   public func waitForEvents(milliseconds: Int32?) throws(DeviceMapperError) -> Bool {
     var request = pollfd(fd: control, events: Int16(POLLIN), revents: 0)
-    let ready = poll(&request, 1, milliseconds.map { max(0, $0) } ?? -1)
+    let ready = unsafe poll(&request, 1, milliseconds.map { max(0, $0) } ?? -1)
     guard ready >= 0 else {
       throw DeviceMapperError(.wait, device: controlPath, code: errno)
     }

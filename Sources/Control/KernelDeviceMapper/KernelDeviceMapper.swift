@@ -37,7 +37,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
       case .auto: DM_STRING_MANGLING_AUTO
       }
     _ = dm_set_name_mangling_mode(mode)
-    _ = dm_set_dev_dir(settings.deviceFolder.path)
+    _ = unsafe dm_set_dev_dir(settings.deviceFolder.path)
     dm_udev_set_sync_support(settings.waitsForUdev ? 1 : 0)
     // In another folder udev makes no nodes, so none is missing.
     dm_udev_set_checking(settings.verifiesUdev && settings.deviceFolder.isSystem ? 1 : 0)
@@ -63,8 +63,8 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
       }
     let task = try DeviceTask(type, operation, name)
     if let device { try task.set(device) }
-    if settings.skipsOpenCount { try task.set { dm_task_no_open_count($0) } }
-    if settings.checks { try task.set { dm_task_enable_checks($0) } }
+    if settings.skipsOpenCount { try unsafe task.set { unsafe dm_task_no_open_count($0) } }
+    if settings.checks { try unsafe task.set { unsafe dm_task_enable_checks($0) } }
     return task
   }
 
@@ -84,7 +84,9 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     if !settings.usesUdevRules {
       flags |= DM_UDEV_DISABLE_DM_RULES_FLAG | DM_UDEV_DISABLE_SUBSYSTEM_RULES_FLAG
     }
-    try task.set { dm_task_set_cookie($0, &cookie, UInt16(truncatingIfNeeded: flags)) }
+    try unsafe task.set {
+      unsafe dm_task_set_cookie($0, &cookie, UInt16(truncatingIfNeeded: flags))
+    }
     defer {
       // Also after a failure: the cookie is a semaphore of the system, and would remain.
       if isOurs { _ = dm_udev_wait(cookie) } else { dm_task_update_nodes() }
@@ -96,17 +98,17 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
   private func set(_ options: SuspendOptions, _ task: borrowing DeviceTask)
     throws(DeviceMapperError)
   {
-    if options.contains(.noFlush) { try task.set { dm_task_no_flush($0) } }
-    if options.contains(.noLockFS) { try task.set { dm_task_skip_lockfs($0) } }
+    if options.contains(.noFlush) { try unsafe task.set { unsafe dm_task_no_flush($0) } }
+    if options.contains(.noLockFS) { try unsafe task.set { unsafe dm_task_skip_lockfs($0) } }
   }
 
   private func set(_ node: NodeOptions, _ task: borrowing DeviceTask) throws(DeviceMapperError) {
-    if let owner = node.owner { try task.set { dm_task_set_uid($0, owner) } }
-    if let group = node.group { try task.set { dm_task_set_gid($0, group) } }
-    if let mode = node.mode { try task.set { dm_task_set_mode($0, mode) } }
+    if let owner = node.owner { try unsafe task.set { unsafe dm_task_set_uid($0, owner) } }
+    if let group = node.group { try unsafe task.set { unsafe dm_task_set_gid($0, group) } }
+    if let mode = node.mode { try unsafe task.set { unsafe dm_task_set_mode($0, mode) } }
     if let moment = node.moment {
       let add = moment == .create ? DM_ADD_NODE_ON_CREATE : DM_ADD_NODE_ON_RESUME
-      try task.set { dm_task_set_add_node($0, add) }
+      try unsafe task.set { unsafe dm_task_set_add_node($0, add) }
     }
     guard let readAhead = node.readAhead else { return }
     let (sectors, flags): (UInt32, UInt32) =
@@ -116,7 +118,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
       case .sectors(let sectors): (sectors, 0)
       case .atLeast(let sectors): (sectors, UInt32(DM_READ_AHEAD_MINIMUM_FLAG))
       }
-    try task.set { dm_task_set_read_ahead($0, sectors, flags) }
+    try unsafe task.set { unsafe dm_task_set_read_ahead($0, sectors, flags) }
   }
 
   // MARK: - Commands
@@ -124,15 +126,15 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
   /// See `DeviceMapperBackend`.
   public func create(_ request: DeviceCreation) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_CREATE), .create, .name(request.name))
-    if let uuid = request.uuid { try task.set { dm_task_set_uuid($0, uuid) } }
+    if let uuid = request.uuid { try unsafe task.set { unsafe dm_task_set_uuid($0, uuid) } }
     if let major = request.major {
-      try task.set { dm_task_set_major($0, Int32(truncatingIfNeeded: major)) }
+      try unsafe task.set { unsafe dm_task_set_major($0, Int32(truncatingIfNeeded: major)) }
     }
     if let minor = request.minor {
-      try task.set { dm_task_set_minor($0, Int32(truncatingIfNeeded: minor)) }
+      try unsafe task.set { unsafe dm_task_set_minor($0, Int32(truncatingIfNeeded: minor)) }
     }
     if let table = request.table { try task.add(table) }
-    if request.isReadOnly { try task.set { dm_task_set_ro($0) } }
+    if request.isReadOnly { try unsafe task.set { unsafe dm_task_set_ro($0) } }
     try set(request.node, task)
     // With a table, the library also loads and resumes it, and removes the device if either fails.
     try runChangingNodes(task)
@@ -144,7 +146,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
   {
     let task = try task(Int(DM_DEVICE_RELOAD), .reload, device)
     try task.add(table)
-    if readOnly { try task.set { dm_task_set_ro($0) } }
+    if readOnly { try unsafe task.set { unsafe dm_task_set_ro($0) } }
     try run(task)
   }
 
@@ -177,15 +179,15 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     throws(DeviceMapperError)
   {
     let task = try task(Int(DM_DEVICE_REMOVE), .remove, device)
-    if deferred { try task.set { dm_task_deferred_remove($0) } }
-    if retry { try task.set { dm_task_retry_remove($0) } }
+    if deferred { try unsafe task.set { unsafe dm_task_deferred_remove($0) } }
+    if retry { try unsafe task.set { unsafe dm_task_retry_remove($0) } }
     try runChangingNodes(task)
   }
 
   /// See `DeviceMapperBackend`.
   public func removeAll(deferred: Bool) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_REMOVE_ALL), .removeAll, nil)
-    if deferred { try task.set { dm_task_deferred_remove($0) } }
+    if deferred { try unsafe task.set { unsafe dm_task_deferred_remove($0) } }
     try run(task)
     try makeNodes(nil)
   }
@@ -193,14 +195,14 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
   /// See `DeviceMapperBackend`.
   public func rename(_ device: DeviceReference, to name: String) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
-    try task.set { dm_task_set_newname($0, name) }
+    try unsafe task.set { unsafe dm_task_set_newname($0, name) }
     try runChangingNodes(task)
   }
 
   /// See `DeviceMapperBackend`.
   public func setUUID(_ device: DeviceReference, to uuid: String) throws(DeviceMapperError) {
     let task = try task(Int(DM_DEVICE_RENAME), .rename, device)
-    try task.set { dm_task_set_newuuid($0, uuid) }
+    try unsafe task.set { unsafe dm_task_set_newuuid($0, uuid) }
     try runChangingNodes(task)
   }
 
@@ -209,10 +211,12 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     throws(DeviceMapperError) -> String?
   {
     let task = try task(Int(DM_DEVICE_TARGET_MSG), .message, device)
-    try task.set { dm_task_set_sector($0, sector) }
-    try task.set { dm_task_set_message($0, text) }
+    try unsafe task.set { unsafe dm_task_set_sector($0, sector) }
+    try unsafe task.set { unsafe dm_task_set_message($0, text) }
     try run(task)
-    return task.withHandle { dm_task_get_message_response($0).map { String(cString: $0) } }
+    return unsafe task.withHandle {
+      unsafe dm_task_get_message_response($0).map { unsafe String(cString: $0) }
+    }
   }
 
   // MARK: - Queries
@@ -239,7 +243,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
   {
     let task = try task(Int(DM_DEVICE_TABLE), .table, device)
     // The table may contain keys: the library wipes its memory.
-    try task.set { dm_task_secure_data($0) }
+    try unsafe task.set { unsafe dm_task_secure_data($0) }
     return try query(task, options)
   }
 
@@ -248,7 +252,7 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
     throws(DeviceMapperError) -> DeviceTable?
   {
     let task = try task(Int(DM_DEVICE_WAITEVENT), .wait, device)
-    try task.set { dm_task_set_event_nr($0, eventNumber) }
+    try unsafe task.set { unsafe dm_task_set_event_nr($0, eventNumber) }
     return try query(task, options)
   }
 
@@ -256,8 +260,10 @@ public final class KernelDeviceMapper: DeviceMapperBackend {
   func runQuery(_ task: borrowing DeviceTask, _ options: QueryOptions)
     throws(DeviceMapperError) -> Bool
   {
-    if options.contains(.inactive) { try task.set { dm_task_query_inactive_table($0) } }
-    if options.contains(.noFlush) { try task.set { dm_task_no_flush($0) } }
+    if options.contains(.inactive) {
+      try unsafe task.set { unsafe dm_task_query_inactive_table($0) }
+    }
+    if options.contains(.noFlush) { try unsafe task.set { unsafe dm_task_no_flush($0) } }
     do {
       try run(task)
       return true

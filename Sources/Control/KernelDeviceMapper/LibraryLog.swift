@@ -19,12 +19,12 @@ enum LibraryLog {
 
   /// Redirects the library's log here. May be called more than once.
   static func install() {
-    dmthin_dm_log_to { level, text in
-      guard let text else { return }
-      let line = Line(level: level & LibraryLog.levelMask, text: String(cString: text))
+    unsafe dmthin_dm_log_to { level, text in
+      guard let text = unsafe text else { return }
+      let line = unsafe Line(level: level & LibraryLog.levelMask, text: String(cString: text))
       LibraryLog.lines.withLock { if $0.count < LibraryLog.linesMax { $0.append(line) } }
     }
-    dm_log_with_errno_init(dmthin_dm_log_function().map { OpaquePointer($0) })
+    unsafe dm_log_with_errno_init(dmthin_dm_log_function().map { OpaquePointer($0) })
   }
 
   /// The messages since the last call.

@@ -14,15 +14,17 @@ enum Interrupts {
     seen.store(false, ordering: .relaxed)
     var action = sigaction()
     // Without SA_RESTART, a waiting system call ends with EINTR.
-    action.__sigaction_handler.sa_handler = { _ in Interrupts.seen.store(true, ordering: .relaxed) }
+    unsafe action.__sigaction_handler.sa_handler = { _ in
+      Interrupts.seen.store(true, ordering: .relaxed)
+    }
     var saved = Array(repeating: action, count: signals.count)
     for (index, signal) in signals.enumerated() {
-      sigaction(signal, nil, &saved[index])
+      unsafe sigaction(signal, nil, &saved[index])
       // A signal that is ignored, as under nohup, stays ignored.
-      if !isIgnored(saved[index]) { sigaction(signal, &action, nil) }
+      if !isIgnored(saved[index]) { unsafe sigaction(signal, &action, nil) }
     }
     defer {
-      for (index, signal) in signals.enumerated() { sigaction(signal, &saved[index], nil) }
+      for (index, signal) in signals.enumerated() { unsafe sigaction(signal, &saved[index], nil) }
     }
     return try body()
   }
@@ -30,7 +32,7 @@ enum Interrupts {
   private static let signals = [SIGINT, SIGTERM, SIGHUP]
 
   private static func isIgnored(_ action: sigaction) -> Bool {
-    unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self)
+    unsafe unsafeBitCast(action.__sigaction_handler.sa_handler, to: Int.self)
       == unsafeBitCast(SIG_IGN, to: Int.self)
   }
 }

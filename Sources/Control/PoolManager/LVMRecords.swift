@@ -58,8 +58,8 @@ public enum LVMRecords {
   static func transactionID(_ volume: String) -> UInt64? {
     // Any user who can name devices may have made such a name.
     guard !volume.hasPrefix("-") else { return nil }
-    for folder in ["/usr/sbin", "/sbin", "/usr/local/sbin"] where access("\(folder)/lvs", X_OK) == 0
-    {
+    for folder in ["/usr/sbin", "/sbin", "/usr/local/sbin"]
+    where unsafe access("\(folder)/lvs", X_OK) == 0 {
       let output = SystemProgram.output(
         of: ["\(folder)/lvs", "--readonly", "--noheadings", "-o", "transaction_id", volume],
         within: patience)

@@ -50,7 +50,7 @@ public struct Lease: Equatable, Sendable {
   /// Seconds since the start of this boot, time asleep included.
   public static func now() -> UInt64 {
     var time = timespec()
-    clock_gettime(CLOCK_BOOTTIME, &time)
+    unsafe clock_gettime(CLOCK_BOOTTIME, &time)
     return UInt64(max(0, time.tv_sec))
   }
 

@@ -74,7 +74,7 @@ extension PoolAtRest {
       try pool.commit()
     } catch {
       let zeros = AlignedBuffer(count: Limits.blockBytes)
-      try? device.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
+      try? unsafe device.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
       try? device.flush()
       throw error
     }

@@ -228,7 +228,7 @@ extension PoolManager {
   private static func wipe(_ metadata: FileDevice) throws(ToolError) {
     let zeros = AlignedBuffer(count: Limits.blockBytes)
     do throws(BlockIOError) {
-      try metadata.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
+      try unsafe metadata.write(UnsafeRawBufferPointer(zeros.bytes), at: 0)
       try metadata.flush()
     } catch {
       throw ToolError(error)

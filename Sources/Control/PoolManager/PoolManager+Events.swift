@@ -73,7 +73,7 @@ public final class PoolWatch {
     var entries = places.map {
       pollfd(fd: $0.source.eventDescriptor, events: Int16(POLLIN), revents: 0)
     }
-    let ready = poll(&entries, nfds_t(entries.count), milliseconds.map { max(0, $0) } ?? -1)
+    let ready = unsafe poll(&entries, nfds_t(entries.count), milliseconds.map { max(0, $0) } ?? -1)
     guard ready >= 0 else { throw DeviceMapperError(.wait, device: "", code: errno) }
     return ready > 0
   }

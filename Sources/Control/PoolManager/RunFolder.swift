@@ -137,7 +137,8 @@ public struct RunFolder: Sendable {
       if flock(fd, LOCK_EX | LOCK_NB) == 0 { return lock }
       guard errno == EWOULDBLOCK || errno == EINTR else {
         throw ToolError(
-          .unexpected, "cannot lock \(path(pool, .lock)): \(String(cString: strerror(errno)))")
+          .unexpected,
+          unsafe "cannot lock \(path(pool, .lock)): \(String(cString: strerror(errno)))")
       }
       if turn < seconds * 50 { usleep(20_000) }
     }

@@ -36,19 +36,19 @@ extension BlockDevices {
   /// files.
   func word(_ path: String, _ backend: any DeviceMapperBackend) throws(ToolError) -> String {
     guard backend.takesFiles else { return "\(try number(path))" }
-    guard let full = realpath(path, nil) else {
+    guard let full = unsafe realpath(path, nil) else {
       throw ToolError(
-        .unsuitable(.input), "cannot open '\(path)': \(String(cString: strerror(errno)))")
+        .unsuitable(.input), unsafe "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
-    defer { free(full) }
-    return NameMangling.word(String(cString: full))
+    defer { unsafe free(full) }
+    return unsafe NameMangling.word(String(cString: full))
   }
 
   /// Size in sectors of 512 bytes of a device or file used by a table; nil if it is missing.
   func sectors(_ number: DeviceNumber, _ backend: any DeviceMapperBackend) -> UInt64? {
     guard let path = backend.path(of: number) else { return sectors(number) }
     var info = stat()
-    guard stat(path, &info) == 0 else { return nil }
+    guard unsafe stat(path, &info) == 0 else { return nil }
     guard info.st_mode & S_IFMT == S_IFREG else { return sectors(number) }
     return UInt64(max(0, info.st_size)) / 512
   }
@@ -59,9 +59,9 @@ enum SystemDevices {
   /// The number of the block device at `path`.
   static func number(_ path: String) throws(ToolError) -> DeviceNumber {
     var info = stat()
-    guard stat(path, &info) == 0 else {
+    guard unsafe stat(path, &info) == 0 else {
       throw ToolError(
-        .unsuitable(.input), "cannot open '\(path)': \(String(cString: strerror(errno)))")
+        .unsuitable(.input), unsafe "cannot open '\(path)': \(String(cString: strerror(errno)))")
     }
     guard info.st_mode & S_IFMT == S_IFBLK else {
       let what = info.st_mode & S_IFMT == S_IFREG ? "a file" : "not a block device"

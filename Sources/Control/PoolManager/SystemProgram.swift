@@ -17,7 +17,7 @@ public enum SystemProgram {
   public static func output(of arguments: [String], within milliseconds: Int) -> String? {
     let deadline = now() + milliseconds
     var ends: [Int32] = [0, 0]
-    guard dmthin_pipe(&ends) == 0 else { return nil }
+    guard unsafe dmthin_pipe(&ends) == 0 else { return nil }
     defer { close(ends[0]) }
     let child = start(arguments, output: ends[1])
     close(ends[1])
@@ -36,17 +36,17 @@ public enum SystemProgram {
   private static func now() -> Int { Int(dmthin_monotonic_nanoseconds() / 1_000_000) }
 
   private static func start(_ arguments: [String], output: Int32) -> pid_t? {
-    var actions = posix_spawn_file_actions_t()
-    posix_spawn_file_actions_init(&actions)
-    defer { posix_spawn_file_actions_destroy(&actions) }
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
-    posix_spawn_file_actions_adddup2(&actions, output, 1)
-    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
-    _ = dmthin_spawn_close_from(&actions, 3)
-    var words = arguments.map { strdup($0) } + [nil]
-    defer { for word in words { free(word) } }
+    var actions = unsafe posix_spawn_file_actions_t()
+    unsafe posix_spawn_file_actions_init(&actions)
+    defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+    unsafe posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+    unsafe posix_spawn_file_actions_adddup2(&actions, output, 1)
+    unsafe posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
+    _ = unsafe dmthin_spawn_close_from(&actions, 3)
+    var words = unsafe arguments.map { unsafe strdup($0) } + [nil]
+    defer { unsafe words.forEach { word in unsafe free(word) } }
     var child: pid_t = 0
-    let code = posix_spawnp(&child, arguments[0], &actions, nil, &words, environ)
+    let code = unsafe posix_spawnp(&child, arguments[0], &actions, nil, &words, environ)
     return code == 0 ? child : nil
   }
 
@@ -59,8 +59,8 @@ public enum SystemProgram {
       let left = deadline - now()
       guard left > 0 else { return nil }
       var entry = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-      guard poll(&entry, 1, Int32(clamping: left)) > 0 else { continue }
-      let count = Glibc.read(descriptor, &chunk, chunk.count)
+      guard unsafe poll(&entry, 1, Int32(clamping: left)) > 0 else { continue }
+      let count = unsafe Glibc.read(descriptor, &chunk, chunk.count)
       if count < 0 && errno == EINTR { continue }
       guard count > 0 else { return bytes }
       bytes += chunk[..<min(count, outputMax - bytes.count)]
@@ -70,7 +70,7 @@ public enum SystemProgram {
   /// The status of a child that ends before the deadline; nil otherwise.
   private static func status(of child: pid_t, until deadline: Int) -> Int32? {
     var status: Int32 = 0
-    while waitpid(child, &status, WNOHANG) != child {
+    while unsafe waitpid(child, &status, WNOHANG) != child {
       guard now() < deadline else { return nil }
       usleep(2000)
     }

@@ -42,20 +42,20 @@ final class ControlChannel {
 
   private func connect(_ verb: ControlVerb, _ device: String) throws(DeviceMapperError) {
     let fd = dmthin_stream_socket(AF_UNIX)
-    var status = fd < 0 ? -1 : dmthin_connect_unix(fd, path)
+    var status = unsafe fd < 0 ? -1 : dmthin_connect_unix(fd, path)
     // The server's backlog is full.
     for _ in 0..<50 where status != 0 && fd >= 0 && errno == EAGAIN {
       usleep(100_000)
-      status = dmthin_connect_unix(fd, path)
+      status = unsafe dmthin_connect_unix(fd, path)
     }
     var user: UInt32 = 0
-    if status == 0 { status = dmthin_peer_user(fd, &user) }
+    if status == 0 { status = unsafe dmthin_peer_user(fd, &user) }
     guard status == 0 else {
       let code = errno
       if fd >= 0 { close(fd) }
       throw DeviceMapperError(
         verb.operation, device: device, code: code,
-        messages: ["no server answers at \(path): \(String(cString: strerror(code)))"])
+        messages: [unsafe "no server answers at \(path): \(String(cString: strerror(code)))"])
     }
     // The server of another user could return anything; even root must not trust it.
     guard user == 0 || user == geteuid() else {
@@ -191,9 +191,9 @@ final class ControlChannel {
     }
     var n = 0
     repeat {
-      n = withUnsafeTemporaryAllocation(byteCount: 65_536, alignment: 1) { chunk in
-        let n = recv(descriptor, chunk.baseAddress, chunk.count, 0)
-        if n > 0 { received += UnsafeRawBufferPointer(rebasing: chunk[..<n]) }
+      n = unsafe withUnsafeTemporaryAllocation(byteCount: 65_536, alignment: 1) { chunk in
+        let n = unsafe recv(descriptor, chunk.baseAddress, chunk.count, 0)
+        if n > 0 { unsafe received += UnsafeRawBufferPointer(rebasing: chunk[..<n]) }
         return n
       }
     } while n < 0 && errno == EINTR && !verb.waits
@@ -237,7 +237,7 @@ final class ControlChannel {
 
   private static func poll(_ descriptor: Int32, _ events: Int32, _ milliseconds: Int32) -> Int32 {
     var entry = pollfd(fd: descriptor, events: Int16(events), revents: 0)
-    return Glibc.poll(&entry, 1, milliseconds)
+    return unsafe Glibc.poll(&entry, 1, milliseconds)
   }
 
   /// Whether the server answers a first line, which takes it no time.
@@ -270,7 +270,7 @@ final class ControlChannel {
 
   private func sentence(_ verb: ControlVerb, _ code: Int32) -> String {
     guard code == ETIMEDOUT else {
-      return "the server at \(path) has gone: \(String(cString: strerror(code)))"
+      return unsafe "the server at \(path) has gone: \(String(cString: strerror(code)))"
     }
     let seconds = (patience + probeLimit(verb)) / 1000
     let advice =

@@ -39,9 +39,9 @@ public struct OutgoingBytes {
   /// Sends as much as `socket` accepts.
   public mutating func send(to socket: Int32) -> Progress {
     while sent < bytes.count {
-      let n = bytes.withUnsafeBytes { raw in
-        Glibc.send(
-          socket, raw.baseAddress.map { $0 + sent }, raw.count - sent,
+      let n = unsafe bytes.withUnsafeBytes { raw in
+        unsafe Glibc.send(
+          socket, raw.baseAddress.map { unsafe $0 + sent }, raw.count - sent,
           Int32(truncatingIfNeeded: MSG_NOSIGNAL))
       }
       if n < 0 && errno == EINTR { continue }

@@ -16,7 +16,9 @@ public struct ServerFolder: Sendable {
   /// users. Nil if none of these is known.
   public static var usual: ServerFolder? {
     func variable(_ name: String) -> String? {
-      getenv(name).map { String(cString: $0) }.flatMap { $0.hasPrefix("/") ? $0 : nil }
+      unsafe getenv(name).map { unsafe String(cString: $0) }.flatMap {
+        $0.hasPrefix("/") ? $0 : nil
+      }
     }
     if let path = variable("DMTHIN_RUN") { return ServerFolder(path) }
     if geteuid() == 0 { return ServerFolder("/run/dmthin") }

@@ -39,20 +39,20 @@ public struct StartedServer {
     }
     defer { close(log) }
     // Started through a link like /proc/self/exe, the process would have the link's name.
-    let full = realpath(program, nil)
-    defer { free(full) }
-    let words = [
-      full.map { String(cString: $0) } ?? program, "serve", "--control", control,
+    let full = unsafe realpath(program, nil)
+    defer { unsafe free(full) }
+    let words = unsafe [
+      full.map { unsafe String(cString: $0) } ?? program, "serve", "--control", control,
       "--socket", "\(folder)/nbd", "--until-idle", "\(Self.idleSeconds)",
     ]
-    var arguments = words.map { strdup($0) } + [nil]
-    process = arguments.withUnsafeMutableBufferPointer {
-      dmthin_start_program($0.baseAddress, log)
+    var arguments = unsafe words.map { unsafe strdup($0) } + [nil]
+    process = unsafe arguments.withUnsafeMutableBufferPointer {
+      unsafe dmthin_start_program($0.baseAddress, log)
     }
-    arguments.forEach { free($0) }
+    unsafe arguments.forEach { unsafe free($0) }
     guard process > 0 else {
       throw Failure(
-        description: "cannot start \(program): \(String(cString: strerror(-process)))")
+        description: unsafe "cannot start \(program): \(String(cString: strerror(-process)))")
     }
     try waitUntilReady(log)
   }
@@ -60,13 +60,13 @@ public struct StartedServer {
   private func waitUntilReady(_ log: Int32) throws(Failure) {
     let step = 10
     for _ in 0..<(Self.patience / step) {
-      if access(control, F_OK) == 0,
+      if unsafe access(control, F_OK) == 0,
         (try? UserspaceClient(path: control).driverVersion()) != nil
       {
         return
       }
       var status: Int32 = 0
-      if waitpid(process, &status, WNOHANG) == process {
+      if unsafe waitpid(process, &status, WNOHANG) == process {
         throw Failure(description: "the new server has ended\(said(log))")
       }
       usleep(UInt32(step * 1000))

@@ -8,11 +8,11 @@ import Glibc
 ///
 /// A connection is read from only as long as there are requests and buffers for what comes; it waits
 /// otherwise, and the client with it. Replies of a pass go out together at its end.
-public final class BlockServer: PassHook {
+@safe public final class BlockServer: PassHook {
   /// What is exported; can change at any time.
   public let exports: ExportList
   /// What clients may take up.
-  @exclusivity(unchecked) public private(set) var limits: ServerLimits
+  @safe @exclusivity(unchecked) public private(set) var limits: ServerLimits
   /// How connections are encrypted.
   public let security: Security
   /// What was done so far.
@@ -64,11 +64,11 @@ public final class BlockServer: PassHook {
   private var doors: [AcceptingDoor] = []
   private var connections: [Connection] = []
   /// Connections with replies to send.
-  @exclusivity(unchecked) private var dirty: [Connection] = []
+  @safe @exclusivity(unchecked) private var dirty: [Connection] = []
   /// Those of them that are being looked after; empty between passes, and kept for its memory.
-  @exclusivity(unchecked) private var sending: [Connection] = []
+  @safe @exclusivity(unchecked) private var sending: [Connection] = []
   /// Connections that wait for others to give buffers back.
-  @exclusivity(unchecked) private var waiting: [Connection] = []
+  @safe @exclusivity(unchecked) private var waiting: [Connection] = []
   /// Connections that have ended, until none of their methods can be running any more.
   private var buried: [Connection] = []
   private var ended: (() -> Void)?
@@ -90,16 +90,16 @@ public final class BlockServer: PassHook {
     buffers = ServerBuffers(bytesMax: limits.bytes)
     handshakes = HandshakeRates(loop)
     super.init()
-    runs.initialize(repeating: Run(count: 0, isZero: false), count: Self.runsMax)
-    vectors.initialize(repeating: iovec(), count: Self.vectorsMax)
+    unsafe runs.initialize(repeating: Run(count: 0, isZero: false), count: Self.runsMax)
+    unsafe vectors.initialize(repeating: iovec(), count: Self.vectorsMax)
     loop.add(self)
   }
 
   deinit {
-    runs.deallocate()
-    vectors.deallocate()
-    states.deallocate()
-    scratch.deallocate()
+    unsafe runs.deallocate()
+    unsafe vectors.deallocate()
+    unsafe states.deallocate()
+    unsafe scratch.deallocate()
   }
 
   /// Connections that are open.

@@ -26,7 +26,7 @@ extension Connection {
   /// False if there is nothing to take for now, or the connection has ended.
   func takeClientFlags() -> Bool {
     guard end - start >= 4 else { return false }
-    clientFlags = UnsafeRawPointer(received + start).big32(0)
+    clientFlags = unsafe UnsafeRawPointer(received + start).big32(0)
     start += 4
     let known = UInt32(Nbd.HandshakeFlag.fixedNewstyle | Nbd.HandshakeFlag.noZeroes)
     guard clientFlags & ~known == 0 else {
@@ -40,15 +40,15 @@ extension Connection {
   /// Takes an option; false if there is none for now, or the connection has ended.
   func takeOption() -> Bool {
     guard end - start >= Self.optionHeaderBytes else { return false }
-    let bytes = UnsafeRawPointer(received + start)
-    guard bytes.big64(0) == Nbd.optionMagic else {
+    let bytes = unsafe UnsafeRawPointer(received + start)
+    guard unsafe bytes.big64(0) == Nbd.optionMagic else {
       drop()
       return false
     }
     // What it asks for may have to be looked for, and the answer is sent before the next is taken.
     spend(4)
-    let code = bytes.big32(8)
-    let length = Int(bytes.big32(12))
+    let code = unsafe bytes.big32(8)
+    let length = unsafe Int(bytes.big32(12))
     if length > Self.optionBytesMax {
       guard length <= Nbd.payloadBytesMax, code != Nbd.Option.exportName.rawValue else {
         drop()
@@ -60,33 +60,35 @@ extension Connection {
       return true
     }
     guard end - start >= Self.optionHeaderBytes + length else { return false }
-    let data = UnsafeRawBufferPointer(start: bytes + Self.optionHeaderBytes, count: length)
+    let data = unsafe UnsafeRawBufferPointer(start: bytes + Self.optionHeaderBytes, count: length)
     start += Self.optionHeaderBytes + length
-    handle(code, data)
+    unsafe handle(code, data)
     return phase != .ended
   }
 
   private func handle(_ code: UInt32, _ data: UnsafeRawBufferPointer) {
     let option = Nbd.Option(rawValue: code)
-    if server.security.isRequired, tls == nil, option != .startTLS, option != .abort {
+    if unsafe server.security.isRequired, tls == nil, option != .startTLS, option != .abort {
       guard option != .exportName else { return drop() }
       return reply(code, .tlsRequired, message: "this server wants TLS")
     }
     switch option {
-    case .exportName: exportName(data)
+    case .exportName: unsafe exportName(data)
     case .abort:
       reply(code, .ack)
       finish()
-    case .list: list(code, data)
-    case .startTLS: startTLS(code, data)
-    case .info: info(code, data, entersTransmission: false)
-    case .go: info(code, data, entersTransmission: true)
+    case .list: unsafe list(code, data)
+    case .startTLS: unsafe startTLS(code, data)
+    case .info: unsafe info(code, data, entersTransmission: false)
+    case .go: unsafe info(code, data, entersTransmission: true)
     case .structuredReply:
-      guard data.isEmpty else { return reply(code, .invalid, message: "the option has no data") }
+      guard unsafe data.isEmpty else {
+        return reply(code, .invalid, message: "the option has no data")
+      }
       isStructured = true
       reply(code, .ack)
-    case .listMetaContext: metaContext(code, data, selects: false)
-    case .setMetaContext: metaContext(code, data, selects: true)
+    case .listMetaContext: unsafe metaContext(code, data, selects: false)
+    case .setMetaContext: unsafe metaContext(code, data, selects: true)
     case nil: reply(code, .unsupported, message: "unknown option")
     }
   }
@@ -108,7 +110,9 @@ extension Connection {
   // MARK: - Options
 
   private func exportName(_ data: UnsafeRawBufferPointer) {
-    guard let export = server.exports.find(Array(data)), !server.isStopping, export.open() else {
+    guard let export = unsafe server.exports.find(Array(data)), unsafe !server.isStopping,
+      export.open()
+    else {
       return drop()
     }
     var writer = WireWriter()
@@ -116,7 +120,7 @@ extension Connection {
     writer.put(export.flags(structured: isStructured).rawValue)
     if clientFlags & UInt32(Nbd.HandshakeFlag.noZeroes) == 0 { writer.zeroes(124) }
     say(writer)
-    enter(export, name: Array(data))
+    unsafe enter(export, name: Array(data))
   }
 
   /// Goes on to requests, with an export that has been opened.
@@ -124,13 +128,15 @@ extension Connection {
     self.export = export
     // Contexts hold for the name that they were asked for.
     sendsStatus = isStructured && contextExport == name
-    table = SlotTable(server.limits.requestsPerConnection, owner: self)
+    table = unsafe SlotTable(server.limits.requestsPerConnection, owner: self)
     phase = .transmission
   }
 
   private func list(_ code: UInt32, _ data: UnsafeRawBufferPointer) {
-    guard data.isEmpty else { return reply(code, .invalid, message: "the option has no data") }
-    listing = (server.exports.exports[...], code)
+    guard unsafe data.isEmpty else {
+      return reply(code, .invalid, message: "the option has no data")
+    }
+    listing = unsafe (server.exports.exports[...], code)
     continueList()
   }
 
@@ -158,7 +164,7 @@ extension Connection {
   }
 
   private func info(_ code: UInt32, _ data: UnsafeRawBufferPointer, entersTransmission: Bool) {
-    var reader = WireReader(data)
+    var reader = unsafe WireReader(data)
     guard let name = reader.string(), let count = reader.integer(UInt16.self) else {
       return reply(code, .invalid, message: "the option is malformed")
     }
@@ -170,10 +176,10 @@ extension Connection {
       if let info = Nbd.Info(rawValue: number), !wanted.contains(info) { wanted.append(info) }
     }
     guard reader.isAtEnd else { return reply(code, .invalid, message: "the option is malformed") }
-    guard !server.isStopping else {
+    guard unsafe !server.isStopping else {
       return reply(code, .shutdown, message: "the server is stopping")
     }
-    guard let export = server.exports.find(name) else {
+    guard let export = unsafe server.exports.find(name) else {
       return reply(code, .unknown, message: "there is no such export")
     }
     if entersTransmission, !export.open() {
@@ -204,7 +210,7 @@ extension Connection {
 
   private func metaContext(_ code: UInt32, _ data: UnsafeRawBufferPointer, selects: Bool) {
     if selects { contextExport = nil }
-    var reader = WireReader(data)
+    var reader = unsafe WireReader(data)
     guard isStructured else {
       return reply(code, .invalid, message: "structured replies have to be agreed on first")
     }
@@ -221,7 +227,7 @@ extension Connection {
       if query.elementsEqual("base:".utf8), !selects { isWanted = true }
     }
     guard reader.isAtEnd else { return reply(code, .invalid, message: "the option is malformed") }
-    guard server.exports.find(name) != nil else {
+    guard unsafe server.exports.find(name) != nil else {
       return reply(code, .unknown, message: "there is no such export")
     }
     if isWanted {
@@ -237,10 +243,10 @@ extension Connection {
   // MARK: - TLS
 
   private func startTLS(_ code: UInt32, _ data: UnsafeRawBufferPointer) {
-    guard data.isEmpty, tls == nil else {
+    guard unsafe data.isEmpty, tls == nil else {
       return reply(code, .invalid, message: "not now, or not so")
     }
-    guard server.security.isOffered else {
+    guard unsafe server.security.isOffered else {
       return reply(code, .unsupported, message: "this server has no TLS")
     }
     // What came before counts for nothing, and what came along may be another sender's.
@@ -254,9 +260,9 @@ extension Connection {
   /// The client knows that TLS begins.
   func startTLS() {
     guard start == end else { return drop() }
-    guard server.admitsHandshake(self) else { return }
+    guard unsafe server.admitsHandshake(self) else { return }
     isStartingTLS = false
-    guard let session = server.security.makeSession(descriptor) else { return drop() }
+    guard let session = unsafe server.security.makeSession(descriptor) else { return drop() }
     tls = session
     fix(TLSSession.bytes)
     phase = .tlsHandshake
@@ -265,7 +271,7 @@ extension Connection {
 
   /// Goes on with the handshake of TLS.
   func continueTLS() {
-    guard server.turns.takeHandshake() else {
+    guard unsafe server.turns.takeHandshake() else {
       yieldForMore()
       return updateInterest()
     }

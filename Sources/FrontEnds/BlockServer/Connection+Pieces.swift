@@ -7,12 +7,12 @@ extension Connection {
   /// Hands a request to the destination, or its first piece.
   func submitFirst(_ index: Int, _ export: Export) {
     guard let table else { return }
-    let slot = table.slots + index
-    let most = Self.pieceBytes(slot.pointee.command, slot.pointee.flags, export)
-    if UInt64(slot.pointee.length) > most {
-      let end = Self.pieceEnd(slot.pointee.offset, slot.pointee, most, export)
-      slot.pointee.next = end
-      table.requests[index].byteCount = Int(end - slot.pointee.offset)
+    let slot = unsafe table.slots + index
+    let most = unsafe Self.pieceBytes(slot.pointee.command, slot.pointee.flags, export)
+    if unsafe UInt64(slot.pointee.length) > most {
+      let end = unsafe Self.pieceEnd(slot.pointee.offset, slot.pointee, most, export)
+      unsafe slot.pointee.next = end
+      unsafe table.requests[index].byteCount = Int(end - slot.pointee.offset)
     }
     submit(index, export)
   }
@@ -26,23 +26,24 @@ extension Connection {
       return endIfUnused()
     }
     guard let table, let export else { return }
-    let slot = table.slots[index]
+    let slot = unsafe table.slots[index]
     let end = Self.pieceEnd(slot.next, slot, Self.pieceBytes(slot, export), export)
-    let request = table.requests + index
+    let request = unsafe table.requests + index
     switch slot.command {
-    case Nbd.Command.read: request.pointee.operation = .read
-    case Nbd.Command.trim: request.pointee.operation = .discard
-    case Nbd.Command.writeZeroes where !slot.writesZeroes: request.pointee.operation = .writeZeroes
-    default: request.pointee.operation = .write
+    case Nbd.Command.read: unsafe request.pointee.operation = .read
+    case Nbd.Command.trim: unsafe request.pointee.operation = .discard
+    case Nbd.Command.writeZeroes where !slot.writesZeroes:
+      unsafe request.pointee.operation = .writeZeroes
+    default: unsafe request.pointee.operation = .write
     }
-    if slot.writesZeroes { request.pointee.flags = [] }
-    request.pointee.offset = slot.next
-    request.pointee.byteCount = Int(end - slot.next)
-    request.pointee.memory = RequestMemory(
+    if slot.writesZeroes { unsafe request.pointee.flags = [] }
+    unsafe request.pointee.offset = slot.next
+    unsafe request.pointee.byteCount = Int(end - slot.next)
+    unsafe request.pointee.memory = RequestMemory(
       slot.writesZeroes
         ? server.zeroes.bytes.baseAddress
-        : slot.buffer.map { $0.bytes + Int(slot.next - slot.offset) })
-    table.slots[index].next = end
+        : slot.buffer.map { unsafe $0.bytes + Int(slot.next - slot.offset) })
+    unsafe table.slots[index].next = end
     spend(Int((end - slot.next) >> 20) + 1)
     submit(index, export)
   }

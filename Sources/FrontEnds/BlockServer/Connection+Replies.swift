@@ -7,28 +7,32 @@ extension Connection {
 
   /// The destination is done with a request.
   func complete(_ request: RequestPointer) {
-    let index = Int(request.pointee.tag)
+    let index = unsafe Int(request.pointee.tag)
     inFlight -= 1
     guard phase != .ended else {
       release(index)
       endIfUnused()
       return
     }
-    guard let slot = table.map({ $0.slots + index }), let export else { return }
-    let code = request.pointee.errorNumber
+    guard let slot = unsafe table.map({ unsafe $0.slots + index }), let export else { return }
+    let code = unsafe request.pointee.errorNumber
     guard code == 0 else {
       fail(index, code, export)
       return
     }
-    if slot.pointee.hasNextPiece {
+    if unsafe slot.pointee.hasNextPiece {
       // What has been done so far may have taken its time.
       inFlight += 1
-      server.turns.later(self, slot: index)
+      unsafe server.turns.later(self, slot: index)
       return
     }
-    switch slot.pointee.stage {
+    switch unsafe slot.pointee.stage {
     case .last:
-      if slot.pointee.command == Nbd.Command.read { replyData(index) } else { replyDone(index) }
+      if unsafe slot.pointee.command == Nbd.Command.read {
+        replyData(index)
+      } else {
+        replyDone(index)
+      }
     case .flush:
       submitFlush(index, export)
     }
@@ -37,33 +41,33 @@ extension Connection {
   /// The last step of what has to be durable.
   private func submitFlush(_ index: Int, _ export: Export) {
     guard let table else { return }
-    table.slots[index].stage = .last
-    table.requests[index].operation = .flush
-    table.requests[index].flags = []
-    table.requests[index].offset = 0
-    table.requests[index].byteCount = 0
+    unsafe table.slots[index].stage = .last
+    unsafe table.requests[index].operation = .flush
+    unsafe table.requests[index].flags = []
+    unsafe table.requests[index].offset = 0
+    unsafe table.requests[index].byteCount = 0
     submit(index, export)
   }
 
   private func fail(_ index: Int, _ code: Int32, _ export: Export) {
     guard let table else { return }
-    let request = table.requests + index
-    if code == EOPNOTSUPP, request.pointee.operation == .discard {
+    let request = unsafe table.requests + index
+    if code == EOPNOTSUPP, unsafe request.pointee.operation == .discard {
       // A hint that was of no use is no error.
       replyDone(index)
       return
     }
-    if code == EOPNOTSUPP, request.pointee.operation == .writeZeroes,
-      table.slots[index].flags & Nbd.CommandFlag.fastZero == 0
+    if code == EOPNOTSUPP, unsafe request.pointee.operation == .writeZeroes,
+      unsafe table.slots[index].flags & Nbd.CommandFlag.fastZero == 0
     {
       // From the start: some pieces may be zeros already, which does no harm.
-      table.slots[index].writesZeroes = true
-      table.slots[index].next = table.slots[index].offset
+      unsafe table.slots[index].writesZeroes = true
+      unsafe table.slots[index].next = table.slots[index].offset
       inFlight += 1
-      server.turns.later(self, slot: index)
+      unsafe server.turns.later(self, slot: index)
       return
     }
-    guard table.slots[index].headerBytes == 0 else { return }
+    guard unsafe table.slots[index].headerBytes == 0 else { return }
     replyError(index, Refusal(Self.map(code), Self.message(code)))
   }
 
@@ -100,7 +104,7 @@ extension Connection {
   /// Success, without data.
   func replyDone(_ index: Int) {
     guard let table else { return }
-    if isStructured, table.slots[index].command == Nbd.Command.read {
+    if isStructured, unsafe table.slots[index].command == Nbd.Command.read {
       putChunk(index, Nbd.Chunk.none, payload: 0)
     } else {
       putSimple(index, 0)
@@ -111,15 +115,15 @@ extension Connection {
   /// The data of a read.
   private func replyData(_ index: Int) {
     guard let table else { return }
-    let slot = table.slots + index
-    if slot.pointee.vectors == nil {
-      let count = slot.pointee.length
-      slot.pointee.payload = slot.pointee.buffer?.bytes
-      slot.pointee.payloadBytes = count
+    let slot = unsafe table.slots + index
+    if unsafe slot.pointee.vectors == nil {
+      let count = unsafe slot.pointee.length
+      unsafe slot.pointee.payload = slot.pointee.buffer?.bytes
+      unsafe slot.pointee.payloadBytes = count
       if isStructured {
         putChunk(index, Nbd.Chunk.offsetData, payload: 8 + count)
-        table.header(index).putBig(slot.pointee.offset, Nbd.chunkBytes)
-        slot.pointee.headerBytes = Nbd.chunkBytes + 8
+        unsafe table.header(index).putBig(slot.pointee.offset, Nbd.chunkBytes)
+        unsafe slot.pointee.headerBytes = Nbd.chunkBytes + 8
       } else {
         putSimple(index, 0)
       }
@@ -130,19 +134,19 @@ extension Connection {
   /// An error, with its message where the client understands one.
   func replyError(_ index: Int, _ refusal: Refusal) {
     guard let table else { return }
-    server.tally.errors += 1
-    table.slots[index].vectors = nil
-    table.slots[index].payloadBytes = 0
+    unsafe server.tally.errors += 1
+    unsafe table.slots[index].vectors = nil
+    unsafe table.slots[index].payloadBytes = 0
     if isStructured {
       let room = SlotTable.headerBytes - Nbd.chunkBytes - 6
       let length = min(refusal.message.utf8CodeUnitCount, room)
       putChunk(index, Nbd.Chunk.error, payload: 6 + length)
-      let header = table.header(index)
-      header.putBig(refusal.error.rawValue, Nbd.chunkBytes)
-      header.putBig(UInt16(length), Nbd.chunkBytes + 4)
-      (header + Nbd.chunkBytes + 6).copyMemory(
+      let header = unsafe table.header(index)
+      unsafe header.putBig(refusal.error.rawValue, Nbd.chunkBytes)
+      unsafe header.putBig(UInt16(length), Nbd.chunkBytes + 4)
+      unsafe (header + Nbd.chunkBytes + 6).copyMemory(
         from: refusal.message.utf8Start, byteCount: length)
-      table.slots[index].headerBytes = Nbd.chunkBytes + 6 + length
+      unsafe table.slots[index].headerBytes = Nbd.chunkBytes + 6 + length
     } else {
       putSimple(index, refusal.error.rawValue)
     }
@@ -151,43 +155,43 @@ extension Connection {
 
   private func putSimple(_ index: Int, _ error: UInt32) {
     guard let table else { return }
-    let header = table.header(index)
-    header.putBig(Nbd.simpleReplyMagic, 0)
-    header.putBig(error, 4)
-    header.storeBytes(of: table.slots[index].cookie, toByteOffset: 8, as: UInt64.self)
-    table.slots[index].headerBytes = Nbd.simpleReplyBytes
+    let header = unsafe table.header(index)
+    unsafe header.putBig(Nbd.simpleReplyMagic, 0)
+    unsafe header.putBig(error, 4)
+    unsafe header.storeBytes(of: table.slots[index].cookie, toByteOffset: 8, as: UInt64.self)
+    unsafe table.slots[index].headerBytes = Nbd.simpleReplyBytes
   }
 
   private func putChunk(_ index: Int, _ type: UInt16, payload: Int) {
     guard let table else { return }
-    Self.putChunk(
+    unsafe Self.putChunk(
       table.header(index), cookie: table.slots[index].cookie, Nbd.Chunk.done, type, payload)
-    table.slots[index].headerBytes = Nbd.chunkBytes
+    unsafe table.slots[index].headerBytes = Nbd.chunkBytes
   }
 
   private static func putChunk(
     _ header: UnsafeMutableRawPointer, cookie: UInt64, _ flags: UInt16, _ type: UInt16,
     _ payload: Int
   ) {
-    header.putBig(Nbd.structuredReplyMagic, 0)
-    header.putBig(flags, 4)
-    header.putBig(type, 6)
-    header.storeBytes(of: cookie, toByteOffset: 8, as: UInt64.self)
-    header.putBig(UInt32(payload), 16)
+    unsafe header.putBig(Nbd.structuredReplyMagic, 0)
+    unsafe header.putBig(flags, 4)
+    unsafe header.putBig(type, 6)
+    unsafe header.storeBytes(of: cookie, toByteOffset: 8, as: UInt64.self)
+    unsafe header.putBig(UInt32(payload), 16)
   }
 
   // MARK: - Holes
 
   /// Answers a read of a range that is a hole altogether; false if it is not.
   func replyHole(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) -> Bool {
-    guard let table, runs(export, offset, length, max: 1) == 1, server.runs[0].isZero else {
+    guard let table, runs(export, offset, length, max: 1) == 1, unsafe server.runs[0].isZero else {
       return false
     }
     putChunk(index, Nbd.Chunk.offsetHole, payload: 12)
-    let header = table.header(index)
-    header.putBig(offset, Nbd.chunkBytes)
-    header.putBig(UInt32(length), Nbd.chunkBytes + 8)
-    table.slots[index].headerBytes = Nbd.chunkBytes + 12
+    let header = unsafe table.header(index)
+    unsafe header.putBig(offset, Nbd.chunkBytes)
+    unsafe header.putBig(UInt32(length), Nbd.chunkBytes + 8)
+    unsafe table.slots[index].headerBytes = Nbd.chunkBytes + 12
     enqueue(index)
     return true
   }
@@ -197,43 +201,43 @@ extension Connection {
   func planPieces(_ index: Int, _ export: Export, _ offset: UInt64, _ length: Int) {
     let count = runs(export, offset, length, max: BlockServer.runsMax)
     // It is not worth waiting for.
-    guard count > 1, server.hasRoom(ServerBuffers.bytesMin, used: bytesInUse), let table,
-      let buffer = table.slots[index].buffer,
-      let plan = server.buffers.take(ServerBuffers.bytesMin)
+    guard count > 1, unsafe server.hasRoom(ServerBuffers.bytesMin, used: bytesInUse), let table,
+      let buffer = unsafe table.slots[index].buffer,
+      let plan = unsafe server.buffers.take(ServerBuffers.bytesMin)
     else { return }
-    table.slots[index].plan = plan
+    unsafe table.slots[index].plan = plan
     charge(index, plan.count)
-    let vectors = plan.bytes.bindMemory(to: iovec.self, capacity: 2 * count)
-    var header = plan.bytes + 2 * count * MemoryLayout<iovec>.stride
+    let vectors = unsafe plan.bytes.bindMemory(to: iovec.self, capacity: 2 * count)
+    var header = unsafe plan.bytes + 2 * count * MemoryLayout<iovec>.stride
     var vectorCount = 0
     var done = 0
     for i in 0..<count {
-      let run = server.runs[i]
+      let run = unsafe server.runs[i]
       let isLast = i == count - 1
       let type = run.isZero ? Nbd.Chunk.offsetHole : Nbd.Chunk.offsetData
-      Self.putChunk(
+      unsafe Self.putChunk(
         header, cookie: table.slots[index].cookie, isLast ? Nbd.Chunk.done : 0, type,
         run.isZero ? 12 : 8 + run.count)
-      header.putBig(offset + UInt64(done), Nbd.chunkBytes)
-      if run.isZero { header.putBig(UInt32(run.count), Nbd.chunkBytes + 8) }
-      vectors[vectorCount] = iovec(
+      unsafe header.putBig(offset + UInt64(done), Nbd.chunkBytes)
+      if run.isZero { unsafe header.putBig(UInt32(run.count), Nbd.chunkBytes + 8) }
+      unsafe vectors[vectorCount] = iovec(
         iov_base: header, iov_len: Nbd.chunkBytes + (run.isZero ? 12 : 8))
       vectorCount += 1
       if !run.isZero {
-        vectors[vectorCount] = iovec(iov_base: buffer.bytes + done, iov_len: run.count)
+        unsafe vectors[vectorCount] = iovec(iov_base: buffer.bytes + done, iov_len: run.count)
         vectorCount += 1
       }
-      header += 32
+      unsafe header += 32
       done += run.count
     }
-    table.slots[index].vectors = vectors
-    table.slots[index].vectorCount = vectorCount
+    unsafe table.slots[index].vectors = vectors
+    unsafe table.slots[index].vectorCount = vectorCount
   }
 
   /// Finds runs of holes and data in a range, into `server.runs`. Returns how many; 0 if there are more
   /// than `max`.
   private func runs(_ export: Export, _ offset: UInt64, _ length: Int, max: Int) -> Int {
-    let runs = server.runs
+    let runs = unsafe server.runs
     let end = offset + UInt64(length)
     var next = offset
     var count = 0
@@ -242,13 +246,13 @@ extension Connection {
       let upper = min(end, extent.offset + extent.byteCount)
       guard upper > next else { return true }
       let isZero = extent.isZero && !extent.isAllocated
-      if count > 0, runs[count - 1].isZero == isZero {
-        runs[count - 1].count += Int(upper - next)
+      if count > 0, unsafe runs[count - 1].isZero == isZero {
+        unsafe runs[count - 1].count += Int(upper - next)
       } else if count == max {
         isTooMany = true
         return false
       } else {
-        runs[count] = BlockServer.Run(count: Int(upper - next), isZero: isZero)
+        unsafe runs[count] = BlockServer.Run(count: Int(upper - next), isZero: isZero)
         count += 1
       }
       next = upper
@@ -265,8 +269,8 @@ extension Connection {
     _ index: Int, _ export: Export, _ offset: UInt64, _ length: Int, isLoaded: Bool = false
   ) {
     guard let table else { return }
-    let isSingle = table.slots[index].flags & Nbd.CommandFlag.onlyOne != 0
-    let states = server.states
+    let isSingle = unsafe table.slots[index].flags & Nbd.CommandFlag.onlyOne != 0
+    let states = unsafe server.states
     let most = isSingle ? 1 : BlockServer.statesMax
     let end = offset + UInt64(length)
     var (next, count, steps) = (offset, 0, 0)
@@ -282,12 +286,12 @@ extension Connection {
       let now = (extent.isAllocated ? 0 : Nbd.State.hole) | (extent.isZero ? Nbd.State.zero : 0)
       if count > 0, now == state {
         let at = (count - 1) * 8
-        states.putBig(UnsafeRawPointer(states).big32(at) + UInt32(upper - next), at)
+        unsafe states.putBig(UnsafeRawPointer(states).big32(at) + UInt32(upper - next), at)
       } else if count == most {
         return false
       } else {
-        states.putBig(UInt32(upper - next), count * 8)
-        states.putBig(now, count * 8 + 4)
+        unsafe states.putBig(UInt32(upper - next), count * 8)
+        unsafe states.putBig(now, count * 8 + 4)
         count += 1
         state = now
       }
@@ -302,22 +306,22 @@ extension Connection {
     }
     if count == 0 {
       // Whatever is not known may hold data.
-      states.putBig(UInt32(length), 0)
-      states.putBig(UInt32(0), 4)
+      unsafe states.putBig(UInt32(length), 0)
+      unsafe states.putBig(UInt32(0), 4)
       count = 1
     }
-    let header = table.header(index)
+    let header = unsafe table.header(index)
     if isSingle {
-      (header + Nbd.chunkBytes + 4).copyMemory(from: states, byteCount: 8)
+      unsafe (header + Nbd.chunkBytes + 4).copyMemory(from: states, byteCount: 8)
     } else {
       guard let buffer = takeBuffer(index, 8 * count) else { return }
-      buffer.bytes.copyMemory(from: states, byteCount: 8 * count)
-      table.slots[index].payload = buffer.bytes
-      table.slots[index].payloadBytes = 8 * count
+      unsafe buffer.bytes.copyMemory(from: states, byteCount: 8 * count)
+      unsafe table.slots[index].payload = buffer.bytes
+      unsafe table.slots[index].payloadBytes = 8 * count
     }
     putChunk(index, Nbd.Chunk.blockStatus, payload: 4 + 8 * count)
-    header.putBig(Nbd.allocationContextID, Nbd.chunkBytes)
-    table.slots[index].headerBytes = Nbd.chunkBytes + 4 + (isSingle ? 8 : 0)
+    unsafe header.putBig(Nbd.allocationContextID, Nbd.chunkBytes)
+    unsafe table.slots[index].headerBytes = Nbd.chunkBytes + 4 + (isSingle ? 8 : 0)
     enqueue(index)
   }
 
@@ -335,13 +339,13 @@ extension Connection {
         return true
       }
       let count = gather(first)
-      let n = send(server.vectors, count)
+      let n = unsafe send(server.vectors, count)
       guard n > 0 else { return n == 0 }
       left -= n
       spend(n >> 14)
       var sent = sentOfFirst + n
       while let table, table.firstReply >= 0 {
-        let bytes = table.slots[table.firstReply].replyBytes
+        let bytes = unsafe table.slots[table.firstReply].replyBytes
         guard sent >= bytes else { break }
         sent -= bytes
         if let index = self.table?.takeReply() { release(index) }
@@ -354,7 +358,7 @@ extension Connection {
   /// Lists in `server.vectors` what is to be sent, from the reply `first` on.
   private func gather(_ first: Int) -> Int {
     guard let table else { return 0 }
-    let vectors = server.vectors
+    let vectors = unsafe server.vectors
     var count = 0
     var skip = sentOfFirst
     func add(_ base: UnsafeMutableRawPointer?, _ length: Int) {
@@ -362,21 +366,25 @@ extension Connection {
         skip -= length
         return
       }
-      vectors[count] = iovec(iov_base: base.map { $0 + skip }, iov_len: length - skip)
+      unsafe vectors[count] = iovec(iov_base: base.map { unsafe $0 + skip }, iov_len: length - skip)
       count += 1
       skip = 0
     }
     var index = first
     while index >= 0 {
-      let slot = table.slots + index
-      guard count + max(2, slot.pointee.vectorCount) <= BlockServer.vectorsMax else { break }
-      if let pieces = slot.pointee.vectors {
-        for i in 0..<slot.pointee.vectorCount { add(pieces[i].iov_base, pieces[i].iov_len) }
+      let slot = unsafe table.slots + index
+      guard unsafe count + max(2, slot.pointee.vectorCount) <= BlockServer.vectorsMax else { break }
+      if let pieces = unsafe slot.pointee.vectors {
+        for i in unsafe 0..<slot.pointee.vectorCount {
+          unsafe add(pieces[i].iov_base, pieces[i].iov_len)
+        }
       } else {
-        add(table.header(index), slot.pointee.headerBytes)
-        if slot.pointee.payloadBytes > 0 { add(slot.pointee.payload, slot.pointee.payloadBytes) }
+        unsafe add(table.header(index), slot.pointee.headerBytes)
+        if unsafe slot.pointee.payloadBytes > 0 {
+          unsafe add(slot.pointee.payload, slot.pointee.payloadBytes)
+        }
       }
-      index = slot.pointee.nextSlot
+      index = unsafe slot.pointee.nextSlot
     }
     return count
   }

@@ -21,11 +21,11 @@ extension Connection {
     let length: Int
 
     init(_ bytes: UnsafeRawPointer) {
-      flags = bytes.big16(4)
-      command = bytes.big16(6)
-      cookie = bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
-      offset = bytes.big64(16)
-      length = Int(bytes.big32(24))
+      flags = unsafe bytes.big16(4)
+      command = unsafe bytes.big16(6)
+      cookie = unsafe bytes.loadUnaligned(fromByteOffset: 8, as: UInt64.self)
+      offset = unsafe bytes.big64(16)
+      length = unsafe Int(bytes.big32(24))
     }
   }
 
@@ -33,12 +33,12 @@ extension Connection {
   func takeRequest() -> Bool {
     if payloadSlot >= 0 { return takePayload() }
     guard end - start >= Nbd.requestBytes else { return false }
-    let bytes = UnsafeRawPointer(received + start)
-    guard bytes.big32(0) == Nbd.requestMagic else {
+    let bytes = unsafe UnsafeRawPointer(received + start)
+    guard unsafe bytes.big32(0) == Nbd.requestMagic else {
       drop()
       return false
     }
-    let header = Header(bytes)
+    let header = unsafe Header(bytes)
     if header.command == Nbd.Command.disconnect {
       finish()
       return false
@@ -109,13 +109,13 @@ extension Connection {
 
   private func hasRoom(_ bytes: Int) -> Bool {
     guard bytes > 0 else { return true }
-    guard bytesInUse == 0 || bytesInUse + bytes <= server.limits.bytesPerConnection else {
+    guard unsafe bytesInUse == 0 || bytesInUse + bytes <= server.limits.bytesPerConnection else {
       return false
     }
-    if server.hasRoom(bytes, used: bytesInUse) { return true }
+    if unsafe server.hasRoom(bytes, used: bytesInUse) { return true }
     if !isWaitingForServer {
       isWaitingForServer = true
-      server.wait(self)
+      unsafe server.wait(self)
     }
     return false
   }
@@ -193,20 +193,20 @@ extension Connection {
         skipping = header.length
         return
       }
-      server.tally.writes += 1
-      server.tally.bytesWritten += UInt64(header.length)
+      unsafe server.tally.writes += 1
+      unsafe server.tally.bytesWritten += UInt64(header.length)
       // Large payloads are best received where they belong: little of them comes with the header.
       receiveLimit = header.length >= 64 << 10 ? ServerBuffers.bytesMin : Self.receiveBytes
-      prepare(slot, .write, header, buffer.bytes)
+      unsafe prepare(slot, .write, header, buffer.bytes)
       payloadSlot = slot
       payloadReceived = 0
     case Nbd.Command.flush:
-      server.tally.flushes += 1
-      prepare(slot, .flush, header, nil)
+      unsafe server.tally.flushes += 1
+      unsafe prepare(slot, .flush, header, nil)
       submit(slot, export)
     case Nbd.Command.trim:
-      server.tally.discards += 1
-      prepare(slot, .discard, header, nil)
+      unsafe server.tally.discards += 1
+      unsafe prepare(slot, .discard, header, nil)
       charge(slot, bytesOfParts(header))
       makeDurableAfterwards(slot, header)
       submitFirst(slot, export)
@@ -237,35 +237,35 @@ extension Connection {
   private func prepare(
     _ slot: Int, _ operation: BlockOperation, _ header: Header, _ buffer: UnsafeMutableRawPointer?
   ) {
-    guard let request = table.map({ $0.requests + slot }) else { return }
-    request.pointee.operation = operation
-    request.pointee.flags =
+    guard let request = unsafe table.map({ unsafe $0.requests + slot }) else { return }
+    unsafe request.pointee.operation = operation
+    unsafe request.pointee.flags =
       operation == .write && header.flags & Nbd.CommandFlag.fua != 0 ? .durable : []
-    request.pointee.offset = header.offset
-    request.pointee.byteCount = header.length
-    request.pointee.memory = RequestMemory(buffer)
+    unsafe request.pointee.offset = header.offset
+    unsafe request.pointee.byteCount = header.length
+    unsafe request.pointee.memory = RequestMemory(buffer)
   }
 
   /// Hands a request to the destination.
   func submit(_ slot: Int, _ export: Export) {
-    guard let request = table.map({ $0.requests + slot }) else { return }
+    guard let request = unsafe table.map({ unsafe $0.requests + slot }) else { return }
     inFlight += 1
-    export.destination.submit(request)
+    unsafe export.destination.submit(request)
   }
 
   private func makeDurableAfterwards(_ slot: Int, _ header: Header) {
-    if header.flags & Nbd.CommandFlag.fua != 0 { table?.slots[slot].stage = .flush }
+    if header.flags & Nbd.CommandFlag.fua != 0 { unsafe table?.slots[slot].stage = .flush }
   }
 
   private func read(_ slot: Int, _ header: Header, _ export: Export) {
-    server.tally.reads += 1
-    server.tally.bytesRead += UInt64(header.length)
+    unsafe server.tally.reads += 1
+    unsafe server.tally.bytesRead += UInt64(header.length)
     spend(header.length >> 18)
     let mayPlan = mayPlan(header)
     if mayPlan, replyHole(slot, export, header.offset, header.length) { return }
     guard let buffer = takeBuffer(slot, header.length) else { return }
     if mayPlan { planPieces(slot, export, header.offset, header.length) }
-    prepare(slot, .read, header, buffer.bytes)
+    unsafe prepare(slot, .read, header, buffer.bytes)
     submitFirst(slot, export)
   }
 
@@ -276,7 +276,7 @@ extension Connection {
   private func writeZeroes(
     _ slot: Int, _ header: Header, _ export: Export, loaded: UInt64? = nil
   ) {
-    if loaded == nil { server.tally.zeroes += 1 }
+    if loaded == nil { unsafe server.tally.zeroes += 1 }
     let mayPunch = header.flags & Nbd.CommandFlag.noHole == 0
     let range = header.offset..<header.offset + UInt64(header.length)
     let found = mayPunch ? content(of: export, range) : .other
@@ -288,9 +288,9 @@ extension Connection {
     if case .hole = found {
       // Nothing to do but what a flag asks for.
       guard header.flags & Nbd.CommandFlag.fua != 0 else { return replyDone(slot) }
-      prepare(slot, .flush, header, nil)
-      table?.requests[slot].offset = 0
-      table?.requests[slot].byteCount = 0
+      unsafe prepare(slot, .flush, header, nil)
+      unsafe table?.requests[slot].offset = 0
+      unsafe table?.requests[slot].byteCount = 0
       submit(slot, export)
       return
     }
@@ -298,9 +298,9 @@ extension Connection {
       replyError(slot, Refusal(.notSupported, "not faster than writing"))
       return
     }
-    prepare(slot, .writeZeroes, header, nil)
+    unsafe prepare(slot, .writeZeroes, header, nil)
     charge(slot, bytesOfParts(header))
-    if !mayPunch { table?.requests[slot].flags.insert(.keepAllocated) }
+    if !mayPunch { unsafe table?.requests[slot].flags.insert(.keepAllocated) }
     makeDurableAfterwards(slot, header)
     submitFirst(slot, export)
   }
@@ -339,35 +339,35 @@ extension Connection {
   /// A buffer for a slot. Where there is no memory the slot is answered so, and nil returned.
   func takeBuffer(_ slot: Int, _ count: Int) -> ServerBuffers.Buffer? {
     // A copy: a change through the property is an access that is checked when the program runs.
-    guard let table, let buffer = server.buffers.take(count) else {
+    guard let table, let buffer = unsafe server.buffers.take(count) else {
       replyError(slot, Refusal(.noMemory, "out of memory"))
       return nil
     }
-    table.slots[slot].buffer = buffer
+    unsafe table.slots[slot].buffer = buffer
     charge(slot, buffer.count)
     return buffer
   }
 
   func charge(_ slot: Int, _ bytes: Int) {
     guard let table else { return }
-    table.slots[slot].charged += bytes
-    server.charge(bytes, used: bytesInUse)
+    unsafe table.slots[slot].charged += bytes
+    unsafe server.charge(bytes, used: bytesInUse)
     bytesInUse += bytes
   }
 
   /// Gives back a slot with all it has.
   func release(_ index: Int) {
-    guard let slot = table.map({ $0.slots + index }) else { return }
-    if let buffer = slot.pointee.buffer { server.buffers.give(buffer) }
-    if let plan = slot.pointee.plan { server.buffers.give(plan) }
-    slot.pointee.buffer = nil
-    slot.pointee.plan = nil
-    slot.pointee.vectors = nil
-    slot.pointee.payload = nil
-    if slot.pointee.charged > 0 {
-      bytesInUse -= slot.pointee.charged
-      server.refund(slot.pointee.charged, used: bytesInUse)
-      slot.pointee.charged = 0
+    guard let slot = unsafe table.map({ unsafe $0.slots + index }) else { return }
+    if let buffer = unsafe slot.pointee.buffer { unsafe server.buffers.give(buffer) }
+    if let plan = unsafe slot.pointee.plan { unsafe server.buffers.give(plan) }
+    unsafe slot.pointee.buffer = nil
+    unsafe slot.pointee.plan = nil
+    unsafe slot.pointee.vectors = nil
+    unsafe slot.pointee.payload = nil
+    if unsafe slot.pointee.charged > 0 {
+      unsafe bytesInUse -= slot.pointee.charged
+      unsafe server.refund(slot.pointee.charged, used: bytesInUse)
+      unsafe slot.pointee.charged = 0
     }
     table?.give(index)
   }
@@ -375,15 +375,17 @@ extension Connection {
   /// A write whose payload has been received, and that is to be submitted.
   var isPayloadWhole: Bool {
     guard payloadSlot >= 0, let table else { return false }
-    return payloadReceived == table.slots[payloadSlot].length
+    return unsafe payloadReceived == table.slots[payloadSlot].length
   }
 
   /// Takes what was received of a payload along with the header; the rest is received in its place.
   private func takePayload() -> Bool {
-    guard let export, let table, let buffer = table.slots[payloadSlot].buffer else { return false }
-    let rest = table.slots[payloadSlot].length - payloadReceived
+    guard let export, let table, let buffer = unsafe table.slots[payloadSlot].buffer else {
+      return false
+    }
+    let rest = unsafe table.slots[payloadSlot].length - payloadReceived
     let count = min(rest, end - start)
-    (buffer.bytes + payloadReceived).copyMemory(from: received + start, byteCount: count)
+    unsafe (buffer.bytes + payloadReceived).copyMemory(from: received + start, byteCount: count)
     start += count
     payloadReceived += count
     guard count == rest else { return false }

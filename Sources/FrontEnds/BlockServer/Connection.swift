@@ -7,14 +7,14 @@ import Glibc
 /// Invariants: a request's slot is in use from its header until its reply has been sent, so that slots
 /// and the bytes charged for them bound everything a client can take up. Memory that the destination
 /// may still write to stays until `requestDone`, also when the client has gone.
-final class Connection: RequestOwner {
+@safe final class Connection: RequestOwner {
   private final class Socket: EventSource {
     unowned(unsafe) let connection: Connection
     init(_ connection: Connection, descriptor: Int32) {
-      self.connection = connection
+      unsafe self.connection = connection
       super.init(descriptor: descriptor)
     }
-    override func ready(_ events: EventLoop.Events) { connection.ready(events) }
+    override func ready(_ events: EventLoop.Events) { unsafe connection.ready(events) }
   }
 
   enum Phase {
@@ -61,12 +61,12 @@ final class Connection: RequestOwner {
   var listing: (exports: ArraySlice<Export>, option: UInt32)?
 
   // What the handshake has to say.
-  @exclusivity(unchecked) var greeting: [UInt8] = []
+  @safe @exclusivity(unchecked) var greeting: [UInt8] = []
   var greetingSent = 0
 
   /// Slots of its requests. None of its methods calls code that could reach it again, so that accesses need
   /// not be watched: there are a dozen for each request.
-  @exclusivity(unchecked)
+  @safe @exclusivity(unchecked)
   var table: SlotTable?
   /// The write whose payload is being received, and how much of it there is.
   var payloadSlot = -1
@@ -96,9 +96,9 @@ final class Connection: RequestOwner {
   private var wasDropped = false
 
   init(_ descriptor: Int32, _ server: BlockServer) {
-    self.server = server
+    unsafe self.server = server
     self.descriptor = descriptor
-    received = server.scratch
+    unsafe received = server.scratch
     startTime = server.loop.time
     lastProgress = startTime
     super.init()
@@ -111,21 +111,21 @@ final class Connection: RequestOwner {
   private static let bytesPerConnection = 16 << 10
 
   private func unfix() {
-    server.fix(-bytesFixed)
+    unsafe server.fix(-bytesFixed)
     bytesFixed = 0
   }
 
   /// Takes memory that it keeps until it ends.
   func fix(_ bytes: Int) {
     bytesFixed += bytes
-    server.fix(bytes)
+    unsafe server.fix(bytes)
   }
 
   /// Greets the client. False, and the descriptor is closed, if it cannot be watched.
   func begin() -> Bool {
     let source = Socket(self, descriptor: descriptor)
     do throws(SystemError) {
-      try server.loop.add(source, interest)
+      try unsafe server.loop.add(source, interest)
     } catch {
       Glibc.close(descriptor)
       phase = .ended
@@ -192,27 +192,27 @@ final class Connection: RequestOwner {
   /// at the end, or -1 with errno set.
   private func fill() -> Int {
     useScratch()
-    var vectors = (iovec(), iovec())
+    var vectors = unsafe (iovec(), iovec())
     var count = 0
     var payloadRest = 0
-    let tail = iovec(
+    let tail = unsafe iovec(
       iov_base: received + end, iov_len: min(receiveLimit, Self.receiveBytes - end))
-    if payloadSlot >= 0, let table, let buffer = table.slots[payloadSlot].buffer {
-      payloadRest = table.slots[payloadSlot].length - payloadReceived
-      vectors = (iovec(iov_base: buffer.bytes + payloadReceived, iov_len: payloadRest), tail)
+    if payloadSlot >= 0, let table, let buffer = unsafe table.slots[payloadSlot].buffer {
+      payloadRest = unsafe table.slots[payloadSlot].length - payloadReceived
+      unsafe vectors = (iovec(iov_base: buffer.bytes + payloadReceived, iov_len: payloadRest), tail)
       count = 2
     } else {
-      vectors.0 = tail
+      unsafe vectors.0 = tail
       count = 1
     }
     let n: Int
     if let tls {
-      n = tls.receive(vectors.0.iov_base, vectors.0.iov_len)
+      n = unsafe tls.receive(vectors.0.iov_base, vectors.0.iov_len)
     } else if count == 1 {
-      n = recv(descriptor, vectors.0.iov_base, vectors.0.iov_len, 0)
+      n = unsafe recv(descriptor, vectors.0.iov_base, vectors.0.iov_len, 0)
     } else {
-      n = withUnsafePointer(to: &vectors) {
-        $0.withMemoryRebound(to: iovec.self, capacity: 2) { readv(descriptor, $0, 2) }
+      n = unsafe withUnsafePointer(to: &vectors) {
+        unsafe $0.withMemoryRebound(to: iovec.self, capacity: 2) { unsafe readv(descriptor, $0, 2) }
       }
     }
     if n > 0 {
@@ -226,10 +226,10 @@ final class Connection: RequestOwner {
   /// Moves what is left over to the front of the memory that is received to.
   private func useScratch() {
     let count = end - start
-    if count > 0, start > 0 || received != server.scratch {
-      memmove(server.scratch, received + start, count)
+    if count > 0, unsafe start > 0 || received != server.scratch {
+      unsafe memmove(server.scratch, received + start, count)
     }
-    received = server.scratch
+    unsafe received = server.scratch
     start = 0
     end = count
     dropLeftover()
@@ -239,24 +239,24 @@ final class Connection: RequestOwner {
   private func keepLeftover() {
     let count = end - start
     guard count > 0, phase != .ended, phase != .finishing else {
-      received = server.scratch
+      unsafe received = server.scratch
       start = 0
       end = 0
       return dropLeftover()
     }
     // It has a buffer of its own, which is no larger than it has to be.
-    if let leftover, received == leftover.bytes,
+    if let leftover, unsafe received == leftover.bytes,
       leftover.count == ServerBuffers.bytes(for: count)
     {
       return
     }
-    guard let buffer = server.buffers.take(count) else { return drop() }
-    memcpy(buffer.bytes, received + start, count)
+    guard let buffer = unsafe server.buffers.take(count) else { return drop() }
+    unsafe memcpy(buffer.bytes, received + start, count)
     dropLeftover()
     leftover = buffer
     // Not of its share, which is for what it asks for.
     fix(buffer.count)
-    received = buffer.bytes
+    unsafe received = buffer.bytes
     start = 0
     end = count
   }
@@ -264,18 +264,18 @@ final class Connection: RequestOwner {
   private func dropLeftover() {
     guard let buffer = leftover else { return }
     leftover = nil
-    server.buffers.give(buffer)
+    unsafe server.buffers.give(buffer)
     fix(-buffer.count)
   }
 
   /// Understands what has been received, as far as it goes.
   func process() {
-    if budgetPass != server.loop.passes {
-      budgetPass = server.loop.passes
+    if unsafe budgetPass != server.loop.passes {
+      budgetPass = unsafe server.loop.passes
       budget = Turns.connectionUnits
     }
     while !isPaused {
-      guard budget > 0, server.turns.hasUnits else {
+      guard budget > 0, unsafe server.turns.hasUnits else {
         // A payload that has come to its end is something to do as well: no event tells of it again.
         if start < end || isPayloadWhole, phase != .finishing, phase != .ended { yield() }
         return
@@ -299,7 +299,7 @@ final class Connection: RequestOwner {
   /// So much was done, in units of `Turns`.
   @inline(__always) func spend(_ units: Int) {
     budget &-= units
-    server.turns.spend(units)
+    unsafe server.turns.spend(units)
   }
 
   /// Looks at what a range holds, and spends the time that it takes: that depends on how scattered the
@@ -314,7 +314,7 @@ final class Connection: RequestOwner {
   private func yield() {
     isPaused = true
     isYielding = true
-    server.turns.later(self, isLight: budget > 0)
+    unsafe server.turns.later(self, isLight: budget > 0)
   }
 
   /// Goes on with what was left for this pass.
@@ -336,7 +336,7 @@ final class Connection: RequestOwner {
     if sending { isSendYielding = true }
     if isYielding { return }
     isYielding = true
-    server.turns.later(self, isLight: false)
+    unsafe server.turns.later(self, isLight: false)
   }
 
   /// Goes on after a pause.
@@ -354,7 +354,7 @@ final class Connection: RequestOwner {
   @inline(__always) func markDirty() {
     guard !isDirty else { return }
     isDirty = true
-    server.markDirty(self)
+    unsafe server.markDirty(self)
   }
 
   /// Sends what there is to send, as far as the client takes it.
@@ -385,11 +385,11 @@ final class Connection: RequestOwner {
   /// False if the connection has ended.
   private func sendGreeting() -> Bool {
     while greetingSent < greeting.count {
-      let n = greeting.withUnsafeMutableBytes { bytes in
-        var vector = iovec(
-          iov_base: bytes.baseAddress.map { $0 + greetingSent },
+      let n = unsafe greeting.withUnsafeMutableBytes { bytes in
+        var vector = unsafe iovec(
+          iov_base: bytes.baseAddress.map { unsafe $0 + greetingSent },
           iov_len: bytes.count - greetingSent)
-        return send(&vector, 1)
+        return unsafe send(&vector, 1)
       }
       guard n > 0 else { return n == 0 }
       greetingSent += n
@@ -405,12 +405,12 @@ final class Connection: RequestOwner {
     while true {
       let n: Int
       if let tls {
-        n = tls.send(vectors, count)
+        n = unsafe tls.send(vectors, count)
       } else {
-        var message = msghdr()
-        message.msg_iov = vectors
-        message.msg_iovlen = count
-        n = sendmsg(descriptor, &message, Int32(truncatingIfNeeded: MSG_NOSIGNAL))
+        var message = unsafe msghdr()
+        unsafe message.msg_iov = vectors
+        unsafe message.msg_iovlen = count
+        n = unsafe sendmsg(descriptor, &message, Int32(truncatingIfNeeded: MSG_NOSIGNAL))
       }
       if n > 0 {
         noteProgress()
@@ -437,11 +437,11 @@ final class Connection: RequestOwner {
     return true
   }
 
-  private func noteProgress() { lastProgress = server.loop.time }
+  private func noteProgress() { lastProgress = unsafe server.loop.time }
 
   /// Whether it holds buffers that wait for the client alone, and has for long.
   func isHoldingUp(_ now: UInt64) -> Bool {
-    bytesInUse > 0 && (payloadSlot >= 0 || isSendBlocked)
+    unsafe bytesInUse > 0 && (payloadSlot >= 0 || isSendBlocked)
       && now &- lastProgress > server.limits.stallNanoseconds
   }
 
@@ -457,10 +457,10 @@ final class Connection: RequestOwner {
     }
     guard wanted != interest else { return }
     interest = wanted
-    server.loop.change(source, wanted)
+    unsafe server.loop.change(source, wanted)
   }
 
-  override func requestDone(_ request: RequestPointer) { complete(request) }
+  override func requestDone(_ request: RequestPointer) { unsafe complete(request) }
 
   // MARK: - Ending
 
@@ -487,7 +487,7 @@ final class Connection: RequestOwner {
     tls?.end(politely: !dropped)
     phase = .ended
     wasDropped = dropped
-    if let source { server.loop.remove(source) }
+    if let source { unsafe server.loop.remove(source) }
     source = nil
     Glibc.close(descriptor)
     abandonPayload()
@@ -514,6 +514,6 @@ final class Connection: RequestOwner {
     export = nil
     listing = nil
     unfix()
-    server.forget(self, wasDropped: wasDropped)
+    unsafe server.forget(self, wasDropped: wasDropped)
   }
 }

@@ -59,18 +59,21 @@ final class HandshakeRates {
   private static func source(_ descriptor: Int32) -> Source? {
     var address = sockaddr_storage()
     var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
-    let status = withUnsafeMutablePointer(to: &address) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getpeername(descriptor, $0, &length) }
+    let status = unsafe withUnsafeMutablePointer(to: &address) {
+      unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe getpeername(descriptor, $0, &length)
+      }
     }
     guard status == 0 else { return nil }
     let family = Int32(address.ss_family)
-    return withUnsafeBytes(of: &address) { raw in
+    return unsafe withUnsafeBytes(of: &address) { raw in
       switch family {
       case AF_INET:
-        Source(
+        unsafe Source(
           family: AF_INET, address: UInt64(raw.loadUnaligned(fromByteOffset: 4, as: UInt32.self)))
       case AF_INET6:
-        Source(family: AF_INET6, address: raw.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
+        unsafe Source(
+          family: AF_INET6, address: raw.loadUnaligned(fromByteOffset: 8, as: UInt64.self))
       default: nil
       }
     }

@@ -11,7 +11,7 @@ enum KeyFile {
   /// What is wrong with a file of `NAME:HEX` lines; nil if nothing is.
   static func fault(_ path: String) -> String? {
     var info = stat()
-    guard stat(path, &info) == 0 else { return String(cString: strerror(errno)) }
+    guard unsafe stat(path, &info) == 0 else { return unsafe String(cString: strerror(errno)) }
     guard info.st_mode & S_IFMT == S_IFREG else { return "is no regular file" }
     let bytes: [UInt8]
     do throws(BlockIOError) {
@@ -58,7 +58,7 @@ enum KeyFile {
   /// A line for the user where others than the owner can read a key.
   static func warnings(_ path: String) -> [String] {
     var info = stat()
-    guard stat(path, &info) == 0, info.st_mode & 0o044 != 0 else { return [] }
+    guard unsafe stat(path, &info) == 0, info.st_mode & 0o044 != 0 else { return [] }
     return ["\(path): other users may read this key; run: chmod 600 \(path)"]
   }
 }

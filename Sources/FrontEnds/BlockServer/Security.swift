@@ -41,14 +41,14 @@ public struct TLSError: Error, Sendable, CustomStringConvertible {
   public let description: String
 
   init(_ what: String, _ code: Int32) {
-    description = "\(what): \(String(cString: gnutls_strerror(code)))"
+    description = unsafe "\(what): \(String(cString: gnutls_strerror(code)))"
   }
 
   fileprivate init(description: String) { self.description = description }
 }
 
 /// By what a server proves who it is, and clients who they are.
-public final class TLSCredentials {
+@safe public final class TLSCredentials {
   fileprivate let certificates: gnutls_certificate_credentials_t?
   fileprivate let keys: gnutls_psk_server_credentials_t?
   fileprivate let verifiesClients: Bool
@@ -61,23 +61,25 @@ public final class TLSCredentials {
     certificate: String, key: String, clientAuthority: String? = nil
   ) throws(TLSError) {
     var credentials: gnutls_certificate_credentials_t?
-    let status = gnutls_certificate_allocate_credentials(&credentials)
-    guard status == 0, let credentials else { throw TLSError("certificates", status) }
-    certificates = credentials
-    keys = nil
+    let status = unsafe gnutls_certificate_allocate_credentials(&credentials)
+    guard status == 0, let credentials = unsafe credentials else {
+      throw TLSError("certificates", status)
+    }
+    unsafe certificates = credentials
+    unsafe keys = nil
     verifiesClients = clientAuthority != nil
     warnings = KeyFile.warnings(key)
-    let loaded = gnutls_certificate_set_x509_key_file(
+    let loaded = unsafe gnutls_certificate_set_x509_key_file(
       credentials, certificate, key, GNUTLS_X509_FMT_PEM)
     guard loaded >= 0 else { throw TLSError("\(certificate), \(key)", loaded) }
-    guard !Self.hasWeakKey(credentials) else {
+    guard unsafe !Self.hasWeakKey(credentials) else {
       throw TLSError(
         description:
           "\(key): the key is too short to be safe: make one of 2048 bits or more (RSA), or of "
           + "256 (ECDSA), and a certificate for it")
     }
     if let clientAuthority {
-      let count = gnutls_certificate_set_x509_trust_file(
+      let count = unsafe gnutls_certificate_set_x509_trust_file(
         credentials, clientAuthority, GNUTLS_X509_FMT_PEM)
       guard count > 0 else { throw TLSError(clientAuthority, count) }
     }
@@ -87,9 +89,10 @@ public final class TLSCredentials {
   private static func hasWeakKey(_ credentials: gnutls_certificate_credentials_t) -> Bool {
     var key: gnutls_x509_privkey_t?
     // A key that the library does not show, or does not judge, has to be taken as it is.
-    guard gnutls_certificate_get_x509_key(credentials, 0, &key) == 0, let key else { return false }
-    defer { gnutls_x509_privkey_deinit(key) }
-    let strength = gnutls_x509_privkey_sec_param(key).rawValue
+    guard unsafe gnutls_certificate_get_x509_key(credentials, 0, &key) == 0, let key = unsafe key
+    else { return false }
+    defer { unsafe gnutls_x509_privkey_deinit(key) }
+    let strength = unsafe gnutls_x509_privkey_sec_param(key).rawValue
     return strength != GNUTLS_SEC_PARAM_UNKNOWN.rawValue
       && strength < GNUTLS_SEC_PARAM_MEDIUM.rawValue
   }
@@ -98,37 +101,42 @@ public final class TLSCredentials {
   /// - Throws: `TLSError` where the file cannot be used.
   public init(sharedKeys path: String) throws(TLSError) {
     var credentials: gnutls_psk_server_credentials_t?
-    let status = gnutls_psk_allocate_server_credentials(&credentials)
-    guard status == 0, let credentials else { throw TLSError("shared keys", status) }
-    certificates = nil
-    keys = credentials
+    let status = unsafe gnutls_psk_allocate_server_credentials(&credentials)
+    guard status == 0, let credentials = unsafe credentials else {
+      throw TLSError("shared keys", status)
+    }
+    unsafe certificates = nil
+    unsafe keys = credentials
     verifiesClients = false
     warnings = KeyFile.warnings(path)
     // The library takes anything, and finds no key in it when a client comes.
     if let fault = KeyFile.fault(path) { throw TLSError(description: "\(path): \(fault)") }
-    let loaded = gnutls_psk_set_server_credentials_file(credentials, path)
+    let loaded = unsafe gnutls_psk_set_server_credentials_file(credentials, path)
     guard loaded >= 0 else { throw TLSError(path, loaded) }
   }
 
   deinit {
-    if let certificates { gnutls_certificate_free_credentials(certificates) }
-    if let keys { gnutls_psk_free_server_credentials(keys) }
+    if let certificates = unsafe certificates {
+      unsafe gnutls_certificate_free_credentials(certificates)
+    }
+    if let keys = unsafe keys { unsafe gnutls_psk_free_server_credentials(keys) }
   }
 
   func apply(to session: gnutls_session_t) -> Bool {
     // Older versions have known weaknesses, and no client needs them. The profile is for clients'
     // certificates: 112 bits of security, and no digest that has been broken.
     let versions = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:%PROFILE_MEDIUM"
-    let priority = keys == nil ? versions : "\(versions):+ECDHE-PSK:+DHE-PSK:+PSK"
-    guard gnutls_priority_set_direct(session, priority, nil) == 0 else { return false }
-    if let certificates {
-      gnutls_certificate_server_set_request(
+    let priority = unsafe keys == nil ? versions : "\(versions):+ECDHE-PSK:+DHE-PSK:+PSK"
+    guard unsafe gnutls_priority_set_direct(session, priority, nil) == 0 else { return false }
+    if let certificates = unsafe certificates {
+      unsafe gnutls_certificate_server_set_request(
         session, verifiesClients ? GNUTLS_CERT_REQUIRE : GNUTLS_CERT_IGNORE)
-      if verifiesClients { gnutls_session_set_verify_cert(session, nil, 0) }
-      return gnutls_credentials_set(
+      if verifiesClients { unsafe gnutls_session_set_verify_cert(session, nil, 0) }
+      return unsafe gnutls_credentials_set(
         session, GNUTLS_CRD_CERTIFICATE, UnsafeMutableRawPointer(certificates)) == 0
     }
-    guard let keys else { return false }
-    return gnutls_credentials_set(session, GNUTLS_CRD_PSK, UnsafeMutableRawPointer(keys)) == 0
+    guard let keys = unsafe keys else { return false }
+    return unsafe gnutls_credentials_set(session, GNUTLS_CRD_PSK, UnsafeMutableRawPointer(keys))
+      == 0
   }
 }

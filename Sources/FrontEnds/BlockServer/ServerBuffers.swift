@@ -3,16 +3,16 @@ import Glibc
 /// Page-aligned buffers for payloads, in sizes that are powers of two. Those that come back are kept
 /// for the next request, up to a limit; the rest goes back to the system by and by, which takes a few
 /// microseconds for each.
-final class ServerBuffers {
+@safe final class ServerBuffers {
   /// A buffer and which size it has.
-  struct Buffer {
+  @safe struct Buffer {
     let bytes: UnsafeMutableRawPointer
     fileprivate let order: Int
     /// Its size.
     var count: Int { ServerBuffers.bytesMin << order }
   }
 
-  private struct FreeList {
+  @safe private struct FreeList {
     var first: UnsafeMutableRawPointer?
     var count = 0
   }
@@ -39,13 +39,13 @@ final class ServerBuffers {
   /// No buffers yet.
   init(bytesMax: Int) {
     self.bytesMax = bytesMax
-    lists = .allocate(capacity: Self.orders)
-    lists.initialize(repeating: FreeList(), count: Self.orders)
+    unsafe lists = .allocate(capacity: Self.orders)
+    unsafe lists.initialize(repeating: FreeList(), count: Self.orders)
   }
 
   deinit {
     for order in 0..<Self.orders { while drop(order) {} }
-    lists.deallocate()
+    unsafe lists.deallocate()
   }
 
   /// What a buffer of at least `count` bytes takes.
@@ -61,28 +61,28 @@ final class ServerBuffers {
     let order = Self.order(for: count)
     guard order < Self.orders else { return nil }
     let size = Self.bytesMin << order
-    if let first = lists[order].first {
-      lists[order].first = first.load(as: UnsafeMutableRawPointer?.self)
-      lists[order].count -= 1
+    if let first = unsafe lists[order].first {
+      unsafe lists[order].first = first.load(as: UnsafeMutableRawPointer?.self)
+      unsafe lists[order].count -= 1
       keptBytes -= size
       unusedBytes = min(unusedBytes, keptBytes)
-      return Buffer(bytes: first, order: order)
+      return unsafe Buffer(bytes: first, order: order)
     }
     // What is kept in other sizes is not what is wanted now.
     if keptBytes > Self.keptBytesMax / 2 { dropFromFullest() }
     while keptBytes > 0, bytesHeld + size > bytesMax { dropFromFullest() }
     // The allocator would keep what lies below something that is still in use.
-    let fresh = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    guard let fresh, fresh != MAP_FAILED else { return nil }
+    let fresh = unsafe mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    guard let fresh = unsafe fresh, unsafe fresh != MAP_FAILED else { return nil }
     bytesHeld += size
-    return Buffer(bytes: fresh, order: order)
+    return unsafe Buffer(bytes: fresh, order: order)
   }
 
   /// Takes a buffer back.
   func give(_ buffer: Buffer) {
-    buffer.bytes.storeBytes(of: lists[buffer.order].first, as: UnsafeMutableRawPointer?.self)
-    lists[buffer.order].first = buffer.bytes
-    lists[buffer.order].count += 1
+    unsafe buffer.bytes.storeBytes(of: lists[buffer.order].first, as: UnsafeMutableRawPointer?.self)
+    unsafe lists[buffer.order].first = buffer.bytes
+    unsafe lists[buffer.order].count += 1
     keptBytes += buffer.count
   }
 
@@ -104,22 +104,22 @@ final class ServerBuffers {
   }
 
   private func release(_ bytes: UnsafeMutableRawPointer, _ count: Int) {
-    munmap(bytes, count)
+    unsafe munmap(bytes, count)
     bytesHeld -= count
   }
 
   private func drop(_ order: Int) -> Bool {
-    guard let first = lists[order].first else { return false }
-    lists[order].first = first.load(as: UnsafeMutableRawPointer?.self)
-    lists[order].count -= 1
+    guard let first = unsafe lists[order].first else { return false }
+    unsafe lists[order].first = first.load(as: UnsafeMutableRawPointer?.self)
+    unsafe lists[order].count -= 1
     keptBytes -= Self.bytesMin << order
     unusedBytes = min(unusedBytes, keptBytes)
-    release(first, Self.bytesMin << order)
+    unsafe release(first, Self.bytesMin << order)
     return true
   }
 
   private func dropFromFullest() {
-    let fullest = (0..<Self.orders).max { lists[$0].count << $0 < lists[$1].count << $1 }
+    let fullest = (0..<Self.orders).max { unsafe lists[$0].count << $0 < lists[$1].count << $1 }
     if let fullest { _ = drop(fullest) }
   }
 }

@@ -2,7 +2,7 @@ import DataPath
 import Glibc
 
 /// A request of a client, from its header to the last byte of its reply.
-struct Slot {
+@safe struct Slot {
   /// What is left to do when the destination has done its part.
   enum Stage {
     case last
@@ -44,13 +44,13 @@ struct Slot {
 
   /// Bytes of the reply.
   var replyBytes: Int {
-    guard let vectors else { return headerBytes + payloadBytes }
-    return (0..<vectorCount).reduce(0) { $0 + vectors[$1].iov_len }
+    guard let vectors = unsafe vectors else { return headerBytes + payloadBytes }
+    return (0..<vectorCount).reduce(0) { unsafe $0 + vectors[$1].iov_len }
   }
 }
 
 /// The requests that a connection can have at a time, and the queue of its replies. Allocated once.
-struct SlotTable {
+@safe struct SlotTable {
   /// Room for the header of a reply, with the message of an error.
   static let headerBytes = 128
 
@@ -73,32 +73,32 @@ struct SlotTable {
 
   init(_ capacity: Int, owner: RequestOwner) {
     self.capacity = capacity
-    self.owner = owner
-    slots = .allocate(capacity: capacity)
-    requests = .allocate(capacity: capacity)
-    headers = .allocate(byteCount: capacity * Self.headerBytes, alignment: 16)
+    unsafe self.owner = owner
+    unsafe slots = .allocate(capacity: capacity)
+    unsafe requests = .allocate(capacity: capacity)
+    unsafe headers = .allocate(byteCount: capacity * Self.headerBytes, alignment: 16)
   }
 
   /// Whether `take` has another slot.
   @inline(__always) var hasFree: Bool { firstFree >= 0 || made < capacity }
 
   private mutating func make() {
-    (slots + made).initialize(to: Slot())
-    (requests + made).initialize(
+    unsafe (slots + made).initialize(to: Slot())
+    unsafe (requests + made).initialize(
       to: BlockRequest(operation: .flush, flags: [], offset: 0, byteCount: 0, owner: owner))
-    requests[made].tag = UInt32(truncatingIfNeeded: made)
+    unsafe requests[made].tag = UInt32(truncatingIfNeeded: made)
     firstFree = made
     made += 1
   }
 
   func deallocate() {
-    slots.deallocate()
-    requests.deallocate()
-    headers.deallocate()
+    unsafe slots.deallocate()
+    unsafe requests.deallocate()
+    unsafe headers.deallocate()
   }
 
   @inline(__always) func header(_ index: Int) -> UnsafeMutableRawPointer {
-    headers + index * Self.headerBytes
+    unsafe headers + index * Self.headerBytes
   }
 
   /// A free slot, and whether it was never in use before; there is one.
@@ -108,40 +108,40 @@ struct SlotTable {
     let isNew = firstFree < 0
     if isNew { make() }
     let index = firstFree
-    let slot = slots + index
-    firstFree = slot.pointee.nextSlot
+    let slot = unsafe slots + index
+    firstFree = unsafe slot.pointee.nextSlot
     inUse += 1
-    slot.pointee.cookie = cookie
-    slot.pointee.command = command
-    slot.pointee.flags = flags
-    slot.pointee.offset = offset
-    slot.pointee.length = length
-    slot.pointee.stage = .last
-    slot.pointee.next = .max
-    slot.pointee.writesZeroes = false
-    slot.pointee.headerBytes = 0
-    slot.pointee.payloadBytes = 0
-    slot.pointee.nextSlot = -1
+    unsafe slot.pointee.cookie = cookie
+    unsafe slot.pointee.command = command
+    unsafe slot.pointee.flags = flags
+    unsafe slot.pointee.offset = offset
+    unsafe slot.pointee.length = length
+    unsafe slot.pointee.stage = .last
+    unsafe slot.pointee.next = .max
+    unsafe slot.pointee.writesZeroes = false
+    unsafe slot.pointee.headerBytes = 0
+    unsafe slot.pointee.payloadBytes = 0
+    unsafe slot.pointee.nextSlot = -1
     return (index, isNew)
   }
 
   /// Gives a slot back, whose buffers have gone.
   mutating func give(_ index: Int) {
-    slots[index].nextSlot = firstFree
+    unsafe slots[index].nextSlot = firstFree
     firstFree = index
     inUse -= 1
   }
 
   mutating func appendReply(_ index: Int) {
-    if lastReply >= 0 { slots[lastReply].nextSlot = index } else { firstReply = index }
-    slots[index].nextSlot = -1
+    if lastReply >= 0 { unsafe slots[lastReply].nextSlot = index } else { firstReply = index }
+    unsafe slots[index].nextSlot = -1
     lastReply = index
   }
 
   /// Takes the first reply off the queue; the slot stays in use.
   mutating func takeReply() -> Int {
     let index = firstReply
-    firstReply = slots[index].nextSlot
+    firstReply = unsafe slots[index].nextSlot
     if firstReply < 0 { lastReply = -1 }
     return index
   }

@@ -2,7 +2,7 @@ import Cgnutls
 import Glibc
 
 /// TLS on a connection. Calls do not wait: they return -1 with errno set to EAGAIN instead.
-final class TLSSession {
+@safe final class TLSSession {
   enum Progress {
     case done, again, failed
   }
@@ -23,32 +23,32 @@ final class TLSSession {
     var session: gnutls_session_t?
     let flags = UInt32(
       GNUTLS_SERVER.rawValue | GNUTLS_NONBLOCK.rawValue | GNUTLS_NO_SIGNAL.rawValue)
-    guard gnutls_init(&session, flags) == 0, let session else { return nil }
-    self.session = session
+    guard unsafe gnutls_init(&session, flags) == 0, let session = unsafe session else { return nil }
+    unsafe self.session = session
     self.credentials = credentials
-    guard credentials.apply(to: session) else { return nil }
-    gnutls_transport_set_int2(session, descriptor, descriptor)
+    guard unsafe credentials.apply(to: session) else { return nil }
+    unsafe gnutls_transport_set_int2(session, descriptor, descriptor)
   }
 
   deinit {
-    gnutls_deinit(session)
-    record.deallocate()
+    unsafe gnutls_deinit(session)
+    unsafe record.deallocate()
   }
 
   /// Whether the handshake waits for the client to take something, rather than to say something.
-  var wantsToWrite: Bool { gnutls_record_get_direction(session) == 1 }
+  var wantsToWrite: Bool { unsafe gnutls_record_get_direction(session) == 1 }
   /// Whether there is more to receive that has come already.
-  var hasPending: Bool { gnutls_record_check_pending(session) > 0 }
+  var hasPending: Bool { unsafe gnutls_record_check_pending(session) > 0 }
 
   func shakeHands() -> Progress {
     // Warnings are passed over, but not without end.
     for _ in 0..<16 {
-      let status = gnutls_handshake(session)
+      let status = unsafe gnutls_handshake(session)
       if status == 0 { return .done }
       if status == GNUTLS_E_AGAIN { return .again }
       if gnutls_error_is_fatal(status) != 0 {
         // So that clients can say more than that the connection has ended; if they take it at once.
-        _ = gnutls_alert_send_appropriate(session, status)
+        _ = unsafe gnutls_alert_send_appropriate(session, status)
         return .failed
       }
     }
@@ -57,7 +57,7 @@ final class TLSSession {
 
   /// Bytes received, 0 at the end, -1 with errno set.
   func receive(_ bytes: UnsafeMutableRawPointer?, _ count: Int) -> Int {
-    let n = gnutls_record_recv(session, bytes, count)
+    let n = unsafe gnutls_record_recv(session, bytes, count)
     if n >= 0 { return n }
     // A connection cut off without a goodbye ends as one does that says it.
     if n == Int(GNUTLS_E_PREMATURE_TERMINATION) { return 0 }
@@ -70,12 +70,12 @@ final class TLSSession {
     guard finishRecord() else { return -1 }
     var staged = 0
     for i in 0..<count where staged < Self.recordBytes {
-      let part = min(vectors[i].iov_len, Self.recordBytes - staged)
-      guard let base = vectors[i].iov_base else { continue }
-      (record + staged).copyMemory(from: base, byteCount: part)
+      let part = unsafe min(vectors[i].iov_len, Self.recordBytes - staged)
+      guard let base = unsafe vectors[i].iov_base else { continue }
+      unsafe (record + staged).copyMemory(from: base, byteCount: part)
       staged += part
     }
-    let n = gnutls_record_send(session, record, staged)
+    let n = unsafe gnutls_record_send(session, record, staged)
     if n >= 0 { return n }
     guard n == Int(GNUTLS_E_AGAIN) || n == Int(GNUTLS_E_INTERRUPTED) else { return fail(n) }
     isSending = true
@@ -88,7 +88,7 @@ final class TLSSession {
   /// Sends the rest of a record that was taken; false, with errno set, if it is not gone yet.
   func finishRecord() -> Bool {
     guard isSending else { return true }
-    let n = gnutls_record_send(session, nil, 0)
+    let n = unsafe gnutls_record_send(session, nil, 0)
     guard n >= 0 else {
       _ = fail(n)
       return false
@@ -105,6 +105,6 @@ final class TLSSession {
 
   /// Says goodbye, if the client takes it at once.
   func end(politely: Bool) {
-    if politely { _ = gnutls_bye(session, GNUTLS_SHUT_WR) }
+    if politely { _ = unsafe gnutls_bye(session, GNUTLS_SHUT_WR) }
   }
 }

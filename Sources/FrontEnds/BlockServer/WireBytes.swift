@@ -1,34 +1,34 @@
 /// Big-endian numbers at any alignment. The caller knows that they are within its memory.
 extension UnsafeRawPointer {
   @inline(__always) func big16(_ offset: Int) -> UInt16 {
-    UInt16(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt16.self))
+    unsafe UInt16(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt16.self))
   }
   @inline(__always) func big32(_ offset: Int) -> UInt32 {
-    UInt32(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt32.self))
+    unsafe UInt32(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt32.self))
   }
   @inline(__always) func big64(_ offset: Int) -> UInt64 {
-    UInt64(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+    unsafe UInt64(bigEndian: loadUnaligned(fromByteOffset: offset, as: UInt64.self))
   }
 }
 
 extension UnsafeMutableRawPointer {
   @inline(__always) func putBig<Value: FixedWidthInteger>(_ value: Value, _ offset: Int) {
-    storeBytes(of: value.bigEndian, toByteOffset: offset, as: Value.self)
+    unsafe storeBytes(of: value.bigEndian, toByteOffset: offset, as: Value.self)
   }
 }
 
 /// Reads a client's bytes from the front; nil where there are too few.
-struct WireReader {
+@safe struct WireReader {
   private var rest: UnsafeRawBufferPointer.SubSequence
 
-  init(_ bytes: UnsafeRawBufferPointer) { rest = bytes[...] }
+  init(_ bytes: UnsafeRawBufferPointer) { unsafe rest = unsafe bytes[...] }
 
-  var isAtEnd: Bool { rest.isEmpty }
+  var isAtEnd: Bool { unsafe rest.isEmpty }
 
   mutating func bytes(_ count: Int) -> [UInt8]? {
-    guard count >= 0, count <= rest.count else { return nil }
-    defer { rest = rest.dropFirst(count) }
-    return Array(rest.prefix(count))
+    guard count >= 0, unsafe count <= rest.count else { return nil }
+    defer { unsafe rest = unsafe rest.dropFirst(count) }
+    return unsafe Array(rest.prefix(count))
   }
 
   mutating func integer<Value: FixedWidthInteger>(_ type: Value.Type) -> Value? {
@@ -47,7 +47,7 @@ struct WireWriter {
   private(set) var bytes: [UInt8] = []
 
   mutating func put<Value: FixedWidthInteger>(_ value: Value) {
-    withUnsafeBytes(of: value.bigEndian) { bytes.append(contentsOf: $0) }
+    unsafe withUnsafeBytes(of: value.bigEndian) { unsafe bytes.append(contentsOf: $0) }
   }
   mutating func put(_ text: String) { bytes.append(contentsOf: text.utf8) }
   mutating func put(_ raw: [UInt8]) { bytes.append(contentsOf: raw) }

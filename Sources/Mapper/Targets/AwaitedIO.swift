@@ -26,24 +26,24 @@ final class AwaitedIO: RequestOwner {
     _ operation: BlockOperation, _ bytes: UnsafeRawBufferPointer? = nil, at offset: UInt64 = 0
   ) {
     left += 1
-    destination.submit(
+    unsafe destination.submit(
       requests.take(
         operation, offset: offset, byteCount: bytes?.count ?? 0,
         buffer: UnsafeMutableRawPointer(mutating: bytes?.baseAddress), owner: self))
   }
 
   override func requestDone(_ request: RequestPointer) {
-    let (code, offset) = (request.pointee.errorNumber, request.pointee.offset)
+    let (code, offset) = unsafe (request.pointee.errorNumber, request.pointee.offset)
     if code != 0, failure == nil {
       let operation: BlockIOError.Operation =
-        switch request.pointee.operation {
+        switch unsafe request.pointee.operation {
         case .read: .read
         case .flush: .flush
         default: .write
         }
       failure = BlockIOError(operation, path: path, offset: offset, code: code)
     }
-    requests.give(request)
+    unsafe requests.give(request)
     left -= 1
     if left == 0 { pause.end() }
   }
@@ -62,7 +62,7 @@ extension OpenDevice {
   /// Returns when everything that had ended before is durable; see `Flush`.
   func flush(_ requests: RequestPool) throws(BlockIOError) {
     let io = AwaitedIO(direct, path: text, requests)
-    io.send(.flush)
+    unsafe io.send(.flush)
     try io.wait()
   }
 }
@@ -93,18 +93,18 @@ final class MetadataDevice: BlockDevice {
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     let io = try begin(.read, buffer.count, at: offset)
-    io.send(.read, UnsafeRawBufferPointer(buffer), at: offset)
+    unsafe io.send(.read, UnsafeRawBufferPointer(buffer), at: offset)
     try io.wait()
   }
 
   func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    try write([BlockPiece(buffer, at: offset)])
+    try unsafe write([BlockPiece(buffer, at: offset)])
   }
 
   func write(_ pieces: [BlockPiece]) throws(BlockIOError) {
     guard let last = pieces.last else { return }
-    let io = try begin(.write, last.bytes.count, at: last.offset)
-    for piece in pieces { io.send(.write, piece.bytes, at: piece.offset) }
+    let io = try unsafe begin(.write, last.bytes.count, at: last.offset)
+    for piece in pieces { unsafe io.send(.write, piece.bytes, at: piece.offset) }
     try io.wait()
   }
 

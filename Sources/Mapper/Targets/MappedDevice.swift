@@ -30,9 +30,9 @@ public final class MappedDevice: BlockDestination {
   var kept: (any DeviceKept)?
 
   /// Whether I/O is suspended.
-  @exclusivity(unchecked) public internal(set) var isSuspended = false
+  @safe @exclusivity(unchecked) public internal(set) var isSuspended = false
   /// Whether it is being suspended, and requests are still pending.
-  @exclusivity(unchecked) public internal(set) var isSuspending = false
+  @safe @exclusivity(unchecked) public internal(set) var isSuspending = false
   /// The number of `hold` calls without `release`.
   private(set) var holds = 0
   var isRemoved = false
@@ -99,55 +99,55 @@ public final class MappedDevice: BlockDestination {
 
   public override func submit(_ request: RequestPointer) {
     if isBlocked {
-      queue.append(request)
+      unsafe queue.append(request)
     } else {
-      begin(request)
+      unsafe begin(request)
     }
   }
 
   private func begin(_ request: RequestPointer) {
-    let operation = request.pointee.operation
-    guard let live else { return loop.finishLater(request, EIO) }
-    request.pointee.pending = 0
-    request.pointee.errorNumber = 0
-    if operation == .flush { return flush(request, live) }
-    let count = request.pointee.byteCount
-    let (end, overflow) = request.pointee.offset.addingReportingOverflow(
+    let operation = unsafe request.pointee.operation
+    guard let live else { return unsafe loop.finishLater(request, EIO) }
+    unsafe request.pointee.pending = 0
+    unsafe request.pointee.errorNumber = 0
+    if operation == .flush { return unsafe flush(request, live) }
+    let count = unsafe request.pointee.byteCount
+    let (end, overflow) = unsafe request.pointee.offset.addingReportingOverflow(
       UInt64(truncatingIfNeeded: count))
     guard count > 0, !overflow, end <= live.byteCount else {
-      return loop.finishLater(request, count == 0 ? 0 : EIO)
+      return unsafe loop.finishLater(request, count == 0 ? 0 : EIO)
     }
-    if operation != .read && live.isReadOnly { return loop.finishLater(request, EPERM) }
+    if operation != .read && live.isReadOnly { return unsafe loop.finishLater(request, EPERM) }
     if operation == .discard && !live.takesDiscards {
-      return loop.finishLater(request, EOPNOTSUPP)
+      return unsafe loop.finishLater(request, EOPNOTSUPP)
     }
-    let driver = live.single ?? live.driver(at: request.pointee.offset)
+    let driver = unsafe live.single ?? live.driver(at: request.pointee.offset)
     let most = operation == .discard ? driver.discardBytesMax : driver.requestBytesMax
     if most == 0 && end <= driver.endByte {
-      driver.map(part(of: request, driver))
+      unsafe driver.map(part(of: request, driver))
     } else {
-      split(request, end, live)
+      unsafe split(request, end, live)
     }
   }
 
   private func split(_ request: RequestPointer, _ end: UInt64, _ live: LiveTable) {
-    let first = request.pointee.offset
+    let first = unsafe request.pointee.offset
     var at = first
     while at < end {
       let driver = live.driver(at: at)
       var stop = min(end, driver.endByte)
-      let isDiscard = request.pointee.operation == .discard
+      let isDiscard = unsafe request.pointee.operation == .discard
       let most = isDiscard ? driver.discardBytesMax : driver.requestBytesMax
       if most > 0 {
         let left = most - (at - driver.startByte) % most
         stop = min(stop, at.addingReportingOverflow(left).overflow ? stop : at + left)
       }
-      let piece = part(of: request, driver)
-      piece.pointee.offset = at
-      piece.pointee.byteCount = Int(truncatingIfNeeded: stop - at)
-      piece.pointee.memory = request.pointee.memory.advanced(
+      let piece = unsafe part(of: request, driver)
+      unsafe piece.pointee.offset = at
+      unsafe piece.pointee.byteCount = Int(truncatingIfNeeded: stop - at)
+      unsafe piece.pointee.memory = request.pointee.memory.advanced(
         by: Int(truncatingIfNeeded: at - first))
-      driver.map(piece)
+      unsafe driver.map(piece)
       at = stop
     }
   }
@@ -155,18 +155,18 @@ public final class MappedDevice: BlockDestination {
   private func flush(_ request: RequestPointer, _ live: LiveTable) {
     for driver in live.drivers {
       for index in 0..<driver.flushCount {
-        let piece = part(of: request, driver)
-        piece.pointee.tag = UInt32(truncatingIfNeeded: index)
-        driver.map(piece)
+        let piece = unsafe part(of: request, driver)
+        unsafe piece.pointee.tag = UInt32(truncatingIfNeeded: index)
+        unsafe driver.map(piece)
       }
     }
-    if request.pointee.pending == 0 { loop.finishLater(request) }
+    if unsafe request.pointee.pending == 0 { unsafe loop.finishLater(request) }
   }
 
   private func part(of request: RequestPointer, _ owner: RequestOwner) -> RequestPointer {
     outstanding += 1
-    request.pointee.pending += 1
-    return parts.take(
+    unsafe request.pointee.pending += 1
+    return unsafe parts.take(
       request.pointee.operation, offset: request.pointee.offset,
       byteCount: request.pointee.byteCount, memory: request.pointee.memory,
       flags: request.pointee.flags, owner: owner, parent: request)
@@ -175,8 +175,8 @@ public final class MappedDevice: BlockDestination {
   /// A further part of the same request, equal to `part` until the caller changes it.
   func another(_ part: RequestPointer, owner: TargetDriver) -> RequestPointer {
     outstanding += 1
-    part.pointee.parent?.pointee.pending += 1
-    return parts.take(
+    unsafe part.pointee.parent?.pointee.pending += 1
+    return unsafe parts.take(
       part.pointee.operation, offset: part.pointee.offset, byteCount: part.pointee.byteCount,
       memory: part.pointee.memory, flags: part.pointee.flags, owner: owner,
       parent: part.pointee.parent)
@@ -185,13 +185,13 @@ public final class MappedDevice: BlockDestination {
   /// A driver has completed a part.
   func partDone(_ part: RequestPointer) {
     outstanding -= 1
-    if let parent = part.pointee.parent {
-      if part.pointee.errorNumber != 0 && parent.pointee.errorNumber == 0 {
-        parent.pointee.errorNumber = part.pointee.errorNumber
+    if let parent = unsafe part.pointee.parent {
+      if unsafe part.pointee.errorNumber != 0 && parent.pointee.errorNumber == 0 {
+        unsafe parent.pointee.errorNumber = part.pointee.errorNumber
       }
-      parts.give(part)
-      parent.pointee.pending -= 1
-      if parent.pointee.pending == 0 { parent.pointee.owner.requestDone(parent) }
+      unsafe parts.give(part)
+      unsafe parent.pointee.pending -= 1
+      if unsafe parent.pointee.pending == 0 { unsafe parent.pointee.owner.requestDone(parent) }
     }
     if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
   }
@@ -201,15 +201,15 @@ public final class MappedDevice: BlockDestination {
   /// A driver returns a part unchanged, to be mapped again after resume.
   func park(_ part: RequestPointer) {
     outstanding -= 1
-    part.pointee.owner = self
-    parked.append(part)
+    unsafe part.pointee.owner = self
+    unsafe parked.append(part)
     if outstanding == 0 && !idleWaiters.isEmpty { becameIdle() }
   }
 
   /// Completes parked parts. The parts made of them were counted as outstanding, not they.
   public override func requestDone(_ part: RequestPointer) {
     outstanding += 1
-    partDone(part)
+    unsafe partDone(part)
   }
 
   private func becameIdle() {
@@ -241,9 +241,9 @@ public final class MappedDevice: BlockDestination {
   func goOn() {
     guard !isBlocked else { return }
     var again = parked.takeAll()
-    while let part = again.takeFirst() { begin(part) }
+    while let part = unsafe again.takeFirst() { unsafe begin(part) }
     var held = queue.takeAll()
-    while let request = held.takeFirst() { submit(request) }
+    while let request = unsafe held.takeFirst() { unsafe submit(request) }
   }
 
   // MARK: - Events and open count
@@ -265,9 +265,9 @@ public final class MappedDevice: BlockDestination {
   /// Fails all waiting I/O, when the device is removed.
   func failAll() {
     var again = parked.takeAll()
-    while let part = again.takeFirst() { loop.finishLater(part, EIO) }
+    while let part = unsafe again.takeFirst() { unsafe loop.finishLater(part, EIO) }
     var held = queue.takeAll()
-    while let request = held.takeFirst() { loop.finishLater(request, EIO) }
+    while let request = unsafe held.takeFirst() { unsafe loop.finishLater(request, EIO) }
   }
 
   /// A short description for lists, like `thin device 7`; nil for a device that only serves others,

@@ -61,16 +61,16 @@ public class TargetDriver: RequestOwner {
   // MARK: - I/O
 
   /// Handles a part. By default fails it.
-  func map(_ part: RequestPointer) { finishLater(part, EIO) }
+  func map(_ part: RequestPointer) { unsafe finishLater(part, EIO) }
 
   /// A part that was sent on is complete.
-  public override func requestDone(_ part: RequestPointer) { done(part) }
+  public override func requestDone(_ part: RequestPointer) { unsafe done(part) }
 
   /// Returns a part to the device.
-  final func done(_ part: RequestPointer) { device.partDone(part) }
+  final func done(_ part: RequestPointer) { unsafe device.partDone(part) }
 
   final func finishLater(_ part: RequestPointer, _ errorNumber: Int32 = 0) {
-    loop.finishLater(part, errorNumber)
+    unsafe loop.finishLater(part, errorNumber)
   }
 
   /// Calls `ready`, at once or later, when `forEachExtent` can tell what a range of the device begins with.

@@ -38,7 +38,7 @@ public final class UserspaceDeviceMapper {
   /// A buffer of zeros for writes; never written to.
   let zeros = AlignedBuffer(count: 1 << 20)
   /// Whether everything is opened for reading only, whatever tables say.
-  @exclusivity(unchecked) public var isReadOnly = false
+  @safe @exclusivity(unchecked) public var isReadOnly = false
   /// Called for every event.
   public var eventHappened: ((MappedDevice) -> Void)?
   /// Receives the messages that the kernel would log.
@@ -248,9 +248,9 @@ public final class UserspaceDeviceMapper {
   public func path(of number: DeviceNumber) -> String? {
     guard let opened = openDevices[number], let identity = opened.identity else { return nil }
     guard case .file = identity else { return opened.text }
-    guard let path = realpath(opened.text, nil) else { return nil }
-    defer { free(path) }
-    return String(cString: path)
+    guard let path = unsafe realpath(opened.text, nil) else { return nil }
+    defer { unsafe free(path) }
+    return unsafe String(cString: path)
   }
 
   private var forget: (OpenDevice) -> Void {
@@ -277,14 +277,14 @@ public final class UserspaceDeviceMapper {
         return try open(mapped, under: user, readOnly: readOnly)
       }
       if let known = openDevices[number] { return try reopen(known, readOnly: readOnly) }
-      guard access(path, F_OK) == 0 else {
+      guard unsafe access(path, F_OK) == 0 else {
         throw DeviceOpenError(code: ENXIO, explanation: ["no such device: \(text)"])
       }
       return try openDisk(named: path, readOnly: readOnly)
     }
     if let mapped = named(text) { return try open(mapped, under: user, readOnly: readOnly) }
     // A path with blanks comes as one word.
-    let name = access(text, F_OK) == 0 ? text : NameMangling.decoded(text)
+    let name = unsafe access(text, F_OK) == 0 ? text : NameMangling.decoded(text)
     return try openDisk(named: name, readOnly: readOnly)
   }
 

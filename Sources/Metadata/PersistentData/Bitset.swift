@@ -1,21 +1,21 @@
 /// A set of block numbers below a fixed limit, one bit each.
-public struct Bitset: ~Copyable {
+@safe public struct Bitset: ~Copyable {
   private let words: UnsafeMutablePointer<UInt64>
   private let wordCount: Int
 
   /// An empty set of numbers below `limit`.
   public init(limit: UInt64) {
     wordCount = Int(limit / 64) + 1
-    words = .allocate(capacity: wordCount)
-    words.initialize(repeating: 0, count: wordCount)
+    unsafe words = .allocate(capacity: wordCount)
+    unsafe words.initialize(repeating: 0, count: wordCount)
   }
 
-  deinit { words.deallocate() }
+  deinit { unsafe words.deallocate() }
 
   /// Whether `block` is a member. A number beyond the limit, as a damaged node may hold, is none.
   public func contains(_ block: UInt64) -> Bool {
     let word = Int(block >> 6)
-    return word < wordCount && words[word] >> (block & 63) & 1 == 1
+    return unsafe word < wordCount && words[word] >> (block & 63) & 1 == 1
   }
 
   /// Adds `block`. Returns whether it was new.
@@ -25,8 +25,8 @@ public struct Bitset: ~Copyable {
     let word = Int(block >> 6)
     precondition(word < wordCount)
     let bit: UInt64 = 1 << (block & 63)
-    let old = words[word]
-    words[word] = old | bit
+    let old = unsafe words[word]
+    unsafe words[word] = old | bit
     return old & bit == 0
   }
 
@@ -35,21 +35,21 @@ public struct Bitset: ~Copyable {
   public mutating func remove(_ block: UInt64) {
     let word = Int(block >> 6)
     precondition(word < wordCount)
-    words[word] &= ~(1 << (block & 63))
+    unsafe words[word] &= ~(1 << (block & 63))
   }
 
   /// Empties the set.
-  public mutating func removeAll() { words.update(repeating: 0, count: wordCount) }
+  public mutating func removeAll() { unsafe words.update(repeating: 0, count: wordCount) }
 
   /// The smallest member that is at least `start`.
   public func first(from start: UInt64) -> UInt64? {
     var word = Int(start >> 6)
     guard word < wordCount else { return nil }
-    var bits = words[word] & (UInt64.max << (start & 63))
+    var bits = unsafe words[word] & (UInt64.max << (start & 63))
     while bits == 0 {
       word += 1
       if word == wordCount { return nil }
-      bits = words[word]
+      bits = unsafe words[word]
     }
     return UInt64(word) << 6 | UInt64(bits.trailingZeroBitCount)
   }
@@ -57,7 +57,7 @@ public struct Bitset: ~Copyable {
   /// The number of members.
   public var count: Int {
     var n = 0
-    for i in 0..<wordCount { n += words[i].nonzeroBitCount }
+    for i in 0..<wordCount { unsafe n += words[i].nonzeroBitCount }
     return n
   }
 }

@@ -16,8 +16,8 @@ public import ThinFormat
 /// Invariants: `indexes` has the slot of each cached block, plus one; a slot that is being filled is in
 /// neither `indexes` nor `spare`; a dirty block is one that the committed state does not use, so that
 /// writing it early does no harm.
-public final class BlockCache {
-  private struct Slot {
+@safe public final class BlockCache {
+  @safe private struct Slot {
     var buffer: UnsafeMutableRawBufferPointer
     var block: UInt64
     var kind: BlockKind
@@ -33,7 +33,7 @@ public final class BlockCache {
   /// The device of the blocks.
   public let device: any BlockDevice
   /// Usable blocks: those of the device, up to the format's limit.
-  @exclusivity(unchecked) public private(set) var blockCount: UInt64
+  @safe @exclusivity(unchecked) public private(set) var blockCount: UInt64
   /// The most blocks kept between operations.
   public let blocksMax: Int
   private var indexes: ZeroedArray<UInt32>
@@ -43,7 +43,7 @@ public final class BlockCache {
   /// The memory of all buffers.
   private var slabs: [AlignedBuffer] = []
   /// Blocks that others read, as long as nothing has changed them.
-  @exclusivity(unchecked) private var reading: Set<UInt64> = []
+  @safe @exclusivity(unchecked) private var reading: Set<UInt64> = []
   /// Nothing is read: what is not here is `absent`.
   package var isInMemoryOnly: Bool {
     get { readsNothing }
@@ -51,10 +51,10 @@ public final class BlockCache {
   }
   private var readsNothing = false
   /// The last block that was not here, and of which kind it is.
-  @exclusivity(unchecked)
+  @safe @exclusivity(unchecked)
   package private(set) var absent: (block: UInt64, kind: BlockKind) = (0, .btreeNode)
   /// Slots without a block.
-  @exclusivity(unchecked) private var spare: [UInt32] = []
+  @safe @exclusivity(unchecked) private var spare: [UInt32] = []
   private var hand = 0
 
   /// A cache of at most `blocksMax` blocks of 4 KiB between operations.
@@ -64,10 +64,10 @@ public final class BlockCache {
     blockCount = Self.usableBlocks(device)
     indexes = ZeroedArray(count: Int(blockCount))
     slotsMax = 256
-    slots = .allocate(capacity: slotsMax)
+    unsafe slots = .allocate(capacity: slotsMax)
   }
 
-  deinit { slots.deallocate() }
+  deinit { unsafe slots.deallocate() }
 
   private static func usableBlocks(_ device: any BlockDevice) -> UInt64 {
     min(device.byteCount / UInt64(Limits.blockBytes), Limits.metadataBlocksMax)
@@ -78,8 +78,8 @@ public final class BlockCache {
     let count = Self.usableBlocks(device)
     guard count != blockCount else { return }
     let larger = ZeroedArray<UInt32>(count: Int(count))
-    for i in 0..<slotsMade where slots[i].isUsed && slots[i].block < count {
-      larger[Int(slots[i].block)] = UInt32(i) + 1
+    for i in 0..<slotsMade where unsafe slots[i].isUsed && slots[i].block < count {
+      unsafe larger[Int(slots[i].block)] = UInt32(i) + 1
     }
     indexes = larger
     blockCount = count
@@ -88,19 +88,19 @@ public final class BlockCache {
   /// A slot for a block that is not here, which is to be indexed.
   private func take(_ block: UInt64, _ kind: BlockKind) -> Int {
     if let free = spare.popLast() {
-      let slot = slots + Int(free)
-      slot.pointee = Slot(buffer: slot.pointee.buffer, block: block, kind: kind)
+      let slot = unsafe slots + Int(free)
+      unsafe slot.pointee = Slot(buffer: slot.pointee.buffer, block: block, kind: kind)
       return Int(free)
     }
     if slotsMade == slotsMax {
       let larger = UnsafeMutablePointer<Slot>.allocate(capacity: slotsMax * 2)
-      larger.moveInitialize(from: slots, count: slotsMade)
-      slots.deallocate()
-      slots = larger
+      unsafe larger.moveInitialize(from: slots, count: slotsMade)
+      unsafe slots.deallocate()
+      unsafe slots = larger
       slotsMax *= 2
     }
-    let buffer = newBuffer()
-    (slots + slotsMade).initialize(to: Slot(buffer: buffer, block: block, kind: kind))
+    let buffer = unsafe newBuffer()
+    unsafe (slots + slotsMade).initialize(to: Slot(buffer: buffer, block: block, kind: kind))
     slotsMade += 1
     return slotsMade - 1
   }
@@ -111,13 +111,13 @@ public final class BlockCache {
     let perSlab = 64
     let at = slotsMade % perSlab * Limits.blockBytes
     if at == 0 { slabs.append(AlignedBuffer(count: perSlab * Limits.blockBytes)) }
-    return UnsafeMutableRawBufferPointer(
+    return unsafe UnsafeMutableRawBufferPointer(
       rebasing: slabs[slabs.count - 1].bytes[at..<(at + Limits.blockBytes)])
   }
 
   private func release(_ index: Int) {
-    slots[index].isUsed = false
-    indexes[Int(slots[index].block)] = 0
+    unsafe slots[index].isUsed = false
+    unsafe indexes[Int(slots[index].block)] = 0
     spare.append(UInt32(index))
   }
 
@@ -127,12 +127,12 @@ public final class BlockCache {
   {
     let known = indexes[Int(block)]
     guard known != 0 else { return nil }
-    let slot = slots + Int(known - 1)
-    guard slot.pointee.kind == kind else {
-      throw .block(block, .format(.wrongKind(expected: kind, found: slot.pointee.kind)))
+    let slot = unsafe slots + Int(known - 1)
+    guard unsafe slot.pointee.kind == kind else {
+      throw unsafe .block(block, .format(.wrongKind(expected: kind, found: slot.pointee.kind)))
     }
-    slot.pointee.isRecent = true
-    return slot.pointee.buffer
+    unsafe slot.pointee.isRecent = true
+    return unsafe slot.pointee.buffer
   }
 
   /// The contents of `block`, read and checked if it is not here; valid until `trim`.
@@ -141,40 +141,40 @@ public final class BlockCache {
     -> UnsafeMutableRawBufferPointer
   {
     guard block < blockCount else { throw .block(block, .beyondEnd(blockCount: blockCount)) }
-    if let known = try known(block, kind) { return known }
+    if let known = try unsafe known(block, kind) { return unsafe known }
     if readsNothing {
       absent = (block, kind)
       throw .absent(block)
     }
     let index = take(block, kind)
-    let buffer = slots[index].buffer
-    slots[index].isUsed = false
+    let buffer = unsafe slots[index].buffer
+    unsafe slots[index].isUsed = false
     do throws(PoolError) {
       do throws(BlockIOError) {
-        try device.read(into: buffer, at: block * UInt64(Limits.blockBytes))
+        try unsafe device.read(into: buffer, at: block * UInt64(Limits.blockBytes))
       } catch {
         throw .block(block, .io(error))
       }
       // While that took its time, others may have read it too.
-      if let known = try known(block, kind) {
+      if let known = try unsafe known(block, kind) {
         spare.append(UInt32(index))
-        return known
+        return unsafe known
       }
-      try Self.verify(buffer, block, kind)
+      try unsafe Self.verify(buffer, block, kind)
     } catch {
       spare.append(UInt32(index))
       throw error
     }
-    slots[index] = Slot(buffer: buffer, block: block, kind: kind, isDirty: false)
+    unsafe slots[index] = Slot(buffer: buffer, block: block, kind: kind, isDirty: false)
     indexes[Int(block)] = UInt32(index) + 1
-    return buffer
+    return unsafe buffer
   }
 
   private static func verify(
     _ buffer: UnsafeMutableRawBufferPointer, _ block: UInt64, _ kind: BlockKind
   ) throws(PoolError) {
     do throws(FormatError) {
-      try BlockHeader.verify(
+      try unsafe BlockHeader.verify(
         RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer)), number: block, kind: kind)
     } catch {
       throw .block(block, .format(error))
@@ -189,12 +189,13 @@ public final class BlockCache {
   package func endReading(
     _ block: UInt64, _ kind: BlockKind, _ bytes: UnsafeMutableRawBufferPointer?
   ) throws(PoolError) {
-    guard reading.remove(block) != nil, let bytes, block < blockCount, indexes[Int(block)] == 0
+    guard reading.remove(block) != nil, let bytes = unsafe bytes, block < blockCount,
+      indexes[Int(block)] == 0
     else { return }
-    try Self.verify(bytes, block, kind)
+    try unsafe Self.verify(bytes, block, kind)
     let index = take(block, kind)
-    slots[index].buffer.copyMemory(from: UnsafeRawBufferPointer(bytes))
-    slots[index].isDirty = false
+    unsafe slots[index].buffer.copyMemory(from: UnsafeRawBufferPointer(bytes))
+    unsafe slots[index].isDirty = false
     indexes[Int(block)] = UInt32(index) + 1
   }
 
@@ -208,39 +209,39 @@ public final class BlockCache {
     let known = indexes[Int(block)]
     let index = known != 0 ? Int(known - 1) : take(block, kind)
     indexes[Int(block)] = UInt32(index) + 1
-    let buffer = slots[index].buffer
-    slots[index] = Slot(buffer: buffer, block: block, kind: kind)
-    buffer.initializeMemory(as: UInt8.self, repeating: 0)
-    return buffer
+    let buffer = unsafe slots[index].buffer
+    unsafe slots[index] = Slot(buffer: buffer, block: block, kind: kind)
+    unsafe buffer.initializeMemory(as: UInt8.self, repeating: 0)
+    return unsafe buffer
   }
 
   /// Marks a cached block as changed.
   public func markDirty(_ block: UInt64) {
     if !reading.isEmpty { reading.remove(block) }
     let known = indexes[Int(block)]
-    if known != 0 { slots[Int(known - 1)].isDirty = true }
+    if known != 0 { unsafe slots[Int(known - 1)].isDirty = true }
   }
 
   /// Writes every dirty block, neighbours together, and flushes the device.
   public func flush() throws(PoolError) {
-    try write((0..<slotsMade).filter { slots[$0].isUsed && slots[$0].isDirty })
+    try write((0..<slotsMade).filter { unsafe slots[$0].isUsed && slots[$0].isDirty })
     do throws(BlockIOError) { try device.flush() } catch { throw .io(error) }
   }
 
   /// Writes blocks, all of them at once.
   private func write(_ dirty: [Int]) throws(PoolError) {
-    let dirty = dirty.sorted { slots[$0].block < slots[$1].block }
+    let dirty = dirty.sorted { unsafe slots[$0].block < slots[$1].block }
     var pieces: [BlockPiece] = []
     pieces.reserveCapacity(dirty.count)
     for index in dirty {
-      let slot = slots[index]
-      BlockHeader.seal(slot.buffer, number: slot.block, kind: slot.kind)
-      pieces.append(
+      let slot = unsafe slots[index]
+      unsafe BlockHeader.seal(slot.buffer, number: slot.block, kind: slot.kind)
+      unsafe pieces.append(
         BlockPiece(
           UnsafeRawBufferPointer(slot.buffer), at: slot.block * UInt64(Limits.blockBytes)))
     }
     do throws(BlockIOError) { try device.write(pieces) } catch { throw .io(error) }
-    for index in dirty { slots[index].isDirty = false }
+    for index in dirty { unsafe slots[index].isDirty = false }
   }
 
   /// Reduces the cache to its limit, the least recently used blocks first. Pointers to contents are
@@ -254,21 +255,21 @@ public final class BlockCache {
     while excess > 0 && steps > 0 {
       steps -= 1
       hand = hand + 1 < slotsMade ? hand + 1 : 0
-      guard slots[hand].isUsed, !slots[hand].isGoing else { continue }
-      if slots[hand].isRecent {
-        slots[hand].isRecent = false
+      guard unsafe slots[hand].isUsed, unsafe !slots[hand].isGoing else { continue }
+      if unsafe slots[hand].isRecent {
+        unsafe slots[hand].isRecent = false
         continue
       }
       excess -= 1
-      if slots[hand].isDirty {
-        slots[hand].isGoing = true
+      if unsafe slots[hand].isDirty {
+        unsafe slots[hand].isGoing = true
         dirty.append(hand)
       } else {
         release(hand)
       }
     }
     guard !dirty.isEmpty else { return }
-    defer { for index in dirty { slots[index].isGoing = false } }
+    defer { for index in dirty { unsafe slots[index].isGoing = false } }
     try write(dirty)
     for index in dirty { release(index) }
   }
@@ -281,6 +282,6 @@ public final class BlockCache {
 
   /// Drops all blocks, with their changes.
   public func drop() {
-    for i in 0..<slotsMade where slots[i].isUsed { release(i) }
+    for i in 0..<slotsMade where unsafe slots[i].isUsed { release(i) }
   }
 }

@@ -41,11 +41,11 @@ public final class BlockReader {
   ) throws(BlockProblem) -> R {
     guard block < blockCount else { throw .beyondEnd(blockCount: blockCount) }
     do throws(BlockIOError) {
-      try device.read(into: buffer.bytes, at: block * UInt64(Limits.blockBytes))
+      try unsafe device.read(into: buffer.bytes, at: block * UInt64(Limits.blockBytes))
     } catch {
       throw .io(error)
     }
-    return try body(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer.bytes)))
+    return try unsafe body(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(buffer.bytes)))
   }
 
   /// Reads `block` and requires a sound block of `kind`.

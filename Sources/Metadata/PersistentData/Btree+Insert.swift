@@ -15,11 +15,11 @@ extension Btree {
     let (newRoot, leaf, index, exists) = try makeWay(root: root, key: key)
     let node = try node(leaf)
     if exists {
-      if !isEqual(node.value(index)) { try loseReferences(node, index, 1) }
-      write(try shadowed(leaf).value(index))
+      if unsafe !isEqual(node.value(index)) { try loseReferences(node, index, 1) }
+      unsafe write(try shadowed(leaf).value(index))
       return (newRoot, false)
     }
-    write(node.insert(index, key: key))
+    unsafe write(node.insert(index, key: key))
     return (newRoot, true)
   }
 
@@ -156,7 +156,7 @@ extension Btree {
     x.begin(like: c)
     try x.requireLike(c)
     evenOut(c, x)
-    storeChild(parent.insert(slot + 1, key: x.key(0)), new)
+    unsafe storeChild(parent.insert(slot + 1, key: x.key(0)), new)
     return key < x.key(0) ? child : new
   }
 
@@ -197,12 +197,12 @@ extension Btree {
     m.count = tm_
     c.count = tc
     parent.setKey(slot, c.key(0))
-    storeChild(parent.insert(slot, key: m.key(0)), middle)
+    unsafe storeChild(parent.insert(slot, key: m.key(0)), middle)
     if key < m.key(0) { return left }
     return key < c.key(0) ? middle : child
   }
 
   private func storeChild(_ value: UnsafeMutableRawPointer, _ block: UInt64) {
-    value.storeBytes(of: block.littleEndian, as: UInt64.self)
+    unsafe value.storeBytes(of: block.littleEndian, as: UInt64.self)
   }
 }

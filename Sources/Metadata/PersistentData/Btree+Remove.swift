@@ -66,7 +66,7 @@ extension Btree {
     let child = try node(block).value64(0)
     let shared = try tm.spaceMap.mayBeShared(child, tm)
     let (target, source) = (try node(block), try node(child))
-    target.bytes.copyMemory(from: UnsafeRawBufferPointer(source.bytes))
+    unsafe target.bytes.copyMemory(from: UnsafeRawBufferPointer(source.bytes))
     if shared { try gainReferences(try node(block)) }
     try tm.spaceMap.decrement(child, tm)
   }

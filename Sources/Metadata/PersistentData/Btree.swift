@@ -65,7 +65,7 @@ package struct Btree {
       let node = try node(block)
       let i = node.floor(key)
       guard i >= 0 else { return nil }
-      if node.isLeaf { return node.key(i) == key ? body(node.value(i)) : nil }
+      if node.isLeaf { return unsafe node.key(i) == key ? body(node.value(i)) : nil }
       block = node.value64(i)
     }
     throw .inconsistent("a tree of more than 64 levels at block \(root)")
@@ -73,7 +73,9 @@ package struct Btree {
 
   /// The value of `key` in a tree with values of eight bytes.
   package func lookup64(root: UInt64, key: UInt64) throws(PoolError) -> UInt64? {
-    try lookup(root: root, key: key) { UInt64(littleEndian: $0.load(as: UInt64.self)) }
+    try unsafe lookup(root: root, key: key) {
+      unsafe UInt64(littleEndian: $0.load(as: UInt64.self))
+    }
   }
 
   /// The first key that is at least `key`.
@@ -133,7 +135,7 @@ package struct Btree {
   package func forEach(
     root: UInt64, _ body: (UInt64, UnsafeMutableRawPointer) throws(PoolError) -> Bool
   ) throws(PoolError) {
-    _ = try visit(root, 1, body)
+    _ = try unsafe visit(root, 1, body)
   }
 
   private func visit(
@@ -144,9 +146,9 @@ package struct Btree {
     let node = try node(block)
     for i in 0..<node.count {
       if node.isLeaf {
-        guard try body(node.key(i), node.value(i)) else { return false }
+        guard try unsafe body(node.key(i), node.value(i)) else { return false }
       } else {
-        guard try visit(node.value64(i), level + 1, body) else { return false }
+        guard try unsafe visit(node.value64(i), level + 1, body) else { return false }
       }
     }
     return true
@@ -237,7 +239,7 @@ package struct Btree {
       guard i >= 0 else { throw .notFound }
       if node.isLeaf {
         guard node.key(i) == key else { throw .notFound }
-        body(node.value(i))
+        unsafe body(node.value(i))
         return newRoot
       }
       let child = try shadow(node.value64(i))

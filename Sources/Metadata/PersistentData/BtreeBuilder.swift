@@ -29,7 +29,7 @@ public final class BtreeBuilder {
     throws(BlockWriteError)
   {
     if levels[0].isFull { try writeNode(level: 0, entries: levels[0].entriesMax) }
-    levels[0].append(key: key, encode: encode)
+    unsafe levels[0].append(key: key, encode: encode)
   }
 
   /// Writes the waiting entries. Returns the root, which is an empty leaf if there are no entries.

@@ -9,11 +9,11 @@ package final class DataSpaceMap: DiskSpaceMap {
     var isDirty: Bool
   }
 
-  @exclusivity(unchecked) private var cached = [Cached?](repeating: nil, count: 64)
-  @exclusivity(unchecked) private var oldCached = [Cached?](repeating: nil, count: 64)
+  @safe @exclusivity(unchecked) private var cached = [Cached?](repeating: nil, count: 64)
+  @safe @exclusivity(unchecked) private var oldCached = [Cached?](repeating: nil, count: 64)
   /// Blocks allocated minus blocks freed in this transaction.
   private(set) var netAllocated: Int64 = 0
-  @exclusivity(unchecked) private var withheld = WithheldBlocks()
+  @safe @exclusivity(unchecked) private var withheld = WithheldBlocks()
 
   /// Blocks free at the last commit, minus those allocated since and those withheld, plus those
   /// freed.
@@ -30,8 +30,8 @@ package final class DataSpaceMap: DiskSpaceMap {
   private func load(_ bitmap: UInt64, root: UInt64, _ tm: TransactionManager) throws(PoolError)
     -> IndexEntry
   {
-    let entry = try tree(tm).lookup(root: root, key: bitmap) {
-      IndexEntry(
+    let entry = try unsafe tree(tm).lookup(root: root, key: bitmap) {
+      unsafe IndexEntry(
         decoding: RawSpan(
           _unsafeBytes: UnsafeRawBufferPointer(start: $0, count: IndexEntry.byteCount)))
     }
@@ -83,8 +83,8 @@ package final class DataSpaceMap: DiskSpaceMap {
 
   private func writeBack(_ slot: Int, _ tm: TransactionManager) throws(PoolError) {
     guard let known = cached[slot], known.isDirty else { return }
-    current.bitmapRoot = try tree(tm).insert(root: current.bitmapRoot, key: known.bitmap) {
-      known.entry.encode(
+    current.bitmapRoot = try unsafe tree(tm).insert(root: current.bitmapRoot, key: known.bitmap) {
+      unsafe known.entry.encode(
         into: UnsafeMutableRawBufferPointer(start: $0, count: IndexEntry.byteCount), at: 0)
     }.root
     cached[slot]?.isDirty = false

@@ -7,11 +7,11 @@ package import ThinFormat
 /// blocks of the old one are intact, so that it can still be read.
 package class DiskSpaceMap {
   /// The map in this transaction.
-  @exclusivity(unchecked) package internal(set) var current = SpaceMapRoot()
+  @safe @exclusivity(unchecked) package internal(set) var current = SpaceMapRoot()
   /// The map of the last commit.
-  @exclusivity(unchecked) package internal(set) var old = SpaceMapRoot()
+  @safe @exclusivity(unchecked) package internal(set) var old = SpaceMapRoot()
   /// The start of the search for a free block; it advances across transactions.
-  @exclusivity(unchecked) package var begin: UInt64 = 0
+  @safe @exclusivity(unchecked) package var begin: UInt64 = 0
 
   /// A map to open or format.
   package init() {}
@@ -43,8 +43,8 @@ package class DiskSpaceMap {
   func bits(_ bitmap: UInt64, _ entry: Int, _ tm: TransactionManager) throws(PoolError)
     -> UInt8
   {
-    let bytes = try tm.cache.read(bitmap, .bitmap)
-    return Bitmap.count(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), entry)
+    let bytes = try unsafe tm.cache.read(bitmap, .bitmap)
+    return unsafe Bitmap.count(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), entry)
   }
 
   /// The two-bit value of a block.
@@ -60,8 +60,8 @@ package class DiskSpaceMap {
   package func storedCount(_ block: UInt64, _ tm: TransactionManager) throws(PoolError) -> UInt32 {
     let bits = try bits(of: block, tm)
     guard bits == 3 else { return UInt32(bits) }
-    let count = try overflow(tm).lookup(root: current.overflowRoot, key: block) {
-      UInt32(littleEndian: $0.load(as: UInt32.self))
+    let count = try unsafe overflow(tm).lookup(root: current.overflowRoot, key: block) {
+      unsafe UInt32(littleEndian: $0.load(as: UInt32.self))
     }
     guard let count else { throw .inconsistent("block \(block) has no overflow count") }
     return count
@@ -98,13 +98,13 @@ package class DiskSpaceMap {
   private func scan(_ bitmap: UInt64, _ from: Int, _ end: Int, _ tm: TransactionManager)
     throws(PoolError) -> Int?
   {
-    let bytes = try tm.cache.read(bitmap, .bitmap)
-    let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))
+    let bytes = try unsafe tm.cache.read(bitmap, .bitmap)
+    let span = unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))
     var entry = from
     while entry < end {
       // Words in which all entries are used are common.
       if entry % 32 == 0 && entry + 32 <= end {
-        let word = span.unsafeLoadUnaligned(
+        let word = unsafe span.unsafeLoadUnaligned(
           fromByteOffset: Bitmap.entriesOffset + entry / 4, as: UInt64.self)
         if (word | word >> 1) & 0x5555_5555_5555_5555 == 0x5555_5555_5555_5555 {
           entry += 32
@@ -178,7 +178,7 @@ package class DiskSpaceMap {
   private func setBits(_ bitmap: UInt64, _ index: Int, _ count: UInt8, _ tm: TransactionManager)
     throws(PoolError)
   {
-    Bitmap.setCount(try tm.cache.read(bitmap, .bitmap), index, count)
+    unsafe Bitmap.setCount(try tm.cache.read(bitmap, .bitmap), index, count)
     tm.cache.markDirty(bitmap)
   }
 
@@ -197,13 +197,15 @@ package class DiskSpaceMap {
     case 1: try setBits(entry.bitmapBlock, index, 2, tm)
     case 2:
       try setBits(entry.bitmapBlock, index, 3, tm)
-      current.overflowRoot = try overflow(tm).insert(root: current.overflowRoot, key: block) {
-        $0.storeBytes(of: UInt32(3).littleEndian, as: UInt32.self)
+      current.overflowRoot = try unsafe overflow(tm).insert(root: current.overflowRoot, key: block)
+      {
+        unsafe $0.storeBytes(of: UInt32(3).littleEndian, as: UInt32.self)
       }.root
     default:
-      current.overflowRoot = try overflow(tm).update(root: current.overflowRoot, key: block) {
-        let count = UInt32(littleEndian: $0.load(as: UInt32.self))
-        $0.storeBytes(of: (count &+ 1).littleEndian, as: UInt32.self)
+      current.overflowRoot = try unsafe overflow(tm).update(root: current.overflowRoot, key: block)
+      {
+        let count = unsafe UInt32(littleEndian: $0.load(as: UInt32.self))
+        unsafe $0.storeBytes(of: (count &+ 1).littleEndian, as: UInt32.self)
       }
     }
   }
@@ -224,9 +226,10 @@ package class DiskSpaceMap {
     case 2: try setBits(entry.bitmapBlock, index, 1, tm)
     default:
       var count: UInt32 = 0
-      current.overflowRoot = try overflow(tm).update(root: current.overflowRoot, key: block) {
-        count = UInt32(littleEndian: $0.load(as: UInt32.self))
-        if count > 3 { $0.storeBytes(of: (count - 1).littleEndian, as: UInt32.self) }
+      current.overflowRoot = try unsafe overflow(tm).update(root: current.overflowRoot, key: block)
+      {
+        count = unsafe UInt32(littleEndian: $0.load(as: UInt32.self))
+        if count > 3 { unsafe $0.storeBytes(of: (count - 1).littleEndian, as: UInt32.self) }
       }
       if count <= 3 {
         current.overflowRoot = try overflow(tm).remove(root: current.overflowRoot, key: block)

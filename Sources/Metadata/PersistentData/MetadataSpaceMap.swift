@@ -14,10 +14,10 @@ package final class MetadataSpaceMap: DiskSpaceMap {
 
   /// As in the kernel, the number of changes that fit its ring.
   private static let queueMax = 1024
-  @exclusivity(unchecked) private var index: [IndexEntry] = []
+  @safe @exclusivity(unchecked) private var index: [IndexEntry] = []
   private var oldIndex: [IndexEntry] = []
   private var indexChanged = false
-  @exclusivity(unchecked) private var queue: [Change] = []
+  @safe @exclusivity(unchecked) private var queue: [Change] = []
   private var depth = 0
   private var isBootstrapping = false
   private(set) var allocatedThisTransaction: UInt64 = 0
@@ -62,8 +62,8 @@ package final class MetadataSpaceMap: DiskSpaceMap {
   /// Opens the map in a superblock.
   package func open(_ root: SpaceMapRoot, _ tm: TransactionManager) throws(PoolError) {
     try requirePossible(root, blocksMax: Limits.metadataBlocksMax)
-    let bytes = try tm.cache.read(root.bitmapRoot, .index)
-    let span = RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))
+    let bytes = try unsafe tm.cache.read(root.bitmapRoot, .index)
+    let span = unsafe RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes))
     index = (0..<Int(root.bitmapCount)).map {
       IndexEntry(decoding: span, at: IndexBlock.offset(ofEntry: $0))
     }
@@ -189,9 +189,9 @@ package final class MetadataSpaceMap: DiskSpaceMap {
   private func writeIndex(_ tm: TransactionManager) throws(PoolError) {
     guard indexChanged else { return }
     current.bitmapRoot = try tm.shadow(current.bitmapRoot, .index).block
-    let bytes = try tm.cache.read(current.bitmapRoot, .index)
+    let bytes = try unsafe tm.cache.read(current.bitmapRoot, .index)
     for (i, entry) in index.enumerated() {
-      entry.encode(into: bytes, at: IndexBlock.offset(ofEntry: i))
+      unsafe entry.encode(into: bytes, at: IndexBlock.offset(ofEntry: i))
     }
     tm.cache.markDirty(current.bitmapRoot)
     indexChanged = false

@@ -7,7 +7,7 @@ public import ThinFormat
 /// none is underfull.
 ///
 /// Invariants: keys ascend; `waiting` is at most twice `entriesMax`; numbers are little-endian.
-public final class NodeAccumulator {
+@safe public final class NodeAccumulator {
   /// Whether the level has leaves.
   public let isLeaf: Bool
   /// Bytes of a value.
@@ -27,14 +27,14 @@ public final class NodeAccumulator {
     self.valueSize = valueSize
     entriesMax = BtreeNodeRecord.entriesMax(valueSize: valueSize)
     entriesMin = entriesMax / 3
-    keys = .allocate(capacity: 2 * entriesMax)
-    keys.initialize(repeating: 0, count: 2 * entriesMax)
-    values = .allocate(byteCount: 2 * entriesMax * valueSize, alignment: 8)
+    unsafe keys = .allocate(capacity: 2 * entriesMax)
+    unsafe keys.initialize(repeating: 0, count: 2 * entriesMax)
+    unsafe values = .allocate(byteCount: 2 * entriesMax * valueSize, alignment: 8)
   }
 
   deinit {
-    keys.deallocate()
-    values.deallocate()
+    unsafe keys.deallocate()
+    unsafe values.deallocate()
   }
 
   /// The number of waiting entries.
@@ -50,8 +50,8 @@ public final class NodeAccumulator {
   /// - Precondition: not full, `valueSize` is 8, `key` is larger than all others.
   public func append(key: UInt64, value: UInt64) {
     precondition(waiting < 2 * entriesMax && valueSize == 8)
-    keys[waiting] = key.littleEndian
-    values.storeBytes(of: value.littleEndian, toByteOffset: waiting &* 8, as: UInt64.self)
+    unsafe keys[waiting] = key.littleEndian
+    unsafe values.storeBytes(of: value.littleEndian, toByteOffset: waiting &* 8, as: UInt64.self)
     waiting += 1
   }
 
@@ -59,10 +59,10 @@ public final class NodeAccumulator {
   /// - Precondition: there is room, `valueSize` is 8, `key` is larger than all others.
   public func append(key: UInt64, value: UInt64, valueStep: UInt64, length: Int) {
     precondition(length <= room && valueSize == 8)
-    let slots = values.assumingMemoryBound(to: UInt64.self) + waiting
+    let slots = unsafe values.assumingMemoryBound(to: UInt64.self) + waiting
     for i in 0..<length {
-      keys[waiting &+ i] = (key &+ UInt64(truncatingIfNeeded: i)).littleEndian
-      slots[i] = (value &+ UInt64(truncatingIfNeeded: i) &* valueStep).littleEndian
+      unsafe keys[waiting &+ i] = (key &+ UInt64(truncatingIfNeeded: i)).littleEndian
+      unsafe slots[i] = (value &+ UInt64(truncatingIfNeeded: i) &* valueStep).littleEndian
     }
     waiting += length
   }
@@ -71,9 +71,9 @@ public final class NodeAccumulator {
   /// - Precondition: not full, `key` is larger than all others.
   public func append(key: UInt64, encode: (UnsafeMutableRawBufferPointer, Int) -> Void) {
     precondition(waiting < 2 * entriesMax)
-    keys[waiting] = key.littleEndian
-    let all = UnsafeMutableRawBufferPointer(start: values, count: 2 * entriesMax * valueSize)
-    encode(all, count * valueSize)
+    unsafe keys[waiting] = key.littleEndian
+    let all = unsafe UnsafeMutableRawBufferPointer(start: values, count: 2 * entriesMax * valueSize)
+    unsafe encode(all, count * valueSize)
     waiting += 1
   }
 
@@ -82,7 +82,7 @@ public final class NodeAccumulator {
   public func removeLast() -> (key: UInt64, value: UInt64) {
     precondition(waiting > 0 && valueSize == 8)
     waiting -= 1
-    return (
+    return unsafe (
       UInt64(littleEndian: keys[waiting]),
       UInt64(littleEndian: values.load(fromByteOffset: count * 8, as: UInt64.self))
     )
@@ -93,12 +93,12 @@ public final class NodeAccumulator {
   public func prepend(_ node: borrowing BtreeNodeView) {
     let added = node.entryCount
     precondition(added <= room && node.valueSize == valueSize)
-    memmove(keys + added, keys, count * 8)
-    memmove(values + added * valueSize, values, count * valueSize)
-    node.bytes.withUnsafeBytes { bytes in
+    unsafe memmove(keys + added, keys, count * 8)
+    unsafe memmove(values + added * valueSize, values, count * valueSize)
+    unsafe node.bytes.withUnsafeBytes { bytes in
       guard let base = bytes.baseAddress else { return }
-      memcpy(keys, base + BtreeNodeRecord.keysOffset, added * 8)
-      memcpy(values, base + node.valuesOffset, added * valueSize)
+      unsafe memcpy(keys, base + BtreeNodeRecord.keysOffset, added * 8)
+      unsafe memcpy(values, base + node.valuesOffset, added * valueSize)
     }
     waiting += added
   }
@@ -109,7 +109,7 @@ public final class NodeAccumulator {
 
   /// The values of the first entries, for values of eight bytes, little-endian.
   public var firstValues: UnsafePointer<UInt64> {
-    UnsafePointer(values.assumingMemoryBound(to: UInt64.self))
+    unsafe UnsafePointer(values.assumingMemoryBound(to: UInt64.self))
   }
 
   /// Writes the first `entries` as a node and removes them. Zero entries make an empty leaf.
@@ -119,18 +119,18 @@ public final class NodeAccumulator {
   {
     precondition(entries <= count && entries <= entriesMax)
     let number = try writer.allocate()
-    let first = entries > 0 ? UInt64(littleEndian: keys[0]) : 0
-    try writer.write(number, kind: .btreeNode) { block in
-      BtreeNodeRecord.begin(block, isLeaf: isLeaf, valueSize: valueSize)
-      BtreeNodeRecord.setEntryCount(block, entries)
+    let first = unsafe entries > 0 ? UInt64(littleEndian: keys[0]) : 0
+    try unsafe writer.write(number, kind: .btreeNode) { block in
+      unsafe BtreeNodeRecord.begin(block, isLeaf: isLeaf, valueSize: valueSize)
+      unsafe BtreeNodeRecord.setEntryCount(block, entries)
       guard let base = block.baseAddress else { return }
-      memcpy(base + BtreeNodeRecord.keysOffset, keys, entries * 8)
+      unsafe memcpy(base + BtreeNodeRecord.keysOffset, keys, entries * 8)
       let valuesOffset = BtreeNodeRecord.keysOffset + 8 * entriesMax
-      memcpy(base + valuesOffset, values, entries * valueSize)
+      unsafe memcpy(base + valuesOffset, values, entries * valueSize)
     }
     waiting -= entries
-    memmove(keys, keys + entries, count * 8)
-    memmove(values, values + entries * valueSize, count * valueSize)
+    unsafe memmove(keys, keys + entries, count * 8)
+    unsafe memmove(values, values + entries * valueSize, count * valueSize)
     return (first, number)
   }
 }

@@ -3,24 +3,24 @@ import ThinFormat
 
 /// A B-tree node in a mutable buffer. Moves change only the entries that they name, because the
 /// content of unused slots is on disk too, and must equal the kernel's.
-package struct NodeBuffer {
+@safe package struct NodeBuffer {
   package let bytes: UnsafeMutableRawBufferPointer
-  private var base: UnsafeMutableRawPointer { bytes.baseAddress.unsafelyUnwrapped }
+  private var base: UnsafeMutableRawPointer { unsafe bytes.baseAddress.unsafelyUnwrapped }
 
   /// - Precondition: `bytes` is a whole block.
   package init(_ bytes: UnsafeMutableRawBufferPointer) {
     precondition(bytes.count == Limits.blockBytes)
-    self.bytes = bytes
+    unsafe self.bytes = bytes
   }
 
   private func load<V: FixedWidthInteger & BitwiseCopyable>(_ offset: Int, _: V.Type) -> V {
-    V(littleEndian: base.load(fromByteOffset: offset, as: V.self))
+    unsafe V(littleEndian: base.load(fromByteOffset: offset, as: V.self))
   }
 
   package var isLeaf: Bool { load(4, UInt32.self) == BtreeNodeRecord.leafFlag }
   package var count: Int {
     get { Int(load(16, UInt32.self)) }
-    nonmutating set { BtreeNodeRecord.setEntryCount(bytes, newValue) }
+    nonmutating set { unsafe BtreeNodeRecord.setEntryCount(bytes, newValue) }
   }
   package var max: Int { Int(load(20, UInt32.self)) }
   package var valueSize: Int { Int(load(24, UInt32.self)) }
@@ -51,7 +51,7 @@ package struct NodeBuffer {
   }
 
   package func begin(isLeaf: Bool, valueSize: Int) {
-    BtreeNodeRecord.begin(bytes, isLeaf: isLeaf, valueSize: valueSize)
+    unsafe BtreeNodeRecord.begin(bytes, isLeaf: isLeaf, valueSize: valueSize)
   }
 
   /// Copies the flags and sizes of another node.
@@ -61,15 +61,15 @@ package struct NodeBuffer {
 
   package func key(_ i: Int) -> UInt64 { load(BtreeNodeRecord.keysOffset + 8 * i, UInt64.self) }
   package func setKey(_ i: Int, _ key: UInt64) {
-    base.storeBytes(
+    unsafe base.storeBytes(
       of: key.littleEndian, toByteOffset: BtreeNodeRecord.keysOffset + 8 * i, as: UInt64.self)
   }
 
   package func valueOffset(_ i: Int) -> Int { valuesOffset + valueSize * i }
-  package func value(_ i: Int) -> UnsafeMutableRawPointer { base + valueOffset(i) }
+  package func value(_ i: Int) -> UnsafeMutableRawPointer { unsafe base + valueOffset(i) }
   package func value64(_ i: Int) -> UInt64 { load(valueOffset(i), UInt64.self) }
   package func setValue64(_ i: Int, _ value: UInt64) {
-    base.storeBytes(of: value.littleEndian, toByteOffset: valueOffset(i), as: UInt64.self)
+    unsafe base.storeBytes(of: value.littleEndian, toByteOffset: valueOffset(i), as: UInt64.self)
   }
 
   /// The greatest index whose key is at most `key`; -1 if there is none.
@@ -86,18 +86,18 @@ package struct NodeBuffer {
   /// Moves entries within the node; ranges may overlap.
   package func move(from: Int, to: Int, count: Int) {
     guard count > 0 else { return }
-    let keys = base + BtreeNodeRecord.keysOffset
-    memmove(keys + 8 * to, keys + 8 * from, 8 * count)
-    memmove(value(to), value(from), valueSize * count)
+    let keys = unsafe base + BtreeNodeRecord.keysOffset
+    unsafe memmove(keys + 8 * to, keys + 8 * from, 8 * count)
+    unsafe memmove(value(to), value(from), valueSize * count)
   }
 
   /// Copies entries of another node of the same tree.
   package func copy(from other: NodeBuffer, at from: Int, to: Int, count: Int) {
     guard count > 0 else { return }
-    memcpy(
+    unsafe memcpy(
       base + BtreeNodeRecord.keysOffset + 8 * to,
       other.base + BtreeNodeRecord.keysOffset + 8 * from, 8 * count)
-    memcpy(value(to), other.value(from), valueSize * count)
+    unsafe memcpy(value(to), other.value(from), valueSize * count)
   }
 
   /// Makes room at `i` and returns the place of the value.
@@ -105,7 +105,7 @@ package struct NodeBuffer {
     move(from: i, to: i + 1, count: count - i)
     count += 1
     setKey(i, key)
-    return value(i)
+    return unsafe value(i)
   }
 
   /// Removes entry `i` and closes the gap.

@@ -6,7 +6,7 @@ extension ReferenceCounts {
   /// - Precondition: every data block is below `blockCount`.
   public func increment(mappings: UnsafePointer<UInt64>, count: Int) {
     for i in 0..<count {
-      increment(Mapping(rawValue: UInt64(littleEndian: mappings[i])).dataBlock)
+      unsafe increment(Mapping(rawValue: UInt64(littleEndian: mappings[i])).dataBlock)
     }
   }
 

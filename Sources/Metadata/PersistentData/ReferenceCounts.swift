@@ -14,7 +14,7 @@ public import ThinFormat
 ///
 /// Invariants: a block's entry is 3 exactly if it is in the table, with a count of at least 3;
 /// entries past `blockCount` are zero.
-public final class ReferenceCounts {
+@safe public final class ReferenceCounts {
   /// The number of blocks counted.
   public let blockCount: UInt64
   /// The number of regions, which is that of the space map's bitmaps.
@@ -27,13 +27,13 @@ public final class ReferenceCounts {
     self.blockCount = blockCount
     let per = UInt64(Limits.entriesPerBitmap)
     regionCount = Int(blockCount / per + (blockCount % per == 0 ? 0 : 1))
-    regions = .allocate(capacity: max(1, regionCount))
-    regions.initialize(repeating: nil, count: regionCount)
+    unsafe regions = .allocate(capacity: max(1, regionCount))
+    unsafe regions.initialize(repeating: nil, count: regionCount)
   }
 
   deinit {
-    for i in 0..<regionCount { free(regions[i]) }
-    regions.deallocate()
+    for i in 0..<regionCount { unsafe free(regions[i]) }
+    unsafe regions.deallocate()
   }
 
   @inline(__always)
@@ -49,8 +49,8 @@ public final class ReferenceCounts {
   public func count(of block: UInt64) -> UInt32 {
     guard block < blockCount else { return 0 }
     let (region, entry) = Self.split(block)
-    guard let base = regions[region] else { return 0 }
-    let pair = Bitmap.swapped(base[entry >> 2] >> UInt8((entry & 3) << 1) & 3)
+    guard let base = unsafe regions[region] else { return 0 }
+    let pair = unsafe Bitmap.swapped(base[entry >> 2] >> UInt8((entry & 3) << 1) & 3)
     return pair < 3 ? UInt32(pair) : overflow.count(of: block)
   }
 
@@ -72,14 +72,14 @@ public final class ReferenceCounts {
 
   @inline(__always)
   private func increment(_ block: UInt64, _ region: Int, _ entry: Int) -> UInt32 {
-    guard let base = regions[region] else { return incrementFirst(block, region, entry) }
+    guard let base = unsafe regions[region] else { return incrementFirst(block, region, entry) }
     let shift = UInt8(truncatingIfNeeded: (entry & 3) << 1)
-    let byte = base[entry >> 2]
+    let byte = unsafe base[entry >> 2]
     let pair = byte >> shift & 3
     // Counts 0, 1, 2, 3 are pairs 00, 10, 01, 11: the step from 10 changes both bits, the others
     // only the upper one.
     if pair != 3 {
-      base[entry >> 2] = byte ^ ((pair == 2 ? 3 : 2) &<< shift)
+      unsafe base[entry >> 2] = byte ^ ((pair == 2 ? 3 : 2) &<< shift)
       if pair == 1 { overflow.insert(block, count: 3) }
       return UInt32(Bitmap.swapped(pair))
     }
@@ -88,8 +88,8 @@ public final class ReferenceCounts {
 
   @inline(never)
   private func incrementFirst(_ block: UInt64, _ region: Int, _ entry: Int) -> UInt32 {
-    guard let memory = calloc(1, Bitmap.entriesBytes) else { fatalError("out of memory") }
-    regions[region] = memory.bindMemory(to: UInt8.self, capacity: Bitmap.entriesBytes)
+    guard let memory = unsafe calloc(1, Bitmap.entriesBytes) else { fatalError("out of memory") }
+    unsafe regions[region] = memory.bindMemory(to: UInt8.self, capacity: Bitmap.entriesBytes)
     return increment(block, region, entry)
   }
 
@@ -101,10 +101,10 @@ public final class ReferenceCounts {
     let (region, entry) = Self.split(block)
     if old > 3 { return overflow.insert(block, count: old - 1) }
     if old == 3 { overflow.remove(block) }
-    guard let base = regions[region] else { return }
+    guard let base = unsafe regions[region] else { return }
     let shift = UInt8((entry & 3) << 1)
-    base[entry >> 2] =
-      base[entry >> 2] & ~(3 << shift) | Bitmap.swapped(UInt8(old - 1)) << shift
+    unsafe base[entry >> 2] =
+      unsafe base[entry >> 2] & ~(3 << shift) | Bitmap.swapped(UInt8(old - 1)) << shift
   }
 
   /// Adds one for every data block in a leaf of mappings.
@@ -139,19 +139,19 @@ public final class ReferenceCounts {
   /// Whether a region's counts are exactly `entries` as two-bit entries (4,080 bytes of a bitmap).
   /// Counts of three and more are equal here.
   public func region(_ region: Int, matches entries: RawSpan) -> Bool {
-    entries.withUnsafeBytes { disk in
+    unsafe entries.withUnsafeBytes { disk in
       guard let diskBase = disk.baseAddress, disk.count == Bitmap.entriesBytes else {
         return false
       }
-      guard let base = regions[region] else { return disk.isAllZero }
-      return memcmp(base, diskBase, Bitmap.entriesBytes) == 0
+      guard let base = unsafe regions[region] else { return unsafe disk.isAllZero }
+      return unsafe memcmp(base, diskBase, Bitmap.entriesBytes) == 0
     }
   }
 
   /// Writes a region's counts as the entries of a bitmap block.
   public func encode(region: Int, into block: UnsafeMutableRawBufferPointer) {
     for at in 0..<Bitmap.entriesBytes {
-      block[Bitmap.entriesOffset + at] = regions[region]?[at] ?? 0
+      unsafe block[Bitmap.entriesOffset + at] = regions[region]?[at] ?? 0
     }
   }
 
@@ -171,14 +171,14 @@ public final class ReferenceCounts {
   /// The summary of one region.
   public func summary(ofRegion region: Int) -> Summary {
     var result = Summary()
-    guard let base = regions[region] else {
+    guard let base = unsafe regions[region] else {
       result.firstFree = 0
       return result
     }
     let words = UnsafeRawPointer(base)
     let ones: UInt64 = 0x5555_5555_5555_5555
     for word in 0..<(Bitmap.entriesBytes / 8) {
-      let bits = UInt64(
+      let bits = unsafe UInt64(
         littleEndian: words.loadUnaligned(fromByteOffset: word * 8, as: UInt64.self))
       let low = bits & ones
       let high = bits >> 1 & ones

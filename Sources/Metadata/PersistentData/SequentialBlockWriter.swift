@@ -70,10 +70,10 @@ public final class SequentialBlockWriter {
     let isNext = number == batchStart + UInt64(batchCount)
     if batchCount == Self.batchBlocks || (batchCount > 0 && !isNext) { try flushBatch() }
     if batchCount == 0 { batchStart = number }
-    let block = slot(batchCount)
-    block.initializeMemory(as: UInt8.self, repeating: 0)
-    fill(block)
-    BlockHeader.seal(block, number: number, kind: kind)
+    let block = unsafe slot(batchCount)
+    unsafe block.initializeMemory(as: UInt8.self, repeating: 0)
+    unsafe fill(block)
+    unsafe BlockHeader.seal(block, number: number, kind: kind)
     batchCount += 1
   }
 
@@ -83,11 +83,11 @@ public final class SequentialBlockWriter {
     throws(BlockWriteError)
   {
     if number >= batchStart, number - batchStart < UInt64(batchCount) {
-      buffer.copyMemory(from: UnsafeRawBufferPointer(slot(Int(number - batchStart))))
+      unsafe buffer.copyMemory(from: UnsafeRawBufferPointer(slot(Int(number - batchStart))))
       return
     }
     do throws(BlockIOError) {
-      try device.read(into: buffer, at: number * UInt64(Limits.blockBytes))
+      try unsafe device.read(into: buffer, at: number * UInt64(Limits.blockBytes))
     } catch {
       throw .device(error)
     }
@@ -97,10 +97,10 @@ public final class SequentialBlockWriter {
   public func flushBatch() throws(BlockWriteError) {
     if let failure { throw failure }
     guard batchCount > 0 else { return }
-    let bytes = UnsafeRawBufferPointer(
+    let bytes = unsafe UnsafeRawBufferPointer(
       rebasing: batch.bytes[0..<(batchCount * Limits.blockBytes)])
     do throws(BlockIOError) {
-      try device.write(bytes, at: batchStart * UInt64(Limits.blockBytes))
+      try unsafe device.write(bytes, at: batchStart * UInt64(Limits.blockBytes))
     } catch {
       failure = .device(error)
       throw .device(error)
@@ -120,7 +120,7 @@ public final class SequentialBlockWriter {
   }
 
   private func slot(_ index: Int) -> UnsafeMutableRawBufferPointer {
-    UnsafeMutableRawBufferPointer(
+    unsafe UnsafeMutableRawBufferPointer(
       rebasing: batch.bytes[(index * Limits.blockBytes)..<((index + 1) * Limits.blockBytes)])
   }
 }

@@ -36,8 +36,8 @@ public struct SpaceMapWriter {
       let number = try writer.allocate()
       metadataCounts.increment(number)
       let entry = try writeBitmap(region, of: counts, at: number, allocated: &root.allocated)
-      try index.append(key: UInt64(region)) { buffer, offset in
-        entry.encode(into: buffer, at: offset)
+      try unsafe index.append(key: UInt64(region)) { buffer, offset in
+        unsafe entry.encode(into: buffer, at: offset)
       }
     }
     root.bitmapRoot = try index.finish()
@@ -67,9 +67,9 @@ public struct SpaceMapWriter {
       entries.append(
         try writeBitmap(region, of: metadataCounts, at: number, allocated: &root.allocated))
     }
-    try writer.write(root.bitmapRoot, kind: .index) { block in
+    try unsafe writer.write(root.bitmapRoot, kind: .index) { block in
       for (i, entry) in entries.enumerated() {
-        entry.encode(into: block, at: IndexBlock.offset(ofEntry: i))
+        unsafe entry.encode(into: block, at: IndexBlock.offset(ofEntry: i))
       }
     }
     return root
@@ -87,8 +87,8 @@ public struct SpaceMapWriter {
   private func writeOverflow(_ counts: ReferenceCounts) throws(BlockWriteError) -> UInt64 {
     let tree = BtreeBuilder(.spaceMapOverflow, writer: writer, counts: metadataCounts)
     try counts.forEachOverflow { (block: UInt64, count: UInt32) throws(BlockWriteError) in
-      try tree.append(key: block) { buffer, offset in
-        buffer.storeBytes(of: count.littleEndian, toByteOffset: offset, as: UInt32.self)
+      try unsafe tree.append(key: block) { buffer, offset in
+        unsafe buffer.storeBytes(of: count.littleEndian, toByteOffset: offset, as: UInt32.self)
       }
     }
     return try tree.finish()
@@ -97,7 +97,9 @@ public struct SpaceMapWriter {
   private func writeBitmap(
     _ region: Int, of counts: ReferenceCounts, at number: UInt64, allocated: inout UInt64
   ) throws(BlockWriteError) -> IndexEntry {
-    try writer.write(number, kind: .bitmap) { block in counts.encode(region: region, into: block) }
+    try unsafe writer.write(number, kind: .bitmap) { block in
+      unsafe counts.encode(region: region, into: block)
+    }
     let summary = counts.summary(ofRegion: region)
     allocated += UInt64(summary.used)
     return IndexEntry(
@@ -112,7 +114,7 @@ private final class Nowhere: BlockDevice {
   let byteCount = UInt64.max
   let descriptor: Int32? = nil
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) {
-    buffer.initializeMemory(as: UInt8.self, repeating: 0)
+    unsafe buffer.initializeMemory(as: UInt8.self, repeating: 0)
   }
   func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) {}
   func flush() {}

@@ -9,9 +9,9 @@ package final class TransactionManager {
   package let cache: BlockCache
   /// Reference counts of metadata blocks.
   package let spaceMap: MetadataSpaceMap
-  @exclusivity(unchecked) private var shadows: Bitset
+  @safe @exclusivity(unchecked) private var shadows: Bitset
   /// The members of `shadows`, for emptying it without visiting all blocks.
-  @exclusivity(unchecked) private var shadowList: [UInt64] = []
+  @safe @exclusivity(unchecked) private var shadowList: [UInt64] = []
 
   package init(_ cache: BlockCache, _ spaceMap: MetadataSpaceMap) {
     self.cache = cache
@@ -22,7 +22,7 @@ package final class TransactionManager {
   /// A new block of zeros.
   package func newBlock(_ kind: BlockKind) throws(PoolError) -> UInt64 {
     let block = try spaceMap.allocate(self)
-    _ = cache.zeroed(block, kind)
+    _ = unsafe cache.zeroed(block, kind)
     note(block)
     return block
   }
@@ -35,21 +35,21 @@ package final class TransactionManager {
   {
     let shared = try spaceMap.mayBeShared(block, self)
     if !shared && shadows.contains(block) {
-      _ = try cache.read(block, kind)
+      _ = try unsafe cache.read(block, kind)
       cache.markDirty(block)
       return (block, false)
     }
     let copy = try spaceMap.allocate(self)
     try spaceMap.decrement(block, self)
-    let source = try cache.read(block, kind)
-    cache.zeroed(copy, kind).copyMemory(from: UnsafeRawBufferPointer(source))
+    let source = try unsafe cache.read(block, kind)
+    unsafe cache.zeroed(copy, kind).copyMemory(from: UnsafeRawBufferPointer(source))
     note(copy)
     return (copy, shared)
   }
 
   /// The content of a node, to read or, after `shadow`, to change.
   package func node(_ block: UInt64) throws(PoolError) -> NodeBuffer {
-    NodeBuffer(try cache.read(block, .btreeNode))
+    unsafe NodeBuffer(try cache.read(block, .btreeNode))
   }
 
   private func note(_ block: UInt64) {

@@ -33,16 +33,16 @@ public enum BtreeNodeRecord: FixedSizeRecord {
   public static func begin(
     _ block: UnsafeMutableRawBufferPointer, isLeaf: Bool, valueSize: Int
   ) {
-    block.set(flags, to: isLeaf ? leafFlag : internalFlag)
-    block.set(entriesMax, to: UInt32(entriesMax(valueSize: valueSize)))
-    block.set(valueSize_, to: UInt32(valueSize))
+    unsafe block.set(flags, to: isLeaf ? leafFlag : internalFlag)
+    unsafe block.set(entriesMax, to: UInt32(entriesMax(valueSize: valueSize)))
+    unsafe block.set(valueSize_, to: UInt32(valueSize))
   }
 
   @inlinable static var valueSize_: Field<Self, UInt32> { valueSize }
 
   /// Sets the number of entries.
   public static func setEntryCount(_ block: UnsafeMutableRawBufferPointer, _ count: Int) {
-    block.set(entryCount, to: UInt32(count))
+    unsafe block.set(entryCount, to: UInt32(count))
   }
 }
 
@@ -138,19 +138,19 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
     guard count > 1 else { return }
     // Branch-free over the whole node; the wrong key is searched only if there is one.
     let keys = bytes.extracting(32..<(32 + 8 * count))
-    var previous = UInt64(
+    var previous = unsafe UInt64(
       littleEndian: keys.unsafeLoadUnaligned(fromUncheckedByteOffset: 0, as: UInt64.self))
     var ascending = true
     for i in 1..<count {
-      let key = UInt64(
+      let key = unsafe UInt64(
         littleEndian: keys.unsafeLoadUnaligned(fromUncheckedByteOffset: i &* 8, as: UInt64.self))
       ascending = ascending && key > previous
       previous = key
     }
     guard !ascending else { return }
-    previous = keys.unsafeLoadUnaligned(fromByteOffset: 0, as: UInt64.self).littleEndian
+    previous = unsafe keys.unsafeLoadUnaligned(fromByteOffset: 0, as: UInt64.self).littleEndian
     for i in 1..<count {
-      let key = keys.unsafeLoadUnaligned(fromByteOffset: i * 8, as: UInt64.self).littleEndian
+      let key = unsafe keys.unsafeLoadUnaligned(fromByteOffset: i * 8, as: UInt64.self).littleEndian
       if key <= previous { throw .keyOrder(entry: i, previous: previous, found: key) }
       previous = key
     }
@@ -159,7 +159,7 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
   /// Key of entry `i`.
   /// - Precondition: `i` is below `entryCount`; not checked again.
   @inlinable public func key(_ i: Int) -> UInt64 {
-    UInt64(
+    unsafe UInt64(
       littleEndian: bytes.unsafeLoadUnaligned(
         fromUncheckedByteOffset: BtreeNodeRecord.keysOffset &+ i &* 8, as: UInt64.self))
   }
@@ -167,7 +167,7 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
   /// Value of entry `i` of an internal node, or of a leaf with values of eight bytes.
   /// - Precondition: `i` is below `entryCount`; not checked again.
   @inlinable public func value64(_ i: Int) -> UInt64 {
-    UInt64(
+    unsafe UInt64(
       littleEndian: bytes.unsafeLoadUnaligned(
         fromUncheckedByteOffset: valuesOffset &+ i &* 8, as: UInt64.self))
   }
@@ -175,7 +175,7 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
   /// Value of entry `i` of a leaf with values of four bytes.
   /// - Precondition: `i` is below `entryCount`; not checked again.
   @inlinable public func value32(_ i: Int) -> UInt32 {
-    UInt32(
+    unsafe UInt32(
       littleEndian: bytes.unsafeLoadUnaligned(
         fromUncheckedByteOffset: valuesOffset &+ i &* 4, as: UInt32.self))
   }

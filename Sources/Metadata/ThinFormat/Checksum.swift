@@ -46,9 +46,9 @@ public enum BlockHeader: FixedSizeRecord {
   /// - Precondition: `block` has 4096 bytes.
   public static func rawChecksum(_ block: RawSpan) -> UInt32 {
     precondition(block.byteCount == Limits.blockBytes)
-    return block.withUnsafeBytes { bytes in
+    return unsafe block.withUnsafeBytes { bytes in
       guard let base = bytes.baseAddress else { return 0 }
-      return dmthin_crc32c(0xFFFF_FFFF, base + 4, Limits.blockBytes - 4)
+      return unsafe dmthin_crc32c(0xFFFF_FFFF, base + 4, Limits.blockBytes - 4)
     }
   }
 
@@ -81,14 +81,14 @@ public enum BlockHeader: FixedSizeRecord {
   public static func seal(
     _ block: UnsafeMutableRawBufferPointer, number: UInt64, kind: BlockKind
   ) {
-    block.set(blockNumber, to: number)
-    reseal(block, kind: kind)
+    unsafe block.set(blockNumber, to: number)
+    unsafe reseal(block, kind: kind)
   }
 
   /// Sets the checksum, but keeps the block's number.
   public static func reseal(_ block: UnsafeMutableRawBufferPointer, kind: BlockKind) {
     precondition(block.count == Limits.blockBytes)
-    let raw = rawChecksum(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(block)))
-    block.set(checksum, to: raw ^ kind.rawValue)
+    let raw = unsafe rawChecksum(RawSpan(_unsafeBytes: UnsafeRawBufferPointer(block)))
+    unsafe block.set(checksum, to: raw ^ kind.rawValue)
   }
 }

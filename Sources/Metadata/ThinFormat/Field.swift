@@ -52,13 +52,13 @@ public protocol FixedSizeRecord {
 
   /// The value of `field`, in the machine's byte order.
   @inlinable public subscript<V>(_ field: Field<Record, V>) -> V {
-    V(littleEndian: bytes.unsafeLoadUnaligned(fromByteOffset: field.offset, as: V.self))
+    unsafe V(littleEndian: bytes.unsafeLoadUnaligned(fromByteOffset: field.offset, as: V.self))
   }
 }
 
 extension UnsafeMutableRawBufferPointer {
   /// Writes one field of a record that starts `base` bytes into the buffer.
   @inlinable public func set<R, V>(_ field: Field<R, V>, to value: V, base: Int = 0) {
-    storeBytes(of: value.littleEndian, toByteOffset: base + field.offset, as: V.self)
+    unsafe storeBytes(of: value.littleEndian, toByteOffset: base + field.offset, as: V.self)
   }
 }

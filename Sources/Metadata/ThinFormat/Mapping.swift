@@ -68,9 +68,9 @@ public struct DeviceDetails: Equatable, Sendable, FixedSizeRecord {
 
   /// Writes the value at `offset`.
   public func encode(into block: UnsafeMutableRawBufferPointer, at offset: Int) {
-    block.set(Self.mappedBlocks, to: mappedBlocks, base: offset)
-    block.set(Self.transactionID, to: transactionID, base: offset)
-    block.set(Self.creationTime, to: creationTime, base: offset)
-    block.set(Self.snapshottedTime, to: snapshottedTime, base: offset)
+    unsafe block.set(Self.mappedBlocks, to: mappedBlocks, base: offset)
+    unsafe block.set(Self.transactionID, to: transactionID, base: offset)
+    unsafe block.set(Self.creationTime, to: creationTime, base: offset)
+    unsafe block.set(Self.snapshottedTime, to: snapshottedTime, base: offset)
   }
 }

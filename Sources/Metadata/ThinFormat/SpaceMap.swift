@@ -42,11 +42,11 @@ public struct SpaceMapRoot: Equatable, Sendable, FixedSizeRecord {
 
   /// Writes the record at `offset`, and zeros into the undefined rest of its area.
   public func encode(into block: UnsafeMutableRawBufferPointer, at offset: Int) {
-    for i in offset..<(offset + Self.areaBytes) { block[i] = 0 }
-    block.set(Self.blockCount, to: blockCount, base: offset)
-    block.set(Self.allocated, to: allocated, base: offset)
-    block.set(Self.bitmapRoot, to: bitmapRoot, base: offset)
-    block.set(Self.overflowRoot, to: overflowRoot, base: offset)
+    for i in offset..<(offset + Self.areaBytes) { unsafe block[i] = 0 }
+    unsafe block.set(Self.blockCount, to: blockCount, base: offset)
+    unsafe block.set(Self.allocated, to: allocated, base: offset)
+    unsafe block.set(Self.bitmapRoot, to: bitmapRoot, base: offset)
+    unsafe block.set(Self.overflowRoot, to: overflowRoot, base: offset)
   }
 
   /// The number of bitmaps of a map of this size.
@@ -97,9 +97,9 @@ public struct IndexEntry: Equatable, Sendable, FixedSizeRecord {
 
   /// Writes the entry at `offset`.
   public func encode(into block: UnsafeMutableRawBufferPointer, at offset: Int) {
-    block.set(Self.bitmapBlock, to: bitmapBlock, base: offset)
-    block.set(Self.freeCount, to: freeCount, base: offset)
-    block.set(Self.noneFreeBefore, to: noneFreeBefore, base: offset)
+    unsafe block.set(Self.bitmapBlock, to: bitmapBlock, base: offset)
+    unsafe block.set(Self.freeCount, to: freeCount, base: offset)
+    unsafe block.set(Self.noneFreeBefore, to: noneFreeBefore, base: offset)
   }
 }
 
@@ -123,7 +123,7 @@ public enum Bitmap {
 
   /// The count, 0 to 3, of entry `index`.
   @inlinable public static func count(_ block: RawSpan, _ index: Int) -> UInt8 {
-    let byte = block.unsafeLoad(fromByteOffset: entriesOffset + index / 4, as: UInt8.self)
+    let byte = unsafe block.unsafeLoad(fromByteOffset: entriesOffset + index / 4, as: UInt8.self)
     return swapped(byte >> UInt8(index % 4 * 2) & 3)
   }
 
@@ -132,7 +132,7 @@ public enum Bitmap {
     _ block: UnsafeMutableRawBufferPointer, _ index: Int, _ count: UInt8
   ) {
     let shift = UInt8(index % 4 * 2)
-    let byte = block[entriesOffset + index / 4]
-    block[entriesOffset + index / 4] = byte & ~(3 << shift) | swapped(count) << shift
+    let byte = unsafe block[entriesOffset + index / 4]
+    unsafe block[entriesOffset + index / 4] = byte & ~(3 << shift) | swapped(count) << shift
   }
 }

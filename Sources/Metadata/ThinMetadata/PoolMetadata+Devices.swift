@@ -80,8 +80,10 @@ extension PoolMetadata {
   }
 
   func insertDevice(_ id: ThinID, root: UInt64) throws(PoolError) {
-    superblock.mappingRoot = try deviceTree.insert(root: superblock.mappingRoot, key: id.rawValue) {
-      $0.storeBytes(of: root.littleEndian, as: UInt64.self)
+    superblock.mappingRoot = try unsafe deviceTree.insert(
+      root: superblock.mappingRoot, key: id.rawValue
+    ) {
+      unsafe $0.storeBytes(of: root.littleEndian, as: UInt64.self)
     }.root
   }
 

@@ -71,10 +71,10 @@ extension PoolMetadata {
       superblock.mappingRoot = top
       guard exists else { throw .inconsistent("device \(id) has no mapping tree") }
       let root = try tm.node(leaf).value64(slot)
-      let (newRoot, isNew) = try mappingTree.insert(
+      let (newRoot, isNew) = unsafe try mappingTree.insert(
         root: root, key: virtualBlock.rawValue,
-        isEqual: { UInt64(littleEndian: $0.load(as: UInt64.self)) >> 24 == dataBlock },
-        write: { $0.storeBytes(of: value.littleEndian, as: UInt64.self) })
+        isEqual: { unsafe UInt64(littleEndian: $0.load(as: UInt64.self)) >> 24 == dataBlock },
+        write: { unsafe $0.storeBytes(of: value.littleEndian, as: UInt64.self) })
       try tm.node(leaf).setValue64(slot, newRoot)
       if isNew { records[id]?.details.mappedBlocks &+= 1 }
       records[id]?.isChanged = true

@@ -24,12 +24,12 @@ extension PoolMetadata {
     try changing { () throws(PoolError) in
       try tm.spaceMap.increment(0, 1, tm)
       let copy = try tm.shadow(0, .superblock).block
-      let bytes = try cache.read(copy, .superblock)
+      let bytes = try unsafe cache.read(copy, .superblock)
       for offset in [SuperblockRecord.dataSpaceMapOffset, SuperblockRecord.metadataSpaceMapOffset] {
-        SpaceMapRoot().encode(into: bytes, at: offset)
+        unsafe SpaceMapRoot().encode(into: bytes, at: offset)
       }
       cache.markDirty(copy)
-      let held = Superblock(decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)))
+      let held = unsafe Superblock(decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)))
       try tm.spaceMap.increment(held.mappingRoot, held.mappingRoot &+ 1, tm)
       try tm.spaceMap.increment(held.detailsRoot, held.detailsRoot &+ 1, tm)
       superblock.metadataSnapshot = copy
@@ -44,8 +44,8 @@ extension PoolMetadata {
       let copy = superblock.metadataSnapshot
       guard copy != 0 else { throw .invalid("the pool holds no metadata snapshot") }
       superblock.metadataSnapshot = 0
-      let bytes = try cache.read(copy, .superblock)
-      let held = Superblock(decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)))
+      let bytes = try unsafe cache.read(copy, .superblock)
+      let held = unsafe Superblock(decoding: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)))
       try deviceTree.destroy(held.mappingRoot)
       try detailsTree.destroy(held.detailsRoot)
       try tm.spaceMap.decrement(copy, tm)

@@ -28,18 +28,18 @@ public final class PoolMetadata {
   let dataMap: DataSpaceMap
   private let superblockBuffer = AlignedBuffer(count: Limits.blockBytes)
   /// Counters and roots of the running transaction.
-  @exclusivity(unchecked) public internal(set) var superblock = Superblock()
+  @safe @exclusivity(unchecked) public internal(set) var superblock = Superblock()
   /// Whether an operation failed halfway, so that only `abort` is possible.
-  @exclusivity(unchecked) public internal(set) var hasFailed = false
+  @safe @exclusivity(unchecked) public internal(set) var hasFailed = false
   /// Records by device id.
-  @exclusivity(unchecked) var records: [ThinID: Record] = [:]
+  @safe @exclusivity(unchecked) var records: [ThinID: Record] = [:]
   var recordsMade: UInt64 = 0
   private var isInService = false
   /// Whether something is being changed, so that nothing can be looked up beside it.
   public var isChanging: Bool { isBeingChanged }
-  @exclusivity(unchecked) private var isBeingChanged = false
+  @safe @exclusivity(unchecked) private var isBeingChanged = false
   /// Told when that is over.
-  @exclusivity(unchecked) public var hasChangedAll: () -> Void = {}
+  @safe @exclusivity(unchecked) public var hasChangedAll: () -> Void = {}
   /// Whether it is open for look-ups alone.
   public let isForReading: Bool
 
@@ -110,20 +110,20 @@ public final class PoolMetadata {
   /// Whether the first block is all zero, by which the kernel recognises a device to format.
   public static func isUnformatted(_ device: any BlockDevice) throws(PoolError) -> Bool {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
-    do throws(BlockIOError) { try device.read(into: buffer.bytes, at: 0) } catch {
+    do throws(BlockIOError) { try unsafe device.read(into: buffer.bytes, at: 0) } catch {
       throw .io(error)
     }
-    return buffer.bytes.isAllZero
+    return unsafe buffer.bytes.isAllZero
   }
 
   private func readSuperblock() throws(PoolError) {
     do throws(BlockIOError) {
-      try device.read(into: superblockBuffer.bytes, at: 0)
+      try unsafe device.read(into: superblockBuffer.bytes, at: 0)
     } catch {
       throw .io(error)
     }
     do throws(FormatError) {
-      superblock = try Superblock(
+      superblock = try unsafe Superblock(
         validating: RawSpan(_unsafeBytes: UnsafeRawBufferPointer(superblockBuffer.bytes)),
         number: 0)
     } catch {
@@ -205,10 +205,10 @@ public final class PoolMetadata {
       try beforeCommit()
       let changed = records.filter { $0.value.isChanged }
       for (id, record) in changed.sorted(by: { $0.value.number > $1.value.number }) {
-        superblock.detailsRoot = try detailsTree.insert(
+        superblock.detailsRoot = try unsafe detailsTree.insert(
           root: superblock.detailsRoot, key: id.rawValue
         ) {
-          record.details.encode(
+          unsafe record.details.encode(
             into: UnsafeMutableRawBufferPointer(start: $0, count: DeviceDetails.byteCount), at: 0)
         }.root
       }
@@ -232,10 +232,10 @@ public final class PoolMetadata {
     // All is changed, and not yet written.
     endChange()
     try cache.flush()
-    superblock.encode(into: superblockBuffer.bytes)
-    BlockHeader.seal(superblockBuffer.bytes, number: 0, kind: .superblock)
+    unsafe superblock.encode(into: superblockBuffer.bytes)
+    unsafe BlockHeader.seal(superblockBuffer.bytes, number: 0, kind: .superblock)
     do throws(BlockIOError) {
-      try device.write(UnsafeRawBufferPointer(superblockBuffer.bytes), at: 0)
+      try unsafe device.write(UnsafeRawBufferPointer(superblockBuffer.bytes), at: 0)
       try device.flush()
     } catch {
       throw .io(error)
@@ -291,7 +291,7 @@ public final class PoolMetadata {
     _ block: MetadataBlock, _ kind: BlockKind, _ bytes: UnsafeMutableRawBufferPointer?
   )
     throws(PoolError)
-  { try cache.endReading(block.rawValue, kind, bytes) }
+  { try unsafe cache.endReading(block.rawValue, kind, bytes) }
 
   /// Whether more is in memory than is kept between operations.
   public var isOverLimit: Bool { cache.isOverLimit }
@@ -300,8 +300,8 @@ public final class PoolMetadata {
   public func trim() throws(PoolError) { try looking {} }
 
   func readDetails(_ id: ThinID) throws(PoolError) -> DeviceDetails? {
-    try detailsTree.lookup(root: superblock.detailsRoot, key: id.rawValue) {
-      DeviceDetails(
+    try unsafe detailsTree.lookup(root: superblock.detailsRoot, key: id.rawValue) {
+      unsafe DeviceDetails(
         decoding: RawSpan(
           _unsafeBytes: UnsafeRawBufferPointer(start: $0, count: DeviceDetails.byteCount)))
     }

@@ -146,11 +146,11 @@ private func plainDecimal(_ value: Double) -> String {
 
 /// The output of printf(3) for `value`.
 private func printed(_ value: Double, _ format: String) -> String {
-  withVaList([value]) { list in
-    withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
+  unsafe withVaList([value]) { list in
+    unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
       guard let base = buffer.baseAddress else { return "" }
-      vsnprintf(base, buffer.count, format, list)
-      return String(cString: base)
+      unsafe vsnprintf(base, buffer.count, format, list)
+      return unsafe String(cString: base)
     }
   }
 }

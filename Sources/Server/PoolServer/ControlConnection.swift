@@ -71,9 +71,10 @@ final class ControlConnection: EventSource {
   private func receive() {
     let room = ControlMessage.requestBytesMax - received.count
     guard room > 0, door.hasRoom(min(room, 65_536)) else { return close() }
-    let count = withUnsafeTemporaryAllocation(byteCount: min(room, 65_536), alignment: 1) { chunk in
-      let count = recv(descriptor, chunk.baseAddress, chunk.count, 0)
-      if count > 0 { received += UnsafeRawBufferPointer(rebasing: chunk[..<count]) }
+    let count = unsafe withUnsafeTemporaryAllocation(byteCount: min(room, 65_536), alignment: 1) {
+      chunk in
+      let count = unsafe recv(descriptor, chunk.baseAddress, chunk.count, 0)
+      if count > 0 { unsafe received += UnsafeRawBufferPointer(rebasing: chunk[..<count]) }
       return count
     }
     guard count > 0 else {

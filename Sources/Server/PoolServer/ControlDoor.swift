@@ -58,7 +58,7 @@ final class ControlDoor {
 
   private func letIn(_ fd: Int32) {
     var user: UInt32 = .max
-    let isKnown = dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
+    let isKnown = unsafe dmthin_peer_user(fd, &user) == 0 && (user == 0 || user == geteuid())
     guard isKnown else {
       return turnAway(fd, EPERM, "the server accepts commands of its own user and of root only")
     }

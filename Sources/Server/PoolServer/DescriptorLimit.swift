@@ -18,14 +18,16 @@ enum DescriptorLimit {
   static func makeRoom(forConnections connections: Int) -> Room {
     var limit = rlimit()
     let open = Folder.names(in: "/proc/self/fd").count
-    guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+    guard unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
       return room(of: .max, open: open, connections)
     }
     let wanted = rlim_t(open + connections + reserve.most)
     if limit.rlim_cur < wanted {
       var raised = limit
       raised.rlim_cur = min(wanted, limit.rlim_max)
-      if setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &raised) == 0 { limit = raised }
+      if unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &raised) == 0 {
+        limit = raised
+      }
     }
     return room(of: Int(clamping: limit.rlim_cur), open: open, connections)
   }

@@ -71,12 +71,12 @@ final class MetadataJudge {
     job.ended = { [unowned self, unowned job] in
       loop.cancel(timer)
       job.timer = nil
-      if let request = job.request { requests.give(request) }
+      if let request = unsafe job.request { unsafe requests.give(request) }
       let result = conclude(access, job)
       jobs[ObjectIdentifier(job)] = nil
       verdict(result)
     }
-    workers.submit(requests.take(.read, offset: 0, byteCount: 0, owner: job), lane: 0) {
+    unsafe workers.submit(requests.take(.read, offset: 0, byteCount: 0, owner: job), lane: 0) {
       job.run(device)
       return 0
     }
@@ -119,7 +119,7 @@ final class MetadataJudge {
 }
 
 /// A check and its progress.
-private final class Job: RequestOwner, @unchecked Sendable {
+@safe private final class Job: RequestOwner, @unchecked Sendable {
   /// Guards the properties below.
   private let lock = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private var steps: (done: UInt64, total: UInt64) = (0, 0)
@@ -130,26 +130,26 @@ private final class Job: RequestOwner, @unchecked Sendable {
   private(set) var request: RequestPointer?
 
   override init() {
-    pthread_mutex_init(lock, nil)
+    unsafe pthread_mutex_init(lock, nil)
     super.init()
   }
 
   deinit {
-    pthread_mutex_destroy(lock)
-    lock.deallocate()
+    unsafe pthread_mutex_destroy(lock)
+    unsafe lock.deallocate()
   }
 
   var progress: (done: UInt64, total: UInt64) {
-    pthread_mutex_lock(lock)
-    defer { pthread_mutex_unlock(lock) }
+    unsafe pthread_mutex_lock(lock)
+    defer { unsafe pthread_mutex_unlock(lock) }
     return steps
   }
 
   func run(_ device: any BlockDevice) {
     let progress = Progress { [unowned self] _, done, total in
-      pthread_mutex_lock(lock)
+      unsafe pthread_mutex_lock(lock)
       steps = (done, total)
-      pthread_mutex_unlock(lock)
+      unsafe pthread_mutex_unlock(lock)
     }
     result = Result { () throws(ToolError) in
       try ThinCheck.run(device, options: CheckOptions(), progress: progress)
@@ -157,7 +157,7 @@ private final class Job: RequestOwner, @unchecked Sendable {
   }
 
   override func requestDone(_ request: RequestPointer) {
-    self.request = request
+    unsafe self.request = request
     let body = ended
     ended = {}
     // If the thread could not be started, there is no result.

@@ -155,7 +155,7 @@ private final class MetricsConnection: EventSource {
 
   private func receive() {
     var chunk = [UInt8](repeating: 0, count: 4096)
-    let n = recv(descriptor, &chunk, chunk.count, 0)
+    let n = unsafe recv(descriptor, &chunk, chunk.count, 0)
     if n < 0 && (errno == EAGAIN || errno == EINTR) { return }
     guard n > 0, request.count < Self.requestBytesMax else { return close() }
     request += chunk[..<n]

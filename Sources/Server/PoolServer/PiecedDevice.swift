@@ -62,7 +62,7 @@ final class PiecedDevice: BlockDevice {
       }
       let within = at - piece.start
       let count = min(buffer.count - done, Int(clamping: piece.byteCount - within))
-      try piece.file.read(
+      try unsafe piece.file.read(
         into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count]),
         at: piece.offset + within)
       done += count

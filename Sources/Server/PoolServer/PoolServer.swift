@@ -80,7 +80,8 @@ public final class PoolServer {
   /// Warns once about a file or device that other users can read or write.
   private func warnOfMode(_ path: String) {
     var info = stat()
-    guard stat(path, &info) == 0, info.st_mode & 0o006 != 0, warned.insert(path).inserted else {
+    guard unsafe stat(path, &info) == 0, info.st_mode & 0o006 != 0, warned.insert(path).inserted
+    else {
       return
     }
     let what = info.st_mode & 0o002 != 0 ? "written" : "read"
@@ -155,9 +156,9 @@ public final class PoolServer {
     do throws(ToolError) {
       try OriginRecords(metadata: path)?.update { origins in
         for volume in options.volumes where volume.origin != .unstated {
-          let full = volume.origin.path.flatMap { realpath($0, nil) }
-          defer { free(full) }
-          origins[UInt64(volume.id)] = full.map { String(cString: $0) }
+          let full = unsafe volume.origin.path.flatMap { unsafe realpath($0, nil) }
+          defer { unsafe free(full) }
+          origins[UInt64(volume.id)] = unsafe full.map { unsafe String(cString: $0) }
         }
       }
     } catch {
@@ -285,7 +286,7 @@ public final class PoolServer {
   }
 
   private func notify(_ text: String) {
-    if let path = getenv("NOTIFY_SOCKET") { _ = dmthin_notify(path, text) }
+    if let path = unsafe getenv("NOTIFY_SOCKET") { _ = unsafe dmthin_notify(path, text) }
   }
 
   // MARK: - End

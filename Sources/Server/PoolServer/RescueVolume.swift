@@ -39,62 +39,66 @@ final class RescueVolume: BlockDestination {
   override var isReadOnly: Bool { true }
 
   override func submit(_ request: RequestPointer) {
-    switch request.pointee.operation {
-    case .flush: loop.finishLater(request)
+    switch unsafe request.pointee.operation {
+    case .flush: unsafe loop.finishLater(request)
     case .read:
-      guard request.pointee.byteCount >= 0, request.pointee.end <= size else {
-        return loop.finishLater(request, EIO)
+      guard unsafe request.pointee.byteCount >= 0, unsafe request.pointee.end <= size else {
+        return unsafe loop.finishLater(request, EIO)
       }
-      read(request)
-    default: loop.finishLater(request, EROFS)
+      unsafe read(request)
+    default: unsafe loop.finishLater(request, EROFS)
     }
   }
 
   /// Sends the parts of a read on their way. Counts itself as a part until all are.
   private func read(_ request: RequestPointer) {
-    let (begin, end) = (request.pointee.offset, request.pointee.end)
-    request.pointee.errorNumber = 0
-    request.pointee.pending = 1
+    let (begin, end) = unsafe (request.pointee.offset, request.pointee.end)
+    unsafe request.pointee.errorNumber = 0
+    unsafe request.pointee.pending = 1
     var offset = begin
-    while offset < end, request.pointee.errorNumber == 0, let extent = next(offset, end) {
-      let memory = request.pointee.memory.advanced(by: Int(offset - begin))
+    while offset < end, unsafe request.pointee.errorNumber == 0, let extent = next(offset, end) {
+      let memory = unsafe request.pointee.memory.advanced(by: Int(offset - begin))
       offset = extent.end
       let count = Int(extent.byteCount)
       switch extent.kind {
-      case .data(let byte): send(request, disk, dataOffset + byte, count, memory)
+      case .data(let byte): unsafe send(request, disk, dataOffset + byte, count, memory)
       case .lost, .beyond:
-        if lostAsZeroes { memory.zero(count) } else { request.pointee.errorNumber = EIO }
+        if lostAsZeroes { memory.zero(count) } else { unsafe request.pointee.errorNumber = EIO }
       case .hole:
         let below =
           origin.map { min(extent.end, max($0.byteCount, extent.offset)) } ?? extent.offset
         let there = Int(below - extent.offset)
-        if let origin, there > 0 { send(request, origin, extent.offset, there, memory) }
+        if let origin, there > 0 { unsafe send(request, origin, extent.offset, there, memory) }
         memory.advanced(by: there).zero(count - there)
       }
     }
-    if offset < end, request.pointee.errorNumber == 0 { request.pointee.errorNumber = EIO }
-    request.pointee.pending -= 1
-    if request.pointee.pending == 0 { loop.finishLater(request, request.pointee.errorNumber) }
+    if offset < end, unsafe request.pointee.errorNumber == 0 {
+      unsafe request.pointee.errorNumber = EIO
+    }
+    unsafe request.pointee.pending -= 1
+    if unsafe request.pointee.pending == 0 {
+      unsafe loop.finishLater(request, request.pointee.errorNumber)
+    }
   }
 
   private func send(
     _ request: RequestPointer, _ disk: BlockDestination, _ offset: UInt64, _ count: Int,
     _ memory: RequestMemory
   ) {
-    request.pointee.pending += 1
-    disk.submit(
+    unsafe request.pointee.pending += 1
+    unsafe disk.submit(
       requests.take(
         .read, offset: offset, byteCount: count, memory: memory, owner: self, parent: request))
   }
 
   override func requestDone(_ part: RequestPointer) {
-    let (parent, error) = (part.pointee.parent, part.pointee.errorNumber)
-    requests.give(part)
+    let (parent, error) = unsafe (part.pointee.parent, part.pointee.errorNumber)
+    unsafe requests.give(part)
     requests.trim()
-    guard let parent else { return }
-    if error != 0 { parent.pointee.errorNumber = error }
-    parent.pointee.pending -= 1
-    if parent.pointee.pending == 0 { parent.finish(parent.pointee.errorNumber) }
+    guard let parent = unsafe parent else { return }
+    if error != 0 { unsafe parent.pointee.errorNumber = error }
+    unsafe parent.pointee.pending -= 1
+    if unsafe parent.pointee.pending == 0 { unsafe parent.finish(parent.pointee.errorNumber) }
   }
 
   /// What a range begins with, as long as it goes on; nil if the index cannot be read.

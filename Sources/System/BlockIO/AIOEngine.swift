@@ -3,7 +3,7 @@ import Claio
 public import Glibc
 
 /// The engine over libaio.
-public final class AIOEngine: IOEngine {
+@safe public final class AIOEngine: IOEngine {
   private let depth: Int
   private let event: Int32
   private let context: io_context_t
@@ -21,18 +21,18 @@ public final class AIOEngine: IOEngine {
   /// - Throws: the error number of the system, which limits the contexts of all processes.
   public init(depth: Int, event: Int32 = -1) throws(AIOEngine.Refused) {
     var context: io_context_t?
-    let status = io_setup(Int32(depth), &context)
-    guard status == 0, let context else { throw Refused(code: -status) }
+    let status = unsafe io_setup(Int32(depth), &context)
+    guard status == 0, let context = unsafe context else { throw Refused(code: -status) }
     self.depth = depth
     self.event = event
-    self.context = context
-    readsRing = dmthin_aio_ring_is_known(UnsafeRawPointer(context)) != 0
-    controls = .allocate(capacity: depth)
-    controls.initialize(repeating: iocb(), count: depth)
-    batch = .allocate(capacity: depth)
-    batch.initialize(repeating: nil, count: depth)
-    events = .allocate(capacity: depth)
-    events.initialize(repeating: io_event(), count: depth)
+    unsafe self.context = context
+    readsRing = unsafe dmthin_aio_ring_is_known(UnsafeRawPointer(context)) != 0
+    unsafe controls = .allocate(capacity: depth)
+    unsafe controls.initialize(repeating: iocb(), count: depth)
+    unsafe batch = .allocate(capacity: depth)
+    unsafe batch.initialize(repeating: nil, count: depth)
+    unsafe events = .allocate(capacity: depth)
+    unsafe events.initialize(repeating: io_event(), count: depth)
   }
 
   /// The system gives no context.
@@ -43,10 +43,10 @@ public final class AIOEngine: IOEngine {
 
   /// Waits for what is in flight.
   deinit {
-    io_destroy(context)
-    controls.deallocate()
-    batch.deallocate()
-    events.deallocate()
+    unsafe io_destroy(context)
+    unsafe controls.deallocate()
+    unsafe batch.deallocate()
+    unsafe events.deallocate()
   }
 
   /// See `IOEngine`.
@@ -54,27 +54,28 @@ public final class AIOEngine: IOEngine {
     _ slot: Int, _ operation: IOOperation, descriptor: Int32,
     _ vectors: UnsafeMutablePointer<iovec>, count: Int, offset: UInt64
   ) {
-    let control = controls + slot
+    let control = unsafe controls + slot
     let place = Int64(clamping: offset)
     switch (operation, count) {
-    case (.flush, _): io_prep_fdsync(control, descriptor)
+    case (.flush, _): unsafe io_prep_fdsync(control, descriptor)
     case (.read, 1):
-      io_prep_pread(control, descriptor, vectors[0].iov_base, vectors[0].iov_len, place)
-    case (.read, _): io_prep_preadv(control, descriptor, vectors, Int32(count), place)
-    case (_, 1): io_prep_pwrite(control, descriptor, vectors[0].iov_base, vectors[0].iov_len, place)
-    default: io_prep_pwritev(control, descriptor, vectors, Int32(count), place)
+      unsafe io_prep_pread(control, descriptor, vectors[0].iov_base, vectors[0].iov_len, place)
+    case (.read, _): unsafe io_prep_preadv(control, descriptor, vectors, Int32(count), place)
+    case (_, 1):
+      unsafe io_prep_pwrite(control, descriptor, vectors[0].iov_base, vectors[0].iov_len, place)
+    default: unsafe io_prep_pwritev(control, descriptor, vectors, Int32(count), place)
     }
     if operation == .durableWrite {
-      control.pointee.aio_rw_flags = .init(truncatingIfNeeded: dmthin_rwf_dsync)
+      unsafe control.pointee.aio_rw_flags = .init(truncatingIfNeeded: dmthin_rwf_dsync)
     }
-    if event >= 0 { io_set_eventfd(control, event) }
-    control.pointee.data = UnsafeMutableRawPointer(bitPattern: slot + 1)
+    if event >= 0 { unsafe io_set_eventfd(control, event) }
+    unsafe control.pointee.data = UnsafeMutableRawPointer(bitPattern: slot + 1)
     if first == end { (first, end) = (0, 0) }
     if end == depth {
-      batch.update(from: batch + first, count: end - first)
+      unsafe batch.update(from: batch + first, count: end - first)
       (first, end) = (0, end - first)
     }
-    batch[end] = control
+    unsafe batch[end] = control
     end += 1
   }
 
@@ -82,7 +83,7 @@ public final class AIOEngine: IOEngine {
   public func send() -> Int {
     guard first < end else { return 0 }
     while true {
-      let sent = io_submit(context, end - first, batch + first)
+      let sent = unsafe io_submit(context, end - first, batch + first)
       if sent == -EINTR { continue }
       if sent > 0 { first += Int(sent) }
       return sent == 0 ? -Int(EIO) : Int(sent)
@@ -93,12 +94,12 @@ public final class AIOEngine: IOEngine {
   public func takeUnsent() -> Int? {
     guard first < end else { return nil }
     first += 1
-    return Int(bitPattern: batch[first - 1]?.pointee.data) - 1
+    return unsafe Int(bitPattern: batch[first - 1]?.pointee.data) - 1
   }
 
   /// See `IOEngine`.
   public var hasCompletions: Bool {
-    readsRing && dmthin_aio_ring_has_events(UnsafeRawPointer(context)) != 0
+    unsafe readsRing && dmthin_aio_ring_has_events(UnsafeRawPointer(context)) != 0
   }
 
   /// See `IOEngine`.
@@ -109,19 +110,20 @@ public final class AIOEngine: IOEngine {
     var count = 0
     // What the kernel has left in memory costs no system call.
     if readsRing {
-      count = Int(dmthin_aio_ring_take(UnsafeMutableRawPointer(context), events, Int32(most)))
+      count = unsafe Int(
+        dmthin_aio_ring_take(UnsafeMutableRawPointer(context), events, Int32(most)))
     }
     if count == 0, waits || !readsRing {
       var none = timespec()
       repeat {
         count =
-          waits
+          unsafe waits
           ? Int(io_getevents(context, 1, most, events, nil))
           : Int(io_getevents(context, 0, most, events, &none))
       } while count == -Int(EINTR)
     }
     for i in 0..<Swift.max(0, count) {
-      completions[i] = IOCompletion(
+      unsafe completions[i] = IOCompletion(
         slot: Int(bitPattern: events[i].data) - 1,
         result: Int(Int64(bitPattern: UInt64(events[i].res))))
     }

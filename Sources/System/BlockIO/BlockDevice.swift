@@ -21,7 +21,7 @@ public protocol BlockDevice: AnyObject {
 }
 
 /// Bytes to be written.
-public struct BlockPiece {
+@safe public struct BlockPiece {
   /// What is written.
   public let bytes: UnsafeRawBufferPointer
   /// Where.
@@ -29,7 +29,7 @@ public struct BlockPiece {
 
   /// A piece, whose bytes stay until it is written.
   public init(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) {
-    self.bytes = bytes
+    unsafe self.bytes = bytes
     self.offset = offset
   }
 }
@@ -46,24 +46,24 @@ extension BlockDevice {
     var together: AlignedBuffer?
     var start = 0
     while start < pieces.count {
-      var (end, count) = (start + 1, pieces[start].bytes.count)
-      while end < pieces.count, count + pieces[end].bytes.count <= Self.runBytesMax,
+      var (end, count) = unsafe (start + 1, pieces[start].bytes.count)
+      while end < pieces.count, unsafe count + pieces[end].bytes.count <= Self.runBytesMax,
         pieces[end].offset == pieces[start].offset + UInt64(count)
       {
-        count += pieces[end].bytes.count
+        unsafe count += pieces[end].bytes.count
         end += 1
       }
       if end - start == 1 {
-        try write(pieces[start].bytes, at: pieces[start].offset)
+        try unsafe write(pieces[start].bytes, at: pieces[start].offset)
       } else {
         let buffer = together ?? AlignedBuffer(count: Self.runBytesMax)
         together = buffer
         var filled = 0
         for piece in pieces[start..<end] {
-          buffer.bytes[filled..<(filled + piece.bytes.count)].copyBytes(from: piece.bytes)
-          filled += piece.bytes.count
+          unsafe buffer.bytes[filled..<(filled + piece.bytes.count)].copyBytes(from: piece.bytes)
+          unsafe filled += piece.bytes.count
         }
-        try write(
+        try unsafe write(
           UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<filled]), at: pieces[start].offset)
       }
       start = end

@@ -59,7 +59,7 @@ public struct BlockIOError: Error, Equatable, Sendable, CustomStringConvertible 
     if isLocked {
       return "another program has locked it" + (user.map { ": \($0)" } ?? "")
     }
-    return code == 0 ? "unexpected end" : String(cString: strerror(code))
+    return unsafe code == 0 ? "unexpected end" : String(cString: strerror(code))
   }
 
   /// One line, with advice if there is any.

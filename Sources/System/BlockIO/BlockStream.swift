@@ -4,7 +4,7 @@ import Glibc
 /// device works in parallel. Neighbours, also across small gaps, share a request.
 ///
 /// Memory: `depth * chunkBlocks` blocks, 1 MiB as set here.
-public final class BlockStream {
+@safe public final class BlockStream {
   private static let blockBytes = 4096
   private let depth = 32
   private let chunkBlocks = 8
@@ -36,18 +36,18 @@ public final class BlockStream {
     self.device = device
     deviceBlocks = device.byteCount / UInt64(Self.blockBytes)
     buffer = AlignedBuffer(count: depth * chunkBlocks * Self.blockBytes)
-    vectors = .allocate(capacity: depth)
-    vectors.initialize(repeating: iovec(), count: depth)
-    completions = .allocate(capacity: depth)
-    completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: depth)
+    unsafe vectors = .allocate(capacity: depth)
+    unsafe vectors.initialize(repeating: iovec(), count: depth)
+    unsafe completions = .allocate(capacity: depth)
+    unsafe completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: depth)
     slots = Array(repeating: Slot(), count: depth)
     // Without an engine, for example because the system's limit is reached, reads are synchronous.
     engine = device.descriptor == nil ? nil : try? AIOEngine(depth: depth)
   }
 
   deinit {
-    vectors.deallocate()
-    completions.deallocate()
+    unsafe vectors.deallocate()
+    unsafe completions.deallocate()
   }
 
   /// Reads every block that `next` returns, and passes it to `body` in that order.
@@ -126,7 +126,7 @@ public final class BlockStream {
 
   private func bytes(ofSlot index: Int) -> UnsafeMutableRawBufferPointer {
     let size = chunkBlocks * Self.blockBytes
-    return UnsafeMutableRawBufferPointer(
+    return unsafe UnsafeMutableRawBufferPointer(
       rebasing: buffer.bytes[(index * size)..<((index + 1) * size)])
   }
 
@@ -142,10 +142,10 @@ public final class BlockStream {
     for i in 0..<count {
       let index = (first + i) % depth
       guard slots[index].result == nil else { continue }
-      vectors[index] = iovec(
+      unsafe vectors[index] = iovec(
         iov_base: bytes(ofSlot: index).baseAddress,
         iov_len: slots[index].blockCount * Self.blockBytes)
-      engine.prepare(
+      unsafe engine.prepare(
         index, .read, descriptor: descriptor, vectors + index, count: 1,
         offset: device.descriptorOffset + slots[index].start * UInt64(Self.blockBytes))
       queued += 1
@@ -161,32 +161,33 @@ public final class BlockStream {
 
   private func reap() {
     guard let engine else { return }
-    let count = engine.take(completions, max: depth, waits: true)
-    for i in 0..<count { slots[completions[i].slot].result = completions[i].result }
+    let count = unsafe engine.take(completions, max: depth, waits: true)
+    for i in 0..<count { unsafe slots[completions[i].slot].result = unsafe completions[i].result }
   }
 
   private func deliver<E: Error>(
     _ slot: Slot, _ index: Int, _ body: (UInt64, RawSpan, BlockIOError?) throws(E) -> Void
   ) throws(E) {
-    let bytes = self.bytes(ofSlot: index)
+    let bytes = unsafe self.bytes(ofSlot: index)
     guard slot.result != Self.beyondEnd else {
       let end = BlockIOError(.read, path: device.path, offset: device.byteCount, code: 0)
-      try body(slot.start, RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), end)
+      try unsafe body(slot.start, RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), end)
       return
     }
     let whole = slot.result == slot.blockCount * Self.blockBytes
     for i in 0..<slot.blockCount where slot.wanted >> UInt32(i) & 1 == 1 {
-      let block = UnsafeMutableRawBufferPointer(
+      let block = unsafe UnsafeMutableRawBufferPointer(
         rebasing: bytes[(i * Self.blockBytes)..<((i + 1) * Self.blockBytes)])
       var failure: BlockIOError?
       if !whole {
         do throws(BlockIOError) {
-          try device.read(into: block, at: (slot.start + UInt64(i)) * UInt64(Self.blockBytes))
+          try unsafe device.read(
+            into: block, at: (slot.start + UInt64(i)) * UInt64(Self.blockBytes))
         } catch {
           failure = error
         }
       }
-      try body(
+      try unsafe body(
         slot.start + UInt64(i), RawSpan(_unsafeBytes: UnsafeRawBufferPointer(block)), failure)
     }
   }

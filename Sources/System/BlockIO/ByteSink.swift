@@ -1,24 +1,24 @@
 import Glibc
 
 /// Buffered output to a descriptor, for dumps and tables, without an allocation per line.
-public final class ByteSink {
+@safe public final class ByteSink {
   /// The output's name in messages.
   public let path: String
   private let fd: Int32
   @usableFromInline let buffer: UnsafeMutablePointer<UInt8>
   @usableFromInline let capacity = 1 << 18
   /// Read and set at once each time, never while other code runs.
-  @exclusivity(unchecked) @usableFromInline var used = 0
+  @safe @exclusivity(unchecked) @usableFromInline var used = 0
 
   /// Writes to a descriptor that the caller closes, for example standard output. For a path, use
   /// `TextOutput`.
   public init(descriptor: Int32, path: String) {
     fd = descriptor
     self.path = path
-    buffer = .allocate(capacity: 1 << 18)
+    unsafe buffer = .allocate(capacity: 1 << 18)
   }
 
-  deinit { buffer.deallocate() }
+  deinit { unsafe buffer.deallocate() }
 
   /// Appends text.
   public func write(_ text: String) throws(BlockIOError) {
@@ -26,7 +26,7 @@ public final class ByteSink {
     var failure: BlockIOError?
     text.withUTF8 { utf8 in
       do throws(BlockIOError) {
-        try write(UnsafeRawBufferPointer(utf8))
+        try unsafe write(UnsafeRawBufferPointer(utf8))
       } catch {
         failure = error
       }
@@ -36,12 +36,12 @@ public final class ByteSink {
 
   /// Appends text known at compile time; write `as StaticString` to select this overload.
   public func write(_ text: StaticString) throws(BlockIOError) {
-    try write(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
+    try unsafe write(UnsafeRawBufferPointer(start: text.utf8Start, count: text.utf8CodeUnitCount))
   }
 
   /// Appends a number in decimal digits.
   public func write(decimal value: UInt64) throws(BlockIOError) {
-    try write(upTo: 32) { $0.append(decimal: value) }
+    try unsafe write(upTo: 32) { unsafe $0.append(decimal: value) }
   }
 
   /// Appends bytes.
@@ -51,7 +51,7 @@ public final class ByteSink {
     while done < bytes.count {
       if used == capacity { try flush() }
       let n = min(capacity - used, bytes.count - done)
-      memcpy(buffer + used, base + done, n)
+      unsafe memcpy(buffer + used, base + done, n)
       used += n
       done += n
     }
@@ -62,9 +62,9 @@ public final class ByteSink {
   @inlinable @inline(__always)
   public func write(upTo bytesMax: Int, _ body: (inout ByteCursor) -> Void) throws(BlockIOError) {
     if capacity - used < bytesMax { try flush() }
-    var cursor = ByteCursor(at: buffer + used)
-    body(&cursor)
-    used = cursor.position - buffer
+    var cursor = unsafe ByteCursor(at: buffer + used)
+    unsafe body(&cursor)
+    used = unsafe cursor.position - buffer
   }
 
   /// Writes everything to the descriptor. Must be called at the end, because nothing else reports a
@@ -72,7 +72,7 @@ public final class ByteSink {
   public func flush() throws(BlockIOError) {
     var done = 0
     while done < used {
-      let n = Glibc.write(fd, buffer + done, used - done)
+      let n = unsafe Glibc.write(fd, buffer + done, used - done)
       if n < 0 && errno == EINTR { continue }
       guard n > 0 else {
         let code = errno
@@ -86,42 +86,44 @@ public final class ByteSink {
 }
 
 /// Writes text into memory that must have room.
-@frozen public struct ByteCursor {
+@frozen @unsafe public struct ByteCursor {
   @usableFromInline var position: UnsafeMutablePointer<UInt8>
 
-  @inlinable init(at position: UnsafeMutablePointer<UInt8>) { self.position = position }
+  @inlinable init(at position: UnsafeMutablePointer<UInt8>) {
+    unsafe self.position = unsafe position
+  }
 
   /// Appends text known at compile time.
   @inlinable @inline(__always)
   public mutating func append(_ text: StaticString) {
-    position.update(from: text.utf8Start, count: text.utf8CodeUnitCount)
-    position += text.utf8CodeUnitCount
+    unsafe position.update(from: text.utf8Start, count: text.utf8CodeUnitCount)
+    unsafe position += text.utf8CodeUnitCount
   }
 
   /// Appends text made before.
   @inlinable @inline(__always)
   public mutating func append(_ piece: borrowing TextPiece) {
-    position.update(from: piece.memory, count: piece.count)
-    position += piece.count
+    unsafe position.update(from: piece.memory, count: piece.count)
+    unsafe position += piece.count
   }
 
   /// Appends a number in decimal digits.
   @inlinable
   public mutating func append(decimal value: UInt64) {
-    let digits = Self.digits(of: value)
-    var at = position + digits
-    position = at
+    let digits = unsafe Self.digits(of: value)
+    var at = unsafe position + digits
+    unsafe position = at
     var rest = value
     while rest >= 100 {
       let quotient = rest / 100
-      at -= 2
-      Self.put(Int(truncatingIfNeeded: rest &- quotient &* 100), at)
+      unsafe at -= 2
+      unsafe Self.put(Int(truncatingIfNeeded: rest &- quotient &* 100), at)
       rest = quotient
     }
     if rest >= 10 {
-      Self.put(Int(truncatingIfNeeded: rest), at - 2)
+      unsafe Self.put(Int(truncatingIfNeeded: rest), at - 2)
     } else {
-      (at - 1).pointee = UInt8(truncatingIfNeeded: 48 &+ rest)
+      unsafe (at - 1).pointee = UInt8(truncatingIfNeeded: 48 &+ rest)
     }
   }
 
@@ -129,8 +131,8 @@ public final class ByteSink {
   @inlinable @inline(__always)
   static func put(_ number: Int, _ at: UnsafeMutablePointer<UInt8>) {
     let tens = (number &* 103) >> 10
-    at[0] = UInt8(truncatingIfNeeded: 48 &+ tens)
-    at[1] = UInt8(truncatingIfNeeded: 48 &+ number &- 10 &* tens)
+    unsafe at[0] = UInt8(truncatingIfNeeded: 48 &+ tens)
+    unsafe at[1] = UInt8(truncatingIfNeeded: 48 &+ number &- 10 &* tens)
   }
 
   /// How many digits a number has.
@@ -147,20 +149,20 @@ public final class ByteSink {
 }
 
 /// A short piece of text that is written many times.
-public struct TextPiece: ~Copyable {
+@safe public struct TextPiece: ~Copyable {
   @usableFromInline let memory: UnsafeMutablePointer<UInt8>
   @usableFromInline var count = 0
 
   /// An empty piece.
-  public init() { memory = .allocate(capacity: 128) }
+  public init() { unsafe memory = .allocate(capacity: 128) }
 
-  deinit { memory.deallocate() }
+  deinit { unsafe memory.deallocate() }
 
   /// Replaces the text by what `body` writes, at most 128 bytes.
   @inlinable @inline(__always)
   public mutating func make(_ body: (inout ByteCursor) -> Void) {
-    var cursor = ByteCursor(at: memory)
-    body(&cursor)
-    count = cursor.position - memory
+    var cursor = unsafe ByteCursor(at: memory)
+    unsafe body(&cursor)
+    count = unsafe cursor.position - memory
   }
 }

@@ -40,7 +40,7 @@ public final class DeviceWindow: BlockDevice {
     guard offset <= byteCount, UInt64(buffer.count) <= byteCount - offset else {
       throw BlockIOError(.read, path: path, offset: start &+ offset, code: 0)
     }
-    try device.read(into: buffer, at: start + offset)
+    try unsafe device.read(into: buffer, at: start + offset)
   }
 
   /// Always fails.

@@ -8,11 +8,12 @@ extension FileDevice {
     guard let descriptor else { return Self.sectorBytesMax }
     if isBlockDevice {
       var bytes: Int32 = 0
-      let isKnown = dmthin_block_device_sector_bytes(descriptor, &bytes) == 0
+      let isKnown = unsafe dmthin_block_device_sector_bytes(descriptor, &bytes) == 0
       return isKnown && (512...Int32(Self.sectorBytesMax)).contains(bytes) ? Int(bytes) : 512
     }
     let buffer = AlignedBuffer(count: Self.sectorBytesMax)
-    let isRefused = pread(descriptor, buffer.bytes.baseAddress, 512, 512) < 0 && errno == EINVAL
+    let isRefused =
+      unsafe pread(descriptor, buffer.bytes.baseAddress, 512, 512) < 0 && errno == EINVAL
     return isRefused ? Self.sectorBytesMax : 512
   }
 

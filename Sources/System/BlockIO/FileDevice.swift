@@ -42,11 +42,11 @@ public final class FileDevice: BlockDevice {
   /// Fills `buffer` from `offset` on.
   public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64)
     throws(BlockIOError)
-  { try file.read(into: buffer, at: offset) }
+  { try unsafe file.read(into: buffer, at: offset) }
 
   /// Writes all of `buffer` at `offset`.
   public func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    try file.write(buffer, at: offset)
+    try unsafe file.write(buffer, at: offset)
   }
 
   /// Makes finished writes durable; see `Flush`.

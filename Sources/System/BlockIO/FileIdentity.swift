@@ -14,14 +14,14 @@ public struct FileIdentity: Hashable, Sendable {
   /// The identity of the target of `path`, with links followed; nil if it does not exist.
   public init?(path: String) {
     var info = stat()
-    guard stat(path, &info) == 0 else { return nil }
+    guard unsafe stat(path, &info) == 0 else { return nil }
     self.init(info)
   }
 
   /// The identity of an open descriptor.
   public init?(descriptor: Int32) {
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else { return nil }
+    guard unsafe fstat(descriptor, &info) == 0 else { return nil }
     self.init(info)
   }
 

@@ -32,7 +32,7 @@ final class FileReplacement {
     var made: Int32 = -1
     var code: Int32 = 0
     if !copies {
-      made = dmthin_unnamed_file(folder, mode)
+      made = unsafe dmthin_unnamed_file(folder, mode)
       if made < 0 {
         (made, temporaryName) = Self.makeNamed(in: folder, for: OutputPath.name(of: path), mode)
         code = errno
@@ -50,7 +50,7 @@ final class FileReplacement {
 
   deinit {
     close(descriptor)
-    if let temporaryName { unlink(temporaryName) }
+    if let temporaryName { unsafe unlink(temporaryName) }
     if let old {
       flock(old.descriptor, LOCK_UN)
       close(old.descriptor)
@@ -68,7 +68,7 @@ final class FileReplacement {
   {
     for _ in 0..<100 {
       let path = Self.temporaryName(in: folder, for: name)
-      let made = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode)
+      let made = unsafe open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode)
       if made >= 0 { return (made, path) }
       if errno != EEXIST { return (-1, nil) }
     }
@@ -83,7 +83,7 @@ final class FileReplacement {
     try Self.sync(descriptor, path)
     if temporaryName == nil { temporaryName = try named() }
     let name = temporaryName ?? ""
-    guard rename(name, path) == 0 else {
+    guard unsafe rename(name, path) == 0 else {
       let code = errno
       // A mount point, or another user's file in a folder like /tmp.
       if old != nil, [EBUSY, EPERM, EACCES].contains(code) { return try copy() }
@@ -103,7 +103,7 @@ final class FileReplacement {
 
   /// Makes the names in a folder durable.
   static func sync(folder: String) throws(BlockIOError) {
-    let place = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    let place = unsafe open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     // A folder that is writable but not readable cannot be synced.
     guard place >= 0 else { return }
     defer { close(place) }
@@ -117,7 +117,9 @@ final class FileReplacement {
   private func named() throws(BlockIOError) -> String {
     for _ in 0..<100 {
       let name = Self.temporaryName(in: folder, for: OutputPath.name(of: path))
-      if linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0 {
+      if unsafe linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, name, AT_SYMLINK_FOLLOW)
+        == 0
+      {
         return name
       }
       if errno != EEXIST { break }
@@ -136,7 +138,7 @@ final class FileReplacement {
   private func copy() throws(BlockIOError) {
     guard let old else { return }
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else {
+    guard unsafe fstat(descriptor, &info) == 0 else {
       throw BlockIOError(.size, path: TemporarySpace.description, code: errno)
     }
     let count = info.st_size
@@ -150,10 +152,10 @@ final class FileReplacement {
     let source = OpenFile(adopting: descriptor, path: TemporarySpace.description)
     var done: off_t = 0
     while done < count {
-      let piece = UnsafeMutableRawBufferPointer(
+      let piece = unsafe UnsafeMutableRawBufferPointer(
         rebasing: buffer.bytes[..<min(buffer.bytes.count, Int(count - done))])
-      try source.read(into: piece, at: UInt64(done))
-      try target.write(UnsafeRawBufferPointer(piece), at: UInt64(done))
+      try unsafe source.read(into: piece, at: UInt64(done))
+      try unsafe target.write(UnsafeRawBufferPointer(piece), at: UInt64(done))
       done += off_t(piece.count)
     }
     guard ftruncate(old.descriptor, count) == 0 else {

@@ -8,7 +8,7 @@ public enum FileUsers {
   /// unknown.
   public static func lockHolder(of descriptor: Int32) -> String? {
     var info = stat()
-    guard fstat(descriptor, &info) == 0,
+    guard unsafe fstat(descriptor, &info) == 0,
       let locks = try? WholeFile.bytes(at: "/proc/locks", upTo: 1 << 20)
     else { return nil }
     let identity = FileIdentity(info)
@@ -43,7 +43,7 @@ public enum FileUsers {
       "/dev/"
       + (realpath(loop.systemFolder).map { String($0.split(separator: "/").last ?? "") } ?? "loop")
     if let user = user(ofDevice: loop) { return "as \(name), \(user)" }
-    let probe = open(name, O_RDONLY | O_CLOEXEC | O_EXCL)
+    let probe = unsafe open(name, O_RDONLY | O_CLOEXEC | O_EXCL)
     guard probe < 0 else {
       close(probe)
       return nil
@@ -52,9 +52,9 @@ public enum FileUsers {
   }
 
   private static func realpath(_ path: String) -> String? {
-    guard let real = Glibc.realpath(path, nil) else { return nil }
-    defer { free(real) }
-    return String(cString: real)
+    guard let real = unsafe Glibc.realpath(path, nil) else { return nil }
+    defer { unsafe free(real) }
+    return unsafe String(cString: real)
   }
 
   private static func mountPoint(of identity: FileIdentity) -> String? {

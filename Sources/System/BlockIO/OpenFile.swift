@@ -25,7 +25,7 @@ public struct OpenFile: Sendable {
   ///   `EBUSY` if it is in use.
   public init(path: String, readOnly: Bool, exclusive: Bool) throws(BlockIOError) {
     var info = stat()
-    guard stat(path, &info) == 0 else { throw BlockIOError(.open, path: path, code: errno) }
+    guard unsafe stat(path, &info) == 0 else { throw BlockIOError(.open, path: path, code: errno) }
     let type = info.st_mode & S_IFMT
     guard type == S_IFREG || type == S_IFBLK else {
       throw BlockIOError(.open, path: path, code: ENOTBLK)
@@ -35,9 +35,9 @@ public struct OpenFile: Sendable {
     var flags = O_CLOEXEC | (readOnly ? O_RDONLY : O_RDWR)
     // O_EXCL without O_CREAT has a meaning for block devices only.
     if exclusive && isBlockDevice { flags |= O_EXCL }
-    var fd = open(path, flags | dmthin_o_direct)
+    var fd = unsafe open(path, flags | dmthin_o_direct)
     isDirect = fd >= 0
-    if fd < 0 && errno == EINVAL { fd = open(path, flags) }
+    if fd < 0 && errno == EINVAL { fd = unsafe open(path, flags) }
     guard fd >= 0 else {
       let code = errno
       let user = code == EBUSY ? FileUsers.user(ofDevice: FileIdentity(info)) : nil
@@ -107,20 +107,22 @@ public struct OpenFile: Sendable {
   public func byteCount() throws(BlockIOError) -> UInt64 {
     if isBlockDevice {
       var bytes: UInt64 = 0
-      guard dmthin_block_device_bytes(descriptor, &bytes) == 0 else {
+      guard unsafe dmthin_block_device_bytes(descriptor, &bytes) == 0 else {
         throw BlockIOError(.size, path: path, code: errno)
       }
       return bytes
     }
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else { throw BlockIOError(.size, path: path, code: errno) }
+    guard unsafe fstat(descriptor, &info) == 0 else {
+      throw BlockIOError(.size, path: path, code: errno)
+    }
     return UInt64(max(0, info.st_size))
   }
 
   /// Whether a file has a name. A file that never had one cannot be deleted.
   public func hasName() -> Bool {
     var info = stat()
-    return isBlockDevice || fstat(descriptor, &info) != 0 || info.st_nlink > 0
+    return unsafe isBlockDevice || fstat(descriptor, &info) != 0 || info.st_nlink > 0
   }
 
   /// Requires that the device or file is still intact: it has not become smaller than `byteCount`,
@@ -137,7 +139,9 @@ public struct OpenFile: Sendable {
       return
     }
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else { throw BlockIOError(.size, path: path, code: errno) }
+    guard unsafe fstat(descriptor, &info) == 0 else {
+      throw BlockIOError(.size, path: path, code: errno)
+    }
     if info.st_nlink == 0 && hadName {
       throw gone(
         ENOENT,
@@ -181,8 +185,8 @@ public struct OpenFile: Sendable {
       let stop = data < 0 ? end : min(end, data)
       at = hole
       while at < stop {
-        let count = min(stop - at, zeros.bytes.count)
-        try write(
+        let count = unsafe min(stop - at, zeros.bytes.count)
+        try unsafe write(
           UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(zeros.bytes)[0..<count]),
           at: UInt64(at))
         at += count
@@ -196,7 +200,8 @@ public struct OpenFile: Sendable {
     throws(BlockIOError)
   {
     try whole(.read, buffer.count, at: offset, atEnd: 0) { done, place in
-      pread(descriptor, buffer.baseAddress.map { $0 + done }, buffer.count - done, place)
+      unsafe pread(
+        descriptor, buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done, place)
     }
   }
 
@@ -206,8 +211,8 @@ public struct OpenFile: Sendable {
     throws(BlockIOError)
   {
     try whole(.write, buffer.count, at: offset, atEnd: EIO) { done, place in
-      let (start, count) = (buffer.baseAddress.map { $0 + done }, buffer.count - done)
-      return durable
+      let (start, count) = unsafe (buffer.baseAddress.map { unsafe $0 + done }, buffer.count - done)
+      return unsafe durable
         ? dmthin_pwrite_dsync(descriptor, start, count, Int64(place))
         : pwrite(descriptor, start, count, place)
     }
@@ -219,8 +224,8 @@ public struct OpenFile: Sendable {
     defer { withExtendedLifetime(zeros) {} }
     var at = range.lowerBound
     while at < range.upperBound {
-      let count = Int(min(range.upperBound - at, UInt64(zeros.bytes.count)))
-      try write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: at)
+      let count = unsafe Int(min(range.upperBound - at, UInt64(zeros.bytes.count)))
+      try unsafe write(UnsafeRawBufferPointer(rebasing: zeros.bytes[..<count]), at: at)
       at += UInt64(count)
     }
   }

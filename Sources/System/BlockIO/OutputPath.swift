@@ -17,7 +17,7 @@ public struct OutputPath: Sendable {
     for _ in 0..<40 {
       guard let target = Self.target(ofLink: path) else { break }
       let folder = Self.folder(of: path)
-      if dmthin_is_proc(folder) != 0 {
+      if unsafe dmthin_is_proc(folder) != 0 {
         self.path = path
         isDescriptor = true
         ownDescriptor = Self.own(folder, name: Self.name(of: path))
@@ -42,17 +42,17 @@ public struct OutputPath: Sendable {
 
   private static func target(ofLink path: String) -> String? {
     var buffer = [UInt8](repeating: 0, count: Int(PATH_MAX))
-    let count = buffer.withUnsafeMutableBytes { bytes in
-      let characters = bytes.bindMemory(to: CChar.self)
-      return characters.baseAddress.map { readlink(path, $0, characters.count) } ?? -1
+    let count = unsafe buffer.withUnsafeMutableBytes { bytes in
+      let characters = unsafe bytes.bindMemory(to: CChar.self)
+      return unsafe characters.baseAddress.map { unsafe readlink(path, $0, characters.count) } ?? -1
     }
     return count > 0 ? String(decoding: buffer[..<count], as: UTF8.self) : nil
   }
 
   private static func own(_ folder: String, name: String) -> Int32? {
-    guard let real = realpath(folder, nil) else { return nil }
-    defer { free(real) }
-    let text = String(cString: real)
+    guard let real = unsafe realpath(folder, nil) else { return nil }
+    defer { unsafe free(real) }
+    let text = unsafe String(cString: real)
     guard text.hasPrefix("/proc/\(getpid())/"), text.hasSuffix("/fd") else { return nil }
     return Int32(name)
   }

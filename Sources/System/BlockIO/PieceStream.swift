@@ -4,7 +4,7 @@ import Glibc
 /// its user waits for the other. `BlockStream` is for many scattered blocks.
 ///
 /// Memory: `depth` pieces, 8 MiB as set here.
-public final class PieceStream {
+@safe public final class PieceStream {
   /// A piece to read.
   public struct Piece: Equatable, Sendable {
     /// First byte, a multiple of the device's sector.
@@ -39,17 +39,17 @@ public final class PieceStream {
   /// A stream over `device`, for one `read` at a time.
   public init(_ device: any BlockDevice) {
     self.device = device
-    vectors = .allocate(capacity: Self.depth)
-    vectors.initialize(repeating: iovec(), count: Self.depth)
-    completions = .allocate(capacity: Self.depth)
-    completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: Self.depth)
+    unsafe vectors = .allocate(capacity: Self.depth)
+    unsafe vectors.initialize(repeating: iovec(), count: Self.depth)
+    unsafe completions = .allocate(capacity: Self.depth)
+    unsafe completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: Self.depth)
     // Without an engine, for example because the system's limit is reached, pieces are read one by one.
     engine = device.descriptor == nil ? nil : try? AIOEngine(depth: Self.depth)
   }
 
   deinit {
-    vectors.deallocate()
-    completions.deallocate()
+    unsafe vectors.deallocate()
+    unsafe completions.deallocate()
   }
 
   /// Reads every piece that `next` returns, and passes it to `body` in that order.
@@ -77,15 +77,15 @@ public final class PieceStream {
       wait(for: slot)
       head = (head + 1) % Self.depth
       filled -= 1
-      let bytes = self.bytes(slot)
-      let failure = self.failure(slot, bytes)
-      try body(pieces[slot], UnsafeRawBufferPointer(bytes), failure)
+      let bytes = unsafe self.bytes(slot)
+      let failure = unsafe self.failure(slot, bytes)
+      try unsafe body(pieces[slot], UnsafeRawBufferPointer(bytes), failure)
     }
   }
 
   private func bytes(_ slot: Int) -> UnsafeMutableRawBufferPointer {
     let start = slot * Self.bytesMax
-    return UnsafeMutableRawBufferPointer(
+    return unsafe UnsafeMutableRawBufferPointer(
       rebasing: buffer.bytes[start..<(start + pieces[slot].byteCount)])
   }
 
@@ -95,8 +95,8 @@ public final class PieceStream {
     // Read when it is its turn, unless it can be queued.
     results[slot] = 0
     guard let engine, let descriptor = device.descriptor else { return }
-    vectors[slot] = iovec(iov_base: bytes(slot).baseAddress, iov_len: piece.byteCount)
-    engine.prepare(
+    unsafe vectors[slot] = iovec(iov_base: bytes(slot).baseAddress, iov_len: piece.byteCount)
+    unsafe engine.prepare(
       slot, .read, descriptor: descriptor, vectors + slot, count: 1,
       offset: device.descriptorOffset + piece.offset)
     if engine.send() == 1 { results[slot] = nil } else { _ = engine.takeUnsent() }
@@ -105,8 +105,8 @@ public final class PieceStream {
   private func wait(for slot: Int) {
     guard let engine else { return }
     while results[slot] == nil {
-      let count = engine.take(completions, max: Self.depth, waits: true)
-      for i in 0..<count { results[completions[i].slot] = completions[i].result }
+      let count = unsafe engine.take(completions, max: Self.depth, waits: true)
+      for i in 0..<count { unsafe results[completions[i].slot] = unsafe completions[i].result }
     }
   }
 
@@ -119,7 +119,7 @@ public final class PieceStream {
         .read, path: device.path, offset: piece.offset, code: Int32(clamping: -result))
     }
     do throws(BlockIOError) {
-      try device.read(into: bytes, at: piece.offset)
+      try unsafe device.read(into: bytes, at: piece.offset)
       return nil
     } catch {
       return error

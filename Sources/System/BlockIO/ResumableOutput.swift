@@ -41,7 +41,7 @@ public final class ResumableOutput {
     var state = State()
     var info = stat()
     guard !place.isDescriptor else { throw unsuitable(path) }
-    if stat(place.path, &info) == 0 {
+    if unsafe stat(place.path, &info) == 0 {
       state.isThere = true
       state.isBlockDevice = info.st_mode & S_IFMT == S_IFBLK
       guard state.isBlockDevice || info.st_mode & S_IFMT == S_IFREG else { throw unsuitable(path) }
@@ -49,7 +49,7 @@ public final class ResumableOutput {
     } else if errno != ENOENT {
       throw OutputError(BlockIOError(.create, path: path, code: errno))
     }
-    if !state.isBlockDevice, lstat(place.path + suffix, &info) == 0 {
+    if !state.isBlockDevice, unsafe lstat(place.path + suffix, &info) == 0 {
       state.isUnfinished = true
       state.unfinishedByteCount = UInt64(max(0, info.st_size))
     }
@@ -86,7 +86,7 @@ public final class ResumableOutput {
     let old = try state.isThere ? Self.claimed(place, path) : nil
     do throws(OutputError) {
       if continues && !state.isUnfinished && state.isThere {
-        guard rename(place, place + Self.suffix) == 0 else {
+        guard unsafe rename(place, place + Self.suffix) == 0 else {
           throw OutputError(BlockIOError(.replace, path: path, code: errno))
         }
         Self.release(old)
@@ -114,7 +114,7 @@ public final class ResumableOutput {
   }
 
   private static func device(_ path: String, _ place: String) throws(OutputError) -> Int32 {
-    let descriptor = open(place, O_RDWR | O_CLOEXEC | O_EXCL)
+    let descriptor = unsafe open(place, O_RDWR | O_CLOEXEC | O_EXCL)
     guard descriptor < 0 else { return descriptor }
     let code = errno
     let user =
@@ -126,9 +126,9 @@ public final class ResumableOutput {
   private static func claimed(_ place: String, _ path: String) throws(OutputError)
     -> (info: stat, descriptor: Int32)
   {
-    let descriptor = open(place, O_WRONLY | O_CLOEXEC)
+    let descriptor = unsafe open(place, O_WRONLY | O_CLOEXEC)
     var info = stat()
-    guard descriptor >= 0, fstat(descriptor, &info) == 0 else {
+    guard descriptor >= 0, unsafe fstat(descriptor, &info) == 0 else {
       throw OutputError(BlockIOError(.open, path: path, code: errno))
     }
     do throws(BlockIOError) {
@@ -144,13 +144,13 @@ public final class ResumableOutput {
     throws(OutputError) -> OpenFile
   {
     // Other users cannot read it before it has its final mode.
-    let descriptor = open(place, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0o600)
+    let descriptor = unsafe open(place, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0o600)
     guard descriptor >= 0 else {
       throw OutputError(BlockIOError(.create, path: path, code: errno))
     }
     var info = stat()
     do throws(BlockIOError) {
-      guard fstat(descriptor, &info) == 0, info.st_mode & S_IFMT == S_IFREG,
+      guard unsafe fstat(descriptor, &info) == 0, info.st_mode & S_IFMT == S_IFREG,
         info.st_uid == geteuid()
       else {
         throw BlockIOError(
@@ -171,7 +171,7 @@ public final class ResumableOutput {
   public func byteCount() throws(BlockIOError) -> UInt64 {
     guard isBlockDevice else { return try file.byteCount() }
     var bytes: UInt64 = 0
-    guard dmthin_block_device_bytes(file.descriptor, &bytes) == 0 else {
+    guard unsafe dmthin_block_device_bytes(file.descriptor, &bytes) == 0 else {
       throw BlockIOError(.size, path: path, code: errno)
     }
     return bytes
@@ -181,8 +181,9 @@ public final class ResumableOutput {
   public func isBlank(_ byteCount: Int) throws(BlockIOError) -> Bool {
     let count = Int(min(UInt64(byteCount), try self.byteCount()))
     let buffer = AlignedBuffer(count: max(4096, (count + 4095) / 4096 * 4096))
-    try file.read(into: UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count]), at: 0)
-    return buffer.bytes.isAllZero
+    try unsafe file.read(
+      into: UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count]), at: 0)
+    return unsafe buffer.bytes.isAllZero
   }
 
   /// Sets the size of a file; what is added is a hole. Does nothing for a device.
@@ -195,7 +196,7 @@ public final class ResumableOutput {
 
   /// Writes a piece.
   public func write(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    try file.write(bytes, at: offset)
+    try unsafe file.write(bytes, at: offset)
   }
 
   /// Has a range of a device read as zeros, and gives its space back if the device can. A file has holes
@@ -223,7 +224,7 @@ public final class ResumableOutput {
     if let old { FileReplacement.keepOwner(old.info, file.descriptor) }
     try flush()
     guard !isBlockDevice else { return }
-    guard rename(unfinished, place) == 0 else {
+    guard unsafe rename(unfinished, place) == 0 else {
       throw BlockIOError(.replace, path: path, code: errno)
     }
     try FileReplacement.sync(folder: OutputPath.folder(of: place))

@@ -7,7 +7,7 @@ public enum StateFolder {
   /// known.
   public static func usual(_ name: String, variable: String) -> String? {
     func value(_ variable: String) -> String? {
-      getenv(variable).map { String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
+      unsafe getenv(variable).map { unsafe String(cString: $0) }.flatMap { $0.isEmpty ? nil : $0 }
     }
     if let folder = value(variable) { return folder }
     if geteuid() == 0 { return "/var/lib/dmthin/\(name)" }

@@ -5,8 +5,8 @@ import Glibc
 public enum TemporarySpace {
   /// `$TMPDIR`, or /tmp.
   public static var folder: String {
-    guard let value = getenv("TMPDIR"), value.pointee != 0 else { return "/tmp" }
-    return String(cString: value)
+    guard let value = unsafe getenv("TMPDIR"), unsafe value.pointee != 0 else { return "/tmp" }
+    return unsafe String(cString: value)
   }
 
   /// The name of such a file in messages.
@@ -14,7 +14,7 @@ public enum TemporarySpace {
 
   /// Creates an empty file for reading and writing, closed on exec. The caller must close it.
   public static func open() throws(BlockIOError) -> OpenFile {
-    let descriptor = dmthin_temporary_file(folder)
+    let descriptor = unsafe dmthin_temporary_file(folder)
     guard descriptor >= 0 else {
       throw BlockIOError(.create, path: description, code: errno)
     }

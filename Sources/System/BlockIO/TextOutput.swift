@@ -40,7 +40,8 @@ public final class TextOutput {
   public init(path: String, _ rules: Rules = Rules()) throws(OutputError) {
     let place = OutputPath(path)
     var info = stat()
-    let status = place.ownDescriptor.map { fstat($0, &info) } ?? stat(place.path, &info)
+    let status =
+      unsafe place.ownDescriptor.map { unsafe fstat($0, &info) } ?? stat(place.path, &info)
     let code = status == 0 ? 0 : errno
     let descriptor: Int32
     if status == 0 {
@@ -81,7 +82,7 @@ public final class TextOutput {
   /// Writes a piece of such a file.
   public func write(_ bytes: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     guard case .aside(let replacement) = way else { return }
-    try OpenFile(adopting: replacement.descriptor, path: sink.path).write(bytes, at: offset)
+    try unsafe OpenFile(adopting: replacement.descriptor, path: sink.path).write(bytes, at: offset)
   }
 
   /// Completes the text: flushes it, and replaces a regular file, durably.
@@ -116,9 +117,10 @@ public final class TextOutput {
           "\(path) is a block device: its content would be overwritten with text. To allow that, "
             + "give --onto-device")
       }
-      return .through(try opened(Glibc.open(place.path, O_WRONLY | O_CLOEXEC | O_EXCL), path, info))
+      return unsafe .through(
+        try opened(Glibc.open(place.path, O_WRONLY | O_CLOEXEC | O_EXCL), path, info))
     default:
-      return .through(
+      return unsafe .through(
         try opened(Glibc.open(place.path, O_WRONLY | O_CLOEXEC | O_NOCTTY), path, info))
     }
   }
@@ -128,7 +130,7 @@ public final class TextOutput {
   ) throws(OutputError) -> FileReplacement {
     // Opened for writing even if another file replaces it, so that a user without permission gets
     // an error.
-    let old = try opened(Glibc.open(place.path, O_WRONLY | O_CLOEXEC), path, info)
+    let old = try unsafe opened(Glibc.open(place.path, O_WRONLY | O_CLOEXEC), path, info)
     do throws(BlockIOError) {
       _ = try OpenFile.claim(old, path: path, readOnly: false)
     } catch {
@@ -155,11 +157,11 @@ public final class TextOutput {
   }
 
   private static func firstBytes(_ path: String) -> [UInt8] {
-    let descriptor = Glibc.open(path, O_RDONLY | O_CLOEXEC)
+    let descriptor = unsafe Glibc.open(path, O_RDONLY | O_CLOEXEC)
     guard descriptor >= 0 else { return [] }
     defer { close(descriptor) }
-    return [UInt8](unsafeUninitializedCapacity: 4096) { buffer, count in
-      count = max(0, pread(descriptor, buffer.baseAddress, buffer.count, 0))
+    return unsafe [UInt8](unsafeUninitializedCapacity: 4096) { buffer, count in
+      count = unsafe max(0, pread(descriptor, buffer.baseAddress, buffer.count, 0))
     }
   }
 

@@ -24,7 +24,8 @@ public final class TrustedFolder {
       let code = errno
       // EPERM has the meaning above here.
       self.init(
-        code == EPERM ? EACCES : code, "cannot \(verb) \(path): \(String(cString: strerror(code)))")
+        code == EPERM ? EACCES : code,
+        unsafe "cannot \(verb) \(path): \(String(cString: strerror(code)))")
     }
   }
 
@@ -69,12 +70,12 @@ public final class TrustedFolder {
     } catch {
       guard makes, !error.isDistrust else { throw error }
       throw Fault(
-        error.code, "cannot create \(path): \(String(cString: strerror(error.code)))")
+        error.code, unsafe "cannot create \(path): \(String(cString: strerror(error.code)))")
     }
-    if makes, mkdirat(parent.descriptor, name, 0o700) != 0, errno != EEXIST {
+    if makes, unsafe mkdirat(parent.descriptor, name, 0o700) != 0, errno != EEXIST {
       throw Fault("create", path)
     }
-    let descriptor = openat(parent.descriptor, name, Self.flags)
+    let descriptor = unsafe openat(parent.descriptor, name, Self.flags)
     guard descriptor >= 0 else {
       guard errno == ENOTDIR || errno == ELOOP else { throw Fault("open", path) }
       throw Fault(
@@ -83,7 +84,7 @@ public final class TrustedFolder {
     }
     let folder = TrustedFolder(path, descriptor)
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else { throw Fault("open", path) }
+    guard unsafe fstat(descriptor, &info) == 0 else { throw Fault("open", path) }
     try requireOurs(info, path, "choose a place that only this user may write to, or remove it")
     return folder
   }
@@ -111,7 +112,7 @@ public final class TrustedFolder {
   /// Removes the folder at `path` if it is empty.
   public static func remove(_ path: String) {
     if let (parent, name) = try? parent(of: path) {
-      unlinkat(parent.descriptor, name, AT_REMOVEDIR)
+      unsafe unlinkat(parent.descriptor, name, AT_REMOVEDIR)
     }
   }
 
@@ -131,7 +132,7 @@ public final class TrustedFolder {
 
   /// Walks along a path and returns the folder at its end.
   private static func reach(_ path: String) throws(Fault) -> Int32 {
-    var current = open(path.hasPrefix("/") ? "/" : ".", flags)
+    var current = unsafe open(path.hasPrefix("/") ? "/" : ".", flags)
     guard current >= 0 else { throw Fault("open", path) }
     // The next component is the last element.
     var parts = Array(path.split(separator: "/").map(String.init).reversed())
@@ -139,7 +140,7 @@ public final class TrustedFolder {
     do throws(Fault) {
       while let part = parts.popLast() {
         if part == "." { continue }
-        let next = openat(current, part, flags)
+        let next = unsafe openat(current, part, flags)
         if next >= 0 {
           close(current)
           current = next
@@ -154,7 +155,7 @@ public final class TrustedFolder {
         }
         parts += target.split(separator: "/").map(String.init).reversed()
         if target.hasPrefix("/") {
-          let root = open("/", flags)
+          let root = unsafe open("/", flags)
           guard root >= 0 else { throw Fault("open", path) }
           close(current)
           current = root
@@ -173,7 +174,9 @@ public final class TrustedFolder {
   {
     var info = stat()
     var parent = stat()
-    guard fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) == 0, fstat(folder, &parent) == 0 else {
+    guard unsafe fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) == 0,
+      unsafe fstat(folder, &parent) == 0
+    else {
       throw Fault("open", path)
     }
     guard info.st_mode & S_IFMT == S_IFLNK else {
@@ -192,7 +195,7 @@ public final class TrustedFolder {
           + "followed; give the path that it stands for")
     }
     var bytes = [CChar](repeating: 0, count: Int(PATH_MAX))
-    let count = readlinkat(folder, name, &bytes, bytes.count)
+    let count = unsafe readlinkat(folder, name, &bytes, bytes.count)
     guard count > 0, count < bytes.count else { throw Fault("open", path) }
     return String(decoding: bytes[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
   }
@@ -219,7 +222,7 @@ public final class TrustedFolder {
   /// Whether other users could replace what root or this user has made here.
   public var letsOthersReplace: Bool {
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else { return true }
+    guard unsafe fstat(descriptor, &info) == 0 else { return true }
     // A group whose only member is this user is common, and allowed.
     let isOpen = info.st_mode & 0o002 != 0 || info.st_mode & 0o020 != 0 && info.st_gid != getegid()
     return !Self.isOurs(info.st_uid) || isOpen && info.st_mode & S_ISVTX == 0
@@ -230,19 +233,19 @@ public final class TrustedFolder {
   /// Names in it, unsorted, without `.` and `..`.
   /// - Throws: `Fault` if it cannot be read.
   public func names() throws(Fault) -> [String] {
-    let readable = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    let readable = unsafe openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard readable >= 0 else { throw Fault("read", path) }
-    guard let list = fdopendir(readable) else {
+    guard let list = unsafe fdopendir(readable) else {
       close(readable)
       throw Fault("read", path)
     }
-    return Folder.names(of: list)
+    return unsafe Folder.names(of: list)
   }
 
   /// The status of a name, of the link itself if it is one; nil if it does not exist.
   public func status(_ name: String) -> stat? {
     var info = stat()
-    return fstatat(descriptor, name, &info, AT_SYMLINK_NOFOLLOW) == 0 ? info : nil
+    return unsafe fstatat(descriptor, name, &info, AT_SYMLINK_NOFOLLOW) == 0 ? info : nil
   }
 
   /// Opens a regular file that belongs to root or this user and that other users cannot write to.
@@ -251,14 +254,14 @@ public final class TrustedFolder {
   /// - Throws: `Fault`; ENOENT if it does not exist and is not created.
   public func openFile(_ name: String, _ flags: Int32) throws(Fault) -> Int32 {
     let place = "\(path)/\(name)"
-    let fd = openat(descriptor, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0o600)
+    let fd = unsafe openat(descriptor, name, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0o600)
     guard fd >= 0 else {
       guard errno == ELOOP else { throw Fault(flags & O_CREAT == 0 ? "open" : "create", place) }
       throw Fault(EPERM, "\(place) is a symbolic link, which is not followed: remove it")
     }
     var info = stat()
     do throws(Fault) {
-      guard fstat(fd, &info) == 0 else { throw Fault("open", place) }
+      guard unsafe fstat(fd, &info) == 0 else { throw Fault("open", place) }
       guard info.st_mode & S_IFMT == S_IFREG else {
         throw Fault(EPERM, "\(place) is not a regular file: remove it")
       }
@@ -272,12 +275,12 @@ public final class TrustedFolder {
 
   /// Removes an entry of any kind. Returns true if it existed.
   @discardableResult
-  public func remove(_ name: String) -> Bool { unlinkat(descriptor, name, 0) == 0 }
+  public func remove(_ name: String) -> Bool { unsafe unlinkat(descriptor, name, 0) == 0 }
 
   /// Renames an entry, replacing the one with the new name.
   /// - Throws: `Fault`.
   public func rename(_ name: String, to other: String) throws(Fault) {
-    guard renameat(descriptor, name, descriptor, other) == 0 else {
+    guard unsafe renameat(descriptor, name, descriptor, other) == 0 else {
       throw Fault("write", "\(path)/\(other)")
     }
   }
@@ -314,7 +317,7 @@ public final class TrustedFolder {
   /// Makes the names durable, as far as the file system can. Returns false if it cannot.
   @discardableResult
   public func sync() -> Bool {
-    let readable = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    let readable = unsafe openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     guard readable >= 0 else { return false }
     defer { close(readable) }
     return fsync(readable) == 0

@@ -14,7 +14,7 @@ public enum WholeFile {
     var bytes: [UInt8] = []
     var chunk = [UInt8](repeating: 0, count: min(bytesMax, 65_535) + 1)
     while true {
-      let count = read(descriptor, &chunk, chunk.count)
+      let count = unsafe read(descriptor, &chunk, chunk.count)
       if count < 0 && errno == EINTR { continue }
       guard count >= 0 else {
         throw BlockIOError(.read, path: path, offset: UInt64(bytes.count), code: errno)
@@ -36,7 +36,7 @@ public enum WholeFile {
   public static func bytes(at path: String, upTo bytesMax: Int, flags: Int32 = 0)
     throws(BlockIOError) -> [UInt8]
   {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | flags)
+    let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC | flags)
     guard descriptor >= 0 else { throw BlockIOError(.open, path: path, code: errno) }
     defer { close(descriptor) }
     return try bytes(of: descriptor, path: path, upTo: bytesMax)

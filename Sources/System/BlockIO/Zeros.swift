@@ -5,7 +5,7 @@ extension UnsafeRawBufferPointer {
   public var isAllZero: Bool {
     guard let start = baseAddress, count > 0 else { return true }
     // Each byte is held against the next one, as fast as memory can be read.
-    return start.load(as: UInt8.self) == 0 && memcmp(start, start + 1, count - 1) == 0
+    return unsafe start.load(as: UInt8.self) == 0 && memcmp(start, start + 1, count - 1) == 0
   }
 }
 
@@ -16,5 +16,5 @@ extension UnsafeMutableRawBufferPointer {
 
 extension RawSpan {
   /// Whether every byte is zero.
-  public var isAllZero: Bool { withUnsafeBytes { $0.isAllZero } }
+  public var isAllZero: Bool { unsafe withUnsafeBytes { unsafe $0.isAllZero } }
 }

@@ -51,7 +51,7 @@ public final class LoopTimer {
 /// up (a queue its batch, connections their replies), then the loop waits. Where a hook expects something
 /// within `spinNanoseconds` it looks for that, for as long, before it sleeps: being woken can take longer
 /// than a fast disk does.
-public final class EventLoop {
+@safe public final class EventLoop {
   /// Why a descriptor is ready, or shall be watched.
   public struct Events: OptionSet, Sendable {
     /// Bits of epoll.
@@ -77,26 +77,26 @@ public final class EventLoop {
   static let idleFibersMax = 8
 
   private let epoll: Int32
-  @exclusivity(unchecked) private var sources: [EventSource?] = []
+  @safe @exclusivity(unchecked) private var sources: [EventSource?] = []
   private var freeIndexes: [Int] = []
   private var generation: UInt32 = 0
-  @exclusivity(unchecked) private var hooks: [PassHook] = []
+  @safe @exclusivity(unchecked) private var hooks: [PassHook] = []
   /// The same, to be called without counting references.
-  @exclusivity(unchecked) private var hookCalls: [Unmanaged<PassHook>] = []
+  @safe @exclusivity(unchecked) private var hookCalls: [Unmanaged<PassHook>] = unsafe []
   private var timers: [LoopTimer] = []
   /// Timers whose time has come, to be called in this pass.
-  @exclusivity(unchecked) private var dueTimers: [LoopTimer] = []
+  @safe @exclusivity(unchecked) private var dueTimers: [LoopTimer] = []
   private var nextDeadline: UInt64 = .max
   /// Kept here, and read without reference counting by who leaves work for it.
   private var startHookOwned: PassHook?
   /// The hook that is called at the start of each pass, if there is one: that of the block path, which
   /// hands out finished requests. It is set once and stays as long as the loop.
-  @exclusivity(unchecked)
+  @safe @exclusivity(unchecked)
   public private(set) unowned(unsafe) var startHook: PassHook?
   /// Code that may wait: what runs now, what goes on in this pass, and stacks without any.
   var fiber: Fiber?
-  @exclusivity(unchecked) private var woken: [Fiber] = []
-  @exclusivity(unchecked) var idleFibers: [Fiber] = []
+  @safe @exclusivity(unchecked) private var woken: [Fiber] = []
+  @safe @exclusivity(unchecked) var idleFibers: [Fiber] = []
   private var isStopping = false
   private var isAnotherPassDue = false
   private var skipped: UInt64 = 0
@@ -165,13 +165,13 @@ public final class EventLoop {
   /// Calls a hook at the end of each pass, in the order in which they were added.
   public func add(_ hook: PassHook) {
     hooks.append(hook)
-    hookCalls.append(.passUnretained(hook))
+    unsafe hookCalls.append(.passUnretained(hook))
   }
 
   /// Stops calling a hook.
   public func remove(_ hook: PassHook) {
     hooks.removeAll { $0 === hook }
-    hookCalls = hooks.map { .passUnretained($0) }
+    hookCalls = unsafe hooks.map { unsafe .passUnretained($0) }
   }
 
   /// Calls a timer once, `nanoseconds` from now. The earlier time of one that was set no longer applies.
@@ -280,7 +280,7 @@ public final class EventLoop {
       }
       // Those that a hook removes are still there until all were called.
       let kept = hooks
-      for call in hookCalls { call._withUnsafeGuaranteedRef { $0.endOfPass() } }
+      unsafe hookCalls.forEach { call in unsafe call._withUnsafeGuaranteedRef { $0.endOfPass() } }
       withExtendedLifetime(kept) {}
       rounds += 1
       // Others get their turn even where completions bring forth completions for ever.
@@ -322,18 +322,19 @@ public final class EventLoop {
   /// Returns how many events and timers there were.
   @discardableResult
   private func dispatch(timeout: Int32) -> Int {
-    let count = withUnsafeTemporaryAllocation(of: epoll_event.self, capacity: Self.eventsMax) {
+    let count = unsafe withUnsafeTemporaryAllocation(of: epoll_event.self, capacity: Self.eventsMax)
+    {
       events -> Int in
       guard let events = events.baseAddress else { return 0 }
-      let count = epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
+      let count = unsafe epoll_wait(epoll, events, Int32(Self.eventsMax), timeout)
       for i in 0..<max(0, Int(count)) {
-        let token = dmthin_epoll_token(events + i)
+        let token = unsafe dmthin_epoll_token(events + i)
         let index = Int(token & 0xffff_ffff)
         // The source may be gone, and its place taken, through an earlier event of the batch.
         guard index < sources.count, let source = sources[index],
           source.generation == UInt32(token >> 32)
         else { continue }
-        source.ready(Events(rawValue: events[i].events))
+        unsafe source.ready(Events(rawValue: events[i].events))
       }
       return max(0, Int(count))
     }

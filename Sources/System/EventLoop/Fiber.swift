@@ -3,7 +3,7 @@ import CDMThin
 /// Code with a stack of its own, so that it can wait for I/O inside a call while its loop goes on.
 /// It runs on the loop's thread, and nothing else does while it runs: it needs no locks, only care at
 /// the places where it waits.
-final class Fiber {
+@safe final class Fiber {
   /// Of address space; memory is what is touched of it.
   private static let stackBytes = 512 << 10
 
@@ -15,16 +15,18 @@ final class Fiber {
 
   /// Nil where there is no memory.
   init?() {
-    handle = nil
-    handle = dmthin_fiber_make(
+    unsafe handle = nil
+    unsafe handle = dmthin_fiber_make(
       Self.stackBytes,
       { argument in
-        if let argument { Unmanaged<Fiber>.fromOpaque(argument).takeUnretainedValue().run() }
-      }, Unmanaged.passUnretained(self).toOpaque())
-    if handle == nil { return nil }
+        if let argument = unsafe argument {
+          unsafe Unmanaged<Fiber>.fromOpaque(argument).takeUnretainedValue().run()
+        }
+      }, unsafe Unmanaged.passUnretained(self).toOpaque())
+    if unsafe handle == nil { return nil }
   }
 
-  deinit { if let handle { dmthin_fiber_free(handle) } }
+  deinit { if let handle = unsafe handle { unsafe dmthin_fiber_free(handle) } }
 
   private func run() {
     isRunning = true
@@ -39,10 +41,10 @@ final class Fiber {
   func prepare(_ body: @escaping () -> Void) { self.body = body }
 
   /// Goes on until the body ends or leaves.
-  func enter() { dmthin_fiber_enter(handle) }
+  func enter() { unsafe dmthin_fiber_enter(handle) }
 
   /// From within: returns from `enter`, until that is called again.
-  func leave() { dmthin_fiber_leave(handle) }
+  func leave() { unsafe dmthin_fiber_leave(handle) }
 }
 
 /// A wait for something that happens once.
@@ -80,7 +82,7 @@ public final class FiberLock {
   private let loop: EventLoop
   private var owner: Fiber?
   private var depth = 0
-  @exclusivity(unchecked) private var waiting: [(fiber: Fiber?, pause: Pause)] = []
+  @safe @exclusivity(unchecked) private var waiting: [(fiber: Fiber?, pause: Pause)] = []
 
   /// A lock that is free.
   public init(_ loop: EventLoop) { self.loop = loop }

@@ -25,18 +25,18 @@ public final class Listener {
     var address = sockaddr_un()
     var length = socklen_t(MemoryLayout<sockaddr_un>.size)
     let isUnix =
-      withUnsafeMutablePointer(to: &address) { address in
-        address.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-          getsockname(descriptor, $0, &length)
+      unsafe withUnsafeMutablePointer(to: &address) { address in
+        unsafe address.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+          unsafe getsockname(descriptor, $0, &length)
         }
       } == 0 && address.sun_family == sa_family_t(AF_UNIX)
     guard isUnix else { return name }
-    let path = withUnsafeBytes(of: address.sun_path) {
-      String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
+    let path = unsafe withUnsafeBytes(of: address.sun_path) {
+      unsafe String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self)
     }
-    guard let full = realpath(path, nil) else { return name }
-    defer { free(full) }
-    return String(cString: full)
+    guard let full = unsafe realpath(path, nil) else { return name }
+    defer { unsafe free(full) }
+    return unsafe String(cString: full)
   }
 
   /// Stops listening; a unix socket's file is removed if it is still the listener's own.
@@ -58,10 +58,10 @@ public final class Listener {
     let place = try SocketFile.Place(path)
     let fd = try open(AF_UNIX)
     do throws(SystemError) {
-      if dmthin_bind_unix(fd, path) != 0 {
+      if unsafe dmthin_bind_unix(fd, path) != 0 {
         guard errno == EADDRINUSE else { throw SystemError("bind", errno) }
         try place.removeStale()
-        try check(dmthin_bind_unix(fd, path), "bind")
+        try unsafe check(dmthin_bind_unix(fd, path), "bind")
       }
       let file = try place.made()
       do throws(SystemError) {
@@ -91,36 +91,36 @@ public final class Listener {
   /// - Throws: `SystemError`; EINVAL where the text is no address.
   public static func tcp(_ text: String) throws(SystemError) -> [Listener] {
     guard let (host, port) = split(text) else { throw SystemError("address \(text)", EINVAL) }
-    var hints = addrinfo()
-    hints.ai_family = AF_UNSPEC
-    hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-    hints.ai_flags = AI_PASSIVE
+    var hints = unsafe addrinfo()
+    unsafe hints.ai_family = AF_UNSPEC
+    unsafe hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+    unsafe hints.ai_flags = AI_PASSIVE
     var list: UnsafeMutablePointer<addrinfo>?
-    guard getaddrinfo(host, port, &hints, &list) == 0 else {
+    guard unsafe getaddrinfo(host, port, &hints, &list) == 0 else {
       throw SystemError("address \(text)", EADDRNOTAVAIL)
     }
-    defer { freeaddrinfo(list) }
+    defer { unsafe freeaddrinfo(list) }
     var listeners: [Listener] = []
-    var next = list
-    while let info = next {
-      next = info.pointee.ai_next
-      listeners.append(try tcp(info.pointee, host))
+    var next = unsafe list
+    while let info = unsafe next {
+      unsafe next = info.pointee.ai_next
+      unsafe listeners.append(try tcp(info.pointee, host))
     }
     return listeners
   }
 
   private static func tcp(_ info: addrinfo, _ host: String) throws(SystemError) -> Listener {
-    let fd = try open(info.ai_family)
+    let fd = try unsafe open(info.ai_family)
     do throws(SystemError) {
       set(fd, SOL_SOCKET, SO_REUSEADDR)
-      if info.ai_family == AF_INET6 { set(fd, Int32(IPPROTO_IPV6), IPV6_V6ONLY) }
-      try check(bind(fd, info.ai_addr, info.ai_addrlen), "bind")
+      if unsafe info.ai_family == AF_INET6 { set(fd, Int32(IPPROTO_IPV6), IPV6_V6ONLY) }
+      try unsafe check(bind(fd, info.ai_addr, info.ai_addrlen), "bind")
       try check(listen(fd, SOMAXCONN), "listen")
     } catch {
       Glibc.close(fd)
       throw error
     }
-    let name = info.ai_family == AF_INET6 ? "[\(host)]" : host
+    let name = unsafe info.ai_family == AF_INET6 ? "[\(host)]" : host
     return Listener(descriptor: fd, name: "\(name):\(port(fd))")
   }
 
@@ -136,8 +136,10 @@ public final class Listener {
   private static func port(_ fd: Int32) -> UInt16 {
     var address = sockaddr_in6()
     var length = socklen_t(MemoryLayout<sockaddr_in6>.size)
-    let status = withUnsafeMutablePointer(to: &address) {
-      $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(fd, $0, &length) }
+    let status = unsafe withUnsafeMutablePointer(to: &address) {
+      unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+        unsafe getsockname(fd, $0, &length)
+      }
     }
     // The port is at the same place in both families.
     return status == 0 ? UInt16(bigEndian: address.sin6_port) : 0
@@ -149,19 +151,19 @@ public final class Listener {
   /// process.
   /// - Throws: `SystemError` where one does not listen: it would be ready for ever, without a connection.
   public static func passed() throws(SystemError) -> [Listener] {
-    guard let pid = getenv("LISTEN_PID"), Int32(String(cString: pid)) == getpid(),
-      let text = getenv("LISTEN_FDS"), let count = Int32(String(cString: text)),
+    guard let pid = unsafe getenv("LISTEN_PID"), unsafe Int32(String(cString: pid)) == getpid(),
+      let text = unsafe getenv("LISTEN_FDS"), let count = unsafe Int32(String(cString: text)),
       (1...256).contains(count)
     else { return [] }
     // Not for the programs that this process starts.
-    unsetenv("LISTEN_PID")
-    unsetenv("LISTEN_FDS")
+    unsafe unsetenv("LISTEN_PID")
+    unsafe unsetenv("LISTEN_FDS")
     var listeners: [Listener] = []
     for fd in 3..<3 + count {
       var isListening: Int32 = 0
       var length = socklen_t(MemoryLayout<Int32>.size)
       let call = "accept on descriptor \(fd)"
-      try check(getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length), call)
+      try unsafe check(getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &length), call)
       guard isListening != 0 else { throw SystemError(call, EINVAL) }
       _ = fcntl(fd, F_SETFD, FD_CLOEXEC)
       _ = fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK)
@@ -183,6 +185,6 @@ public final class Listener {
   /// Sets an option of a socket to 1.
   public static func set(_ fd: Int32, _ level: Int32, _ option: Int32) {
     var one: Int32 = 1
-    setsockopt(fd, level, option, &one, socklen_t(MemoryLayout<Int32>.size))
+    unsafe setsockopt(fd, level, option, &one, socklen_t(MemoryLayout<Int32>.size))
   }
 }

@@ -63,7 +63,7 @@ final class SocketFile {
       let probe = dmthin_stream_socket(AF_UNIX)
       guard probe >= 0 else { throw SystemError("socket", errno) }
       defer { Glibc.close(probe) }
-      guard dmthin_connect_unix(probe, path) != 0, errno == ECONNREFUSED else {
+      guard unsafe dmthin_connect_unix(probe, path) != 0, errno == ECONNREFUSED else {
         throw inUse("another server listens there")
       }
       guard folder.remove(name) else { throw SystemError("unlink", errno) }

@@ -15,5 +15,7 @@ public struct SystemError: Error, Equatable, Sendable, CustomStringConvertible {
     self.sentence = sentence
   }
   /// The sentence, or the call and the system's words.
-  public var description: String { sentence ?? "\(call): \(String(cString: strerror(code)))" }
+  public var description: String {
+    unsafe sentence ?? "\(call): \(String(cString: strerror(code)))"
+  }
 }

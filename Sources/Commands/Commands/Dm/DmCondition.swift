@@ -68,10 +68,10 @@ struct DmCondition {
   }
 
   private static func matches(_ text: String, pattern: String) -> Bool {
-    var expression = regex_t()
-    guard regcomp(&expression, pattern, REG_EXTENDED | REG_NOSUB) == 0 else { return false }
-    defer { regfree(&expression) }
-    return regexec(&expression, text, 0, nil, 0) == 0
+    var expression = unsafe regex_t()
+    guard unsafe regcomp(&expression, pattern, REG_EXTENDED | REG_NOSUB) == 0 else { return false }
+    defer { unsafe regfree(&expression) }
+    return unsafe regexec(&expression, text, 0, nil, 0) == 0
   }
 
   private struct Parser {

@@ -65,7 +65,7 @@ extension DmSession {
     }
     let (text, source): (String, String)
     if let file {
-      let descriptor = open(file, O_RDONLY | O_CLOEXEC)
+      let descriptor = unsafe open(file, O_RDONLY | O_CLOEXEC)
       guard descriptor >= 0 else {
         throw DmFailure.failed("Couldn't open '\(file)' for reading.")
       }

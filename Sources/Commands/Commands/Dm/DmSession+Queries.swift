@@ -163,12 +163,12 @@ extension DmSession {
     try console.output.flush()
     let node = try backend.settings.deviceFolder.node(name)
     let words = command.split(separator: " ").map { String($0) } + [node]
-    var pointers = words.map { strdup($0) } + [nil]
-    defer { for pointer in pointers { free(pointer) } }
+    var pointers = unsafe words.map { unsafe strdup($0) } + [nil]
+    defer { unsafe pointers.forEach { pointer in unsafe free(pointer) } }
     var child: pid_t = 0
-    guard posix_spawnp(&child, words[0], nil, nil, &pointers, environ) == 0 else { return }
+    guard unsafe posix_spawnp(&child, words[0], nil, nil, &pointers, environ) == 0 else { return }
     var status: Int32 = 0
-    while waitpid(child, &status, 0) < 0, errno == EINTR {}
+    while unsafe waitpid(child, &status, 0) < 0, errno == EINTR {}
   }
 
   // MARK: - The rest

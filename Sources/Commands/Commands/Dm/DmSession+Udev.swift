@@ -7,10 +7,10 @@ extension DmSession {
   private static func number(_ text: String) -> UInt32? {
     errno = 0
     var isWhole = false
-    let value = text.withCString { start in
+    let value = unsafe text.withCString { start in
       var end: UnsafeMutablePointer<CChar>?
-      let value = strtoul(start, &end, 0)
-      isWhole = end?.pointee == 0
+      let value = unsafe strtoul(start, &end, 0)
+      isWhole = unsafe end?.pointee == 0
       return value
     }
     return errno == 0 && isWhole && value != 0 ? UInt32(exactly: value) : nil
@@ -25,7 +25,9 @@ extension DmSession {
   }
 
   /// The value of DM_UDEV_COOKIE.
-  static var environmentCookie: String? { getenv("DM_UDEV_COOKIE").map { String(cString: $0) } }
+  static var environmentCookie: String? {
+    unsafe getenv("DM_UDEV_COOKIE").map { unsafe String(cString: $0) }
+  }
 
   /// The number in a text, as C reads it: hexadecimal after `0x`, octal after `0`.
   static func cookie(_ text: String) throws(DmFailure) -> UInt32 {
@@ -100,13 +102,13 @@ extension DmSession {
   /// `Sat Nov 21 16:12:52 2026`.
   private static func time(_ seconds: Int64) -> String {
     var moment = time_t(seconds)
-    var parts = tm()
-    guard localtime_r(&moment, &parts) != nil else { return "unknown" }
-    return withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
+    var parts = unsafe tm()
+    guard unsafe localtime_r(&moment, &parts) != nil else { return "unknown" }
+    return unsafe withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
       guard let base = buffer.baseAddress,
-        strftime(base, buffer.count, "%a %b %e %H:%M:%S %Y", &parts) > 0
+        unsafe strftime(base, buffer.count, "%a %b %e %H:%M:%S %Y", &parts) > 0
       else { return "unknown" }
-      return String(cString: base)
+      return unsafe String(cString: base)
     }
   }
 
@@ -154,7 +156,7 @@ extension DmSession {
     try console.output.flush()
     var byte: UInt8 = 0
     while true {
-      let count = read(0, &byte, 1)
+      let count = unsafe read(0, &byte, 1)
       if count < 0, errno == EINTR { continue }
       guard count == 1 else {
         try print("\n")

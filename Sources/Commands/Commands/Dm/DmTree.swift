@@ -85,8 +85,8 @@ struct DmTree {
   init(_ session: DmSession) throws {
     self.session = session
     options = try Options(session.arguments.text("options"))
-    setlocale(LC_CTYPE, "")
-    let codeset = nl_langinfo(Int32(CODESET)).map { String(cString: $0) }
+    unsafe setlocale(LC_CTYPE, "")
+    let codeset = unsafe nl_langinfo(Int32(CODESET)).map { unsafe String(cString: $0) }
     style = options.style ?? (codeset == "UTF-8" ? .utf : .ascii)
     lineMax = options.isTruncated ? Self.terminalWidth : .max
     let backend = try session.backend
@@ -115,7 +115,7 @@ struct DmTree {
   /// The width of the output's terminal, or a default.
   private static var terminalWidth: Int {
     var size = winsize()
-    guard ioctl(1, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 3 else { return 80 }
+    guard unsafe ioctl(1, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 3 else { return 80 }
     return Int(size.ws_col)
   }
 

@@ -88,27 +88,29 @@ private final class DelayDriver: TargetDriver {
   // MARK: - I/O
 
   override func map(_ part: RequestPointer) {
-    switch part.pointee.operation {
-    case .read: take(part, reads)
-    case .flush: take(part, flushes)
-    case .write, .discard, .writeZeroes: take(part, writes)
+    switch unsafe part.pointee.operation {
+    case .read: unsafe take(part, reads)
+    case .flush: unsafe take(part, flushes)
+    case .write, .discard, .writeZeroes: unsafe take(part, writes)
     }
   }
 
   private func take(_ part: RequestPointer, _ kind: Kind) {
-    if part.pointee.operation != .flush { part.pointee.offset &+= kind.shift }
-    guard mayDelay, kind.milliseconds > 0 else { return kind.below.submit(part) }
+    if unsafe part.pointee.operation != .flush { unsafe part.pointee.offset &+= kind.shift }
+    guard mayDelay, kind.milliseconds > 0 else { return unsafe kind.below.submit(part) }
     let nanoseconds = UInt64(kind.milliseconds) &* 1_000_000
     count &+= 1
     let deadline = loop.time &+ nanoseconds
-    part.pointee.delayed = PartState(deadline: deadline, order: count)
-    kind.waiting.append(part)
+    unsafe part.pointee.delayed = PartState(deadline: deadline, order: count)
+    unsafe kind.waiting.append(part)
     if timer?.isSet != true || deadline < timerDeadline { setTimer() }
   }
 
   private func setTimer() {
-    let heads = [reads.waiting.first, writes.waiting.first, flushes.waiting.first]
-    guard let timer, let first = heads.compactMap({ $0?.pointee.delayed.deadline }).min() else {
+    let heads = unsafe [reads.waiting.first, writes.waiting.first, flushes.waiting.first]
+    guard let timer,
+      let first = unsafe heads.compactMap({ unsafe $0?.pointee.delayed.deadline }).min()
+    else {
       return
     }
     timerDeadline = first
@@ -119,10 +121,11 @@ private final class DelayDriver: TargetDriver {
   /// Sends down the requests that are due, in the order of their arrival.
   private func release(until time: UInt64) {
     func order(_ kind: Kind) -> UInt64 {
-      guard let part = kind.waiting.first, part.pointee.delayed.deadline <= time else {
+      guard let part = unsafe kind.waiting.first, unsafe part.pointee.delayed.deadline <= time
+      else {
         return .max
       }
-      return part.pointee.delayed.order
+      return unsafe part.pointee.delayed.order
     }
     while true {
       let (read, write, flush) = (order(reads), order(writes), order(flushes))
@@ -139,7 +142,7 @@ private final class DelayDriver: TargetDriver {
   }
 
   private func send(_ kind: Kind) {
-    if let part = kind.waiting.takeFirst() { kind.below.submit(part) }
+    if let part = unsafe kind.waiting.takeFirst() { unsafe kind.below.submit(part) }
   }
 
   override func place(_ offset: UInt64) -> Place? {

@@ -29,7 +29,7 @@ extension BlockRequest {
 /// Bytes of writes are corrupted in a copy, because the buffer belongs to the client. Bytes of
 /// reads are corrupted when the read completes, over any device. (Linux 6.1 does that only over
 /// another device-mapper device, and leaves reads over a disk alone.)
-private final class FlakeyDriver: TargetDriver {
+@safe private final class FlakeyDriver: TargetDriver {
   /// The treatment of a request.
   private enum Fate {
     case normal, dropped, failed, corrupted
@@ -50,7 +50,7 @@ private final class FlakeyDriver: TargetDriver {
   private let shift: UInt64
   private let loaded: UInt64
   /// The buffers that are written instead of the clients'.
-  private var copies: [RequestPointer: AlignedBuffer] = [:]
+  private var copies: [RequestPointer: AlignedBuffer] = unsafe [:]
 
   init(_ context: DriverContext<FlakeyTarget>) throws(TargetError) {
     target = context.target
@@ -102,42 +102,42 @@ private final class FlakeyDriver: TargetDriver {
   /// Corrupts the byte, if it is within `count` bytes.
   private func corrupt(_ memory: RequestMemory, _ count: Int) {
     guard let corruption = target.corruption, Int(corruption.byte) <= count else { return }
-    memory.advanced(by: Int(corruption.byte) - 1).firstPiece(1).baseAddress?
+    unsafe memory.advanced(by: Int(corruption.byte) - 1).firstPiece(1).baseAddress?
       .storeBytes(of: corruption.value, as: UInt8.self)
   }
 
   private func corruptedCopy(_ memory: RequestMemory, _ count: Int) -> AlignedBuffer {
     let copy = AlignedBuffer(count: (count + 4095) / 4096 * 4096)
-    if let place = copy.bytes.baseAddress { memory.copy(to: place, count) }
-    corrupt(RequestMemory(copy.bytes.baseAddress), count)
+    if let place = unsafe copy.bytes.baseAddress { unsafe memory.copy(to: place, count) }
+    unsafe corrupt(RequestMemory(copy.bytes.baseAddress), count)
     return copy
   }
 
   // MARK: - I/O
 
   override func map(_ part: RequestPointer) {
-    part.pointee.flakey = PartState()
-    switch fate(part.pointee.operation, part.pointee.flags) {
+    unsafe part.pointee.flakey = PartState()
+    switch unsafe fate(part.pointee.operation, part.pointee.flags) {
     case .normal: break
-    case .dropped: return finishLater(part)
-    case .failed: return finishLater(part, EIO)
-    case .corrupted where part.pointee.operation == .read:
-      part.pointee.flakey.isCorrupted = true
+    case .dropped: return unsafe finishLater(part)
+    case .failed: return unsafe finishLater(part, EIO)
+    case .corrupted where unsafe part.pointee.operation == .read:
+      unsafe part.pointee.flakey.isCorrupted = true
     case .corrupted:
-      let copy = corruptedCopy(part.pointee.memory, part.pointee.byteCount)
-      part.pointee.memory = RequestMemory(copy.bytes.baseAddress)
-      copies[part] = copy
+      let copy = unsafe corruptedCopy(part.pointee.memory, part.pointee.byteCount)
+      unsafe part.pointee.memory = RequestMemory(copy.bytes.baseAddress)
+      unsafe copies[part] = copy
     }
-    if part.pointee.operation != .flush { part.pointee.offset &+= shift }
-    below.submit(part)
+    if unsafe part.pointee.operation != .flush { unsafe part.pointee.offset &+= shift }
+    unsafe below.submit(part)
   }
 
   override func requestDone(_ part: RequestPointer) {
-    if part.pointee.flakey.isCorrupted, part.pointee.errorNumber == 0 {
-      corrupt(part.pointee.memory, part.pointee.byteCount)
+    if unsafe part.pointee.flakey.isCorrupted, unsafe part.pointee.errorNumber == 0 {
+      unsafe corrupt(part.pointee.memory, part.pointee.byteCount)
     }
-    if !copies.isEmpty { copies[part] = nil }
-    done(part)
+    if unsafe !copies.isEmpty { unsafe copies[part] = nil }
+    unsafe done(part)
   }
 
   override func place(_ offset: UInt64) -> Place? {

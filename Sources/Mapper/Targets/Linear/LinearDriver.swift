@@ -27,8 +27,8 @@ private final class LinearDriver: TargetDriver {
   override var areas: [Area] { [Area(source, first, length)] }
 
   override func map(_ part: RequestPointer) {
-    part.pointee.offset &+= shift
-    below.submit(part)
+    unsafe part.pointee.offset &+= shift
+    unsafe below.submit(part)
   }
 
   override func table() -> String { "\(source.number) \(first)" }

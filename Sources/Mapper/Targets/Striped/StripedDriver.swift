@@ -59,25 +59,25 @@ private final class StripedDriver: TargetDriver {
   }
 
   override func map(_ part: RequestPointer) {
-    switch part.pointee.operation {
+    switch unsafe part.pointee.operation {
     case .flush:
       // One for each stripe.
-      let stripe = Int(part.pointee.tag)
-      part.pointee.striped = PartState(stripe: part.pointee.tag)
-      stripes[stripe].device.direct.submit(part)
-    case .discard: discard(part)
+      let stripe = unsafe Int(part.pointee.tag)
+      unsafe part.pointee.striped = PartState(stripe: part.pointee.tag)
+      unsafe stripes[stripe].device.direct.submit(part)
+    case .discard: unsafe discard(part)
     default:
-      let (stripe, offset) = split(part.pointee.offset - startByte)
-      part.pointee.striped = PartState(stripe: UInt32(truncatingIfNeeded: stripe))
-      part.pointee.offset = stripes[stripe].sector &* 512 &+ offset
-      stripes[stripe].device.direct.submit(part)
+      let (stripe, offset) = unsafe split(part.pointee.offset - startByte)
+      unsafe part.pointee.striped = PartState(stripe: UInt32(truncatingIfNeeded: stripe))
+      unsafe part.pointee.offset = stripes[stripe].sector &* 512 &+ offset
+      unsafe stripes[stripe].device.direct.submit(part)
     }
   }
 
   /// Discards one range per stripe.
   private func discard(_ part: RequestPointer) {
-    let begin = part.pointee.offset - startByte
-    let end = part.pointee.end - startByte
+    let begin = unsafe part.pointee.offset - startByte
+    let end = unsafe part.pointee.end - startByte
     var ranges: [(stripe: Int, range: Range<UInt64>)] = []
     for stripe in stripes.indices {
       let (lower, upper) = (edge(begin, stripe), edge(end, stripe))
@@ -85,13 +85,13 @@ private final class StripedDriver: TargetDriver {
     }
     for (index, (stripe, range)) in ranges.enumerated() {
       let isLast = index == ranges.count - 1
-      let piece = isLast ? part : device.another(part, owner: self)
-      piece.pointee.striped = PartState(stripe: UInt32(truncatingIfNeeded: stripe))
-      piece.pointee.offset = stripes[stripe].sector &* 512 &+ range.lowerBound
-      piece.pointee.byteCount = Int(clamping: range.upperBound - range.lowerBound)
-      stripes[stripe].device.direct.submit(piece)
+      let piece = unsafe isLast ? part : device.another(part, owner: self)
+      unsafe piece.pointee.striped = PartState(stripe: UInt32(truncatingIfNeeded: stripe))
+      unsafe piece.pointee.offset = stripes[stripe].sector &* 512 &+ range.lowerBound
+      unsafe piece.pointee.byteCount = Int(clamping: range.upperBound - range.lowerBound)
+      unsafe stripes[stripe].device.direct.submit(piece)
     }
-    if ranges.isEmpty { finishLater(part) }
+    if ranges.isEmpty { unsafe finishLater(part) }
   }
 
   /// The position on a stripe at which everything before `relative` ends.
@@ -103,8 +103,8 @@ private final class StripedDriver: TargetDriver {
   }
 
   override func requestDone(_ part: RequestPointer) {
-    let error = part.pointee.errorNumber
-    let stripe = Int(part.pointee.striped.stripe)
+    let error = unsafe part.pointee.errorNumber
+    let stripe = unsafe Int(part.pointee.striped.stripe)
     if error != 0, error != EOPNOTSUPP, stripe < errors.count {
       // The kernel identifies stripes by their devices, so stripes on one device share its errors.
       let number = stripes[stripe].device.number
@@ -115,7 +115,7 @@ private final class StripedDriver: TargetDriver {
       }
       if isNews { device.raiseEvent() }
     }
-    done(part)
+    unsafe done(part)
   }
 
   override func table() -> String {

@@ -26,7 +26,7 @@ final class BufferPool {
   private let bufferBytes: Int
   private let budget: MemoryBudget
   private var made = 0
-  @exclusivity(unchecked) private var free: [AlignedBuffer] = []
+  @safe @exclusivity(unchecked) private var free: [AlignedBuffer] = []
 
   init(bufferBytes: Int, _ budget: MemoryBudget) {
     self.bufferBytes = bufferBytes

@@ -20,11 +20,11 @@ final class Cell {
   func keep(_ job: DiscardJob) { discard = job }
 
   /// Has a part wait until the blocks are unlocked.
-  func wait(_ part: RequestPointer) { waiters.append(part) }
+  func wait(_ part: RequestPointer) { unsafe waiters.append(part) }
 
   /// Puts a read or write into the block that is being prepared, or has it wait.
   func add(_ part: RequestPointer) {
-    if preparation?.merge(part) != true { wait(part) }
+    if unsafe preparation?.merge(part) != true { unsafe wait(part) }
   }
 
   fileprivate func wait(_ parts: RequestQueue) { waiters.append(contentsOf: parts) }
@@ -47,9 +47,9 @@ final class Cells {
   }
 
   /// Cells of one block, made by writes.
-  @exclusivity(unchecked) private var blocks: [Key: Cell] = [:]
+  @safe @exclusivity(unchecked) private var blocks: [Key: Cell] = [:]
   /// Cells of any number of blocks, made by discards.
-  @exclusivity(unchecked) private var ranges: [Cell] = []
+  @safe @exclusivity(unchecked) private var ranges: [Cell] = []
 
   /// Whether one write alone has its block locked.
   var hasOneBlock: Bool { blocks.count == 1 }
@@ -91,8 +91,8 @@ final class Cells {
     }
     var waiters = cell.end()
     var count = 0
-    while let part = waiters.takeFirst() {
-      again(part)
+    while let part = unsafe waiters.takeFirst() {
+      unsafe again(part)
       count += 1
       // Where many discard the same blocks, each of the others would have to wait for the next one by itself.
       if let next = ranges.last, next.id == cell.id, next.blocks.contains(cell.blocks) {

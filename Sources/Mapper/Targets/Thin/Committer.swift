@@ -21,7 +21,7 @@ final class Committer: RequestOwner {
   init(_ worker: PoolWorker, _ loop: EventLoop) {
     self.worker = worker
     self.loop = loop
-    timer = LoopTimer { [unowned worker] in worker.pool?.committer.ask() }
+    timer = LoopTimer { [unowned worker] in unsafe worker.pool?.committer.ask() }
     super.init()
   }
 
@@ -44,7 +44,7 @@ final class Committer: RequestOwner {
 
   /// Has a flush or durable write wait for the next commit.
   func wait(_ part: RequestPointer) {
-    waiting.append(part)
+    unsafe waiting.append(part)
     worker.schedule()
   }
 
@@ -65,13 +65,13 @@ final class Committer: RequestOwner {
   func flushData(of pool: ThinPool) {
     isCommitting = true
     flushed = pool
-    pool.data.submit(pool.requests.take(.flush, offset: 0, byteCount: 0, owner: self))
+    unsafe pool.data.submit(pool.requests.take(.flush, offset: 0, byteCount: 0, owner: self))
   }
 
   override func requestDone(_ request: RequestPointer) {
     guard let pool = flushed else { return }
-    let code = request.pointee.errorNumber
-    pool.requests.give(request)
+    let code = unsafe request.pointee.errorNumber
+    unsafe pool.requests.give(request)
     loop.begin { [self] in
       defer { flushed = nil }
       pool.metadataLock.take()

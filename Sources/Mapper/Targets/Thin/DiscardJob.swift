@@ -15,7 +15,7 @@ import ThinMetadata
 /// Works through some blocks at a time, and no more in a pass of the loop than the pool's discards may all
 /// together, so that others have their turn. What is done is counted in units of about a microsecond: by
 /// the clock the same load would not do the same twice.
-final class DiscardJob: RequestOwner {
+@safe final class DiscardJob: RequestOwner {
   /// What it takes to look for a run of blocks, to unmap one, and how many waiting requests take a unit to
   /// be looked at again, or blocks that are merely unmapped.
   private static let units = (look: 2, unmap: 8, each: 4)
@@ -43,10 +43,10 @@ final class DiscardJob: RequestOwner {
     pool = driver.pool
     thin = driver.thin
     // What is zeroed reads as zeros or as before if the power fails, what is discarded as anything.
-    isZeroing = part.pointee.thin.isZeroing
+    isZeroing = unsafe part.pointee.thin.isZeroing
     passesDown = pool.passesDiscardsDown && (!isZeroing || pool.data.discardsToZeroes)
-    part.pointee.thin = ThinPartState()
-    self.part = part
+    unsafe part.pointee.thin = ThinPartState()
+    unsafe self.part = part
     self.cell = cell
     next = cell.blocks.lowerBound
     super.init()
@@ -179,7 +179,7 @@ final class DiscardJob: RequestOwner {
 
   private func discard(_ blocks: Range<UInt64>) {
     pending += 1
-    pool.data.submit(
+    unsafe pool.data.submit(
       pool.requests.take(
         .discard, offset: blocks.lowerBound * pool.blockBytes,
         byteCount: Int(clamping: (blocks.upperBound - blocks.lowerBound) * pool.blockBytes),
@@ -193,7 +193,7 @@ final class DiscardJob: RequestOwner {
 
   /// A discard that was passed down has ended; whether it did anything does not matter.
   override func requestDone(_ request: RequestPointer) {
-    pool.requests.give(request)
+    unsafe pool.requests.give(request)
     pending -= 1
     goOn()
   }
@@ -206,11 +206,12 @@ final class DiscardJob: RequestOwner {
 
   private func end(_ code: Int32) {
     release()
-    if code == 0 && part.pointee.flags.contains(.durable) && pool.mode < .outOfMetadataSpace {
-      part.pointee.thin = ThinPartState(isWritten: true)
-      pool.committer.wait(part)
+    if unsafe code == 0 && part.pointee.flags.contains(.durable) && pool.mode < .outOfMetadataSpace
+    {
+      unsafe part.pointee.thin = ThinPartState(isWritten: true)
+      unsafe pool.committer.wait(part)
     } else {
-      pool.loop.finishLater(part, code)
+      unsafe pool.loop.finishLater(part, code)
     }
     // Very many requests may have waited.
     pool.discards.spend(pool.unlock(cell) / Self.units.each)

@@ -12,7 +12,7 @@ final class Discards {
   private let metadataLock: FiberLock
   /// Has the rest done in a later pass.
   private let timer: LoopTimer
-  @exclusivity(unchecked) private var jobs: [DiscardJob] = []
+  @safe @exclusivity(unchecked) private var jobs: [DiscardJob] = []
   private var afterCommit: [DiscardJob] = []
   /// What was done in the pass `pass` of the loop.
   private var units = 0

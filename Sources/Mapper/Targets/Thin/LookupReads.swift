@@ -34,7 +34,7 @@ final class LookupReads: RequestOwner {
   private var reads: [UInt64: Read] = [:]
   private var buffers: [AlignedBuffer] = []
   private var behindChange = RequestQueue()
-  @exclusivity(unchecked) private var looksBehindChange: [Look] = []
+  @safe @exclusivity(unchecked) private var looksBehindChange: [Look] = []
   /// The pool is being closed.
   private var isClosed = false
   /// The metadata in memory is going to be brought under its limit.
@@ -44,7 +44,7 @@ final class LookupReads: RequestOwner {
   init(_ pool: ThinPool) { self.pool = pool }
 
   /// Has `part` mapped again when nothing is being changed any more.
-  func waitForChange(_ part: RequestPointer) { behindChange.append(part) }
+  func waitForChange(_ part: RequestPointer) { unsafe behindChange.append(part) }
 
   /// Whether something waits for the end of a change.
   private var isAwaited: Bool { !behindChange.isEmpty || !looksBehindChange.isEmpty }
@@ -63,7 +63,7 @@ final class LookupReads: RequestOwner {
     var waiting = behindChange.takeAll()
     let looks = looksBehindChange
     looksBehindChange = []
-    while let part = waiting.takeFirst() { pool.again(part) }
+    while let part = unsafe waiting.takeFirst() { unsafe pool.again(part) }
     for look in looks { perform(look) }
   }
 
@@ -113,7 +113,7 @@ final class LookupReads: RequestOwner {
   /// Has `part` mapped again when the block is there that its look-up has just missed.
   func waitForBlock(_ part: RequestPointer) {
     let block = read()
-    reads[block]?.waiting.append(part)
+    unsafe reads[block]?.waiting.append(part)
   }
 
   /// Reads the block that has just been missed, unless it is being read already; says which one it is.
@@ -124,7 +124,7 @@ final class LookupReads: RequestOwner {
     let buffer = buffers.popLast() ?? AlignedBuffer(count: Limits.blockBytes)
     reads[block] = Read(kind: kind, buffer: buffer)
     pool.metadata.beginReading(absent)
-    pool.metadataOpened.direct.submit(
+    unsafe pool.metadataOpened.direct.submit(
       pool.requests.take(
         .read, offset: block * UInt64(Limits.blockBytes), byteCount: Limits.blockBytes,
         buffer: buffer.bytes.baseAddress, owner: self))
@@ -132,13 +132,13 @@ final class LookupReads: RequestOwner {
   }
 
   override func requestDone(_ request: RequestPointer) {
-    let (code, offset) = (request.pointee.errorNumber, request.pointee.offset)
-    pool.requests.give(request)
+    let (code, offset) = unsafe (request.pointee.errorNumber, request.pointee.offset)
+    unsafe pool.requests.give(request)
     let block = offset / UInt64(Limits.blockBytes)
     guard var read = reads.removeValue(forKey: block) else { return }
     var failure: PoolError?
     do throws(PoolError) {
-      try pool.metadata.endReading(
+      try unsafe pool.metadata.endReading(
         MetadataBlock(block), read.kind, code == 0 ? read.buffer.bytes : nil)
     } catch {
       failure = error
@@ -148,11 +148,11 @@ final class LookupReads: RequestOwner {
         block, .io(BlockIOError(.read, path: pool.metadataOpened.text, offset: offset, code: code)))
     }
     if buffers.count < Self.buffersKept { buffers.append(read.buffer) }
-    while let part = read.waiting.takeFirst() {
+    while let part = unsafe read.waiting.takeFirst() {
       if let failure {
-        pool.lookupFailed(part, failure)
+        unsafe pool.lookupFailed(part, failure)
       } else {
-        pool.again(part)
+        unsafe pool.again(part)
       }
     }
     for look in read.looks {
@@ -181,8 +181,8 @@ final class LookupReads: RequestOwner {
 extension ThinPool {
   /// Ends a request whose look-up has failed.
   func lookupFailed(_ part: RequestPointer, _ error: PoolError) {
-    guard let driver = part.pointee.owner as? ThinDriver else { return }
-    noteDamage(driver.thin.id, driver.block(of: part), error)
-    loop.finishLater(part, EIO)
+    guard let driver = unsafe part.pointee.owner as? ThinDriver else { return }
+    unsafe noteDamage(driver.thin.id, driver.block(of: part), error)
+    unsafe loop.finishLater(part, EIO)
   }
 }

@@ -7,7 +7,7 @@ import Glibc
 /// needs to ask no further.
 /// Memory: 16 bytes an entry, 65,536 of them at most (1 MiB), of which untouched pages cost nothing. No cache
 /// gets more than an eighth of what the budget of all has left, but for the smallest, of 64.
-struct MappingCache: ~Copyable {
+@safe struct MappingCache: ~Copyable {
   private struct Entry {
     /// The virtual block plus one; 0 for none.
     var key: UInt64
@@ -29,33 +29,34 @@ struct MappingCache: ~Copyable {
     self.budget = budget
     bytes = Int(count) * MemoryLayout<Entry>.stride
     _ = budget.take(bytes, always: true)
-    let memory = calloc(Int(count), MemoryLayout<Entry>.stride)
-    entries = memory?.bindMemory(to: Entry.self, capacity: Int(count))
+    let memory = unsafe calloc(Int(count), MemoryLayout<Entry>.stride)
+    unsafe entries = memory?.bindMemory(to: Entry.self, capacity: Int(count))
     // Without memory there is nothing to find, and nothing is kept.
-    mask = entries == nil ? 0 : count - 1
+    mask = unsafe entries == nil ? 0 : count - 1
   }
 
   deinit {
-    free(entries)
+    unsafe free(entries)
     budget.give(bytes)
   }
 
   /// What is known of a block; nil where nothing is.
   func find(_ block: UInt64) -> BlockState? {
-    guard let entries else { return nil }
-    let entry = entries[Int(truncatingIfNeeded: block & mask)]
+    guard let entries = unsafe entries else { return nil }
+    let entry = unsafe entries[Int(truncatingIfNeeded: block & mask)]
     return entry.key == block &+ 1 ? BlockState(rawValue: entry.value) : nil
   }
 
   func set(_ block: UInt64, _ state: BlockState) {
-    guard let entries else { return }
-    entries[Int(truncatingIfNeeded: block & mask)] = Entry(key: block &+ 1, value: state.rawValue)
+    guard let entries = unsafe entries else { return }
+    unsafe entries[Int(truncatingIfNeeded: block & mask)] = Entry(
+      key: block &+ 1, value: state.rawValue)
   }
 
   func forget(_ block: UInt64) {
-    guard let entries else { return }
+    guard let entries = unsafe entries else { return }
     let index = Int(truncatingIfNeeded: block & mask)
-    if entries[index].key == block &+ 1 { entries[index] = Entry(key: 0, value: 0) }
+    if unsafe entries[index].key == block &+ 1 { unsafe entries[index] = Entry(key: 0, value: 0) }
   }
 
   func forget(_ blocks: Range<UInt64>) {
@@ -67,8 +68,8 @@ struct MappingCache: ~Copyable {
   }
 
   func forgetAll() {
-    guard let entries else { return }
-    memset(entries, 0, Int(mask + 1) * MemoryLayout<Entry>.stride)
+    guard let entries = unsafe entries else { return }
+    unsafe memset(entries, 0, Int(mask + 1) * MemoryLayout<Entry>.stride)
   }
 }
 

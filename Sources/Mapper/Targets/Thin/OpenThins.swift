@@ -5,7 +5,7 @@ import EventLoop
 /// A thin device that is open, however many targets have it.
 final class OpenThin {
   let id: UInt64
-  @exclusivity(unchecked) var cache: MappingCache
+  @safe @exclusivity(unchecked) var cache: MappingCache
   /// Changes of it were lost in an aborted transaction: flushes fail until it is opened again.
   private(set) var isAborted = false
   fileprivate var users = 0

@@ -21,7 +21,7 @@ final class DataSpace {
 
   init(_ worker: PoolWorker, _ loop: EventLoop) {
     self.loop = loop
-    timer = LoopTimer { [unowned worker] in worker.pool?.noSpaceTimeout() }
+    timer = LoopTimer { [unowned worker] in unsafe worker.pool?.noSpaceTimeout() }
   }
 
   func stopTimer() { loop.cancel(timer) }

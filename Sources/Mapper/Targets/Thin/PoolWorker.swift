@@ -12,12 +12,12 @@ final class PoolWorker: PassHook {
   init(_ loop: EventLoop) { self.loop = loop }
 
   func start(_ pool: ThinPool) {
-    self.pool = pool
+    unsafe self.pool = pool
     loop.add(self)
   }
 
   func stop() {
-    pool = nil
+    unsafe pool = nil
     loop.remove(self)
   }
 
@@ -28,7 +28,7 @@ final class PoolWorker: PassHook {
   }
 
   override func endOfPass() {
-    guard isScheduled, let pool else { return }
+    guard isScheduled, let pool = unsafe pool else { return }
     isScheduled = false
     pool.work()
     // What was sent goes out with this pass's batch.

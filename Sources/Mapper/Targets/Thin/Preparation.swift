@@ -65,33 +65,33 @@ final class Preparation: RequestOwner {
 
   /// Begins, with the write that is the reason for it.
   func begin(_ part: RequestPointer) {
-    if UInt64(part.pointee.byteCount) == pool.blockBytes {
-      parts.append(part)
+    if unsafe UInt64(part.pointee.byteCount) == pool.blockBytes {
+      unsafe parts.append(part)
       phase = .writing
       position = total
-      submit(.write, pool.data, start, part.pointee.memory, part.pointee.byteCount)
+      unsafe submit(.write, pool.data, start, part.pointee.memory, part.pointee.byteCount)
       return
     }
     switch source {
     case .nothing:
-      late.append(part)
+      unsafe late.append(part)
       finish()
       return
     case .origin(_, _, let byteCount) where byteCount < pool.blockBytes && !pool.isZeroing:
       // What is beyond the origin stays as it was on the data device.
       total = byteCount
-      late.append(part)
-    default: parts.append(part)
+      unsafe late.append(part)
+    default: unsafe parts.append(part)
     }
     pool.preparations.giveBuffer(to: self)
   }
 
   /// Takes a write into the block, if that is still possible.
   func merge(_ part: RequestPointer) -> Bool {
-    guard part.pointee.operation == .write, !parts.isEmpty, position == 0,
+    guard unsafe part.pointee.operation == .write, !parts.isEmpty, position == 0,
       phase == .gathering || phase == .reading
     else { return false }
-    parts.append(part)
+    unsafe parts.append(part)
     return true
   }
 
@@ -103,7 +103,7 @@ final class Preparation: RequestOwner {
 
   /// The next piece: read, or sent at the end of the pass, when more may have come for it.
   private func piece() {
-    let memory = RequestMemory(buffer?.bytes.baseAddress)
+    let memory = unsafe RequestMemory(buffer?.bytes.baseAddress)
     switch source {
     case .dataBlock(let old):
       phase = .reading
@@ -121,24 +121,24 @@ final class Preparation: RequestOwner {
   /// Sends a piece that needed no reading.
   func send() {
     guard phase == .gathering, let buffer else { return }
-    buffer.bytes.baseAddress.map { _ = memset($0, 0, pieceBytes) }
+    unsafe buffer.bytes.baseAddress.map { _ = unsafe memset($0, 0, pieceBytes) }
     write(buffer)
   }
 
   private func write(_ buffer: AlignedBuffer) {
     let piece = startByte + position..<startByte + position + UInt64(pieceBytes)
-    var part = parts.first
-    while let write = part {
-      let lower = max(piece.lowerBound, write.pointee.offset)
-      let upper = min(piece.upperBound, write.pointee.end)
-      if lower < upper, let memory = buffer.bytes.baseAddress {
-        write.pointee.memory.advanced(by: Int(lower - write.pointee.offset))
+    var part = unsafe parts.first
+    while let write = unsafe part {
+      let lower = unsafe max(piece.lowerBound, write.pointee.offset)
+      let upper = unsafe min(piece.upperBound, write.pointee.end)
+      if lower < upper, let memory = unsafe buffer.bytes.baseAddress {
+        unsafe write.pointee.memory.advanced(by: Int(lower - write.pointee.offset))
           .copy(to: memory + Int(lower - piece.lowerBound), Int(upper - lower))
       }
-      part = write.pointee.next
+      unsafe part = write.pointee.next
     }
     phase = .writing
-    submit(
+    unsafe submit(
       .write, pool.data, start + position, RequestMemory(buffer.bytes.baseAddress), pieceBytes)
     position += UInt64(piece.count)
   }
@@ -147,18 +147,18 @@ final class Preparation: RequestOwner {
     _ operation: BlockOperation, _ destination: BlockDestination, _ offset: UInt64,
     _ memory: RequestMemory, _ count: Int
   ) {
-    destination.submit(
+    unsafe destination.submit(
       pool.requests.take(operation, offset: offset, byteCount: count, memory: memory, owner: self))
   }
 
   override func requestDone(_ request: RequestPointer) {
-    error = request.pointee.errorNumber
-    let read = request.pointee.byteCount
-    if request.pointee.operation == .write { pool.noteWrite(error) }
-    pool.requests.give(request)
+    error = unsafe request.pointee.errorNumber
+    let read = unsafe request.pointee.byteCount
+    if unsafe request.pointee.operation == .write { pool.noteWrite(error) }
+    unsafe pool.requests.give(request)
     if error == 0, phase == .reading, let buffer {
-      if read < pieceBytes, let memory = buffer.bytes.baseAddress {
-        memset(memory + read, 0, pieceBytes - read)
+      if read < pieceBytes, let memory = unsafe buffer.bytes.baseAddress {
+        unsafe memset(memory + read, 0, pieceBytes - read)
       }
       return write(buffer)
     }
@@ -200,19 +200,19 @@ final class Preparation: RequestOwner {
 
   private func end(_ code: Int32) {
     var written = parts.takeAll()
-    while let part = written.takeFirst() {
-      if code == 0 && part.pointee.flags.contains(.durable) {
-        part.pointee.thin = ThinPartState(isWritten: true)
-        pool.committer.wait(part)
+    while let part = unsafe written.takeFirst() {
+      if unsafe code == 0 && part.pointee.flags.contains(.durable) {
+        unsafe part.pointee.thin = ThinPartState(isWritten: true)
+        unsafe pool.committer.wait(part)
       } else {
-        pool.loop.finishLater(part, code)
+        unsafe pool.loop.finishLater(part, code)
       }
     }
     var issued = late.takeAll()
     pool.unlock(cell)
     if code == 0 { pool.noteMapping(thin, block, newBlock) }
-    while let part = issued.takeFirst() {
-      if code == 0 { pool.again(part) } else { pool.loop.finishLater(part, code) }
+    while let part = unsafe issued.takeFirst() {
+      if code == 0 { unsafe pool.again(part) } else { unsafe pool.loop.finishLater(part, code) }
     }
   }
 }

@@ -6,9 +6,9 @@ import BlockIO
 final class Preparations {
   private let worker: PoolWorker
   private let buffers: BufferPool
-  @exclusivity(unchecked) private var waiting: [Preparation] = []
-  @exclusivity(unchecked) private var unsent: [Preparation] = []
-  @exclusivity(unchecked) private var finished: [Preparation] = []
+  @safe @exclusivity(unchecked) private var waiting: [Preparation] = []
+  @safe @exclusivity(unchecked) private var unsent: [Preparation] = []
+  @safe @exclusivity(unchecked) private var finished: [Preparation] = []
 
   init(_ worker: PoolWorker, _ buffers: BufferPool) {
     self.worker = worker

@@ -12,57 +12,57 @@ extension ThinDriver {
   /// A read or write within one block, which is not mapped, or shared and to be written. Nothing is
   /// being done to it.
   func transferSlowly(_ part: RequestPointer, _ block: UInt64, _ state: BlockState) {
-    if part.pointee.operation == .read { return readUnmapped(part) }
+    if unsafe part.pointee.operation == .read { return unsafe readUnmapped(part) }
     switch pool.mode {
-    case .write: prepare(part, block, state)
-    case .outOfDataSpace: waitForSpace(part)
-    default: finishLater(part, EIO)
+    case .write: unsafe prepare(part, block, state)
+    case .outOfDataSpace: unsafe waitForSpace(part)
+    default: unsafe finishLater(part, EIO)
     }
   }
 
   /// Zeros, or what the external origin has.
   private func readUnmapped(_ part: RequestPointer) {
-    let begin = part.pointee.offset - startByte
-    let count = UInt64(part.pointee.byteCount)
+    let begin = unsafe part.pointee.offset - startByte
+    let count = unsafe UInt64(part.pointee.byteCount)
     guard let origin else {
-      part.pointee.memory.zero(Int(count))
-      return finishLater(part)
+      unsafe part.pointee.memory.zero(Int(count))
+      return unsafe finishLater(part)
     }
     var there = begin < originBytes ? min(count, originBytes - begin) : 0
     // Where nothing can be provisioned the kernel does not look where the origin ends.
     if pool.mode != .write { there = count }
-    part.pointee.memory.advanced(by: Int(there)).zero(Int(count - there))
-    guard there > 0 else { return finishLater(part) }
-    part.pointee.offset = begin
-    part.pointee.byteCount = Int(there)
-    origin.direct.submit(part)
+    unsafe part.pointee.memory.advanced(by: Int(there)).zero(Int(count - there))
+    guard there > 0 else { return unsafe finishLater(part) }
+    unsafe part.pointee.offset = begin
+    unsafe part.pointee.byteCount = Int(there)
+    unsafe origin.direct.submit(part)
   }
 
   /// A write for which a data block is needed.
   private func prepare(_ part: RequestPointer, _ block: UInt64, _ state: BlockState) {
     _ = pool.cells.lock(thin, block)
-    part.pointee.thin = ThinPartState(found: state)
-    pool.provision(part)
+    unsafe part.pointee.thin = ThinPartState(found: state)
+    unsafe pool.provision(part)
   }
 
   /// Takes a data block for a write whose block is locked. Called with the metadata's lock.
   func provision(_ part: RequestPointer) {
-    let block = block(of: part)
-    let state = part.pointee.thin.found
-    part.pointee.thin = ThinPartState()
-    guard let cell = pool.cells.find(thin.id, block) else { return finishLater(part, EIO) }
+    let block = unsafe block(of: part)
+    let state = unsafe part.pointee.thin.found
+    unsafe part.pointee.thin = ThinPartState()
+    guard let cell = pool.cells.find(thin.id, block) else { return unsafe finishLater(part, EIO) }
     switch pool.mode == .outOfDataSpace ? .noSpace : pool.allocate() {
     case .block(let newBlock) where newBlock < pool.dataBlockLimit:
       let preparation = Preparation(
         self, cell, block: block, newBlock: newBlock, source: source(block, state, newBlock))
       cell.keep(preparation)
-      preparation.begin(part)
+      unsafe preparation.begin(part)
       return
     case .block(let newBlock):
       pool.restore(newBlock..<(newBlock + 1))
-      finishLater(part, EIO)
-    case .noSpace: waitForSpace(part)
-    case .failed: finishLater(part, EIO)
+      unsafe finishLater(part, EIO)
+    case .noSpace: unsafe waitForSpace(part)
+    case .failed: unsafe finishLater(part, EIO)
     }
     pool.unlock(cell)
   }
@@ -87,29 +87,29 @@ extension ThinDriver {
   // MARK: - Flushes
 
   func flush(_ part: RequestPointer) {
-    guard pool.filesAreThere(), !thin.isAborted else { return finishLater(part, EIO) }
+    guard pool.filesAreThere(), !thin.isAborted else { return unsafe finishLater(part, EIO) }
     if pool.metadata.hasChanged(ThinID(thin.id)) {
-      pool.committer.wait(part)
+      unsafe pool.committer.wait(part)
     } else {
-      pool.data.submit(part)
+      unsafe pool.data.submit(part)
     }
   }
 
   // MARK: - Discards and zeros
 
   func discard(_ part: RequestPointer) {
-    guard pool.mode < .outOfMetadataSpace else { return finishLater(part) }
-    let begin = part.pointee.offset - startByte
-    let end = begin + UInt64(part.pointee.byteCount)
+    guard pool.mode < .outOfMetadataSpace else { return unsafe finishLater(part) }
+    let begin = unsafe part.pointee.offset - startByte
+    let end = unsafe begin + UInt64(part.pointee.byteCount)
     let first = pool.block(of: begin + pool.blockBytes - 1)
     let last = pool.block(of: end)
-    guard first < last else { return finishLater(part) }
+    guard first < last else { return unsafe finishLater(part) }
     if let cell = pool.cells.find(thin.id, first..<last) {
-      cell.wait(part)
+      unsafe cell.wait(part)
       return
     }
     let cell = pool.cells.lock(thin, first..<last)
-    let job = DiscardJob(self, part, cell)
+    let job = unsafe DiscardJob(self, part, cell)
     cell.keep(job)
     job.begin()
   }
@@ -117,12 +117,12 @@ extension ThinDriver {
   /// Whole blocks are unmapped where that reads as zeros and their space is not to be kept; the rest is
   /// written.
   func writeZeroes(_ part: RequestPointer) {
-    guard pool.mode < .outOfMetadataSpace else { return finishLater(part, EIO) }
-    let begin = part.pointee.offset - startByte
-    let end = begin + UInt64(part.pointee.byteCount)
+    guard pool.mode < .outOfMetadataSpace else { return unsafe finishLater(part, EIO) }
+    let begin = unsafe part.pointee.offset - startByte
+    let end = unsafe begin + UInt64(part.pointee.byteCount)
     // Without zeroing, the next write to what was unmapped would bring back something else.
     let unmaps =
-      origin == nil && pool.isZeroing && !part.pointee.flags.contains(.keepAllocated)
+      unsafe origin == nil && pool.isZeroing && !part.pointee.flags.contains(.keepAllocated)
     let first = pool.block(of: begin + pool.blockBytes - 1) * pool.blockBytes
     let last = pool.block(of: end) * pool.blockBytes
     let zeros = device.mapper.zeros
@@ -133,16 +133,16 @@ extension ThinDriver {
       if isUnmapping {
         stop = min(last, at + discardBytesMax)
       } else {
-        stop = min(end, at + UInt64(zeros.bytes.count))
+        stop = unsafe min(end, at + UInt64(zeros.bytes.count))
         if unmaps && at < first && first < last { stop = min(stop, first) }
       }
-      let piece = stop == end ? part : device.another(part, owner: self)
-      piece.pointee.offset = startByte + at
-      piece.pointee.byteCount = Int(stop - at)
-      piece.pointee.operation = isUnmapping ? .discard : .write
-      piece.pointee.thin = ThinPartState(isZeroing: isUnmapping)
-      piece.pointee.memory = RequestMemory(zeros.bytes.baseAddress)
-      map(piece)
+      let piece = unsafe stop == end ? part : device.another(part, owner: self)
+      unsafe piece.pointee.offset = startByte + at
+      unsafe piece.pointee.byteCount = Int(stop - at)
+      unsafe piece.pointee.operation = isUnmapping ? .discard : .write
+      unsafe piece.pointee.thin = ThinPartState(isZeroing: isUnmapping)
+      unsafe piece.pointee.memory = RequestMemory(zeros.bytes.baseAddress)
+      unsafe map(piece)
       at = stop
     }
   }

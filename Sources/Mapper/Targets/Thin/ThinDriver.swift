@@ -108,20 +108,20 @@ final class ThinDriver: TargetDriver {
   // MARK: - I/O
 
   override func map(_ part: RequestPointer) {
-    guard pool.mode != .fail, !pool.isDetached else { return finishLater(part, EIO) }
-    switch part.pointee.operation {
-    case .read, .write: transfer(part)
-    case .flush: flush(part)
-    case .discard: discard(part)
-    case .writeZeroes: writeZeroes(part)
+    guard pool.mode != .fail, !pool.isDetached else { return unsafe finishLater(part, EIO) }
+    switch unsafe part.pointee.operation {
+    case .read, .write: unsafe transfer(part)
+    case .flush: unsafe flush(part)
+    case .discard: unsafe discard(part)
+    case .writeZeroes: unsafe writeZeroes(part)
     }
   }
 
   /// A read or write: one part for each run of data blocks, or for each block that needs more.
   private func transfer(_ part: RequestPointer) {
-    let isWrite = part.pointee.operation == .write
-    let begin = part.pointee.offset &- startByte
-    let end = begin &+ UInt64(truncatingIfNeeded: part.pointee.byteCount)
+    let isWrite = unsafe part.pointee.operation == .write
+    let begin = unsafe part.pointee.offset &- startByte
+    let end = unsafe begin &+ UInt64(truncatingIfNeeded: part.pointee.byteCount)
     let blockBytes = pool.blockBytes
     var at = begin
     while true {
@@ -129,7 +129,7 @@ final class ThinDriver: TargetDriver {
       let blockStart = block &* blockBytes
       var stop = min(end, blockStart &+ blockBytes)
       guard let state = thin.cache.find(block) else {
-        stop = transferUnknown(part, block, at: at, begin, stop, end)
+        stop = unsafe transferUnknown(part, block, at: at, begin, stop, end)
         if stop == end { return }
         at = stop
         continue
@@ -145,11 +145,12 @@ final class ThinDriver: TargetDriver {
           next &+= 1
         }
       }
-      let piece = piece(of: part, from: at, to: stop, begin, end)
+      let piece = unsafe piece(of: part, from: at, to: stop, begin, end)
       if isDirect {
-        issue(piece, state.dataBlock &* blockBytes &+ (at &- blockStart), isShared: state.isShared)
+        unsafe issue(
+          piece, state.dataBlock &* blockBytes &+ (at &- blockStart), isShared: state.isShared)
       } else {
-        transferSlowly(piece, block, state)
+        unsafe transferSlowly(piece, block, state)
       }
       if stop == end { return }
       at = stop
@@ -160,13 +161,13 @@ final class ThinDriver: TargetDriver {
   private func piece(
     of part: RequestPointer, from: UInt64, to: UInt64, _ begin: UInt64, _ end: UInt64
   ) -> RequestPointer {
-    if from == begin && to == end { return part }
-    let piece = to == end ? part : device.another(part, owner: self)
-    piece.pointee.offset = startByte &+ from
-    piece.pointee.byteCount = Int(truncatingIfNeeded: to &- from)
-    piece.pointee.memory = part.pointee.memory.advanced(
+    if from == begin && to == end { return unsafe part }
+    let piece = unsafe to == end ? part : device.another(part, owner: self)
+    unsafe piece.pointee.offset = startByte &+ from
+    unsafe piece.pointee.byteCount = Int(truncatingIfNeeded: to &- from)
+    unsafe piece.pointee.memory = part.pointee.memory.advanced(
       by: Int(truncatingIfNeeded: from &- begin))
-    return piece
+    return unsafe piece
   }
 
   /// A block that the cache does not have: something may be under way, or the metadata knows.
@@ -176,50 +177,52 @@ final class ThinDriver: TargetDriver {
     _ end: UInt64
   ) -> UInt64 {
     if let cell = pool.cells.find(thin.id, block) {
-      cell.add(piece(of: part, from: at, to: stop, begin, end))
+      unsafe cell.add(piece(of: part, from: at, to: stop, begin, end))
       return stop
     }
     if pool.metadata.isChanging {
-      pool.lookups.waitForChange(piece(of: part, from: at, to: stop, begin, end))
+      unsafe pool.lookups.waitForChange(piece(of: part, from: at, to: stop, begin, end))
       return stop
     }
     do throws(PoolError) {
       thin.cache.set(
         block, try pool.metadata.inMemory { () throws(PoolError) in try look(block) })
     } catch .absent {
-      let piece = piece(of: part, from: at, to: stop, begin, end)
-      piece.pointee.thin.attempts &+= 1
-      if piece.pointee.thin.attempts > LookupReads.attemptsMax {
-        lookInTurn(piece, block)
+      let piece = unsafe piece(of: part, from: at, to: stop, begin, end)
+      unsafe piece.pointee.thin.attempts &+= 1
+      if unsafe piece.pointee.thin.attempts > LookupReads.attemptsMax {
+        unsafe lookInTurn(piece, block)
       } else {
-        pool.lookups.waitForBlock(piece)
+        unsafe pool.lookups.waitForBlock(piece)
       }
       return stop
     } catch {
-      pool.lookupFailed(piece(of: part, from: at, to: stop, begin, end), error)
+      unsafe pool.lookupFailed(piece(of: part, from: at, to: stop, begin, end), error)
       return stop
     }
     // Found in the cache when it is looked at again, unless there is none.
     guard thin.cache.find(block) == nil else { return at }
-    finishLater(piece(of: part, from: at, to: stop, begin, end), ENOMEM)
+    unsafe finishLater(piece(of: part, from: at, to: stop, begin, end), ENOMEM)
     return stop
   }
 
   /// Looks a block up and keeps others from throwing out of memory what that takes.
   private func lookInTurn(_ part: RequestPointer, _ block: UInt64) {
-    part.pointee.thin.attempts = 0
+    unsafe part.pointee.thin.attempts = 0
     pool.change { [self] in
       do throws(PoolError) {
         thin.cache.set(block, try look(block))
-        map(part)
+        unsafe map(part)
       } catch {
-        pool.lookupFailed(part, error)
+        unsafe pool.lookupFailed(part, error)
       }
     }
   }
 
   /// The block in which a part begins that has its offset on the thin device.
-  func block(of part: RequestPointer) -> UInt64 { pool.block(of: part.pointee.offset &- startByte) }
+  func block(of part: RequestPointer) -> UInt64 {
+    unsafe pool.block(of: part.pointee.offset &- startByte)
+  }
 
   /// What the metadata says of a block.
   func look(_ block: UInt64) throws(PoolError) -> BlockState {
@@ -240,38 +243,38 @@ final class ThinDriver: TargetDriver {
     state.epoch = UInt8(truncatingIfNeeded: pool.allIO.enter() + 1)
     // A write is here only if the block is not shared.
     if isShared { state.sharedEpoch = UInt8(truncatingIfNeeded: pool.sharedReads.enter() + 1) }
-    part.pointee.thin = state
-    part.pointee.offset = offset
-    if part.pointee.flags.contains(.durable), part.pointee.operation == .write,
-      !commitsFirst(part)
+    unsafe part.pointee.thin = state
+    unsafe part.pointee.offset = offset
+    if unsafe part.pointee.flags.contains(.durable), unsafe part.pointee.operation == .write,
+      unsafe !commitsFirst(part)
     {
       return
     }
-    pool.data.submit(part)
+    unsafe pool.data.submit(part)
   }
 
   /// For a durable write: false if it is not to be sent now, because its thin device has changes that
   /// are to be committed before it.
   private func commitsFirst(_ part: RequestPointer) -> Bool {
     if thin.isAborted {
-      finishLater(part, EIO)
+      unsafe finishLater(part, EIO)
       return false
     }
     guard pool.metadata.hasChanged(ThinID(thin.id)) else { return true }
-    pool.committer.wait(part)
+    unsafe pool.committer.wait(part)
     return false
   }
 
   override func requestDone(_ part: RequestPointer) {
-    let state = part.pointee.thin
+    let state = unsafe part.pointee.thin
     if state.epoch != 0 {
       pool.allIO.leave(Int(state.epoch) - 1)
       if state.sharedEpoch != 0 { pool.sharedReads.leave(Int(state.sharedEpoch) - 1) }
     }
-    if part.pointee.errorNumber != 0 && part.pointee.operation == .write {
-      pool.noteWrite(part.pointee.errorNumber)
+    if unsafe part.pointee.errorNumber != 0 && part.pointee.operation == .write {
+      unsafe pool.noteWrite(part.pointee.errorNumber)
     }
-    done(part)
+    unsafe done(part)
   }
 
   override func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) {
@@ -289,29 +292,29 @@ final class ThinDriver: TargetDriver {
   /// A write needs a block, and the pool has none.
   func waitForSpace(_ part: RequestPointer) {
     if pool.space.failsWrites {
-      finishLater(part, ENOSPC)
+      unsafe finishLater(part, ENOSPC)
     } else {
-      held.append(part)
+      unsafe held.append(part)
     }
   }
 
   /// Tries writes again that waited for space.
   func retryHeld() {
     var all = held.takeAll()
-    while let part = all.takeFirst() { map(part) }
+    while let part = unsafe all.takeFirst() { unsafe map(part) }
   }
 
   /// Ends writes that waited for space.
   func failHeld(_ code: Int32) {
     var all = held.takeAll()
-    while let part = all.takeFirst() { finishLater(part, code) }
+    while let part = unsafe all.takeFirst() { unsafe finishLater(part, code) }
   }
 
   // MARK: - Suspend and resume
 
   override func pushBack() {
     var all = held.takeAll()
-    while let part = all.takeFirst() { device.park(part) }
+    while let part = unsafe all.takeFirst() { unsafe device.park(part) }
   }
 
   override func preresume() throws(TargetError) {

@@ -75,13 +75,13 @@ extension ThinPool {
   /// `code` is 0 after a commit. Durable writes to blocks that were there already go out only now.
   private func answerFlushes(_ code: Int32) {
     var waiting = committer.takeCommitted()
-    while let part = waiting.takeFirst() {
+    while let part = unsafe waiting.takeFirst() {
       let isToBeWritten =
-        part.pointee.operation == .write && !part.pointee.thin.isWritten
+        unsafe part.pointee.operation == .write && !part.pointee.thin.isWritten
       if code == 0 && isToBeWritten {
-        data.submit(part)
+        unsafe data.submit(part)
       } else {
-        loop.finishLater(part, code)
+        unsafe loop.finishLater(part, code)
       }
     }
   }

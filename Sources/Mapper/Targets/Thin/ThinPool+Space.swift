@@ -72,7 +72,7 @@ extension ThinPool {
     switch space.noteWrite(code) {
     case .ranOut:
       mapper.log(
-        "\(device.name): there is no room for \(dataOpened.text) where it lies "
+        unsafe "\(device.name): there is no room for \(dataOpened.text) where it lies "
           + "(\(String(cString: strerror(code)))): writes that need some fail; make room there")
     case .hasRoom:
       mapper.log("\(device.name): there is room for \(dataOpened.text) again")

@@ -56,7 +56,7 @@ final class ThinPool: DeviceKept {
   let space: DataSpace
   let thins: OpenThins
   var metadataSpace = MetadataSpace()
-  @exclusivity(unchecked) var modes: PoolModes
+  @safe @exclusivity(unchecked) var modes: PoolModes
   /// Reads and writes of data that are under way; and of them the reads of shared blocks.
   let allIO = DeferredSet()
   let sharedReads = DeferredSet()
@@ -211,12 +211,12 @@ final class ThinPool: DeviceKept {
 
   /// Ends a cell; what waited is mapped again. Returns for how many requests that was done.
   @discardableResult
-  func unlock(_ cell: Cell) -> Int { cells.unlock(cell) { again($0) } }
+  func unlock(_ cell: Cell) -> Int { unsafe cells.unlock(cell) { unsafe again($0) } }
 
   /// Maps a part again that waited.
   func again(_ part: RequestPointer) {
-    guard let driver = part.pointee.owner as? ThinDriver else { return }
-    driver.map(part)
+    guard let driver = unsafe part.pointee.owner as? ThinDriver else { return }
+    unsafe driver.map(part)
   }
 
   // MARK: - Work
@@ -265,7 +265,7 @@ final class ThinPool: DeviceKept {
   private static let provisionedAtOnce = 64
 
   /// A write that needs a data block, with its owner and its place.
-  private struct Unprovisioned {
+  @safe private struct Unprovisioned {
     unowned(unsafe) var driver: ThinDriver
     var id: UInt64
     var offset: UInt64
@@ -274,7 +274,7 @@ final class ThinPool: DeviceKept {
 
   /// Gives a data block to a write that needs one, in its turn: at once, if the metadata's lock is free.
   func provision(_ part: RequestPointer) {
-    unprovisioned.append(part)
+    unsafe unprovisioned.append(part)
     guard !isProvisioning else { return }
     isProvisioning = true
     loop.begin { [self] in
@@ -282,7 +282,7 @@ final class ThinPool: DeviceKept {
         metadataLock.take()
         var turn = nextTurn()
         for write in turn {
-          write.driver.provision(write.part)
+          unsafe write.driver.provision(write.part)
           lookups.retry()
         }
         turn.removeAll(keepingCapacity: true)
@@ -298,10 +298,10 @@ final class ThinPool: DeviceKept {
   private func nextTurn() -> [Unprovisioned] {
     var turn = spareTurn
     spareTurn = []
-    while turn.count < Self.provisionedAtOnce, let part = unprovisioned.takeFirst(),
-      let driver = part.pointee.owner as? ThinDriver
+    while turn.count < Self.provisionedAtOnce, let part = unsafe unprovisioned.takeFirst(),
+      let driver = unsafe part.pointee.owner as? ThinDriver
     {
-      turn.append(
+      unsafe turn.append(
         Unprovisioned(
           driver: driver, id: driver.thin.id, offset: part.pointee.offset, part: part))
     }

@@ -81,7 +81,7 @@ final class ThinPoolDriver: TargetDriver {
 
   // MARK: - I/O
 
-  override func map(_ part: RequestPointer) { data.submit(part) }
+  override func map(_ part: RequestPointer) { unsafe data.submit(part) }
 
   override func place(_ offset: UInt64) -> Place? { Place(dataBelow, offset, endByte - offset) }
 

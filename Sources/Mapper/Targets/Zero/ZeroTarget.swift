@@ -25,8 +25,10 @@ private final class ZeroDriver: TargetDriver {
   override var takesDiscards: Bool { false }
 
   override func map(_ part: RequestPointer) {
-    if part.pointee.operation == .read { part.pointee.memory.zero(part.pointee.byteCount) }
-    finishLater(part, part.pointee.operation == .discard ? EOPNOTSUPP : 0)
+    if unsafe part.pointee.operation == .read {
+      unsafe part.pointee.memory.zero(part.pointee.byteCount)
+    }
+    unsafe finishLater(part, part.pointee.operation == .discard ? EOPNOTSUPP : 0)
   }
 
   override func forEachExtent(

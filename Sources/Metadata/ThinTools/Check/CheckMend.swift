@@ -24,10 +24,10 @@ extension Checker {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
     do throws(BlockIOError) {
       try device.flush()
-      try device.read(into: buffer.bytes, at: 0)
-      superblock.encode(into: buffer.bytes)
-      BlockHeader.seal(buffer.bytes, number: 0, kind: .superblock)
-      try device.write(UnsafeRawBufferPointer(buffer.bytes), at: 0)
+      try unsafe device.read(into: buffer.bytes, at: 0)
+      unsafe superblock.encode(into: buffer.bytes)
+      unsafe BlockHeader.seal(buffer.bytes, number: 0, kind: .superblock)
+      try unsafe device.write(UnsafeRawBufferPointer(buffer.bytes), at: 0)
       try device.flush()
     } catch {
       throw ToolError(error)

@@ -46,7 +46,7 @@ public struct CleanTickets: Sendable {
     defer { close(file) }
     var info = stat()
     // Another name for the ticket could be in another folder.
-    guard fstat(file, &info) == 0, info.st_nlink == 1 else { return false }
+    guard unsafe fstat(file, &info) == 0, info.st_nlink == 1 else { return false }
     let bytes = try? WholeFile.bytes(of: file, path: path, upTo: Self.bytesMax)
     // The removal must be durable: the ticket must not reappear after a power cut.
     let isGone = folder.remove(identity.key) && folder.sync()
@@ -116,12 +116,12 @@ public struct CleanTickets: Sendable {
     }
     guard age > Self.missingSecondsMax, let path = values["path"] else { return false }
     var found = stat()
-    return stat(String(path), &found) != 0 || name != FileIdentity(found).lastingName
+    return unsafe stat(String(path), &found) != 0 || name != FileIdentity(found).lastingName
   }
 
   private static func identity(_ descriptor: Int32) -> Identity? {
     var info = stat()
-    guard fstat(descriptor, &info) == 0, let digest = superblockDigest(descriptor) else {
+    guard unsafe fstat(descriptor, &info) == 0, let digest = superblockDigest(descriptor) else {
       return nil
     }
     let changes: String
@@ -129,7 +129,7 @@ public struct CleanTickets: Sendable {
     var bytes = UInt64(max(0, info.st_size))
     if info.st_mode & S_IFMT == S_IFBLK {
       let number = "\(gnu_dev_major(info.st_rdev)):\(gnu_dev_minor(info.st_rdev))"
-      guard dmthin_block_device_bytes(descriptor, &bytes) == 0, let writes = writes(number)
+      guard unsafe dmthin_block_device_bytes(descriptor, &bytes) == 0, let writes = writes(number)
       else { return nil }
       changes = writes
     } else {
@@ -144,7 +144,7 @@ public struct CleanTickets: Sendable {
   /// The path of an open file, if it fits on a line.
   private static func openPath(_ descriptor: Int32) -> String? {
     var bytes = [CChar](repeating: 0, count: Int(PATH_MAX))
-    let count = readlink("/proc/self/fd/\(descriptor)", &bytes, bytes.count)
+    let count = unsafe readlink("/proc/self/fd/\(descriptor)", &bytes, bytes.count)
     guard count > 0, count < bytes.count, bytes[0] == CChar(UInt8(ascii: "/")) else { return nil }
     let path = String(
       validating: bytes[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
@@ -166,8 +166,9 @@ public struct CleanTickets: Sendable {
   /// A digest of the first metadata block.
   private static func superblockDigest(_ descriptor: Int32) -> UInt64? {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
-    guard pread(descriptor, buffer.bytes.baseAddress, Limits.blockBytes, 0) == Limits.blockBytes
+    guard
+      unsafe pread(descriptor, buffer.bytes.baseAddress, Limits.blockBytes, 0) == Limits.blockBytes
     else { return nil }
-    return Digest(buffer.bytes).value
+    return unsafe Digest(buffer.bytes).value
   }
 }

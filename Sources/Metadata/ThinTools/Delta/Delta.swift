@@ -144,33 +144,33 @@ private struct DeltaWriter {
   }
 
   private func element(_ run: DifferenceRun) throws(BlockIOError) {
-    try sink.write(upTo: 128) { line in
-      line.append("    <")
-      line.append(run.kind.element)
-      line.append(" begin=\"")
-      line.append(decimal: run.virtualBlock.rawValue)
-      line.append("\" length=\"")
-      line.append(decimal: run.length)
-      line.append("\"/>\n")
+    try unsafe sink.write(upTo: 128) { line in
+      unsafe line.append("    <")
+      unsafe line.append(run.kind.element)
+      unsafe line.append(" begin=\"")
+      unsafe line.append(decimal: run.virtualBlock.rawValue)
+      unsafe line.append("\" length=\"")
+      unsafe line.append(decimal: run.length)
+      unsafe line.append("\"/>\n")
     }
   }
 
   private func range(_ run: DifferenceRun) throws(BlockIOError) {
-    try sink.write(upTo: 160) { line in
-      line.append("      <range begin=\"")
-      line.append(decimal: run.virtualBlock.rawValue)
+    try unsafe sink.write(upTo: 160) { line in
+      unsafe line.append("      <range begin=\"")
+      unsafe line.append(decimal: run.virtualBlock.rawValue)
       if run.kind == .different {
-        line.append("\" left_data_begin=\"")
-        line.append(decimal: run.left.rawValue)
-        line.append("\" right_data_begin=\"")
-        line.append(decimal: run.right.rawValue)
+        unsafe line.append("\" left_data_begin=\"")
+        unsafe line.append(decimal: run.left.rawValue)
+        unsafe line.append("\" right_data_begin=\"")
+        unsafe line.append(decimal: run.right.rawValue)
       } else {
-        line.append("\" data_begin=\"")
-        line.append(decimal: (run.kind == .rightOnly ? run.right : run.left).rawValue)
+        unsafe line.append("\" data_begin=\"")
+        unsafe line.append(decimal: (run.kind == .rightOnly ? run.right : run.left).rawValue)
       }
-      line.append("\" length=\"")
-      line.append(decimal: run.length)
-      line.append("\"/>\n")
+      unsafe line.append("\" length=\"")
+      unsafe line.append(decimal: run.length)
+      unsafe line.append("\"/>\n")
     }
   }
 }

@@ -132,37 +132,37 @@ struct DumpWriter: PoolSink {
   func run(_ run: MappingRun) throws(ToolError) {
     let format = self.format
     do throws(BlockIOError) {
-      try sink.write(upTo: 256) { line in
+      try unsafe sink.write(upTo: 256) { line in
         switch format {
         case .xml:
           if run.length == 1 {
-            line.append("    <single_mapping origin_block=\"")
-            line.append(decimal: run.virtualBlock.rawValue)
-            line.append("\" data_block=\"")
-            line.append(decimal: run.dataBlock.rawValue)
+            unsafe line.append("    <single_mapping origin_block=\"")
+            unsafe line.append(decimal: run.virtualBlock.rawValue)
+            unsafe line.append("\" data_block=\"")
+            unsafe line.append(decimal: run.dataBlock.rawValue)
           } else {
-            line.append("    <range_mapping origin_begin=\"")
-            line.append(decimal: run.virtualBlock.rawValue)
-            line.append("\" data_begin=\"")
-            line.append(decimal: run.dataBlock.rawValue)
-            line.append("\" length=\"")
-            line.append(decimal: run.length)
+            unsafe line.append("    <range_mapping origin_begin=\"")
+            unsafe line.append(decimal: run.virtualBlock.rawValue)
+            unsafe line.append("\" data_begin=\"")
+            unsafe line.append(decimal: run.dataBlock.rawValue)
+            unsafe line.append("\" length=\"")
+            unsafe line.append(decimal: run.length)
           }
-          line.append("\" time=\"")
-          line.append(decimal: UInt64(run.time))
-          line.append("\"/>\n")
+          unsafe line.append("\" time=\"")
+          unsafe line.append(decimal: UInt64(run.time))
+          unsafe line.append("\"/>\n")
         case .humanReadable:
-          line.append("    (")
-          line.append(decimal: run.virtualBlock.rawValue)
-          line.append("..")
-          line.append(decimal: run.virtualBlock.rawValue &+ run.length &- 1)
-          line.append(") -> (")
-          line.append(decimal: run.dataBlock.rawValue)
-          line.append("..")
-          line.append(decimal: run.dataBlock.rawValue &+ run.length &- 1)
-          line.append("), ")
-          line.append(decimal: UInt64(run.time))
-          line.append("\n")
+          unsafe line.append("    (")
+          unsafe line.append(decimal: run.virtualBlock.rawValue)
+          unsafe line.append("..")
+          unsafe line.append(decimal: run.virtualBlock.rawValue &+ run.length &- 1)
+          unsafe line.append(") -> (")
+          unsafe line.append(decimal: run.dataBlock.rawValue)
+          unsafe line.append("..")
+          unsafe line.append(decimal: run.dataBlock.rawValue &+ run.length &- 1)
+          unsafe line.append("), ")
+          unsafe line.append(decimal: UInt64(run.time))
+          unsafe line.append("\n")
         }
       }
     } catch {

@@ -3,7 +3,7 @@ import ThinFormat
 
 /// Counts each data block as never seen, seen once, or shared, with two bits each. Regions are
 /// allocated when first touched, so memory is a quarter of a byte per block of a used region.
-struct SharingMap: ~Copyable {
+@safe struct SharingMap: ~Copyable {
   private static let entriesPerRegion = 16384
   private let blockCount: UInt64
   private let regions: UnsafeMutablePointer<UnsafeMutablePointer<UInt8>?>
@@ -12,13 +12,13 @@ struct SharingMap: ~Copyable {
   init(blockCount: UInt64) {
     self.blockCount = blockCount
     regionCount = Int(blockCount / UInt64(Self.entriesPerRegion)) + 1
-    regions = .allocate(capacity: regionCount)
-    regions.initialize(repeating: nil, count: regionCount)
+    unsafe regions = .allocate(capacity: regionCount)
+    unsafe regions.initialize(repeating: nil, count: regionCount)
   }
 
   deinit {
-    for i in 0..<regionCount { free(regions[i]) }
-    regions.deallocate()
+    for i in 0..<regionCount { unsafe free(regions[i]) }
+    unsafe regions.deallocate()
   }
 
   /// Counts the data blocks of a leaf.
@@ -29,12 +29,12 @@ struct SharingMap: ~Copyable {
     for i in 0..<node.entryCount {
       let block = Mapping(rawValue: node.value64(i)).dataBlock
       guard block < blockCount else { return i }
-      let base = self.region(block)
+      let base = unsafe self.region(block)
       let entry = Int(truncatingIfNeeded: block) & (Self.entriesPerRegion - 1)
       let shift = UInt8(truncatingIfNeeded: (entry & 3) << 1)
-      let seen = base[entry >> 2] >> shift & 3
+      let seen = unsafe base[entry >> 2] >> shift & 3
       // 0 never, 1 once, 3 shared: both bits are only ever set.
-      base[entry >> 2] |= (shared || seen != 0 ? 3 : 1) << shift
+      unsafe base[entry >> 2] |= (shared || seen != 0 ? 3 : 1) << shift
     }
     return nil
   }
@@ -45,10 +45,12 @@ struct SharingMap: ~Copyable {
     for i in 0..<node.entryCount {
       let block = Mapping(rawValue: node.value64(i)).dataBlock
       guard block < blockCount,
-        let base = regions[Int(block) / Self.entriesPerRegion]
+        let base = unsafe regions[Int(block) / Self.entriesPerRegion]
       else { continue }
       let entry = Int(truncatingIfNeeded: block) & (Self.entriesPerRegion - 1)
-      if base[entry >> 2] >> UInt8(truncatingIfNeeded: (entry & 3) << 1) & 3 == 1 { count += 1 }
+      if unsafe base[entry >> 2] >> UInt8(truncatingIfNeeded: (entry & 3) << 1) & 3 == 1 {
+        count += 1
+      }
     }
     return count
   }
@@ -56,11 +58,11 @@ struct SharingMap: ~Copyable {
   @inline(__always)
   private func region(_ block: UInt64) -> UnsafeMutablePointer<UInt8> {
     let index = Int(truncatingIfNeeded: block) / Self.entriesPerRegion
-    if let base = regions[index] { return base }
+    if let base = unsafe regions[index] { return unsafe base }
     let bytes = Self.entriesPerRegion / 4
-    guard let memory = calloc(1, bytes) else { fatalError("out of memory") }
-    let base = memory.bindMemory(to: UInt8.self, capacity: bytes)
-    regions[index] = base
-    return base
+    guard let memory = unsafe calloc(1, bytes) else { fatalError("out of memory") }
+    let base = unsafe memory.bindMemory(to: UInt8.self, capacity: bytes)
+    unsafe regions[index] = base
+    return unsafe base
   }
 }

@@ -7,7 +7,7 @@ import ThinFormat
 /// Memory: what the blocks of one chunk take; a block needs twice its size at most where nothing repeats.
 ///
 /// Invariant: `end` lies behind the bytes of `blockCount` blocks, each of which took `blockBytesMax` at most.
-struct BlockPacker: ~Copyable {
+@safe struct BlockPacker: ~Copyable {
   /// More than a block can take: its number, literal bytes with their lengths, and for each of the three
   /// words that an entry is at most, an instruction and eight bytes. A number is always stored as eight
   /// bytes, of which what follows overwrites those that do not count.
@@ -19,18 +19,20 @@ struct BlockPacker: ~Copyable {
 
   /// Without blocks. Memory that is not used is not touched.
   init() {
-    memory = .allocate(capacity: PackFormat.chunkBlocks * Self.blockBytesMax)
-    end = memory
+    unsafe memory = .allocate(capacity: PackFormat.chunkBlocks * Self.blockBytesMax)
+    unsafe end = memory
   }
 
-  deinit { memory.deallocate() }
+  deinit { unsafe memory.deallocate() }
 
   var isEmpty: Bool { blockCount == 0 }
   /// Whether it has as many blocks as a chunk has.
   var isFull: Bool { blockCount == PackFormat.chunkBlocks }
 
   /// The packed blocks, until the next change.
-  var bytes: UnsafeBufferPointer<UInt8> { UnsafeBufferPointer(start: memory, count: end - memory) }
+  var bytes: UnsafeBufferPointer<UInt8> {
+    unsafe UnsafeBufferPointer(start: memory, count: end - memory)
+  }
 
   /// Adds a block.
   /// - Precondition: it is not full.
@@ -68,16 +70,16 @@ struct BlockPacker: ~Copyable {
     return nil
   }
 
-  mutating func removeAll() { (end, blockCount) = (memory, 0) }
+  mutating func removeAll() { unsafe (end, blockCount) = unsafe (memory, 0) }
 
   private mutating func append(_ byte: UInt8) {
-    end.pointee = byte
-    end += 1
+    unsafe end.pointee = byte
+    unsafe end += 1
   }
 
   private mutating func append(_ value: UInt64, width: Int) {
-    UnsafeMutableRawPointer(end).storeBytes(of: value.littleEndian, as: UInt64.self)
-    end += width
+    unsafe UnsafeMutableRawPointer(end).storeBytes(of: value.littleEndian, as: UInt64.self)
+    unsafe end += width
   }
 
   /// An instruction with a count of up to 12 bits.
@@ -98,11 +100,11 @@ struct BlockPacker: ~Copyable {
       append(0xA2)
       append(UInt64(range.count), width: 2)
     }
-    content.withUnsafeBytes {
-      UnsafeMutableRawBufferPointer(start: end, count: range.count)
+    unsafe content.withUnsafeBytes {
+      unsafe UnsafeMutableRawBufferPointer(start: end, count: range.count)
         .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[range]))
     }
-    end += range.count
+    unsafe end += range.count
   }
 
   private static func width(_ value: UInt64) -> Int {
@@ -114,7 +116,7 @@ struct BlockPacker: ~Copyable {
     _ content: RawSpan, from: Int, count: Int, _ part: (UInt64) -> UInt64
   ) {
     func word(_ i: Int) -> UInt64 {
-      part(
+      unsafe part(
         UInt64(
           littleEndian: content.unsafeLoadUnaligned(
             fromUncheckedByteOffset: from &+ 8 &* i, as: UInt64.self)))

@@ -33,18 +33,18 @@ struct BlockUnpacker {
     while done < Limits.blockBytes {
       let code = try byte()
       switch code >> 4 {
-      case 9: try literal(Int(code & 15), block, &done)
-      case 10: try literal(Int(clamping: try value(Int(code & 15))), block, &done)
+      case 9: try unsafe literal(Int(code & 15), block, &done)
+      case 10: try unsafe literal(Int(clamping: try value(Int(code & 15))), block, &done)
       case 11:
         let end = done + 8 * (Int(code & 15) << 8 | Int(try byte()))
         guard end <= Limits.blockBytes else { throw fault("more than a block") }
         for part in [Part.upper, .lower] {
           var at = done
           var base: UInt64 = 0
-          while at < end { try words(try byte(), &base, part, block, &at, end) }
+          while at < end { try unsafe words(try byte(), &base, part, block, &at, end) }
         }
         done = end
-      default: try words(code, &base, .whole, block, &done, Limits.blockBytes)
+      default: try unsafe words(code, &base, .whole, block, &done, Limits.blockBytes)
       }
     }
     return number
@@ -64,12 +64,14 @@ struct BlockUnpacker {
     }
     guard width <= bytes.count - at else { throw fault("the end in the middle of a block") }
     defer { at += width }
-    return bytes.withUnsafeBytes {
+    return unsafe bytes.withUnsafeBytes {
       switch width {
-      case 1: UInt64($0[at])
-      case 2: UInt64(UInt16(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt16.self)))
-      case 4: UInt64(UInt32(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt32.self)))
-      default: UInt64(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt64.self))
+      case 1: unsafe UInt64($0[at])
+      case 2:
+        unsafe UInt64(UInt16(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt16.self)))
+      case 4:
+        unsafe UInt64(UInt32(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt32.self)))
+      default: unsafe UInt64(littleEndian: $0.loadUnaligned(fromByteOffset: at, as: UInt64.self))
       }
     }
   }
@@ -85,8 +87,8 @@ struct BlockUnpacker {
     try requireSome(count)
     guard count <= Limits.blockBytes - done else { throw fault("more than a block") }
     guard count <= bytes.count - at else { throw fault("the end in the middle of a block") }
-    bytes.withUnsafeBytes { source in
-      UnsafeMutableRawBufferPointer(rebasing: block[done..<(done + count)])
+    unsafe bytes.withUnsafeBytes { source in
+      unsafe UnsafeMutableRawBufferPointer(rebasing: block[done..<(done + count)])
         .copyMemory(from: UnsafeRawBufferPointer(rebasing: source[at..<(at + count)]))
     }
     done += count
@@ -124,9 +126,10 @@ struct BlockUnpacker {
         case .whole: base
         case .upper: base << 24
         case .lower:
-          base | UInt64(littleEndian: block.loadUnaligned(fromByteOffset: place, as: UInt64.self))
+          unsafe base
+            | UInt64(littleEndian: block.loadUnaligned(fromByteOffset: place, as: UInt64.self))
         }
-      block.storeBytes(of: value.littleEndian, toByteOffset: place, as: UInt64.self)
+      unsafe block.storeBytes(of: value.littleEndian, toByteOffset: place, as: UInt64.self)
       place += 8
     }
   }

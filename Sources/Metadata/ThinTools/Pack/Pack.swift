@@ -111,7 +111,7 @@ private struct PackWriter: ~Copyable {
       if packer.isFull { try writeChunk() }
     } else {
       raw += PackFormat.littleEndian([block])
-      content.withUnsafeBytes { raw += $0 }
+      unsafe content.withUnsafeBytes { unsafe raw += $0 }
       unsoundCount += 1
       if raw.count >= PackFormat.chunkBlocks * Limits.blockBytes { try writeRaw() }
     }
@@ -127,13 +127,14 @@ private struct PackWriter: ~Copyable {
 
   private mutating func writeChunk() throws(ToolError) {
     guard !packer.isEmpty else { return }
-    try writeChunk(compressor.compressed(packer.bytes))
+    try unsafe writeChunk(compressor.compressed(packer.bytes))
     packer.removeAll()
   }
 
   private mutating func writeRaw() throws(ToolError) {
     guard !raw.isEmpty else { return }
-    try writeOwn(PackFormat.rawBlocks, raw.withUnsafeBufferPointer { compressor.compressed($0) })
+    try unsafe writeOwn(
+      PackFormat.rawBlocks, raw.withUnsafeBufferPointer { unsafe compressor.compressed($0) })
     raw.removeAll(keepingCapacity: true)
   }
 
@@ -151,8 +152,8 @@ private struct PackWriter: ~Copyable {
   private mutating func write(_ bytes: [UInt8]) throws(ToolError) {
     sum = PackFormat.checksum(sum, bytes)
     var failure: BlockIOError?
-    bytes.withUnsafeBytes { piece in
-      do throws(BlockIOError) { try sink.write(piece) } catch { failure = error }
+    unsafe bytes.withUnsafeBytes { piece in
+      do throws(BlockIOError) { try unsafe sink.write(piece) } catch { failure = error }
     }
     if let failure { throw ToolError(failure) }
   }

@@ -35,8 +35,8 @@ enum PackFormat {
 
   /// Continues the checksum of a file.
   static func checksum(_ sum: UInt32, _ bytes: [UInt8]) -> UInt32 {
-    bytes.withUnsafeBytes { piece in
-      piece.baseAddress.map { dmthin_crc32c(sum, $0, piece.count) } ?? sum
+    unsafe bytes.withUnsafeBytes { piece in
+      unsafe piece.baseAddress.map { unsafe dmthin_crc32c(sum, $0, piece.count) } ?? sum
     }
   }
 }

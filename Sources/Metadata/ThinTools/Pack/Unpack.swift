@@ -46,8 +46,10 @@ public final class PackedFile {
   {
     var bytes = [UInt8](repeating: 0, count: Int(count))
     var failure: BlockIOError?
-    bytes.withUnsafeMutableBytes { buffer in
-      do throws(BlockIOError) { try file.read(into: buffer, at: at) } catch { failure = error }
+    unsafe bytes.withUnsafeMutableBytes { buffer in
+      do throws(BlockIOError) { try unsafe file.read(into: buffer, at: at) } catch {
+        failure = error
+      }
     }
     if let failure { throw ToolError(failure) }
     return bytes
@@ -78,7 +80,7 @@ public final class PackedFile {
       let chunk = try Self.read(file, at + 8, count)
       let before = sum
       sum = PackFormat.checksum(PackFormat.checksum(sum, length), chunk)
-      try take(chunk, at, sumBefore: before, chunks, body)
+      try unsafe take(chunk, at, sumBefore: before, chunks, body)
       chunks += 1
       at += 8 + count
       progress.advance(by: 8 + count)
@@ -96,32 +98,32 @@ public final class PackedFile {
     let rest = chunk[used...]
     if !rest.isEmpty, PackFormat.word(rest) == PackFormat.ownMagic, rest.count >= 16 {
       let kind = PackFormat.word(rest.dropFirst(8))
-      return try takeOwn(rest.dropFirst(16), kind, at, sumBefore, chunks, body)
+      return try unsafe takeOwn(rest.dropFirst(16), kind, at, sumBefore, chunks, body)
     }
     var unpacker = BlockUnpacker(content)
     var (first, count): (UInt64, Int) = (0, 0)
     while !unpacker.isAtEnd {
       if count == Self.runMax {
-        try give(first, count, body)
+        try unsafe give(first, count, body)
         count = 0
       }
       let number: UInt64
       do throws(ToolError) {
-        number = try next(&unpacker, into: place(count), at)
+        number = try unsafe next(&unpacker, into: place(count), at)
       } catch {
         // What is sound before it can be used.
-        try give(first, count, body)
+        try unsafe give(first, count, body)
         throw error
       }
       if count > 0, number != first + UInt64(count) {
-        try give(first, count, body)
-        place(0).copyMemory(from: UnsafeRawBufferPointer(place(count)))
+        try unsafe give(first, count, body)
+        unsafe place(0).copyMemory(from: UnsafeRawBufferPointer(place(count)))
         count = 0
       }
       if count == 0 { first = number }
       count += 1
     }
-    try give(first, count, body)
+    try unsafe give(first, count, body)
   }
 
   private func next(
@@ -129,7 +131,7 @@ public final class PackedFile {
   ) throws(ToolError) -> UInt64 {
     let number: UInt64
     do throws(BlockUnpacker.Fault) {
-      number = try unpacker.next(into: block)
+      number = try unsafe unpacker.next(into: block)
     } catch {
       throw damage(at, "byte \(error.at) of its content: \(error.what)")
     }
@@ -140,7 +142,8 @@ public final class PackedFile {
   /// The place of a block in the run.
   private func place(_ index: Int) -> UnsafeMutableRawBufferPointer {
     let start = index * Limits.blockBytes
-    return UnsafeMutableRawBufferPointer(rebasing: run.bytes[start..<start + Limits.blockBytes])
+    return unsafe UnsafeMutableRawBufferPointer(
+      rebasing: run.bytes[start..<start + Limits.blockBytes])
   }
 
   private func takeOwn(
@@ -161,8 +164,8 @@ public final class PackedFile {
       for start in stride(from: 0, to: content.count, by: size) {
         let number = PackFormat.word(content[start...])
         try require(number, at)
-        place(0).copyBytes(from: content[(start + 8)..<(start + size)])
-        try give(number, 1, body)
+        unsafe place(0).copyBytes(from: content[(start + 8)..<(start + size)])
+        try unsafe give(number, 1, body)
       }
     default: throw damage(at, "a part of an unknown kind, \(kind)")
     }
@@ -180,8 +183,8 @@ public final class PackedFile {
   ) throws(ToolError) {
     guard count > 0 else { return }
     storedCount += UInt64(count)
-    let bytes = UnsafeRawBufferPointer(rebasing: run.bytes[..<(count * Limits.blockBytes)])
-    try written { () throws(BlockIOError) in try body(first, bytes) }
+    let bytes = unsafe UnsafeRawBufferPointer(rebasing: run.bytes[..<(count * Limits.blockBytes)])
+    try written { () throws(BlockIOError) in try unsafe body(first, bytes) }
   }
 
   private func damage(_ at: UInt64, _ what: String) -> ToolError {

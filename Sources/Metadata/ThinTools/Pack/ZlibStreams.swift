@@ -1,25 +1,25 @@
 import Cdeflate
 
 /// Compresses whole chunks as zlib streams.
-final class Compressor {
+@safe final class Compressor {
   /// Files are a little smaller than those of the original tool.
   private static let level: Int32 = 6
   private let compressor: OpaquePointer
 
   init() {
-    guard let compressor = libdeflate_alloc_compressor(Self.level) else {
+    guard let compressor = unsafe libdeflate_alloc_compressor(Self.level) else {
       fatalError("out of memory")
     }
-    self.compressor = compressor
+    unsafe self.compressor = compressor
   }
 
-  deinit { libdeflate_free_compressor(compressor) }
+  deinit { unsafe libdeflate_free_compressor(compressor) }
 
   /// `bytes` compressed.
   func compressed(_ bytes: UnsafeBufferPointer<UInt8>) -> [UInt8] {
-    let bound = libdeflate_zlib_compress_bound(compressor, bytes.count)
-    return [UInt8](unsafeUninitializedCapacity: bound) { out, count in
-      count = libdeflate_zlib_compress(
+    let bound = unsafe libdeflate_zlib_compress_bound(compressor, bytes.count)
+    return unsafe [UInt8](unsafeUninitializedCapacity: bound) { out, count in
+      count = unsafe libdeflate_zlib_compress(
         compressor, bytes.baseAddress, bytes.count, out.baseAddress, bound)
       precondition(count > 0, "the bound is enough for every stream")
     }
@@ -27,25 +27,27 @@ final class Compressor {
 }
 
 /// Reads zlib streams.
-final class Decompressor {
+@safe final class Decompressor {
   private let decompressor: OpaquePointer
 
   init() {
-    guard let decompressor = libdeflate_alloc_decompressor() else { fatalError("out of memory") }
-    self.decompressor = decompressor
+    guard let decompressor = unsafe libdeflate_alloc_decompressor() else {
+      fatalError("out of memory")
+    }
+    unsafe self.decompressor = decompressor
   }
 
-  deinit { libdeflate_free_decompressor(decompressor) }
+  deinit { unsafe libdeflate_free_decompressor(decompressor) }
 
   /// The content of the stream at the start of `bytes`, and the stream's length; nil if it is damaged,
   /// truncated, or holds more than `countMax` bytes.
   func content(_ bytes: ArraySlice<UInt8>, countMax: Int) -> (content: [UInt8], used: Int)? {
-    bytes.withUnsafeBufferPointer { source in
+    unsafe bytes.withUnsafeBufferPointer { source in
       var used = 0
       var result = LIBDEFLATE_BAD_DATA
       // Room that is not used costs no memory: the system gives it page by page.
-      let content = [UInt8](unsafeUninitializedCapacity: countMax) { out, count in
-        result = libdeflate_zlib_decompress_ex(
+      let content = unsafe [UInt8](unsafeUninitializedCapacity: countMax) { out, count in
+        result = unsafe libdeflate_zlib_decompress_ex(
           decompressor, source.baseAddress, source.count, out.baseAddress, countMax, &used, &count)
         if result != LIBDEFLATE_SUCCESS { count = 0 }
       }

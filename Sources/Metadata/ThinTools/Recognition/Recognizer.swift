@@ -39,17 +39,17 @@ public enum Recognizer {
   private static func beginning(of path: String, upTo bytesMax: Int) -> [UInt8]? {
     // A named pipe is not even opened: its writer would take this process for its reader.
     var info = stat()
-    guard stat(path, &info) == 0, [S_IFREG, S_IFBLK].contains(info.st_mode & S_IFMT) else {
+    guard unsafe stat(path, &info) == 0, [S_IFREG, S_IFBLK].contains(info.st_mode & S_IFMT) else {
       return nil
     }
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else { return nil }
     defer { close(descriptor) }
-    return [UInt8](unsafeUninitializedCapacity: bytesMax) { buffer, count in
+    return unsafe [UInt8](unsafeUninitializedCapacity: bytesMax) { buffer, count in
       count = 0
       while count < bytesMax {
-        let n = pread(
-          descriptor, buffer.baseAddress.map { $0 + count }, bytesMax - count, off_t(count))
+        let n = unsafe pread(
+          descriptor, buffer.baseAddress.map { unsafe $0 + count }, bytesMax - count, off_t(count))
         if n < 0 && errno == EINTR { continue }
         if n <= 0 { break }
         count += n
@@ -83,7 +83,7 @@ public enum Recognizer {
   }
 
   private static func isAllZero(_ bytes: ArraySlice<UInt8>) -> Bool {
-    bytes.withUnsafeBytes { $0.isAllZero }
+    unsafe bytes.withUnsafeBytes { unsafe $0.isAllZero }
   }
 
   /// The number of sound metadata blocks in their places, without the first.
@@ -118,8 +118,8 @@ public enum Recognizer {
   /// The kind of a block with a correct checksum.
   private static func kind(_ bytes: [UInt8], at offset: Int) -> BlockKind? {
     guard offset + Limits.blockBytes <= bytes.count else { return nil }
-    return bytes.withUnsafeBytes {
-      BlockHeader.kind(
+    return unsafe bytes.withUnsafeBytes {
+      unsafe BlockHeader.kind(
         of: RawSpan(
           _unsafeBytes: UnsafeRawBufferPointer(
             rebasing: $0[offset..<(offset + Limits.blockBytes)])))
@@ -127,8 +127,8 @@ public enum Recognizer {
   }
 
   private static func number(_ bytes: [UInt8], at offset: Int) -> UInt64 {
-    bytes.withUnsafeBytes {
-      offset + 8 <= $0.count
+    unsafe bytes.withUnsafeBytes {
+      unsafe offset + 8 <= $0.count
         ? UInt64(littleEndian: $0.loadUnaligned(fromByteOffset: offset, as: UInt64.self)) : 0
     }
   }

@@ -33,20 +33,20 @@ struct EarlierMappings: ~Copyable {
 
     /// Writes it as a node of a mapping tree.
     func encode(into bytes: UnsafeMutableRawBufferPointer) {
-      bytes.initializeMemory(as: UInt8.self, repeating: 0)
+      unsafe bytes.initializeMemory(as: UInt8.self, repeating: 0)
       let valueSize = TreeKind.mappings.valueSize
-      BtreeNodeRecord.begin(bytes, isLeaf: true, valueSize: valueSize)
-      BtreeNodeRecord.setEntryCount(bytes, entries.count)
+      unsafe BtreeNodeRecord.begin(bytes, isLeaf: true, valueSize: valueSize)
+      unsafe BtreeNodeRecord.setEntryCount(bytes, entries.count)
       let values =
         BtreeNodeRecord.keysOffset + 8 * BtreeNodeRecord.entriesMax(valueSize: valueSize)
       for (i, entry) in entries.enumerated() {
-        bytes.storeBytes(
+        unsafe bytes.storeBytes(
           of: entry.key.littleEndian, toByteOffset: BtreeNodeRecord.keysOffset + 8 * i,
           as: UInt64.self)
-        bytes.storeBytes(
+        unsafe bytes.storeBytes(
           of: entry.mapping.rawValue.littleEndian, toByteOffset: values + 8 * i, as: UInt64.self)
       }
-      BlockHeader.seal(bytes, number: block, kind: .btreeNode)
+      unsafe BlockHeader.seal(bytes, number: block, kind: .btreeNode)
     }
   }
 

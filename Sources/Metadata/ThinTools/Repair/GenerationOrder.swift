@@ -195,9 +195,9 @@ struct GenerationOrder: ~Copyable {
     guard readsLeft > 0 else { return nil }
     readsLeft -= 1
     return try? reader.withBlock(block, of: .bitmap) { bytes throws(BlockProblem) in
-      BitmapCopy(
+      unsafe BitmapCopy(
         bytes: bytes.withUnsafeBytes {
-          Array($0[Bitmap.entriesOffset..<(Bitmap.entriesOffset + Bitmap.entriesBytes)])
+          unsafe Array($0[Bitmap.entriesOffset..<(Bitmap.entriesOffset + Bitmap.entriesBytes)])
         })
     }
   }

@@ -75,12 +75,12 @@ extension ThinRepair {
       progress.advance()
       try file.readKept(block, into: old)
       // A block that cannot be read may still be written.
-      guard (try? device.read(into: now.bytes, at: block * bytes)) != nil else {
+      guard unsafe (try? device.read(into: now.bytes, at: block * bytes)) != nil else {
         changed.append(block)
         continue
       }
-      if now.bytes.elementsEqual(old.bytes) { continue }
-      guard file.mayBe(block, now: now.bytes, kept: old.bytes) else {
+      if unsafe now.bytes.elementsEqual(old.bytes) { continue }
+      guard unsafe file.mayBe(block, now: now.bytes, kept: old.bytes) else {
         throw otherDevice(
           device, kept, "block \(block) is neither what it was nor what the repair wrote")
       }
@@ -121,10 +121,10 @@ private func restore(
       guard case .system(let error) = error.cause else { return }
       throw error
     }
-    try device.write(UnsafeRawBufferPointer(buffer.bytes), at: block * bytes)
+    try unsafe device.write(UnsafeRawBufferPointer(buffer.bytes), at: block * bytes)
   }
   buffer.zero()
-  try device.write(UnsafeRawBufferPointer(buffer.bytes), at: 0)
+  try unsafe device.write(UnsafeRawBufferPointer(buffer.bytes), at: 0)
   try device.flush()
   for block in blocks where block > 0 { try put(block) }
   try device.flush()

@@ -20,7 +20,8 @@ struct MetadataAllocation {
     TreeReader(reader, .spaceMapOverflow).forEachReadable(root: overflowRoot, fault: { _ in }) {
       node, i in
       let at = node.valueOffset(i)
-      counts[node.key(i)] = node.bytes.unsafeLoadUnaligned(fromByteOffset: at, as: UInt32.self)
+      counts[node.key(i)] = unsafe node.bytes.unsafeLoadUnaligned(
+        fromByteOffset: at, as: UInt32.self)
     }
     overflow = counts
   }

@@ -17,7 +17,7 @@ final class PatchedDevice: BlockDevice {
     self.base = base
     for leaf in leaves {
       var bytes = [UInt8](repeating: 0, count: Limits.blockBytes)
-      bytes.withUnsafeMutableBytes { leaf.encode(into: $0) }
+      unsafe bytes.withUnsafeMutableBytes { unsafe leaf.encode(into: $0) }
       blocks[leaf.block] = bytes
     }
   }
@@ -26,17 +26,17 @@ final class PatchedDevice: BlockDevice {
     let size = UInt64(Limits.blockBytes)
     if buffer.count == Limits.blockBytes, offset % size == 0, let block = blocks[offset / size] {
       // The device may not be able to read it at all.
-      return block.withUnsafeBytes { buffer.copyMemory(from: $0) }
+      return unsafe block.withUnsafeBytes { unsafe buffer.copyMemory(from: $0) }
     }
-    try base.read(into: buffer, at: offset)
+    try unsafe base.read(into: buffer, at: offset)
     var at = offset / size
     while at * size < offset + UInt64(buffer.count) {
       defer { at += 1 }
       guard let block = blocks[at] else { continue }
-      block.withUnsafeBytes { bytes in
+      unsafe block.withUnsafeBytes { bytes in
         let from = max(offset, at * size)
         let end = min(offset + UInt64(buffer.count), (at + 1) * size)
-        UnsafeMutableRawBufferPointer(
+        unsafe UnsafeMutableRawBufferPointer(
           rebasing: buffer[Int(from - offset)..<Int(end - offset)]
         ).copyMemory(
           from: UnsafeRawBufferPointer(

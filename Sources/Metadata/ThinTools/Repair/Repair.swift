@@ -189,24 +189,24 @@ private struct Repair {
   private func copy(_ scratch: ScratchDevice) throws(BlockIOError) {
     let bytes = UInt64(Limits.blockBytes)
     let buffer = AlignedBuffer(count: 256 * Limits.blockBytes)
-    let block = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<Limits.blockBytes])
-    block.initializeMemory(as: UInt8.self, repeating: 0)
-    try output.write(UnsafeRawBufferPointer(block), at: 0)
+    let block = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<Limits.blockBytes])
+    unsafe block.initializeMemory(as: UInt8.self, repeating: 0)
+    try unsafe output.write(UnsafeRawBufferPointer(block), at: 0)
     try output.flush()
     progress.begin("Writing", total: needed)
     var next: UInt64 = 1
     while next < needed {
       let count = min(256, needed - next)
-      let piece = UnsafeMutableRawBufferPointer(
+      let piece = unsafe UnsafeMutableRawBufferPointer(
         rebasing: buffer.bytes[..<(Int(count) * Limits.blockBytes)])
-      try scratch.read(into: piece, at: next * bytes)
-      try output.write(UnsafeRawBufferPointer(piece), at: next * bytes)
+      try unsafe scratch.read(into: piece, at: next * bytes)
+      try unsafe output.write(UnsafeRawBufferPointer(piece), at: next * bytes)
       next += count
       progress.advance(by: count)
     }
     try output.flush()
-    try scratch.read(into: block, at: 0)
-    try output.write(UnsafeRawBufferPointer(block), at: 0)
+    try unsafe scratch.read(into: block, at: 0)
+    try unsafe output.write(UnsafeRawBufferPointer(block), at: 0)
     try output.flush()
     withExtendedLifetime(buffer) {}
   }

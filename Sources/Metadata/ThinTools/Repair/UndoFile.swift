@@ -38,7 +38,7 @@ struct UndoFile {
   // MARK: - Digests
 
   static func sum(_ bytes: UnsafeRawBufferPointer) -> UInt32 {
-    bytes.baseAddress.map { dmthin_crc32c(0xFFFF_FFFF, $0, bytes.count) } ?? 0
+    unsafe bytes.baseAddress.map { unsafe dmthin_crc32c(0xFFFF_FFFF, $0, bytes.count) } ?? 0
   }
 
   /// Digest of a device's blocks from `first` on.
@@ -54,7 +54,8 @@ struct UndoFile {
       },
       body: { _, span, failure in
         progress.advance()
-        digest.add(UInt64(failure == nil ? span.withUnsafeBytes { sum($0) } : unreadable))
+        unsafe digest.add(
+          UInt64(failure == nil ? span.withUnsafeBytes { unsafe sum($0) } : unreadable))
       })
     return digest.value
   }
@@ -70,15 +71,15 @@ struct UndoFile {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
     func put(_ fill: (UnsafeMutableRawBufferPointer) -> Void) throws(BlockIOError) {
       buffer.zero()
-      fill(buffer.bytes)
-      try sink.write(UnsafeRawBufferPointer(buffer.bytes))
+      unsafe fill(buffer.bytes)
+      try unsafe sink.write(UnsafeRawBufferPointer(buffer.bytes))
     }
-    try put { block in
-      block.copyBytes(from: magic)
+    try unsafe put { block in
+      unsafe block.copyBytes(from: magic)
       for (i, value) in [version, device.byteCount, count].enumerated() {
-        block.storeBytes(of: value.littleEndian, toByteOffset: 16 + 8 * i, as: UInt64.self)
+        unsafe block.storeBytes(of: value.littleEndian, toByteOffset: 16 + 8 * i, as: UInt64.self)
       }
-      seal(block)
+      unsafe seal(block)
     }
     progress.begin("Keeping what is overwritten", total: device.byteCount / bytes)
     var digest = Digest()
@@ -88,42 +89,42 @@ struct UndoFile {
       let inBlock = min(count - next, bytes / UInt64(tableBytes))
       buffer.zero()
       for i in 0..<inBlock {
-        try copy.read(into: piece.bytes, at: (next + i) * bytes)
+        try unsafe copy.read(into: piece.bytes, at: (next + i) * bytes)
         for sector in 0..<sectorsOfBlock {
-          buffer.bytes.storeBytes(
+          unsafe buffer.bytes.storeBytes(
             of: Self.sector(piece.bytes, sector).littleEndian,
             toByteOffset: Int(i) * tableBytes + 4 * sector, as: UInt32.self)
         }
       }
-      digest.add(UInt64(sum(UnsafeRawBufferPointer(buffer.bytes))))
-      try sink.write(UnsafeRawBufferPointer(buffer.bytes))
+      unsafe digest.add(UInt64(sum(UnsafeRawBufferPointer(buffer.bytes))))
+      try unsafe sink.write(UnsafeRawBufferPointer(buffer.bytes))
       next += inBlock
     }
     for block in 0..<count {
-      try device.read(into: piece.bytes, at: block * bytes)
-      digest.add(UInt64(sum(UnsafeRawBufferPointer(piece.bytes))))
-      try sink.write(UnsafeRawBufferPointer(piece.bytes))
+      try unsafe device.read(into: piece.bytes, at: block * bytes)
+      unsafe digest.add(UInt64(sum(UnsafeRawBufferPointer(piece.bytes))))
+      try unsafe sink.write(UnsafeRawBufferPointer(piece.bytes))
       progress.advance()
     }
     let rest = rest(of: device, from: count, progress)
-    try put { block in
-      block.copyBytes(from: magic)
-      block.storeBytes(of: digest.value.littleEndian, toByteOffset: 16, as: UInt64.self)
-      block.storeBytes(of: rest.littleEndian, toByteOffset: 24, as: UInt64.self)
-      seal(block)
+    try unsafe put { block in
+      unsafe block.copyBytes(from: magic)
+      unsafe block.storeBytes(of: digest.value.littleEndian, toByteOffset: 16, as: UInt64.self)
+      unsafe block.storeBytes(of: rest.littleEndian, toByteOffset: 24, as: UInt64.self)
+      unsafe seal(block)
     }
   }
 
   private static func sector(_ block: UnsafeMutableRawBufferPointer, _ i: Int) -> UInt32 {
     let from = i * Limits.sectorBytes
-    return sum(UnsafeRawBufferPointer(rebasing: block[from..<(from + Limits.sectorBytes)]))
+    return unsafe sum(UnsafeRawBufferPointer(rebasing: block[from..<(from + Limits.sectorBytes)]))
   }
 
   /// The last four bytes are the checksum of the others.
   private static func seal(_ block: UnsafeMutableRawBufferPointer) {
     let end = block.count - 4
-    let sum = sum(UnsafeRawBufferPointer(rebasing: block[..<end]))
-    block.storeBytes(of: sum.littleEndian, toByteOffset: end, as: UInt32.self)
+    let sum = unsafe sum(UnsafeRawBufferPointer(rebasing: block[..<end]))
+    unsafe block.storeBytes(of: sum.littleEndian, toByteOffset: end, as: UInt32.self)
   }
 
   // MARK: - Reading
@@ -150,11 +151,11 @@ struct UndoFile {
     progress.begin("Reading what was kept", total: blocks)
     for block in 1..<(blocks - 1) {
       try Self.read(file, buffer, block)
-      digest.add(UInt64(Self.sum(UnsafeRawBufferPointer(buffer.bytes))))
+      unsafe digest.add(UInt64(Self.sum(UnsafeRawBufferPointer(buffer.bytes))))
       progress.advance()
       guard block <= Self.tableBlocks(keptCount) else { continue }
       for i in 0..<(Limits.blockBytes / 4) {
-        table.append(
+        unsafe table.append(
           UInt32(littleEndian: buffer.bytes.load(fromByteOffset: 4 * i, as: UInt32.self)))
       }
     }
@@ -173,7 +174,7 @@ struct UndoFile {
     throws(ToolError)
   {
     do throws(BlockIOError) {
-      try file.read(into: buffer.bytes, at: block * bytes)
+      try unsafe file.read(into: buffer.bytes, at: block * bytes)
     } catch {
       throw ToolError(error)
     }
@@ -187,12 +188,12 @@ struct UndoFile {
     let buffer = AlignedBuffer(count: Limits.blockBytes)
     try read(file, buffer, block)
     let end = Limits.blockBytes - 4
-    let sum = sum(UnsafeRawBufferPointer(rebasing: buffer.bytes[..<end]))
-    guard buffer.bytes.starts(with: magic),
-      UInt32(littleEndian: buffer.bytes.load(fromByteOffset: end, as: UInt32.self)) == sum
+    let sum = unsafe sum(UnsafeRawBufferPointer(rebasing: buffer.bytes[..<end]))
+    guard unsafe buffer.bytes.starts(with: magic),
+      unsafe UInt32(littleEndian: buffer.bytes.load(fromByteOffset: end, as: UInt32.self)) == sum
     else { return nil }
     return (0..<3).map {
-      UInt64(littleEndian: buffer.bytes.load(fromByteOffset: 16 + 8 * $0, as: UInt64.self))
+      unsafe UInt64(littleEndian: buffer.bytes.load(fromByteOffset: 16 + 8 * $0, as: UInt64.self))
     }
   }
 
@@ -209,9 +210,9 @@ struct UndoFile {
   ) -> Bool {
     for i in 0..<Self.sectorsOfBlock {
       let sector = (i * Limits.sectorBytes)..<((i + 1) * Limits.sectorBytes)
-      if now[sector].elementsEqual(kept[sector]) { continue }
-      if Self.sector(now, i) == table[Int(block) * Self.sectorsOfBlock + i] { continue }
-      guard block == 0, now[sector].allSatisfy({ $0 == 0 }) else { return false }
+      if unsafe now[sector].elementsEqual(kept[sector]) { continue }
+      if unsafe Self.sector(now, i) == table[Int(block) * Self.sectorsOfBlock + i] { continue }
+      guard block == 0, unsafe now[sector].allSatisfy({ $0 == 0 }) else { return false }
     }
     return true
   }

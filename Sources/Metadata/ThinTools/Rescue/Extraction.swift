@@ -194,9 +194,9 @@ public final class Extraction {
     progress.begin("\(title) (MiB)", total: mebibytes(map.bytes(.untried)))
     map.phase = .untried
     var cursor = Cursor()
-    try PieceStream(data).read(
+    try unsafe PieceStream(data).read(
       next: { () throws(ToolError) in try nextPiece(&cursor) },
-      body: { _, bytes, failure throws(ToolError) in try take(bytes, failure) })
+      body: { _, bytes, failure throws(ToolError) in try unsafe take(bytes, failure) })
   }
 
   /// The next piece of data to read. Holes and lost ranges on the way are dealt with.
@@ -249,7 +249,7 @@ public final class Extraction {
       mark(range, .untrimmed)
     } else if case .data(let byte) = extent.kind {
       let skipped = Int(byte % sectorBytes)
-      try copied(
+      try unsafe copied(
         UnsafeRawBufferPointer(rebasing: bytes[skipped..<(skipped + Int(extent.byteCount))]), range)
     }
     progress.advance(by: mebibytes(extent.end) - mebibytes(extent.offset))
@@ -314,15 +314,15 @@ public final class Extraction {
   /// Reads a piece and writes it; false if it cannot be read.
   private func read(_ extent: RescueExtent, _ byte: UInt64) throws(ToolError) -> Bool {
     let whole = rounded(extent, byte)
-    let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<Int(whole.count)])
+    let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<Int(whole.count)])
     do throws(BlockIOError) {
-      try data.read(into: bytes, at: whole.byte)
+      try unsafe data.read(into: bytes, at: whole.byte)
     } catch {
       try requireMediaError(error)
       return false
     }
     let skipped = Int(byte - whole.byte)
-    try copied(
+    try unsafe copied(
       UnsafeRawBufferPointer(rebasing: bytes[skipped..<(skipped + Int(extent.byteCount))]),
       extent.offset..<extent.end)
     return true
@@ -373,7 +373,7 @@ public final class Extraction {
     throws(ToolError)
   {
     do throws(BlockIOError) {
-      try output.write(bytes, at: range.lowerBound)
+      try unsafe output.write(bytes, at: range.lowerBound)
     } catch {
       throw ToolError(error)
     }

@@ -41,9 +41,9 @@ final class RecordStore<Record: BitwiseCopyable> {
     let file: OpenFile
     if let old = self.file { file = old } else { file = try TemporarySpace.open() }
     self.file = file
-    let result = records.withUnsafeBytes { bytes in
+    let result = unsafe records.withUnsafeBytes { bytes in
       Result<Void, BlockIOError> { () throws(BlockIOError) in
-        try file.write(bytes, at: storedCount * UInt64(Self.stride))
+        try unsafe file.write(bytes, at: storedCount * UInt64(Self.stride))
       }
     }
     do throws(BlockIOError) { try result.get() } catch { throw TemporarySpace.full(error) }
@@ -65,14 +65,15 @@ final class RecordStore<Record: BitwiseCopyable> {
     guard let file else { return }
     let first = page * Self.pageRecords
     let count = Int(min(Self.pageRecords, storedCount - first))
-    let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<(count * Self.stride)])
+    let bytes = unsafe UnsafeMutableRawBufferPointer(
+      rebasing: buffer.bytes[..<(count * Self.stride)])
     // What is there of the old page must not pass for the new one if reading fails.
     pages[slot].number = .max
-    try file.read(into: bytes, at: first * UInt64(Self.stride))
+    try unsafe file.read(into: bytes, at: first * UInt64(Self.stride))
     pages[slot] = (
       page,
       (0..<count).map {
-        bytes.loadUnaligned(fromByteOffset: $0 * Self.stride, as: Record.self)
+        unsafe bytes.loadUnaligned(fromByteOffset: $0 * Self.stride, as: Record.self)
       }
     )
   }

@@ -49,14 +49,14 @@ public enum RescueSource {
   private static func packedFile(_ path: String) throws(ToolError)
     -> (content: PackedFile, file: OpenFile)?
   {
-    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    let descriptor = unsafe open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     // The error is that of opening it as a device.
     guard descriptor >= 0 else { return nil }
     let file = OpenFile(adopting: descriptor, path: path)
     var info = stat()
     var start = [UInt8](repeating: 0, count: 8)
-    guard fstat(descriptor, &info) == 0, info.st_mode & S_IFMT == S_IFREG,
-      pread(descriptor, &start, start.count, 0) == start.count,
+    guard unsafe fstat(descriptor, &info) == 0, info.st_mode & S_IFMT == S_IFREG,
+      unsafe pread(descriptor, &start, start.count, 0) == start.count,
       PackFormat.word(start[...]) == PackFormat.magic
     else {
       file.close()
@@ -80,7 +80,7 @@ public enum RescueSource {
       adopting: file.descriptor, path: file.path, byteCount: packed.blockCount * blockBytes)
     func write(_ bytes: UnsafeRawBufferPointer, _ block: UInt64) throws(BlockIOError) {
       do throws(BlockIOError) {
-        try file.write(bytes, at: block * blockBytes)
+        try unsafe file.write(bytes, at: block * blockBytes)
       } catch {
         throw TemporarySpace.full(error)
       }
@@ -89,14 +89,14 @@ public enum RescueSource {
     let zeros = AlignedBuffer(count: Limits.blockBytes)
     if packed.blockCount > 0 {
       do throws(BlockIOError) {
-        try write(UnsafeRawBufferPointer(zeros.bytes), packed.blockCount - 1)
+        try unsafe write(UnsafeRawBufferPointer(zeros.bytes), packed.blockCount - 1)
       } catch {
         throw ToolError(error)
       }
     }
     do throws(ToolError) {
-      try packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
-        try write(bytes, first)
+      try unsafe packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
+        try unsafe write(bytes, first)
       }
     } catch {
       guard case .damaged = error.cause, packed.storedCount > 0 else { throw error }

@@ -241,14 +241,14 @@ final class MappingTreeBuilder {
   private func write(level: Int, entries: Int) throws(BlockWriteError)
     -> (node: NodeReference, isShared: Bool)
   {
-    let values = levels[level].firstValues
+    let values = unsafe levels[level].firstValues
     if level == 0 {
-      dataCounts.increment(mappings: values, count: entries)
+      unsafe dataCounts.increment(mappings: values, count: entries)
       let node = try leaves.writeNode(entries: entries, to: writer)
       return (NodeReference(key: node.key, block: node.block), false)
     }
     let children = (0..<entries).map { i in
-      UInt32(truncatingIfNeeded: UInt64(littleEndian: values[i]))
+      unsafe UInt32(truncatingIfNeeded: UInt64(littleEndian: values[i]))
     }
     for child in children { metadataCounts.increment(UInt64(child)) }
     let written = try levels[level].writeNode(entries: entries, to: writer)
@@ -336,7 +336,7 @@ final class MappingTreeBuilder {
   private func withNode(_ block: UInt64, _ body: (borrowing BtreeNodeView) -> Void)
     throws(BlockWriteError)
   {
-    let bytes = RawSpan(_unsafeBytes: try readBack.bytes(of: block))
+    let bytes = unsafe RawSpan(_unsafeBytes: try readBack.bytes(of: block))
     do throws(FormatError) {
       let view = try BtreeNodeView(validating: bytes, number: block, leafValueSize: 8)
       body(view)

@@ -21,13 +21,13 @@ enum OldMetadata {
     let count = min(sampleBlocks, Int(output.byteCount) / Limits.blockBytes)
     let buffer = AlignedBuffer(count: count * Limits.blockBytes)
     do throws(BlockIOError) {
-      try output.read(into: buffer.bytes, at: 0)
+      try unsafe output.read(into: buffer.bytes, at: 0)
     } catch {
       // An unreadable block may still be writable, since many disks replace a bad sector on write.
       return .damaged
     }
-    let start = UnsafeRawBufferPointer(rebasing: buffer.bytes[..<Limits.blockBytes])
-    guard SuperblockRecord.isClaimed(by: RawSpan(_unsafeBytes: start)) else {
+    let start = unsafe UnsafeRawBufferPointer(rebasing: buffer.bytes[..<Limits.blockBytes])
+    guard unsafe SuperblockRecord.isClaimed(by: RawSpan(_unsafeBytes: start)) else {
       return (0..<count).contains { hasKind(buffer, block: $0) } ? .damaged : .none
     }
     do throws(ToolError) {
@@ -43,9 +43,9 @@ enum OldMetadata {
 
   private static func hasKind(_ buffer: AlignedBuffer, block: Int) -> Bool {
     let start = block * Limits.blockBytes
-    let bytes = UnsafeRawBufferPointer(
+    let bytes = unsafe UnsafeRawBufferPointer(
       rebasing: buffer.bytes[start..<(start + Limits.blockBytes)])
-    return BlockHeader.kind(of: RawSpan(_unsafeBytes: bytes)) != nil
+    return unsafe BlockHeader.kind(of: RawSpan(_unsafeBytes: bytes)) != nil
   }
 }
 

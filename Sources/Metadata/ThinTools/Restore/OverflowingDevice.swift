@@ -22,23 +22,25 @@ final class OverflowingDevice: BlockDevice {
   var descriptor: Int32? { nil }
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    guard offset >= blockEnd, let file else { return try inner.read(into: buffer, at: offset) }
-    try file.read(into: buffer, at: offset - blockEnd)
+    guard offset >= blockEnd, let file else {
+      return try unsafe inner.read(into: buffer, at: offset)
+    }
+    try unsafe file.read(into: buffer, at: offset - blockEnd)
   }
 
   func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    guard offset < blockEnd else { return try spill(buffer, at: offset - blockEnd) }
+    guard offset < blockEnd else { return try unsafe spill(buffer, at: offset - blockEnd) }
     let here = min(buffer.count, Int(blockEnd - offset))
-    try inner.write(UnsafeRawBufferPointer(rebasing: buffer[..<here]), at: offset)
+    try unsafe inner.write(UnsafeRawBufferPointer(rebasing: buffer[..<here]), at: offset)
     if here < buffer.count {
-      try spill(UnsafeRawBufferPointer(rebasing: buffer[here...]), at: 0)
+      try unsafe spill(UnsafeRawBufferPointer(rebasing: buffer[here...]), at: 0)
     }
   }
 
   private func spill(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     if file == nil { file = try TemporarySpace.open() }
     do throws(BlockIOError) {
-      try file?.write(buffer, at: offset)
+      try unsafe file?.write(buffer, at: offset)
     } catch {
       throw TemporarySpace.full(error)
     }

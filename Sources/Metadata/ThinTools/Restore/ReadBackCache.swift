@@ -20,11 +20,11 @@ final class ReadBackCache {
   func bytes(of block: UInt64) throws(BlockWriteError) -> UnsafeRawBufferPointer {
     let index = Int(block % UInt64(Self.slotCount))
     let start = index * Limits.blockBytes
-    let slot = UnsafeMutableRawBufferPointer(
+    let slot = unsafe UnsafeMutableRawBufferPointer(
       rebasing: buffer.bytes[start..<(start + Limits.blockBytes)])
     if blocks[index] != block {
       blocks[index] = 0
-      try writer.read(block, into: slot)
+      try unsafe writer.read(block, into: slot)
       blocks[index] = block
     }
     return UnsafeRawBufferPointer(slot)

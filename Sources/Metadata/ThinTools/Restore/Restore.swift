@@ -76,8 +76,10 @@ public enum ThinRestore {
       }
       let restorer = Restorer(output: output, options: options, place: place)
       progress.begin(place.isNowhere ? "Judging" : "Restoring", total: xmlByteCount)
-      try PoolXmlReader(descriptor: descriptor, path: path, handler: restorer, progress: progress)
-        .read()
+      try unsafe PoolXmlReader(
+        descriptor: descriptor, path: path, handler: restorer, progress: progress
+      )
+      .read()
       return restorer
     }
     let old = OldMetadata.find(on: output, progress: progress)
@@ -129,7 +131,7 @@ public enum ThinRestore {
     try requireRoom(output)
     progress.begin("Reading", total: 0)
     let restorer = Restorer(output: output, options: options, place: .nowhere)
-    try PoolXmlReader(
+    try unsafe PoolXmlReader(
       descriptor: descriptor, path: path, handler: restorer, progress: progress, onRead: onRead
     ).read()
   }

@@ -120,7 +120,7 @@ final class Restorer: PoolXmlHandler {
     self.builder = builder
     engine = Engine(
       writer: writer, metadataCounts: metadataCounts, dataCounts: dataCounts, builder: builder)
-    if case .fromStart = place { try writeSuperblock { _ in } }
+    if case .fromStart = place { try unsafe writeSuperblock { _ in } }
   }
 
   /// A writer into blocks that the old metadata does not use. When they are used up it continues
@@ -392,9 +392,9 @@ final class Restorer: PoolXmlHandler {
     }
     blocksUsed = engine.writer.allocatedCount + 1
     if let needed { return .tooFew(needed: needed) }
-    try writeSuperblock { block in
-      superblock.encode(into: block)
-      BlockHeader.seal(block, number: 0, kind: .superblock)
+    try unsafe writeSuperblock { block in
+      unsafe superblock.encode(into: block)
+      unsafe BlockHeader.seal(block, number: 0, kind: .superblock)
     }
     if case .beside(let old) = place { try forget(old) }
     return .done(
@@ -434,7 +434,7 @@ final class Restorer: PoolXmlHandler {
     let zeros = AlignedBuffer(count: Limits.blockBytes)
     do throws(BlockIOError) {
       for root in old.roots {
-        try output.write(
+        try unsafe output.write(
           UnsafeRawBufferPointer(zeros.bytes), at: root * UInt64(Limits.blockBytes))
       }
       try output.flush()
@@ -462,8 +462,8 @@ final class Restorer: PoolXmlHandler {
     copy.metadataBlockCount = superblock.metadataBlockCount
     superblock.metadataSnapshot = try engine.writer.allocate()
     engine.metadataCounts.increment(superblock.metadataSnapshot)
-    try engine.writer.write(superblock.metadataSnapshot, kind: .superblock) { block in
-      copy.encode(into: block)
+    try unsafe engine.writer.write(superblock.metadataSnapshot, kind: .superblock) { block in
+      unsafe copy.encode(into: block)
     }
   }
 
@@ -474,11 +474,12 @@ final class Restorer: PoolXmlHandler {
     let details = BtreeBuilder(.details, writer: engine.writer, counts: engine.metadataCounts)
     let roots = BtreeBuilder(.devices, writer: engine.writer, counts: engine.metadataCounts)
     for device in devices {
-      try details.append(key: UInt64(device.id)) { buffer, offset in
-        device.details.encode(into: buffer, at: offset)
+      try unsafe details.append(key: UInt64(device.id)) { buffer, offset in
+        unsafe device.details.encode(into: buffer, at: offset)
       }
-      try roots.append(key: UInt64(device.id)) { buffer, offset in
-        buffer.storeBytes(of: device.root.littleEndian, toByteOffset: offset, as: UInt64.self)
+      try unsafe roots.append(key: UInt64(device.id)) { buffer, offset in
+        unsafe buffer.storeBytes(
+          of: device.root.littleEndian, toByteOffset: offset, as: UInt64.self)
       }
     }
     let detailsRoot = try details.finish()
@@ -492,9 +493,9 @@ final class Restorer: PoolXmlHandler {
     do throws(BlockIOError) {
       // Unused bytes stay unchanged, so that one sector has all changes: a power cut cannot leave a
       // mixture.
-      if case .beside = place { try output.read(into: block.bytes, at: 0) }
-      fill(block.bytes)
-      try output.write(UnsafeRawBufferPointer(block.bytes), at: 0)
+      if case .beside = place { try unsafe output.read(into: block.bytes, at: 0) }
+      unsafe fill(block.bytes)
+      try unsafe output.write(UnsafeRawBufferPointer(block.bytes), at: 0)
       try output.flush()
     } catch {
       throw ToolError(error)

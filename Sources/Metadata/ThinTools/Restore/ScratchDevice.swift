@@ -15,12 +15,12 @@ final class ScratchDevice: BlockDevice {
   var descriptor: Int32? { nil }
 
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
-    try file.read(into: buffer, at: offset)
+    try unsafe file.read(into: buffer, at: offset)
   }
 
   func write(_ buffer: UnsafeRawBufferPointer, at offset: UInt64) throws(BlockIOError) {
     do throws(BlockIOError) {
-      try file.write(buffer, at: offset)
+      try unsafe file.write(buffer, at: offset)
     } catch {
       throw TemporarySpace.full(error)
     }

@@ -13,18 +13,18 @@ enum CanonicalElement {
   /// Eight bytes of memory as a number, the first byte being the least significant.
   @inline(__always)
   private static func word(_ p: UnsafePointer<UInt8>) -> UInt64 {
-    UInt64(littleEndian: UnsafeRawPointer(p).loadUnaligned(as: UInt64.self))
+    unsafe UInt64(littleEndian: UnsafeRawPointer(p).loadUnaligned(as: UInt64.self))
   }
 
   /// Whether `text`, of 8 to 32 bytes, is at `p`. Compares words, of which the last overlaps.
   @inline(__always)
   private static func stands(_ text: StaticString, at p: UnsafePointer<UInt8>) -> Bool {
     let count = text.utf8CodeUnitCount
-    let wanted = text.utf8Start
-    var different = word(p + (count - 8)) ^ word(wanted + (count - 8))
+    let wanted = unsafe text.utf8Start
+    var different = unsafe word(p + (count - 8)) ^ word(wanted + (count - 8))
     var at = 0
     while at + 8 < count {
-      different |= word(p + at) ^ word(wanted + at)
+      unsafe different |= word(p + at) ^ word(wanted + at)
       at += 8
     }
     return different == 0
@@ -33,18 +33,18 @@ enum CanonicalElement {
   /// Parses one to fifteen digits, and moves `p` past them; nil otherwise.
   @inline(__always)
   private static func number(_ p: inout UnsafePointer<UInt8>) -> UInt64? {
-    let first = word(p) ^ 0x3030_3030_3030_3030
+    let first = unsafe word(p) ^ 0x3030_3030_3030_3030
     let count = digitCount(first)
     if count < 8 {
       guard count > 0 else { return nil }
-      p += count
+      unsafe p += count
       return value(first << UInt64(64 - 8 * count))
     }
     var result = value(first)
-    let second = word(p + 8) ^ 0x3030_3030_3030_3030
+    let second = unsafe word(p + 8) ^ 0x3030_3030_3030_3030
     let more = digitCount(second)
     guard more < 8 else { return nil }
-    p += 8 + more
+    unsafe p += 8 + more
     guard more > 0 else { return result }
     for _ in 0..<more { result &*= 10 }
     return result &+ value(second << UInt64(64 - 8 * more))
@@ -74,39 +74,43 @@ enum CanonicalElement {
   static func scan(
     _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int
   ) -> PoolXmlMapping? {
-    var at = p
+    var at = unsafe p
     var lines = 0
-    guard skipSpace(&at, end: end, newlines: &lines) else { return nil }
+    guard unsafe skipSpace(&at, end: end, newlines: &lines) else { return nil }
     var run = PoolXmlMapping(thinBegin: 0, dataBegin: 0, length: 1, time: 0)
-    if stands("<single_mapping origin_block=\"", at: at) {
-      at += 30
-      guard let thin = number(&at), stands("\" data_block=\"", at: at) else { return nil }
-      at += 14
-      guard let data = number(&at) else { return nil }
+    if unsafe stands("<single_mapping origin_block=\"", at: at) {
+      unsafe at += 30
+      guard let thin = unsafe number(&at), unsafe stands("\" data_block=\"", at: at) else {
+        return nil
+      }
+      unsafe at += 14
+      guard let data = unsafe number(&at) else { return nil }
       run.thinBegin = thin
       run.dataBegin = data
-    } else if stands("<range_mapping origin_begin=\"", at: at) {
-      at += 29
-      guard let thin = number(&at), stands("\" data_begin=\"", at: at) else { return nil }
-      at += 14
-      guard let data = number(&at), stands("\" length=\"", at: at) else { return nil }
-      at += 10
-      guard let length = number(&at) else { return nil }
+    } else if unsafe stands("<range_mapping origin_begin=\"", at: at) {
+      unsafe at += 29
+      guard let thin = unsafe number(&at), unsafe stands("\" data_begin=\"", at: at) else {
+        return nil
+      }
+      unsafe at += 14
+      guard let data = unsafe number(&at), unsafe stands("\" length=\"", at: at) else { return nil }
+      unsafe at += 10
+      guard let length = unsafe number(&at) else { return nil }
       run.thinBegin = thin
       run.dataBegin = data
       run.length = length
     } else {
       return nil
     }
-    guard stands("\" time=\"", at: at) else { return nil }
-    at += 8
-    guard let time = number(&at), time <= UInt64(UInt32.max) else { return nil }
+    guard unsafe stands("\" time=\"", at: at) else { return nil }
+    unsafe at += 8
+    guard let time = unsafe number(&at), time <= UInt64(UInt32.max) else { return nil }
     run.time = UInt32(truncatingIfNeeded: time)
     // "/>
-    guard word(at) & 0xFF_FFFF == 0x3E_2F22 else { return nil }
-    at += 3
-    guard at <= end else { return nil }
-    p = at
+    guard unsafe word(at) & 0xFF_FFFF == 0x3E_2F22 else { return nil }
+    unsafe at += 3
+    guard unsafe at <= end else { return nil }
+    unsafe p = at
     newlines &+= lines
     return run
   }
@@ -117,25 +121,28 @@ enum CanonicalElement {
   static func scanRef(
     _ p: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines: inout Int
   ) -> UnsafeBufferPointer<UInt8>? {
-    var at = p
+    var at = unsafe p
     var lines = 0
-    guard skipSpace(&at, end: end, newlines: &lines), stands("<ref name=\"", at: at) else {
+    guard unsafe skipSpace(&at, end: end, newlines: &lines), unsafe stands("<ref name=\"", at: at)
+    else {
       return nil
     }
-    at += 11
-    let name = at
-    while at < end, at.pointee != 0x22 {
-      let isPlain = at.pointee >= 0x20 && at.pointee < 0x7F && at.pointee != 0x26
-      guard isPlain, at.pointee != 0x3C, at - name < PoolXmlAttributes.valueMax else { return nil }
-      at += 1
+    unsafe at += 11
+    let name = unsafe at
+    while unsafe at < end, unsafe at.pointee != 0x22 {
+      let isPlain = unsafe at.pointee >= 0x20 && at.pointee < 0x7F && at.pointee != 0x26
+      guard isPlain, unsafe at.pointee != 0x3C, unsafe at - name < PoolXmlAttributes.valueMax else {
+        return nil
+      }
+      unsafe at += 1
     }
-    let nameEnd = at
-    guard word(at) & 0xFF_FFFF == 0x3E_2F22 else { return nil }
-    at += 3
-    guard at <= end else { return nil }
-    p = at
+    let nameEnd = unsafe at
+    guard unsafe word(at) & 0xFF_FFFF == 0x3E_2F22 else { return nil }
+    unsafe at += 3
+    guard unsafe at <= end else { return nil }
+    unsafe p = at
     newlines &+= lines
-    return UnsafeBufferPointer(start: name, count: nameEnd - name)
+    return unsafe UnsafeBufferPointer(start: name, count: nameEnd - name)
   }
 
   /// Moves `at` past spaces and line ends. Returns false if expat must parse them.
@@ -143,15 +150,15 @@ enum CanonicalElement {
   private static func skipSpace(
     _ at: inout UnsafePointer<UInt8>, end: UnsafePointer<UInt8>, newlines lines: inout Int
   ) -> Bool {
-    if word(at) & 0xFF_FFFF_FFFF == 0x20_2020_200A {
-      at += 5
+    if unsafe word(at) & 0xFF_FFFF_FFFF == 0x20_2020_200A {
+      unsafe at += 5
       lines = 1
     }
-    while at < end && (at.pointee == 0x20 || at.pointee == 0x0A || at.pointee == 0x0D) {
-      if at.pointee == 0x0A { lines &+= 1 }
+    while unsafe at < end && (at.pointee == 0x20 || at.pointee == 0x0A || at.pointee == 0x0D) {
+      if unsafe at.pointee == 0x0A { lines &+= 1 }
       // A carriage return alone would be a line end too; before a newline they form one.
-      if at.pointee == 0x0D && at[1] != 0x0A { return false }
-      at += 1
+      if unsafe at.pointee == 0x0D && at[1] != 0x0A { return false }
+      unsafe at += 1
     }
     return true
   }

@@ -37,7 +37,7 @@ enum PoolXmlSection {
 }
 
 /// The attributes of one element in expat's form: name, value, name, value, nil.
-struct PoolXmlAttributes {
+@safe struct PoolXmlAttributes {
   typealias Pairs = UnsafeMutablePointer<UnsafePointer<XML_Char>?>
 
   /// The longest value, in bytes.
@@ -52,24 +52,26 @@ struct PoolXmlAttributes {
   init(of element: StaticString, _ pairs: Pairs, names: [StaticString]) throws(ToolError) {
     self.element = element
     self.names = names
-    values = Array(repeating: nil, count: names.count)
+    unsafe values = Array(repeating: nil, count: names.count)
     var at = 0
-    while let name = pairs[at], let value = pairs[at + 1] {
+    while let name = unsafe pairs[at], let value = unsafe pairs[at + 1] {
       at += 2
-      guard let index = names.firstIndex(where: { isName($0, name) }) else {
-        throw ToolError(.invalidDump, "unknown attribute '\(shown(name))' of <\(element)>")
+      guard let index = names.firstIndex(where: { unsafe isName($0, name) }) else {
+        throw ToolError(.invalidDump, unsafe "unknown attribute '\(shown(name))' of <\(element)>")
       }
-      guard strnlen(value, Self.valueMax + 1) <= Self.valueMax else {
+      guard unsafe strnlen(value, Self.valueMax + 1) <= Self.valueMax else {
         throw ToolError(
           .invalidDump,
           "attribute '\(names[index])' of <\(element)> has more than \(Self.valueMax) bytes")
       }
-      values[index] = value
+      unsafe values[index] = value
     }
   }
 
   /// The text of attribute `index`; nil if it is missing.
-  func text(ifGiven index: Int) -> String? { values[index].map { String(cString: $0) } }
+  func text(ifGiven index: Int) -> String? {
+    unsafe values[index].map { unsafe String(cString: $0) }
+  }
 
   /// The text of attribute `index`.
   func text(_ index: Int) throws(ToolError) -> String {
@@ -79,18 +81,18 @@ struct PoolXmlAttributes {
 
   /// The number in attribute `index`; nil if it is missing.
   func number<N: FixedWidthInteger>(ifGiven index: Int, _: N.Type) throws(ToolError) -> N? {
-    guard let value = values[index] else { return nil }
+    guard let value = unsafe values[index] else { return nil }
     var result: N = 0
     var at = 0
-    while value[at] != 0 {
-      let digit = UInt8(bitPattern: value[at]) &- 48
+    while unsafe value[at] != 0 {
+      let digit = unsafe UInt8(bitPattern: value[at]) &- 48
       let (tens, overflowed) = result.multipliedReportingOverflow(by: 10)
       let (sum, carried) = tens.addingReportingOverflow(N(truncatingIfNeeded: digit))
-      guard digit < 10, !overflowed, !carried else { throw notNumber(index, value, N.max) }
+      guard digit < 10, !overflowed, !carried else { throw unsafe notNumber(index, value, N.max) }
       result = sum
       at += 1
     }
-    guard at > 0 else { throw notNumber(index, value, N.max) }
+    guard at > 0 else { throw unsafe notNumber(index, value, N.max) }
     return result
   }
 
@@ -109,68 +111,70 @@ struct PoolXmlAttributes {
   ) -> ToolError {
     ToolError(
       .invalidDump,
-      "attribute '\(names[index])' of <\(element)>: expected a number of 0 to \(max), found "
+      unsafe "attribute '\(names[index])' of <\(element)>: expected a number of 0 to \(max), found "
         + "'\(shown(value))'")
   }
 }
 
 private func isName(_ wanted: StaticString, _ name: UnsafePointer<XML_Char>) -> Bool {
-  wanted.utf8Start.withMemoryRebound(to: CChar.self, capacity: 1) { strcmp($0, name) == 0 }
+  unsafe wanted.utf8Start.withMemoryRebound(to: CChar.self, capacity: 1) {
+    unsafe strcmp($0, name) == 0
+  }
 }
 
 /// At most 64 bytes of foreign text, for a message.
 private func shown(_ text: UnsafePointer<XML_Char>) -> String {
-  let bytes = UnsafeBufferPointer(start: text, count: strnlen(text, 64))
-  return String(decoding: bytes.lazy.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+  let bytes = unsafe UnsafeBufferPointer(start: text, count: strnlen(text, 64))
+  return unsafe String(decoding: bytes.lazy.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
 extension PoolXmlReader {
   /// Sets expat's callbacks.
   func connect(_ parser: XML_Parser) {
-    XML_SetUserData(parser, Unmanaged.passUnretained(self).toOpaque())
-    XML_SetElementHandler(
+    unsafe XML_SetUserData(parser, Unmanaged.passUnretained(self).toOpaque())
+    unsafe XML_SetElementHandler(
       parser,
       { reader, name, attributes in
-        guard let name, let attributes else { return }
-        PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
-          try reader.beginElement(name, attributes)
+        guard let name = unsafe name, let attributes = unsafe attributes else { return }
+        unsafe PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
+          try unsafe reader.beginElement(name, attributes)
         }
       },
       { reader, _ in
-        PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
+        unsafe PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
           try reader.endElement()
         }
       })
-    XML_SetCharacterDataHandler(parser) { reader, text, count in
-      guard let text else { return }
-      let bytes = UnsafeBufferPointer(start: text, count: Int(count))
-      if bytes.allSatisfy({ PoolXmlReader.isSpace(UInt8(bitPattern: $0)) }) { return }
-      PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
+    unsafe XML_SetCharacterDataHandler(parser) { reader, text, count in
+      guard let text = unsafe text else { return }
+      let bytes = unsafe UnsafeBufferPointer(start: text, count: Int(count))
+      if unsafe bytes.allSatisfy({ PoolXmlReader.isSpace(UInt8(bitPattern: $0)) }) { return }
+      unsafe PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
         throw ToolError(.invalidDump, "unexpected text, expected \(reader.section.expected)")
       }
     }
-    XML_SetStartCdataSectionHandler(parser) { reader in
-      PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
+    unsafe XML_SetStartCdataSectionHandler(parser) { reader in
+      unsafe PoolXmlReader.from(reader)?.event { (reader) throws(ToolError) in
         throw ToolError(.invalidDump, "unexpected CDATA, expected \(reader.section.expected)")
       }
     }
-    XML_SetStartDoctypeDeclHandler(parser) { reader, _, _, _, hasInternalSubset in
-      if hasInternalSubset != 0 { PoolXmlReader.from(reader)?.hasInternalSubset = true }
+    unsafe XML_SetStartDoctypeDeclHandler(parser) { reader, _, _, _, hasInternalSubset in
+      if hasInternalSubset != 0 { unsafe PoolXmlReader.from(reader)?.hasInternalSubset = true }
     }
-    XML_SetEntityDeclHandler(parser) { reader, _, _, _, _, _, _, _, _ in
-      PoolXmlReader.from(reader)?.event { (_) throws(ToolError) in
+    unsafe XML_SetEntityDeclHandler(parser) { reader, _, _, _, _, _, _, _, _ in
+      unsafe PoolXmlReader.from(reader)?.event { (_) throws(ToolError) in
         throw ToolError(.invalidDump, "entity declarations are refused")
       }
     }
-    XML_SetSkippedEntityHandler(parser) { reader, _, _ in
-      PoolXmlReader.from(reader)?.event { (_) throws(ToolError) in
+    unsafe XML_SetSkippedEntityHandler(parser) { reader, _, _ in
+      unsafe PoolXmlReader.from(reader)?.event { (_) throws(ToolError) in
         throw ToolError(.invalidDump, "reference to an undeclared entity")
       }
     }
   }
 
   private static func from(_ pointer: UnsafeMutableRawPointer?) -> PoolXmlReader? {
-    pointer.map { Unmanaged<PoolXmlReader>.fromOpaque($0).takeUnretainedValue() }
+    unsafe pointer.map { unsafe Unmanaged<PoolXmlReader>.fromOpaque($0).takeUnretainedValue() }
   }
 
   /// Runs a callback's work unless an error occurred before, and stops expat when it fails.
@@ -178,10 +182,10 @@ extension PoolXmlReader {
     guard failure == nil else { return }
     do throws(ToolError) {
       try body(self)
-      eventEnd = Int(XML_GetCurrentByteIndex(parser)) + Int(XML_GetCurrentByteCount(parser))
+      eventEnd = unsafe Int(XML_GetCurrentByteIndex(parser)) + Int(XML_GetCurrentByteCount(parser))
     } catch {
       failure = located(error)
-      XML_StopParser(parser, XML_Bool(XML_FALSE))
+      unsafe XML_StopParser(parser, XML_Bool(XML_FALSE))
     }
   }
 
@@ -189,27 +193,31 @@ extension PoolXmlReader {
     _ name: UnsafePointer<XML_Char>, _ attributes: PoolXmlAttributes.Pairs
   ) throws(ToolError) {
     switch section {
-    case .prolog where isName("superblock", name):
+    case .prolog where unsafe isName("superblock", name):
       section = .superblock
-      try handler.beginSuperblock(superblock(attributes))
-    case .superblock where isName("def", name):
+      try unsafe handler.beginSuperblock(superblock(attributes))
+    case .superblock where unsafe isName("def", name):
       section = .def
-      try handler.beginDef(name: PoolXmlAttributes(of: "def", attributes, names: ["name"]).text(0))
-    case .superblock where isName("device", name):
+      try unsafe handler.beginDef(
+        name: PoolXmlAttributes(of: "def", attributes, names: ["name"]).text(0))
+    case .superblock where unsafe isName("device", name):
       section = .device
-      try handler.beginDevice(device(attributes))
-    case .def where isName("single_mapping", name), .device where isName("single_mapping", name):
+      try unsafe handler.beginDevice(device(attributes))
+    case .def where unsafe isName("single_mapping", name),
+      .device where unsafe isName("single_mapping", name):
       emptyElement()
-      try handler.mapping(singleMapping(attributes))
-    case .def where isName("range_mapping", name), .device where isName("range_mapping", name):
+      try unsafe handler.mapping(singleMapping(attributes))
+    case .def where unsafe isName("range_mapping", name),
+      .device where unsafe isName("range_mapping", name):
       emptyElement()
-      try handler.mapping(rangeMapping(attributes))
-    case .device where isName("ref", name):
+      try unsafe handler.mapping(rangeMapping(attributes))
+    case .device where unsafe isName("ref", name):
       emptyElement()
-      try handler.ref(name: PoolXmlAttributes(of: "ref", attributes, names: ["name"]).text(0))
+      try unsafe handler.ref(
+        name: PoolXmlAttributes(of: "ref", attributes, names: ["name"]).text(0))
     default:
       throw ToolError(
-        .invalidDump, "unexpected element <\(shown(name))>, expected \(section.expected)")
+        .invalidDump, unsafe "unexpected element <\(shown(name))>, expected \(section.expected)")
     }
   }
 
@@ -241,7 +249,7 @@ extension PoolXmlReader {
   private func superblock(_ attributes: PoolXmlAttributes.Pairs) throws(ToolError)
     -> PoolXmlSuperblock
   {
-    let given = try PoolXmlAttributes(
+    let given = try unsafe PoolXmlAttributes(
       of: "superblock", attributes,
       names: [
         "uuid", "time", "transaction", "flags", "version", "data_block_size", "nr_data_blocks",
@@ -260,7 +268,7 @@ extension PoolXmlReader {
   }
 
   private func device(_ attributes: PoolXmlAttributes.Pairs) throws(ToolError) -> PoolXmlDevice {
-    let given = try PoolXmlAttributes(
+    let given = try unsafe PoolXmlAttributes(
       of: "device", attributes,
       names: ["dev_id", "mapped_blocks", "transaction", "creation_time", "snap_time"])
     var result = PoolXmlDevice()
@@ -275,7 +283,7 @@ extension PoolXmlReader {
   private func singleMapping(_ attributes: PoolXmlAttributes.Pairs) throws(ToolError)
     -> PoolXmlMapping
   {
-    let given = try PoolXmlAttributes(
+    let given = try unsafe PoolXmlAttributes(
       of: "single_mapping", attributes, names: ["origin_block", "data_block", "time"])
     return PoolXmlMapping(
       thinBegin: try given.number(0, UInt64.self), dataBegin: try given.number(1, UInt64.self),
@@ -285,7 +293,7 @@ extension PoolXmlReader {
   private func rangeMapping(_ attributes: PoolXmlAttributes.Pairs) throws(ToolError)
     -> PoolXmlMapping
   {
-    let given = try PoolXmlAttributes(
+    let given = try unsafe PoolXmlAttributes(
       of: "range_mapping", attributes, names: ["origin_begin", "data_begin", "length", "time"])
     return PoolXmlMapping(
       thinBegin: try given.number(0, UInt64.self), dataBegin: try given.number(1, UInt64.self),

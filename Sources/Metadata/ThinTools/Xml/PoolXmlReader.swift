@@ -13,7 +13,7 @@ import Glibc
 ///
 /// Invariants: expat has received `fedCount` bytes; `buffer[start..<end]` follows these and the
 /// elements that bypassed it.
-public final class PoolXmlReader {
+@safe public final class PoolXmlReader {
   /// The longest tag, comment or other markup, in bytes.
   static let markupMax = 65536
   private static let bufferBytes = 1 << 18
@@ -58,7 +58,7 @@ public final class PoolXmlReader {
     descriptor: Int32, path: String, handler: any PoolXmlHandler, progress: Progress? = nil,
     onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)? = nil
   ) {
-    self.init(
+    unsafe self.init(
       descriptor: descriptor, path: path, handler: handler, progress: progress,
       usesFastPath: true, readBytes: Self.bufferBytes, onRead: onRead)
   }
@@ -68,21 +68,21 @@ public final class PoolXmlReader {
     usesFastPath: Bool, readBytes: Int,
     onRead: ((UnsafeRawBufferPointer) throws(ToolError) -> Void)? = nil
   ) {
-    self.onRead = onRead
+    unsafe self.onRead = onRead
     self.descriptor = descriptor
     self.path = path
     self.handler = handler
     self.progress = progress
     self.usesFastPath = usesFastPath
     self.readBytes = readBytes
-    buffer = .allocate(capacity: Self.bufferBytes + CanonicalElement.overread)
-    buffer.initialize(repeating: 0, count: Self.bufferBytes + CanonicalElement.overread)
-    parser = XML_ParserCreate("UTF-8")
+    unsafe buffer = .allocate(capacity: Self.bufferBytes + CanonicalElement.overread)
+    unsafe buffer.initialize(repeating: 0, count: Self.bufferBytes + CanonicalElement.overread)
+    unsafe parser = XML_ParserCreate("UTF-8")
   }
 
   deinit {
-    if let parser { XML_ParserFree(parser) }
-    buffer.deallocate()
+    if let parser = unsafe parser { unsafe XML_ParserFree(parser) }
+    unsafe buffer.deallocate()
   }
 
   /// Reads to the end of the text, which must be a whole document. Call once.
@@ -90,15 +90,15 @@ public final class PoolXmlReader {
   ///   the handler calls damaged; other errors of the handler unchanged; `inputOutput` if the text
   ///   cannot be read.
   public func read() throws(ToolError) {
-    guard let parser else { throw ToolError(.unexpected, "\(path): out of memory") }
-    connect(parser)
+    guard let parser = unsafe parser else { throw ToolError(.unexpected, "\(path): out of memory") }
+    unsafe connect(parser)
     try skipPrologue()
     while true {
       if usesFastPath && eventEnd == fedCount && section.holdsMappings && !hasInternalSubset {
         try passElements()
       }
-      if let close = memchr(buffer + start, 0x3E, end - start) {
-        try feed(UnsafeRawPointer(close) - UnsafeRawPointer(buffer + start) + 1)
+      if let close = unsafe memchr(buffer + start, 0x3E, end - start) {
+        try unsafe feed(UnsafeRawPointer(close) - UnsafeRawPointer(buffer + start) + 1)
       } else if atEnd || end - start == Self.bufferBytes {
         try feed(end - start)
         if atEnd { break }
@@ -111,8 +111,8 @@ public final class PoolXmlReader {
 
   /// The current line, counted from one.
   var line: Int {
-    guard let parser else { return 1 }
-    return Int(XML_GetCurrentLineNumber(parser)) + unseenLines
+    guard let parser = unsafe parser else { return 1 }
+    return unsafe Int(XML_GetCurrentLineNumber(parser)) + unseenLines
   }
 
   /// An error of the text at the current line.
@@ -128,17 +128,18 @@ public final class PoolXmlReader {
   /// Moves the rest of the buffer to the front and reads more.
   private func fill() throws(ToolError) {
     if start > 0 {
-      memmove(buffer, buffer + start, end - start)
+      unsafe memmove(buffer, buffer + start, end - start)
       end -= start
       start = 0
     }
     while true {
-      let n = Glibc.read(descriptor, buffer + end, min(readBytes, Self.bufferBytes - end))
+      let n = unsafe Glibc.read(descriptor, buffer + end, min(readBytes, Self.bufferBytes - end))
       if n < 0 && errno == EINTR { continue }
       guard n >= 0 else {
-        throw ToolError(.unexpected, "cannot read \(path): \(String(cString: strerror(errno)))")
+        throw ToolError(
+          .unexpected, unsafe "cannot read \(path): \(String(cString: strerror(errno)))")
       }
-      try onRead?(UnsafeRawBufferPointer(start: buffer + end, count: n))
+      try unsafe onRead?(UnsafeRawBufferPointer(start: buffer + end, count: n))
       atEnd = n == 0
       end += n
       progress?.advance(by: UInt64(n))
@@ -149,10 +150,10 @@ public final class PoolXmlReader {
   /// Skips a byte order mark and white space, which expat does not accept before `<?xml`.
   private func skipPrologue() throws(ToolError) {
     while end < 3 && !atEnd { try fill() }
-    if end >= 3 && buffer[0] == 0xEF && buffer[1] == 0xBB && buffer[2] == 0xBF { start = 3 }
+    if unsafe end >= 3 && buffer[0] == 0xEF && buffer[1] == 0xBB && buffer[2] == 0xBF { start = 3 }
     while true {
-      while start < end, Self.isSpace(buffer[start]) {
-        if buffer[start] == 0x0A { unseenLines += 1 }
+      while start < end, unsafe Self.isSpace(buffer[start]) {
+        if unsafe buffer[start] == 0x0A { unseenLines += 1 }
         start += 1
       }
       if start < end || atEnd { break }
@@ -162,7 +163,7 @@ public final class PoolXmlReader {
     // recognised.
     while end - start < 2 && !atEnd { try fill() }
     guard end > start else { throw damaged("the file is empty, expected <superblock>") }
-    guard buffer[start] == 0x3C, end - start < 2 || buffer[start + 1] != 0 else {
+    guard unsafe buffer[start] == 0x3C, unsafe end - start < 2 || buffer[start + 1] != 0 else {
       throw damaged("this is not XML in UTF-8, expected <superblock> as thin_dump writes it")
     }
   }
@@ -173,17 +174,17 @@ public final class PoolXmlReader {
 
   /// Consumes mappings and refs from `start` on while they are in canonical form.
   private func passElements() throws(ToolError) {
-    var at = UnsafePointer(buffer + start)
-    let end = UnsafePointer(buffer + self.end)
+    var at = unsafe UnsafePointer(buffer + start)
+    let end = unsafe UnsafePointer(buffer + self.end)
     var lines = 0
     do throws(ToolError) {
       while true {
-        if let run = CanonicalElement.scan(&at, end: end, newlines: &lines) {
+        if let run = unsafe CanonicalElement.scan(&at, end: end, newlines: &lines) {
           try handler.mapping(run)
         } else if section.holdsRefs,
-          let name = CanonicalElement.scanRef(&at, end: end, newlines: &lines)
+          let name = unsafe CanonicalElement.scanRef(&at, end: end, newlines: &lines)
         {
-          try handler.ref(name: String(decoding: name, as: UTF8.self))
+          try unsafe handler.ref(name: String(decoding: name, as: UTF8.self))
         } else {
           break
         }
@@ -193,23 +194,23 @@ public final class PoolXmlReader {
       throw located(error)
     }
     unseenLines += lines
-    start = at - UnsafePointer(buffer)
+    start = unsafe at - UnsafePointer(buffer)
   }
 
   private func feed(_ count: Int) throws(ToolError) {
-    let text = UnsafeRawPointer(buffer + start).assumingMemoryBound(to: CChar.self)
+    let text = unsafe UnsafeRawPointer(buffer + start).assumingMemoryBound(to: CChar.self)
     start += count
     fedCount += count
-    let status = XML_Parse(parser, text, Int32(count), 0)
+    let status = unsafe XML_Parse(parser, text, Int32(count), 0)
     if let failure { throw failure }
     guard status == XML_STATUS_OK else { throw syntaxError() }
-    if fedCount - Int(XML_GetCurrentByteIndex(parser)) > Self.markupMax {
+    if unsafe fedCount - Int(XML_GetCurrentByteIndex(parser)) > Self.markupMax {
       throw damaged("markup of more than \(Self.markupMax) bytes")
     }
   }
 
   private func finish() throws(ToolError) {
-    let status = XML_Parse(parser, nil, 0, 1)
+    let status = unsafe XML_Parse(parser, nil, 0, 1)
     if let failure { throw failure }
     guard status == XML_STATUS_OK else {
       if section != .end {
@@ -220,7 +221,7 @@ public final class PoolXmlReader {
   }
 
   private func syntaxError() -> ToolError {
-    let reason = XML_ErrorString(XML_GetErrorCode(parser)).map { String(cString: $0) }
+    let reason = unsafe XML_ErrorString(XML_GetErrorCode(parser)).map { unsafe String(cString: $0) }
     return damaged("\(reason ?? "not XML"), expected \(section.expected)")
   }
 }

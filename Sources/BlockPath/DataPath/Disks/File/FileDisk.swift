@@ -47,7 +47,7 @@ public final class FileDisk: BlockDestination, Disk {
     queue = context.queue
     workers = context.workers
     var sector: Int32 = 512
-    if file.isBlockDevice { _ = dmthin_block_device_sector_bytes(file.descriptor, &sector) }
+    if file.isBlockDevice { _ = unsafe dmthin_block_device_sector_bytes(file.descriptor, &sector) }
     sectorBytes = Int(sector)
     discardLimits = file.isBlockDevice ? Self.discardLimits(file.descriptor) : (.max, 4096)
     bytes = 0
@@ -62,7 +62,7 @@ public final class FileDisk: BlockDestination, Disk {
   /// What the system says of a block device; nothing where it says nothing.
   private static func discardLimits(_ descriptor: Int32) -> (most: UInt64, granularity: Int) {
     var info = stat()
-    guard fstat(descriptor, &info) == 0 else { return (0, 0) }
+    guard unsafe fstat(descriptor, &info) == 0 else { return (0, 0) }
     let number = "\(gnu_dev_major(info.st_rdev)):\(gnu_dev_minor(info.st_rdev))"
     func attribute(_ name: String) -> UInt64 {
       // Partitions have the queue of the whole device.
@@ -120,35 +120,36 @@ public final class FileDisk: BlockDestination, Disk {
 
   /// Takes a request.
   public override func submit(_ request: RequestPointer) {
-    let operation = request.pointee.operation
-    guard operation == .flush || request.pointee.byteCount >= 0 && request.pointee.end <= bytes
+    let operation = unsafe request.pointee.operation
+    guard
+      unsafe operation == .flush || request.pointee.byteCount >= 0 && request.pointee.end <= bytes
     else {
-      loop.finishLater(request, EIO)
+      unsafe loop.finishLater(request, EIO)
       return
     }
     if readOnly, operation != .read, operation != .flush {
-      loop.finishLater(request, EROFS)
+      unsafe loop.finishLater(request, EROFS)
       return
     }
     switch operation {
     case .read, .write:
       if isDirect {
-        queue.submit(request, descriptor: descriptor)
+        unsafe queue.submit(request, descriptor: descriptor)
       } else {
-        loop.finishLater(request, copy(request))
+        unsafe loop.finishLater(request, copy(request))
       }
     case .flush:
       if readOnly {
-        loop.finishLater(request)
+        unsafe loop.finishLater(request)
       } else {
-        queue.submit(request, descriptor: descriptor)
+        unsafe queue.submit(request, descriptor: descriptor)
       }
     case .discard, .writeZeroes:
-      let (file, flags) = (file, request.pointee.flags)
-      let (offset, count) = (request.pointee.offset, request.pointee.byteCount)
+      let (file, flags) = unsafe (file, request.pointee.flags)
+      let (offset, count) = unsafe (request.pointee.offset, request.pointee.byteCount)
       let isDiscard = operation == .discard
       // Calls of one disk stay in order.
-      workers.submit(request, lane: Int(descriptor)) {
+      unsafe workers.submit(request, lane: Int(descriptor)) {
         Self.clear(file, offset, count, isDiscard: isDiscard, flags)
       }
     }
@@ -157,14 +158,14 @@ public final class FileDisk: BlockDestination, Disk {
   /// A read or write through the page cache; returns the error number.
   private func copy(_ request: RequestPointer) -> Int32 {
     var code: Int32 = 0
-    var offset = request.pointee.offset
-    request.pointee.memory.forEachPiece(request.pointee.byteCount) { piece in
+    var offset = unsafe request.pointee.offset
+    unsafe request.pointee.memory.forEachPiece(request.pointee.byteCount) { piece in
       guard code == 0 else { return }
       do throws(BlockIOError) {
-        if request.pointee.operation == .read {
-          try file.read(into: piece, at: offset)
+        if unsafe request.pointee.operation == .read {
+          try unsafe file.read(into: piece, at: offset)
         } else {
-          try file.write(
+          try unsafe file.write(
             UnsafeRawBufferPointer(piece), at: offset,
             durable: request.pointee.flags.contains(.durable))
         }

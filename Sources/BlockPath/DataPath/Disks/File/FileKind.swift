@@ -7,7 +7,7 @@ extension DiskKind {
     "file", form: "PATH", summary: "a block device or a file; a path alone means the same"
   ) { (path) throws(BlockIOError) in
     var info = stat()
-    guard stat(path, &info) == 0 else { throw BlockIOError(.find, path: path, code: errno) }
+    guard unsafe stat(path, &info) == 0 else { throw BlockIOError(.find, path: path, code: errno) }
     let type = info.st_mode & S_IFMT
     guard type == S_IFBLK || type == S_IFREG else {
       throw BlockIOError(

@@ -14,7 +14,7 @@ extension DiskKind {
     let text = "memory:\(rest)"
     return FoundDisk(name: text, identity: name, blankByteCount: bytes) {
       (readOnly, context) throws(BlockIOError) in
-      let descriptor = dmthin_memory_file("dmthin")
+      let descriptor = unsafe dmthin_memory_file("dmthin")
       guard descriptor >= 0 else { throw BlockIOError(.create, path: text, code: errno) }
       guard ftruncate(descriptor, Int(clamping: bytes)) == 0 else {
         let code = errno

@@ -37,13 +37,13 @@ final class NullDisk: BlockDestination, Disk {
   override func isHole(_ range: Range<UInt64>) -> Bool { range.upperBound <= bytes }
 
   override func submit(_ request: RequestPointer) {
-    let operation = request.pointee.operation
-    if operation == .flush { return loop.finishLater(request) }
-    let (end, overflow) = request.pointee.offset.addingReportingOverflow(
+    let operation = unsafe request.pointee.operation
+    if operation == .flush { return unsafe loop.finishLater(request) }
+    let (end, overflow) = unsafe request.pointee.offset.addingReportingOverflow(
       UInt64(clamping: request.pointee.byteCount))
-    if overflow || end > bytes { return loop.finishLater(request, EIO) }
-    if readOnly, operation != .read { return loop.finishLater(request, EROFS) }
-    if operation == .read { request.pointee.memory.zero(request.pointee.byteCount) }
-    loop.finishLater(request)
+    if overflow || end > bytes { return unsafe loop.finishLater(request, EIO) }
+    if readOnly, operation != .read { return unsafe loop.finishLater(request, EROFS) }
+    if operation == .read { unsafe request.pointee.memory.zero(request.pointee.byteCount) }
+    unsafe loop.finishLater(request)
   }
 }

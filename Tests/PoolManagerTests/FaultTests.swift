@@ -2,6 +2,7 @@ import DeviceMapper
 import Glibc
 import TestSupport
 import Testing
+import ThinFormat
 import ThinTools
 
 @testable import PoolManager

@@ -3,6 +3,7 @@ import DeviceMapper
 import Glibc
 import TestSupport
 import Testing
+import ThinFormat
 import ThinTools
 
 @testable import PoolManager
@@ -22,14 +23,15 @@ import ThinTools
     return request
   }
 
-  private func reserve(_ request: LeaseRequest) throws -> UInt64 {
+  private func reserve(_ request: LeaseRequest) throws -> MetadataBlock {
     try manager.reserveMetadataSnapshot(manager.pool("p"), request)
   }
 
   @Test("a lease is unchanged after writing and reading, and refused if truncated")
   func roundTrip() throws {
     let lease = Lease(
-      owner: "a\nb \\", holder: .current, boot: "b", taken: 5, seconds: .max, heldRoot: .max)
+      owner: "a\nb \\", holder: .current, boot: "b", taken: 5, seconds: .max,
+      heldRoot: MetadataBlock(.max))
     #expect(Lease(lease.text) == lease)
     for length in 0..<lease.text.utf8.count {
       #expect(Lease(String(decoding: lease.text.utf8.prefix(length), as: UTF8.self)) == nil)
@@ -105,7 +107,8 @@ import ThinTools
       DeviceCreation(
         name: "again", table: [scene.line("thin-pool", "7:0 7:1 128 10 0 ", sectors: 204800)]))
     let lease = try #require(try manager.lease(manager.pool("again")))
-    #expect(lease.fault(now: lease.taken, heldRoot: scene.pool.status.heldRoot) == nil)
+    let held = scene.pool.status.heldRoot.map { MetadataBlock($0) }
+    #expect(lease.fault(now: lease.taken, heldRoot: held) == nil)
   }
 
   @Test("a new pool inherits no lease from its metadata device")

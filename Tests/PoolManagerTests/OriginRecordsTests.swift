@@ -2,6 +2,7 @@ import Glibc
 import Simulation
 import TestSupport
 import Testing
+import ThinFormat
 import ThinTools
 
 @testable import PoolManager

@@ -3,6 +3,7 @@ import Glibc
 import Simulation
 import TestSupport
 import Testing
+import ThinFormat
 import ThinTools
 
 @testable import PoolManager
@@ -18,7 +19,7 @@ import ThinTools
 
   /// An intent on a device in its present state, of a process that has ended.
   private func intent(
-    _ name: String, swaps: Bool = false, owner: ProcessIdentity = gone, created: [UInt64] = []
+    _ name: String, swaps: Bool = false, owner: ProcessIdentity = gone, created: [ThinID] = []
   ) throws -> Intent {
     let found = try #require(try scene.backend.table(.name(name), []))
     return Intent(
@@ -33,7 +34,7 @@ import ThinTools
 
   @Test("an intent is unchanged after writing and reading")
   func roundTrip() throws {
-    var intent = try intent("p", swaps: true, created: [0, 5, .max])
+    var intent = try intent("p", swaps: true, created: [0, 5, ThinID(.max)])
     intent.pool = "a b\\c\nd"
     intent.action = "resize\u{7f} ü"
     intent.devices[0].name = "x \n y"

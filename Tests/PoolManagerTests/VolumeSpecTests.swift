@@ -1,4 +1,5 @@
 import Testing
+import ThinFormat
 
 @testable import PoolManager
 

@@ -3,6 +3,7 @@ import Glibc
 import Simulation
 import TestSupport
 import Testing
+import ThinFormat
 
 @testable import ThinTools
 
@@ -23,11 +24,11 @@ import Testing
       device = try #require(index.devices.max { $0.mappedBlocks < $1.mappedBlocks })
       data = NamedSectors(byteCount: pool.dataByteCount)
       // A volume ends anywhere.
-      byteCount = (device.endBlock + 2) * index.blockBytes - 1536
+      byteCount = (device.endBlock.rawValue + 2) * index.blockBytes - 1536
       layout = RescueLayout(index, device, dataByteCount: data.byteCount)
     }
 
-    var expected: [UInt8] { pool.bytes(of: device.id, byteCount) }
+    var expected: [UInt8] { pool.bytes(of: device.id.rawValue, byteCount) }
 
     /// The first byte of a bad sector of the image, for a sector of the data device.
     func place(ofSector sector: UInt64) throws -> UInt64? {
@@ -235,7 +236,7 @@ import Testing
     }
     let distinct = Set(
       scene.index.devices.compactMap {
-        scene.pool.truth.devices[$0.id]?.mappings.mapValues(\.dataBlock)
+        scene.pool.truth.devices[$0.id.rawValue]?.mappings.mapValues(\.dataBlock)
       }
     )
     .filter { !$0.isEmpty }

@@ -1,5 +1,6 @@
 import Glibc
 import Testing
+import ThinFormat
 
 @testable import ThinTools
 
@@ -7,7 +8,7 @@ import Testing
 private final class Recorder: PoolXmlHandler {
   var events: [String] = []
   /// Calls `mapping` damaged when its data block is this.
-  var refused: UInt64?
+  var refused: DataBlock?
 
   func beginSuperblock(_ superblock: PoolXmlSuperblock) { events.append("\(superblock)") }
   func endSuperblock() { events.append("end superblock") }
@@ -28,7 +29,7 @@ private struct Outcome: Equatable {
 }
 
 private func read(
-  _ bytes: [UInt8], fast: Bool = true, readBytes: Int = 1 << 18, refused: UInt64? = nil
+  _ bytes: [UInt8], fast: Bool = true, readBytes: Int = 1 << 18, refused: DataBlock? = nil
 ) -> Outcome {
   let fd = textFile(bytes)
   defer { close(fd) }

@@ -96,15 +96,15 @@ import ThinTools
     var options = RepairOptions()
     let result = try ThinRepair.run(pool.device, to: nil, options: options)
     #expect(pool.device.changedBlocks.isEmpty)
-    let device = try #require(result.report.devices.first { $0.id == root.key })
+    let device = try #require(result.report.devices.first { $0.id.rawValue == root.key })
     // Where an earlier generation had something in a leaf's place, its range is doubtful.
     #expect(device.ranges.allSatisfy { $0.kind == .lost || $0.kind == .doubtful })
     let places = device.ranges.reduce(into: [Range<UInt64>]()) { places, range in
-      let end = range.end ?? .max
-      if let last = places.last, last.upperBound == range.begin {
+      let (begin, end) = (range.begin.rawValue, range.end?.rawValue ?? .max)
+      if let last = places.last, last.upperBound == begin {
         places[places.count - 1] = last.lowerBound..<end
       } else {
-        places.append(range.begin..<end)
+        places.append(begin..<end)
       }
     }
     #expect(places == [first.range.lowerBound..<next.range.upperBound, other.range])

@@ -39,8 +39,11 @@ import ThinMetadata
     return (mapped, lost)
   }
 
-  private func truth(_ pool: DumpedPool) -> [UInt64: [UInt64: UInt64]] {
-    pool.devices.mapValues { $0.mappings.mapValues(\.dataBlock) }
+  private func truth(_ pool: DumpedPool) -> [ThinID: [UInt64: UInt64]] {
+    Dictionary(
+      uniqueKeysWithValues: pool.devices.map {
+        (ThinID($0.key), $0.value.mappings.mapValues(\.dataBlock))
+      })
   }
 
   @Test("of a sound pool every mapping is found, in memory and in a temporary file")
@@ -52,12 +55,12 @@ import ThinMetadata
         let index = try index(pool.device) { $0.bytesMax = bytesMax }
         #expect(index.isSpilled == (bytesMax == 100))
         #expect(index.blockBytes == RescuedPool.blockBytes)
-        #expect(index.devices.map(\.id) == pool.truth.devices.keys.sorted())
+        #expect(index.devices.map(\.id.rawValue) == pool.truth.devices.keys.sorted())
         for device in index.devices {
           let found = try mappings(index, device, blocks: 100)
           #expect(found.mapped == truth(pool.truth)[device.id], "seed \(first &+ n)")
           #expect(found.lost.isEmpty && device.isWhole)
-          #expect(device.endBlock == (found.mapped.keys.max().map { $0 + 1 } ?? 0))
+          #expect(device.endBlock.rawValue == (found.mapped.keys.max().map { $0 + 1 } ?? 0))
           #expect(device.mappedBlocks == UInt64(found.mapped.count))
         }
       }
@@ -107,7 +110,7 @@ import ThinMetadata
         for block in UInt64(0)..<2100
         where found.mapped[block] != truth[device.id]?[block] && !found.lost.contains(block) {
           #expect(
-            doubtful.contains { $0.contains(block) },
+            doubtful.contains { $0.contains(VirtualBlock(block)) },
             "pool \(poolSeed), device \(device.id), block \(block)")
         }
       }
@@ -141,7 +144,7 @@ import ThinMetadata
         let ranges = result.report.devices.first { $0.id == device.id }?.ranges ?? []
         for block in UInt64(0)..<blocks where found.mapped[block] == nil {
           let isLost = ranges.contains {
-            $0.kind == .lost && $0.begin <= block && block < $0.end ?? .max
+            $0.kind == .lost && $0.begin.rawValue <= block && block < $0.end?.rawValue ?? .max
           }
           #expect(found.lost.contains(block) == isLost, "seed \(first &+ n), block \(block)")
         }
@@ -157,7 +160,7 @@ import ThinMetadata
       guard pool.superblock.metadataSnapshot != 0 else { continue }
       let held = DumpedPool(xml: try dumped(pool.device) { $0.source = .metadataSnapshot })
       let index = try index(pool.device) { $0.source = .metadataSnapshot }
-      #expect(index.devices.map(\.id) == held.devices.keys.sorted())
+      #expect(index.devices.map(\.id.rawValue) == held.devices.keys.sorted())
       for device in index.devices {
         #expect(try mappings(index, device, blocks: 100).mapped == truth(held)[device.id])
         #expect(device.isWhole)
@@ -192,10 +195,12 @@ import ThinMetadata
   func unsaidRanges() {
     var report = RepairReport.Device(id: 1, saved: 0)
     report.rangesMax = 3
-    for i in UInt64(0)..<5 { report.add(.lost, (10 * i)..<(10 * i + 5), block: i) }
+    for i in UInt64(0)..<5 {
+      report.add(.lost, Range((10 * i)..<(10 * i + 5)), block: MetadataBlock(i))
+    }
     #expect(report.unsaidRanges == 2)
     let device = RescueDevice(report)
-    #expect(device.lost == [0..<5, 10..<15, 20..<(.max)])
+    #expect(device.lost.map(\.rawValues) == [0..<5, 10..<15, 20..<(.max)])
     #expect(!device.isWhole)
   }
 
@@ -256,7 +261,7 @@ import ThinMetadata
     #expect(device.byteCount == UInt64(bytes.count + 3))
     #expect(try isSame(device, blocks: UInt64(bytes.count / 4096)))
     let index = try RescueIndex(device, progress: Progress())
-    #expect(index.devices.map(\.id) == pool.truth.devices.keys.sorted())
+    #expect(index.devices.map(\.id.rawValue) == pool.truth.devices.keys.sorted())
     #expect(throws: ToolError.self) {
       try RescueSource.metadata(path, from: 1 << 40, exclusive: true, progress: Progress())
     }

@@ -119,7 +119,7 @@ import ThinTools
     #expect(report.isClean, "\(report.text)")
     let newer = try #require(report.newerGeneration)
     #expect(newer.deviceCount == newest.devices.count)
-    #expect(newer.block == superblocks.last?.metadataSpaceMap.bitmapRoot)
+    #expect(newer.block.rawValue == superblocks.last?.metadataSpaceMap.bitmapRoot)
 
     let (_, said, saved) = try salvaged(device)
     #expect(saved.devices == newest.devices)
@@ -128,12 +128,12 @@ import ThinTools
     #expect(try salvaged(device) { $0.salvage.generation = .newest }.pool.devices == newest.devices)
     let between = superblocks[10]
     let chosen = try salvaged(device) {
-      $0.salvage.generation = .block(between.metadataSpaceMap.bitmapRoot)
+      $0.salvage.generation = .block(MetadataBlock(between.metadataSpaceMap.bitmapRoot))
     }
     device.changeSuperblock { $0 = between }
     #expect(try chosen.pool.devices == DumpedPool(xml: dumped(device)).devices)
     #expect(throws: ToolError.self) {
-      try salvaged(device) { $0.salvage.generation = .block(between.mappingRoot) }
+      try salvaged(device) { $0.salvage.generation = .block(MetadataBlock(between.mappingRoot)) }
     }
   }
 

@@ -1,6 +1,6 @@
 import BlockIO
 import CDMThin
-import ThinFormat
+public import ThinFormat
 public import ThinMetadata
 public import ThinTools
 
@@ -19,7 +19,7 @@ public struct DumpRequest: Equatable, Sendable {
   /// Whether to leave out the mappings.
   public var skipMappings: Bool
   /// Devices to dump, in the order given; nil for all.
-  public var deviceIDs: [UInt64]?
+  public var deviceIDs: [ThinID]?
   /// What a repair takes, and values that replace or raise those of the superblock.
   public var salvage: SalvageOptions
   /// Whether the output may be a block device.
@@ -32,7 +32,7 @@ public struct DumpRequest: Equatable, Sendable {
     repair = arguments.has("repair")
     source = arguments.source
     skipMappings = arguments.has("skip-mappings")
-    deviceIDs = arguments.has("dev-id") ? arguments.numbers("dev-id") : nil
+    deviceIDs = arguments.has("dev-id") ? arguments.numbers("dev-id").map { ThinID($0) } : nil
     salvage = arguments.salvage
     ontoDevice = arguments.has("onto-device")
   }
@@ -46,7 +46,7 @@ public enum DumpCommand: Command {
     options.format = request.format
     options.source = request.source
     options.skipMappings = request.skipMappings
-    options.deviceIDs = request.deviceIDs.map { ids in Set(ids.map { ThinID($0) }) }
+    options.deviceIDs = request.deviceIDs.map { Set($0) }
     options.repair = request.repair
     options.salvage = request.salvage
     let device = try FileDevice(

@@ -2,6 +2,7 @@ import BlockIO
 import DeviceMapper
 import Glibc
 import PoolManager
+import ThinFormat
 import ThinMetadata
 public import ThinTools
 
@@ -10,7 +11,7 @@ struct ExtractRequest {
   var metadata: String
   var data: String
   /// The device; nil for all of them.
-  var id: UInt64?
+  var id: ThinID?
   /// The image; nil where nothing is written.
   var output: String?
   /// The folder for the images of all devices.
@@ -28,7 +29,7 @@ struct ExtractRequest {
   init(_ arguments: ParsedArguments) {
     metadata = arguments.text("metadata") ?? ""
     data = arguments.text("data") ?? ""
-    id = arguments.positionals.first.flatMap { UInt64($0) }
+    id = arguments.positionals.first.flatMap { UInt64($0) }.map { ThinID($0) }
     isDry = arguments.has("dry-run")
     output = arguments.text("output")
     folder = arguments.text("all")

@@ -1,5 +1,6 @@
 import BlockIO
 import Glibc
+import ThinFormat
 import ThinTools
 
 /// The extraction of one thin device: its image, its map, and what became of it.
@@ -88,7 +89,7 @@ final class ExtractJob {
     ]
     if isBlockDevice { lines.append(onto) }
     let blockBytes = layout.blockByteCount
-    for range in device.doubtful.prefix(1000) {
+    for range in device.doubtful.prefix(1000).map(\.rawValues) {
       let begin = min(plan.byteCount, range.lowerBound.multiplied(by: blockBytes))
       let end = min(plan.byteCount, range.upperBound.multiplied(by: blockBytes))
       guard begin < end else { continue }

@@ -30,8 +30,8 @@ struct ExtractText {
 
   /// What to know before a device is copied.
   func before(_ job: ExtractJob) -> [String] {
-    guard let last = job.device.lost.last, last.upperBound == .max else { return [] }
-    let byte = last.lowerBound.multiplied(by: index.blockBytes)
+    guard let last = job.device.lost.last, last.upperBound.rawValue == .max else { return [] }
+    let byte = last.lowerBound.rawValue.multiplied(by: index.blockBytes)
     return [
       "thin device \(job.device.id): what was mapped from byte \(byte) on is lost, and it is unknown how far "
         + "the device reached"
@@ -73,7 +73,7 @@ struct ExtractText {
       ($0.kind == .lost ? "lost" : "beyond", $0.offset..<$0.end)
     }
     parts += job.unreadable.map { ("unreadable", $0) }
-    for range in job.device.doubtful {
+    for range in job.device.doubtful.map(\.rawValues) {
       let begin = range.lowerBound.multiplied(by: index.blockBytes)
       let end = min(job.plan.byteCount, range.upperBound.multiplied(by: index.blockBytes))
       if begin < end { parts.append(("doubtful", begin..<end)) }
@@ -121,7 +121,7 @@ struct ExtractText {
 
   private func write(_ job: ExtractJob, _ json: inout JSONWriter) throws(BlockIOError) {
     try json.beginObject()
-    try json.member("device", job.device.id)
+    try json.member("device", job.device.id.rawValue)
     if let path = job.path {
       try json.member("file", path)
       try json.member("map", job.mapPath)

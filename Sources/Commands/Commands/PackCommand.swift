@@ -1,5 +1,6 @@
 import BlockIO
 import Glibc
+import ThinFormat
 import ThinMetadata
 import ThinTools
 
@@ -92,7 +93,7 @@ enum UnpackCommand: Command {
     }
     try target.begin(packed.blockCount)
     try unsafe packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
-      try unsafe target.write(first, bytes)
+      try unsafe target.write(first.rawValue, bytes)
     }
     if !packed.isMarked {
       console.warning(

@@ -168,7 +168,7 @@ enum PoolActivateThinCommand: Command {
     console.isQuiet = arguments.has("quiet")
     let operands = arguments.positionals
     var activation = ThinActivation(
-      name: operands[1], id: try number(operands[2], "ID", max: Limits.deviceIDMax),
+      name: operands[1], id: try thinID(operands[2], "ID"),
       sectors: try parsedSectors(operands[3], "SIZE"),
       origin: arguments.text("external-origin").map { .path($0) }
         ?? (arguments.has("no-external-origin") ? .none : .unstated))

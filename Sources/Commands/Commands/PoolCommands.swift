@@ -12,6 +12,11 @@ private let devicesOperand = PoolOperand(name: "ID", max: Limits.deviceIDMax, ta
 private let thinDevicesOperand = PositionalSpec(
   "ID", help: "The thin device's id, a number from 0 to 16777215, or a range of ids, FIRST-LAST.")
 
+/// The devices of a range that was parsed.
+private func ids(_ numbers: [UInt64]) -> ClosedRange<ThinID> {
+  ThinID(numbers[0])...ThinID(numbers[1])
+}
+
 extension OptionSpec {
   static let activateAs = OptionSpec(
     "activate", value: .required(placeholder: "NAME", .text),
@@ -22,7 +27,7 @@ extension OptionSpec {
 
 extension ThinActivation {
   /// Parses `--activate` and `--size`.
-  static func requested(_ arguments: ParsedArguments, id: UInt64) throws(UsageError)
+  static func requested(_ arguments: ParsedArguments, id: ThinID) throws(UsageError)
     -> ThinActivation?
   {
     switch (arguments.text("activate"), arguments.text("size")) {
@@ -40,22 +45,22 @@ enum PoolCreateThinCommand: PoolVerb {
   static let liveOptions = ["activate", "size"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    for id in numbers[0]...numbers[1] { try pool.createThin(ThinID(id)) }
+    for id in ids(numbers) { try pool.createThin(id) }
   }
 
   static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
-    origins.forget(numbers[0]...numbers[1])
+    origins.forget(ids(numbers))
   }
 
   static func change(
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
   ) throws {
-    let activation = try ThinActivation.requested(arguments, id: numbers[0])
+    let activation = try ThinActivation.requested(arguments, id: ThinID(numbers[0]))
     guard activation == nil || numbers[0] == numbers[1] else {
       throw UsageError("'--activate <NAME>' goes with one thin device")
     }
-    try manager.createThin(pool, numbers[0]...numbers[1], activate: activation)
+    try manager.createThin(pool, ids(numbers), activate: activation)
   }
 
   /// Options, operands, help and exit statuses of the command.
@@ -81,15 +86,19 @@ enum PoolCreateSnapshotCommand: PoolVerb {
     try pool.createSnapshot(ThinID(numbers[0]), origin: ThinID(numbers[1]))
   }
 
+  private static func snapshot(_ numbers: [UInt64]) -> SnapshotVolume {
+    SnapshotVolume(origin: ThinID(numbers[1]), new: ThinID(numbers[0]))
+  }
+
   static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
-    origins.inherit([SnapshotVolume(origin: numbers[1], new: numbers[0])])
+    origins.inherit([snapshot(numbers)])
   }
 
   static func change(
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
   ) throws {
-    try manager.snapshot(pool, [SnapshotVolume(origin: numbers[1], new: numbers[0])])
+    try manager.snapshot(pool, [snapshot(numbers)])
   }
 
   /// Options, operands, help and exit statuses of the command.
@@ -113,18 +122,18 @@ enum PoolDeleteCommand: PoolVerb {
   static let liveOptions = ["deactivate"]
 
   static func change(_ pool: PoolMetadata, _ numbers: [UInt64]) throws(PoolError) {
-    for id in numbers[0]...numbers[1] { try pool.delete(ThinID(id)) }
+    for id in ids(numbers) { try pool.delete(id) }
   }
 
   static func change(_ origins: inout OriginRecords.Origins, _ numbers: [UInt64]) {
-    origins.forget(numbers[0]...numbers[1])
+    origins.forget(ids(numbers))
   }
 
   static func change(
     _ manager: PoolManager, _ pool: LivePool, _ numbers: [UInt64], _ arguments: ParsedArguments,
     _ console: Console
   ) throws {
-    try manager.delete(pool, numbers[0]...numbers[1], deactivates: arguments.has("deactivate"))
+    try manager.delete(pool, ids(numbers), deactivates: arguments.has("deactivate"))
   }
 
   /// Options, operands, help and exit statuses of the command.

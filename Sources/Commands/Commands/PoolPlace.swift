@@ -3,6 +3,7 @@ import DeviceMapper
 import Glibc
 import PoolManager
 import ServerControl
+import ThinFormat
 import ThinTools
 
 /// The pool that a POOL argument selects.
@@ -231,6 +232,11 @@ func number(_ text: String, _ operand: String, max: UInt64) throws(UsageError) -
       "invalid value '\(text)' for '<\(operand)>': expected a whole number from 0 to \(max)")
   }
   return number
+}
+
+/// Parses the id of a thin device.
+func thinID(_ text: String, _ operand: String) throws(UsageError) -> ThinID {
+  ThinID(try number(text, operand, max: Limits.deviceIDMax))
 }
 
 /// Parses a range `FIRST-LAST` of numbers, or a single number.

@@ -23,7 +23,7 @@ enum PoolSnapshotCommand: Command {
       }
       try PoolAtRest.change(path) { pool throws(PoolError) in
         for volume in volumes {
-          try pool.createSnapshot(ThinID(volume.new), origin: ThinID(volume.origin))
+          try pool.createSnapshot(volume.new, origin: volume.origin)
         }
       }
       PoolAtRest.recordOrigins(path, console) { $0.inherit(volumes) }
@@ -42,16 +42,16 @@ enum PoolSnapshotCommand: Command {
       }
       volumes.append(
         SnapshotVolume(
-          origin: try number(parts[0], "ORIGIN", max: Limits.deviceIDMax),
-          new: try number(parts[1], "NEW", max: Limits.deviceIDMax)))
+          origin: try thinID(parts[0], "ORIGIN"),
+          new: try thinID(parts[1], "NEW")))
     }
     switch (Array(operands), volumes.isEmpty) {
     case ([], false): return volumes
     case (let ids, true) where ids.count == 2:
       return [
         SnapshotVolume(
-          origin: try number(ids[1], "ORIGIN", max: Limits.deviceIDMax),
-          new: try number(ids[0], "ID", max: Limits.deviceIDMax))
+          origin: try thinID(ids[1], "ORIGIN"),
+          new: try thinID(ids[0], "ID"))
       ]
     default:
       throw UsageError(

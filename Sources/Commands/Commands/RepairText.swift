@@ -50,12 +50,13 @@ struct RepairText {
 
   private func text(_ range: RepairReport.Range) -> String {
     let block = "(metadata block \(range.block))"
-    guard let end = range.end, end > range.begin else {
-      return "from virtual block \(range.begin), byte \(bytes(range.begin)), to the end \(block)"
+    let begin = range.begin.rawValue
+    guard let end = range.end?.rawValue, end > begin else {
+      return "from virtual block \(begin), byte \(bytes(begin)), to the end \(block)"
     }
     return
-      "virtual blocks \(range.begin)..\(end - 1), bytes \(bytes(range.begin))..\(bytes(end) - 1), "
-      + "\(end - range.begin) blocks, \(bytes(end - range.begin)) bytes \(block)"
+      "virtual blocks \(begin)..\(end - 1), bytes \(bytes(begin))..\(bytes(end) - 1), "
+      + "\(end - begin) blocks, \(bytes(end - begin)) bytes \(block)"
   }
 
   /// The bytes of this many data blocks; the largest number on overflow.
@@ -118,13 +119,13 @@ struct RepairText {
     try json.beginArray()
     for part in report.unclear {
       try json.beginObject()
-      try json.member("root", part.block)
-      try json.member("begin", part.begin)
-      try json.member("end", part.end)
+      try json.member("root", part.block.rawValue)
+      try json.member("begin", part.begin.rawValue)
+      try json.member("end", part.end.rawValue)
       try json.member("mapped_blocks", part.mapped)
       try json.key("dev_ids")
       try json.beginArray()
-      for id in part.ids { try json.value(id) }
+      for id in part.ids { try json.value(id.rawValue) }
       try json.endArray()
       try json.endObject()
     }
@@ -136,7 +137,7 @@ struct RepairText {
 
   private func write(_ device: RepairReport.Device, _ json: inout JSONWriter) throws(BlockIOError) {
     try json.beginObject()
-    try json.member("device", device.id)
+    try json.member("device", device.id.rawValue)
     try json.member("whole", device.isWhole)
     try json.member("saved_blocks", device.saved)
     try json.member("mapped_blocks", device.expected)
@@ -146,11 +147,11 @@ struct RepairText {
     for range in device.ranges {
       try json.beginObject()
       try json.member("kind", range.kind.rawValue)
-      try json.member("begin", range.begin)
-      try json.member("end", range.end)
-      try json.member("begin_byte", bytes(range.begin))
-      try json.member("end_byte", range.end.map { bytes($0) })
-      try json.member("metadata_block", range.block)
+      try json.member("begin", range.begin.rawValue)
+      try json.member("end", range.end?.rawValue)
+      try json.member("begin_byte", bytes(range.begin.rawValue))
+      try json.member("end_byte", range.end.map { bytes($0.rawValue) })
+      try json.member("metadata_block", range.block.rawValue)
       try json.endObject()
     }
     try json.endArray()
@@ -166,8 +167,8 @@ extension JSONWriter {
     try beginArray()
     for device in devices {
       try beginObject()
-      try member("device", device.id)
-      try member("root", device.root)
+      try member("device", device.id?.rawValue)
+      try member("root", device.root?.rawValue)
       try member("mapped_blocks", device.mapped)
       try endObject()
     }

@@ -1,3 +1,4 @@
+import ThinFormat
 import ThinTools
 
 extension Generation {
@@ -8,7 +9,7 @@ extension Generation {
     case "newest": self = .newest
     default:
       guard let block = UInt64(text) else { return nil }
-      self = .block(block)
+      self = .block(MetadataBlock(block))
     }
   }
 }

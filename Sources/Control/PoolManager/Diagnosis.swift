@@ -47,9 +47,9 @@ extension FaultFields {
   }
 
   /// A metadata block.
-  static func block(_ kind: String, _ block: UInt64) -> FaultFields {
+  static func block(_ kind: String, _ block: MetadataBlock) -> FaultFields {
     var fields = FaultFields(kind)
-    fields.block = MetadataBlock(block)
+    fields.block = block
     return fields
   }
 }

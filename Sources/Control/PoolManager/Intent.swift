@@ -1,5 +1,6 @@
 import BlockIO
 import DeviceMapper
+import ThinFormat
 
 /// A change that must not be left incomplete. The verb writes it to a file before it begins, and
 /// removes the file when it is complete. A later verb that finds the intent of a process that has
@@ -42,13 +43,13 @@ struct Intent: Equatable {
   /// Devices to suspend that were not suspended before.
   var devices: [Device]
   /// Ids of thin devices that may have been made.
-  var created: [UInt64] = []
+  var created: [ThinID] = []
 
   private static let heading = "dmthin intent 1"
 
   init(
     owner: ProcessIdentity = .current, pool: String, action: String, devices: [Device],
-    created: [UInt64] = []
+    created: [ThinID] = []
   ) {
     self.owner = owner
     self.pool = pool
@@ -101,7 +102,7 @@ struct Intent: Equatable {
       devices[last].oldTable?.append(parsed)
     case ("creates", 2):
       guard let id = UInt64(words[1]) else { return false }
-      created.append(id)
+      created.append(ThinID(id))
     default: return false
     }
     return true

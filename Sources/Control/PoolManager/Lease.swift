@@ -1,4 +1,5 @@
 import Glibc
+public import ThinFormat
 
 /// The owner and the duration of a pool's metadata snapshot, kept in a file. The kernel knows only
 /// that there is a metadata snapshot; a pool has at most one.
@@ -15,14 +16,14 @@ public struct Lease: Equatable, Sendable {
   /// The duration in seconds; nil for no limit.
   public var seconds: UInt64?
   /// Block of the metadata snapshot's superblock, which identifies the snapshot.
-  public var heldRoot: UInt64
+  public var heldRoot: MetadataBlock
 
   private static let heading = "dmthin lease 2"
 
   /// A lease.
   public init(
     owner: String, holder: ProcessIdentity?, boot: String, taken: UInt64, seconds: UInt64?,
-    heldRoot: UInt64
+    heldRoot: MetadataBlock
   ) {
     self.owner = owner
     self.holder = holder
@@ -36,7 +37,7 @@ public struct Lease: Equatable, Sendable {
   /// - Parameters:
   ///   - now: seconds since the start of this boot.
   ///   - heldRoot: the block of the pool's present metadata snapshot.
-  public func fault(now: UInt64, heldRoot: UInt64?) -> String? {
+  public func fault(now: UInt64, heldRoot: MetadataBlock?) -> String? {
     if boot != ProcessIdentity.currentBoot { return "it was taken before the last boot" }
     if let heldRoot, heldRoot != self.heldRoot {
       return "the pool holds another metadata snapshot now"
@@ -84,7 +85,8 @@ public struct Lease: Equatable, Sendable {
       let heldRoot = values["held"].flatMap({ UInt64($0) })
     else { return nil }
     self.init(
-      owner: owner, holder: nil, boot: String(boot), taken: taken, seconds: nil, heldRoot: heldRoot)
+      owner: owner, holder: nil, boot: String(boot), taken: taken, seconds: nil,
+      heldRoot: MetadataBlock(heldRoot))
     if let value = values["holder"] {
       guard let identity = ProcessIdentity(text: value) else { return nil }
       holder = identity

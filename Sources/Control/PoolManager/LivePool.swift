@@ -1,5 +1,6 @@
 public import DeviceMapper
 import Glibc
+public import ThinFormat
 public import ThinTools
 
 /// An active pool, described by its table.
@@ -40,7 +41,7 @@ public struct ActiveThin: Sendable {
   /// Its name.
   public var name: String { info.name }
   /// Id in the pool.
-  public var id: UInt64 { UInt64(target.id) }
+  public var id: ThinID { ThinID(UInt64(target.id)) }
 }
 
 extension PoolManager {
@@ -170,7 +171,7 @@ extension PoolManager {
 
 extension ThinPoolMessage {
   /// The id of a thin device; commands have checked its range.
-  static func id(_ id: UInt64) -> UInt32 { UInt32(clamping: id) }
+  static func id(_ id: ThinID) -> UInt32 { UInt32(clamping: id.rawValue) }
 }
 
 extension PoolManager {

@@ -1,6 +1,7 @@
 import BlockIO
 public import DeviceMapper
 import Glibc
+public import ThinFormat
 public import ThinTools
 
 /// Records the external origin of each thin device at its last activation. The pool does not store
@@ -10,7 +11,7 @@ public import ThinTools
 /// a device of the same id since.
 public struct OriginRecords: Sendable {
   /// The records of one pool: the path of the origin by id.
-  public typealias Origins = [UInt64: String]
+  public typealias Origins = [ThinID: String]
 
   /// A sentence on why a device needs an origin.
   /// - Parameters:
@@ -59,7 +60,9 @@ public struct OriginRecords: Sendable {
     var origins: Origins = [:]
     for line in lines.dropFirst() {
       let words = line.split(separator: " ", maxSplits: 1)
-      if words.count == 2, let id = UInt64(words[0]) { origins[id] = String(words[1]) }
+      if words.count == 2, let id = UInt64(words[0]) {
+        origins[ThinID(id)] = String(words[1])
+      }
     }
     return origins
   }
@@ -98,7 +101,7 @@ extension OriginRecords.Origins {
   }
 
   /// Forgets devices that were deleted, or created again.
-  public mutating func forget(_ ids: ClosedRange<UInt64>) {
+  public mutating func forget(_ ids: ClosedRange<ThinID>) {
     self = filter { !ids.contains($0.key) }
   }
 }

@@ -116,7 +116,7 @@ public struct PoolAtRest {
           .warning, "metadata-snapshot-leaked",
           "a metadata snapshot is held at block \(superblock.metadataSnapshot) of a pool that is not "
             + "active", next: ["dmthin pool release-metadata-snap \(quoted)"],
-          fault: .block("metadata_snapshot", superblock.metadataSnapshot)))
+          fault: .block("metadata_snapshot", MetadataBlock(superblock.metadataSnapshot))))
     }
     return findings
   }

@@ -149,17 +149,19 @@ public struct PoolInspection {
   }
 
   /// Ids of all thin devices, ascending. For reading, those that can be read.
-  mutating func deviceIDs() throws(ToolError) -> [UInt32] {
+  mutating func deviceIDs() throws(ToolError) -> [ThinID] {
     do throws(MetadataError) {
       let view = try MetadataView(metadata, source: .current)
       guard isForReading else {
-        return try view.deviceDetails().map { UInt32(truncatingIfNeeded: $0.id.rawValue) }
+        return try view.deviceDetails().map {
+          ThinID(UInt64(UInt32(truncatingIfNeeded: $0.id.rawValue)))
+        }
       }
       let (roots, faults) = view.readableDeviceRoots()
       for fault in faults {
         notes.append("damaged: \(fault); the thin devices in it are not served")
       }
-      return roots.compactMap { UInt32(exactly: $0.id.rawValue) }
+      return roots.map(\.id).filter { $0.rawValue <= UInt64(UInt32.max) }
     } catch {
       throw Self.damaged(metadata.path, "\(error)")
     }
@@ -174,18 +176,17 @@ public struct PoolInspection {
 
   /// Sectors of a thin device up to the end of its last mapped block, because its size is not
   /// recorded. For reading, up to the first damage.
-  mutating func mappedSectors(_ id: UInt32) throws(ToolError) -> UInt64 {
+  mutating func mappedSectors(_ id: ThinID) throws(ToolError) -> UInt64 {
     let last: VirtualBlock?
     let fault: PoolError?
-    let thin = ThinID(UInt64(id))
     do throws(PoolError) {
       let pool =
         isForReading
         ? try PoolMetadata.openForReading(metadata) : try PoolMetadata.open(metadata)
-      guard try pool.hasDevice(thin) else { throw .notFound }
+      guard try pool.hasDevice(id) else { throw .notFound }
       (last, fault) =
         isForReading
-        ? try pool.highestReadable(thin) : (try pool.highestMapped(thin), nil)
+        ? try pool.highestReadable(id) : (try pool.highestMapped(id), nil)
     } catch {
       if error == .notFound {
         throw ToolError(

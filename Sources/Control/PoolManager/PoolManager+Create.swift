@@ -120,7 +120,7 @@ extension PoolManager {
         try activate(
           pool,
           ThinActivation(
-            name: volume.name, id: UInt64(volume.id), sectors: volume.sectors ?? 0,
+            name: volume.name, id: volume.id, sectors: volume.sectors ?? 0,
             origin: volume.origin))
         active.append(volume.name)
       }

@@ -35,7 +35,8 @@ extension PoolManager {
     if let lease = knownLease(pool) {
       symptoms.lease = describe(lease, pool)
       if case .working(let details) = status {
-        symptoms.leaseFault = lease.fault(now: Lease.now(), heldRoot: details.heldRoot)
+        symptoms.leaseFault = lease.fault(
+          now: Lease.now(), heldRoot: details.heldRoot.map { MetadataBlock($0) })
       }
     }
     if let expected {

@@ -1,5 +1,6 @@
 import DeviceMapper
 import Glibc
+public import ThinFormat
 public import ThinTools
 
 /// A request to hold a pool's metadata snapshot.
@@ -22,7 +23,7 @@ extension PoolManager {
   /// its lease has ended.
   /// - Returns: the block of its superblock, for tools that take `--metadata-snap=BLOCK`.
   public func reserveMetadataSnapshot(_ pool: LivePool, _ request: LeaseRequest)
-    throws(ToolError) -> UInt64
+    throws(ToolError) -> MetadataBlock
   {
     try locked(pool) { () throws(ToolError) in
       let held = try heldRoot(pool)
@@ -40,7 +41,8 @@ extension PoolManager {
     }
   }
 
-  private func reserve(_ pool: LivePool, _ request: LeaseRequest) throws(ToolError) -> UInt64 {
+  private func reserve(_ pool: LivePool, _ request: LeaseRequest) throws(ToolError) -> MetadataBlock
+  {
     try message(
       pool, .reserveMetadataSnapshot, to: "make a metadata snapshot of \(pool.name)")
     do throws(ToolError) {
@@ -100,7 +102,7 @@ extension PoolManager {
     }
   }
 
-  private func requireTakeover(_ pool: LivePool, _ held: UInt64, _ request: LeaseRequest)
+  private func requireTakeover(_ pool: LivePool, _ held: MetadataBlock, _ request: LeaseRequest)
     throws(ToolError)
   {
     guard let lease = try lease(pool) else {
@@ -148,13 +150,13 @@ extension PoolManager {
     return text
   }
 
-  private func heldRoot(_ pool: LivePool) throws(ToolError) -> UInt64? {
+  private func heldRoot(_ pool: LivePool) throws(ToolError) -> MetadataBlock? {
     guard case .working(let details) = try status(pool) else {
       throw ToolError(
         .refused,
         "\(pool.name) has failed; see: dmthin pool doctor \(shellQuoted(pool.name))")
     }
-    return details.heldRoot
+    return details.heldRoot.map { MetadataBlock($0) }
   }
 }
 

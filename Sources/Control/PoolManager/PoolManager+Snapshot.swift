@@ -1,15 +1,16 @@
 import DeviceMapper
+public import ThinFormat
 public import ThinTools
 
 /// A snapshot to be taken.
 public struct SnapshotVolume: Equatable, Sendable {
   /// Id of the thin device to snapshot.
-  public var origin: UInt64
+  public var origin: ThinID
   /// Id of the snapshot.
-  public var new: UInt64
+  public var new: ThinID
 
   /// A snapshot `new` of `origin`.
-  public init(origin: UInt64, new: UInt64) {
+  public init(origin: ThinID, new: ThinID) {
     self.origin = origin
     self.new = new
   }
@@ -150,7 +151,7 @@ extension PoolManager {
 
   /// Sends the messages. If one is refused, the snapshots before it are deleted.
   private func takeSnapshots(_ pool: LivePool, _ volumes: [SnapshotVolume]) throws(ToolError) {
-    var taken: [UInt64] = []
+    var taken: [ThinID] = []
     do throws(ToolError) {
       for volume in volumes {
         try message(

@@ -1,5 +1,6 @@
 import DeviceMapper
 import Glibc
+public import ThinFormat
 public import ThinTools
 
 /// The parameters for activating a thin device.
@@ -7,7 +8,7 @@ public struct ThinActivation: Sendable {
   /// The device's name.
   public var name: String
   /// Id in the pool.
-  public var id: UInt64
+  public var id: ThinID
   /// Sectors of 512 bytes.
   public var sectors: UInt64
   /// The external origin.
@@ -19,7 +20,7 @@ public struct ThinActivation: Sendable {
 
   /// An activation of `id` as `name`.
   public init(
-    name: String, id: UInt64, sectors: UInt64, origin: ExternalOrigin = .unstated
+    name: String, id: ThinID, sectors: UInt64, origin: ExternalOrigin = .unstated
   ) {
     self.name = name
     self.id = id
@@ -31,11 +32,11 @@ public struct ThinActivation: Sendable {
 extension PoolManager {
   /// Makes thin devices without blocks, and activates one if asked to. On failure none is kept.
   public func createThin(
-    _ pool: LivePool, _ ids: ClosedRange<UInt64>, activate: ThinActivation? = nil
+    _ pool: LivePool, _ ids: ClosedRange<ThinID>, activate: ThinActivation? = nil
   ) throws(ToolError) {
     try locked(pool) { () throws(ToolError) in
       if let activate { try requireFree(activate.name) }
-      var made: [UInt64] = []
+      var made: [ThinID] = []
       do throws(ToolError) {
         for id in ids {
           try message(
@@ -52,12 +53,12 @@ extension PoolManager {
 
   /// Deletes thin devices in order, and stops at the first that cannot be deleted.
   /// - Parameter deactivates: whether to remove their active devices first.
-  public func delete(_ pool: LivePool, _ ids: ClosedRange<UInt64>, deactivates: Bool = false)
+  public func delete(_ pool: LivePool, _ ids: ClosedRange<ThinID>, deactivates: Bool = false)
     throws(ToolError)
   {
     try locked(pool) { () throws(ToolError) in
       var done: [String] = []
-      var deleted: ClosedRange<UInt64>?
+      var deleted: ClosedRange<ThinID>?
       defer { if let deleted { recordOrigins(pool) { $0.forget(deleted) } } }
       do throws(ToolError) {
         if deactivates {
@@ -82,7 +83,7 @@ extension PoolManager {
     }
   }
 
-  private func delete(_ pool: LivePool, _ id: UInt64) throws(ToolError) {
+  private func delete(_ pool: LivePool, _ id: ThinID) throws(ToolError) {
     do throws(ToolError) {
       try message(
         pool, .delete(ThinPoolMessage.id(id)), to: "delete thin device \(id) of \(pool.name)")
@@ -128,7 +129,7 @@ extension PoolManager {
   }
 
   func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
-    var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id))
+    var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id.rawValue))
     switch activation.origin {
     case .path(let path): target.externalOrigin = try devices.word(path, backend)
     case .unstated: try requireNoOrigin(pool, activation.id)
@@ -174,7 +175,7 @@ extension PoolManager {
 
   /// Refuses a device that had an origin at its last activation: without it, unmapped blocks would
   /// read as zeros, and file systems would be damaged.
-  func requireNoOrigin(_ pool: LivePool, _ id: UInt64) throws(ToolError) {
+  func requireNoOrigin(_ pool: LivePool, _ id: ThinID) throws(ToolError) {
     guard let path = originRecords(pool)?.load()[id] else { return }
     throw ToolError(
       .refused,
@@ -270,7 +271,7 @@ extension PoolManager {
   }
 
   /// Runs `body` after thin devices were made; deletes them again if it fails.
-  func undoing<R>(_ pool: LivePool, _ ids: [UInt64], _ body: () throws(ToolError) -> R)
+  func undoing<R>(_ pool: LivePool, _ ids: [ThinID], _ body: () throws(ToolError) -> R)
     throws(ToolError) -> R
   {
     do throws(ToolError) {

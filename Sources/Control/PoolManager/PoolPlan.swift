@@ -1,4 +1,5 @@
 public import DeviceMapper
+public import ThinFormat
 public import ThinTools
 
 /// The devices to create, in order, for serving a pool and its volumes.
@@ -6,7 +7,7 @@ public struct PoolPlan {
   /// The devices with their tables.
   public var devices: [ConciseTable.Device] = []
   /// Ids of thin devices to make in a new pool, once its device exists.
-  public var newThins: [UInt32] = []
+  public var newThins: [ThinID] = []
   /// Messages for the user.
   public var notes: [String] = []
 
@@ -103,7 +104,8 @@ extension PoolPlan {
       throw ToolError(.refused, "'\(volume.name)' is the name of the pool itself (see --name)")
     }
     let thin = ThinTarget(
-      pool: "/dev/mapper/\(NameMangling.word(request.name))", id: volume.id,
+      pool: "/dev/mapper/\(NameMangling.word(request.name))",
+      id: UInt32(clamping: volume.id.rawValue),
       externalOrigin: volume.origin.path.map { NameMangling.word($0) })
     add(
       volume.name, ThinTarget.type, thin.parameters, sectors: volume.sectors ?? 0,
@@ -129,7 +131,7 @@ extension PoolPlan {
     var volumes: [VolumeSpec] = []
     let origins = OriginRecords(metadata: metadata)?.load() ?? [:]
     for var volume in wanted {
-      if let origin = origins[UInt64(volume.id)], volume.origin == .unstated {
+      if let origin = origins[volume.id], volume.origin == .unstated {
         let fault = OriginRecords.need("thin device \(volume.id)", origin)
         let size = volume.sectors.map { "\($0)s" } ?? "SIZE"
         let advice =

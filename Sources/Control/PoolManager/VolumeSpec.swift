@@ -1,12 +1,13 @@
 import BlockIO
 import DeviceMapper
+public import ThinFormat
 
 /// A thin device of a pool, under a name.
 public struct VolumeSpec: Equatable, Sendable {
   /// Name of the active device, and of a server's export.
   public var name: String
   /// Id in the pool.
-  public var id: UInt32
+  public var id: ThinID
   /// Size in sectors of 512 bytes; nil: up to the last block that is mapped.
   public var sectors: UInt64?
   /// The external origin, a device or file.
@@ -19,7 +20,7 @@ public struct VolumeSpec: Equatable, Sendable {
   }
 
   /// A volume.
-  public init(name: String, id: UInt32, sectors: UInt64?, origin: ExternalOrigin = .unstated) {
+  public init(name: String, id: ThinID, sectors: UInt64?, origin: ExternalOrigin = .unstated) {
     self.name = name
     self.id = id
     self.sectors = sectors
@@ -41,7 +42,7 @@ public struct VolumeSpec: Equatable, Sendable {
     guard let id = UInt32(words[0]), id <= ThinTarget.idMax else {
       throw Malformed(description: "an id must be a number up to \(ThinTarget.idMax)")
     }
-    self.init(name: name, id: id, sectors: nil)
+    self.init(name: name, id: ThinID(UInt64(id)), sectors: nil)
     guard words.count > 1 else { return }
     do throws(DeviceSize.Malformed) {
       sectors = try DeviceSize.sectors(words[1])

@@ -148,7 +148,8 @@ public struct MappingDifference: ~Copyable {
     _ leaf: ComparedLeaf, _ bytes: RawSpan, _ failure: BlockIOError?, _ dataBlockCount: UInt64,
     to side: inout Side
   ) throws(TreeFault) {
-    let node = try side.order.next(leaf.block, bytes, failure: failure, firstKey: leaf.firstKey)
+    let node = try side.order.next(
+      MetadataBlock(leaf.block), bytes, failure: failure, firstKey: leaf.firstKey)
     if side.next > 0 {
       side.entries.removeSubrange(0..<side.next)
       side.next = 0

@@ -25,9 +25,7 @@ public import ThinFormat
 
 /// Joins the mappings of one device, given in key order, into runs as long as possible:
 ///
-///     if !joiner.extend(key, dataBlock, time), let run = joiner.begin(key, dataBlock, time) { use(run) }
-///
-/// It takes the integers of a leaf, since every mapping goes through it.
+///     if !joiner.extend(block, data, time), let run = joiner.begin(block, data, time) { use(run) }
 @frozen public struct RunJoiner {
   @usableFromInline var start: UInt64 = 0
   /// The next virtual block of the run; without a run a number that no mapping has.
@@ -41,8 +39,12 @@ public import ThinFormat
 
   /// Extends the run by a mapping, if the mapping continues it. Returns whether it did.
   @inlinable @inline(__always)
-  public mutating func extend(_ virtualBlock: UInt64, _ dataBlock: UInt64, _ time: UInt32) -> Bool {
-    guard virtualBlock == next, dataBlock == nextData, time == self.time else { return false }
+  public mutating func extend(
+    _ virtualBlock: VirtualBlock, _ dataBlock: DataBlock, _ time: UInt32
+  ) -> Bool {
+    guard virtualBlock.rawValue == next, dataBlock.rawValue == nextData, time == self.time else {
+      return false
+    }
     next &+= 1
     nextData &+= 1
     return true
@@ -52,12 +54,12 @@ public import ThinFormat
   /// - Returns: the previous run; nil if there was none.
   @inlinable
   public mutating func begin(
-    _ virtualBlock: UInt64, _ dataBlock: UInt64, _ time: UInt32
+    _ virtualBlock: VirtualBlock, _ dataBlock: DataBlock, _ time: UInt32
   ) -> MappingRun? {
     let ended = end()
-    start = virtualBlock
-    next = virtualBlock &+ 1
-    nextData = dataBlock &+ 1
+    start = virtualBlock.rawValue
+    next = virtualBlock.rawValue &+ 1
+    nextData = dataBlock.rawValue &+ 1
     self.time = time
     hasRun = true
     return ended
@@ -88,8 +90,9 @@ public struct LeafOrder {
   /// - Throws: `TreeFault` if the block is not a sound leaf, or a key is out of place.
   @_lifetime(copy bytes)
   public mutating func next(
-    _ block: UInt64, _ bytes: RawSpan, failure: BlockIOError? = nil, firstKey: UInt64 = 0
+    _ block: MetadataBlock, _ bytes: RawSpan, failure: BlockIOError? = nil, firstKey: UInt64 = 0
   ) throws(TreeFault) -> BtreeNodeView {
+    let block = block.rawValue
     if let failure { throw TreeFault(.mappings, block: block, .unusable(.io(failure))) }
     let leaf: BtreeNodeView
     do throws(FormatError) {

@@ -30,7 +30,7 @@ extension MetadataView {
           return plan[ahead - 1]
         },
         body: { block, bytes, failure throws(TreeFault) in
-          let leaf = try order.next(block, bytes, failure: failure)
+          let leaf = try order.next(MetadataBlock(block), bytes, failure: failure)
           for i in 0..<leaf.entryCount {
             let mapping = Mapping(rawValue: leaf.value64(i))
             guard mapping.dataBlock < dataBlockCount else {
@@ -40,8 +40,9 @@ extension MetadataView {
                   virtualBlock: leaf.key(i), dataBlock: mapping.dataBlock,
                   blockCount: dataBlockCount))
             }
-            if joiner.extend(leaf.key(i), mapping.dataBlock, mapping.time) { continue }
-            if let run = joiner.begin(leaf.key(i), mapping.dataBlock, mapping.time) { body(run) }
+            let (virtual, data) = (VirtualBlock(leaf.key(i)), DataBlock(mapping.dataBlock))
+            if joiner.extend(virtual, data, mapping.time) { continue }
+            if let run = joiner.begin(virtual, data, mapping.time) { body(run) }
           }
         })
       plan.removeAll(keepingCapacity: true)

@@ -26,7 +26,7 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
     /// A tree of the metadata is damaged.
     case tree(TreeFault)
     /// A block has the wrong format.
-    case block(UInt64, FormatError)
+    case block(MetadataBlock, FormatError)
     /// An operation on a pool's metadata was refused or failed.
     case pool(PoolError)
     /// A command of the device-mapper failed with this error number.
@@ -80,7 +80,7 @@ public struct ToolError: Error, Equatable, Sendable, CustomStringConvertible {
   }
 
   /// A block of the wrong format.
-  public init(block: UInt64, role: String, _ error: FormatError) {
+  public init(block: MetadataBlock, role: String, _ error: FormatError) {
     self.init(.block(block, error), "\(role) at block \(block): \(error)")
   }
 

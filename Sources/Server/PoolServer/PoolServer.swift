@@ -8,6 +8,7 @@ import Glibc
 import PoolManager
 import ServerControl
 import Targets
+import ThinFormat
 public import ThinTools
 
 /// Serves pools without the kernel: its devices are in this process, its volumes are exported by
@@ -158,7 +159,7 @@ public final class PoolServer {
         for volume in options.volumes where volume.origin != .unstated {
           let full = unsafe volume.origin.path.flatMap { unsafe realpath($0, nil) }
           defer { unsafe free(full) }
-          origins[UInt64(volume.id)] = unsafe full.map { unsafe String(cString: $0) }
+          origins[volume.id] = unsafe full.map { unsafe String(cString: $0) }
         }
       }
     } catch {
@@ -191,7 +192,7 @@ public final class PoolServer {
   }
 
   /// Makes thin devices in the new pool.
-  private func makeThins(_ ids: [UInt32]) throws(ToolError) {
+  private func makeThins(_ ids: [ThinID]) throws(ToolError) {
     do throws(DeviceMapperError) {
       for id in ids {
         _ = try mapper.message(.name(options.name), sector: 0, "create_thin \(id)")

@@ -4,6 +4,7 @@ import DataPath
 import EventLoop
 import Glibc
 import PoolManager
+import ThinFormat
 import ThinMetadata
 public import ThinTools
 
@@ -69,7 +70,7 @@ struct RescueExports {
     let origins = OriginRecords(metadata: serving.metadata)?.load() ?? [:]
     var exports: [Export] = []
     for volume in try self.volumes(volumes, index) {
-      guard let device = index[UInt64(volume.id)] else { throw missing(volume, index) }
+      guard let device = index[volume.id] else { throw missing(volume, index) }
       if volume.origin == .unstated, let origin = origins[device.id] {
         note(
           "warning: \(OriginRecords.need("thin device \(device.id)", origin)); they read as zeros here"
@@ -94,12 +95,13 @@ struct RescueExports {
       note("warning: thin device \(left.id ?? 0): nothing can be read, its mapping tree is lost")
     }
     return index.devices.map {
-      VolumeSpec(name: "thin\($0.id)", id: UInt32(clamping: $0.id), sectors: nil)
+      VolumeSpec(
+        name: "thin\($0.id)", id: min($0.id, ThinID(UInt64(UInt32.max))), sectors: nil)
     }
   }
 
   private func missing(_ volume: VolumeSpec, _ index: RescueIndex) -> ToolError {
-    let isLeftOut = index.report.leftOut.contains { $0.id == UInt64(volume.id) }
+    let isLeftOut = index.report.leftOut.contains { $0.id == volume.id }
     return ToolError(
       .refused,
       isLeftOut

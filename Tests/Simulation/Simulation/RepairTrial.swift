@@ -219,11 +219,13 @@ public struct RepairTrial {
     for (thin, root) in roots {
       let id = thin.rawValue
       let ranges =
-        report?.devices.first { $0.id == id }?.ranges.filter { $0.kind == .doubtful } ?? []
+        report?.devices.first { $0.id == thin }?.ranges.filter { $0.kind == .doubtful } ?? []
       try? view.forEachRun(of: root) { run in
         for i in 0..<run.length {
           let block = run.virtualBlock.rawValue + i
-          let isDoubtful = ranges.contains { $0.begin <= block && block < $0.end ?? .max }
+          let isDoubtful = ranges.contains {
+            $0.begin.rawValue <= block && block < $0.end?.rawValue ?? .max
+          }
           if isDoubtful { score.doubtful += 1 }
           if truth[id]?[block] == run.dataBlock.rawValue + i {
             score.right += 1

@@ -101,7 +101,7 @@ final class Checker {
   private func checkSuperblock() {
     let superblock = view.superblock
     let reader = view.reader
-    let block = view.superblockNumber.rawValue
+    let block = view.superblockNumber
     if superblock.time > Limits.timeMax {
       add(Finding(.superblockTime(found: superblock.time, block: block)))
     }

@@ -26,7 +26,7 @@ extension Finding {
         isCreation ? "device_creation_time" : "device_snapshot_time", device: device,
         expected: UInt64(poolTime), found: UInt64(found))
     case .mappingsLost(let device, let range, let block):
-      var fields = FaultFields("mappings_lost", block: block.rawValue, device: device)
+      var fields = FaultFields("mappings_lost", block: block, device: device)
       fields.ranges = [
         FaultFields.BlockRange(
           begin: range.lowerBound.rawValue,
@@ -42,13 +42,14 @@ extension Finding {
   private var spaceMapFields: FaultFields {
     switch problem {
     case .indexBeyondEnd(let block, let count):
-      return .init("beyond_end", .metadata, block: block, expected: count &- 1, found: block)
+      return .init(
+        "beyond_end", .metadata, block: block, expected: count &- 1, found: block.rawValue)
     case .index(let problem, let block):
-      var fields = FaultFields(problem, block: MetadataBlock(block))
+      var fields = FaultFields(problem, block: block)
       fields.spaceMap = .metadata
       return fields
     case .bitmap(let map, _, let problem, let block):
-      var fields = FaultFields(problem, block: MetadataBlock(block))
+      var fields = FaultFields(problem, block: block)
       fields.spaceMap = map
       return fields
     case .indexEntry(let map, let expected, let found):
@@ -57,7 +58,7 @@ extension Finding {
       return .init("index_entry_count", map, expected: expected, found: found)
     case .beyondSpaceMap(let block, let count):
       return .init(
-        "beyond_space_map", .metadata, block: block, expected: count &- 1, found: block)
+        "beyond_space_map", .metadata, block: block, expected: count &- 1, found: block.rawValue)
     case .allocatedBlocks(let map, let superblock, let bitmaps):
       return .init("allocated_blocks", map, block: 0, expected: bitmaps, found: superblock)
     case .freeEntries(let map, _, let entry, let actual, let block):
@@ -77,12 +78,12 @@ extension Finding {
 
 extension FaultFields {
   fileprivate init(
-    _ kind: String, _ map: SpaceMapName? = nil, block: UInt64? = nil, device: ThinID? = nil,
+    _ kind: String, _ map: SpaceMapName? = nil, block: MetadataBlock? = nil, device: ThinID? = nil,
     expected: UInt64? = nil, found: UInt64? = nil
   ) {
     self.init(kind, expected: expected, found: found)
     spaceMap = map
-    self.block = block.map { MetadataBlock($0) }
+    self.block = block
     self.device = device
   }
 

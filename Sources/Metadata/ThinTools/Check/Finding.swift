@@ -41,11 +41,12 @@ extension Finding {
     /// A tree is damaged, or a node of it has too few entries.
     case tree(TreeFault)
     /// The superblock's time has more bits than a mapping has room for.
-    case superblockTime(found: UInt32, block: UInt64)
+    case superblockTime(found: UInt32, block: MetadataBlock)
     /// The metadata space map has more blocks than the device, or than the format allows.
-    case metadataSpaceMapSize(found: UInt64, max: UInt64, isFormatLimit: Bool, block: UInt64)
+    case metadataSpaceMapSize(
+      found: UInt64, max: UInt64, isFormatLimit: Bool, block: MetadataBlock)
     /// The data space map has more blocks than the metadata could hold bitmaps for.
-    case dataSpaceMapSize(found: UInt64, max: UInt64, block: UInt64)
+    case dataSpaceMapSize(found: UInt64, max: UInt64, block: MetadataBlock)
     /// The metadata snapshot is unreadable.
     case metadataSnapshot(MetadataError, block: MetadataBlock)
     /// A thin device is in only one of the two trees of devices.
@@ -62,25 +63,25 @@ extension Finding {
     /// Reference counts were not compared, because trees are damaged.
     case countsNotCompared
     /// The index of the metadata space map lies beyond the end.
-    case indexBeyondEnd(block: UInt64, blockCount: UInt64)
+    case indexBeyondEnd(block: MetadataBlock, blockCount: UInt64)
     /// The index of the metadata space map cannot be used.
-    case index(BlockProblem, block: UInt64)
+    case index(BlockProblem, block: MetadataBlock)
     /// A bitmap cannot be used.
-    case bitmap(SpaceMapName, number: UInt64, BlockProblem, block: UInt64)
+    case bitmap(SpaceMapName, number: UInt64, BlockProblem, block: MetadataBlock)
     /// An index entry is missing, or is another bitmap's.
     case indexEntry(SpaceMapName, expected: UInt64, found: UInt64)
     /// The index has the wrong number of entries for the map.
     case indexEntryCount(SpaceMapName, expected: UInt64, blockCount: UInt64, found: UInt64)
     /// A metadata block beyond the end of the metadata space map is in use.
-    case beyondSpaceMap(block: UInt64, blockCount: UInt64)
+    case beyondSpaceMap(block: MetadataBlock, blockCount: UInt64)
     /// The superblock's number of allocated blocks is not that of the bitmaps.
     case allocatedBlocks(SpaceMapName, superblock: UInt64, bitmaps: UInt64)
     /// An index entry's number of free entries is not that of its bitmap.
     case freeEntries(
-      SpaceMapName, bitmap: UInt64, entry: UInt64, actual: UInt64, block: UInt64)
+      SpaceMapName, bitmap: UInt64, entry: UInt64, actual: UInt64, block: MetadataBlock)
     /// An index entry's hint hides a free entry.
     case firstFreeEntry(
-      SpaceMapName, bitmap: UInt64, entry: UInt64, actual: UInt64, block: UInt64)
+      SpaceMapName, bitmap: UInt64, entry: UInt64, actual: UInt64, block: MetadataBlock)
     /// Reference counts that differ from those of the trees: too high (leaked), or otherwise wrong.
     case referenceCounts(SpaceMapName, areTooHigh: Bool, CountDifferences)
     /// Entries of the overflow tree that belong to blocks with a small count.
@@ -93,7 +94,7 @@ extension Finding {
   public struct CountDifferences: Equatable, Sendable {
     /// A run of blocks with the same two counts.
     public struct Run: Equatable, Sendable {
-      /// The blocks.
+      /// The blocks, as integers: they are data blocks or metadata blocks, by the space map.
       public var blocks: Range<UInt64>
       /// The count that the trees give.
       public var expected: UInt32

@@ -136,7 +136,8 @@ extension Checker {
     var block = root.blockCount
     while block < metadataCounts.blockCount {
       if metadataCounts.count(of: block) > 0 {
-        return fatal(.beyondSpaceMap(block: block, blockCount: root.blockCount))
+        return fatal(
+          .beyondSpaceMap(block: MetadataBlock(block), blockCount: root.blockCount))
       }
       block += 1
     }
@@ -148,7 +149,9 @@ extension Checker {
 
   private func readMetadataIndex(_ root: SpaceMapRoot) -> [(region: UInt64, entry: IndexEntry)] {
     guard root.bitmapRoot < view.reader.blockCount else {
-      fatal(.indexBeyondEnd(block: root.bitmapRoot, blockCount: view.reader.blockCount))
+      fatal(
+        .indexBeyondEnd(
+          block: MetadataBlock(root.bitmapRoot), blockCount: view.reader.blockCount))
       return []
     }
     metadataCounts.increment(root.bitmapRoot)
@@ -162,7 +165,7 @@ extension Checker {
         }
       }
     } catch {
-      fatal(.index(error, block: root.bitmapRoot))
+      fatal(.index(error, block: MetadataBlock(root.bitmapRoot)))
     }
     return entries
   }
@@ -196,7 +199,7 @@ extension Checker {
           if let failure { throw .io(failure) }
           try requireSound(bytes, number: block, kind: .bitmap)
         } catch {
-          fatal(.bitmap(name, number: region, error, block: block))
+          fatal(.bitmap(name, number: region, error, block: MetadataBlock(block)))
           return
         }
         guard treesAreSound else { return }
@@ -239,14 +242,14 @@ extension Checker {
         Finding(
           .freeEntries(
             name, bitmap: region, entry: UInt64(entry.freeCount), actual: UInt64(free),
-            block: entry.bitmapBlock)))
+            block: MetadataBlock(entry.bitmapBlock))))
     }
     if Int(entry.noneFreeBefore) > actual.firstFree {
       add(
         Finding(
           .firstFreeEntry(
             name, bitmap: region, entry: UInt64(entry.noneFreeBefore),
-            actual: UInt64(actual.firstFree), block: entry.bitmapBlock)))
+            actual: UInt64(actual.firstFree), block: MetadataBlock(entry.bitmapBlock))))
     }
   }
 

@@ -184,7 +184,7 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
   {
     let leaf: BtreeNodeView
     do throws(TreeFault) {
-      leaf = try order.next(block, bytes, failure: failure)
+      leaf = try order.next(MetadataBlock(block), bytes, failure: failure)
     } catch {
       throw ToolError(error)
     }
@@ -201,8 +201,9 @@ struct Dumper<Sink: PoolSink>: ~Copyable {
         throw ToolError(TreeFault(.mappings, block: block, fault))
       }
       let time = min(mapping.time, timeMax)
-      if joiner.extend(key, mapping.dataBlock, time) { continue }
-      guard let ended = joiner.begin(key, mapping.dataBlock, time) else { continue }
+      let (virtual, data) = (VirtualBlock(key), DataBlock(mapping.dataBlock))
+      if joiner.extend(virtual, data, time) { continue }
+      guard let ended = joiner.begin(virtual, data, time) else { continue }
       try writer.run(ended)
     }
     self.joiner = joiner

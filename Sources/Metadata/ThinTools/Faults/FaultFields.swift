@@ -197,7 +197,7 @@ extension FaultFields {
       }
     case .metadata(let error): self.init(error)
     case .tree(let fault): self.init(fault)
-    case .block(let block, let error): self.init(error, block: MetadataBlock(block))
+    case .block(let block, let error): self.init(error, block: block)
     case .pool(let error): self.init(error)
     case .command(let code):
       self.init("device_mapper")

@@ -1,6 +1,6 @@
 public import BlockIO
 import PersistentData
-import ThinFormat
+public import ThinFormat
 public import ThinMetadata
 
 /// The result of packing.
@@ -10,7 +10,7 @@ public struct PackResult: Equatable, Sendable {
   /// The number of those with a wrong checksum, which the original unpack tool leaves out.
   public var unsoundCount: UInt64 = 0
   /// Blocks that could not be read, and are not in the file.
-  public var unreadable: [UInt64] = []
+  public var unreadable: [MetadataBlock] = []
 }
 
 /// `thin_metadata_pack`; `PackedFile` is what unpacks.
@@ -46,7 +46,7 @@ public enum ThinPack {
       body: { block, bytes, error in
         progress.advance()
         guard failure == nil else { return }
-        guard error == nil else { return result.unreadable.append(block) }
+        guard error == nil else { return result.unreadable.append(MetadataBlock(block)) }
         do throws(ToolError) { try writer.add(block, bytes) } catch { failure = error }
       })
     if let failure { throw failure }

@@ -1,5 +1,5 @@
 public import BlockIO
-import ThinFormat
+public import ThinFormat
 
 /// A packed file, which is read once to check it and once to unpack it.
 public final class PackedFile {
@@ -59,7 +59,7 @@ public final class PackedFile {
   /// blocks in the order of the file. Memory: that of a chunk, 32 MiB at most, and a run of 1 MiB.
   /// - Throws: `damaged` at the first damaged place, or if the file ends too early.
   public func forEachRun(
-    progress: Progress, _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+    progress: Progress, _ body: (MetadataBlock, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
   ) throws(ToolError) {
     progress.begin("Reading", total: byteCount)
     var at = UInt64(PackFormat.headerBytes)
@@ -89,7 +89,7 @@ public final class PackedFile {
 
   private func take(
     _ chunk: [UInt8], _ at: UInt64, sumBefore: UInt32, _ chunks: UInt64,
-    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+    _ body: (MetadataBlock, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
   ) throws(ToolError) {
     guard let (content, used) = decompressor.content(chunk[...], countMax: PackFormat.chunkBytesMax)
     else {
@@ -148,7 +148,7 @@ public final class PackedFile {
 
   private func takeOwn(
     _ rest: ArraySlice<UInt8>, _ kind: UInt64, _ at: UInt64, _ sum: UInt32, _ chunks: UInt64,
-    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+    _ body: (MetadataBlock, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
   ) throws(ToolError) {
     switch kind {
     case PackFormat.end:
@@ -179,12 +179,12 @@ public final class PackedFile {
 
   private func give(
     _ first: UInt64, _ count: Int,
-    _ body: (UInt64, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
+    _ body: (MetadataBlock, UnsafeRawBufferPointer) throws(BlockIOError) -> Void
   ) throws(ToolError) {
     guard count > 0 else { return }
     storedCount += UInt64(count)
     let bytes = unsafe UnsafeRawBufferPointer(rebasing: run.bytes[..<(count * Limits.blockBytes)])
-    try written { () throws(BlockIOError) in try unsafe body(first, bytes) }
+    try written { () throws(BlockIOError) in try unsafe body(MetadataBlock(first), bytes) }
   }
 
   private func damage(_ at: UInt64, _ what: String) -> ToolError {

@@ -1,6 +1,6 @@
 import BlockIO
 import PersistentData
-import ThinFormat
+public import ThinFormat
 import ThinMetadata
 
 /// A whole generation of a pool that is newer than the superblock's, or may be.
@@ -23,7 +23,7 @@ public struct NewerGeneration: Equatable, Sendable {
   }
 
   /// The metadata index block that names it; `thin_dump --repair --generation` takes it.
-  public var block: UInt64
+  public var block: MetadataBlock
   /// Thin devices.
   public var deviceCount: Int
   /// Mappings of all devices.
@@ -53,7 +53,7 @@ public struct NewerGeneration: Equatable, Sendable {
   }
 
   init(_ found: NewerGenerations.Found) {
-    block = found.roots.generation ?? 0
+    block = MetadataBlock(found.roots.generation ?? 0)
     deviceCount = found.roots.deviceCount
     mappedBlocks = found.roots.mapped
     age = found.age

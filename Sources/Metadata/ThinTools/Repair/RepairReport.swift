@@ -1,3 +1,5 @@
+public import ThinFormat
+
 /// What a repair saved of each thin device, and what it did not.
 public struct RepairReport: Equatable, Sendable {
   /// Virtual blocks of a device that are lost, doubtful or adopted.
@@ -15,17 +17,17 @@ public struct RepairReport: Equatable, Sendable {
     /// What happened to the blocks.
     public var kind: Kind
     /// The first virtual block.
-    public var begin: UInt64
+    public var begin: VirtualBlock
     /// Above the last one; nil where it is not known how far the device reached.
-    public var end: UInt64?
+    public var end: VirtualBlock?
     /// The metadata block that is the cause.
-    public var block: UInt64
+    public var block: MetadataBlock
   }
 
   /// A thin device that is in the result.
   public struct Device: Equatable, Sendable {
     /// Its id.
-    public var id: UInt64
+    public var id: ThinID
     /// Mappings that are in the result.
     public var saved: UInt64
     /// Mappings that it had, by its details; nil where those are lost.
@@ -46,8 +48,10 @@ public struct RepairReport: Equatable, Sendable {
     }
 
     /// Adds a range, or makes the last one longer.
-    mutating func add(_ kind: Range.Kind, _ range: Swift.Range<UInt64>, block: UInt64) {
-      let end = range.upperBound == .max ? nil : range.upperBound
+    mutating func add(
+      _ kind: Range.Kind, _ range: Swift.Range<VirtualBlock>, block: MetadataBlock
+    ) {
+      let end = range.upperBound.rawValue == .max ? nil : range.upperBound
       if let last = ranges.last, last.kind == kind, last.end == range.lowerBound {
         ranges[ranges.count - 1].end = end
       } else if ranges.count < rangesMax {
@@ -61,9 +65,9 @@ public struct RepairReport: Equatable, Sendable {
   /// A mapping tree that is not in the result.
   public struct LeftOut: Equatable, Sendable {
     /// The device, where it is known.
-    public var id: UInt64?
+    public var id: ThinID?
     /// The metadata block of its root; nil where that is lost.
-    public var root: UInt64?
+    public var root: MetadataBlock?
     /// Mappings that could be saved of it.
     public var mapped: UInt64
   }
@@ -71,15 +75,15 @@ public struct RepairReport: Equatable, Sendable {
   /// A part of a mapping tree that fits into a device's, but not for certain, and is not in the result.
   public struct Unclear: Equatable, Sendable {
     /// The metadata block of its root.
-    public var block: UInt64
+    public var block: MetadataBlock
     /// Its first virtual block.
-    public var begin: UInt64
+    public var begin: VirtualBlock
     /// Above its last one.
-    public var end: UInt64
+    public var end: VirtualBlock
     /// Mappings.
     public var mapped: UInt64
     /// The devices into whose tree it fits.
-    public var ids: [UInt64]
+    public var ids: [ThinID]
   }
 
   /// What became of the metadata snapshot.

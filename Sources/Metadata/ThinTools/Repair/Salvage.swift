@@ -1,6 +1,6 @@
 import BlockIO
 import PersistentData
-import ThinFormat
+public import ThinFormat
 import ThinMetadata
 
 /// Which of a pool's states is salvaged.
@@ -10,7 +10,7 @@ public enum Generation: Equatable, Sendable {
   /// The newest whole one on the device, wherever the superblock leads.
   case newest
   /// The one whose metadata index, or metadata snapshot, is at this block.
-  case block(UInt64)
+  case block(MetadataBlock)
 }
 
 /// Finds everything of a pool that is still usable, device by device: a damaged node costs what
@@ -31,7 +31,7 @@ func salvage(
   case nil: return try salvage.best(log)
   case .superblock: return try salvage.ofSuperblock(log)
   case .newest: return try salvage.newest(log)
-  case .block(let block): return try salvage.generation(at: block, log)
+  case .block(let block): return try salvage.generation(at: block.rawValue, log)
   }
 }
 

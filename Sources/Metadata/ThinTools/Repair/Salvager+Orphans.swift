@@ -254,8 +254,9 @@ extension Salvager {
     let extent = unclear.orphan.extent
     log.report.unclear.append(
       RepairReport.Unclear(
-        block: unclear.orphan.block, begin: extent.firstKey, end: extent.lastKey &+ 1,
-        mapped: extent.leafEntries, ids: unclear.owners))
+        block: MetadataBlock(unclear.orphan.block), begin: VirtualBlock(extent.firstKey),
+        end: VirtualBlock(extent.lastKey) &+ 1, mapped: extent.leafEntries,
+        ids: unclear.owners.map { ThinID($0) }))
     guard log.report.unclear.count <= 100 else { return }
     let devices = unclear.owners.prefix(8).map { "\($0)" }.joined(separator: ", ")
     log.say(

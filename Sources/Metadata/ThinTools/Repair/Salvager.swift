@@ -156,7 +156,7 @@ struct Salvager {
     var devices = self.devices(&madeUp, options, log)
     for id in details.keys.sorted() where roots[id] == nil {
       log.say("thin device \(id): its mapping tree is lost; it is left out")
-      log.report.leftOut.append(RepairReport.LeftOut(id: id, root: nil, mapped: 0))
+      log.report.leftOut.append(RepairReport.LeftOut(id: ThinID(id), root: nil, mapped: 0))
     }
     for fault in faults { log.say("\(fault)") }
 
@@ -227,16 +227,17 @@ struct Salvager {
           + "sound where it would stand and does not list it, as of a deleted device"
         guard options.includesDeleted else {
           log.say("\(what); it is left out")
-          log.report.leftOut.append(RepairReport.LeftOut(id: id, root: root, mapped: usable))
+          log.report.leftOut.append(
+            RepairReport.LeftOut(id: ThinID(id), root: MetadataBlock(root), mapped: usable))
           continue
         }
         log.say("\(what); it is included, and what it maps may be other devices' by now")
       }
-      var report = RepairReport.Device(id: id, saved: usable)
+      var report = RepairReport.Device(id: ThinID(id), saved: usable)
       report.rangesMax = options.rangesMax
       report.expected = details[id]?.mappedBlocks
       if known.isDoubtful || doubtful.contains(id) {
-        report.add(.doubtful, 0..<UInt64.max, block: root)
+        report.add(.doubtful, Range(0..<UInt64.max), block: MetadataBlock(root))
       }
       if !summary.isSound { reportLoss(id, root, &report, log) }
       if !rebuilt.isEmpty { reportRebuilt(id, root, &report, log) }
@@ -246,7 +247,7 @@ struct Salvager {
             + "and its mappings to be shared")
         madeUp.append(devices.count)
         report.hasNewDetails = true
-        if isDeleted { report.add(.doubtful, 0..<UInt64.max, block: root) }
+        if isDeleted { report.add(.doubtful, Range(0..<UInt64.max), block: MetadataBlock(root)) }
       }
       var device =
         details[id]
@@ -273,7 +274,7 @@ struct Salvager {
         return true
       }
       let (block, range) = (hole.block, hole.range)
-      report.add(.lost, range, block: block)
+      report.add(.lost, Range(range), block: MetadataBlock(block))
       left -= 1
       guard left >= 0 else { return report.unsaidRanges < 1_000_000 }
       let end = range.upperBound == .max ? "end" : "\(range.upperBound - 1)"
@@ -298,7 +299,7 @@ struct Salvager {
     let made = Dictionary(rebuilt.map { ($0.block, $0) }, uniquingKeysWith: { first, _ in first })
     forest.forEachUsableLeaf(.mappings, root: root) { block in
       guard let leaf = made[block] else { return }
-      report.add(.doubtful, leaf.range, block: block)
+      report.add(.doubtful, Range(leaf.range), block: MetadataBlock(block))
       let end = leaf.range.upperBound == .max ? "end" : "\(leaf.range.upperBound - 1)"
       log.say(
         "thin device \(id): what was mapped of virtual blocks \(leaf.range.lowerBound)..\(end) is lost "
@@ -316,14 +317,14 @@ struct Salvager {
     var from = hole.range.lowerBound
     func lose(_ range: Range<UInt64>) {
       if report.saved != report.expected, !range.isEmpty {
-        report.add(.lost, range, block: hole.block)
+        report.add(.lost, Range(range), block: MetadataBlock(hole.block))
       }
     }
     for child in children {
       lose(from..<max(from, child.firstKey))
       report.add(
-        child.isDoubtful ? .doubtful : .adopted, child.firstKey..<(child.lastKey + 1),
-        block: child.block)
+        child.isDoubtful ? .doubtful : .adopted, Range(child.firstKey..<(child.lastKey + 1)),
+        block: MetadataBlock(child.block))
       from = child.lastKey + 1
     }
     lose(from..<max(from, hole.range.upperBound))

@@ -1,5 +1,5 @@
 public import BlockIO
-import ThinFormat
+public import ThinFormat
 public import ThinMetadata
 
 /// What a rescue is to save.
@@ -33,18 +33,18 @@ struct RescueSlice: BitwiseCopyable {
 /// A thin device of an index.
 public struct RescueDevice: Sendable {
   /// Its id.
-  public let id: UInt64
+  public let id: ThinID
   /// What was saved of its mappings, and what was not.
   public let report: RepairReport.Device
   /// Mappings that it has.
   public internal(set) var mappedBlocks: UInt64 = 0
   /// The virtual block after the last mapping.
-  public internal(set) var endBlock: UInt64 = 0
+  public internal(set) var endBlock: VirtualBlock = 0
   /// Virtual blocks whose mappings are lost where there is none, sorted and without overlaps. The last
   /// may end at the largest number: it is unknown how far the device reached.
-  public let lost: [Range<UInt64>]
+  public let lost: [Range<VirtualBlock>]
   /// Virtual blocks whose mappings may not be the latest.
-  public let doubtful: [Range<UInt64>]
+  public let doubtful: [Range<VirtualBlock>]
   var slices: Range<UInt64> = 0..<0
 
   init(_ report: RepairReport.Device) {
@@ -59,10 +59,10 @@ public struct RescueDevice: Sendable {
     self.lost = Self.ranges(lost)
   }
 
-  private static func ranges(_ ranges: [RepairReport.Range]) -> [Range<UInt64>] {
-    var found: [Range<UInt64>] = []
+  private static func ranges(_ ranges: [RepairReport.Range]) -> [Range<VirtualBlock>] {
+    var found: [Range<VirtualBlock>] = []
     for range in ranges.sorted(by: { $0.begin < $1.begin }) {
-      let end = range.end ?? .max
+      let end = range.end ?? VirtualBlock(.max)
       guard range.begin < end else { continue }
       if let last = found.last, range.begin <= last.upperBound {
         found[found.count - 1] = last.lowerBound..<max(last.upperBound, end)
@@ -81,7 +81,7 @@ public struct RescueDevice: Sendable {
 
   /// The size that its mappings show, in blocks: the pool does not record the size of a device.
   public var knownBlocks: UInt64 {
-    lost.reduce(endBlock) { $1.upperBound == .max ? $0 : max($0, $1.upperBound) }
+    lost.reduce(endBlock) { $1.upperBound.rawValue == .max ? $0 : max($0, $1.upperBound) }.rawValue
   }
 }
 
@@ -106,7 +106,7 @@ public final class RescueIndex {
   public var isSpilled: Bool { runs.isSpilled || slices.isSpilled }
 
   /// The device of this id.
-  public subscript(id: UInt64) -> RescueDevice? {
+  public subscript(id: ThinID) -> RescueDevice? {
     var (low, high) = (0, devices.count)
     while low < high {
       let middle = (low + high) / 2
@@ -129,7 +129,7 @@ public final class RescueIndex {
     if options.source != .current {
       do throws(MetadataError) {
         salvaging.generation = .block(
-          try MetadataView(device, source: options.source).superblockNumber.rawValue)
+          try MetadataView(device, source: options.source).superblockNumber)
       } catch {
         throw ToolError(error)
       }

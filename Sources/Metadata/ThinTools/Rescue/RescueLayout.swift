@@ -1,4 +1,5 @@
 public import BlockIO
+import ThinFormat
 
 /// A range of a thin device, and where its bytes are.
 public struct RescueExtent: Equatable, Sendable {
@@ -92,10 +93,14 @@ public struct RescueLayout {
     var (low, high) = (0, device.lost.count)
     while low < high {
       let middle = (low + high) / 2
-      if device.lost[middle].upperBound <= block { low = middle + 1 } else { high = middle }
+      if device.lost[middle].upperBound.rawValue <= block {
+        low = middle + 1
+      } else {
+        high = middle
+      }
     }
     guard low < device.lost.count else { return extent(.hole, to: next) }
-    let lost = device.lost[low]
+    let lost = device.lost[low].rawValues
     return lost.lowerBound <= block
       ? extent(.lost, to: min(next, byte(lost.upperBound)))
       : extent(.hole, to: min(next, byte(lost.lowerBound)))

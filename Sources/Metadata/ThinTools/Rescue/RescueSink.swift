@@ -20,7 +20,7 @@ final class RescueSink: PoolSink {
   let runs: RecordStore<RescueRun>
   let slices: RecordStore<RescueSlice>
   private(set) var devices: [RescueDevice] = []
-  private var reports: [UInt64: RepairReport.Device]
+  private var reports: [ThinID: RepairReport.Device]
   private let blocksMax: UInt64
   private var definitions: [UInt64: Definition] = [:]
   private var place = Place.none
@@ -59,8 +59,7 @@ final class RescueSink: PoolSink {
   func beginDevice(_ id: ThinID, _ details: DeviceDetails) {
     begin(.device)
     var device = RescueDevice(
-      reports.removeValue(forKey: id.rawValue)
-        ?? RepairReport.Device(id: id.rawValue, saved: details.mappedBlocks))
+      reports.removeValue(forKey: id) ?? RepairReport.Device(id: id, saved: details.mappedBlocks))
     device.slices = slices.count..<slices.count
     self.device = device
   }
@@ -70,7 +69,7 @@ final class RescueSink: PoolSink {
     guard var device else { return }
     device.slices = device.slices.lowerBound..<slices.count
     device.mappedBlocks = mapped
-    device.endBlock = reached
+    device.endBlock = VirtualBlock(reached)
     devices.append(device)
     self.device = nil
   }

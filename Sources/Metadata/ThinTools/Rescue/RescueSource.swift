@@ -96,7 +96,7 @@ public enum RescueSource {
     }
     do throws(ToolError) {
       try unsafe packed.forEachRun(progress: progress) { first, bytes throws(BlockIOError) in
-        try unsafe write(bytes, first)
+        try unsafe write(bytes, first.rawValue)
       }
     } catch {
       guard case .damaged = error.cause, packed.storedCount > 0 else { throw error }

@@ -71,10 +71,10 @@ final class MappingTreeBuilder {
   /// - Precondition: keys are above all so far, data blocks below the end, the time fits.
   func append(_ run: PoolXmlMapping) throws(BlockWriteError) {
     if sole != nil { try dissolveSole() }
-    let value = run.dataBegin << 24 | UInt64(run.time)
+    let value = run.dataBegin.rawValue << 24 | UInt64(run.time)
     if run.length == 1 {
       if leaves.isFull { try writeNode(level: 0, entries: leaves.entriesMax) }
-      leaves.append(key: run.thinBegin, value: value)
+      leaves.append(key: run.thinBegin.rawValue, value: value)
       return
     }
     var done: UInt64 = 0
@@ -82,7 +82,7 @@ final class MappingTreeBuilder {
       if leaves.isFull { try writeNode(level: 0, entries: leaves.entriesMax) }
       let length = min(run.length - done, UInt64(leaves.room))
       leaves.append(
-        key: run.thinBegin + done, value: value + done << 24, valueStep: 1 << 24,
+        key: run.thinBegin.rawValue + done, value: value + done << 24, valueStep: 1 << 24,
         length: Int(length))
       done += length
     }

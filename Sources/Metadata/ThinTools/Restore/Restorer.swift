@@ -204,11 +204,11 @@ final class Restorer: PoolXmlHandler {
   }
 
   func beginDevice(_ device: PoolXmlDevice) throws(ToolError) {
-    guard device.id <= Limits.deviceIDMax else {
+    guard device.id <= .max else {
       throw ToolError(
         .invalidDump, "device id \(device.id) is above the largest, \(Limits.deviceIDMax)")
     }
-    guard knownDevices.insert(UInt32(device.id)).inserted else {
+    guard knownDevices.insert(UInt32(device.id.rawValue)).inserted else {
       throw ToolError(.invalidDump, "second device with id \(device.id)")
     }
     let latest = max(device.creationTime, device.snapshottedTime)
@@ -249,7 +249,7 @@ final class Restorer: PoolXmlHandler {
     }
     engine.metadataCounts.increment(root)
     let device = Device(
-      id: UInt32(current.id), root: root,
+      id: UInt32(current.id.rawValue), root: root,
       details: DeviceDetails(
         mappedBlocks: mappingCount, transactionID: current.transactionID,
         creationTime: current.creationTime, snapshottedTime: current.snapshottedTime))
@@ -293,13 +293,14 @@ final class Restorer: PoolXmlHandler {
   // MARK: Mappings and refs
 
   func mapping(_ run: PoolXmlMapping) throws(ToolError) {
-    let (thinEnd, thinOverflow) = run.thinBegin.addingReportingOverflow(run.length)
+    let (thinBegin, dataBegin) = (run.thinBegin.rawValue, run.dataBegin.rawValue)
+    let (thinEnd, thinOverflow) = thinBegin.addingReportingOverflow(run.length)
     guard
-      run.thinBegin >= keyEnd, run.length > 0, !thinOverflow,
-      run.dataBegin < dataBlockCount, run.length <= dataBlockCount - run.dataBegin,
+      thinBegin >= keyEnd, run.length > 0, !thinOverflow,
+      dataBegin < dataBlockCount, run.length <= dataBlockCount - dataBegin,
       run.time <= timeMax
     else { throw refusal(of: run) }
-    if mappingCount == 0 { firstKey = run.thinBegin }
+    if mappingCount == 0 { firstKey = thinBegin }
     keyEnd = thinEnd
     mappingCount &+= run.length
     if !leadingRefs.isEmpty { try appendLeadingRefs() }
@@ -311,13 +312,13 @@ final class Restorer: PoolXmlHandler {
   }
 
   private func refusal(of run: PoolXmlMapping) -> ToolError {
-    let (_, overflow) = run.thinBegin.addingReportingOverflow(run.length)
+    let (_, overflow) = run.thinBegin.rawValue.addingReportingOverflow(run.length)
     let reason =
       if run.length == 0 {
         "a mapping of no blocks"
       } else if overflow {
         "mappings of \(run.length) blocks from \(run.thinBegin) on pass the last block"
-      } else if run.thinBegin < keyEnd {
+      } else if run.thinBegin.rawValue < keyEnd {
         "keys out of order: found block \(run.thinBegin), expected at least \(keyEnd)"
       } else if run.time > Limits.timeMax {
         "time \(run.time) is above the largest, \(Limits.timeMax)"

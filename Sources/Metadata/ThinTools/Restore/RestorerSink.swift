@@ -23,7 +23,7 @@ struct RestorerSink: PoolSink {
 
   func beginDevice(_ id: ThinID, _ details: DeviceDetails) throws(ToolError) {
     var device = PoolXmlDevice()
-    device.id = id.rawValue
+    device.id = id
     device.mappedBlocks = details.mappedBlocks
     device.transactionID = details.transactionID
     device.creationTime = details.creationTime
@@ -38,8 +38,7 @@ struct RestorerSink: PoolSink {
   func run(_ run: MappingRun) throws(ToolError) {
     try restorer.mapping(
       PoolXmlMapping(
-        thinBegin: run.virtualBlock.rawValue, dataBegin: run.dataBlock.rawValue,
-        length: run.length, time: run.time))
+        thinBegin: run.virtualBlock, dataBegin: run.dataBlock, length: run.length, time: run.time))
   }
 
   func beginSnapshot(_ superblock: Superblock) { restorer.beginSnapshot(superblock) }

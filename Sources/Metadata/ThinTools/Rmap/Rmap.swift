@@ -156,7 +156,7 @@ private struct Rmap: ~Copyable {
         },
         body: { block, bytes, failure throws(TreeFault) in
           var order = LeafOrder()
-          let leaf = try order.next(block, bytes, failure: failure)
+          let leaf = try order.next(MetadataBlock(block), bytes, failure: failure)
           progress.advance()
           let owners = ownersOf[Int(block)]
           var i = 0

@@ -1,3 +1,5 @@
+import ThinFormat
+
 /// Recognises elements without content in exactly the form of a dump, without a general parser:
 ///
 ///     <single_mapping origin_block="N" data_block="N" time="N"/>
@@ -85,8 +87,8 @@ enum CanonicalElement {
       }
       unsafe at += 14
       guard let data = unsafe number(&at) else { return nil }
-      run.thinBegin = thin
-      run.dataBegin = data
+      run.thinBegin = VirtualBlock(thin)
+      run.dataBegin = DataBlock(data)
     } else if unsafe stands("<range_mapping origin_begin=\"", at: at) {
       unsafe at += 29
       guard let thin = unsafe number(&at), unsafe stands("\" data_begin=\"", at: at) else {
@@ -96,8 +98,8 @@ enum CanonicalElement {
       guard let data = unsafe number(&at), unsafe stands("\" length=\"", at: at) else { return nil }
       unsafe at += 10
       guard let length = unsafe number(&at) else { return nil }
-      run.thinBegin = thin
-      run.dataBegin = data
+      run.thinBegin = VirtualBlock(thin)
+      run.dataBegin = DataBlock(data)
       run.length = length
     } else {
       return nil

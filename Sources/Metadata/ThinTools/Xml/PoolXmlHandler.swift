@@ -1,3 +1,5 @@
+public import ThinFormat
+
 /// The attributes of the `<superblock>` element.
 public struct PoolXmlSuperblock: Equatable, Sendable {
   /// The pool's uuid as written; empty for none.
@@ -15,7 +17,7 @@ public struct PoolXmlSuperblock: Equatable, Sendable {
   /// Data blocks of the pool.
   public var dataBlockCount: UInt64 = 0
   /// Block of the metadata snapshot, if the dump has it.
-  public var metadataSnapshot: UInt64?
+  public var metadataSnapshot: MetadataBlock?
 
   /// A superblock of zeros, version 2.
   public init() {}
@@ -24,7 +26,7 @@ public struct PoolXmlSuperblock: Equatable, Sendable {
 /// The attributes of a `<device>` element.
 public struct PoolXmlDevice: Equatable, Sendable {
   /// Device id; not checked.
-  public var id: UInt64 = 0
+  public var id: ThinID = 0
   /// The claimed number of mappings of the device.
   public var mappedBlocks: UInt64 = 0
   /// The pool's transaction id when the device was created.
@@ -42,16 +44,16 @@ public struct PoolXmlDevice: Equatable, Sendable {
 /// `dataBegin` on, all made at `time`. Not checked.
 @frozen public struct PoolXmlMapping: Equatable, Sendable {
   /// First virtual block.
-  public var thinBegin: UInt64
+  public var thinBegin: VirtualBlock
   /// First data block.
-  public var dataBegin: UInt64
+  public var dataBegin: DataBlock
   /// Blocks; 1 for `<single_mapping>`.
   public var length: UInt64
   /// The pool's time when the mappings were made.
   public var time: UInt32
 
   /// A run with these values.
-  public init(thinBegin: UInt64, dataBegin: UInt64, length: UInt64, time: UInt32) {
+  public init(thinBegin: VirtualBlock, dataBegin: DataBlock, length: UInt64, time: UInt32) {
     self.thinBegin = thinBegin
     self.dataBegin = dataBegin
     self.length = length

@@ -1,5 +1,6 @@
 import Cexpat
 import Glibc
+import ThinFormat
 
 /// The section of the document that is being read.
 enum PoolXmlSection {
@@ -263,7 +264,7 @@ extension PoolXmlReader {
     result.version = try given.number(ifGiven: 4, UInt32.self) ?? 2
     result.dataBlockSectors = try given.number(5, UInt32.self)
     result.dataBlockCount = try given.number(6, UInt64.self)
-    result.metadataSnapshot = try given.number(ifGiven: 7, UInt64.self)
+    result.metadataSnapshot = try given.number(ifGiven: 7, UInt64.self).map { MetadataBlock($0) }
     return result
   }
 
@@ -272,7 +273,7 @@ extension PoolXmlReader {
       of: "device", attributes,
       names: ["dev_id", "mapped_blocks", "transaction", "creation_time", "snap_time"])
     var result = PoolXmlDevice()
-    result.id = try given.number(0, UInt64.self)
+    result.id = ThinID(try given.number(0, UInt64.self))
     result.mappedBlocks = try given.number(1, UInt64.self)
     result.transactionID = try given.number(2, UInt64.self)
     result.creationTime = try given.number(3, UInt32.self)
@@ -286,7 +287,8 @@ extension PoolXmlReader {
     let given = try unsafe PoolXmlAttributes(
       of: "single_mapping", attributes, names: ["origin_block", "data_block", "time"])
     return PoolXmlMapping(
-      thinBegin: try given.number(0, UInt64.self), dataBegin: try given.number(1, UInt64.self),
+      thinBegin: VirtualBlock(try given.number(0, UInt64.self)),
+      dataBegin: DataBlock(try given.number(1, UInt64.self)),
       length: 1, time: try given.number(2, UInt32.self))
   }
 
@@ -296,7 +298,8 @@ extension PoolXmlReader {
     let given = try unsafe PoolXmlAttributes(
       of: "range_mapping", attributes, names: ["origin_begin", "data_begin", "length", "time"])
     return PoolXmlMapping(
-      thinBegin: try given.number(0, UInt64.self), dataBegin: try given.number(1, UInt64.self),
+      thinBegin: VirtualBlock(try given.number(0, UInt64.self)),
+      dataBegin: DataBlock(try given.number(1, UInt64.self)),
       length: try given.number(2, UInt64.self), time: try given.number(3, UInt32.self))
   }
 }

@@ -33,7 +33,7 @@ enum DamageTrials: Trials {
         let name = "\(outcome)"
         outcomes[name, default: 0] += 1
         byRole["\(damage.action) / \(damage.role)", default: 0] += 1
-        if [.missed, .reportedElsewhere, .badlyMended].contains(outcome) {
+        if outcome.isFault {
           failures += 1
           if failures <= 40 { print("seed \(n) \(path): \(damage): \(outcome)") }
         }

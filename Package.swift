@@ -134,6 +134,7 @@ let package = Package(
       "contrib/bench/Engine", "bench-engine",
       [
         "CDMThin", "Simulation", "BlockIO", "PersistentData", "ThinFormat", "ThinMetadata",
+        "ThinTools",
       ]),
     program(
       "contrib/PoolScripts", "pool-script",

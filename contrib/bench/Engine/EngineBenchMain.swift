@@ -5,9 +5,11 @@ import PersistentData
 import Simulation
 import ThinFormat
 import ThinMetadata
+import ThinTools
 
 /// Measures the engine on a device in memory, so that only the engine is measured: mappings
-/// inserted per second, look-ups, and snapshots of devices of growing size. Prints Markdown.
+/// inserted per second, look-ups, also at the end of long chains of snapshots, snapshots of devices of
+/// growing size, and a pool of 10,000 thin devices. Prints Markdown.
 @main
 enum EngineBenchMain {
   static func main() throws {
@@ -15,6 +17,8 @@ enum EngineBenchMain {
     let most =
       CommandLine.arguments.count > 1 ? Int(CommandLine.arguments[1]) ?? 1_000_000 : 1_000_000
     try inserts()
+    try depths()
+    try manyDevices()
     try growth(most)
   }
 
@@ -76,6 +80,91 @@ enum EngineBenchMain {
           "| \(devices) | \(random ? "random" : "sequential") | \(Int(Double(count) / (mapped - start))) "
             + "| \(Int(Double(count) / (end - mapped))) |")
       }
+    }
+  }
+
+  /// Look-ups of random blocks of the last of a chain of snapshots, each of which has 100 blocks of its own.
+  private static func depths() throws {
+    print("\n| snapshots deep | look-ups/s, first | look-ups/s, warm |")
+    print("|---|---|---|")
+    for depth in [0, 1, 100, 1000] {
+      let count = 500_000
+      let device = MemoryDevice(byteCount: 200_000 * Limits.blockBytes)
+      let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
+      try pool.resizeData(to: UInt64(count) + 1_000_000)
+      try pool.createThin(0)
+      try map(pool, count) { (0, VirtualBlock(UInt64($0))) }
+      var generator = SplitMix64(seed: 1)
+      func anyBlock() -> VirtualBlock {
+        VirtualBlock(UInt64.random(in: 0..<UInt64(count), using: &generator))
+      }
+      for id in 0..<depth {
+        let (origin, new) = (ThinID(UInt64(id)), ThinID(UInt64(id + 1)))
+        try pool.createSnapshot(new, origin: origin)
+        for _ in 0..<100 {
+          try pool.insert(new, anyBlock(), dataBlock: try pool.allocateDataBlock())
+        }
+        try pool.commit()
+      }
+      let blocks = (0..<200_000).map { _ in anyBlock() }
+      let opened = try PoolMetadata.open(device, cacheBlocksMax: 16384)
+      func rate() throws -> Int {
+        let start = now()
+        for block in blocks where try opened.lookup(ThinID(UInt64(depth)), block) == nil {
+          print("a mapping is lost")
+        }
+        return Int(Double(blocks.count) / (now() - start))
+      }
+      let first = try rate()
+      print("| \(depth) | \(first) | \(try rate()) |")
+    }
+  }
+
+  /// What becomes of a pool that has 10,000 thin devices with 50 mappings each.
+  private static func manyDevices() throws {
+    let (devices, mappings) = (10_000, 50)
+    let device = MemoryDevice(byteCount: 100_000 * Limits.blockBytes)
+    var pool = try PoolMetadata.format(device, dataBlockSectors: 128)
+    try pool.resizeData(to: UInt64(devices * mappings) + 1000)
+    print("\n| 10,000 thin devices | CPU, ms |")
+    print("|---|---|")
+    func row(_ what: String, _ times: Int = 1, _ work: () throws -> Void) rethrows {
+      let start = now()
+      try work()
+      print("| \(what) | \(thousandths((now() - start) / Double(times) * 1e3)) |")
+    }
+    try row("making one", devices) {
+      for id in 0..<devices {
+        try pool.createThin(ThinID(UInt64(id)))
+        if id % 1000 == 999 { try pool.commit() }
+      }
+    }
+    try row("filling all") {
+      try map(pool, devices * mappings) {
+        (ThinID(UInt64($0 / mappings)), VirtualBlock(UInt64($0 % mappings)))
+      }
+    }
+    try row("opening the pool") { pool = try PoolMetadata.open(device) }
+    try row("a snapshot of one, and its commit", 100) {
+      for id in 0..<100 {
+        try pool.createSnapshot(ThinID(UInt64(devices + id)), origin: ThinID(UInt64(id * 97)))
+        try pool.commit()
+      }
+    }
+    try row("deleting one, and its commit", 100) {
+      for id in 0..<100 {
+        try pool.delete(ThinID(UInt64(devices + id)))
+        try pool.commit()
+      }
+    }
+    let output = try TextOutput(path: "/dev/null")
+    try row("thin_check") {
+      let report = try ThinCheck.run(device, options: CheckOptions(), progress: Progress())
+      if !report.isClean { print("the check found something") }
+    }
+    try row("thin_ls") { _ = try ThinLs.run(device, options: LsOptions(), progress: Progress()) }
+    try row("thin_dump") {
+      try ThinDump.run(device, to: output.sink, options: DumpOptions(), progress: Progress())
     }
   }
 

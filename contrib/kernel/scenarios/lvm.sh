@@ -134,6 +134,25 @@ if [ -x /tmp/lvm/bin/thin_repair ]; then
     say "lvconvert --repair: $(paste -sd'|' $calls)"
     up
     digest | must cmp - /tmp/digest2
+
+    # By hand: the metadata repaired into a file, and then what thin_repair says to do next, twice, since the
+    # same command swaps the old metadata back.
+    down
+    quietly lvchange -y -ay vg/pool_tmeta
+    must truncate -s 4M /tmp/repaired
+    must "$tools/thin_repair" -i /dev/vg/pool_tmeta -o /tmp/repaired >/tmp/says
+    quietly lvchange -an vg/pool_tmeta
+    sed -n 's/^next: //p' /tmp/says >/tmp/next
+    [ "$(wc -l </tmp/next)" = 3 ] || fail "thin_repair does not say what to do next: $(cat /tmp/says)"
+    quietly sh -e /tmp/next
+    up
+    checked 0 "activation after the commands that thin_repair prints"
+    digest | must cmp - /tmp/digest2
+    down
+    tail -n 1 /tmp/next >/tmp/back
+    quietly sh -e /tmp/back
+    up
+    digest | must cmp - /tmp/digest2
 fi
 down
 quietly vgremove --yes --force vg

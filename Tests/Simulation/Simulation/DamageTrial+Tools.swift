@@ -57,9 +57,11 @@ extension DamageTrial {
     let packed = try? PackedFile(file)
     let ended: Void? = try? packed?.forEachRun(progress: Progress()) { first, bytes in
       for index in 0..<bytes.count / Limits.blockBytes {
-        let start = bytes.baseAddress! + index * Limits.blockBytes
-        let expected = device.peek(first.rawValue + UInt64(index)).baseAddress!
-        isSame = isSame && memcmp(start, expected, Limits.blockBytes) == 0
+        guard let start = bytes.baseAddress,
+          let expected = device.peek(first.rawValue + UInt64(index)).baseAddress
+        else { continue }
+        isSame =
+          isSame && memcmp(start + index * Limits.blockBytes, expected, Limits.blockBytes) == 0
       }
     }
     return isDamaged || isSame && ended != nil

@@ -63,4 +63,17 @@ struct KernelSemanticsTests {
     let report = try world.checkedAtEnd()
     #expect(report.isClean, "\(report.findings)")
   }
+
+  @Test("the metadata's low water mark is that of the device's size when the last table was loaded")
+  func metadataLowWater() throws {
+    let world = try World()
+    try world.makePool(metaBytes: 64 * 4096, dataBytes: 16 * block)
+    try world.dm.remove(.name("pool"), deferred: false, retry: false)
+    try world.create("pool", [world.poolLine(16 * block)])
+    world.disks["meta"]?.grow(to: 400 * 4096)
+    // Before a resume the pool has 64 blocks, of which less than a quarter of the device's are free.
+    try world.message("create_thin 1")
+    #expect(try world.pool().metadataLowWater == 100)
+    #expect(try world.event() == 0)
+  }
 }

@@ -92,20 +92,25 @@ final class DataSpace {
 /// Invariant: the reserve is kept for what comes after the pool has run out: it is not counted as free.
 struct MetadataSpace {
   private var reserve: UInt64 = 0
+  private var lowWaterBlocks: UInt64 = 0
   /// Free blocks when that was last looked at.
   private var lastFree: UInt64?
 
   /// Reserves a part of so many blocks.
   mutating func setReserve(of blocks: UInt64) { reserve = min(4096, blocks / 10) }
 
+  /// Sets the low water mark. A table does it when it is loaded; until the next one the mark stays, as the
+  /// kernel's does, however large the device becomes.
+  mutating func setLowWater(_ blocks: UInt64) { lowWaterBlocks = blocks }
+
   /// Of so many free blocks, those that are not reserved.
   func usable(of free: UInt64) -> UInt64 { free - min(free, reserve) }
 
   /// A change has left so many free blocks; says whether it came to the low water mark.
-  mutating func reachesLowWater(_ free: UInt64, mark: UInt64) -> Bool {
-    let wasAbove = lastFree.map { $0 > mark } ?? true
+  mutating func reachesLowWater(_ free: UInt64) -> Bool {
+    let wasAbove = lastFree.map { $0 > lowWaterBlocks } ?? true
     lastFree = free
-    return free <= mark && wasAbove
+    return free <= lowWaterBlocks && wasAbove
   }
 
   /// A commit has left so many free blocks.

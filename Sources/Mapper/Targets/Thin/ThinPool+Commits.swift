@@ -10,7 +10,7 @@ extension ThinPool {
   /// The metadata was changed.
   func changed() {
     let free = metadata.freeMetadataBlocks
-    if metadataSpace.reachesLowWater(free, mark: metadataLowWater) {
+    if metadataSpace.reachesLowWater(free) {
       mapper.log("\(device.name): reached low water mark for metadata device: sending event.")
       device.raiseEvent()
     }

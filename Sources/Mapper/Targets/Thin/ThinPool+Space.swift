@@ -56,7 +56,7 @@ extension ThinPool {
   /// Free metadata blocks without the reserve.
   var freeMetadata: UInt64 { metadataSpace.usable(of: metadata.freeMetadataBlocks) }
 
-  /// Free metadata blocks at which an event is raised.
+  /// The low water mark that a table loaded now would have, in metadata blocks; statuses show it.
   var metadataLowWater: UInt64 { min(1024, metadataOpened.direct.byteCount / 4096 / 4) }
 
   /// Writes have waited for space long enough.

@@ -32,6 +32,8 @@ final class ThinPoolDriver: TargetDriver {
     try context.device.mapper.thinPools.requireOwn(metadata, dataBelow, of: context.device)
     pool = try Self.find(context.device, metadata, dataBelow, request)
     pool.use()
+    metadata.destination.refreshSize()
+    pool.metadataSpace.setLowWater(pool.metadataLowWater)
     super.init(context)
   }
 

@@ -7,6 +7,8 @@ import Simulation
 import TargetSimulation
 import TestSupport
 import Testing
+import ThinFormat
+import ThinMetadata
 import ThinTools
 
 @testable import PoolServer
@@ -128,5 +130,33 @@ struct RescueVolumeTests {
       #expect(
         reader.perform(.read, volume, Self.volumeBytes..<(Self.volumeBytes + 512)).error == EIO)
     }
+  }
+
+  @Test("a device whose id is larger than any that can be made is served like the others")
+  func largeID() throws {
+    let pool = MemoryDevice(byteCount: 100 * 4096)
+    let metadata = try PoolMetadata.format(pool, dataBlockSectors: 128)
+    try metadata.resizeData(to: 64)
+    try metadata.commit()
+    for id in ThinID(1)...2 {
+      try metadata.createThin(id)
+      try metadata.insert(id, 0, dataBlock: try metadata.allocateDataBlock())
+    }
+    try metadata.commit()
+    for root in [pool.superblock.mappingRoot, pool.superblock.detailsRoot] {
+      pool.change(root, .btreeNode) {
+        $0.storeBytes(of: 1 << 40, toByteOffset: BtreeNodeRecord.keysOffset + 8, as: UInt64.self)
+      }
+    }
+    let folder = try ScratchFolder()
+    let image = (0..<pool.byteCount / 4096).flatMap { Array(pool.peek($0)) }
+    let serving = RescueServing(
+      metadata: try folder.file("meta", bytes: image), data: try folder.zeros("data", size: 4 << 20)
+    )
+    let loop = try EventLoop()
+    let exports = RescueExports(serving, loop, note: { _ in }) { _, _ in
+      MemoryDestination(loop, byteCount: 4 << 20, seed: 1)
+    }
+    #expect(try exports.make([]).map(\.name) == ["thin1", "thin1099511627776"])
   }
 }

@@ -116,6 +116,33 @@ import ThinTools
     }
   }
 
+  @Test(
+    "a device whose id is larger than any that can be made is left out and named, the others are saved"
+  )
+  func largeID() throws {
+    let pool = try PoolUnderTest("snapshots-of-snapshots").device
+    let sound = try model(pool)
+    let last = try #require(sound.devices.keys.max())
+    let large: UInt64 = 1 << 40
+    for root in [pool.superblock.mappingRoot, pool.superblock.detailsRoot] {
+      pool.change(root, .btreeNode) { bytes in
+        let index = Int(bytes.load(fromByteOffset: 16, as: UInt32.self)) - 1
+        let place = BtreeNodeRecord.keysOffset + 8 * index
+        #expect(bytes.load(fromByteOffset: place, as: UInt64.self) == last)
+        bytes.storeBytes(of: large, toByteOffset: place, as: UInt64.self)
+      }
+    }
+    let (output, result) = try repaired(pool)
+    let left = try #require(result.report.leftOut.first)
+    #expect(result.report.leftOut.count == 1 && left.id == ThinID(large) && left.root != nil)
+    #expect(Int(left.mapped) == sound.devices[last]?.mappings.count)
+    #expect(!result.report.isWhole)
+    #expect(try checked(output).isClean)
+    var expected = sound
+    expected.devices[last] = nil
+    #expect(try model(output).devices == expected.devices)
+  }
+
   @Test("a damaged metadata snapshot is dropped, and that is said")
   func damagedSnapshot() throws {
     let pool = try PoolUnderTest("held-metadata-snapshot").device

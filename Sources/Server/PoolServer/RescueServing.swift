@@ -94,10 +94,7 @@ struct RescueExports {
     for left in index.report.leftOut where left.root == nil {
       note("warning: thin device \(left.id ?? 0): nothing can be read, its mapping tree is lost")
     }
-    return index.devices.map {
-      VolumeSpec(
-        name: "thin\($0.id)", id: min($0.id, ThinID(UInt64(UInt32.max))), sectors: nil)
-    }
+    return index.devices.map { VolumeSpec(name: "thin\($0.id)", id: $0.id, sectors: nil) }
   }
 
   private func missing(_ volume: VolumeSpec, _ index: RescueIndex) -> ToolError {

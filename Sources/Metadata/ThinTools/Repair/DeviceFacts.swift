@@ -7,7 +7,7 @@ final class DeviceFacts {
   private var details: [UInt64: [(id: UInt64, details: DeviceDetails)]] = [:]
 
   func addRoots(_ block: UInt64, _ node: borrowing BtreeNodeView) {
-    for i in 0..<node.entryCount where node.key(i) <= Limits.deviceIDMax {
+    for i in 0..<node.entryCount {
       roots[block, default: []].append((node.key(i), node.value64(i)))
     }
   }

@@ -13,6 +13,8 @@ public struct SalvageOptions: Equatable, Sendable {
 
   /// Lost and doubtful ranges that the report keeps of a device.
   var rangesMax = 1000
+  /// Whether devices are saved whose ids are larger than those that the kernel makes.
+  var keepsLargeIDs = false
 
   /// Whatever can be saved.
   public init() {}

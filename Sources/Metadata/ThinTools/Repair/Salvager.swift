@@ -220,6 +220,14 @@ struct Salvager {
     for (id, root) in roots.sorted(by: { $0.key < $1.key }) {
       let summary = forest.verify(.mappings, root: root)
       let usable = self.usable(root)
+      guard id <= Limits.deviceIDMax || options.keepsLargeIDs else {
+        log.say(
+          "thin device \(id): no device can have an id above \(Limits.deviceIDMax); its \(usable) mappings "
+            + "are left out (dmthin extract copies its content)")
+        log.report.leftOut.append(
+          RepairReport.LeftOut(id: ThinID(id), root: MetadataBlock(root), mapped: usable))
+        continue
+      }
       let isDeleted = details[id] == nil && !detailsLost.contains { $0.contains(id) }
       if isDeleted {
         let what =

@@ -126,6 +126,7 @@ public final class RescueIndex {
   {
     var salvaging = options.salvage
     salvaging.rangesMax = 1 << 16
+    salvaging.keepsLargeIDs = true
     if options.source != .current {
       do throws(MetadataError) {
         salvaging.generation = .block(

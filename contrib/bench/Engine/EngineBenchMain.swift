@@ -28,13 +28,16 @@ enum EngineBenchMain {
     return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
   }
 
-  private static func pool(metadataBlocks: Int, dataBlocks: UInt64) throws -> PoolMetadata {
+  /// An empty pool on a device in memory.
+  private static func pool(metadataBlocks: Int, dataBlocks: UInt64) throws -> (
+    pool: PoolMetadata, device: MemoryDevice
+  ) {
     let device = MemoryDevice(byteCount: metadataBlocks * Limits.blockBytes)
     let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
     try pool.resizeData(to: dataBlocks)
     try pool.commit()
     device.keep()
-    return pool
+    return (pool, device)
   }
 
   /// Allocates and maps blocks, with a commit every 10,000.
@@ -56,7 +59,7 @@ enum EngineBenchMain {
     for devices in [1, 100, 10_000] {
       for random in [false, true] {
         let count = 500_000
-        let pool = try pool(metadataBlocks: 200_000, dataBlocks: UInt64(count))
+        let (pool, _) = try pool(metadataBlocks: 200_000, dataBlocks: UInt64(count))
         for id in 0..<devices {
           try pool.createThin(ThinID(UInt64(id)))
           if id % 1000 == 999 { try pool.commit() }
@@ -89,9 +92,8 @@ enum EngineBenchMain {
     print("|---|---|---|")
     for depth in [0, 1, 100, 1000] {
       let count = 500_000
-      let device = MemoryDevice(byteCount: 200_000 * Limits.blockBytes)
-      let pool = try PoolMetadata.format(device, dataBlockSectors: 128)
-      try pool.resizeData(to: UInt64(count) + 1_000_000)
+      let (pool, device) = try pool(
+        metadataBlocks: 200_000, dataBlocks: UInt64(count) + 1_000_000)
       try pool.createThin(0)
       try map(pool, count) { (0, VirtualBlock(UInt64($0))) }
       var generator = SplitMix64(seed: 1)
@@ -123,9 +125,8 @@ enum EngineBenchMain {
   /// What becomes of a pool that has 10,000 thin devices with 50 mappings each.
   private static func manyDevices() throws {
     let (devices, mappings) = (10_000, 50)
-    let device = MemoryDevice(byteCount: 100_000 * Limits.blockBytes)
-    var pool = try PoolMetadata.format(device, dataBlockSectors: 128)
-    try pool.resizeData(to: UInt64(devices * mappings) + 1000)
+    var (pool, device) = try pool(
+      metadataBlocks: 100_000, dataBlocks: UInt64(devices * mappings) + 1000)
     print("\n| 10,000 thin devices | CPU, ms |")
     print("|---|---|")
     func row(_ what: String, _ times: Int = 1, _ work: () throws -> Void) rethrows {
@@ -175,7 +176,7 @@ enum EngineBenchMain {
     print("|---|---|---|---|---|")
     var count = 100_000
     while count <= most {
-      let pool = try pool(
+      let (pool, _) = try pool(
         metadataBlocks: max(20_000, count / 100), dataBlocks: UInt64(count) + 1000)
       try pool.createThin(0)
       try pool.commit()

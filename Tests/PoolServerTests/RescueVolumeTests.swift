@@ -140,14 +140,10 @@ struct RescueVolumeTests {
     try metadata.commit()
     for id in ThinID(1)...2 {
       try metadata.createThin(id)
-      try metadata.insert(id, 0, dataBlock: try metadata.allocateDataBlock())
+      try metadata.provision(id, 0)
     }
     try metadata.commit()
-    for root in [pool.superblock.mappingRoot, pool.superblock.detailsRoot] {
-      pool.change(root, .btreeNode) {
-        $0.storeBytes(of: 1 << 40, toByteOffset: BtreeNodeRecord.keysOffset + 8, as: UInt64.self)
-      }
-    }
+    pool.changeLastDeviceID(to: 1 << 40)
     let folder = try ScratchFolder()
     let image = (0..<pool.byteCount / 4096).flatMap { Array(pool.peek($0)) }
     let serving = RescueServing(

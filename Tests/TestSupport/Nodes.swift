@@ -63,6 +63,22 @@ extension MemoryDevice {
     BlockHeader.reseal(bytes, kind: kind)
   }
 
+  /// Gives the last device of the leaves that are the roots of both trees of devices another id. Returns the
+  /// one that it had in each.
+  @discardableResult
+  public func changeLastDeviceID(to id: UInt64) -> [UInt64] {
+    var old: [UInt64] = []
+    for root in [superblock.mappingRoot, superblock.detailsRoot] {
+      change(root, .btreeNode) { bytes in
+        let index = Int(bytes.load(fromByteOffset: 16, as: UInt32.self)) - 1
+        let place = BtreeNodeRecord.keysOffset + 8 * index
+        old.append(bytes.load(fromByteOffset: place, as: UInt64.self))
+        bytes.storeBytes(of: id, toByteOffset: place, as: UInt64.self)
+      }
+    }
+    return old
+  }
+
   /// Changes the superblock and corrects its checksum.
   public func changeSuperblock(_ change: (inout Superblock) -> Void) {
     self.change(0, .superblock) { bytes in

@@ -124,14 +124,7 @@ import ThinTools
     let sound = try model(pool)
     let last = try #require(sound.devices.keys.max())
     let large: UInt64 = 1 << 40
-    for root in [pool.superblock.mappingRoot, pool.superblock.detailsRoot] {
-      pool.change(root, .btreeNode) { bytes in
-        let index = Int(bytes.load(fromByteOffset: 16, as: UInt32.self)) - 1
-        let place = BtreeNodeRecord.keysOffset + 8 * index
-        #expect(bytes.load(fromByteOffset: place, as: UInt64.self) == last)
-        bytes.storeBytes(of: large, toByteOffset: place, as: UInt64.self)
-      }
-    }
+    #expect(pool.changeLastDeviceID(to: large) == [last, last])
     let (output, result) = try repaired(pool)
     let left = try #require(result.report.leftOut.first)
     #expect(result.report.leftOut.count == 1 && left.id == ThinID(large) && left.root != nil)

@@ -213,9 +213,9 @@ extension UnsafeMutablePointer where Pointee == BlockRequest {
   public mutating func append(_ request: RequestPointer) {
     unsafe request.pointee.next = nil
     if let last = unsafe last {
-      unsafe last.pointee.next = unsafe request
+      unsafe last.pointee.next = request
     } else {
-      unsafe first = unsafe request
+      unsafe first = request
     }
     unsafe last = request
     count += 1
@@ -225,9 +225,9 @@ extension UnsafeMutablePointer where Pointee == BlockRequest {
   public mutating func append(contentsOf other: RequestQueue) {
     guard let otherFirst = unsafe other.first else { return }
     if let last = unsafe last {
-      unsafe last.pointee.next = unsafe otherFirst
+      unsafe last.pointee.next = otherFirst
     } else {
-      unsafe first = unsafe otherFirst
+      unsafe first = otherFirst
     }
     unsafe last = other.last
     count += other.count

@@ -31,7 +31,7 @@
 
   /// One piece, or no data.
   @inlinable public init(_ start: UnsafeMutableRawPointer? = nil) {
-    unsafe self.start = unsafe start
+    unsafe self.start = start
   }
 
   /// The first of `pieces` and those behind it, as many as the request's `byteCount` needs: at least one, and
@@ -91,7 +91,7 @@
   /// The first piece of the first `byteCount` bytes, of which there is at least one; empty without data.
   public func firstPiece(_ byteCount: Int) -> UnsafeMutableRawBufferPointer {
     var first = unsafe UnsafeMutableRawBufferPointer(start: nil, count: 0)
-    unsafe forEachPiece(byteCount) { if unsafe first.isEmpty { unsafe first = unsafe $0 } }
+    unsafe forEachPiece(byteCount) { if unsafe first.isEmpty { unsafe first = $0 } }
     return unsafe first
   }
 

@@ -209,7 +209,7 @@ private func distance(_ left: [UInt8], _ right: [UInt8]) -> Int {
   init(_ strings: [String]) {
     count = strings.count
     unsafe base = .allocate(capacity: strings.count + 1)
-    for (index, string) in strings.enumerated() { unsafe base[index] = unsafe strdup(string) }
+    for (index, string) in strings.enumerated() { unsafe base[index] = strdup(string) }
     unsafe base[strings.count] = nil
   }
 

@@ -162,7 +162,7 @@ public enum CheckCommand: Command {
       try json.key("newer_generation")
       try json.beginObject()
       try json.member("age", newer.age.rawValue)
-      try json.member("block", newer.block.rawValue)
+      try json.member("block", newer.block)
       try json.member("devices", UInt64(newer.deviceCount))
       try json.member("mapped_blocks", newer.mappedBlocks)
       try json.endObject()

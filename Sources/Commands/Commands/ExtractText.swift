@@ -121,7 +121,7 @@ struct ExtractText {
 
   private func write(_ job: ExtractJob, _ json: inout JSONWriter) throws(BlockIOError) {
     try json.beginObject()
-    try json.member("device", job.device.id.rawValue)
+    try json.member("device", job.device.id)
     if let path = job.path {
       try json.member("file", path)
       try json.member("map", job.mapPath)

@@ -1,4 +1,5 @@
 public import BlockIO
+public import ThinFormat
 
 /// Writes JSON piece by piece, on one line. Memory: one bit per open level.
 ///
@@ -68,6 +69,11 @@ public struct JSONWriter: ~Copyable {
   public mutating func member(_ name: String, _ number: UInt64?) throws(BlockIOError) {
     try key(name)
     try value(number)
+  }
+
+  /// Writes a name and the number of a block or device, or null.
+  public mutating func member(_ name: String, _ number: (some PoolNumber)?) throws(BlockIOError) {
+    try member(name, number?.rawValue)
   }
 
   /// Writes a name and a truth value.

@@ -180,7 +180,7 @@ enum PoolStatusCommand: Command {
   ) throws(BlockIOError) {
     try json.beginObject()
     try json.member("name", thin.name)
-    try json.member("id", thin.id.rawValue)
+    try json.member("id", thin.id)
     try json.member("sectors", thin.sectors)
     try json.key("suspended")
     try json.value(thin.info.isSuspended)

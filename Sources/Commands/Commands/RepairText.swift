@@ -119,9 +119,9 @@ struct RepairText {
     try json.beginArray()
     for part in report.unclear {
       try json.beginObject()
-      try json.member("root", part.block.rawValue)
-      try json.member("begin", part.begin.rawValue)
-      try json.member("end", part.end.rawValue)
+      try json.member("root", part.block)
+      try json.member("begin", part.begin)
+      try json.member("end", part.end)
       try json.member("mapped_blocks", part.mapped)
       try json.key("dev_ids")
       try json.beginArray()
@@ -137,7 +137,7 @@ struct RepairText {
 
   private func write(_ device: RepairReport.Device, _ json: inout JSONWriter) throws(BlockIOError) {
     try json.beginObject()
-    try json.member("device", device.id.rawValue)
+    try json.member("device", device.id)
     try json.member("whole", device.isWhole)
     try json.member("saved_blocks", device.saved)
     try json.member("mapped_blocks", device.expected)
@@ -147,11 +147,11 @@ struct RepairText {
     for range in device.ranges {
       try json.beginObject()
       try json.member("kind", range.kind.rawValue)
-      try json.member("begin", range.begin.rawValue)
-      try json.member("end", range.end?.rawValue)
+      try json.member("begin", range.begin)
+      try json.member("end", range.end)
       try json.member("begin_byte", bytes(range.begin.rawValue))
       try json.member("end_byte", range.end.map { bytes($0.rawValue) })
-      try json.member("metadata_block", range.block.rawValue)
+      try json.member("metadata_block", range.block)
       try json.endObject()
     }
     try json.endArray()
@@ -167,8 +167,8 @@ extension JSONWriter {
     try beginArray()
     for device in devices {
       try beginObject()
-      try member("device", device.id?.rawValue)
-      try member("root", device.root?.rawValue)
+      try member("device", device.id)
+      try member("root", device.root)
       try member("mapped_blocks", device.mapped)
       try endObject()
     }

@@ -170,7 +170,7 @@ extension PoolManager {
 }
 
 extension ThinPoolMessage {
-  /// The id of a thin device; commands have checked its range.
+  /// The id of a thin device as messages and tables have it; commands have checked its range.
   static func id(_ id: ThinID) -> UInt32 { UInt32(clamping: id.rawValue) }
 }
 

@@ -129,7 +129,7 @@ extension PoolManager {
   }
 
   func activate(_ pool: LivePool, _ activation: ThinActivation) throws(ToolError) {
-    var target = ThinTarget(pool: "\(pool.number)", id: UInt32(clamping: activation.id.rawValue))
+    var target = ThinTarget(pool: "\(pool.number)", id: ThinPoolMessage.id(activation.id))
     switch activation.origin {
     case .path(let path): target.externalOrigin = try devices.word(path, backend)
     case .unstated: try requireNoOrigin(pool, activation.id)

@@ -105,7 +105,7 @@ extension PoolPlan {
     }
     let thin = ThinTarget(
       pool: "/dev/mapper/\(NameMangling.word(request.name))",
-      id: UInt32(clamping: volume.id.rawValue),
+      id: ThinPoolMessage.id(volume.id),
       externalOrigin: volume.origin.path.map { NameMangling.word($0) })
     add(
       volume.name, ThinTarget.type, thin.parameters, sectors: volume.sectors ?? 0,

@@ -21,13 +21,13 @@ extension UnsafeMutableRawPointer {
 @safe struct WireReader {
   private var rest: UnsafeRawBufferPointer.SubSequence
 
-  init(_ bytes: UnsafeRawBufferPointer) { unsafe rest = unsafe bytes[...] }
+  init(_ bytes: UnsafeRawBufferPointer) { unsafe rest = bytes[...] }
 
   var isAtEnd: Bool { unsafe rest.isEmpty }
 
   mutating func bytes(_ count: Int) -> [UInt8]? {
     guard count >= 0, unsafe count <= rest.count else { return nil }
-    defer { unsafe rest = unsafe rest.dropFirst(count) }
+    defer { unsafe rest = rest.dropFirst(count) }
     return unsafe Array(rest.prefix(count))
   }
 

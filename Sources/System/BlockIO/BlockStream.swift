@@ -162,7 +162,7 @@ import Glibc
   private func reap() {
     guard let engine else { return }
     let count = unsafe engine.take(completions, max: depth, waits: true)
-    for i in 0..<count { unsafe slots[completions[i].slot].result = unsafe completions[i].result }
+    for i in 0..<count { unsafe slots[completions[i].slot].result = completions[i].result }
   }
 
   private func deliver<E: Error>(

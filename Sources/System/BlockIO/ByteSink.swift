@@ -90,7 +90,7 @@ import Glibc
   @usableFromInline var position: UnsafeMutablePointer<UInt8>
 
   @inlinable init(at position: UnsafeMutablePointer<UInt8>) {
-    unsafe self.position = unsafe position
+    unsafe self.position = position
   }
 
   /// Appends text known at compile time.

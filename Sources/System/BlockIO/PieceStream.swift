@@ -106,7 +106,7 @@ import Glibc
     guard let engine else { return }
     while results[slot] == nil {
       let count = unsafe engine.take(completions, max: Self.depth, waits: true)
-      for i in 0..<count { unsafe results[completions[i].slot] = unsafe completions[i].result }
+      for i in 0..<count { unsafe results[completions[i].slot] = completions[i].result }
     }
   }
 

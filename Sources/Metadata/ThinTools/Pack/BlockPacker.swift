@@ -70,7 +70,7 @@ import ThinFormat
     return nil
   }
 
-  mutating func removeAll() { unsafe (end, blockCount) = unsafe (memory, 0) }
+  mutating func removeAll() { unsafe (end, blockCount) = (memory, 0) }
 
   private mutating func append(_ byte: UInt8) {
     unsafe end.pointee = byte

@@ -220,26 +220,29 @@ struct Salvager {
     for (id, root) in roots.sorted(by: { $0.key < $1.key }) {
       let summary = forest.verify(.mappings, root: root)
       let usable = self.usable(root)
-      guard id <= Limits.deviceIDMax || options.keepsLargeIDs else {
-        log.say(
-          "thin device \(id): no device can have an id above \(Limits.deviceIDMax); its \(usable) mappings "
-            + "are left out (dmthin extract copies its content)")
+      func leaveOut(_ why: String) {
+        log.say("thin device \(id): \(why)")
         log.report.leftOut.append(
           RepairReport.LeftOut(id: ThinID(id), root: MetadataBlock(root), mapped: usable))
+      }
+      guard id <= Limits.deviceIDMax || options.keepsLargeIDs else {
+        leaveOut(
+          "no device can have an id above \(Limits.deviceIDMax); its \(usable) mappings are left out "
+            + "(dmthin extract copies its content)")
         continue
       }
       let isDeleted = details[id] == nil && !detailsLost.contains { $0.contains(id) }
       if isDeleted {
         let what =
-          "thin device \(id): it has a mapping tree of \(usable) mappings, but the details tree is "
+          "it has a mapping tree of \(usable) mappings, but the details tree is "
           + "sound where it would stand and does not list it, as of a deleted device"
         guard options.includesDeleted else {
-          log.say("\(what); it is left out")
-          log.report.leftOut.append(
-            RepairReport.LeftOut(id: ThinID(id), root: MetadataBlock(root), mapped: usable))
+          leaveOut("\(what); it is left out")
           continue
         }
-        log.say("\(what); it is included, and what it maps may be other devices' by now")
+        log.say(
+          "thin device \(id): \(what); it is included, and what it maps may be other devices' by now"
+        )
       }
       var report = RepairReport.Device(id: ThinID(id), saved: usable)
       report.rangesMax = options.rangesMax

@@ -5,30 +5,30 @@ import Testing
 import ThinFormat
 
 @Suite struct BlockCacheTests {
-  @Test("Neighbours are written together, up to 64, each with its own number and checksum")
-  func runs() throws {
+  @Test("Blocks are written in ascending order, each with its own number and checksum")
+  func order() throws {
     let memory = MemoryDevice(byteCount: 400 * 4096)
     let device = RecordingDevice(memory)
     let cache = BlockCache(device)
-    let runs: [Range<UInt64>] = [3..<4, 7..<12, 100..<200]
+    let blocks = Array([3..<4, 7..<12, 100..<200 as Range<UInt64>].joined())
     // Backwards: the order on the device is not that of the changes.
-    for block in runs.joined().reversed() {
+    for block in blocks.reversed() {
       cache.zeroed(block, .btreeNode).storeBytes(
         of: block &* 7, toByteOffset: 2048, as: UInt64.self)
     }
     try cache.flush()
 
-    let written = device.steps.compactMap { step -> Range<UInt64>? in
-      guard case .write(let offset, let bytes) = step else { return nil }
-      return offset / 4096..<(offset + UInt64(bytes.count)) / 4096
+    let written = device.steps.compactMap { step -> UInt64? in
+      guard case .write(let offset, let bytes) = step, bytes.count == 4096 else { return nil }
+      return offset / 4096
     }
-    #expect(written == [3..<4, 7..<12, 100..<164, 164..<200])
+    #expect(written == blocks)
     guard case .flush = device.steps.last else {
       Issue.record("not flushed")
       return
     }
     let fresh = BlockCache(memory)
-    for block in runs.joined() {
+    for block in blocks {
       let contents = try fresh.read(block, .btreeNode)
       #expect(contents.load(fromByteOffset: 2048, as: UInt64.self) == block &* 7)
     }

@@ -48,7 +48,14 @@ private final class BadSectorDevice: BlockDevice {
   private static func list(_ random: inout SplitMix64) -> [UInt64] {
     var result: [UInt64] = []
     var at = UInt64.random(in: 0..<UInt64(blocks), using: &random)
-    for _ in 0..<Int.random(in: 0..<400, using: &random) {
+    // Another walk, whose blocks take turns with the first's.
+    var other: UInt64? = Bool.random(using: &random) ? 0 : nil
+    for _ in 0..<Int.random(in: 0..<1600, using: &random) {
+      if let block = other, Bool.random(using: &random) {
+        result.append(block)
+        other = block + (block % 50 == 0 ? 9 : 1)
+        continue
+      }
       switch Int.random(in: 0..<20, using: &random) {
       case 0: at = UInt64.random(in: 0..<UInt64(blocks + 40), using: &random)
       case 1: at = UInt64.random(in: UInt64(blocks)...(.max / 4096 + 9), using: &random)

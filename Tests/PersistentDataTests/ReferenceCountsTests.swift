@@ -114,11 +114,21 @@ import ThinFormat
       var model: [UInt64: UInt32] = [:]
       var beyondEnd: Int?
       var fromFuture: Int?
+      // Runs of all lengths, some over the seams of regions, some over the end.
+      let runLength = [1, 3, 40].randomElement(using: &random) ?? 1
+      var previous: UInt64?
       let entries = (0..<252).map { i in
-        let isBeyond = Int.random(in: 0..<200, using: &random) == 0
-        let block =
-          isBeyond
+        let isFar = Int.random(in: 0..<200, using: &random) == 0
+        var block =
+          isFar
           ? UInt64.random(in: Self.blockCount..<(1 << 40), using: &random) : Self.block(&random)
+        if let previous, previous < Self.blockCount + 50,
+          Int.random(in: 0..<runLength, using: &random) > 0
+        {
+          block = previous + 1
+        }
+        previous = block
+        let isBeyond = block >= Self.blockCount
         let time = UInt32.random(in: 0...200, using: &random)
         if time > 199 && fromFuture == nil { fromFuture = i }
         if isBeyond {

@@ -3,10 +3,9 @@ import ThinFormat
 /// Facts about every tree node that was read, enough to check how nodes fit together without
 /// reading them again.
 ///
-/// Memory: four bytes per metadata block examined, 32 per node, and twelve per entry of internal
-/// nodes up to `entriesKeptMax`; further internal nodes are read again when needed.
+/// Memory: four bytes per metadata block examined, 16 per leaf, 32 per other node, and twelve per entry of
+/// internal nodes up to `entriesKeptMax`; further internal nodes are read again when needed.
 struct NodeTable: ~Copyable {
-  /// 32 bytes.
   struct Node {
     var firstKey: UInt64 = 0
     var lastKey: UInt64 = 0
@@ -17,7 +16,7 @@ struct NodeTable: ~Copyable {
     var entryCount: UInt16 = 0
     /// The number of levels of the subtree, 1 for a leaf, 0 for an internal node before `verify`.
     var height: UInt8 = 0
-    private var packed: UInt8 = 0
+    fileprivate var packed: UInt8 = 0
 
     init(_ kind: TreeKind, state: State = .unverified) {
       packed = kind.rawValue << 5
@@ -55,27 +54,81 @@ struct NodeTable: ~Copyable {
     case unusable
   }
 
+  /// A leaf in less room: nearly all nodes are leaves.
+  private struct Leaf {
+    var firstKey: UInt64
+    /// The last key is so much above the first.
+    var keySpan: UInt32
+    var entryCount: UInt16
+    var packed: UInt8
+
+    /// Nil for a node that has to be kept whole.
+    init?(_ node: Node) {
+      guard node.isLeaf, node.kept == .max, node.leafEntries == UInt64(node.entryCount),
+        let keySpan = UInt32(exactly: node.lastKey &- node.firstKey)
+      else { return nil }
+      firstKey = node.firstKey
+      self.keySpan = keySpan
+      entryCount = node.entryCount
+      packed = node.packed
+    }
+
+    var node: Node {
+      var node = Node(.mappings)
+      node.firstKey = firstKey
+      node.lastKey = firstKey &+ UInt64(keySpan)
+      node.leafEntries = UInt64(entryCount)
+      node.entryCount = entryCount
+      node.height = 1
+      node.packed = packed
+      return node
+    }
+  }
+
+  /// Marks the index of a leaf.
+  private static let leafBit: UInt32 = 1 << 31
+
   /// The most entries of internal nodes to keep, at twelve bytes each: 6 MiB.
   private let entriesKeptMax = 1 << 19
+  /// By block: 0 for one that was not read, else one more than the place in its list.
   private let indexes: ZeroedArray<UInt32>
-  private(set) var nodes: [Node] = []
+  private var leaves: [Leaf] = []
+  private var others: [Node] = []
   private var keptKeys: [UInt64] = []
   private var keptChildren: [UInt32] = []
 
   init(blockCount: UInt64) { indexes = ZeroedArray(count: Int(blockCount)) }
 
+  /// Finds the node of a block, for `node` and `update`.
   func index(of block: UInt64) -> Int? {
     let i = indexes[Int(block)]
-    return i == 0 ? nil : Int(i - 1)
+    return i == 0 ? nil : Int(i)
   }
 
-  func node(_ index: Int) -> Node { nodes[index] }
+  func node(_ index: Int) -> Node {
+    let i = UInt32(truncatingIfNeeded: index)
+    return i & Self.leafBit != 0 ? leaves[Int(i & ~Self.leafBit) - 1].node : others[Int(i) - 1]
+  }
 
-  mutating func update(_ index: Int, _ change: (inout Node) -> Void) { change(&nodes[index]) }
+  /// Changes a node, which stays a leaf if it is one.
+  mutating func update(_ index: Int, _ change: (inout Node) -> Void) {
+    let i = UInt32(truncatingIfNeeded: index)
+    guard i & Self.leafBit != 0 else { return change(&others[Int(i) - 1]) }
+    let place = Int(i & ~Self.leafBit) - 1
+    var node = leaves[place].node
+    change(&node)
+    guard let leaf = Leaf(node) else { preconditionFailure("a leaf became another node") }
+    leaves[place] = leaf
+  }
 
   mutating func insert(_ block: UInt64, _ node: Node) {
-    nodes.append(node)
-    indexes[Int(block)] = UInt32(nodes.count)
+    if let leaf = Leaf(node) {
+      leaves.append(leaf)
+      indexes[Int(block)] = UInt32(leaves.count) | Self.leafBit
+    } else {
+      others.append(node)
+      indexes[Int(block)] = UInt32(others.count)
+    }
   }
 
   /// Keeps the entries of an internal node, if there is room.

@@ -108,7 +108,8 @@ extension TreeForest {
   /// dropped.
   /// - Parameter children: in ascending order, verified, without overlaps of their key ranges.
   public func adopt(_ children: [(key: UInt64, block: UInt64)], inPlaceOf block: UInt64) {
-    guard block < blockCount, let index = table.index(of: block) else { return }
+    guard block < blockCount, let index = table.index(of: block), !table.node(index).isLeaf
+    else { return }
     var entries: UInt64 = 0
     var height = 1
     for child in children {

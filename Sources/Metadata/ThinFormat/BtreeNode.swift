@@ -136,19 +136,20 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
 
   private static func verifyKeyOrder(_ bytes: RawSpan, count: Int) throws(FormatError) {
     guard count > 1 else { return }
-    // Branch-free over the whole node; the wrong key is searched only if there is one.
+    // Branch-free over the whole node; the wrong key is searched only if there is one. Each key is
+    // loaded twice, so that no step waits for the one before.
     let keys = bytes.extracting(32..<(32 + 8 * count))
-    var previous = unsafe UInt64(
-      littleEndian: keys.unsafeLoadUnaligned(fromUncheckedByteOffset: 0, as: UInt64.self))
-    var ascending = true
+    var unordered: UInt8 = 0
     for i in 1..<count {
+      let before = unsafe UInt64(
+        littleEndian: keys.unsafeLoadUnaligned(
+          fromUncheckedByteOffset: (i &- 1) &* 8, as: UInt64.self))
       let key = unsafe UInt64(
         littleEndian: keys.unsafeLoadUnaligned(fromUncheckedByteOffset: i &* 8, as: UInt64.self))
-      ascending = ascending && key > previous
-      previous = key
+      unordered |= key > before ? 0 : 1
     }
-    guard !ascending else { return }
-    previous = unsafe keys.unsafeLoadUnaligned(fromByteOffset: 0, as: UInt64.self).littleEndian
+    guard unordered != 0 else { return }
+    var previous = unsafe keys.unsafeLoadUnaligned(fromByteOffset: 0, as: UInt64.self).littleEndian
     for i in 1..<count {
       let key = unsafe keys.unsafeLoadUnaligned(fromByteOffset: i * 8, as: UInt64.self).littleEndian
       if key <= previous { throw .keyOrder(entry: i, previous: previous, found: key) }

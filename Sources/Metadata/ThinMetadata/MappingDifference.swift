@@ -64,6 +64,8 @@ public struct MappingDifference: ~Copyable {
     var order = LeafOrder()
     var entries: [Entry] = []
     var next = 0
+
+    var isEmpty: Bool { next == entries.count }
   }
 
   private static var planMax: Int { 1 << 15 }
@@ -134,78 +136,157 @@ public struct MappingDifference: ~Copyable {
     _ body: (DifferenceRun) -> Bool
   ) throws(TreeFault) {
     switch leaf.owner {
-    case .left: try Self.append(leaf, bytes, failure, dataBlockCount, to: &left)
-    case .right: try Self.append(leaf, bytes, failure, dataBlockCount, to: &right)
+    case .left:
+      let node = try Self.next(leaf, bytes, failure, dataBlockCount, &left.order)
+      Self.append(node, to: &left)
+    case .right:
+      let node = try Self.next(leaf, bytes, failure, dataBlockCount, &right.order)
+      Self.append(node, to: &right)
     case .both:
-      try Self.append(leaf, bytes, failure, dataBlockCount, to: &left)
       // The leaf is read once, but its mappings are in both sides; the order is checked for each
       // side.
-      try Self.append(leaf, bytes, failure, dataBlockCount, to: &right)
+      let node = try Self.next(leaf, bytes, failure, dataBlockCount, &left.order)
+      _ = try Self.next(leaf, bytes, failure, dataBlockCount, &right.order)
+      guard left.isEmpty, right.isEmpty else {
+        Self.append(node, to: &left)
+        Self.append(node, to: &right)
+        return
+      }
+      addShared(node, body)
     }
   }
 
-  private static func append(
+  /// The next leaf of a side, all of whose data blocks exist.
+  @_lifetime(copy bytes)
+  private static func next(
     _ leaf: ComparedLeaf, _ bytes: RawSpan, _ failure: BlockIOError?, _ dataBlockCount: UInt64,
-    to side: inout Side
-  ) throws(TreeFault) {
-    let node = try side.order.next(
+    _ order: inout LeafOrder
+  ) throws(TreeFault) -> BtreeNodeView {
+    let node = try order.next(
       MetadataBlock(leaf.block), bytes, failure: failure, firstKey: leaf.firstKey)
+    var isBeyond = false
+    for i in 0..<node.entryCount {
+      isBeyond = Mapping(rawValue: node.value64(i)).dataBlock >= dataBlockCount || isBeyond
+    }
+    guard isBeyond else { return node }
+    var i = 0
+    while Mapping(rawValue: node.value64(i)).dataBlock < dataBlockCount { i += 1 }
+    throw TreeFault(
+      .mappings, block: leaf.block,
+      .dataBlockBeyondEnd(
+        virtualBlock: node.key(i), dataBlock: Mapping(rawValue: node.value64(i)).dataBlock,
+        blockCount: dataBlockCount))
+  }
+
+  private static func append(_ node: borrowing BtreeNodeView, to side: inout Side) {
     if side.next > 0 {
       side.entries.removeSubrange(0..<side.next)
       side.next = 0
     }
     side.entries.reserveCapacity(side.entries.count + node.entryCount)
     for i in 0..<node.entryCount {
-      let dataBlock = Mapping(rawValue: node.value64(i)).dataBlock
-      guard dataBlock < dataBlockCount else {
-        throw TreeFault(
-          .mappings, block: leaf.block,
-          .dataBlockBeyondEnd(
-            virtualBlock: node.key(i), dataBlock: dataBlock, blockCount: dataBlockCount))
+      side.entries.append(
+        Entry(key: node.key(i), dataBlock: Mapping(rawValue: node.value64(i)).dataBlock))
+    }
+  }
+
+  /// Adds the mappings of a leaf that both sides share, where no other mapping is waiting.
+  private mutating func addShared(
+    _ node: borrowing BtreeNodeView, _ body: (DifferenceRun) -> Bool
+  ) {
+    var i = 0
+    while i < node.entryCount, !isStopped {
+      let (key, data) = (node.key(i), Mapping(rawValue: node.value64(i)).dataBlock)
+      var end = i + 1
+      while end < node.entryCount, node.key(end) == key &+ UInt64(end &- i),
+        rule == .virtualBlocks
+          || Mapping(rawValue: node.value64(end)).dataBlock == data &+ UInt64(end &- i)
+      {
+        end += 1
       }
-      side.entries.append(Entry(key: node.key(i), dataBlock: dataBlock))
+      add(
+        DifferenceRun(
+          kind: .same, virtualBlock: VirtualBlock(key), length: UInt64(end - i),
+          left: DataBlock(data), right: DataBlock(data)), body)
+      i = end
     }
   }
 
   /// Compares all mappings read so far with keys below `end`.
   private mutating func compare(below end: UInt64, _ body: (DifferenceRun) -> Bool) {
-    // `LeafOrder` refuses the key 2^64 - 1, which means none here.
     var (l, r) = (left.next, right.next)
     let (lefts, rights) = (left.entries, right.entries)
-    while !isStopped {
-      let leftKey = l < lefts.count ? lefts[l].key : .max
-      let rightKey = r < rights.count ? rights[r].key : .max
-      let key = min(leftKey, rightKey)
-      guard key < end else { break }
-      var found = DifferenceRun(
-        kind: .same, virtualBlock: VirtualBlock(key), length: 1, left: 0, right: 0)
-      if leftKey == key {
-        found.left = DataBlock(lefts[l].dataBlock)
-        l += 1
-      }
-      if rightKey == key {
-        found.right = DataBlock(rights[r].dataBlock)
-        r += 1
-      }
-      if leftKey != rightKey {
-        found.kind = leftKey == key ? .leftOnly : .rightOnly
-      } else if found.left != found.right {
-        found.kind = .different
-      }
-      add(found, body)
-    }
+    let rule = rule
+    while !isStopped,
+      let run = Self.nextRun(lefts.span, &l, rights.span, &r, below: end, rule)
+    { add(run, body) }
     left.next = l
     right.next = r
   }
 
-  @inline(__always)
+  /// The run that begins with the next entry of either side, below `end`.
+  private static func nextRun(
+    _ lefts: Span<Entry>, _ l: inout Int, _ rights: Span<Entry>, _ r: inout Int,
+    below end: UInt64, _ rule: RunRule
+  ) -> DifferenceRun? {
+    // `LeafOrder` refuses the key 2^64 - 1, which means none here.
+    let leftKey = l < lefts.count ? lefts[l].key : .max
+    let rightKey = r < rights.count ? rights[r].key : .max
+    let key = min(leftKey, rightKey)
+    guard key < end else { return nil }
+    var run = DifferenceRun(
+      kind: .same, virtualBlock: VirtualBlock(key), length: 1, left: 0, right: 0)
+    if leftKey == key { run.left = DataBlock(lefts[l].dataBlock) }
+    if rightKey == key { run.right = DataBlock(rights[r].dataBlock) }
+    guard leftKey == rightKey else {
+      // Up to the other side's next entry.
+      run.kind = leftKey == key ? .leftOnly : .rightOnly
+      let limit = min(end, max(leftKey, rightKey))
+      run.length =
+        run.kind == .leftOnly
+        ? Self.length(lefts, l, below: limit, rule) : Self.length(rights, r, below: limit, rule)
+      if run.kind == .leftOnly { l += Int(run.length) } else { r += Int(run.length) }
+      return run
+    }
+    let isSame = run.left == run.right
+    if !isSame { run.kind = .different }
+    let most = Int(min(UInt64(min(lefts.count - l, rights.count - r)), end - key))
+    var length = 1
+    while length < most {
+      let (a, b) = (lefts[l &+ length], rights[r &+ length])
+      guard a.key == key &+ UInt64(length), b.key == a.key, (a.dataBlock == b.dataBlock) == isSame,
+        rule == .virtualBlocks
+          || a.dataBlock == lefts[l].dataBlock &+ UInt64(length)
+            && b.dataBlock == rights[r].dataBlock &+ UInt64(length)
+      else { break }
+      length += 1
+    }
+    l += length
+    r += length
+    run.length = UInt64(length)
+    return run
+  }
+
+  /// The length of the run of one side alone.
+  private static func length(
+    _ entries: Span<Entry>, _ first: Int, below limit: UInt64, _ rule: RunRule
+  ) -> UInt64 {
+    let (key, data) = (entries[first].key, entries[first].dataBlock)
+    let most = Int(min(UInt64(entries.count - first), limit - key))
+    var length = 1
+    while length < most, entries[first &+ length].key == key &+ UInt64(length),
+      rule == .virtualBlocks || entries[first &+ length].dataBlock == data &+ UInt64(length)
+    { length += 1 }
+    return UInt64(length)
+  }
+
   private mutating func add(_ found: DifferenceRun, _ body: (DifferenceRun) -> Bool) {
     if let run, run.kind == found.kind, run.virtualBlock &+ run.length == found.virtualBlock,
       rule == .virtualBlocks
         || (run.kind == .rightOnly || run.left &+ run.length == found.left)
           && (run.kind == .leftOnly || run.right &+ run.length == found.right)
     {
-      self.run?.length = run.length + 1
+      self.run?.length = run.length + found.length
       return
     }
     emit(found, body)

@@ -38,35 +38,8 @@ extension BlockDevice {
   /// The descriptor reads the device from its start.
   public var descriptorOffset: UInt64 { 0 }
 
-  /// Neighbours are written together up to this many bytes.
-  private static var runBytesMax: Int { 256 << 10 }
-
-  /// Writes one run of neighbours after the other, each by one call, and stops at the first that fails.
+  /// Writes one piece after the other, and stops at the first that fails.
   public func write(_ pieces: [BlockPiece]) throws(BlockIOError) {
-    var together: AlignedBuffer?
-    var start = 0
-    while start < pieces.count {
-      var (end, count) = unsafe (start + 1, pieces[start].bytes.count)
-      while end < pieces.count, unsafe count + pieces[end].bytes.count <= Self.runBytesMax,
-        pieces[end].offset == pieces[start].offset + UInt64(count)
-      {
-        unsafe count += pieces[end].bytes.count
-        end += 1
-      }
-      if end - start == 1 {
-        try unsafe write(pieces[start].bytes, at: pieces[start].offset)
-      } else {
-        let buffer = together ?? AlignedBuffer(count: Self.runBytesMax)
-        together = buffer
-        var filled = 0
-        for piece in pieces[start..<end] {
-          unsafe buffer.bytes[filled..<(filled + piece.bytes.count)].copyBytes(from: piece.bytes)
-          unsafe filled += piece.bytes.count
-        }
-        try unsafe write(
-          UnsafeRawBufferPointer(rebasing: buffer.bytes[0..<filled]), at: pieces[start].offset)
-      }
-      start = end
-    }
+    for piece in pieces { try unsafe write(piece.bytes, at: piece.offset) }
   }
 }

@@ -1,15 +1,18 @@
 import Glibc
 
 /// Reads many 4 KiB blocks in the requested order, with a queue of requests in flight so that the
-/// device works in parallel. Neighbours, also across small gaps, share a request.
+/// device works in parallel. Neighbours, also across small gaps, share a request, and also where the
+/// blocks of two walks take turns, as when two trees are compared.
 ///
-/// Memory: `depth * chunkBlocks` blocks, 1 MiB as set here.
+/// Memory: `depth * chunkBlocks` blocks, 2 MiB as set here.
 @safe public final class BlockStream {
   private static let blockBytes = 4096
   private let depth = 32
-  private let chunkBlocks = 8
+  private let chunkBlocks = 16
   /// The largest gap of unwanted blocks that is read instead of starting another request.
   private let gapMax: UInt64 = 4
+  /// How many of the requests that are being prepared can still grow: one for each of two walks.
+  private let growingMax = 2
 
   private let device: any BlockDevice
   private let deviceBlocks: UInt64
@@ -18,6 +21,8 @@ import Glibc
   private let vectors: UnsafeMutablePointer<iovec>
   private let completions: UnsafeMutablePointer<IOCompletion>
   private var slots: [Slot]
+  /// A ring of the blocks that were asked for and not delivered yet, in the requested order.
+  private var wanted: [WantedBlock]
 
   /// The result for a block that the device does not have; its request is never submitted.
   private static let beyondEnd = Int.min
@@ -25,10 +30,16 @@ import Glibc
   private struct Slot {
     var start: UInt64 = 0
     var blockCount = 0
-    /// Bit i: block `start + i` is wanted.
-    var wanted: UInt32 = 0
-    /// Bytes read, a negative error number, or `beyondEnd`; nil while in flight.
+    /// Blocks that were asked for and not delivered yet.
+    var undelivered = 0
+    /// Bytes read, a negative error number, or `beyondEnd`; nil until the request completes.
     var result: Int?
+  }
+
+  private struct WantedBlock {
+    var slot = 0
+    /// Its place in the slot, in blocks.
+    var place = 0
   }
 
   /// A stream over `device`, for one `read` at a time.
@@ -41,6 +52,8 @@ import Glibc
     unsafe completions = .allocate(capacity: depth)
     unsafe completions.initialize(repeating: IOCompletion(slot: 0, result: 0), count: depth)
     slots = Array(repeating: Slot(), count: depth)
+    // Each block of a slot is asked for once at most: a repeated one gets another slot.
+    wanted = Array(repeating: WantedBlock(), count: depth * chunkBlocks)
     // Without an engine, for example because the system's limit is reached, reads are synchronous.
     engine = device.descriptor == nil ? nil : try? AIOEngine(depth: depth)
   }
@@ -61,67 +74,77 @@ import Glibc
   ) throws(E) {
     var head = 0
     var filled = 0
+    var firstWanted = 0
+    var wantedCount = 0
     var pushedBack: UInt64?
     var ended = false
     defer { drain(from: head, count: filled) }
 
     while true {
+      let first = (head + filled) % depth
       var prepared = 0
-      while !ended && filled + prepared < depth {
-        let index = (head + filled + prepared) % depth
-        guard let slot = try fill(&pushedBack, next) else {
+      while !ended {
+        let asked = if let block = pushedBack { block } else { try next() }
+        pushedBack = nil
+        guard let block = asked else {
           ended = true
           break
         }
-        slots[index] = slot
-        prepared += 1
+        var slot = growingSlot(for: block, first: first, count: prepared)
+        if slot == nil, filled + prepared < depth {
+          slot = (first + prepared) % depth
+          slots[(first + prepared) % depth] = Slot(
+            start: block, result: block < deviceBlocks ? nil : Self.beyondEnd)
+          prepared += 1
+        }
+        guard let slot else {
+          pushedBack = block
+          break
+        }
+        let place = Int(block - slots[slot].start)
+        slots[slot].blockCount = place + 1
+        slots[slot].undelivered += 1
+        wanted[(firstWanted + wantedCount) % wanted.count] = WantedBlock(slot: slot, place: place)
+        wantedCount += 1
       }
-      submit(first: (head + filled) % depth, count: prepared)
+      submit(first: first, count: prepared)
       filled += prepared
       guard filled > 0 else { return }
 
-      // Delivers completed requests from the head on; waits only for the head.
-      var delivered = 0
-      while filled > 0 {
-        if slots[head].result == nil {
-          if delivered > 0 && !ended { break }
+      // Delivers blocks of completed requests in order; waits only for the first.
+      var freed = 0
+      while wantedCount > 0 {
+        let block = wanted[firstWanted]
+        if slots[block.slot].result == nil {
+          if freed > 0 && !ended { break }
           reap()
           continue
         }
-        let slot = slots[head]
-        let index = head
-        head = (head + 1) % depth
-        filled -= 1
-        delivered += 1
-        try deliver(slot, index, body)
+        firstWanted = (firstWanted + 1) % wanted.count
+        wantedCount -= 1
+        slots[block.slot].undelivered -= 1
+        while filled > 0, slots[head].undelivered == 0 {
+          head = (head + 1) % depth
+          filled -= 1
+          freed += 1
+        }
+        try deliver(block, body)
       }
     }
   }
 
-  private func fill<E: Error>(
-    _ pushedBack: inout UInt64?, _ next: () throws(E) -> UInt64?
-  ) throws(E) -> Slot? {
-    var first = pushedBack
-    pushedBack = nil
-    if first == nil { first = try next() }
-    guard let start = first else { return nil }
-    var slot = Slot(start: start, blockCount: 1, wanted: 1)
-    guard start < deviceBlocks else {
-      slot.result = Self.beyondEnd
-      return slot
-    }
-    while let block = try next() {
-      guard block >= start + UInt64(slot.blockCount), block < deviceBlocks,
-        block - start < UInt64(chunkBlocks),
-        block - start - UInt64(slot.blockCount) <= gapMax
-      else {
-        pushedBack = block
-        break
+  /// The slot that `block` can share, of the last ones of the `count` that are being prepared.
+  private func growingSlot(for block: UInt64, first: Int, count: Int) -> Int? {
+    for back in 0..<min(count, growingMax) {
+      let index = (first + count - 1 - back) % depth
+      // One beyond the end, whose number can be anything, has its result.
+      guard slots[index].result == nil, block < deviceBlocks else { continue }
+      let end = slots[index].start + UInt64(slots[index].blockCount)
+      if block >= end, block - end <= gapMax, block - slots[index].start < UInt64(chunkBlocks) {
+        return index
       }
-      slot.blockCount = Int(block - start) + 1
-      slot.wanted |= 1 << UInt32(block - start)
     }
-    return slot
+    return nil
   }
 
   private func bytes(ofSlot index: Int) -> UnsafeMutableRawBufferPointer {
@@ -166,30 +189,24 @@ import Glibc
   }
 
   private func deliver<E: Error>(
-    _ slot: Slot, _ index: Int, _ body: (UInt64, RawSpan, BlockIOError?) throws(E) -> Void
+    _ wanted: WantedBlock, _ body: (UInt64, RawSpan, BlockIOError?) throws(E) -> Void
   ) throws(E) {
-    let bytes = unsafe self.bytes(ofSlot: index)
-    guard slot.result != Self.beyondEnd else {
-      let end = BlockIOError(.read, path: device.path, offset: device.byteCount, code: 0)
-      try unsafe body(slot.start, RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), end)
-      return
-    }
-    let whole = slot.result == slot.blockCount * Self.blockBytes
-    for i in 0..<slot.blockCount where slot.wanted >> UInt32(i) & 1 == 1 {
-      let block = unsafe UnsafeMutableRawBufferPointer(
-        rebasing: bytes[(i * Self.blockBytes)..<((i + 1) * Self.blockBytes)])
-      var failure: BlockIOError?
-      if !whole {
-        do throws(BlockIOError) {
-          try unsafe device.read(
-            into: block, at: (slot.start + UInt64(i)) * UInt64(Self.blockBytes))
-        } catch {
-          failure = error
-        }
+    let slot = slots[wanted.slot]
+    let number = slot.start + UInt64(wanted.place)
+    let first = wanted.place * Self.blockBytes
+    let bytes = unsafe UnsafeMutableRawBufferPointer(
+      rebasing: self.bytes(ofSlot: wanted.slot)[first..<(first + Self.blockBytes)])
+    var failure: BlockIOError?
+    if slot.result == Self.beyondEnd {
+      failure = BlockIOError(.read, path: device.path, offset: device.byteCount, code: 0)
+    } else if slot.result != slot.blockCount * Self.blockBytes {
+      do throws(BlockIOError) {
+        try unsafe device.read(into: bytes, at: number * UInt64(Self.blockBytes))
+      } catch {
+        failure = error
       }
-      try unsafe body(
-        slot.start + UInt64(i), RawSpan(_unsafeBytes: UnsafeRawBufferPointer(block)), failure)
     }
+    try unsafe body(number, RawSpan(_unsafeBytes: UnsafeRawBufferPointer(bytes)), failure)
   }
 
   /// Waits for all requests in flight after `body` threw, because the kernel writes into the

@@ -49,6 +49,9 @@ public final class FileDevice: BlockDevice {
     try unsafe file.write(buffer, at: offset)
   }
 
+  /// Writes several pieces, ascending by offset, neighbours by one call. Stops at the first that fails.
+  public func write(_ pieces: [BlockPiece]) throws(BlockIOError) { try file.write(pieces) }
+
   /// Makes finished writes durable; see `Flush`.
   public func flush() throws(BlockIOError) { try file.flush() }
 }

@@ -218,6 +218,46 @@ public struct OpenFile: Sendable {
     }
   }
 
+  /// The most pieces that are written by one call.
+  private static var gatherMax: Int { 64 }
+
+  /// Writes several pieces, ascending by offset, neighbours by one call. Stops at the first that fails.
+  public func write(_ pieces: [BlockPiece]) throws(BlockIOError) {
+    var start = 0
+    while start < pieces.count {
+      var (end, byteCount) = unsafe (start + 1, pieces[start].bytes.count)
+      while end < pieces.count, end - start < Self.gatherMax,
+        pieces[end].offset == pieces[start].offset + UInt64(byteCount)
+      {
+        unsafe byteCount += pieces[end].bytes.count
+        end += 1
+      }
+      let run = pieces[start..<end]
+      var done = end - start > 1 ? gather(run) : 0
+      // What the call has left, or all after an error, whose place is found in this way.
+      for piece in run {
+        let count = unsafe min(max(0, done), piece.bytes.count)
+        done -= count
+        try unsafe write(
+          UnsafeRawBufferPointer(rebasing: piece.bytes[count...]), at: piece.offset + UInt64(count))
+      }
+      start = end
+    }
+  }
+
+  /// Writes neighbours by one call, and returns how many bytes were written, or -1.
+  private func gather(_ run: ArraySlice<BlockPiece>) -> Int {
+    unsafe withUnsafeTemporaryAllocation(of: iovec.self, capacity: Self.gatherMax) { vectors in
+      for (i, piece) in run.enumerated() {
+        unsafe vectors[i] = iovec(
+          iov_base: UnsafeMutableRawPointer(mutating: piece.bytes.baseAddress),
+          iov_len: piece.bytes.count)
+      }
+      let place = Int(clamping: run[run.startIndex].offset)
+      return unsafe pwritev(descriptor, vectors.baseAddress, Int32(run.count), place)
+    }
+  }
+
   /// Writes zeros, where the system does not make them.
   public func writeZeros(_ range: Range<UInt64>) throws(BlockIOError) {
     let zeros = AlignedBuffer(count: 1 << 20)

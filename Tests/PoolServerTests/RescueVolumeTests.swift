@@ -68,7 +68,7 @@ struct RescueVolumeTests {
       case .lost, .beyond:
         guard lostAsZeroes else { return nil }
         bytes += [UInt8](repeating: 0, count: end - at)
-      case .hole:
+      case .hole, .origin:
         let there = min(end, origin.count)
         if at < there { bytes += origin[at..<there] }
         bytes += [UInt8](repeating: 0, count: end - max(at, there))

@@ -46,7 +46,7 @@ import ThinFormat
       save: @escaping (RescueMap) throws(ToolError) -> Void = { _ in }
     ) -> Extraction {
       let extraction = Extraction(
-        layout, from: data, sectorBytes: 512, to: output,
+        layout, from: ExtractionSource(data, sectorBytes: 512), to: output,
         map: map ?? RescueMap(byteCount: byteCount), save: save)
       extraction.mapInterval = 65536
       return extraction
@@ -103,6 +103,62 @@ import ThinFormat
       (found.phase, wanted.phase) = (.finished, .finished)
       #expect(found == wanted)
       #expect(try extraction.leftBytes() == marked.bytes(.bad))
+    }
+  }
+
+  @Test(
+    "over an external origin, its bytes show where nothing is mapped, bad sectors of either apart")
+  func externalOrigin() throws {
+    var random = SplitMix64(seed: seed())
+    for n in 0..<10 {
+      let scene = try Scene(seed: random.next() % 100_000)
+      // Shorter or longer than the volume; other sectors than the data device has at these places.
+      let origin = NamedSectors(
+        byteCount: UInt64.random(in: 1...scene.byteCount / 256, using: &random) * 512)
+      origin.firstSector = 1 << 30
+      let layout = RescueLayout(
+        scene.index, scene.device, dataByteCount: scene.data.byteCount,
+        originByteCount: origin.byteCount)
+      var expected = scene.expected
+      var bad = RescueMap(byteCount: scene.byteCount)
+      var originBytes: UInt64 = 0
+      let block = Int(scene.index.blockBytes)
+      let mapped = scene.pool.truth.devices[scene.device.id.rawValue]?.mappings ?? [:]
+      for sector in 0..<min(origin.byteCount, scene.byteCount) / 512 {
+        let place = Int(sector) * 512
+        guard mapped[UInt64(place / block)] == nil else { continue }
+        originBytes += 512
+        let isBad = n > 4 && Int.random(in: 0..<100, using: &random) == 0
+        if isBad {
+          origin.bad[sector] = .max
+          bad.set(sector * 512..<(sector + 1) * 512, .bad)
+        }
+        expected.withUnsafeMutableBytes { bytes in
+          let part = UnsafeMutableRawBufferPointer(rebasing: bytes[place..<place + 512])
+          if isBad { part.initializeMemory(as: UInt8.self, repeating: 0) }
+          if !isBad { NamedSectors.fill(part, origin.firstSector + sector) }
+        }
+      }
+      if n > 4, let sector = try scene.sectors().randomElement(using: &random) {
+        scene.data.bad[sector] = .max
+        let place = try #require(try scene.place(ofSector: sector))
+        for i in place..<(place + 512) { expected[Int(i)] = 0 }
+        bad.set(place..<(place + 512), .bad)
+      }
+      #expect(
+        try ExtractionPlan(layout, byteCount: scene.byteCount).originBytes == originBytes)
+      let output = FragileImage(byteCount: scene.byteCount, filled: 0xee)
+      let extraction = Extraction(
+        layout, from: ExtractionSource(scene.data, sectorBytes: 512),
+        origin: ExtractionSource(origin, sectorBytes: 512), to: output,
+        map: RescueMap(byteCount: scene.byteCount), save: { _ in })
+      try extraction.run(retries: 1)
+      #expect(output.bytes == expected)
+      #expect(extraction.map.bytes(.bad) == bad.bytes(.bad))
+      bad.forEach { range, status in
+        if status == .bad { #expect(extraction.map.next(from: range.lowerBound, [.bad]) == range) }
+      }
+      #expect(try extraction.leftBytes() == bad.bytes(.bad))
     }
   }
 
@@ -220,8 +276,8 @@ import ThinFormat
       offset += 7168
     }
     let extraction = Extraction(
-      scene.layout, from: AlignedOnly(scene.data), sectorBytes: 4096, to: output, map: map,
-      save: { _ in })
+      scene.layout, from: ExtractionSource(AlignedOnly(scene.data), sectorBytes: 4096), to: output,
+      map: map, save: { _ in })
     try extraction.run()
     #expect(output.bytes == scene.expected && extraction.map.isComplete)
   }

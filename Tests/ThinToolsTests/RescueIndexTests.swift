@@ -30,7 +30,7 @@ import ThinMetadata
       for block in extent.offset / size..<extent.end / size {
         switch extent.kind {
         case .data(let byte): mapped[block] = byte / size + block - extent.offset / size
-        case .hole: break
+        case .hole, .origin: break
         case .lost: lost.insert(block)
         case .beyond: Issue.record("nothing is beyond")
         }

@@ -16,6 +16,8 @@ final class NamedSectors: BlockDevice {
   /// The error of a bad sector.
   var code = EIO
   private(set) var readCount = 0
+  /// The number in the content of the first sector.
+  var firstSector: UInt64 = 0
 
   init(byteCount: UInt64) { self.byteCount = byteCount }
 
@@ -37,7 +39,9 @@ final class NamedSectors: BlockDevice {
         throw BlockIOError(.read, path: path, offset: sector * 512, code: code)
       }
       let start = Int(sector * 512 - offset)
-      Self.fill(UnsafeMutableRawBufferPointer(rebasing: buffer[start..<(start + 512)]), sector)
+      Self.fill(
+        UnsafeMutableRawBufferPointer(rebasing: buffer[start..<(start + 512)]), firstSector + sector
+      )
     }
   }
 

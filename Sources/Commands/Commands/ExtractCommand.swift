@@ -10,6 +10,8 @@ public import ThinTools
 struct ExtractRequest {
   var metadata: String
   var data: String
+  /// The external origin of the device.
+  var origin: String?
   /// The device; nil for all of them.
   var id: ThinID?
   /// The image; nil where nothing is written.
@@ -29,6 +31,7 @@ struct ExtractRequest {
   init(_ arguments: ParsedArguments) {
     metadata = arguments.text("metadata") ?? ""
     data = arguments.text("data") ?? ""
+    origin = arguments.text("origin")
     id = arguments.positionals.first.flatMap { UInt64($0) }.map { ThinID($0) }
     isDry = arguments.has("dry-run")
     output = arguments.text("output")
@@ -106,6 +109,7 @@ enum ExtractCommand: Command {
     try check(request)
     try InputChecks.requireInput(request.metadata)
     try InputChecks.requireInput(request.data)
+    if let origin = request.origin { try InputChecks.requireInput(origin) }
     return try InputChecks.explaining(request.metadata) {
       try extract(request, console)
     }
@@ -122,8 +126,12 @@ enum ExtractCommand: Command {
       throw UsageError("the following required arguments were not provided:\n  --output <FILE>")
     }
     guard
-      request.id != nil || request.output == nil && request.byteCount == nil && request.map == nil
-    else { throw UsageError("--output, --map and --size are for one thin device: give its ID") }
+      request.id != nil
+        || request.output == nil && request.byteCount == nil && request.map == nil
+          && request.origin == nil
+    else {
+      throw UsageError("--output, --map, --size and --origin are for one thin device: give its ID")
+    }
   }
 
   private static func extract(_ request: ExtractRequest, _ console: Console) throws -> Int32 {
@@ -137,9 +145,16 @@ enum ExtractCommand: Command {
     let isOther = FileIdentity(path: request.metadata) != FileIdentity(path: request.data)
     let data = try RescueSource.data(
       request.data, from: request.dataOffset, exclusive: isExclusive && isOther)
-    let source = ExtractJob.Source(
-      metadataPath: request.metadata, dataPath: request.data, data: data.device,
-      sectorBytes: data.sectorBytes, transactionID: index.transactionID)
+    var source = ExtractJob.Source(
+      metadataPath: request.metadata, dataPath: request.data,
+      data: ExtractionSource(data.device, sectorBytes: data.sectorBytes),
+      transactionID: index.transactionID)
+    if let path = request.origin {
+      // Other devices may stand on it as well.
+      let origin = try RescueSource.data(path, exclusive: false)
+      source.originPath = path
+      source.origin = ExtractionSource(origin.device, sectorBytes: origin.sectorBytes)
+    }
     let text = ExtractText(request, index)
     for note in text.notes { console.warning(note) }
     let jobs = try jobs(request, index, source)
@@ -150,16 +165,17 @@ enum ExtractCommand: Command {
     }
     if request.byteCount == nil, !jobs.isEmpty {
       console.note(
-        "The metadata does not record the size of a volume: an image ends with its last mapped block. If the "
-          + "volume was larger, give --size.")
+        "The metadata does not record the size of a volume: an image ends with its last mapped block"
+          + (request.origin == nil ? "" : ", or with the external origin")
+          + ". If the volume was larger, give --size.")
     }
     let origins = OriginRecords(metadata: request.metadata)?.load() ?? [:]
     for job in jobs where !request.isDry {
       for line in text.before(job) { console.warning(line) }
-      if let origin = origins[job.device.id] {
+      if request.origin == nil, let origin = origins[job.device.id] {
         console.warning(
           OriginRecords.need("thin device \(job.device.id)", origin)
-            + "; they are holes of the image")
+            + "; they are holes of the image. With --origin \(origin) they are copied")
       }
       try job.run(retries: request.retries, progress: progress)
       if !request.isJSON { for line in text.after(job) { try console.line(line) } }
@@ -232,14 +248,15 @@ enum ExtractCommand: Command {
       the kernel. Nothing is written to metadata or data. The pool must be inactive, unless -m is given.
       """,
       """
-      An image is sparse: what is not mapped is a hole. What is lost reads as zeros and is in the map, \
-      a file in the form of GNU ddrescue: + is in the image, - is lost with metadata or cannot be read. \
-      ddrescuelog -t and ddrescueview show it. Ranges that may not be the latest are named in its comments.
+      An image is sparse: what is not mapped is a hole, or with --origin a copy of the external origin. \
+      What is lost reads as zeros and is in the map, a file in the form of GNU ddrescue: + is in the \
+      image, - is lost with metadata or cannot be read. ddrescuelog -t and ddrescueview show it. Ranges \
+      that may not be the latest are named in its comments.
       """,
       """
-      Bad sectors of the data device are read around: first everything else is read, then what failed \
-      is halved down to the sector, then --retry passes follow. The image is FILE.unfinished until \
-      everything was tried. Killed at any point, the same command continues with the map and reads only \
+      Bad sectors of the data device or the origin are read around: first everything else is read, then \
+      what failed is halved down to the sector, then --retry passes follow. The image is FILE.unfinished \
+      until everything was tried. Killed at any point, the same command continues with the map and reads only \
       what is not in the image. Given again for an image with bad sectors, it tries these again.
       """,
       """
@@ -256,6 +273,12 @@ enum ExtractCommand: Command {
         "data", value: .required(placeholder: "DATA", .path),
         help: "The pool's data device or file.", isRequired: true),
       OptionSpec(
+        "origin", value: .required(placeholder: "ORIGIN", .path),
+        help: """
+          The external origin that the thin device was activated over: the device or file shows where \
+          nothing is mapped.
+          """, conflicts: ["all"]),
+      OptionSpec(
         "output", short: "o", value: .required(placeholder: "FILE", .path),
         help: """
           The image to write: a file, or a block device, whose unmapped ranges are zeroed; a device \
@@ -270,7 +293,7 @@ enum ExtractCommand: Command {
         "size", value: .required(placeholder: "SIZE", OptionSpec.size),
         help: """
           Size of the volume, like 204800s or 10g; the metadata does not record it. Default: the end of \
-          the last mapped block.
+          the last mapped block, or of the external origin if that is later.
           """),
       OptionSpec(
         "map", value: .required(placeholder: "FILE", .path),
@@ -311,7 +334,8 @@ enum ExtractCommand: Command {
       ),
       (
         .inputOutput,
-        "Sectors of the data device cannot be read, and everything else is in the image; or writing failed."
+        "Sectors of the data device or the origin cannot be read, and everything else is in the image; "
+          + "or writing failed."
       ),
     ],
     seeAlso: ["thin_repair", "thin_ls", "dmthin-serve", "ddrescuelog"])

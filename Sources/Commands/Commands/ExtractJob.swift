@@ -17,8 +17,9 @@ final class ExtractJob {
   struct Source {
     var metadataPath: String
     var dataPath: String
-    var data: any BlockDevice
-    var sectorBytes: Int
+    var data: ExtractionSource
+    var originPath: String?
+    var origin: ExtractionSource?
     var transactionID: UInt64
   }
 
@@ -31,16 +32,18 @@ final class ExtractJob {
   private(set) var map: RescueMap
   /// Bytes read in this run.
   private(set) var copiedBytes: UInt64 = 0
-  /// Ranges of the image that cannot be read from the data device, the first thousand.
+  /// Ranges of the image that cannot be read from the data device or the external origin, the first thousand.
   private(set) var unreadable: [Range<UInt64>] = []
   private(set) var unreadableBytes: UInt64 = 0
   private(set) var isBlockDevice = false
   private let source: Source
   private let layout: RescueLayout
   private let force: Bool
-  private var inputs: [String] { [source.metadataPath, source.dataPath] }
+  private var inputs: [String] {
+    [source.metadataPath, source.dataPath] + [source.originPath].compactMap(\.self)
+  }
 
-  /// - Parameter byteCount: size of the image; nil for what the mappings show.
+  /// - Parameter byteCount: size of the image; nil for what the mappings and the external origin show.
   init(
     _ index: RescueIndex, _ device: RescueDevice, _ source: Source, byteCount: UInt64?,
     path: String?, mapPath: String?, force: Bool
@@ -50,11 +53,12 @@ final class ExtractJob {
     self.path = path
     self.mapPath = mapPath ?? (path.map { $0 + ".map" } ?? "")
     self.force = force
-    let sector = UInt64(source.sectorBytes)
     layout = RescueLayout(
-      index, device, dataByteCount: source.data.byteCount / sector * sector)
+      index, device, dataByteCount: source.data.byteCount,
+      originByteCount: source.origin?.byteCount ?? 0)
     do throws(BlockIOError) {
-      plan = try ExtractionPlan(layout, byteCount: byteCount ?? layout.knownByteCount)
+      plan = try ExtractionPlan(
+        layout, byteCount: byteCount ?? max(layout.knownByteCount, layout.originByteCount))
     } catch {
       throw ToolError(error)
     }
@@ -83,8 +87,9 @@ final class ExtractJob {
   private var comments: [String] {
     var lines = [
       "Mapfile of dmthin extract \(Version.text), in the form of GNU ddrescue",
-      "thin device \(device.id) of \(source.metadataPath) and \(source.dataPath), "
-        + "transaction \(source.transactionID)",
+      "thin device \(device.id) of \(source.metadataPath) and \(source.dataPath)"
+        + (source.originPath.map { ", over the external origin \($0)" } ?? "")
+        + ", transaction \(source.transactionID)",
       identity,
     ]
     if isBlockDevice { lines.append(onto) }
@@ -215,8 +220,8 @@ final class ExtractJob {
     isBlockDevice = state.isBlockDevice
     let old = force ? nil : try readMap()
     let probe = Extraction(
-      layout, from: source.data, sectorBytes: source.sectorBytes, to: Nowhere(),
-      map: old ?? map, save: { _ in })
+      layout, from: source.data, origin: source.origin, to: Nowhere(), map: old ?? map,
+      save: { _ in })
     let beginning = try beginning(path, state, old, try probe.leftBytes())
     if beginning == .continued || beginning == .nothingLeft, let old { map = old }
     defer { findUnreadable() }
@@ -228,8 +233,8 @@ final class ExtractJob {
     }
     do throws(BlockIOError) { try output.setSize(plan.byteCount) } catch { throw ToolError(error) }
     let extraction = Extraction(
-      layout, from: source.data, sectorBytes: source.sectorBytes, to: output, map: map,
-      progress: progress, save: save)
+      layout, from: source.data, origin: source.origin, to: output, map: map, progress: progress,
+      save: save)
     extraction.title = "Reading thin device \(device.id)"
     defer {
       map = extraction.map
@@ -255,7 +260,7 @@ final class ExtractJob {
         let extent = try? layout.extent(at: place, limit: range.upperBound)
       {
         place = extent.end
-        guard case .data = extent.kind else { continue }
+        guard extent.isReadable else { continue }
         unreadableBytes += extent.byteCount
         if let last = unreadable.last, last.upperBound == extent.offset {
           unreadable[unreadable.count - 1] = last.lowerBound..<extent.end

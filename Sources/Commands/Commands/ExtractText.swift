@@ -55,6 +55,8 @@ struct ExtractText {
   func planned(_ job: ExtractJob) -> [String] {
     [
       "thin device \(job.device.id): \(job.plan.byteCount) bytes, \(job.plan.mappedBytes) of them to copy, "
+        + (request.origin == nil
+          ? "" : "\(job.plan.originBytes) to copy from the external origin, ")
         + "\(job.lostBytes) lost"
     ] + ranges(job)
   }
@@ -88,7 +90,7 @@ struct ExtractText {
         + ": nothing can be read, its mapping tree is lost"
     }
     if request.isDry {
-      let bytes = jobs.reduce(0) { $0 &+ $1.plan.mappedBytes }
+      let bytes = jobs.reduce(0) { $0 &+ $1.plan.mappedBytes &+ $1.plan.originBytes }
       lines.append("\(jobs.count) thin devices, \(bytes) bytes to copy. Nothing was written.")
       return lines
     }
@@ -129,6 +131,7 @@ struct ExtractText {
     try json.member("whole", job.isWhole)
     try json.member("bytes", job.plan.byteCount)
     try json.member("mapped_bytes", job.plan.mappedBytes)
+    if request.origin != nil { try json.member("origin_bytes", job.plan.originBytes) }
     try json.member("copied_bytes", job.copiedBytes)
     try json.member("lost_bytes", job.plan.lostBytes)
     try json.member("beyond_bytes", job.plan.beyondBytes)

@@ -64,7 +64,7 @@ final class RescueVolume: BlockDestination {
       case .data(let byte): unsafe send(request, disk, dataOffset + byte, count, memory)
       case .lost, .beyond:
         if lostAsZeroes { memory.zero(count) } else { unsafe request.pointee.errorNumber = EIO }
-      case .hole:
+      case .hole, .origin:
         let below =
           origin.map { min(extent.end, max($0.byteCount, extent.offset)) } ?? extent.offset
         let there = Int(below - extent.offset)

@@ -37,6 +37,36 @@ must umount /mnt
 must cp --sparse=always /dev/mapper/t1 /tmp/t1
 pool deactivate --all p
 
+# --- over an external origin, which is shorter than the volume, and not a multiple of blocks
+origin=$(losetup --find --show --read-only /tmp/t1)
+must truncate -s 10000384 /tmp/short
+must dd if=/tmp/t1 of=/tmp/short bs=512 count=19000 conv=notrunc 2>/tmp/log
+short=$(losetup --find --show --read-only /tmp/short)
+pool create p --metadata $meta --data /dev/mapper/disk --block-size 64k
+for id in 2 3; do
+    pool create-thin p $id
+    case $id in 2) device=$origin ;; 3) device=$short ;; esac
+    pool activate-thin p t$id $id 62m --external-origin "$device"
+    # Parts of blocks: the kernel copies the rest of each from the origin.
+    for at in 3 500 9000 90000 125000; do
+        must dd if=/dev/urandom of=/dev/mapper/t$id bs=512 count=5 seek=$at oflag=direct conv=notrunc 2>/tmp/log
+    done
+    must cp --sparse=never /dev/mapper/t$id /tmp/t$id
+done
+pool deactivate --all p
+for id in 2 3; do
+    case $id in 2) device=$origin ;; 3) device=$short ;; esac
+    extract 0 $id -o /tmp/over$id --size 62m
+    grep -q "With --origin $device they are copied" /tmp/err || fail "$(cat /tmp/err)"
+    extract 0 $id -o /tmp/over$id --size 62m --origin "$device" --force
+    must cmp /tmp/over$id /tmp/t$id
+    must rm /tmp/over$id /tmp/t$id
+    pool delete $meta $id
+done
+extract 73 1 -o /tmp/short --origin "$short" --force
+must losetup -d "$origin" "$short"
+say "over an external origin"
+
 # --- bad sectors: two of a mapped block
 block=$("$dmthin" dump $meta | sed -n 's/.*range_mapping origin_begin="\([0-9]*\)" data_begin="\([0-9]*\)" length.*/\1 \2/p' |
     tail -n 1)

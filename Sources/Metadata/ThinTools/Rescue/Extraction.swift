@@ -20,6 +20,8 @@ public struct ExtractionPlan: Equatable, Sendable {
   public var byteCount: UInt64
   /// Bytes to be read from the data device.
   public var mappedBytes: UInt64 = 0
+  /// Bytes to be read from the external origin.
+  public var originBytes: UInt64 = 0
   /// Bytes that are lost with metadata.
   public var lostBytes: UInt64 = 0
   /// Bytes that are mapped beyond the end of the data device.
@@ -56,6 +58,9 @@ public struct ExtractionPlan: Equatable, Sendable {
     case .data(let byte):
       mappedBytes += extent.byteCount
       (kind, place) = (1, byte)
+    case .origin(let byte):
+      originBytes += extent.byteCount
+      (kind, place) = (5, byte)
     case .hole: (kind, place) = (2, 0)
     case .lost:
       lostBytes += extent.byteCount
@@ -72,11 +77,26 @@ public struct ExtractionPlan: Equatable, Sendable {
 }
 
 extension RescueExtent {
+  /// Whether it is read from the external origin.
+  fileprivate var isOfOrigin: Bool { if case .origin = kind { true } else { false } }
+
+  /// A part of it, from byte `skipped` on.
+  fileprivate func part(from skipped: UInt64, _ byteCount: UInt64) -> RescueExtent {
+    let kind: Kind =
+      switch kind {
+      case .data(let byte): .data(byte + skipped)
+      case .origin(let byte): .origin(byte + skipped)
+      case .hole, .lost, .beyond: kind
+      }
+    return RescueExtent(kind: kind, offset: offset + skipped, byteCount: byteCount)
+  }
+
   /// Both as one, if `next` continues this one.
   public func joined(with next: RescueExtent) -> RescueExtent? {
     guard next.offset == end else { return nil }
     switch (kind, next.kind) {
     case (.data(let a), .data(let b)) where a + byteCount == b: break
+    case (.origin(let a), .origin(let b)) where a + byteCount == b: break
     case (.hole, .hole), (.lost, .lost), (.beyond, .beyond): break
     default: return nil
     }
@@ -84,7 +104,23 @@ extension RescueExtent {
   }
 }
 
-/// Copies a thin device from the data device into an image, as far as it can be read.
+/// A device or file that an image is made of, or the part of a device that is it.
+public struct ExtractionSource {
+  let device: any BlockDevice
+  let sectorBytes: UInt64
+  /// Bytes of it that can be read: whole sectors.
+  public var byteCount: UInt64 { device.byteCount / sectorBytes * sectorBytes }
+
+  /// A source.
+  /// - Parameter sectorBytes: the least that can be read of it.
+  public init(_ device: any BlockDevice, sectorBytes: Int) {
+    self.device = device
+    self.sectorBytes = UInt64(sectorBytes)
+  }
+}
+
+/// Copies a thin device from the data device, and from the external origin where nothing is mapped, into an
+/// image, as far as they can be read.
 ///
 /// First everything is read in long pieces, and those that fail are left out. Then these are halved down to
 /// the sector. Sectors that cannot be read are tried again in as many passes as are wanted. What is in the
@@ -98,8 +134,8 @@ public final class Extraction {
   private static let nanosecondsBetweenMaps: UInt64 = 15_000_000_000
 
   private var layout: RescueLayout
-  private let data: any BlockDevice
-  private let sectorBytes: UInt64
+  private let data: ExtractionSource
+  private let origin: ExtractionSource?
   private let output: any ExtractionOutput
   private let save: (RescueMap) throws(ToolError) -> Void
   private let progress: Progress
@@ -119,18 +155,18 @@ public final class Extraction {
 
   /// An extraction.
   /// - Parameters:
-  ///   - data: the data device, or the part of a device that is it.
-  ///   - sectorBytes: the least that can be read of it.
+  ///   - data: the data device.
+  ///   - origin: the external origin, of which the layout knows the size.
   ///   - map: what is in the image already.
   ///   - save: keeps a map durably, which speaks of what is durable in `output`.
   public init(
-    _ layout: RescueLayout, from data: any BlockDevice, sectorBytes: Int,
+    _ layout: RescueLayout, from data: ExtractionSource, origin: ExtractionSource? = nil,
     to output: any ExtractionOutput, map: RescueMap, progress: Progress = Progress(),
     save: @escaping (RescueMap) throws(ToolError) -> Void
   ) {
     self.layout = layout
     self.data = data
-    self.sectorBytes = UInt64(sectorBytes)
+    self.origin = origin
     self.output = output
     self.map = map
     self.save = save
@@ -139,8 +175,8 @@ public final class Extraction {
 
   /// Reads everything that is not in the image yet.
   /// - Parameter retries: passes over sectors that could not be read.
-  /// - Throws: `ToolError` if the image cannot be written, or the data device fails in another way than by
-  ///   bad sectors. What was done is in the map that was saved last.
+  /// - Throws: `ToolError` if the image cannot be written, or a source fails in another way than by bad
+  ///   sectors. What was done is in the map that was saved last.
   public func run(retries: Int = 0) throws(ToolError) {
     do throws(ToolError) {
       try reopen()
@@ -161,24 +197,33 @@ public final class Extraction {
   /// Bytes that `run` would read: all that are not in the image and not lost with metadata.
   public func leftBytes() throws(ToolError) -> UInt64 {
     var sum: UInt64 = 0
-    try forEachData([.untried, .untrimmed, .unscraped, .bad]) { sum += $0.byteCount }
+    try forEachReadable([.untried, .untrimmed, .unscraped, .bad]) { sum += $0.byteCount }
     return sum
   }
 
   /// Sectors that could not be read before are read again.
   private func reopen() throws(ToolError) {
-    try forEachData([.bad]) { map.set($0.offset..<$0.end, .unscraped) }
+    try forEachReadable([.bad]) { map.set($0.offset..<$0.end, .unscraped) }
   }
 
-  /// Calls `body` with the parts of these statuses that are on the data device.
-  private func forEachData(
+  /// Where the bytes of an extent are; nil for a hole, and for what is lost.
+  private func place(of extent: RescueExtent) -> (source: ExtractionSource, byte: UInt64)? {
+    switch extent.kind {
+    case .data(let byte): (data, byte)
+    case .origin(let byte): origin.map { ($0, byte) }
+    case .hole, .lost, .beyond: nil
+    }
+  }
+
+  /// Calls `body` with the parts of these statuses that are on a source.
+  private func forEachReadable(
     _ statuses: Set<RescueMap.Status>, _ body: (RescueExtent) throws(ToolError) -> Void
   ) throws(ToolError) {
     var place: UInt64 = 0
     while let part = map.next(from: place, statuses) {
       let extent = try self.extent(part.lowerBound, part.upperBound)
       place = extent.end
-      if case .data = extent.kind { try body(extent) }
+      if self.place(of: extent) != nil { try body(extent) }
     }
   }
 
@@ -193,14 +238,21 @@ public final class Extraction {
   private func copyAll() throws(ToolError) {
     progress.begin("\(title) (MiB)", total: mebibytes(map.bytes(.untried)))
     map.phase = .untried
+    try copy(from: data, isOrigin: false)
+    if let origin { try copy(from: origin, isOrigin: true) }
+  }
+
+  private func copy(from source: ExtractionSource, isOrigin: Bool) throws(ToolError) {
     var cursor = Cursor()
-    try unsafe PieceStream(data).read(
-      next: { () throws(ToolError) in try nextPiece(&cursor) },
+    try unsafe PieceStream(source.device).read(
+      next: { () throws(ToolError) in try nextPiece(&cursor, source, isOrigin) },
       body: { _, bytes, failure throws(ToolError) in try unsafe take(bytes, failure) })
   }
 
-  /// The next piece of data to read. Holes and lost ranges on the way are dealt with.
-  private func nextPiece(_ cursor: inout Cursor) throws(ToolError) -> PieceStream.Piece? {
+  /// The next piece to read of a source. Holes and lost ranges on the way are dealt with.
+  private func nextPiece(
+    _ cursor: inout Cursor, _ source: ExtractionSource, _ isOrigin: Bool
+  ) throws(ToolError) -> PieceStream.Piece? {
     while true {
       if cursor.part.map({ cursor.place >= $0.upperBound }) ?? true {
         guard let part = map.next(from: cursor.place, [.untried]) else { return nil }
@@ -210,13 +262,14 @@ public final class Extraction {
       guard let part = cursor.part else { return nil }
       var extent = try self.extent(cursor.place, part.upperBound)
       cursor.place = extent.end
-      guard case .data(let byte) = extent.kind else {
+      guard let byte = place(of: extent)?.byte else {
         try zeroed(extent.offset..<extent.end)
         mark(extent.offset..<extent.end, extent.isLost ? .bad : .finished)
         progress.advance(by: mebibytes(extent.end) - mebibytes(extent.offset))
         try saveSometimes()
         continue
       }
+      if extent.isOfOrigin != isOrigin { continue }
       // Runs that continue each other are read together, up to a multiple of the piece's size.
       let bytesMax = UInt64(PieceStream.bytesMax)
       let most = bytesMax - extent.offset % bytesMax
@@ -228,14 +281,16 @@ public final class Extraction {
       }
       extent.byteCount = min(extent.byteCount, most)
       cursor.place = extent.end
-      let whole = rounded(extent, byte)
+      let whole = rounded(extent, byte, source.sectorBytes)
       waiting.append(extent)
       return PieceStream.Piece(offset: whole.byte, byteCount: Int(whole.count), tag: byte)
     }
   }
 
   /// The whole sectors of a range of data. A map of another device may have parts of sectors.
-  private func rounded(_ extent: RescueExtent, _ byte: UInt64) -> (byte: UInt64, count: UInt64) {
+  private func rounded(_ extent: RescueExtent, _ byte: UInt64, _ sectorBytes: UInt64) -> (
+    byte: UInt64, count: UInt64
+  ) {
     let first = byte / sectorBytes * sectorBytes
     let end = (byte + extent.byteCount + sectorBytes - 1) / sectorBytes * sectorBytes
     return (first, min(end - first, UInt64(PieceStream.bytesMax)))
@@ -247,8 +302,8 @@ public final class Extraction {
     if let failure {
       try requireMediaError(failure)
       mark(range, .untrimmed)
-    } else if case .data(let byte) = extent.kind {
-      let skipped = Int(byte % sectorBytes)
+    } else if let (source, byte) = place(of: extent) {
+      let skipped = Int(byte % source.sectorBytes)
       try unsafe copied(
         UnsafeRawBufferPointer(rebasing: bytes[skipped..<(skipped + Int(extent.byteCount))]), range)
     }
@@ -271,18 +326,18 @@ public final class Extraction {
     while let part = map.next(from: place, statuses) {
       let extent = try self.extent(part.lowerBound, part.upperBound)
       place = extent.end
-      guard case .data(let byte) = extent.kind else {
+      guard let (source, byte) = self.place(of: extent) else {
         mark(extent.offset..<extent.end, extent.isLost ? .bad : .finished)
         continue
       }
       var done: UInt64 = 0
       while done < extent.byteCount {
         // A piece ends at a sector.
-        let most = UInt64(PieceStream.bytesMax) - (byte + done) % sectorBytes
+        let most = UInt64(PieceStream.bytesMax) - (byte + done) % source.sectorBytes
         let count = min(extent.byteCount - done, most)
-        let piece = RescueExtent(
-          kind: .data(byte + done), offset: extent.offset + done, byteCount: count)
-        try halve(piece, byte + done, isKnownBad: map.count < Self.partsMax && count > sectorBytes)
+        try halve(
+          extent.part(from: done, count), source, byte + done,
+          isKnownBad: map.count < Self.partsMax && count > source.sectorBytes)
         done += count
         progress.advance(by: count >> 10)
         try saveSometimes()
@@ -292,31 +347,31 @@ public final class Extraction {
 
   /// Reads a piece, or its halves.
   /// - Parameter isKnownBad: whether it failed before, so that only its halves are read.
-  private func halve(_ extent: RescueExtent, _ byte: UInt64, isKnownBad: Bool = false)
-    throws(ToolError)
-  {
+  private func halve(
+    _ extent: RescueExtent, _ source: ExtractionSource, _ byte: UInt64, isKnownBad: Bool = false
+  ) throws(ToolError) {
     let range = extent.offset..<extent.end
+    let sectorBytes = source.sectorBytes
     map.position = range.lowerBound
-    if !isKnownBad, try read(extent, byte) { return }
+    if !isKnownBad, try read(extent, source, byte) { return }
     let sectors = (byte + extent.byteCount + sectorBytes - 1) / sectorBytes - byte / sectorBytes
     guard sectors > 1, map.count < Self.partsMax else {
       try zeroed(range)
       return mark(range, .bad)
     }
     let middle = (byte / sectorBytes + sectors / 2) * sectorBytes - byte
-    try halve(RescueExtent(kind: extent.kind, offset: extent.offset, byteCount: middle), byte)
-    try halve(
-      RescueExtent(
-        kind: extent.kind, offset: extent.offset + middle, byteCount: extent.byteCount - middle),
-      byte + middle)
+    try halve(extent.part(from: 0, middle), source, byte)
+    try halve(extent.part(from: middle, extent.byteCount - middle), source, byte + middle)
   }
 
   /// Reads a piece and writes it; false if it cannot be read.
-  private func read(_ extent: RescueExtent, _ byte: UInt64) throws(ToolError) -> Bool {
-    let whole = rounded(extent, byte)
+  private func read(_ extent: RescueExtent, _ source: ExtractionSource, _ byte: UInt64)
+    throws(ToolError) -> Bool
+  {
+    let whole = rounded(extent, byte, source.sectorBytes)
     let bytes = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<Int(whole.count)])
     do throws(BlockIOError) {
-      try unsafe data.read(into: bytes, at: whole.byte)
+      try unsafe source.device.read(into: bytes, at: whole.byte)
     } catch {
       try requireMediaError(error)
       return false
@@ -339,14 +394,14 @@ public final class Extraction {
       let extent = try self.extent(part.lowerBound, part.upperBound)
       place = extent.end
       progress.advance(by: extent.byteCount >> 10)
-      guard case .data(let byte) = extent.kind else { continue }
+      guard let (source, byte) = self.place(of: extent) else { continue }
       var done: UInt64 = 0
       while done < extent.byteCount {
-        let count = min(extent.byteCount - done, sectorBytes - (byte + done) % sectorBytes)
-        let sector = RescueExtent(
-          kind: .data(byte + done), offset: extent.offset + done, byteCount: count)
+        let count = min(
+          extent.byteCount - done, source.sectorBytes - (byte + done) % source.sectorBytes)
+        let sector = extent.part(from: done, count)
         map.position = sector.offset
-        if !(try read(sector, byte + done)) { isAnyLeft = true }
+        if !(try read(sector, source, byte + done)) { isAnyLeft = true }
         done += count
         try saveSometimes()
       }

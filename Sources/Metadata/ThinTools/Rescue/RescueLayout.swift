@@ -7,6 +7,8 @@ public struct RescueExtent: Equatable, Sendable {
   public enum Kind: Equatable, Sendable {
     /// Bytes of the data device, from this one on.
     case data(UInt64)
+    /// Bytes of the external origin, from this one on: nothing is mapped.
+    case origin(UInt64)
     /// Nothing is mapped: it reads as zeros.
     case hole
     /// What was mapped is lost with metadata.
@@ -31,17 +33,26 @@ public struct RescueExtent: Equatable, Sendable {
 
   /// The byte after the last.
   public var end: UInt64 { offset + byteCount }
+  /// Whether there are bytes to be read.
+  public var isReadable: Bool {
+    switch kind {
+    case .data, .origin: true
+    case .hole, .lost, .beyond: false
+    }
+  }
   /// Whether what was there is lost.
   public var isLost: Bool { kind == .lost || kind == .beyond }
 }
 
-/// Where the bytes of a thin device are on a data device of a certain size.
+/// Where the bytes of a thin device are on a data device of a certain size, and on an external origin.
 public struct RescueLayout {
   private let index: RescueIndex
   /// The device.
   public let device: RescueDevice
   /// Bytes of the data device that can be read.
   public let dataByteCount: UInt64
+  /// Bytes of the external origin, which show where nothing is mapped; 0 without one.
+  public let originByteCount: UInt64
   /// Bytes of a data block.
   public var blockByteCount: UInt64 { blockBytes }
   private let blockBytes: UInt64
@@ -49,10 +60,13 @@ public struct RescueLayout {
   private var lastRun: UInt64 = 0
 
   /// The layout of a device of `index`.
-  public init(_ index: RescueIndex, _ device: RescueDevice, dataByteCount: UInt64) {
+  public init(
+    _ index: RescueIndex, _ device: RescueDevice, dataByteCount: UInt64, originByteCount: UInt64 = 0
+  ) {
     self.index = index
     self.device = device
     self.dataByteCount = dataByteCount
+    self.originByteCount = originByteCount
     blockBytes = index.blockBytes
     lastSlice = device.slices.lowerBound
   }
@@ -78,6 +92,10 @@ public struct RescueLayout {
       let (bytes, overflow) = block.multipliedReportingOverflow(by: blockBytes)
       return overflow ? .max : bytes
     }
+    func unmapped(to end: UInt64) -> RescueExtent {
+      offset < originByteCount
+        ? extent(.origin(offset), to: min(end, originByteCount)) : extent(.hole, to: end)
+    }
     let found = try find(block)
     if let run = found.run {
       let end = byte(run.virtualBlock + run.length)
@@ -99,11 +117,11 @@ public struct RescueLayout {
         high = middle
       }
     }
-    guard low < device.lost.count else { return extent(.hole, to: next) }
+    guard low < device.lost.count else { return unmapped(to: next) }
     let lost = device.lost[low].rawValues
     return lost.lowerBound <= block
       ? extent(.lost, to: min(next, byte(lost.upperBound)))
-      : extent(.hole, to: min(next, byte(lost.lowerBound)))
+      : unmapped(to: min(next, byte(lost.lowerBound)))
   }
 
   /// The run that has a block; otherwise the first mapped block after it.

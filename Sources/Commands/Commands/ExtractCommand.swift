@@ -255,9 +255,10 @@ enum ExtractCommand: Command {
       """,
       """
       Bad sectors of the data device or the origin are read around: first everything else is read, then \
-      what failed is halved down to the sector, then --retry passes follow. The image is FILE.unfinished \
-      until everything was tried. Killed at any point, the same command continues with the map and reads only \
-      what is not in the image. Given again for an image with bad sectors, it tries these again.
+      what failed is halved down to the sector, then --retry passes follow. The image is \
+      FILE.unfinished until everything was tried. Killed at any point, the same command continues with \
+      the map and reads only what is not in the image. Given again for an image with bad sectors, it \
+      tries these again.
       """,
       """
       META may also be a file of thin_metadata_pack. Metadata and data may lie inside larger devices \

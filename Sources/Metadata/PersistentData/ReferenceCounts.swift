@@ -240,8 +240,8 @@ public import ThinFormat
     }
   }
 
-  /// Sets the entries of a region that is not wide to one, up to the first that is one already. Returns that,
-  /// or the end of the run.
+  /// Sets entries of a region that is not wide to one, 64 at a time, up to those of which one is set already.
+  /// Returns the first that is left to be counted one by one, or the end of the run.
   @inline(__always)
   private func setNarrow(_ region: Int, _ entry: Int, _ count: Int) -> Int {
     let base = unsafe narrow[region] ?? makeNarrow(region)
@@ -250,10 +250,8 @@ public import ThinFormat
     while at < end {
       let bit = at & 63
       let taken = min(64 &- bit, end &- at)
-      let mask =
-        (UInt64.max &>> UInt64(truncatingIfNeeded: 64 &- taken))
-        &<< UInt64(
-          truncatingIfNeeded: bit)
+      let unused = UInt64(truncatingIfNeeded: 64 &- taken)
+      let mask = (UInt64.max &>> unused) &<< UInt64(truncatingIfNeeded: bit)
       let place = unsafe UnsafeMutableRawPointer(base) + (at >> 6) &* 8
       let word = unsafe UInt64(littleEndian: place.loadUnaligned(as: UInt64.self))
       guard word & mask == 0 else { return at }

@@ -42,7 +42,7 @@ origin=$(losetup --find --show --read-only /tmp/t1)
 must truncate -s 10000384 /tmp/short
 must dd if=/tmp/t1 of=/tmp/short bs=512 count=19000 conv=notrunc 2>/tmp/log
 short=$(losetup --find --show --read-only /tmp/short)
-pool create p --metadata $meta --data /dev/mapper/disk --block-size 64k
+pool activate p --metadata $meta --data /dev/mapper/disk
 for id in 2 3; do
     pool create-thin p $id
     case $id in 2) device=$origin ;; 3) device=$short ;; esac

@@ -152,8 +152,16 @@ enum ExtractCommand: Command {
     if let path = request.origin {
       // Other devices may stand on it as well.
       let origin = try RescueSource.data(path, exclusive: false)
+      let whole = ExtractionSource(origin.device, sectorBytes: origin.sectorBytes)
+      // The kernel shows all sectors of 512 bytes that a file has.
+      guard origin.device.byteCount - whole.byteCount < UInt64(Limits.sectorBytes) else {
+        throw ToolError(
+          .refused,
+          "\(path) ends within \(origin.sectorBytes) bytes, which can only be read together: make a loop "
+            + "device of it (losetup --find --show --read-only \(path)), and give that as --origin")
+      }
       source.originPath = path
-      source.origin = ExtractionSource(origin.device, sectorBytes: origin.sectorBytes)
+      source.origin = whole
     }
     let text = ExtractText(request, index)
     for note in text.notes { console.warning(note) }

@@ -23,13 +23,14 @@ final class AwaitedIO: RequestOwner {
 
   /// Sends a request.
   func send(
-    _ operation: BlockOperation, _ bytes: UnsafeRawBufferPointer? = nil, at offset: UInt64 = 0
+    _ operation: BlockOperation, _ bytes: UnsafeRawBufferPointer? = nil, at offset: UInt64 = 0,
+    flags: BlockFlags = []
   ) {
     left += 1
     unsafe destination.submit(
       requests.take(
         operation, offset: offset, byteCount: bytes?.count ?? 0,
-        buffer: UnsafeMutableRawPointer(mutating: bytes?.baseAddress), owner: self))
+        buffer: UnsafeMutableRawPointer(mutating: bytes?.baseAddress), flags: flags, owner: self))
   }
 
   override func requestDone(_ request: RequestPointer) {

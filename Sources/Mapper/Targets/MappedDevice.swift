@@ -49,6 +49,8 @@ public final class MappedDevice: BlockDestination {
 
   /// The number of parts with drivers.
   private(set) var outstanding = 0
+  /// Whether requests are under way.
+  var hasOutstanding: Bool { outstanding > 0 }
   private var idleWaiters: [() -> Void] = []
   private var queue = RequestQueue()
   private var parked = RequestQueue()

@@ -73,6 +73,21 @@ public class TargetDriver: RequestOwner {
     unsafe loop.finishLater(part, errorNumber)
   }
 
+  /// The bytes `range` of a part that has the bytes `whole`: the part itself for its last ones, or another
+  /// one. Those in front of them were taken out of it before.
+  final func piece(of part: RequestPointer, _ range: Range<UInt64>, _ whole: Range<UInt64>)
+    -> RequestPointer
+  {
+    if range == whole { return unsafe part }
+    let isLast = range.upperBound == whole.upperBound
+    let piece = unsafe isLast ? part : device.another(part, owner: self)
+    unsafe piece.pointee.offset = range.lowerBound
+    unsafe piece.pointee.byteCount = Int(truncatingIfNeeded: range.upperBound &- range.lowerBound)
+    unsafe piece.pointee.memory = part.pointee.memory.advanced(
+      by: Int(truncatingIfNeeded: range.lowerBound &- whole.lowerBound))
+    return unsafe piece
+  }
+
   /// Calls `ready`, at once or later, when `forEachExtent` can tell what a range of the device begins with.
   func loadExtent(in range: Range<UInt64>, _ ready: @escaping () -> Void) { ready() }
 

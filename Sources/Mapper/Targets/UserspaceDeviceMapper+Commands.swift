@@ -253,15 +253,17 @@ extension UserspaceDeviceMapper {
     suspendNow(device, options) {
       completion(
         Result { () throws(DeviceMapperError) in
-          try self.swap(device)
+          // The targets of the next table can take over from those of the last one.
+          let old = try self.swap(device)
+          defer { old?.close() }
           try self.resumeNow(device)
         })
     }
   }
 
-  /// Makes the inactive table live, unless a device below is too small.
-  private func swap(_ device: MappedDevice) throws(DeviceMapperError) {
-    guard let new = device.inactive else { return }
+  /// Makes the inactive table live, unless a device below is too small. Returns the table before it.
+  private func swap(_ device: MappedDevice) throws(DeviceMapperError) -> LiveTable? {
+    guard let new = device.inactive else { return nil }
     device.inactive = nil
     do throws(TargetError) {
       try new.checkAreas()
@@ -271,7 +273,7 @@ extension UserspaceDeviceMapper {
     }
     let old = device.live
     device.live = new
-    old?.close()
+    return old
   }
 
   private func resumeNow(_ device: MappedDevice) throws(DeviceMapperError) {

@@ -35,6 +35,8 @@ public final class UserspaceDeviceMapper {
   /// One table at a time is made or dropped: that can have to wait for a disk.
   let loading: FiberLock
   let parts = RequestPool()
+  /// Makes the copies of targets.
+  let copies: CopyEngine
   /// A buffer of zeros for writes; never written to.
   let zeros = AlignedBuffer(count: 1 << 20)
   /// Whether everything is opened for reading only, whatever tables say.
@@ -62,6 +64,7 @@ public final class UserspaceDeviceMapper {
   public init(loop: EventLoop, queue: IOQueue, workers: Workers) {
     self.loop = loop
     loading = FiberLock(loop)
+    copies = CopyEngine(loop, MemoryBudget(16 << 20))
     let context = DiskContext(loop, queue, workers)
     openDisk = { (found, readOnly) throws(DeviceOpenError) in
       do throws(BlockIOError) {
@@ -83,11 +86,14 @@ public final class UserspaceDeviceMapper {
   // MARK: - Memory
 
   /// The bytes of memory for pending requests, and for state of targets that clients can enlarge.
-  public var memoryBytes: Int { kept.values.reduce(parts.bytes) { $0 + $1.bytes } }
+  public var memoryBytes: Int {
+    kept.values.reduce(parts.bytes + copies.bytes) { $0 + $1.bytes }
+  }
 
   /// Releases unused memory. Call it from time to time.
   public func returnMemory() {
     parts.trim()
+    copies.trim()
     for keeper in kept.values { keeper.returnMemory() }
   }
 

@@ -1,25 +1,5 @@
 import BlockIO
-
-/// So much memory for all pools together.
-final class MemoryBudget {
-  /// Bytes that are left.
-  private(set) var left: Int
-  private let all: Int
-
-  init(_ bytes: Int) { (left, all) = (bytes, bytes) }
-
-  /// Bytes that are in use; with what may always be taken they can be more than there were.
-  var used: Int { all - left }
-
-  /// Takes `bytes`, if there are as many or they may be taken in any case.
-  func take(_ bytes: Int, always: Bool = false) -> Bool {
-    guard always || bytes <= left else { return false }
-    left -= bytes
-    return true
-  }
-
-  func give(_ bytes: Int) { left += bytes }
-}
+import DataPath
 
 /// Buffers for blocks that are being prepared, as many as the budget of all pools allows; one at least.
 final class BufferPool {

@@ -1,3 +1,4 @@
+import DataPath
 import Glibc
 
 /// What is known of the mappings of one thin device, so that a mapped block costs no walk through

@@ -157,17 +157,12 @@ final class ThinDriver: TargetDriver {
     }
   }
 
-  /// The part itself for its last piece, or else another.
+  /// The bytes from `from` to `to` of a part from `begin` to `end`, all counted from the start of the target.
   private func piece(
     of part: RequestPointer, from: UInt64, to: UInt64, _ begin: UInt64, _ end: UInt64
   ) -> RequestPointer {
-    if from == begin && to == end { return unsafe part }
-    let piece = unsafe to == end ? part : device.another(part, owner: self)
-    unsafe piece.pointee.offset = startByte &+ from
-    unsafe piece.pointee.byteCount = Int(truncatingIfNeeded: to &- from)
-    unsafe piece.pointee.memory = part.pointee.memory.advanced(
-      by: Int(truncatingIfNeeded: from &- begin))
-    return unsafe piece
+    unsafe piece(
+      of: part, startByte &+ from..<startByte &+ to, startByte &+ begin..<startByte &+ end)
   }
 
   /// A block that the cache does not have: something may be under way, or the metadata knows.

@@ -62,9 +62,11 @@ final class World {
     workers.close()
   }
 
-  /// Adds a disk, and returns the path by which tables name it.
+  /// Adds a disk, and returns the path by which tables name it. It takes the place of one of this name that
+  /// is not in use any more.
   @discardableResult
   func add(_ name: String, _ disk: MemoryDisk) throws -> String {
+    disks[name]?.close()
     disks[name] = disk
     return try folder.zeros(name, size: 0)
   }

@@ -39,9 +39,13 @@ final class KernelWorld: PoolWorld {
         let start = line.firstIndex(of: ";")
       else { continue }
       let words = line[line.index(after: start)...].split(separator: " ")
+      // Why a snapshot cannot be resumed is told by the target itself.
+      if words.count > 3, words[1] == "snapshots:", words[2] == "Unable" {
+        lines.append(words.dropFirst(2).joined(separator: " "))
+      }
       // A warning is not a refusal.
       guard words.count > 3, words[0] == "device-mapper:", words[1] == "table:",
-        words.last != "inconsistency"
+        words.last != "inconsistency", !words.contains("preresume")
       else { continue }
       lines.append(words.dropFirst(words[2].contains(":") ? 3 : 2).joined(separator: " "))
     }

@@ -28,11 +28,12 @@ import Simulation
 //
 // I/O to a suspended device, or outside a device, is skipped.
 //
-// Scripts that begin with `stacks` are for devices of any targets, described in StackGenerator.swift.
+// Scripts that begin with `stacks` are for devices of any targets, described in StackGenerator.swift and
+// SnapshotGenerator.swift.
 
 /// Makes and plays such scripts:
 ///
-///     pool-script generate [--stacks] [--lines N] SEED COUNT DIR
+///     pool-script generate [--stacks|--snapshots] [--lines N] SEED COUNT DIR
 ///                                   makes DIR/SEED.script, DIR/SEED+1.script, ...
 ///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves DIR/N.played,
 ///                                   the operations, and DIR/N.kernel, their results
@@ -53,13 +54,13 @@ enum PoolScriptMain {
       _exit(1)
     }
     var lineCount = 120
-    var isForStacks = false
+    var kind = ""
     var words: [String] = []
     var arguments = CommandLine.arguments.dropFirst()
     while let argument = arguments.popFirst() {
       switch argument {
       case "--lines": lineCount = arguments.popFirst().flatMap { Int($0) } ?? lineCount
-      case "--stacks": isForStacks = true
+      case "--stacks", "--snapshots": kind = argument
       case "--verbose": isVerbose = true
       default: words.append(argument)
       }
@@ -68,19 +69,31 @@ enum PoolScriptMain {
     case ("generate", 4):
       guard let seed = UInt64(words[1]), let count = UInt64(words[2]) else { usage() }
       for seed in seed..<seed + count {
-        var (pools, stacks) = (ScriptGenerator(seed: seed), StackGenerator(seed: seed))
-        let lines = isForStacks ? stacks.make(lineCount) : pools.make(lineCount)
-        write(lines, to: "\(words[3])/\(seed).script")
+        write(script(kind, seed, lineCount), to: "\(words[3])/\(seed).script")
       }
     case ("kernel", 2), ("userspace", 2): play(words[0], words[1])
     default: usage()
     }
   }
 
+  private static func script(_ kind: String, _ seed: UInt64, _ lineCount: Int) -> [String] {
+    switch kind {
+    case "--stacks":
+      var generator = StackGenerator(seed: seed)
+      return generator.make(lineCount)
+    case "--snapshots":
+      var generator = SnapshotGenerator(seed: seed)
+      return generator.make(lineCount)
+    default:
+      var generator = ScriptGenerator(seed: seed)
+      return generator.make(lineCount)
+    }
+  }
+
   private static func usage() -> Never {
     print(
-      "usage: pool-script generate [--stacks] [--lines N] SEED COUNT DIR | kernel DIR | userspace DIR"
-    )
+      "usage: pool-script generate [--stacks|--snapshots] [--lines N] SEED COUNT DIR | kernel DIR | "
+        + "userspace DIR")
     exit(2)
   }
 

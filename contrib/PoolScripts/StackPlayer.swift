@@ -1,5 +1,6 @@
 import DeviceMapper
 import Glibc
+import Targets
 
 /// Plays one script of stacks of devices in a world, and collects the results.
 final class StackPlayer {
@@ -12,6 +13,8 @@ final class StackPlayer {
   /// The buffers of started requests.
   private var keptBuffers: [UnsafeMutableRawBufferPointer] = []
 
+  /// Sectors of disk B that hold what is not defined.
+  private var undefined: [Range<Int>] = []
   /// Names of devices that have had stripes in a table.
   private var striped: Set<String> = []
 
@@ -37,6 +40,7 @@ final class StackPlayer {
         throw error
       }
     }
+    noteInvalidStores()
     takeDown()
     results.append("at the end:")
     dump()
@@ -77,14 +81,19 @@ final class StackPlayer {
     case "resume":
       attempt { () throws(DeviceMapperError) in try dm.resume(name, [], node: NodeOptions()) }
     case "remove":
+      noteInvalidStores()
       attempt { () throws(DeviceMapperError) in
         try dm.remove(name, deferred: false, retry: false)
       }
-    case "write", "writefua", "read", "discard", "flush": transfer(line)
+    case "write", "writefua", "read", "discard", "flush", "zero": transfer(line)
+    case "merged": awaitMerge(name)
     case "hold": hold(line)
     case "finish": for result in world.finish() { tell(result.map(errorName) ?? "waits") }
     case "status", "gettable", "info", "deps": query(line, name)
-    case "dump": dump()
+    case "dump":
+      // What no operation waits for: the note that a snapshot is invalid.
+      world.waitShortly()
+      dump()
     default: throw .fault("'\(line.text)' is not an operation")
     }
   }
@@ -146,7 +155,7 @@ final class StackPlayer {
   {
     let kind: ScriptRequest.Kind =
       switch verb {
-      case "write": .write
+      case "write", "zero": .write
       case "writefua": .durableWrite
       case "discard": .discard
       case "flush": .flush
@@ -159,8 +168,10 @@ final class StackPlayer {
     guard let last = (try? dm.table(reference, []))?.lines.last, count > 0,
       UInt64(first + count) <= last.start + last.length, count * 512 <= buffer.count
     else { return nil }
-    if kind == .write || kind == .durableWrite {
-      let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count * 512])
+    let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count * 512])
+    if verb == "zero" {
+      bytes.initializeMemory(as: UInt8.self, repeating: 0)
+    } else if kind == .write || kind == .durableWrite {
       fillPattern(bytes, tag: UInt64(line.number(at + 2)), sector: first)
     }
     return ScriptRequest(
@@ -176,6 +187,19 @@ final class StackPlayer {
     var digest = ScriptDigest()
     digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<request.byteCount]))
     tell(digest.text)
+  }
+
+  /// Waits until everything is merged, or the merge has failed.
+  private func awaitMerge(_ device: DeviceReference) {
+    for _ in 0..<1000 {
+      let line = (try? dm.status(device, .noFlush))?.lines.first
+      guard line?.type == SnapshotTarget.mergeType,
+        case .working(let usage, let metadata)? = SnapshotStatus(line?.parameters ?? ""),
+        usage.used != metadata
+      else { return tell(line?.parameters ?? "none") }
+      world.waitShortly()
+    }
+    tell("does not end")
   }
 
   /// `NAME COUNT VERB [SECTOR COUNT TAG]`: starts a request that a delay delays, until there are
@@ -226,10 +250,40 @@ final class StackPlayer {
     }
   }
 
+  /// Finds the exception stores that have become invalid. What their chunks of data and records hold is not
+  /// defined: it depends on how far copies were that had begun.
+  private func noteInvalidStores() {
+    for device in (try? dm.list()) ?? [] {
+      let reference = DeviceReference.name(device.name)
+      guard let line = (try? dm.status(reference, .noFlush))?.lines.first,
+        line.type == SnapshotTarget.type || line.type == SnapshotTarget.mergeType,
+        line.parameters == "Invalid",
+        let table = (try? dm.table(reference, []))?.lines.first,
+        let target = try? SnapshotTarget(table), target.chunkSectors > 0,
+        let cow = (try? dm.list())?.first(where: { "\($0.number)" == target.cow }),
+        let slice = (try? dm.table(.name(cow.name), []))?.lines.first,
+        let linear = try? LinearTarget(slice)
+      else { continue }
+      let start = Int(linear.source.sector)
+      undefined.append(start + Int(target.chunkSectors)..<start + Int(slice.length))
+    }
+  }
+
   /// Digests of the disks' content, 4 KiB at a time.
   private func dump() {
+    noteInvalidStores()
     for (name, path) in [("A", world.metadataPath), ("B", world.dataPath)] {
-      let blocks = StateReport(metadataPath: path, dataPath: path).dataDigests(blockBytes: 4096)
+      let report = StateReport(metadataPath: path, dataPath: path)
+      let blocks = report.dataDigests(blockBytes: 4096) { bytes, offset in
+        for range in name == "B" ? undefined : [] {
+          let part = (range.lowerBound * 512..<range.upperBound * 512)
+            .clamped(to: offset..<offset + bytes.count)
+          if part.isEmpty { continue }
+          UnsafeMutableRawBufferPointer(
+            rebasing: bytes[part.lowerBound - offset..<part.upperBound - offset]
+          ).initializeMemory(as: UInt8.self, repeating: 0)
+        }
+      }
       for block in blocks { tell("\(name) \(block)") }
     }
   }

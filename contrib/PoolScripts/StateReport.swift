@@ -113,7 +113,10 @@ struct StateReport {
   }
 
   /// Digests of the blocks of the whole data device, unused space included.
-  func dataDigests(blockBytes: Int) -> [String] {
+  /// - Parameter mask: changes the bytes at an offset that do not count.
+  func dataDigests(
+    blockBytes: Int, mask: (UnsafeMutableRawBufferPointer, Int) -> Void = { _, _ in }
+  ) -> [String] {
     let fd = open(dataPath, O_RDONLY | O_CLOEXEC)
     guard fd >= 0 else { return ["none"] }
     defer { close(fd) }
@@ -123,8 +126,10 @@ struct StateReport {
     while true {
       let count = read(fd, buffer.baseAddress, buffer.count)
       guard count > 0 else { return lines }
+      let bytes = UnsafeMutableRawBufferPointer(rebasing: buffer[0..<count])
+      mask(bytes, lines.count * blockBytes)
       var digest = ScriptDigest()
-      digest.add(UnsafeRawBufferPointer(rebasing: buffer[0..<count]))
+      digest.add(UnsafeRawBufferPointer(bytes))
       lines.append("data block \(lines.count): \(digest.text)")
     }
   }

@@ -27,7 +27,7 @@ public struct SnapshotTarget: TargetGrammar {
   public var cow: String
   /// The place of the exceptions.
   public var store: Store
-  /// Sectors in a chunk; 0 lets the store choose.
+  /// Sectors in a chunk; 0 lets the store choose, if it is persistent.
   public var chunkSectors: UInt32
   /// The requested features.
   public var features: Set<Feature>
@@ -64,7 +64,7 @@ public struct SnapshotTarget: TargetGrammar {
     try DeviceRequest(words[1], Role.cow).open(by: opener, orSay: "Cannot get COW device")
     guard let store = Self.store(words[2]),
       let chunk = KernelText.strict(words[3], max: UInt64(UInt32.max)),
-      chunk & (chunk &- 1) == 0, chunk <= 4_194_303, chunk > 0 || store != .transient
+      chunk & (chunk &- 1) == 0, chunk <= 4_194_303
     else { throw TargetError("Couldn't create exception store") }
     guard !merging || store != .transient else {
       throw TargetError("Snapshot exception store does not support snapshot-merge.")

@@ -72,6 +72,10 @@ class SnapshotDriver: TargetDriver {
     if group.sharing(cow).source != nil {
       exceptions = SnapshotExceptions(origin, AwaitedStore(cow, target.store), mapper)
     } else if target.store == .transient {
+      guard chunkSectors > 0 else {
+        mapper.snapshots.release(origin)
+        throw TargetError("Chunk size not set")
+      }
       let layout = ExceptionStoreLayout(chunkSectors: chunkSectors)
       exceptions = SnapshotExceptions(origin, TransientStore(cow, layout), mapper)
     } else {
@@ -175,7 +179,11 @@ class SnapshotDriver: TargetDriver {
       let chunk = at >> shift
       var next = chunk + 1
       var stop = min(whole.upperBound, next << shift)
-      if let new = exceptions.find(chunk) {
+      // An earlier piece of a write can have come to the end of the space.
+      if !exceptions.isValid || !isRead && exceptions.isOverflowed {
+        stop = whole.upperBound
+        unsafe finishLater(piece(of: part, at..<stop, whole), EIO)
+      } else if let new = exceptions.find(chunk) {
         while stop < whole.upperBound, exceptions.find(next) == new &+ (next - chunk) {
           next += 1
           stop = min(whole.upperBound, stop + bytes)
@@ -211,11 +219,6 @@ class SnapshotDriver: TargetDriver {
   ) -> UInt64 {
     let shift = chunkShift
     let chunkEnd = min(whole.upperBound, (chunk + 1) << shift)
-    // An earlier piece can have come to the end of the space.
-    guard exceptions.isValid, !exceptions.isOverflowed else {
-      unsafe finishLater(piece(of: part, at..<chunkEnd, whole), EIO)
-      return chunkEnd
-    }
     if let run = exceptions.pending(chunk) {
       unsafe run.add(piece(of: part, at..<chunkEnd, whole))
       return chunkEnd

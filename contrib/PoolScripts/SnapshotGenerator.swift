@@ -277,7 +277,7 @@ struct SnapshotGenerator {
           words[at].first == "@"
           ? any(["/dev/nonexistent", "@\(origins[snapshot.origin].below)", "@\(snapshot.cow)"])
           : any([
-            "0", "1", "3", "7", "-1", "8x", "4194304", "2097152", "4294967296", "X", "PX", "NO",
+            "0", "1", "3", "7", "-1", "8x", "4194304", "4294967296", "X", "PX", "NO",
             "n",
             "discard_zeroes_cow", "discard_passdown_origin", "snapshot", "snapshot-origin",
           ])

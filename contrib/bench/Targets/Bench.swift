@@ -51,6 +51,44 @@ final class Bench {
     return disk
   }
 
+  func path(_ name: String) -> String { "\(folder)/bench-targets.\(name)" }
+
+  /// The path of a file, all of it written.
+  func writtenFile(_ name: String, bytes: Int) throws -> String {
+    _ = try openDisk(name, bytes: bytes)
+    return path(name)
+  }
+
+  /// The path of a new file that has its space.
+  func freshFile(_ name: String, bytes: Int) throws -> String {
+    unlink(path(name))
+    let path = try file(name, bytes: bytes)
+    let descriptor = open(path, O_RDWR | O_CLOEXEC)
+    defer { close(descriptor) }
+    if posix_fallocate(descriptor, 0, bytes) != 0 { throw SystemError("fallocate \(path)", errno) }
+    return path
+  }
+
+  /// A file as it is.
+  func disk(_ name: String) throws -> FileDisk {
+    let context = DiskContext(loop, queue, workers)
+    return try FileDisk(path: path(name), readOnly: false, exclusive: false, in: context)
+  }
+
+  /// One write of 4 KiB to each place, in an order that is not that of the disk.
+  func runOnce(_ destination: BlockDestination, stride: Int, depth: Int) throws -> Measurement {
+    let row = Row(name: "once", writes: true, bytes: 4096, depth: depth)
+    let client = Client(loop, destination, row, span: bytes)
+    client.once(stride: UInt64(stride))
+    let (start, startCPU) = (EventLoop.now(), Self.cpuSeconds())
+    client.begin()
+    loop.run { client.isDone }
+    if client.error != 0 { throw SystemError(row.name, client.error) }
+    return Measurement(
+      count: client.count, seconds: Double(EventLoop.now() - start) / 1e9,
+      cpuSeconds: Self.cpuSeconds() - startCPU)
+  }
+
   /// Volume 1 of a new pool, in the state that a row requires.
   func makeVolume(_ state: Row.Volume) throws -> OpenDevice {
     let backend = UserspaceBackend(mapper, loop: loop)
@@ -84,7 +122,7 @@ final class Bench {
     return volume
   }
 
-  private func fill(_ destination: BlockDestination) throws {
+  func fill(_ destination: BlockDestination) throws {
     let row = Row(name: "fill", writes: true, bytes: 1 << 20, depth: 4, isSequential: true)
     let client = Client(loop, destination, row, span: bytes)
     client.countMax = bytes >> 20
@@ -128,7 +166,11 @@ final class Client: RequestOwner {
   private let buffers: AlignedBuffer
   private var random = SplitMix64(seed: 1)
   private var next: UInt64 = 0
-  private let places: UInt64
+  private var places: UInt64
+  /// Bytes from one place to the next.
+  private var stride: UInt64
+  /// Whether each place has its turn once: `next` times this is the place, modulo their number.
+  private var step: UInt64?
   private var inFlight = 0
   var deadline: UInt64 = 0
   var countMax = Int.max
@@ -141,23 +183,36 @@ final class Client: RequestOwner {
     self.destination = destination
     self.row = row
     places = UInt64(span / row.bytes)
+    stride = UInt64(row.bytes)
     buffers = AlignedBuffer(count: row.bytes * row.depth)
     if let memory = buffers.bytes.baseAddress { memset(memory, 0x5a, buffers.bytes.count) }
   }
 
   var isDone: Bool { inFlight == 0 }
 
+  /// Has each place that is a multiple of `stride` have its turn once.
+  func once(stride: UInt64) {
+    places = places * self.stride / stride
+    self.stride = stride
+    // Without a common factor: places are a power of two.
+    step = 2 * (places / 3) + 1
+    countMax = Int(places)
+    deadline = .max
+  }
+
   func begin() {
     for slot in 0..<row.depth where begun < countMax { send(slot) }
   }
 
   private func send(_ slot: Int) {
-    let place = row.isSequential ? next % places : random.next() % places
+    let place =
+      step.map { next &* $0 % places }
+      ?? (row.isSequential ? next % places : random.next() % places)
     next += 1
     begun += 1
     inFlight += 1
     let request = pool.take(
-      row.writes ? .write : .read, offset: place * UInt64(row.bytes), byteCount: row.bytes,
+      row.writes ? .write : .read, offset: place * stride, byteCount: row.bytes,
       buffer: buffers.bytes.baseAddress.map { $0 + slot * row.bytes }, owner: self)
     request.pointee.tag = UInt32(truncatingIfNeeded: slot)
     destination.submit(request)

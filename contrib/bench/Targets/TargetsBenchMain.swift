@@ -1,4 +1,5 @@
 // bench-targets FOLDER [--seconds N] [--size MIB] [--rows WORD,...] [--spin MICROSECONDS]
+// bench-targets FOLDER --snapshots [--seconds N] [--size MIB]
 //
 // Drives thin volumes in this process, without sockets, and the plain disk below them for
 // comparison, to measure the cost of targets and loop. Prints a Markdown table. FOLDER is on the
@@ -59,12 +60,18 @@ enum TargetsBench {
     var bytes = 1024 << 20
     var words: [Substring] = []
     var spin: UInt64?
+    /// Exception stores instead of thin volumes.
+    var isForSnapshots = false
 
     init?(_ arguments: [String]) {
       var rest = arguments[...]
       while let argument = rest.popFirst() {
         guard argument.hasPrefix("--") else {
           folder = argument
+          continue
+        }
+        if argument == "--snapshots" {
+          isForSnapshots = true
           continue
         }
         guard let value = rest.popFirst() else { return nil }
@@ -87,10 +94,15 @@ enum TargetsBench {
   static func main() {
     dmthin_begin_program()
     guard let options = Options(Array(CommandLine.arguments.dropFirst())) else {
-      print("usage: bench-targets FOLDER [--seconds N] [--size MIB] [--rows WORD,...] [--spin US]")
+      print(
+        "usage: bench-targets FOLDER [--snapshots] [--seconds N] [--size MIB] [--rows WORD,...] [--spin US]"
+      )
       exit(2)
     }
     do {
+      if options.isForSnapshots {
+        return try SnapshotBench.run(options.folder, options.bytes, options.seconds)
+      }
       print("| work | disk | thin | thin : disk |\n|---|---|---|---|")
       for row in Row.all where options.wants(row) { try measure(row, options) }
     } catch {

@@ -124,7 +124,10 @@ public final class CopyEngine {
     guard timer.timer == nil else { return }
     let body = LoopTimer { [unowned self] in
       restTimers[id] = nil
-      for job in timer.jobs {
+      // The timer has this closure, which has the timer.
+      let jobs = timer.jobs
+      (timer.timer, timer.jobs) = (nil, [])
+      for job in jobs {
         job.isWaiting = false
         advance(job)
         endIfDone(job)

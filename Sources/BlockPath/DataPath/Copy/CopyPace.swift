@@ -17,8 +17,8 @@ public final class CopyPace {
   /// How long copies were under way, in nanoseconds.
   public private(set) var busyNanoseconds: UInt64 = 0
 
-  /// No piece is begun before this.
-  private(set) var restsUntil: UInt64 = 0
+  /// No piece is begun before this time of the loop, in nanoseconds.
+  public private(set) var restsUntil: UInt64 = 0
   /// When the limit on bytes is reached if a piece begins now.
   private var bytesDue: UInt64 = 0
 
@@ -34,8 +34,9 @@ public final class CopyPace {
   /// Whether one piece at a time is begun, and a small one.
   var isGentle: Bool { percentNow < 100 }
 
-  /// A piece of `count` bytes, which was under way from `start` to `now`, is done. Nanoseconds.
-  func ended(_ count: Int, from start: UInt64, to now: UInt64) {
+  /// A piece of `count` bytes, which was under way from `start` to `now` (nanoseconds), is done. Called for
+  /// the pieces of jobs with this pace, and by who moves bytes otherwise and rests until `restsUntil`.
+  public func ended(_ count: Int, from start: UInt64, to now: UInt64) {
     let took = now > start ? now - start : 0
     byteCount &+= UInt64(count)
     busyNanoseconds &+= took

@@ -5,6 +5,8 @@
 /// requests look for neighbours.
 @safe final class ExceptionTable {
   private typealias Entry = (key: UInt64, value: UInt64)
+  /// The place of a chunk that is not on the COW device, though a record names it.
+  static let nowhere = UInt64.max
   /// No chunk has this number: it would begin beyond 2^64 bytes.
   private static let none = UInt64.max
   private static let leastCapacity = 64

@@ -25,15 +25,15 @@ struct FoundStore {
   /// Sectors of a chunk where neither the table nor a header says.
   private static let defaultChunkSectors: UInt32 = 32
 
-  /// Reads the store on `cow`, and calls `body` with each of its records; makes one where there is none.
-  /// The caller may have to wait.
+  /// Reads the store on `cow`, and calls `body` with each of its records, and the number of chunks of the
+  /// device; makes one where there is none. The caller may have to wait.
   /// - Parameters:
   ///   - chunkSectors: of the table; 0 for what the header says, or the default.
   ///   - isUsable: whether chunks can have a size that the header names.
   init(
     on cow: any BlockDevice, chunkSectors: UInt32, logicalBlockBytes: Int,
     isUsable: (UInt32) -> Bool, warn: (String) -> Void,
-    _ body: (ExceptionRecord) -> Void
+    _ body: (_ record: ExceptionRecord, _ chunkCount: UInt64) -> Void
   ) throws(Refusal) {
     let wanted =
       chunkSectors > 0
@@ -140,7 +140,9 @@ struct FoundStore {
 
   // MARK: - Records
 
-  private mutating func readRecords(_ cow: any BlockDevice, _ body: (ExceptionRecord) -> Void)
+  private mutating func readRecords(
+    _ cow: any BlockDevice, _ body: (ExceptionRecord, UInt64) -> Void
+  )
     throws(Refusal)
   {
     let chunkCount = cow.byteCount / layout.chunkBytes
@@ -156,7 +158,7 @@ struct FoundStore {
               + "most one for each of its chunks")
         }
         left -= 1
-        body(record)
+        body(record, chunkCount)
       })
     {
       areaIndex += 1

@@ -39,9 +39,9 @@ class SnapshotDriver: TargetDriver {
   let group: OriginGroup
   private let target: SnapshotTarget
   /// Replaced when a table takes over from another.
-  private(set) var exceptions: SnapshotExceptions
+  @safe @exclusivity(unchecked) final private(set) var exceptions: SnapshotExceptions
   /// Whether it was resumed: writes to the origin make exceptions from then on.
-  private(set) var isActive = false
+  @safe @exclusivity(unchecked) final private(set) var isActive = false
 
   init(_ context: DriverContext<SnapshotTarget>) throws(TargetError) {
     target = context.target
@@ -85,7 +85,10 @@ class SnapshotDriver: TargetDriver {
           on: MetadataDevice(cow), chunkSectors: chunkSectors,
           logicalBlockBytes: cow.direct.logicalBlockBytes, isUsable: isUsable,
           warn: { mapper.log("\(device.name): snapshots: \($0)") }
-        ) { records.set($0.oldChunk, $0.newChunk) }
+        ) { (record, chunkCount) in
+          let isThere = record.newChunk < chunkCount
+          records.set(record.oldChunk, isThere ? record.newChunk : ExceptionTable.nowhere)
+        }
         let store = PersistentStore(cow, target.store, found, mapper: mapper)
         exceptions = SnapshotExceptions(
           origin, store, mapper, records, isValid: found.isValid)
@@ -104,8 +107,8 @@ class SnapshotDriver: TargetDriver {
   func log(_ text: String) { device.mapper.log("\(device.name): snapshots: \(text)") }
 
   /// 0 until a store is handed over.
-  var chunkBytes: UInt64 { exceptions.store.chunkBytes }
-  var chunkShift: UInt64 { UInt64(truncatingIfNeeded: chunkBytes.trailingZeroBitCount) }
+  final var chunkBytes: UInt64 { exceptions.chunkBytes }
+  final var chunkShift: UInt64 { exceptions.chunkShift }
   /// Whether a full store is reported, rather than making the snapshot invalid.
   var reportsOverflow: Bool { target.store == .persistentWithOverflow }
   /// Whether writes to the origin make exceptions in it.
@@ -184,7 +187,9 @@ class SnapshotDriver: TargetDriver {
         stop = whole.upperBound
         unsafe finishLater(piece(of: part, at..<stop, whole), EIO)
       } else if let new = exceptions.find(chunk) {
-        while stop < whole.upperBound, exceptions.find(next) == new &+ (next - chunk) {
+        while stop < whole.upperBound, new != ExceptionTable.nowhere,
+          exceptions.find(next) == new + (next - chunk)
+        {
           next += 1
           stop = min(whole.upperBound, stop + bytes)
         }
@@ -207,8 +212,7 @@ class SnapshotDriver: TargetDriver {
 
   /// Sends a piece on that begins in `chunk`, which is `new` on the COW device.
   final func submitToCow(_ piece: RequestPointer, _ new: UInt64, _ chunk: UInt64) {
-    // Records can name what is no chunk of the device, or of any.
-    guard new < cow.direct.byteCount / chunkBytes else { return unsafe finishLater(piece, EIO) }
+    guard new != ExceptionTable.nowhere else { return unsafe finishLater(piece, EIO) }
     unsafe piece.pointee.offset = piece.pointee.offset &- chunk << chunkShift &+ new << chunkShift
     unsafe cow.direct.submit(piece)
   }

@@ -15,11 +15,14 @@ final class SnapshotExceptions {
   /// The driver of the table that has it.
   unowned var driver: SnapshotDriver?
   let loop: EventLoop
+  /// Bytes of a chunk, and their binary logarithm; 0 until a store is handed over.
+  let chunkBytes: UInt64
+  let chunkShift: UInt64
   private let engine: CopyEngine
 
-  private(set) var isValid: Bool
+  @safe @exclusivity(unchecked) private(set) var isValid: Bool
   /// Writes to the snapshot fail because its store is full.
-  private(set) var isOverflowed = false
+  @safe @exclusivity(unchecked) private(set) var isOverflowed = false
   private let complete: ExceptionTable
   /// Slots of pending runs by chunk.
   private let pendingChunks = ExceptionTable()
@@ -41,6 +44,8 @@ final class SnapshotExceptions {
     complete = records
     self.origin = origin
     self.store = store
+    chunkBytes = store.chunkBytes
+    chunkShift = chunkBytes == 0 ? 0 : UInt64(chunkBytes.trailingZeroBitCount)
     self.isValid = isValid
     loop = mapper.loop
     engine = mapper.copies

@@ -25,16 +25,25 @@ final class SnapshotMergeDriver: SnapshotDriver {
   private var state = State.stopped
   private var hasFailed = false
   /// Bytes of the origin that are being copied there; writes to them wait.
-  private var merging: Range<UInt64> = 0..<0
+  @safe @exclusivity(unchecked) private var merging: Range<UInt64> = 0..<0
   private var waiting = RequestQueue()
   /// Writes that are on their way to chunks on the COW device.
   private let writes = DeferredSet()
+  /// The most bytes of a step while clients have requests, which can have to wait for its end.
+  private static let gentleBytes: UInt64 = 256 << 10
+  /// Limits the time of steps while clients have requests.
   private let pace = CopyPace()
+  /// Requests that came, and how many of these had come at the end of the last step.
+  @safe @exclusivity(unchecked) private var requestCount: UInt64 = 0
+  private var knownRequests: UInt64 = 0
+  /// The rest after a step.
+  private var rest: Pause?
   private var stopWaiters: [() -> Void] = []
 
   override init(_ context: DriverContext<SnapshotTarget>) throws(TargetError) {
     try super.init(context)
-    pace.clientsAreBusy = { [unowned self] in device.hasOutstanding }
+    pace.percentBesideClients = 5
+    pace.clientsAreBusy = { [unowned self] in clientsAreBusy }
   }
 
   /// Writes to the origin make no exceptions in it: what it shows is the future origin.
@@ -44,6 +53,7 @@ final class SnapshotMergeDriver: SnapshotDriver {
   // MARK: - I/O
 
   override func map(_ part: RequestPointer) {
+    requestCount &+= 1
     unsafe part.pointee.snapshot = SnapshotPartState()
     switch unsafe part.pointee.operation {
     case .flush:
@@ -67,8 +77,8 @@ final class SnapshotMergeDriver: SnapshotDriver {
       var stop = min(whole.upperBound, next << shift)
       let new = exceptions.find(chunk)
       let isMerging = !isRead && merging.contains(chunk << shift)
-      while stop < whole.upperBound,
-        exceptions.find(next) == new.map({ $0 &+ (next - chunk) }),
+      while stop < whole.upperBound, new != ExceptionTable.nowhere,
+        exceptions.find(next) == new.map({ $0 + (next - chunk) }),
         isRead || merging.contains(next << shift) == isMerging
       {
         next += 1
@@ -111,14 +121,19 @@ final class SnapshotMergeDriver: SnapshotDriver {
 
   override func presuspend(noFlush: Bool, _ ready: @escaping () -> Void) {
     guard state != .stopped else { return ready() }
-    state = .stopping
+    askToStop()
     stopWaiters.append(ready)
+  }
+
+  private func askToStop() {
+    state = .stopping
+    rest?.end()
   }
 
   /// Stops after the present step; whether it was running. The caller may have to wait.
   func stopAndWait() -> Bool {
     guard state != .stopped else { return false }
-    state = .stopping
+    askToStop()
     let pause = Pause(loop)
     stopWaiters.append { pause.end() }
     pause.wait()
@@ -133,7 +148,11 @@ final class SnapshotMergeDriver: SnapshotDriver {
     loop.begin {
       do throws(BlockIOError) {
         while self.state == .running, let run = try self.exceptions.store.lastRun() {
-          try self.merge(run)
+          let start = self.loop.time
+          let byteCount = try self.merge(self.clientsAreBusy ? self.gently(run) : run)
+          self.pace.ended(byteCount, from: start, to: self.loop.time)
+          self.knownRequests = self.requestCount
+          self.takeRest()
         }
       } catch {
         self.fail("\(error)")
@@ -145,8 +164,33 @@ final class SnapshotMergeDriver: SnapshotDriver {
     }
   }
 
-  /// One step: copies a run of chunks to the origin, makes them durable there, and forgets them.
-  private func merge(_ run: ExceptionRun) throws(BlockIOError) {
+  /// Whether clients have requests, or had some since the last step.
+  private var clientsAreBusy: Bool { device.hasOutstanding || requestCount != knownRequests }
+
+  /// The last chunks of a run, so few that writes to them do not wait for long.
+  private func gently(_ run: ExceptionRun) -> ExceptionRun {
+    let count = min(run.count, max(1, Self.gentleBytes / chunkBytes))
+    let left = run.count - count
+    return ExceptionRun(
+      oldFirst: run.oldFirst &+ left, newFirst: run.newFirst &+ left, count: count)
+  }
+
+  /// Lets clients have the disks for a while, as the pace says. It ends when the merge is to stop.
+  private func takeRest() {
+    let now = loop.time
+    guard state == .running, pace.restsUntil > now else { return }
+    let pause = Pause(loop)
+    let timer = LoopTimer { pause.end() }
+    loop.set(timer, after: pace.restsUntil - now)
+    rest = pause
+    pause.wait()
+    rest = nil
+    loop.cancel(timer)
+  }
+
+  /// One step: copies a run of chunks to the origin, makes them durable there, and forgets them. Returns
+  /// the number of bytes.
+  private func merge(_ run: ExceptionRun) throws(BlockIOError) -> Int {
     let originBytes = origin.direct.byteCount
     let (start, overflow) = run.oldFirst.multipliedReportingOverflow(by: chunkBytes)
     let chunkCount = cow.direct.byteCount / chunkBytes
@@ -181,6 +225,7 @@ final class SnapshotMergeDriver: SnapshotDriver {
     for index in 0..<run.count { exceptions.remove(run.oldFirst + index) }
     merging = 0..<0
     release()
+    return Int(byteCount)
   }
 
   /// What waited for a step goes to the origin now.
@@ -211,7 +256,7 @@ final class SnapshotMergeDriver: SnapshotDriver {
       let byteCount = range.upperBound - range.lowerBound
       super.init(
         .bytes(CopyPlace(driver.cow.direct, at: offset), count: byteCount), byteCount: byteCount,
-        to: [CopyPlace(driver.origin.direct, at: range.lowerBound)], pace: driver.pace)
+        to: [CopyPlace(driver.origin.direct, at: range.lowerBound)])
     }
 
     override func ended() { pause.end() }

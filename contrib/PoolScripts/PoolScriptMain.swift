@@ -38,6 +38,10 @@ import Simulation
 ///     pool-script kernel DIR        plays every DIR/N.script with the running kernel; leaves DIR/N.played,
 ///                                   the operations, and DIR/N.kernel, their results
 ///     pool-script userspace DIR     plays every DIR/N.played in this process; leaves DIR/N.userspace
+///     pool-script turn K kernel|userspace DIR
+///                                   plays part K, from 0, of every DIR/N.script, as `cut` divides it, on
+///                                   the disks that the part before left in DIR/N.A and DIR/N.B; adds to
+///                                   DIR/N.turns
 ///
 /// With --verbose every line is printed before it is played, in the rig into the kernel's log. The
 /// devices are files in TMPDIR (default /tmp). A script that cannot be played ends with a line
@@ -72,6 +76,9 @@ enum PoolScriptMain {
         write(script(kind, seed, lineCount), to: "\(words[3])/\(seed).script")
       }
     case ("kernel", 2), ("userspace", 2): play(words[0], words[1])
+    case ("turn", 4):
+      guard let turn = Int(words[1]) else { usage() }
+      playTurn(turn, words[2] == "kernel", words[3])
     default: usage()
     }
   }
@@ -93,7 +100,7 @@ enum PoolScriptMain {
   private static func usage() -> Never {
     print(
       "usage: pool-script generate [--stacks|--snapshots] [--lines N] SEED COUNT DIR | kernel DIR | "
-        + "userspace DIR")
+        + "userspace DIR | turn K kernel|userspace DIR")
     exit(2)
   }
 
@@ -120,6 +127,53 @@ enum PoolScriptMain {
         break
       }
     }
+  }
+
+  /// Plays one part of every script that has so many; prints how many have.
+  private static func playTurn(_ turn: Int, _ isKernel: Bool, _ folder: String) {
+    let base = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+    let scratch = "\(base)/pool-script.\(getpid())"
+    guard mkdir(scratch, 0o700) == 0 else {
+      fail("\(scratch): \(String(cString: strerror(errno)))")
+    }
+    defer { remove(scratch) }
+    var played = 0
+    for name in scripts(in: folder, ".script") {
+      guard let lines = readLines("\(folder)/\(name).script") else {
+        fail("cannot read script \(name)")
+      }
+      let parts = lines.split(separator: "cut", omittingEmptySubsequences: false).map(Array.init)
+      guard turn < parts.count else { continue }
+      played += 1
+      let files = (a: "\(folder)/\(name).A", b: "\(folder)/\(name).B")
+      var results = turn == 0 ? [] : readLines("\(folder)/\(name).turns") ?? []
+      do {
+        let player = StackPlayer(try makeWorld(isKernel, scratch))
+        player.willPlay = { willPlay($0, of: name, isKernel) }
+        if turn > 0 {
+          player.images = files
+          player.undefined = (readLines("\(folder)/\(name).undefined") ?? []).compactMap { line in
+            let ends = line.split(separator: " ").compactMap { Int($0) }
+            return ends.count == 2 ? ends[0]..<ends[1] : nil
+          }
+        }
+        alarm(60)
+        defer { results += player.results }
+        try player.play(
+          parts[turn], first: turn == 0 ? nil : lines.first { $0.hasPrefix("disks") },
+          isEnd: turn == parts.count - 1)
+        try copyFile(player.world.metadataPath, to: files.a)
+        try copyFile(player.world.dataPath, to: files.b)
+        write(
+          player.undefined.map { "\($0.lowerBound) \($0.upperBound)" },
+          to: "\(folder)/\(name).undefined")
+      } catch {
+        results.append("cannot play: \(error)")
+      }
+      write(results, to: "\(folder)/\(name).turns")
+      for file in Folder.names(in: scratch) { unlink("\(scratch)/\(file)") }
+    }
+    say("\(played) parts")
   }
 
   private typealias Outcome = (results: [String], played: [String], problem: String?)

@@ -93,6 +93,23 @@ func makeFile(_ path: String, byteCount: Int, tag: UInt64?) throws(PlayerError) 
   }
 }
 
+/// Copies the bytes of a file into another one, which exists.
+func copyFile(_ from: String, to path: String) throws(PlayerError) {
+  let source = open(from, O_RDONLY | O_CLOEXEC)
+  guard source >= 0 else { throw PlayerError.system(from) }
+  defer { close(source) }
+  let target = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600)
+  guard target >= 0 else { throw PlayerError.system(path) }
+  defer { close(target) }
+  let chunk = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+  defer { chunk.deallocate() }
+  while true {
+    let count = read(source, chunk.baseAddress, chunk.count)
+    guard count > 0 else { return }
+    guard write(target, chunk.baseAddress, count) == count else { throw PlayerError.system(path) }
+  }
+}
+
 /// Bytes that identify their writer and their place; `sector` is the first one's.
 func fillPattern(_ buffer: UnsafeMutableRawBufferPointer, tag: UInt64, sector: Int) {
   let words = buffer.bindMemory(to: UInt64.self)

@@ -3,8 +3,9 @@ import Simulation
 // Scripts of stacks (StackGenerator.swift) with origins on disk A and exception stores on disk B, and these
 // operations:
 //
-//     zero NAME SECTOR COUNT     writes zeros, so that a store is made there merged NAME
-// waits until a merge has come to its end
+//     zero NAME SECTOR COUNT     writes zeros, so that a store is made there
+//     merged NAME                waits until a merge has come to its end
+//     cut                        no device is left: the rest can be played elsewhere, on the same disks
 //
 // The origin is suspended while a snapshot comes or goes: otherwise the kernel looks at the first chunk of
 // a write to the origin only. One request at a time is under way, so that chunks get their places in one
@@ -16,9 +17,12 @@ struct SnapshotGenerator {
   private struct Origin {
     /// The device below, and the one through which it is written.
     var below: String
+    var offset: Int
     var front: String
     var sectors: Int
-    var isMerging = false
+    /// The table that merges a snapshot into it, and the slice of that one's store.
+    var merge: (table: String, cow: String, slice: String)?
+    var isMerging: Bool { merge != nil }
   }
 
   private struct Snapshot {
@@ -26,6 +30,7 @@ struct SnapshotGenerator {
     var sectors: Int
     var cow: String
     var cowSectors: Int
+    var offset: Int
     var store: String
     var chunk: Int
     var features: String
@@ -84,7 +89,8 @@ struct SnapshotGenerator {
     case 73..<77: merge()
     case 77..<80: makeWrong()
     case 80..<82: pauseOrigin()
-    case 82..<96: query()
+    case 82..<84: cut()
+    case 84..<96: query()
     default: add("dump")
     }
   }
@@ -96,7 +102,7 @@ struct SnapshotGenerator {
     let name = origins.count
     add("make r\(name) 0 \(sectors) linear A \(freeA)")
     add("make o\(name) 0 \(sectors) snapshot-origin @r\(name)")
-    origins.append(Origin(below: "r\(name)", front: "o\(name)", sectors: sectors))
+    origins.append(Origin(below: "r\(name)", offset: freeA, front: "o\(name)", sectors: sectors))
     freeA += sectors + number(0...8)
   }
 
@@ -127,8 +133,8 @@ struct SnapshotGenerator {
     ])
     let name = "s\(made)"
     let snapshot = Snapshot(
-      origin: index, sectors: sectors, cow: "c\(made)", cowSectors: cowSectors, store: store,
-      chunk: chunk, features: features)
+      origin: index, sectors: sectors, cow: "c\(made)", cowSectors: cowSectors, offset: freeB,
+      store: store, chunk: chunk, features: features)
     made += 1
     add("make \(snapshot.cow) 0 \(cowSectors) linear B \(freeB)")
     freeB += cowSectors
@@ -217,7 +223,8 @@ struct SnapshotGenerator {
       snapshot.sectors == origins[snapshot.origin].sectors, !origins[snapshot.origin].isMerging
     else { return }
     let front = origins[snapshot.origin].front
-    add("load \(front) \(line(snapshot, type: "snapshot-merge"))")
+    let table = line(snapshot, type: "snapshot-merge")
+    add("load \(front) \(table)")
     if chance(3) { add("status \(name)") }
     add("suspend \(front)")
     if chance(8) {
@@ -229,7 +236,7 @@ struct SnapshotGenerator {
     add("status \(name)")
     add("remove \(name)")
     snapshots[name] = nil
-    origins[snapshot.origin].isMerging = true
+    origins[snapshot.origin].merge = (table, snapshot.cow, slice(snapshot))
     if chance(2) {
       add("read \(front) 0 \(origins[snapshot.origin].sectors)")
       add("gettable \(front)")
@@ -256,7 +263,52 @@ struct SnapshotGenerator {
     }
     add("load \(front) 0 \(sectors) snapshot-origin @\(origins[index].below)")
     add("resume \(front)")
-    origins[index].isMerging = false
+    origins[index].merge = nil
+  }
+
+  // MARK: - Elsewhere
+
+  private func slice(_ snapshot: Snapshot) -> String {
+    "0 \(snapshot.cowSectors) linear B \(snapshot.offset)"
+  }
+
+  /// Removes every device, and makes those again whose content is on the disks. A merge can be at any point.
+  private mutating func cut() {
+    for (name, snapshot) in snapshots.sorted(by: { $0.key < $1.key })
+    where snapshot.isLive && snapshot.store == "N" {
+      add("suspend \(origins[snapshot.origin].front)")
+      add("remove \(name)")
+      add("resume \(origins[snapshot.origin].front)")
+      snapshots[name] = nil
+    }
+    let live = snapshots.filter { $0.value.isLive }.sorted { $0.key < $1.key }
+    for origin in origins { add("remove \(origin.front)") }
+    for (name, _) in live { add("remove \(name)") }
+    // Slices of stores that are not in use stay away until they are needed.
+    for (_, snapshot) in live { add("remove \(snapshot.cow)") }
+    for origin in origins {
+      if let merge = origin.merge { add("remove \(merge.cow)") }
+      add("remove \(origin.below)")
+    }
+    let unused = snapshots.values.filter { !$0.isLive }.map(\.cow).sorted()
+    for cow in unused { add("remove \(cow)") }
+    add("cut")
+    for origin in origins {
+      add("make \(origin.below) 0 \(origin.sectors) linear A \(origin.offset)")
+      if let merge = origin.merge { add("make \(merge.cow) \(merge.slice)") }
+    }
+    for snapshot in snapshots.values.sorted(by: { $0.cow < $1.cow }) {
+      add("make \(snapshot.cow) \(slice(snapshot))")
+    }
+    // A merge goes on at once: what has to keep what it overwrites comes first.
+    for (name, snapshot) in live {
+      add("make \(name) \(line(snapshot))")
+      if !origins[snapshot.origin].isMerging { add("status \(name)") }
+    }
+    for origin in origins {
+      let plain = "0 \(origin.sectors) snapshot-origin @\(origin.below)"
+      add("make \(origin.front) \(origin.merge?.table ?? plain)")
+    }
   }
 
   // MARK: - Tables that are refused

@@ -14,7 +14,9 @@ final class StackPlayer {
   private var keptBuffers: [UnsafeMutableRawBufferPointer] = []
 
   /// Sectors of disk B that hold what is not defined.
-  private var undefined: [Range<Int>] = []
+  var undefined: [Range<Int>] = []
+  /// Files with what is on the disks at first; nil for the usual pattern.
+  var images: (a: String, b: String)?
   /// Names of devices that have had stripes in a table.
   private var striped: Set<String> = []
 
@@ -28,9 +30,14 @@ final class StackPlayer {
   private var dm: any DeviceMapperBackend { world.backend }
 
   /// Plays every line, and removes everything.
-  func play(_ lines: [String]) throws(PlayerError) {
+  /// - Parameters:
+  ///   - first: the line with the disks' size, where the lines are a later part of a script.
+  ///   - isEnd: whether the lines are the last part.
+  func play(_ lines: [String], first: String? = nil, isEnd: Bool = true) throws(PlayerError) {
     defer { world.close() }
-    for line in lines where !line.isEmpty && line.first != "#" && line != "stacks" {
+    if let first { try carryOut(ScriptLine(first)) }
+    for line in lines
+    where !line.isEmpty && line.first != "#" && line != "stacks" && line != "cut" {
       willPlay(line)
       results.append(line)
       do throws(PlayerError) {
@@ -42,6 +49,7 @@ final class StackPlayer {
     }
     noteInvalidStores()
     takeDown()
+    guard isEnd else { return }
     results.append("at the end:")
     dump()
   }
@@ -64,6 +72,10 @@ final class StackPlayer {
     switch line.verb {
     case "disks":
       try world.makeDevices(metadataBytes: line.number(0) * 512, dataBytes: line.number(0) * 512)
+      if let images {
+        try copyFile(images.a, to: world.metadataPath)
+        try copyFile(images.b, to: world.dataPath)
+      }
     case "make", "load":
       _ = world.takeRefusals()
       if line.words.contains("striped") { striped.insert(line.word(0)) }

@@ -4,7 +4,8 @@ import EventLoop
 import Glibc
 import Targets
 
-/// Snapshots in exception stores, beside a linear device over the same file: `bench-targets FOLDER --snapshots`.
+/// Snapshots in exception stores, beside a linear device over the same file: `bench-targets FOLDER
+/// --snapshots`.
 enum SnapshotBench {
   /// What is on the origin's disk, and what the client works on.
   private enum Device: String, CaseIterable {

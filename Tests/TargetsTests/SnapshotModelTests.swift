@@ -285,7 +285,8 @@ private final class SnapshotModel {
 
 @Suite struct SnapshotModelTests {
   @Test(
-    "an origin and its snapshots hold what a model says, under random traffic", arguments: 0..<40)
+    "an origin and its snapshots hold what a model says, under random traffic",
+    arguments: snapshotSeeds(40))
   func model(_ seed: UInt64) throws {
     let model = try SnapshotModel(seed: seed)
     try model.makeSnapshot()
@@ -296,7 +297,7 @@ private final class SnapshotModel {
 
   @Test(
     "after a power cut at any time every snapshot is valid and has what was flushed",
-    arguments: 0..<60)
+    arguments: snapshotSeeds(60))
   func powerCut(_ seed: UInt64) throws {
     let model = try SnapshotModel(seed: seed &+ 1000)
     try model.makeSnapshot(persistent: true)

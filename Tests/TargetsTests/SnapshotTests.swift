@@ -263,7 +263,7 @@ struct SnapshotTests {
     #expect(try bench.world.write("s", at: 4 * 4096, pattern(1, 512)) == EIO)
   }
 
-  @Test("damaged stores are refused or served, within bounds", arguments: 0..<200)
+  @Test("damaged stores are refused or served, within bounds", arguments: snapshotSeeds(200))
   func damaged(_ seed: UInt64) throws {
     let bench = try Bench()
     let cow = try bench.snapshot("s", "P 1", cowSectors: 120)

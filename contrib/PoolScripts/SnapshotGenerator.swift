@@ -91,7 +91,9 @@ struct SnapshotGenerator {
     case 80..<82: pauseOrigin()
     case 82..<84: cut()
     case 84..<96: query()
-    default: add("dump")
+    default:
+      guard origins.allSatisfy({ !$0.isMerging }) else { return }
+      add("dump")
     }
   }
 

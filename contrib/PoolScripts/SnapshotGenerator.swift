@@ -147,7 +147,7 @@ struct SnapshotGenerator {
     add("make \(name) \(line(snapshot))")
     add("resume \(origins[index].front)")
     add("status \(name)")
-    guard isZeroed else { return }
+    guard isZeroed else { return add("remove \(name)") }
     snapshots[name] = snapshot
     if chance(3) { add("gettable \(name)") }
   }
@@ -254,7 +254,7 @@ struct SnapshotGenerator {
     guard origins[index].isMerging else { return }
     let (front, sectors) = (origins[index].front, origins[index].sectors)
     add("merged \(front)")
-    add("dump")
+    if origins.indices.allSatisfy({ $0 == index || !origins[$0].isMerging }) { add("dump") }
     if chance(2) {
       // After its end it goes on as an origin.
       tag += 1

@@ -340,9 +340,9 @@ class SnapshotDriver: TargetDriver {
     var printed = target
     (printed.origin, printed.cow) = ("\(origin.number)", "\(cow.number)")
     printed.chunkSectors = exceptions.store.layout.chunkSectors
-    if exceptions.store.kind == .transient || target.store == .transient {
-      printed.store = exceptions.store.kind
-    }
+    // A table keeps its letter, but for one that was handed over to another: it has that one's.
+    let kind = exceptions.store.kind
+    if kind == .transient || target.store == .transient || chunkBytes == 0 { printed.store = kind }
     return printed.parameters
   }
 

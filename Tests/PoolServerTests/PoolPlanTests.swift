@@ -2,6 +2,7 @@ import BlockIO
 import DeviceMapper
 import Glibc
 import PoolManager
+import Simulation
 import TestSupport
 import Testing
 import ThinFormat
@@ -62,6 +63,23 @@ struct PoolPlanTests {
     #expect(lines[1].parameters == "/dev/mapper/pool 1")
     #expect(plan.notes.contains { $0.hasPrefix("thin device 2 has no mapped blocks") })
     #expect(plan.notes.count == 3)
+  }
+
+  @Test(
+    "A device whose id is larger than any that can be made is named, not served, and taken for no other",
+    arguments: [1 << 24, (1 << 32) + 1] as [UInt64], [false, true])
+  func largeID(_ id: UInt64, isReadOnly: Bool) throws {
+    let image = try MemoryDevice(contentsOf: metadata)
+    #expect(image.changeLastDeviceID(to: id) == [3, 3])
+    let device = try FileDevice(path: metadata, access: .readWrite, exclusive: false)
+    for block in image.changedBlocks { try device.write(image.peek(block), at: block * 4096) }
+    let plan = try plan { $0.isReadOnly = isReadOnly }
+    #expect(plan.devices.map(\.name) == ["pool", "thin1"])
+    #expect(
+      plan.notes.filter {
+        $0.hasPrefix("thin device \(id): ") && $0.contains("at most 16777215")
+          && $0.contains("not served")
+      }.count == 1, "\(plan.notes)")
   }
 
   @Test("Requested volumes are served as requested")

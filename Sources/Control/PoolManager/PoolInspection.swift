@@ -148,23 +148,30 @@ public struct PoolInspection {
     return superblock
   }
 
-  /// Ids of all thin devices, ascending. For reading, those that can be read.
+  /// Ids of all thin devices, ascending. For reading, those that can be read. Ids that no table can name are
+  /// left out, with a note for each.
   mutating func deviceIDs() throws(ToolError) -> [ThinID] {
+    let ids: [ThinID]
     do throws(MetadataError) {
       let view = try MetadataView(metadata, source: .current)
-      guard isForReading else {
-        return try view.deviceDetails().map {
-          ThinID(UInt64(UInt32(truncatingIfNeeded: $0.id.rawValue)))
+      if isForReading {
+        let (roots, faults) = view.readableDeviceRoots()
+        for fault in faults {
+          notes.append("damaged: \(fault); the thin devices in it are not served")
         }
+        ids = roots.map(\.id)
+      } else {
+        ids = try view.deviceDetails().map(\.id)
       }
-      let (roots, faults) = view.readableDeviceRoots()
-      for fault in faults {
-        notes.append("damaged: \(fault); the thin devices in it are not served")
-      }
-      return roots.map(\.id).filter { $0.rawValue <= UInt64(UInt32.max) }
     } catch {
       throw Self.damaged(metadata.path, "\(error)")
     }
+    for id in ids where id > .max {
+      notes.append(
+        "thin device \(id): expected an id of at most \(ThinID.max); it is not served (dmthin extract "
+          + "copies its content)")
+    }
+    return ids.filter { $0 <= .max }
   }
 
   private static func damaged(_ path: String, _ what: String) -> ToolError {

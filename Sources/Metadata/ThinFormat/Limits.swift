@@ -21,7 +21,7 @@ public enum Limits {
   /// The largest data block, in sectors (1 GiB).
   public static var dataBlockSectorsMax: UInt32 { 2_097_152 }
   /// The largest thin device id: 24 bits.
-  public static var deviceIDMax: UInt64 { (1 << 24) - 1 }
+  @inlinable public static var deviceIDMax: UInt64 { (1 << 24) - 1 }
   /// The largest time of a mapping: 24 bits.
   public static var timeMax: UInt32 { (1 << 24) - 1 }
   /// The number of data blocks that a mapping can address: 40 bits.
@@ -29,6 +29,9 @@ public enum Limits {
   /// The most levels of a tree that a reader follows. Nodes have at least 84 children, so ten
   /// levels hold every 64-bit key; more means a cycle or damage.
   public static var treeLevelsMax: Int { 16 }
+
+  /// Whether a thin device can have this id, a key of the trees of devices.
+  @inlinable public static func isDeviceID(_ key: UInt64) -> Bool { key <= deviceIDMax }
 
   /// Whether the kernel accepts this data block size, in sectors.
   public static func isDataBlockSize(_ sectors: UInt32) -> Bool {

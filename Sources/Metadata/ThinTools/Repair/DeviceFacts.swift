@@ -1,6 +1,14 @@
 import PersistentData
 import ThinFormat
 
+extension BtreeNodeView {
+  /// Whether entry `i` of a leaf can be a device and the root of its mapping tree. A mapping of data block 1
+  /// or more cannot: it is larger than any block number.
+  func canNameDevice(_ i: Int, blockCount: UInt64) -> Bool {
+    (1..<blockCount).contains(value64(i)) && Limits.isDeviceID(key(i))
+  }
+}
+
 /// Entries of the leaves of both trees of devices, by leaf.
 final class DeviceFacts {
   private var roots: [UInt64: [(id: UInt64, root: UInt64)]] = [:]

@@ -99,11 +99,8 @@ final class OrphanSearch {
     var isDevices = node.entryCount > 0
     var isMappings = true
     for i in 0..<node.entryCount {
-      // A mapping of data block 1 or more is larger than any block number.
-      let value = node.value64(i)
-      isDevices =
-        isDevices && (1..<reader.blockCount).contains(value) && node.key(i) <= Limits.deviceIDMax
-      let mapping = Mapping(rawValue: value)
+      isDevices = isDevices && node.canNameDevice(i, blockCount: reader.blockCount)
+      let mapping = Mapping(rawValue: node.value64(i))
       isMappings = isMappings && mapping.dataBlock < dataBlockCount && mapping.time <= timeMax
       found.latestTime = max(found.latestTime, mapping.time)
     }

@@ -447,11 +447,10 @@ struct RootScan: ~Copyable {
       return
     }
     if node.entryCount > 0 { isWideLeaf.insert(block) }
-    // A mapping of data block 1 or more is larger than any block number, so leaves of mappings
-    // fail here but for those that map data block 0 alone; their devices do not fit any details.
+    // Leaves of mappings fail here but for those that map data block 0 alone; their devices do not
+    // fit any details.
     for i in 0..<node.entryCount {
-      guard (1..<reader.blockCount).contains(node.value64(i)), node.key(i) <= Limits.deviceIDMax
-      else { return }
+      guard node.canNameDevice(i, blockCount: reader.blockCount) else { return }
     }
     deviceLeaves.append(block)
   }
@@ -500,7 +499,7 @@ struct RootScan: ~Copyable {
     guard entriesRead < Self.entriesReadMax else { return 0 }
     var count = 0
     TreeReader(reader, kind).forEachReadable(root: root, fault: { _ in }) { node, i in
-      if node.key(i) <= Limits.deviceIDMax { count += 1 }
+      if Limits.isDeviceID(node.key(i)) { count += 1 }
     }
     entriesRead += count
     return count

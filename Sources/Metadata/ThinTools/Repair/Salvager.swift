@@ -225,7 +225,7 @@ struct Salvager {
         log.report.leftOut.append(
           RepairReport.LeftOut(id: ThinID(id), root: MetadataBlock(root), mapped: usable))
       }
-      guard id <= Limits.deviceIDMax || options.keepsLargeIDs else {
+      guard Limits.isDeviceID(id) || options.keepsLargeIDs else {
         leaveOut(
           "no device can have an id above \(Limits.deviceIDMax); its \(usable) mappings are left out "
             + "(dmthin extract copies its content)")

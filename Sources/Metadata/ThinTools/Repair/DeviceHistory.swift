@@ -4,10 +4,12 @@ import ThinFormat
 /// The mapping trees that thin devices had in earlier generations, as far as leaves of trees of devices tell
 /// that are left on the device.
 ///
-/// Memory: 8 bytes for each root, `rootsMax` of each device at most.
+/// Memory: 8 bytes for each device, and for each root, `rootsMax` of a device at most.
 struct DeviceHistory {
   /// Roots of a device that are looked at.
   private static let rootsMax = 64
+  /// The devices whose roots were collected.
+  let ids: Set<UInt64>
   private var roots: [UInt64: [UInt64]] = [:]
 
   /// - Parameters:
@@ -15,6 +17,7 @@ struct DeviceHistory {
   ///   - index: the block of a generation's metadata index: what lies before it is later.
   ///   - ids: the devices wanted.
   init(_ reader: BlockReader, leaves: [UInt64], before index: UInt64, of ids: Set<UInt64>) {
+    self.ids = ids
     // The allocator goes round the device.
     func age(_ block: UInt64) -> UInt64 {
       block <= index ? index - block : index + reader.blockCount - block

@@ -357,8 +357,8 @@ private struct Salvage: ~Copyable {
       }
     }
     if !salvager.isSound {
-      let ids = Set(salvager.details.keys).union(salvager.roots.keys)
-      salvager.known.history = history(of: ids, index)
+      salvager.known.history = history(
+        of: Set(salvager.details.keys).union(salvager.roots.keys), index)
     }
     complete(&salvager, ofOther: ofOther, index: index, tried)
     let leaves = salvager.isSound ? [] : earlierLeaves(salvager, ofOther: ofOther, index: index)
@@ -403,12 +403,12 @@ private struct Salvage: ~Copyable {
   }
 
   /// The roots that devices had in generations before.
-  private mutating func history(of ids: some Sequence<UInt64>, _ index: GenerationOrder.Index?)
+  private mutating func history(of ids: Set<UInt64>, _ index: GenerationOrder.Index?)
     -> DeviceHistory
   {
     DeviceHistory(
       reader, leaves: scan.allDeviceLeaves(),
-      before: index?.block ?? superblock.metadataSpaceMap.bitmapRoot, of: Set(ids))
+      before: index?.block ?? superblock.metadataSpaceMap.bitmapRoot, of: ids)
   }
 
   /// Lost leaves, made of what earlier generations had in their place.
@@ -423,7 +423,11 @@ private struct Salvage: ~Copyable {
       ofOther
       ? DataAllocation(reader, leaves: scan.dataIndexLeaves(of: index))
       : DataAllocation(reader, superblock.dataSpaceMap)
-    let history = history(of: holes.flatMap(\.owners), index)
+    // Devices of which only a leaf tells that was found again are not in the first history.
+    let owners = Set(holes.flatMap(\.owners))
+    let history =
+      salvager.known.history.flatMap { $0.ids.isSuperset(of: owners) ? $0 : nil }
+      ?? history(of: owners, index)
     var earlier = EarlierMappings(
       reader, history, data, dataBlockCount: salvager.dataBlockCount,
       named: salvager.leaves.references(salvager.forest.stream), lacking: salvager.lacking())

@@ -94,4 +94,24 @@ import Testing
       #expect(view.valueOffset(i) == 2048 + 8 * i)
     }
   }
+  @Test("a run of mappings ends where a key, or a data block that has to follow, does not follow")
+  func mappingRuns() throws {
+    // The key 8 with data block 301 is in a slot that is not used.
+    let mappings: [(key: UInt64, data: UInt64)] = [
+      (1, 100), (2, 101), (3, 200), (5, 201), (6, 202), (7, 300), (8, 301),
+    ]
+    let leaf = node(count: 6, valueSize: 8)
+    for (i, mapping) in mappings.enumerated() {
+      setKey(leaf, i, mapping.key)
+      let value = Mapping(dataBlock: mapping.data, time: UInt32(i)).rawValue
+      leaf.bytes.storeBytes(
+        of: value.littleEndian, toByteOffset: 2048 + 8 * i, as: UInt64.self)
+    }
+    BlockHeader.reseal(leaf.bytes, kind: .btreeNode)
+    let view = try BtreeNodeView(validating: leaf.span, number: 7, leafValueSize: 8)
+    let ends = (0..<6).map { view.mappingRunEnd(from: $0, followsData: false) }
+    #expect(ends == [3, 3, 3, 6, 6, 6])
+    let dataEnds = (0..<6).map { view.mappingRunEnd(from: $0, followsData: true) }
+    #expect(dataEnds == [2, 2, 3, 5, 5, 6])
+  }
 }

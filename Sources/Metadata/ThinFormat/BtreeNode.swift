@@ -181,6 +181,22 @@ public enum TreeKind: UInt8, Sendable, CustomStringConvertible {
         fromUncheckedByteOffset: valuesOffset &+ i &* 4, as: UInt32.self))
   }
 
+  /// The end of the run of mappings that begins with entry `i` of a leaf of mappings: of those whose virtual
+  /// blocks follow each other.
+  /// - Parameter followsData: whether their data blocks have to follow each other as well.
+  /// - Precondition: `i` is below `entryCount`; not checked again.
+  @inlinable @inline(__always)
+  public func mappingRunEnd(from i: Int, followsData: Bool) -> Int {
+    let (key, data) = (key(i), Mapping(rawValue: value64(i)).dataBlock)
+    var end = i &+ 1
+    while end < entryCount, self.key(end) == key &+ UInt64(truncatingIfNeeded: end &- i),
+      !followsData
+        || Mapping(rawValue: value64(end)).dataBlock
+          == data &+ UInt64(truncatingIfNeeded: end &- i)
+    { end &+= 1 }
+    return end
+  }
+
   /// The offset of the value of entry `i`, for values that are records.
   @inlinable public func valueOffset(_ i: Int) -> Int { valuesOffset &+ i &* valueSize }
 

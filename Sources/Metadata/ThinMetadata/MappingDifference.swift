@@ -197,13 +197,7 @@ public struct MappingDifference: ~Copyable {
     var i = 0
     while i < node.entryCount, !isStopped {
       let (key, data) = (node.key(i), Mapping(rawValue: node.value64(i)).dataBlock)
-      var end = i + 1
-      while end < node.entryCount, node.key(end) == key &+ UInt64(end &- i),
-        rule == .virtualBlocks
-          || Mapping(rawValue: node.value64(end)).dataBlock == data &+ UInt64(end &- i)
-      {
-        end += 1
-      }
+      let end = node.mappingRunEnd(from: i, followsData: rule == .dataBlocks)
       add(
         DifferenceRun(
           kind: .same, virtualBlock: VirtualBlock(key), length: UInt64(end - i),
@@ -232,52 +226,50 @@ public struct MappingDifference: ~Copyable {
     // `LeafOrder` refuses the key 2^64 - 1, which means none here.
     let leftKey = l < lefts.count ? lefts[l].key : .max
     let rightKey = r < rights.count ? rights[r].key : .max
-    let key = min(leftKey, rightKey)
-    guard key < end else { return nil }
-    var run = DifferenceRun(
-      kind: .same, virtualBlock: VirtualBlock(key), length: 1, left: 0, right: 0)
-    if leftKey == key { run.left = DataBlock(lefts[l].dataBlock) }
-    if rightKey == key { run.right = DataBlock(rights[r].dataBlock) }
-    guard leftKey == rightKey else {
-      // Up to the other side's next entry.
-      run.kind = leftKey == key ? .leftOnly : .rightOnly
-      let limit = min(end, max(leftKey, rightKey))
-      run.length =
-        run.kind == .leftOnly
-        ? Self.length(lefts, l, below: limit, rule) : Self.length(rights, r, below: limit, rule)
-      if run.kind == .leftOnly { l += Int(run.length) } else { r += Int(run.length) }
-      return run
+    guard min(leftKey, rightKey) < end else { return nil }
+    // One that is alone ends at the other side's next entry.
+    if leftKey < rightKey {
+      return runAlone(.leftOnly, lefts, &l, below: min(end, rightKey), rule)
     }
-    let isSame = run.left == run.right
-    if !isSame { run.kind = .different }
-    let most = Int(min(UInt64(min(lefts.count - l, rights.count - r)), end - key))
+    if rightKey < leftKey {
+      return runAlone(.rightOnly, rights, &r, below: min(end, leftKey), rule)
+    }
+    let (left, right) = (lefts[l].dataBlock, rights[r].dataBlock)
+    let isSame = left == right
+    let most = Int(min(UInt64(min(lefts.count - l, rights.count - r)), end - leftKey))
     var length = 1
     while length < most {
       let (a, b) = (lefts[l &+ length], rights[r &+ length])
-      guard a.key == key &+ UInt64(length), b.key == a.key, (a.dataBlock == b.dataBlock) == isSame,
+      guard a.key == leftKey &+ UInt64(length), b.key == a.key,
+        (a.dataBlock == b.dataBlock) == isSame,
         rule == .virtualBlocks
-          || a.dataBlock == lefts[l].dataBlock &+ UInt64(length)
-            && b.dataBlock == rights[r].dataBlock &+ UInt64(length)
+          || a.dataBlock == left &+ UInt64(length) && b.dataBlock == right &+ UInt64(length)
       else { break }
       length += 1
     }
     l += length
     r += length
-    run.length = UInt64(length)
-    return run
+    return DifferenceRun(
+      kind: isSame ? .same : .different, virtualBlock: VirtualBlock(leftKey),
+      length: UInt64(length), left: DataBlock(left), right: DataBlock(right))
   }
 
-  /// The length of the run of one side alone.
-  private static func length(
-    _ entries: Span<Entry>, _ first: Int, below limit: UInt64, _ rule: RunRule
-  ) -> UInt64 {
-    let (key, data) = (entries[first].key, entries[first].dataBlock)
-    let most = Int(min(UInt64(entries.count - first), limit - key))
+  /// The run of one side alone that begins with its entry `i`, below `limit`.
+  private static func runAlone(
+    _ kind: DifferenceRun.Kind, _ entries: Span<Entry>, _ i: inout Int, below limit: UInt64,
+    _ rule: RunRule
+  ) -> DifferenceRun {
+    let (key, data) = (entries[i].key, entries[i].dataBlock)
+    let most = Int(min(UInt64(entries.count - i), limit - key))
     var length = 1
-    while length < most, entries[first &+ length].key == key &+ UInt64(length),
-      rule == .virtualBlocks || entries[first &+ length].dataBlock == data &+ UInt64(length)
+    while length < most, entries[i &+ length].key == key &+ UInt64(length),
+      rule == .virtualBlocks || entries[i &+ length].dataBlock == data &+ UInt64(length)
     { length += 1 }
-    return UInt64(length)
+    i += length
+    return DifferenceRun(
+      kind: kind, virtualBlock: VirtualBlock(key), length: UInt64(length),
+      left: kind == .leftOnly ? DataBlock(data) : 0,
+      right: kind == .rightOnly ? DataBlock(data) : 0)
   }
 
   private mutating func add(_ found: DifferenceRun, _ body: (DifferenceRun) -> Bool) {

@@ -162,12 +162,7 @@ private struct Rmap: ~Copyable {
           var i = 0
           while i < leaf.entryCount {
             let (key, data) = (leaf.key(i), Mapping(rawValue: leaf.value64(i)).dataBlock)
-            var end = i + 1
-            while end < leaf.entryCount, leaf.key(end) == key + UInt64(end - i),
-              Mapping(rawValue: leaf.value64(end)).dataBlock == data + UInt64(end - i)
-            {
-              end += 1
-            }
+            let end = leaf.mappingRunEnd(from: i, followsData: true)
             guard data < dataBlockCount, UInt64(end - i) <= dataBlockCount - data else {
               throw TreeFault(
                 .mappings, block: block,

@@ -104,6 +104,24 @@ import ThinFormat
     #expect(found.reader != nil && found.leaves != nil && !found.forest.isEmpty)
   }
 
+  @Test(
+    "more entries than there are numbers for, of nodes that lead to the same node, are 2^64 - 1")
+  func uncountable() {
+    leaf(1, from: 0, count: 252)
+    for level in UInt64(2)...10 {
+      device.putNode(level, isLeaf: false, (0..<252).map { NodeEntry($0, level - 1) })
+    }
+    let reader = BlockReader(device)
+    let forest = TreeForest(reader, counts: ReferenceCounts(blockCount: reader.blockCount))
+    forest.walk(.mappings, roots: [10]) { _, _ in }
+    let summary = forest.verify(.mappings, root: 10)
+    #expect(summary.leafEntries == .max && !summary.isSound)
+    // 252^8 is the last power of it that fits.
+    #expect(forest.extent(of: 8)?.leafEntries == (0..<8).reduce(UInt64(1)) { all, _ in all * 252 })
+    forest.adopt([(0, 10), (300, 9)], inPlaceOf: 10)
+    #expect(forest.extent(of: 10)?.leafEntries == .max)
+  }
+
   @Test("children of the wrong kind, out of range or damaged are reported with their parents")
   func children() {
     leaf(2, from: 0)

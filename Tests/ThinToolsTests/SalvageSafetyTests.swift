@@ -109,6 +109,26 @@ import ThinTools
     #expect(raised.attributes["transaction"] == "9")
   }
 
+  @Test(
+    "a device whose nodes all lead to one and the same node is reported, and saved as far as it goes"
+  )
+  func sameNodes() throws {
+    let device = try sharingPool()
+    // Behind what the pool uses.
+    for level in UInt64(1)..<12 {
+      device.putNode(
+        50 + level, isLeaf: false, (0..<252).map { NodeEntry($0, level == 1 ? 50 : 49 + level) })
+    }
+    device.putNode(50, isLeaf: true, [NodeEntry(0, 0)])
+    device.change(device.superblock.mappingRoot, .btreeNode) { bytes in
+      bytes.storeBytes(of: UInt64(61).littleEndian, toByteOffset: 2048, as: UInt64.self)
+    }
+    let report = try checked(device)
+    #expect(report.isDamaged)
+    let (_, said, pool) = try salvaged(device)
+    #expect(pool.devices[2]?.mappings.count == 100, "\(said)")
+  }
+
   @Test("mappings beyond the superblock's data size are saved when the size is given")
   func dataSizeGiven() throws {
     let device = try sharingPool()

@@ -114,7 +114,7 @@ extension TreeForest {
     var height = 1
     for child in children {
       guard let extent = extent(of: child.block) else { continue }
-      entries += extent.leafEntries
+      entries = Self.sum(entries, extent.leafEntries)
       height = max(height, extent.height)
     }
     let kept = table.keep(children)

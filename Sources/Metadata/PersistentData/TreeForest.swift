@@ -131,7 +131,7 @@ public final class TreeForest {
 
   /// The totals of a tree.
   public struct Summary: Equatable, Sendable {
-    /// The number of entries in all reachable leaves.
+    /// The number of entries in all reachable leaves, as often as they are reached; 2^64 - 1 at most.
     public var leafEntries: UInt64
     /// Whether every node is usable and in its place.
     public var isSound: Bool
@@ -212,7 +212,7 @@ public final class TreeForest {
       }
       if childState == .faulty { state = .faulty }
       let node = table.node(at)
-      leafEntries += node.leafEntries
+      leafEntries = Self.sum(leafEntries, node.leafEntries)
       let minimum = BtreeNodeRecord.entriesMax(valueSize: node.isLeaf ? kind.valueSize : 8) / 3
       if node.entryCount < UInt16(minimum) {
         fault(child, .underfull(expected: minimum, found: Int(node.entryCount)))
@@ -238,6 +238,13 @@ public final class TreeForest {
       $0.height = max(1, min(height, 254)) + 1
     }
     return state
+  }
+
+  /// The sum of two numbers of entries, 2^64 - 1 at most: nodes that lead to the same node many times, level
+  /// by level, have more than there are numbers for.
+  static func sum(_ a: UInt64, _ b: UInt64) -> UInt64 {
+    let (sum, isTooLarge) = a.addingReportingOverflow(b)
+    return isTooLarge ? .max : sum
   }
 
   func entries(ofNode index: Int, _ block: UInt64, _ kind: TreeKind)

@@ -339,7 +339,7 @@ struct Salvager {
       from = child.lastKey + 1
     }
     lose(from..<max(from, hole.range.upperBound))
-    let mapped = children.reduce(0) { $0 + (forest.extent(of: $1.block)?.leafEntries ?? 0) }
+    let mapped = children.reduce(0) { $0 &+ (forest.extent(of: $1.block)?.leafEntries ?? 0) }
     log.say(
       "thin device \(id): the node at block \(hole.block) is lost; \(children.count) nodes with "
         + "\(mapped) mappings to which it led are found again"

@@ -32,6 +32,8 @@ final class MemoryDisk: BlockDestination, Disk {
   private var counts: [BlockOperation: Int] = [:]
   /// The number of requests with this operation carried out so far, metadata included.
   func count(_ operation: BlockOperation) -> Int { counts[operation] ?? 0 }
+  /// Decides which requests wait.
+  var delays: (BlockRequest) -> Bool = { _ in false }
   /// Of these nothing is carried out.
   var halted: Set<BlockOperation> = []
   /// Of nothing is anything carried out.
@@ -84,7 +86,9 @@ final class MemoryDisk: BlockDestination, Disk {
 
   private func work() {
     guard !isHalted else { return }
-    var ready = pending.indices.filter { !halted.contains(pending[$0].pointee.operation) }
+    var ready = pending.indices.filter {
+      !halted.contains(pending[$0].pointee.operation) && !delays(pending[$0].pointee)
+    }
     var chosen: [Int] = []
     for _ in ready.indices {
       guard !ready.isEmpty, Int.random(in: 0..<4, using: &random) != 0 else { break }

@@ -115,17 +115,33 @@ struct SnapshotTests {
     let bench = try Bench()
     try bench.snapshot("s")
     let origin = bench.disk("origin")
-    origin.halted = [.read]
-    let read = try bench.world.start(.read, "s", at: 0, count: 4096)
+    // The chunk is copied meanwhile: only the write that overwrites it has to wait.
+    origin.delays = { $0.operation == .read && $0.byteCount == 512 }
+    let read = try bench.world.start(.read, "s", at: 512, count: 512)
     bench.world.passes()
-    // The copy has to read as well; it comes after.
     let write = try bench.world.start(.write, "o", at: 0, pattern(5, 4096))
     bench.world.passes()
-    #expect(!write.isDone)
-    origin.halted = []
+    #expect(!write.isDone && !read.isDone && origin.bytes == bench.old)
+    #expect(try bench.world.status("s") == "24/200 16")
+    origin.delays = { _ in false }
     bench.world.finish([read, write])
-    #expect(read.bytes == Array(bench.old[..<4096]))
+    #expect(read.bytes == Array(bench.old[512..<1024]))
     #expect(try bench.all("s") == bench.old)
+  }
+
+  @Test("a snapshot begins when the writes to its origin that were under way have ended")
+  func beginsAfterWrites() throws {
+    let bench = try Bench()
+    let origin = bench.disk("origin")
+    origin.halted = [.write]
+    let write = try bench.world.start(.write, "o", at: 0, pattern(5, 4096))
+    bench.world.passes()
+    let timer = LoopTimer { origin.halted = [] }
+    bench.world.loop.set(timer, after: 20_000_000)
+    try bench.world.add("cow-s", byteCount: 200 * 512)
+    try bench.world.create("s", [bench.line("cow-s")])
+    #expect(write.isDone)
+    #expect(try bench.all("s") == pattern(5, 4096) + bench.old[4096...])
   }
 
   @Test(
@@ -206,6 +222,39 @@ struct SnapshotTests {
     }
     #expect(try bench.world.status("o") == "16/200 16")
     #expect(origin.bytes == expected)
+  }
+
+  @Test("a chunk is merged after the writes to it that were under way have ended")
+  func mergesAfterWrites() throws {
+    let bench = try Bench()
+    let cow = try bench.snapshot("s")
+    for chunk in [0, 4, 2] {
+      #expect(try bench.world.write("s", at: chunk * 4096, pattern(chunk, 4096)) == 0)
+    }
+    let origin = bench.disk("origin")
+    try bench.world.dm.load(.name("o"), [bench.line("cow-s", merge: true)], readOnly: false)
+    try bench.world.dm.suspend(.name("o"), [])
+    try bench.world.dm.suspend(.name("s"), [])
+    // The first step, that of chunk 2, does not end yet.
+    origin.halted = [.flush]
+    try bench.world.resume("o")
+    bench.world.passes()
+    cow.delays = { $0.operation == .write && $0.offset == 2 * 4096 }
+    let write = try bench.world.start(.write, "o", at: 0, pattern(9, 512))
+    bench.world.passes()
+    origin.halted = []
+    for _ in 0..<60 {
+      // Beside clients the merge rests after each step.
+      bench.world.skip(seconds: 20)
+      bench.world.passes(20)
+    }
+    #expect(!write.isDone && Array(origin.bytes[..<4096]) == Array(bench.old[..<4096]))
+    cow.delays = { _ in false }
+    bench.world.finish([write])
+    bench.world.loop.run(within: 10 * World.second) {
+      (try? bench.world.status("o")) == "16/200 16"
+    }
+    #expect(Array(origin.bytes[..<4096]) == pattern(9, 512) + pattern(0, 4096)[512...])
   }
 
   @Test("a run of neighbouring chunks is merged in one copy, beside writes to its chunks")

@@ -44,8 +44,10 @@ final class PendingRun: CopyJob {
     let start = oldFirst * chunkBytes
     // The last chunk of the origin can be short.
     let bytes = min(count * chunkBytes, origin.byteCount > start ? origin.byteCount - start : 0)
+    let unit = UInt64(exceptions.store.cow.direct.logicalBlockBytes)
     super.init(
-      .bytes(CopyPlace(origin, at: start), count: bytes), byteCount: isWhole ? 0 : bytes,
+      .bytes(CopyPlace(origin, at: start), count: bytes),
+      byteCount: isWhole ? 0 : (bytes + unit - 1) / unit * unit,
       to: [CopyPlace(exceptions.store.cow.direct, at: newFirst * chunkBytes)],
       fills: true)
     takesWrites = !isWhole

@@ -51,7 +51,6 @@ class SnapshotDriver: TargetDriver {
       throw TargetError("COW device cannot be the same as origin device")
     }
     let mapper = context.device.mapper
-    group = mapper.snapshots.use(origin)
     let (origin, cow, device) = (origin, cow, context.device)
     func isUsable(_ chunkSectors: UInt32) -> Bool {
       let bytes = Int(chunkSectors) * 512
@@ -63,6 +62,7 @@ class SnapshotDriver: TargetDriver {
     guard chunkSectors == 0 || isUsable(chunkSectors) else {
       throw TargetError("Couldn't create exception store")
     }
+    group = mapper.snapshots.use(origin)
     do throws(TargetError) {
       try group.requireRoom(cow, isMerge: context.line.type == SnapshotTarget.mergeType)
     } catch {
@@ -137,6 +137,9 @@ class SnapshotDriver: TargetDriver {
     loadExtent(of: origin.direct, shift: 0, in: range, ready)
   }
 
+  /// The most chunks of an extent.
+  private static let extentChunksMax: UInt64 = 4096
+
   /// What the origin says of chunks without an exception; the others hold something.
   override func forEachExtent(
     in range: Range<UInt64>, _ body: (BlockDestination.Extent) -> Bool
@@ -146,7 +149,9 @@ class SnapshotDriver: TargetDriver {
     while at < range.upperBound {
       let isOwn = exceptions.find(at >> chunkShift) != nil
       var end = (at >> chunkShift + 1) << chunkShift
-      while end < range.upperBound, (exceptions.find(end >> chunkShift) != nil) == isOwn {
+      // Not more than takes next to no time; the caller asks on.
+      let most = min(range.upperBound, end + Self.extentChunksMax * chunkBytes)
+      while end < most, (exceptions.find(end >> chunkShift) != nil) == isOwn {
         end += chunkBytes
       }
       let part = at..<min(end, range.upperBound)
@@ -254,7 +259,7 @@ class SnapshotDriver: TargetDriver {
     return stop
   }
 
-  /// A discard within a chunk: one of a whole chunk with an exception makes that zeros, one of a part of it
+  /// A discard, chunk by chunk: a whole chunk with an exception becomes zeros, the discard of a part of one
   /// goes on, and the rest has no effect on the snapshot.
   private func discard(_ part: RequestPointer) {
     if target.features.contains(.discardPassdownOrigin) {
@@ -263,12 +268,20 @@ class SnapshotDriver: TargetDriver {
         epoch: UInt8(exceptions.reads.enter() + 1))
       unsafe origin.direct.submit(other)
     }
-    let chunk = unsafe part.pointee.offset >> chunkShift
-    guard let new = exceptions.find(chunk) else { return unsafe finishLater(part) }
-    if unsafe UInt64(part.pointee.byteCount) == chunkBytes {
-      unsafe part.pointee.operation = .writeZeroes
+    let whole = unsafe part.pointee.offset..<part.pointee.end
+    var at = whole.lowerBound
+    while at < whole.upperBound {
+      let chunk = at >> chunkShift
+      let stop = min(whole.upperBound, (chunk + 1) << chunkShift)
+      let piece = unsafe piece(of: part, at..<stop, whole)
+      if let new = exceptions.find(chunk) {
+        if stop - at == chunkBytes { unsafe piece.pointee.operation = .writeZeroes }
+        unsafe submitToCow(piece, new, chunk)
+      } else {
+        unsafe finishLater(piece)
+      }
+      at = stop
     }
-    unsafe submitToCow(part, new, chunk)
   }
 
   override func requestDone(_ part: RequestPointer) {

@@ -142,7 +142,8 @@ final class SnapshotMergeDriver: SnapshotDriver {
 
   /// Begins to merge, or goes on.
   func start() {
-    guard state == .stopped, isActive, !hasFailed else { return }
+    guard state == .stopped, isActive, !hasFailed, !device.isSuspended, !device.isSuspending
+    else { return }
     guard exceptions.isValid else { return log("Snapshot is invalid: can't merge") }
     state = .running
     loop.begin {

@@ -129,9 +129,18 @@ struct SnapshotTests {
     #expect(try bench.all("s") == bench.old)
   }
 
-  @Test("a snapshot begins when the writes to its origin that were under way have ended")
-  func beginsAfterWrites() throws {
+  @Test(
+    "a snapshot begins when the writes to its origin that were under way have ended",
+    arguments: [false, true])
+  func beginsAfterWrites(_ isMerging: Bool) throws {
     let bench = try Bench()
+    if isMerging {
+      try bench.snapshot("m")
+      try bench.world.dm.load(.name("o"), [bench.line("cow-m", merge: true)], readOnly: false)
+      try bench.world.dm.suspend(.name("o"), [])
+      try bench.world.dm.suspend(.name("m"), [])
+      try bench.world.resume("o")
+    }
     let origin = bench.disk("origin")
     origin.halted = [.write]
     let write = try bench.world.start(.write, "o", at: 0, pattern(5, 4096))

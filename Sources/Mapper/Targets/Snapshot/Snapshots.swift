@@ -80,9 +80,10 @@ final class OriginGroup {
     return nil
   }
 
-  /// Devices through which the origin is written, other than `device`.
+  /// Devices through which the origin is written, other than `device`; one can be there twice.
   func devices(except device: MappedDevice) -> [MappedDevice] {
-    origins.map { $0.device }.filter { $0 !== device }
+    let merged = merging.map { [$0.device] } ?? []
+    return (origins.map { $0.device } + merged).filter { $0 !== device }
   }
 
   // MARK: - Writes to the origin

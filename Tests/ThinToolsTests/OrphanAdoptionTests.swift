@@ -129,6 +129,36 @@ extension OrphanAdoption {
     #expect(taken[30]?.doubtful == [40] && taken[30]?.certain == [])
   }
 
+  @Test("where something else may be lost as well, what has exactly the number lacking goes first")
+  func exactNumber() throws {
+    for (lacking, taken) in [(20, [40, 41]), (19, [38])] as [(UInt64, [UInt64])] {
+      var nodes = LostNodes()
+      nodes.addDevice(1, root: 10, lost: 30)
+      try nodes.addOrphan(38, 150...168)
+      try nodes.addOrphan(40, 100...109)
+      try nodes.addOrphan(41, 120...129)
+      let adoption = nodes.run([1: lacking], isDoubtful: true)
+      #expect(adoption.taken[30]?.doubtful == taken && adoption.taken[30]?.certain == [])
+      #expect(adoption.unclear.isEmpty)
+    }
+  }
+
+  @Test("what has exactly the number that two devices lack is theirs if two nodes led to it")
+  func exactNumberTwice() throws {
+    for missing in [1, 2] as [UInt32] {
+      var nodes = LostNodes()
+      nodes.addDevice(1, root: 10, lost: 30)
+      nodes.addDevice(7, root: 20, lost: 31)
+      try nodes.addOrphan(38, 150...158, missing: missing)
+      try nodes.addOrphan(40, 100...109, missing: missing)
+      let adoption = nodes.run([1: 10, 7: 10], isDoubtful: true)
+      let places = missing == 2 ? [30, 31] : [] as [UInt64]
+      #expect(adoption.adopted.keys.sorted() == places)
+      for place in places { #expect(adoption.taken[place]?.doubtful == [40]) }
+      #expect(adoption.unclear.map(\.owners) == (missing == 2 ? [] : [[1, 7], [1, 7]]))
+    }
+  }
+
   @Test(
     "what has a key outside of the place does not fit, and is not called unclear",
     arguments: [99...120, 190...200, 90...210, 50...60, 205...210] as [ClosedRange<UInt64>],

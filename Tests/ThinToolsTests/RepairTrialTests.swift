@@ -9,6 +9,9 @@ struct RepairTrialTests {
     arguments: [
       // A leaf of mappings looks like a tree of devices.
       (606, saved: 98, right: 98),
+      // A tree of the metadata snapshot, which is lost, fits into the place of a device's root, whose own
+      // nodes have exactly the mappings that the details say.
+      (566, saved: 880, right: 880),
       // Subtrees fit the trees of two devices; one of them led to them earlier.
       (703, saved: 3909, right: 4103),
       // Of the generations before the lost one, the data space map tells which was the last.

@@ -16,7 +16,8 @@ public enum OrphanChoice: String, Sendable, CaseIterable {
 /// An orphan is put into a hole whose range of keys has its own, which is deeper than it, whose devices lack
 /// as many mappings as it has, and where nothing else stands. It must not fit elsewhere, unless it is missed
 /// so often; and no other orphan may fit in the same place. Where several places or orphans fit, the one
-/// counts to which an earlier tree of the device led; what is adopted by that is doubtful.
+/// counts to which an earlier tree of the device led; what is adopted by that is doubtful. Where everything
+/// is doubtful, since something else may be lost as well, what has exactly the mappings lacking goes first.
 struct OrphanAdoption {
   /// What stands in the place of a lost node.
   struct Child: Equatable {
@@ -78,6 +79,7 @@ struct OrphanAdoption {
     var left = orphans
     // A subtree before its own parts, which fit wherever it fits.
     let heights = Set(orphans.map(\.extent.height)).sorted(by: >)
+    if isDoubtful && kind == .mappings { placeExact(&left) }
     for height in heights {
       while place(&left, height, isDoubtful: isDoubtful, where: { _, _ in true }) {}
     }
@@ -112,6 +114,46 @@ struct OrphanAdoption {
         unclear.append(Unclear(orphan: orphan, owners: Set(owners).sorted()))
       }
     }
+  }
+
+  /// Puts into holes what has exactly the mappings that their devices lack, where there is one way to do so.
+  /// What fits and is something else's rarely has.
+  private mutating func placeExact(_ left: inout [Orphan]) {
+    let holes = self.holes()
+    var places: [UInt64: Int] = [:]
+    for hole in holes { for owner in hole.owners { places[owner, default: 0] += 1 } }
+    var found: [(hole: Hole, parts: [Int])] = []
+    var claims: [Int: UInt32] = [:]
+    for hole in holes {
+      guard let lacks = hole.owners.first.flatMap({ lacking[$0] }), lacks > 0,
+        hole.owners.allSatisfy({ lacking[$0] == lacks && places[$0] == 1 }),
+        let parts = onlyParts(left, of: hole, lacks)
+      else { continue }
+      found.append((hole, parts))
+      for i in parts { claims[i, default: 0] += 1 }
+    }
+    found.removeAll { $0.parts.contains { claims[$0] ?? 0 > left[$0].missing } }
+    for (hole, parts) in found {
+      for i in parts { put(&left[i], hole, isDoubtful: true) }
+    }
+  }
+
+  /// The only orphans of one height that fit into a hole beside each other and have so many mappings; nil
+  /// where there are none, or several ways.
+  private func onlyParts(_ left: [Orphan], of hole: Hole, _ mapped: UInt64) -> [Int]? {
+    var only: [Int]?
+    for height in Set(left.map(\.extent.height)) {
+      var fitting = left.indices.filter {
+        left[$0].missing > 0 && left[$0].extent.height == height && isFree(hole, left[$0].extent)
+      }
+      fitting.sort { left[$0].extent.firstKey < left[$1].extent.firstKey }
+      guard let parts = ExactParts.only(fitting.map { left[$0].extent }, mapped: mapped) else {
+        continue
+      }
+      if only != nil { return nil }
+      only = parts.map { fitting[$0] }
+    }
+    return only
   }
 
   /// Puts those of a height that belong into one place of those that `fits` allows; returns whether there

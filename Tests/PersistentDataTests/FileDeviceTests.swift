@@ -64,6 +64,12 @@ import Testing
         found.block(block).load(as: UInt64.self) == ((5..<11).contains(block) ? 77 : UInt64(block)))
     }
   }
+
+  @Test("memory that there is not is refused where its size comes from a disk")
+  func memory() {
+    #expect(AlignedBuffer(ifAvailable: 1 << 60) == nil)
+    #expect(AlignedBuffer(ifAvailable: 1)?.bytes.count == 4096)
+  }
 }
 
 extension AlignedBuffer {

@@ -26,7 +26,7 @@ private final class Reader: RequestOwner {
     _ operation: BlockOperation, _ disk: BlockDestination, _ range: Range<Int>,
     _ bytes: [UInt8] = []
   ) -> (error: Int32, bytes: [UInt8]) {
-    let buffer = AlignedBuffer(count: (range.count + 4095) / 4096 * 4096)
+    let buffer = AlignedBuffer(holding: range.count)
     if operation == .write { buffer.bytes.copyBytes(from: bytes) }
     let data = ScatteredData(byteCount: range.count, unit: 512, &random)
     data.take(from: buffer)

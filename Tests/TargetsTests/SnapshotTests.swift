@@ -15,10 +15,12 @@ private let sectors = 64
 private final class Bench {
   let world: World
   let old = pattern(3, sectors * 512)
+  let origin: MemoryDisk
 
   init() throws {
     world = try World()
-    try world.add("origin", MemoryDisk(world.loop, bytes: old, seed: 1))
+    origin = MemoryDisk(world.loop, bytes: old, seed: 1)
+    try world.add("origin", origin)
     try world.create("o", [originLine])
   }
 
@@ -36,16 +38,12 @@ private final class Bench {
   @discardableResult
   func snapshot(_ name: String, _ store: String = "P 8", cowSectors: Int = 200) throws -> MemoryDisk
   {
-    try world.add("cow-\(name)", byteCount: cowSectors * 512)
+    let cow = MemoryDisk(world.loop, byteCount: cowSectors * 512)
+    try world.add("cow-\(name)", cow)
     try world.dm.suspend(.name("o"), [])
     try world.create(name, [line("cow-\(name)", store)])
     try world.resume("o")
-    return disk("cow-\(name)")
-  }
-
-  func disk(_ name: String) -> MemoryDisk {
-    guard let disk = world.disks[name] else { fatalError("no disk \(name)") }
-    return disk
+    return cow
   }
 
   func all(_ name: String) throws -> [UInt8] { try world.read(name, at: 0, count: sectors * 512) }
@@ -90,7 +88,7 @@ struct SnapshotTests {
     let bench = try Bench()
     try bench.snapshot("s")
     #expect(try bench.world.write("s", at: 0, pattern(1, 4096)) == 0)
-    let origin = bench.disk("origin")
+    let origin = bench.origin
     origin.fails = { operation, _ in operation == .read }
     #expect(try bench.world.write("s", at: 4096, pattern(2, 512)) == EIO)
     #expect(try bench.world.status("s") == "Invalid")
@@ -104,7 +102,7 @@ struct SnapshotTests {
     cow.halted = [.write]
     let write = try bench.world.start(.write, "o", at: 4096, pattern(2, 512))
     bench.world.passes()
-    #expect(!write.isDone && bench.disk("origin").bytes == pattern(1, 512) + bench.old[512...])
+    #expect(!write.isDone && bench.origin.bytes == pattern(1, 512) + bench.old[512...])
     cow.halted = []
     bench.world.finish([write])
     #expect(write.error == 0 && cow.durable[4] == 0)
@@ -114,7 +112,7 @@ struct SnapshotTests {
   func readsGoFirst() throws {
     let bench = try Bench()
     try bench.snapshot("s")
-    let origin = bench.disk("origin")
+    let origin = bench.origin
     // The chunk is copied meanwhile: only the write that overwrites it has to wait.
     origin.delays = { $0.operation == .read && $0.byteCount == 512 }
     let read = try bench.world.start(.read, "s", at: 512, count: 512)
@@ -141,7 +139,7 @@ struct SnapshotTests {
       try bench.world.dm.suspend(.name("m"), [])
       try bench.world.resume("o")
     }
-    let origin = bench.disk("origin")
+    let origin = bench.origin
     origin.halted = [.write]
     let write = try bench.world.start(.write, "o", at: 0, pattern(5, 4096))
     bench.world.passes()
@@ -207,7 +205,7 @@ struct SnapshotTests {
     try bench.world.dm.load(.name("o"), [bench.line("cow-s", merge: true)], readOnly: false)
     try bench.world.dm.suspend(.name("o"), [])
     try bench.world.dm.suspend(.name("s"), [])
-    let origin = bench.disk("origin")
+    let origin = bench.origin
     let (writes, flushes) = (origin.count(.write), origin.count(.flush))
     let records = cow.count(.write)
     switch number {
@@ -240,7 +238,7 @@ struct SnapshotTests {
     for chunk in [0, 4, 2] {
       #expect(try bench.world.write("s", at: chunk * 4096, pattern(chunk, 4096)) == 0)
     }
-    let origin = bench.disk("origin")
+    let origin = bench.origin
     try bench.world.dm.load(.name("o"), [bench.line("cow-s", merge: true)], readOnly: false)
     try bench.world.dm.suspend(.name("o"), [])
     try bench.world.dm.suspend(.name("s"), [])
@@ -275,7 +273,7 @@ struct SnapshotTests {
     try bench.world.dm.load(.name("o"), [bench.line("cow-s", merge: true)], readOnly: false)
     try bench.world.dm.suspend(.name("o"), [])
     try bench.world.dm.suspend(.name("s"), [])
-    let before = bench.disk("origin").count(.write)
+    let before = bench.origin.count(.write)
     try bench.world.resume("o")
     var writes: [World.Outcome] = []
     for index in 0..<20 {
@@ -288,9 +286,9 @@ struct SnapshotTests {
     bench.world.loop.run(within: 10 * World.second) {
       (try? bench.world.status("o")) == "16/200 16"
     }
-    #expect(bench.disk("origin").bytes == expected)
+    #expect(bench.origin.bytes == expected)
     // One copy, and what came for its chunks after it had begun.
-    #expect(bench.disk("origin").count(.write) - before <= 21)
+    #expect(bench.origin.count(.write) - before <= 21)
   }
 
   // MARK: - Stores of others
@@ -343,9 +341,10 @@ struct SnapshotTests {
         .randomElement(using: &random) ?? 0
       withUnsafeBytes(of: word.littleEndian) { image.replaceSubrange(at..<at + 4, with: $0) }
     }
-    try bench.world.add("cow-s", MemoryDisk(bench.world.loop, bytes: image, seed: seed))
+    let damaged = MemoryDisk(bench.world.loop, bytes: image, seed: seed)
+    try bench.world.add("cow-s", damaged)
     if let refusal = bench.refusal(bench.line("cow-s", "P 0")) {
-      #expect(!refusal.explanation.isEmpty && bench.disk("cow-s").bytes == image)
+      #expect(!refusal.explanation.isEmpty && damaged.bytes == image)
       return
     }
     try bench.world.dm.rename(.name("refused"), to: "s")

@@ -205,7 +205,7 @@ final class World {
     unowned let world: World
     init(_ world: World, _ count: Int) {
       self.world = world
-      buffer = AlignedBuffer(count: max(4096, (count + 4095) / 4096 * 4096))
+      buffer = AlignedBuffer(holding: count)
     }
     override func requestDone(_ request: RequestPointer) {
       error = request.pointee.errorNumber

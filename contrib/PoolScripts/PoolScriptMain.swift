@@ -104,13 +104,24 @@ enum PoolScriptMain {
     exit(2)
   }
 
-  private static func play(_ kind: String, _ folder: String) {
-    let isKernel = kind == "kernel"
+  /// Makes a folder for the devices.
+  private static func makeScratch() -> String {
     let base = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
     let scratch = "\(base)/pool-script.\(getpid())"
     guard mkdir(scratch, 0o700) == 0 else {
       fail("\(scratch): \(String(cString: strerror(errno)))")
     }
+    return scratch
+  }
+
+  /// Removes the files in a folder.
+  private static func empty(_ folder: String) {
+    for file in Folder.names(in: folder) { unlink("\(folder)/\(file)") }
+  }
+
+  private static func play(_ kind: String, _ folder: String) {
+    let isKernel = kind == "kernel"
+    let scratch = makeScratch()
     defer { remove(scratch) }
     for name in scripts(in: folder, isKernel ? ".script" : ".played") {
       guard let lines = readLines("\(folder)/\(name).\(isKernel ? "script" : "played")") else {
@@ -131,11 +142,7 @@ enum PoolScriptMain {
 
   /// Plays one part of every script that has so many; prints how many have.
   private static func playTurn(_ turn: Int, _ isKernel: Bool, _ folder: String) {
-    let base = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
-    let scratch = "\(base)/pool-script.\(getpid())"
-    guard mkdir(scratch, 0o700) == 0 else {
-      fail("\(scratch): \(String(cString: strerror(errno)))")
-    }
+    let scratch = makeScratch()
     defer { remove(scratch) }
     var played = 0
     for name in scripts(in: folder, ".script") {
@@ -171,7 +178,7 @@ enum PoolScriptMain {
         results.append("cannot play: \(error)")
       }
       write(results, to: "\(folder)/\(name).turns")
-      for file in Folder.names(in: scratch) { unlink("\(scratch)/\(file)") }
+      empty(scratch)
     }
     say("\(played) parts")
   }
@@ -190,7 +197,7 @@ enum PoolScriptMain {
   private static func play(
     _ name: String, _ lines: [String], _ isKernel: Bool, _ scratch: String
   ) -> Outcome {
-    defer { for file in Folder.names(in: scratch) { unlink("\(scratch)/\(file)") } }
+    defer { empty(scratch) }
     do {
       let player = ScriptPlayer(try makeWorld(isKernel, scratch), addsCommits: isKernel)
       player.willPlay = { willPlay($0, of: name, isKernel) }
@@ -205,7 +212,7 @@ enum PoolScriptMain {
   private static func playStacks(
     _ name: String, _ lines: [String], _ isKernel: Bool, _ scratch: String
   ) -> Outcome {
-    defer { for file in Folder.names(in: scratch) { unlink("\(scratch)/\(file)") } }
+    defer { empty(scratch) }
     do {
       let player = StackPlayer(try makeWorld(isKernel, scratch))
       player.willPlay = { willPlay($0, of: name, isKernel) }

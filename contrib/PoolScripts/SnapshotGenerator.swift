@@ -59,6 +59,10 @@ struct SnapshotGenerator {
   }
   private mutating func any<T>(_ list: [T]) -> T { list[number(0...list.count - 1)] }
   private mutating func add(_ line: String) { lines.append(line) }
+  /// Lines for while an origin is suspended.
+  private mutating func add(whileSuspended origin: Int, _ new: String...) {
+    lines += ["suspend \(origins[origin].front)"] + new + ["resume \(origins[origin].front)"]
+  }
   private mutating func someSnapshot(live: Bool = true) -> String? {
     snapshots.keys.sorted().filter { snapshots[$0]?.isLive == live }.randomElement(using: &random)
   }
@@ -143,9 +147,7 @@ struct SnapshotGenerator {
     // Otherwise there is what the disk had before: no store.
     let isZeroed = store == "N" || !chance(12)
     if isZeroed && store != "N" { add("zero \(snapshot.cow) 0 1") }
-    add("suspend \(origins[index].front)")
-    add("make \(name) \(line(snapshot))")
-    add("resume \(origins[index].front)")
+    add(whileSuspended: index, "make \(name) \(line(snapshot))")
     add("status \(name)")
     guard isZeroed else { return add("remove \(name)") }
     snapshots[name] = snapshot
@@ -153,12 +155,10 @@ struct SnapshotGenerator {
   }
 
   private mutating func removeSnapshot() {
-    guard let name = someSnapshot(), let snapshot = snapshots[name] else { return }
-    let front = origins[snapshot.origin].front
-    guard !origins[snapshot.origin].isMerging else { return }
-    add("suspend \(front)")
-    add("remove \(name)")
-    add("resume \(front)")
+    guard let name = someSnapshot(), let snapshot = snapshots[name],
+      !origins[snapshot.origin].isMerging
+    else { return }
+    add(whileSuspended: snapshot.origin, "remove \(name)")
     if snapshot.store == "N" { snapshots[name] = nil } else { snapshots[name]?.isLive = false }
   }
 
@@ -167,10 +167,8 @@ struct SnapshotGenerator {
     guard let name = someSnapshot(live: false), let snapshot = snapshots[name],
       !origins[snapshot.origin].isMerging
     else { return removeSnapshot() }
-    let front = origins[snapshot.origin].front
-    add("suspend \(front)")
-    add("make \(name) \(line(snapshot, chunk: chance(3) ? any([0, 2, 8, 128]) : nil))")
-    add("resume \(front)")
+    let chunk = chance(3) ? any([0, 2, 8, 128]) : nil
+    add(whileSuspended: snapshot.origin, "make \(name) \(line(snapshot, chunk: chunk))")
     add("status \(name)")
     add("gettable \(name)")
     snapshots[name]?.isLive = true
@@ -278,15 +276,12 @@ struct SnapshotGenerator {
   private mutating func cut() {
     for (name, snapshot) in snapshots.sorted(by: { $0.key < $1.key })
     where snapshot.isLive && snapshot.store == "N" {
-      add("suspend \(origins[snapshot.origin].front)")
-      add("remove \(name)")
-      add("resume \(origins[snapshot.origin].front)")
+      add(whileSuspended: snapshot.origin, "remove \(name)")
       snapshots[name] = nil
     }
     let live = snapshots.filter { $0.value.isLive }.sorted { $0.key < $1.key }
     for origin in origins { add("remove \(origin.front)") }
     for (name, _) in live { add("remove \(name)") }
-    // Slices of stores that are not in use stay away until they are needed.
     for (_, snapshot) in live { add("remove \(snapshot.cow)") }
     for origin in origins {
       if let merge = origin.merge { add("remove \(merge.cow)") }
@@ -338,7 +333,6 @@ struct SnapshotGenerator {
       }
     }
     let text = words.joined(separator: " ")
-    // What is right by chance would be a second table on a store, or a store where none was made.
     // A longer type name does not reach the kernel, because the library has no room for it.
     guard words.count > 2, words[2].utf8.count <= 15 else { return }
     add("make wrong \(text)")

@@ -277,7 +277,8 @@ final class StackPlayer {
         let linear = try? LinearTarget(slice)
       else { continue }
       let start = Int(linear.source.sector)
-      undefined.append(start + Int(target.chunkSectors)..<start + Int(slice.length))
+      let range = start + Int(target.chunkSectors)..<start + Int(slice.length)
+      if !undefined.contains(range) { undefined.append(range) }
     }
   }
 

@@ -249,4 +249,24 @@ extension UnsafeMutablePointer where Pointee == BlockRequest {
     self = RequestQueue()
     return all
   }
+
+  /// Puts what its writes have of `range` into `memory`, which has the bytes of `range`, in the order in
+  /// which they came: what is going to be written is written with them.
+  public func putWrites(into memory: UnsafeMutableRawPointer, _ range: Range<UInt64>) {
+    var next = unsafe first
+    while let write = unsafe next {
+      let lower = unsafe max(range.lowerBound, write.pointee.offset)
+      let upper = unsafe min(range.upperBound, write.pointee.end)
+      if lower < upper {
+        let (place, count) = unsafe (memory + Int(lower - range.lowerBound), Int(upper - lower))
+        if unsafe write.pointee.operation == .write {
+          unsafe write.pointee.memory.advanced(by: Int(lower - write.pointee.offset))
+            .copy(to: place, count)
+        } else {
+          unsafe place.initializeMemory(as: UInt8.self, repeating: 0, count: count)
+        }
+      }
+      unsafe next = write.pointee.next
+    }
+  }
 }

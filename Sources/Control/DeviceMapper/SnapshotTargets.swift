@@ -64,7 +64,7 @@ public struct SnapshotTarget: TargetGrammar {
     try DeviceRequest(words[1], Role.cow).open(by: opener, orSay: "Cannot get COW device")
     guard let store = Self.store(words[2]),
       let chunk = KernelText.strict(words[3], max: UInt64(UInt32.max)),
-      chunk & (chunk &- 1) == 0, chunk <= 4_194_303
+      Self.isChunkSize(chunk)
     else { throw TargetError("Couldn't create exception store") }
     guard !merging || store != .transient else {
       throw TargetError("Snapshot exception store does not support snapshot-merge.")
@@ -72,6 +72,12 @@ public struct SnapshotTarget: TargetGrammar {
     self.init(
       origin: words[0], cow: words[1], store: store,
       chunkSectors: UInt32(truncatingIfNeeded: chunk), features: features)
+  }
+
+  /// Whether the kernel takes chunks of so many sectors: a power of two, or 0 for what the store chooses, and
+  /// at most `INT_MAX >> SECTOR_SHIFT`.
+  public static func isChunkSize(_ sectors: UInt64) -> Bool {
+    sectors & (sectors &- 1) == 0 && sectors <= 4_194_303
   }
 
   private static func store(_ word: String) -> Store? {

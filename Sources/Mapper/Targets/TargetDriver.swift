@@ -66,6 +66,12 @@ public class TargetDriver: RequestOwner {
   /// A part that was sent on is complete.
   public override func requestDone(_ part: RequestPointer) { unsafe done(part) }
 
+  /// Has a part mapped again by the driver that it belongs to.
+  static func mapAgain(_ part: RequestPointer) {
+    // A driver is the owner of the parts of its requests.
+    unsafe unsafeDowncast(part.pointee.owner, to: TargetDriver.self).map(part)
+  }
+
   /// Returns a part to the device.
   final func done(_ part: RequestPointer) { unsafe device.partDone(part) }
 

@@ -35,8 +35,8 @@ public final class UserspaceDeviceMapper {
   /// One table at a time is made or dropped: that can have to wait for a disk.
   let loading: FiberLock
   let parts = RequestPool()
-  /// Makes the copies of targets.
-  let copies: CopyEngine
+  /// The engine behind `copies`, once a target has asked for it: it takes part in every pass of the loop.
+  private var copyEngine: CopyEngine?
   /// A buffer of zeros for writes; never written to.
   let zeros = AlignedBuffer(count: 1 << 20)
   /// Whether everything is opened for reading only, whatever tables say.
@@ -64,7 +64,6 @@ public final class UserspaceDeviceMapper {
   public init(loop: EventLoop, queue: IOQueue, workers: Workers) {
     self.loop = loop
     loading = FiberLock(loop)
-    copies = CopyEngine(loop, MemoryBudget(16 << 20))
     let context = DiskContext(loop, queue, workers)
     openDisk = { (found, readOnly) throws(DeviceOpenError) in
       do throws(BlockIOError) {
@@ -83,17 +82,25 @@ public final class UserspaceDeviceMapper {
     return made
   }
 
+  /// Makes the copies of targets; made on first use.
+  var copies: CopyEngine {
+    if let known = copyEngine { return known }
+    let made = CopyEngine(loop, MemoryBudget(16 << 20))
+    copyEngine = made
+    return made
+  }
+
   // MARK: - Memory
 
   /// The bytes of memory for pending requests, and for state of targets that clients can enlarge.
   public var memoryBytes: Int {
-    kept.values.reduce(parts.bytes + copies.bytes) { $0 + $1.bytes }
+    kept.values.reduce(parts.bytes + (copyEngine?.bytes ?? 0)) { $0 + $1.bytes }
   }
 
   /// Releases unused memory. Call it from time to time.
   public func returnMemory() {
     parts.trim()
-    copies.trim()
+    copyEngine?.trim()
     for keeper in kept.values { keeper.returnMemory() }
   }
 

@@ -242,7 +242,7 @@ public final class TreeForest {
 
   /// The sum of two numbers of entries, 2^64 - 1 at most: nodes that lead to the same node many times, level
   /// by level, have more than there are numbers for.
-  static func sum(_ a: UInt64, _ b: UInt64) -> UInt64 {
+  package static func sum(_ a: UInt64, _ b: UInt64) -> UInt64 {
     let (sum, isTooLarge) = a.addingReportingOverflow(b)
     return isTooLarge ? .max : sum
   }

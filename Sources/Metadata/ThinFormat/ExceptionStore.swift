@@ -101,9 +101,6 @@ public struct ExceptionStoreLayout: Equatable, Sendable {
   /// Sectors in a chunk: a power of two.
   public let chunkSectors: UInt32
 
-  /// The most sectors that a chunk can have (kernel: `INT_MAX >> SECTOR_SHIFT`).
-  public static var chunkSectorsMax: UInt32 { 4_194_303 }
-
   /// The layout with chunks of so many sectors.
   public init(chunkSectors: UInt32) { self.chunkSectors = chunkSectors }
 

@@ -180,7 +180,7 @@ public final class ResumableOutput {
   /// Whether the first `byteCount` bytes of a device are zeros.
   public func isBlank(_ byteCount: Int) throws(BlockIOError) -> Bool {
     let count = Int(min(UInt64(byteCount), try self.byteCount()))
-    let buffer = AlignedBuffer(count: max(4096, (count + 4095) / 4096 * 4096))
+    let buffer = AlignedBuffer(holding: count)
     try unsafe file.read(
       into: UnsafeMutableRawBufferPointer(rebasing: buffer.bytes[..<count]), at: 0)
     return unsafe buffer.bytes.isAllZero

@@ -127,6 +127,13 @@ public final class FiberLock {
 }
 
 extension EventLoop {
+  /// Calls `body`, and returns when what that was given has been called: see `Pause`.
+  public func pause(_ body: (_ end: @escaping () -> Void) -> Void) {
+    let pause = Pause(self)
+    body { pause.end() }
+    pause.wait()
+  }
+
   /// Calls `body`, which may wait: it runs at once up to its end or its first wait, and from there on when
   /// what it waits for has happened.
   public func begin(_ body: @escaping () -> Void) {

@@ -200,7 +200,7 @@ final class PoolRig {
 
     fileprivate init(_ requests: RequestPool, _ count: Int) {
       self.requests = requests
-      buffer = AlignedBuffer(count: max(4096, (count + 4095) / 4096 * 4096))
+      buffer = AlignedBuffer(holding: count)
     }
 
     override func requestDone(_ request: RequestPointer) {

@@ -32,7 +32,7 @@ final class Bench {
   }
 
   private func file(_ name: String, bytes: Int) throws -> String {
-    let path = "\(folder)/bench-targets.\(name)"
+    let path = path(name)
     let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
     guard descriptor >= 0, ftruncate(descriptor, bytes) == 0 else {
       throw SystemError("open \(path)", errno)
@@ -80,19 +80,13 @@ final class Bench {
     let row = Row(name: "once", writes: true, bytes: 4096, depth: depth)
     let client = Client(loop, destination, row, span: bytes)
     client.once(stride: UInt64(stride))
-    let (start, startCPU) = (EventLoop.now(), Self.cpuSeconds())
-    client.begin()
-    loop.run { client.isDone }
-    if client.error != 0 { throw SystemError(row.name, client.error) }
-    return Measurement(
-      count: client.count, seconds: Double(EventLoop.now() - start) / 1e9,
-      cpuSeconds: Self.cpuSeconds() - startCPU)
+    return try measure(client, row)
   }
 
   /// Volume 1 of a new pool, in the state that a row requires.
   func makeVolume(_ state: Row.Volume) throws -> OpenDevice {
     let backend = UserspaceBackend(mapper, loop: loop)
-    unlink("\(folder)/bench-targets.meta")
+    unlink(path("meta"))
     let metadata = try file("meta", bytes: 64 << 20)
     let dataBytes = 2 * bytes + (64 << 20)
     let data = try file("data", bytes: dataBytes)
@@ -139,9 +133,12 @@ final class Bench {
       // Few enough that most blocks are not cached.
       client.countMax = bytes >> 16
     }
-    let start = EventLoop.now()
-    let startCPU = Self.cpuSeconds()
-    client.deadline = start + UInt64(seconds * 1e9)
+    client.deadline = EventLoop.now() + UInt64(seconds * 1e9)
+    return try measure(client, row)
+  }
+
+  private func measure(_ client: Client, _ row: Row) throws -> Measurement {
+    let (start, startCPU) = (EventLoop.now(), Self.cpuSeconds())
     client.begin()
     loop.run { client.isDone }
     if client.error != 0 { throw SystemError(row.name, client.error) }

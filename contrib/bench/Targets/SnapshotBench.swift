@@ -70,6 +70,16 @@ enum SnapshotBench {
     try create(backend, "s", bytes, "snapshot", "\(origin) \(cow) P \(sectors)")
   }
 
+  /// The same with chunks of 16 KiB, in which every chunk has been written.
+  private static func makeFullSnapshot(
+    _ bench: Bench, _ backend: UserspaceBackend, _ bytes: Int
+  ) throws {
+    try makeSnapshot(bench, backend, bytes, 32)
+    let snapshot = try bench.mapper.open("s", readOnly: false)
+    defer { snapshot.close() }
+    try bench.fill(snapshot.destination)
+  }
+
   private static func measure(
     _ row: Row, _ device: Device?, _ folder: String, _ bytes: Int, _ seconds: Double,
     _ file: String = "raw"
@@ -118,10 +128,7 @@ enum SnapshotBench {
     try besideClients(folder, bytes, seconds)
     let (bench, backend) = try world(folder, bytes)
     defer { bench.mapper.removeAll() }
-    try makeSnapshot(bench, backend, bytes, 32)
-    let snapshot = try bench.mapper.open("s", readOnly: false)
-    try bench.fill(snapshot.destination)
-    snapshot.close()
+    try makeFullSnapshot(bench, backend, bytes)
     var start = EventLoop.now()
     try beginMerge(bench, backend, bytes)
     while try isMerging(backend) { bench.loop.run(within: 5_000_000) { false } }
@@ -164,10 +171,7 @@ extension SnapshotBench {
         without.append(try measure(row, .origin, folder, bytes, seconds))
         let (bench, backend) = try world(folder, bytes)
         defer { bench.mapper.removeAll() }
-        try makeSnapshot(bench, backend, bytes, 32)
-        let snapshot = try bench.mapper.open("s", readOnly: false)
-        try bench.fill(snapshot.destination)
-        snapshot.close()
+        try makeFullSnapshot(bench, backend, bytes)
         try beginMerge(bench, backend, bytes)
         let opened = try bench.mapper.open("o", readOnly: false)
         with.append(try bench.run(row, on: opened.destination, seconds: seconds).perSecond)

@@ -1,11 +1,12 @@
 #!/bin/sh
 # The kernel plays scripts of pool operations; the results are left for comparison.
 #
-# usage: contrib/kernel/run scenarios/pool-scripts.sh -- DIR
+# usage: contrib/kernel/run scenarios/pool-scripts.sh -- ARGUMENT...
 #
-#   DIR  has the scripts, DIR/N.script; DMTHIN_SCRIPTS names it as well, so that the rig can see it
+#   ARGUMENT...  those of pool-script: `kernel DIR`, or `turn K kernel DIR`
 #
-# DMTHIN_PROGRAMS names the folder of pool-script. Its help lists the files that it leaves in DIR.
+# DMTHIN_PROGRAMS names the folder of pool-script, and DMTHIN_SCRIPTS DIR as well, so that the rig can see it.
+# Its help lists the files that it leaves in DIR.
 . "$DMTHIN_RIG/lib.sh"
 
-must "${DMTHIN_PROGRAMS:?names the directory of pool-script}/pool-script" kernel "$1"
+must "${DMTHIN_PROGRAMS:?names the directory of pool-script}/pool-script" "$@"

@@ -18,9 +18,6 @@ public final class CopyEngine {
     public internal(set) var bytesWritten: UInt64 = 0
   }
 
-  /// Bytes of the buffers of short and of long pieces.
-  private static let shortBytes = 64 << 10
-  private static let longBytes = 512 << 10
   /// The most pieces of a job that are under way at the same time.
   private static let piecesMax = 8
 
@@ -29,8 +26,8 @@ public final class CopyEngine {
   let loop: EventLoop
   let requests = RequestPool()
   private let budget: MemoryBudget
-  @safe @exclusivity(unchecked) private var short: PieceSupply
-  @safe @exclusivity(unchecked) private var long: PieceSupply
+  private let short = PieceSupply(64 << 10)
+  private let long = PieceSupply(512 << 10)
   /// Jobs that are done but for telling.
   @safe @exclusivity(unchecked) private var endedJobs: [CopyJob] = []
   @safe @exclusivity(unchecked) private var restTimers: [ObjectIdentifier: RestTimer] = [:]
@@ -40,8 +37,6 @@ public final class CopyEngine {
   public init(_ loop: EventLoop, _ budget: MemoryBudget) {
     self.loop = loop
     self.budget = budget
-    short = PieceSupply(Self.shortBytes)
-    long = PieceSupply(Self.longBytes)
     teller = Teller()
     unsafe teller.engine = self
     loop.add(teller)
@@ -52,13 +47,14 @@ public final class CopyEngine {
     budget.give(short.bytes + long.bytes)
   }
 
-  /// Bytes of memory for requests; buffers are in the budget.
-  public var bytes: Int { requests.bytes }
+  /// Bytes of memory for requests and buffers.
+  public var bytes: Int { requests.bytes + short.bytes + long.bytes }
 
   /// Frees buffers that are not in use, but a few.
   public func trim() {
-    for _ in 0..<short.excess { budget.give(short.drop()) }
-    for _ in 0..<long.excess { budget.give(long.drop()) }
+    for supply in [short, long] {
+      for _ in 0..<supply.excess { budget.give(supply.drop()) }
+    }
     requests.trim()
   }
 
@@ -68,9 +64,9 @@ public final class CopyEngine {
   public func begin(_ job: CopyJob) {
     precondition(job.begun == 0 && job.pieceCount == 0, "a job is begun once")
     switch job.content {
-    case .flush: sendToAll(CopyPiece(self, buffer: nil), .flush, job)
+    case .flush: sendToAll(CopyPiece(self), .flush, job)
     case .zeros where !job.fills && job.byteCount <= UInt64(Int.max):
-      let piece = CopyPiece(self, buffer: nil)
+      let piece = CopyPiece(self)
       piece.byteCount = Int(job.byteCount)
       job.begun = job.byteCount
       sendToAll(piece, .writeZeroes, job)
@@ -85,15 +81,13 @@ public final class CopyEngine {
       let isGentle = job.pace?.isGentle ?? false
       guard job.pieceCount < (isGentle ? 1 : Self.piecesMax) else { return }
       if let pace = job.pace, pace.restsUntil > loop.time { return rest(job, pace) }
-      let left = job.byteCount - job.begun
-      let isShort = isGentle || job.byteCount <= UInt64(Self.shortBytes)
-      guard let piece = take(isShort: isShort) else {
+      let supply = isGentle || job.byteCount <= UInt64(short.pieceBytes) ? short : long
+      guard let piece = take(from: supply) else {
         job.isWaiting = true
-        if isShort { short.wait(job) } else { long.wait(job) }
-        return
+        return supply.wait(job)
       }
       piece.offset = job.begun
-      piece.byteCount = Int(min(left, UInt64(isShort ? Self.shortBytes : Self.longBytes)))
+      piece.byteCount = Int(min(job.byteCount - job.begun, UInt64(supply.pieceBytes)))
       job.begun += UInt64(piece.byteCount)
       job.pieceCount += 1
       piece.job = job
@@ -102,16 +96,14 @@ public final class CopyEngine {
     }
   }
 
-  private func take(isShort: Bool) -> CopyPiece? {
-    if let piece = isShort ? short.take() : long.take() { return piece }
-    let wanted = isShort ? Self.shortBytes : Self.longBytes
+  private func take(from supply: PieceSupply) -> CopyPiece? {
+    if let piece = supply.take() { return piece }
     // Buffers of the other kind that are not in use are in the way.
-    while budget.left < wanted, isShort ? long.hasFree : short.hasFree {
-      budget.give(isShort ? long.drop() : short.drop())
-    }
-    guard budget.take(wanted, always: (isShort ? short.bytes : long.bytes) == 0) else { return nil }
-    if isShort { short.made() } else { long.made() }
-    return CopyPiece(self, buffer: AlignedBuffer(count: wanted))
+    let other = supply === short ? long : short
+    while budget.left < supply.pieceBytes, other.hasFree { budget.give(other.drop()) }
+    guard budget.take(supply.pieceBytes, always: supply.bytes == 0) else { return nil }
+    supply.made()
+    return CopyPiece(self, supply)
   }
 
   /// Goes on with `job` when its pace lets it.
@@ -127,11 +119,7 @@ public final class CopyEngine {
       // The timer has this closure, which has the timer.
       let jobs = timer.jobs
       (timer.timer, timer.jobs) = (nil, [])
-      for job in jobs {
-        job.isWaiting = false
-        advance(job)
-        endIfDone(job)
-      }
+      for job in jobs { goOn(job) }
     }
     timer.timer = body
     loop.set(body, after: pace.restsUntil - loop.time)
@@ -222,22 +210,23 @@ public final class CopyEngine {
     job.pieceCount -= 1
     piece.job = nil
     // Before this job's next piece, so that others have their turn.
-    if let buffer = piece.buffer {
-      giveBack(piece, isShort: unsafe buffer.bytes.count == Self.shortBytes)
+    if let supply = piece.supply {
+      supply.give(piece)
+      if let next = supply.nextWaiting() { goOn(next) }
     }
     advance(job)
     endIfDone(job)
   }
 
-  private func giveBack(_ piece: CopyPiece, isShort: Bool) {
-    if isShort { short.give(piece) } else { long.give(piece) }
-    guard let next = isShort ? short.nextWaiting() : long.nextWaiting() else { return }
-    next.isWaiting = false
-    advance(next)
-    endIfDone(next)
+  /// A job need not wait any more.
+  private func goOn(_ job: CopyJob) {
+    job.isWaiting = false
+    advance(job)
+    endIfDone(job)
   }
 
   fileprivate func tell() {
+    if endedJobs.isEmpty { return }
     // What these begin in turn is told in a later round.
     let jobs = endedJobs
     endedJobs = []
@@ -261,6 +250,8 @@ private final class Teller: PassHook {
 /// A part of a copy that is under way, with its memory.
 private final class CopyPiece: RequestOwner {
   private unowned(unsafe) let engine: CopyEngine
+  /// Where its buffer belongs; nil for a piece without one.
+  unowned let supply: PieceSupply?
   let buffer: AlignedBuffer?
   /// The job that it is a part of. Requests do not keep their owner: the piece keeps itself as long as it
   /// has a job.
@@ -273,9 +264,10 @@ private final class CopyPiece: RequestOwner {
   var pending = 0
   var started: UInt64 = 0
 
-  init(_ engine: CopyEngine, buffer: AlignedBuffer?) {
+  init(_ engine: CopyEngine, _ supply: PieceSupply? = nil) {
     unsafe self.engine = engine
-    self.buffer = buffer
+    self.supply = supply
+    buffer = supply.map { AlignedBuffer(count: $0.pieceBytes) }
     super.init()
   }
 
@@ -293,14 +285,14 @@ private final class CopyPiece: RequestOwner {
 }
 
 /// Pieces with buffers of one size that are not in use, and the jobs that wait for one.
-private struct PieceSupply {
+private final class PieceSupply {
   /// Pieces that are kept where nothing is to do.
   private static let keptMax = 4
-  private let pieceBytes: Int
+  let pieceBytes: Int
   private var count = 0
-  private var free: [CopyPiece] = []
-  private var urgent: [CopyJob] = []
-  private var paced: [CopyJob] = []
+  @safe @exclusivity(unchecked) private var free: [CopyPiece] = []
+  @safe @exclusivity(unchecked) private var urgent: [CopyJob] = []
+  @safe @exclusivity(unchecked) private var paced: [CopyJob] = []
 
   init(_ pieceBytes: Int) { self.pieceBytes = pieceBytes }
 
@@ -309,22 +301,22 @@ private struct PieceSupply {
   var hasFree: Bool { !free.isEmpty }
   var excess: Int { max(0, free.count - Self.keptMax) }
 
-  mutating func made() { count += 1 }
-  mutating func take() -> CopyPiece? { free.popLast() }
-  mutating func give(_ piece: CopyPiece) { free.append(piece) }
+  func made() { count += 1 }
+  func take() -> CopyPiece? { free.popLast() }
+  func give(_ piece: CopyPiece) { free.append(piece) }
 
   /// Frees a buffer that is not in use; returns its size.
-  mutating func drop() -> Int {
+  func drop() -> Int {
     free.removeLast()
     count -= 1
     return pieceBytes
   }
 
-  mutating func wait(_ job: CopyJob) {
+  func wait(_ job: CopyJob) {
     if job.pace == nil { urgent.append(job) } else { paced.append(job) }
   }
 
-  mutating func nextWaiting() -> CopyJob? {
+  func nextWaiting() -> CopyJob? {
     if !urgent.isEmpty { return urgent.removeFirst() }
     return paced.isEmpty ? nil : paced.removeFirst()
   }

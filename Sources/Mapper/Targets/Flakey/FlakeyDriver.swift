@@ -107,7 +107,7 @@ extension BlockRequest {
   }
 
   private func corruptedCopy(_ memory: RequestMemory, _ count: Int) -> AlignedBuffer {
-    let copy = AlignedBuffer(count: (count + 4095) / 4096 * 4096)
+    let copy = AlignedBuffer(holding: count)
     if let place = unsafe copy.bytes.baseAddress { unsafe memory.copy(to: place, count) }
     unsafe corrupt(RequestMemory(copy.bytes.baseAddress), count)
     return copy

@@ -41,7 +41,7 @@ struct FoundStore {
     layout = ExceptionStoreLayout(chunkSectors: wanted)
     let header = try Self.readHeader(cow, layout)
     if header.magic == 0 {
-      area = Self.emptyArea(layout)
+      area = try Self.emptyArea(cow, layout)
       try make(on: cow)
       return
     }
@@ -77,13 +77,19 @@ struct FoundStore {
           + "\(ExceptionStoreHeader.version)"
       )
     }
-    area = Self.emptyArea(layout)
+    area = try Self.emptyArea(cow, layout)
     isValid = header.valid != 0
     if isValid { try readRecords(cow, body) }
   }
 
-  private static func emptyArea(_ layout: ExceptionStoreLayout) -> AlignedBuffer {
-    AlignedBuffer(count: (Int(layout.chunkBytes) + 4095) / 4096 * 4096)
+  private static func emptyArea(_ cow: any BlockDevice, _ layout: ExceptionStoreLayout)
+    throws(Refusal) -> AlignedBuffer
+  {
+    guard let area = AlignedBuffer(ifAvailable: Int(layout.chunkBytes)) else {
+      throw Refusal(
+        ENOMEM, "\(cow.path) has chunks of \(layout.chunkBytes) bytes: there is not so much memory")
+    }
+    return area
   }
 
   private static func failure(_ error: BlockIOError) -> Refusal {
@@ -118,8 +124,7 @@ struct FoundStore {
         "\(cow.path) has \(cow.byteCount) bytes: not enough for an exception store with chunks of \(chunk)"
       )
     }
-    let buffer = AlignedBuffer(
-      count: (Int(min(2 * chunk, UInt64(Self.pieceBytes))) + 4095) / 4096 * 4096)
+    let buffer = AlignedBuffer(holding: Int(min(2 * chunk, UInt64(Self.pieceBytes))))
     do throws(BlockIOError) {
       // The header comes last: until then there is no store.
       var at = 2 * chunk

@@ -74,22 +74,8 @@ final class PendingRun: CopyJob {
     // What comes while a piece is being written comes too late for that.
     takesWrites = false
     let start = oldFirst * exceptions.store.chunkBytes
-    let piece = start + range.lowerBound..<start + range.upperBound
-    var part = unsafe written.first
-    while let write = unsafe part {
-      let lower = unsafe max(piece.lowerBound, write.pointee.offset)
-      let upper = unsafe min(piece.upperBound, write.pointee.end)
-      if lower < upper {
-        let place = unsafe memory + Int(lower - piece.lowerBound)
-        if unsafe write.pointee.operation == .write {
-          unsafe write.pointee.memory.advanced(by: Int(lower - write.pointee.offset))
-            .copy(to: place, Int(upper - lower))
-        } else {
-          unsafe memset(place, 0, Int(upper - lower))
-        }
-      }
-      unsafe part = write.pointee.next
-    }
+    unsafe written.putWrites(
+      into: memory, start + range.lowerBound..<start + range.upperBound)
   }
 
   override func ended() { hasContents(error) }
@@ -125,10 +111,7 @@ final class PendingRun: CopyJob {
       unsafe exceptions.loop.finishLater(part, isGood ? 0 : EIO)
     }
     parts = waiting.takeAll()
-    while let part = unsafe parts.takeFirst() {
-      // A driver is the owner of the parts of its requests.
-      unsafe unsafeDowncast(part.pointee.owner, to: TargetDriver.self).map(part)
-    }
+    while let part = unsafe parts.takeFirst() { unsafe TargetDriver.mapAgain(part) }
     let bodies = waiters
     waiters = []
     for body in bodies { body() }

@@ -18,7 +18,6 @@ final class PersistentStore: ExceptionStore {
     case idle, zeroing, flushing, writing
   }
 
-  private let loop: EventLoop
   private let requests: RequestPool
   /// A buffer of zeros.
   private let zeros: AlignedBuffer
@@ -46,7 +45,6 @@ final class PersistentStore: ExceptionStore {
     _ cow: OpenDevice, _ kind: SnapshotTarget.Store, _ found: FoundStore,
     mapper: UserspaceDeviceMapper
   ) {
-    loop = mapper.loop
     requests = mapper.snapshots.requests
     zeros = mapper.zeros
     area = found.area

@@ -50,58 +50,64 @@ class SnapshotDriver: TargetDriver {
     guard origin.number != cow.number else {
       throw TargetError("COW device cannot be the same as origin device")
     }
-    let mapper = context.device.mapper
-    let (origin, cow, device) = (origin, cow, context.device)
-    func isUsable(_ chunkSectors: UInt32) -> Bool {
-      let bytes = Int(chunkSectors) * 512
-      return chunkSectors > 0 && chunkSectors & (chunkSectors - 1) == 0
-        && chunkSectors <= ExceptionStoreLayout.chunkSectorsMax
-        && bytes % origin.direct.logicalBlockBytes == 0 && bytes % cow.direct.logicalBlockBytes == 0
-    }
-    let chunkSectors = context.target.chunkSectors
-    guard chunkSectors == 0 || isUsable(chunkSectors) else {
+    guard target.chunkSectors == 0 || Self.isUsable(target.chunkSectors, origin, cow) else {
       throw TargetError("Couldn't create exception store")
     }
-    group = mapper.snapshots.use(origin)
+    let snapshots = context.device.mapper.snapshots
+    group = snapshots.use(origin)
     do throws(TargetError) {
       try group.requireRoom(cow, isMerge: context.line.type == SnapshotTarget.mergeType)
+      let isAwaited = group.sharing(cow).source != nil
+      exceptions = try Self.exceptions(target, origin, cow, isAwaited: isAwaited, context.device)
     } catch {
-      mapper.snapshots.release(origin)
+      snapshots.release(origin)
       throw error
-    }
-    if group.sharing(cow).source != nil {
-      exceptions = SnapshotExceptions(origin, AwaitedStore(cow, target.store), mapper)
-    } else if target.store == .transient {
-      guard chunkSectors > 0 else {
-        mapper.snapshots.release(origin)
-        throw TargetError("Chunk size not set")
-      }
-      let layout = ExceptionStoreLayout(chunkSectors: chunkSectors)
-      exceptions = SnapshotExceptions(origin, TransientStore(cow, layout), mapper)
-    } else {
-      let records = ExceptionTable()
-      do throws(FoundStore.Refusal) {
-        let found = try FoundStore(
-          on: MetadataDevice(cow), chunkSectors: chunkSectors,
-          logicalBlockBytes: cow.direct.logicalBlockBytes, isUsable: isUsable,
-          warn: { mapper.log("\(device.name): snapshots: \($0)") }
-        ) { (record, chunkCount) in
-          let isThere = record.newChunk < chunkCount
-          records.set(record.oldChunk, isThere ? record.newChunk : ExceptionTable.nowhere)
-        }
-        let store = PersistentStore(cow, target.store, found, mapper: mapper)
-        exceptions = SnapshotExceptions(
-          origin, store, mapper, records, isValid: found.isValid)
-      } catch {
-        mapper.snapshots.release(origin)
-        throw TargetError(
-          "Failed to read snapshot metadata", code: error.code, explanation: error.explanation)
-      }
     }
     super.init(context)
     exceptions.driver = self
     if !exceptions.isValid { log("Snapshot is marked invalid.") }
     group.add(self)
+  }
+
+  /// Whether chunks can have so many sectors.
+  private static func isUsable(_ chunkSectors: UInt32, _ origin: OpenDevice, _ cow: OpenDevice)
+    -> Bool
+  {
+    let bytes = Int(chunkSectors) * 512
+    return chunkSectors > 0 && SnapshotTarget.isChunkSize(UInt64(chunkSectors))
+      && bytes % origin.direct.logicalBlockBytes == 0 && bytes % cow.direct.logicalBlockBytes == 0
+  }
+
+  /// What a snapshot has at first.
+  /// - Parameter isAwaited: whether another table will hand it over.
+  private static func exceptions(
+    _ target: SnapshotTarget, _ origin: OpenDevice, _ cow: OpenDevice, isAwaited: Bool,
+    _ device: MappedDevice
+  ) throws(TargetError) -> SnapshotExceptions {
+    let mapper = device.mapper
+    if isAwaited { return SnapshotExceptions(origin, AwaitedStore(cow, target.store), mapper) }
+    if target.store == .transient {
+      guard target.chunkSectors > 0 else { throw TargetError("Chunk size not set") }
+      let layout = ExceptionStoreLayout(chunkSectors: target.chunkSectors)
+      return SnapshotExceptions(origin, TransientStore(cow, layout), mapper)
+    }
+    let records = ExceptionTable()
+    do throws(FoundStore.Refusal) {
+      let found = try FoundStore(
+        on: MetadataDevice(cow), chunkSectors: target.chunkSectors,
+        logicalBlockBytes: cow.direct.logicalBlockBytes,
+        isUsable: { isUsable($0, origin, cow) },
+        warn: { mapper.log("\(device.name): snapshots: \($0)") }
+      ) { (record, chunkCount) in
+        let isThere = record.newChunk < chunkCount
+        records.set(record.oldChunk, isThere ? record.newChunk : ExceptionTable.nowhere)
+      }
+      let store = PersistentStore(cow, target.store, found, mapper: mapper)
+      return SnapshotExceptions(origin, store, mapper, records, isValid: found.isValid)
+    } catch {
+      throw TargetError(
+        "Failed to read snapshot metadata", code: error.code, explanation: error.explanation)
+    }
   }
 
   func log(_ text: String) { device.mapper.log("\(device.name): snapshots: \(text)") }
@@ -311,11 +317,7 @@ class SnapshotDriver: TargetDriver {
     let isInterrupted = merging !== self && merging?.stopAndWait() == true
     // Writes to the origin that began before this became active end before it does.
     let devices = group.devices(except: device)
-    for device in devices {
-      let pause = Pause(loop)
-      device.hold { pause.end() }
-      pause.wait()
-    }
+    for device in devices { loop.pause { device.hold($0) } }
     if let source, let destination { destination.takeOver(from: source) }
     isActive = true
     for device in devices { device.release() }

@@ -13,7 +13,7 @@ final class SnapshotExceptions {
   let origin: OpenDevice
   let store: ExceptionStore
   /// The driver of the table that has it.
-  unowned var driver: SnapshotDriver?
+  weak var driver: SnapshotDriver?
   let loop: EventLoop
   /// Bytes of a chunk, and their binary logarithm; 0 until a store is handed over.
   let chunkBytes: UInt64
@@ -126,9 +126,7 @@ final class SnapshotExceptions {
     store.invalidate {
       self.isInvalidating = false
       var parts = self.waiting.takeAll()
-      while let part = unsafe parts.takeFirst() {
-        unsafe unsafeDowncast(part.pointee.owner, to: TargetDriver.self).map(part)
-      }
+      while let part = unsafe parts.takeFirst() { unsafe TargetDriver.mapAgain(part) }
       let waiters = self.recordWaiters
       self.recordWaiters = []
       for body in waiters { body() }
@@ -161,20 +159,12 @@ final class SnapshotExceptions {
 
   /// Returns when nothing is under way. The caller may have to wait.
   func waitUntilIdle() {
-    while !isIdle {
-      let pause = Pause(loop)
-      idleWaiters.append { pause.end() }
-      pause.wait()
-    }
+    while !isIdle { loop.pause { idleWaiters.append($0) } }
   }
 
   /// Returns when it is on record that this is invalid, if it is. The caller may have to wait.
   func waitUntilRecorded() {
-    while isInvalidating {
-      let pause = Pause(loop)
-      recordWaiters.append { pause.end() }
-      pause.wait()
-    }
+    while isInvalidating { loop.pause { recordWaiters.append($0) } }
   }
 
   var status: SnapshotStatus {

@@ -134,9 +134,7 @@ final class SnapshotMergeDriver: SnapshotDriver {
   func stopAndWait() -> Bool {
     guard state != .stopped else { return false }
     askToStop()
-    let pause = Pause(loop)
-    stopWaiters.append { pause.end() }
-    pause.wait()
+    loop.pause { stopWaiters.append($0) }
     return true
   }
 
@@ -203,16 +201,10 @@ final class SnapshotMergeDriver: SnapshotDriver {
     let byteCount = min(run.count * chunkBytes, originBytes - start)
     let range = start..<start + byteCount
     // Each other snapshot keeps what the merge overwrites.
-    while let pending = group.makeExceptions(range) {
-      let pause = Pause(loop)
-      pending.whenDone { pause.end() }
-      pause.wait()
-    }
+    while let pending = group.makeExceptions(range) { loop.pause { pending.whenDone($0) } }
     group.waitForInvalidations()
     merging = range
-    let pause = Pause(loop)
-    writes.afterAll { pause.end() }
-    pause.wait()
+    loop.pause { writes.afterAll($0) }
     let copy = MergeCopy(self, from: run.newFirst * chunkBytes, range)
     device.mapper.copies.begin(copy)
     copy.pause.wait()

@@ -110,7 +110,7 @@ final class OriginGroup {
     while chunk <= last {
       if let run = exceptions.pending(chunk) {
         pending = pending ?? run
-        chunk = max(chunk, run.oldFirst + run.count - 1) + 1
+        chunk = run.chunks.upperBound
         continue
       }
       if exceptions.find(chunk) != nil {
@@ -127,7 +127,7 @@ final class OriginGroup {
       }
       exceptions.copy(run)
       pending = pending ?? run
-      chunk = run.oldFirst + run.count
+      chunk = run.chunks.upperBound
     }
     return pending
   }

@@ -127,15 +127,8 @@ final class Preparation: RequestOwner {
 
   private func write(_ buffer: AlignedBuffer) {
     let piece = startByte + position..<startByte + position + UInt64(pieceBytes)
-    var part = unsafe parts.first
-    while let write = unsafe part {
-      let lower = unsafe max(piece.lowerBound, write.pointee.offset)
-      let upper = unsafe min(piece.upperBound, write.pointee.end)
-      if lower < upper, let memory = unsafe buffer.bytes.baseAddress {
-        unsafe write.pointee.memory.advanced(by: Int(lower - write.pointee.offset))
-          .copy(to: memory + Int(lower - piece.lowerBound), Int(upper - lower))
-      }
-      unsafe part = write.pointee.next
+    if let memory = unsafe buffer.bytes.baseAddress {
+      unsafe parts.putWrites(into: memory, piece)
     }
     phase = .writing
     unsafe submit(

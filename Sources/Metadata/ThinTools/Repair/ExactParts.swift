@@ -28,8 +28,7 @@ struct ExactParts {
         if parts[middle].firstKey > parts[i].lastKey { high = middle } else { low = middle + 1 }
       }
       following[i] = low
-      let (sum, isTooLarge) = parts[i].leafEntries.addingReportingOverflow(most[following[i]])
-      most[i] = max(most[i + 1], isTooLarge ? .max : sum)
+      most[i] = max(most[i + 1], TreeForest.sum(parts[i].leafEntries, most[following[i]]))
     }
   }
 
